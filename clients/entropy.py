@@ -1,0 +1,230 @@
+"""Controls in, report out: what a server adds to the OpenAI SDK, with types.
+
+    answer = client.chat.completions.create(
+        model="smollm2-135m", messages=messages, extra_body=controls(entropy_target(1.2))
+    )
+    print(report(answer.choices[0]).entropy_mean)
+
+Ranges and contradictions are the server's to check: it answers 400 and names the field, so that an
+old client can speak to a newer server.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from openai.types import Completion, CompletionChoice
+from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import Choice
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Trace = Literal["none", "summary", "tokens"]
+Law = dict[str, str | float]
+"""A temperature law as the wire has it; made by the functions below."""
+
+
+def fixed(temperature: float) -> Law:
+    """One temperature for every token, measured all the same."""
+    return {"type": "fixed", "temperature": temperature}
+
+
+def hapo(
+    tau: float = 0.05,
+    *,
+    statistics: str | None = None,
+    compat: Literal["published"] | None = None,
+) -> Law:
+    """Heat uncertain tokens and cool certain ones, by at most the share `tau`.
+
+    Args:
+        tau: Largest relative change of the request's temperature.
+        statistics: Id of the artifact that says how uncertain this model usually is.
+        compat: "published" repeats the paper's code, which heats certain tokens as well.
+
+    Source: HAPO (arXiv 2509.16591).
+    """
+    law: Law = {"type": "hapo", "tau": tau}
+    if statistics is not None:
+        law["statistics"] = statistics
+    if compat is not None:
+        law["compat"] = compat
+    return law
+
+
+def edt(theta: float = 0.5, base: float = 0.8) -> Law:
+    """T = T0 base^(theta / H): the surer the model, the colder.
+
+    Source: EDT (arXiv 2403.14541).
+    """
+    return {"type": "edt", "theta": theta, "base": base}
+
+
+def dynatemp(range: float = 0.5, exponent: float = 1.0) -> Law:
+    """T between T0 - range and T0 + range by the entropy as a share of ln(vocabulary).
+
+    Source: llama.cpp, `--dynatemp-range`.
+    """
+    return {"type": "dynatemp", "range": range, "exponent": exponent}
+
+
+def entropy_target(
+    nats: float, *, temperature_min: float = 0.1, temperature_max: float = 2.0
+) -> Law:
+    """Solve the temperature of each token so that its entropy is `nats`, inside the two limits."""
+    return {
+        "type": "entropy_target",
+        "entropy_target": nats,
+        "temperature_min": temperature_min,
+        "temperature_max": temperature_max,
+    }
+
+
+def controls(
+    temperature: Law | None = None, *, profile: str | None = None, trace: Trace | None = None
+) -> dict[str, object]:
+    """Build `extra_body` for `chat.completions.create` and `completions.create`.
+
+    Args:
+        temperature: A law; None leaves it to the profile, or to the request's own temperature.
+        profile: Name of controls kept by the server; `temperature` and `trace` override its own.
+        trace: "tokens" returns every token's entropy and temperature, "summary" (the server's
+            default) their statistics, "none" nothing.
+    """
+    asked = {"profile": profile, "temperature": temperature, "trace": trace}
+    return {"entropy": {key: value for key, value in asked.items() if value is not None}}
+
+
+class _Reading(BaseModel):
+    """Keeps fields it does not know (`model_extra`) and takes null for "absent"."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+class Token(_Reading):
+    """One generated token."""
+
+    entropy: float | None = None
+    """Nats, at temperature 1; None where it was not a number."""
+    temperature: float | None = None
+    """What the token was drawn at."""
+
+
+class Report(_Reading):
+    """What the server measured and did over one choice."""
+
+    profile: str | None = None
+    law: str | None = None
+    entropy_mean: float | None = None
+    """Nats, like every entropy here."""
+    entropy_max: float | None = None
+    temperature_mean: float | None = None
+    num_tokens: int = 0
+    num_clamped: int | None = None
+    """Tokens whose entropy target lay outside the temperature limits; None without a target."""
+    tokens: tuple[Token, ...] | None = None
+    """Every token in order; None unless the request asked for the trace "tokens"."""
+    fallback: str | None = None
+    """Why a control was given up and the answer decoded plainly; None if all went well."""
+
+
+def report(choice: BaseModel) -> Report | None:
+    """Read the report of a choice, or of a whole answer of the Responses API.
+
+    Args:
+        choice: `answer.choices[i]`, or what `responses.create` returned.
+
+    Returns:
+        None if the server sent no report.
+    """
+    raw = (choice.model_extra or {}).get("entropy")
+    return None if raw is None else Report.model_validate(raw)
+
+
+class Piece(NamedTuple):
+    """One chunk's share of one choice."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    """Tokens the text was made from; a chunk may hold several, or text without tokens."""
+    choice: int
+    """Index of the choice, for n > 1."""
+
+
+class EntropyStream:
+    """The pieces of a streamed answer and, once they are read, its report.
+
+        answer = EntropyStream(client.chat.completions.create(..., stream=True))
+        for piece in answer:
+            print(piece.text, piece.tokens)
+        print(answer.report())
+
+    Takes a stream of the async client as well: `async for piece in answer`.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterable[ChatCompletionChunk | Completion]
+        | AsyncIterable[ChatCompletionChunk | Completion] = (),
+    ) -> None:
+        self._chunks = chunks
+        self._texts: dict[int, str] = {}
+        self._tokens: dict[int, tuple[Token, ...]] = {}
+        self._summaries: dict[int, Report] = {}
+
+    def __iter__(self) -> Iterator[Piece]:
+        if not isinstance(self._chunks, Iterable):
+            raise TypeError("this stream comes from an async client: use `async for`")
+        for chunk in self._chunks:
+            yield from self.feed(chunk)
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        if not isinstance(self._chunks, AsyncIterable):
+            raise TypeError("this stream comes from a sync client: use `for`")
+        async for chunk in self._chunks:
+            for piece in self.feed(chunk):
+                yield piece
+
+    def feed(self, chunk: ChatCompletionChunk | Completion) -> list[Piece]:
+        """Take in one chunk by hand and return its pieces, one per choice that says something."""
+        pieces = []
+        for choice in chunk.choices:
+            index, text = choice.index, _text(choice)
+            tokens = self._read((choice.model_extra or {}).get("entropy"), index)
+            if text or tokens:
+                self._texts[index] = self.text(index) + text
+                pieces.append(Piece(text, tokens, index))
+        return pieces
+
+    def _read(self, raw: dict[str, Any] | None, index: int) -> tuple[Token, ...]:
+        """Keep what a chunk says about choice `index` and return the chunk's own tokens."""
+        if raw is None:
+            return ()
+        part = Report.model_validate(raw)
+        # Chunks on the way carry tokens and nothing else; the last one carries everything else.
+        if part.tokens is None or part.num_tokens:
+            self._summaries[index] = part
+        if part.tokens is not None:
+            self._tokens[index] = self._tokens.get(index, ()) + part.tokens
+        return part.tokens or ()
+
+    def text(self, index: int = 0) -> str:
+        """Everything choice `index` has said so far."""
+        return self._texts.get(index, "")
+
+    def report(self, index: int = 0) -> Report | None:
+        """The report of choice `index`, its tokens included; None before the stream has ended."""
+        summary, tokens = self._summaries.get(index), self._tokens.get(index)
+        if summary is None or tokens is None:
+            return summary
+        return summary.model_copy(update={"tokens": tokens})
+
+
+def _text(choice: Choice | CompletionChoice) -> str:
+    said = choice.text if isinstance(choice, CompletionChoice) else choice.delta.content
+    return said or ""

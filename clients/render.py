@@ -1,0 +1,118 @@
+"""How entropy looks in a terminal: blue is sure, red is not, and plain text where colour is not had."""
+
+from rich import box
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from clients.entropy import EntropyStream, Report, Token
+
+FULL_SCALE = 4.0
+"""Nats at which the colour is as warm as it gets; a model that hesitates shows 2 to 4."""
+_COLD = (70, 130, 255)
+_WARM = (255, 80, 50)  # both ends and all between are legible on black and on white
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+# What a model writes must not steer the terminal: drop every control character but \t and \n.
+_CONTROLS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (9, 10)}
+
+
+def colour(entropy: float) -> str:
+    """Hexadecimal colour of an entropy in nats; red rises and blue falls with it."""
+    share = min(max(entropy / FULL_SCALE, 0.0), 1.0)
+    red, green, blue = (
+        round(cold + share * (warm - cold)) for cold, warm in zip(_COLD, _WARM, strict=True)
+    )
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def is_coloured(console: Console) -> bool:
+    """Whether the console shows colours: a terminal, and no `NO_COLOR`."""
+    return console.color_system is not None and not console.no_color
+
+
+def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text:
+    """Colour a text by the mean entropy of its tokens, with their mean temperature behind it."""
+    entropy = _mean([token.entropy for token in tokens])
+    style = Style() if entropy is None else Style(color=colour(entropy))
+    painted = Text(text.translate(_CONTROLS), style)
+    temperature = _mean([token.temperature for token in tokens])
+    if temperatures and temperature is not None:
+        painted.append(f"{temperature:.2f}".translate(_SUBSCRIPTS), Style(color=None, dim=True))
+    return painted
+
+
+def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool = False) -> None:
+    """Write a streamed answer as it comes, coloured where the console can, and end the line."""
+    waiting: list[Token] = []  # tokens that have not become text yet, as parts of an emoji
+    try:
+        for piece in answer:
+            waiting += piece.tokens
+            if piece.text:
+                if is_coloured(console):
+                    painted = paint(piece.text, waiting, temperatures=temperatures)
+                    console.print(painted, end="", soft_wrap=True)
+                else:
+                    console.file.write(piece.text)
+                    console.file.flush()
+                waiting = []
+    finally:
+        console.file.write("\n")
+        console.file.flush()
+
+
+def write_legend(console: Console) -> None:
+    """One line that says what the colours mean; nothing where there are none."""
+    if not is_coloured(console):
+        return
+    steps = 16
+    legend = Text("entropy 0 ", "dim")
+    for step in range(steps):
+        legend.append("█", colour(step / (steps - 1) * FULL_SCALE))
+    legend.append(f" {FULL_SCALE:g}+ nats", "dim")
+    console.print(legend)
+
+
+def write_report(console: Console, report: Report | None) -> None:
+    """A table under the answer, or one line where the console is plain."""
+    if report is None:
+        console.print("The server sent no entropy report.", style="dim")
+    elif is_coloured(console):
+        console.print(_table(report))
+    else:
+        line = "; ".join(f"{name} {value}" for name, value in _cells(report).items())
+        console.print(line, soft_wrap=True)
+
+
+def _table(report: Report) -> Table:
+    cells = _cells(report)
+    table = Table(box=box.ROUNDED, border_style="dim", header_style="dim")
+    for name in cells:
+        table.add_column(name)
+    if report.fallback is not None:
+        cells["fallback"] = f"[yellow]{cells['fallback']}[/]"
+    table.add_row(*cells.values())
+    return table
+
+
+def _cells(report: Report) -> dict[str, str]:
+    """What the table and the line both say, in order."""
+    return {
+        "tokens": str(report.num_tokens),
+        "entropy mean": _number(report.entropy_mean, " nats"),
+        "entropy max": _number(report.entropy_max, " nats"),
+        "temperature mean": _number(report.temperature_mean),
+        "clamped": "-" if report.num_clamped is None else str(report.num_clamped),
+        "law": report.law or "-",
+        "profile": report.profile or "-",
+        "fallback": report.fallback or "none",
+    }
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.2f}{unit}"
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Build an image without a container engine, and without an image registry if need be.
+#
+#   deploy/build-with-buildah.sh [TAG]        (default: entrostat:cpu)
+#
+# Run as root; needs buildah, and debootstrap where CPU_BASE is not set. The environment says the rest:
+#   TARGET        cpu (default) or gpu
+#   CPU_BASE      base image; without it one is made from Debian packages with debootstrap
+#   GPU_BASE      base image of the gpu target; without it the Dockerfile's own
+#   MIRROR        Debian mirror for that base
+#   WHEELS        folder of wheels that pip may take packages from
+#   CA_BUNDLE     certificates that pip trusts
+#   PIP_INDEX_URL package index instead of PyPI
+#   TORCH_INDEX   index of CPU builds of torch; empty: do not ask it
+# STORAGE_DRIVER and BUILDAH_ISOLATION are buildah's own; STORAGE_DRIVER=vfs works everywhere.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+tag=${1:-entrostat:cpu}
+target=${TARGET:-cpu}
+base=${CPU_BASE:-localhost/entrostat-base:bookworm}
+mirror=${MIRROR:-http://deb.debian.org/debian}
+export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# What `python:3.11-slim-bookworm` has, from Debian's own packages.
+make_base() {
+  local container
+  echo "making $base from $mirror" >&2
+  debootstrap --variant=minbase \
+    --include=ca-certificates,python3,python3-dev,python3-pip,python3-venv \
+    bookworm "$scratch/root" "$mirror" >"$scratch/debootstrap.log" 2>&1 \
+    || { tail -n 20 "$scratch/debootstrap.log" >&2; return 1; }
+  rm -rf "$scratch/root"/var/cache/apt/archives/*.deb "$scratch/root"/var/lib/apt/lists/*
+  container=$(buildah from scratch)
+  buildah add --quiet "$container" "$scratch/root" / >/dev/null
+  buildah config --cmd bash "$container"
+  buildah commit --quiet --rm "$container" "$base" >/dev/null
+  rm -rf "$scratch/root"
+}
+
+if [ -z "${CPU_BASE:-}" ] && ! buildah inspect --type image "$base" >/dev/null 2>&1; then
+  make_base
+fi
+
+# What pip has to know goes in as a build secret and stays out of the image.
+arguments=()
+{
+  echo "[global]"
+  if [ -n "${PIP_INDEX_URL:-}" ]; then
+    echo "index-url = $PIP_INDEX_URL"
+  fi
+  if [ -n "${WHEELS:-}" ]; then
+    echo "find-links = /wheels"
+    arguments+=(--volume "$(realpath "$WHEELS"):/wheels:ro")
+  fi
+  if [ -n "${CA_BUNDLE:-}" ]; then
+    echo "cert = /run/ca-bundle.crt"
+    arguments+=(--volume "$(realpath "$CA_BUNDLE"):/run/ca-bundle.crt:ro")
+  fi
+} >"$scratch/pip.conf"
+if [ -n "${GPU_BASE:-}" ]; then
+  arguments+=(--build-arg "GPU_BASE=$GPU_BASE")
+fi
+if [ -n "${TORCH_INDEX+set}" ]; then
+  arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
+fi
+
+# The docker format keeps HEALTHCHECK and STOPSIGNAL, which the OCI format has no place for.
+buildah build \
+  --format docker \
+  --pull=false \
+  --target "$target" \
+  --build-arg "CPU_BASE=$base" \
+  --secret "id=pip,src=$scratch/pip.conf" \
+  --label "org.opencontainers.image.revision=$(git -C "$repository" rev-parse HEAD 2>/dev/null || echo unknown)" \
+  "${arguments[@]}" \
+  --tag "$tag" \
+  "$repository"

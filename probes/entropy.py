@@ -1,0 +1,99 @@
+"""Entropy of next-token distributions, in nats.
+
+One convention everywhere: the distribution is `softmax(logits)` at temperature 1 unless a
+temperature is named, and a token masked with `-inf` contributes zero.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# `exp` stops here: masked tokens (`-inf`) get a weight of 1e-35 instead of a NaN in `-inf * 0`, and
+# no weight is denormal, which would make the loop over the vocabulary three times slower on a CPU.
+_LOWEST_EXPONENT = -80.0
+
+
+class Moments(NamedTuple):
+    """Entropy and logit variance of `softmax(logits / T)`, each of shape (rows,)."""
+
+    entropy: Tensor
+    """Nats."""
+    variance: Tensor
+    """Variance of the logits under that distribution; equals the varentropy at T = 1."""
+
+
+def entropy_from_logits(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Shannon entropy of the next-token distribution, in nats.
+
+    Masked tokens (`-inf` logits) contribute zero, in value and in gradient.
+
+    Args:
+        logits: Unscaled logits, shape (..., vocab); computed in float32 or wider.
+        temperature: Softmax temperature > 0, a number or shape (...).
+
+    Returns:
+        Entropy per row, shape (...), in [0, ln(vocab)]. A row with a NaN, a `+inf` or no finite
+        logit at all gives NaN.
+
+    Source: Shannon (1948), the definition of H.
+    """
+    scaled = logits if logits.dtype == torch.float64 else logits.float()
+    if isinstance(temperature, Tensor):
+        temperature = temperature.unsqueeze(-1)
+    logprobs = torch.log_softmax(scaled / temperature, dim=-1)
+    # Not `entr(softmax)`: its gradient is not finite where a probability is zero.
+    return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)
+
+
+def power_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
+    """S_k = sum over tokens of d^k e^(beta d), d = logit - maximum, for k = 0, 1, 2.
+
+    Kept apart from what is computed from the sums: a compiler turns this into one loop over the
+    vocabulary, and into several as soon as the per-row arithmetic joins the same graph.
+
+    Args:
+        logits: Shape (rows, vocab), float32.
+        maximum: Row maxima, shape (rows, 1).
+        beta: Inverse temperature 1/T, shape (rows,).
+
+    Returns:
+        Shape (3, rows).
+    """
+    column = beta.unsqueeze(-1)
+    gap = torch.maximum(logits - maximum, _LOWEST_EXPONENT / column)
+    weight = (gap * column).exp()
+    weighted = gap * weight
+    return torch.stack([weight.sum(-1), weighted.sum(-1), (gap * weighted).sum(-1)])
+
+
+def moments(sums: Tensor, beta: Tensor) -> Moments:
+    """Entropy and logit variance from `power_sums`.
+
+    H = ln S0 - beta S1/S0 and Var = S2/S0 - (S1/S0)^2; then dH/dbeta = -beta Var exactly.
+
+    Args:
+        sums: Shape (3, rows).
+        beta: The inverse temperature they were taken at, shape (rows,).
+    """
+    total, first, second = sums.unbind(0)
+    mean = first / total
+    entropy = (total.log() - beta * mean).clamp_min(0.0)
+    return Moments(entropy, (second / total - mean * mean).clamp_min(0.0))
+
+
+def measure(logits: Tensor) -> Tensor:
+    """Entropy in nats at temperature 1, the fast form for the decode loop; no gradient.
+
+    Args:
+        logits: Shape (rows, vocab), float32.
+
+    Returns:
+        Shape (rows,). A row with NaN, `+inf` or no finite logit gives NaN.
+    """
+    maximum = logits.amax(-1, keepdim=True)
+    # A fully masked row has maximum -inf, and `-inf - -inf` stays NaN through the clamp.
+    gap = (logits - maximum).clamp_min(_LOWEST_EXPONENT)
+    weight = gap.exp()
+    total = weight.sum(-1)
+    return (total.log() - (gap * weight).sum(-1) / total).clamp_min(0.0)

@@ -1,0 +1,60 @@
+"""The control of one engine request, as it crosses from the API process to the worker.
+
+It rides in `SamplingParams.extra_args` under one reserved key. In the API process it is an
+`EngineControl`, a type no JSON can produce, so that a client cannot send one; on the wire to the
+worker it is a plain map.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from probes.temperature import NUM_PARAMETERS, Law
+
+KEY = "entropy"
+"""Key in `extra_args`; every key that begins with it is reserved."""
+
+
+class EngineControl(dict[str, Any]):
+    """What the worker needs to know about a request; build it with `engine_control`."""
+
+
+def engine_control(
+    *, law: Law, parameters: list[float], trace: int, address: str, choices: int
+) -> EngineControl:
+    """Build the control of one `generate` call.
+
+    Args:
+        law: Which temperature law.
+        parameters: Its row, from `law_parameters`.
+        trace: Identifies the call in trace records; 0 asks for no trace.
+        address: ZeroMQ endpoint that receives the trace; empty without one.
+        choices: The request's `n`.
+    """
+    assert len(parameters) == NUM_PARAMETERS
+    return EngineControl(
+        law=int(law), parameters=parameters, trace=trace, address=address, choices=choices
+    )
+
+
+def reserved_keys(extra_args: Mapping[str, Any] | None) -> list[str]:
+    """Keys of `extra_args` that only the server itself may set, but somebody else did."""
+    if not extra_args:
+        return []
+    return [
+        key
+        for key, value in extra_args.items()
+        if key.startswith(KEY) and not (key == KEY and isinstance(value, EngineControl))
+    ]
+
+
+def refuse_reserved(extra_args: Mapping[str, Any] | None) -> None:
+    """Refuse reserved keys that did not come from the server itself.
+
+    Raises:
+        ValueError: Naming the key.
+    """
+    for key in reserved_keys(extra_args):
+        raise ValueError(
+            f"`vllm_xargs.{key}` is reserved: keys that begin with `{KEY}` are set by the server, "
+            "send the `entropy` field instead"
+        )

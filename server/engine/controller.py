@@ -1,0 +1,187 @@
+"""The controller: entropy of each row, temperature of each row, scaled logits. No runner in here.
+
+State is one row per request slot, kept on the host and copied to the device only when a request
+joins, leaves or moves. A step without controlled requests returns at once; a step with them runs a
+fixed number of tensor operations, whatever the batch, and never waits for the device.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from vllm.logger import init_logger
+
+from probes.temperature import NUM_PARAMETERS, Law
+from server.control import KEY
+from server.engine.kernels import Kernels
+from server.engine.publisher import Directory, Publisher
+
+logger = init_logger("vllm.entrostat")
+
+
+class Group(NamedTuple):
+    """Rows of a batch that are decided together."""
+
+    rows: Tensor | None
+    """Their positions in the batch, on the device; None means every row."""
+    slots: Tensor
+    """Their slots, on the device."""
+    host_slots: NDArray[np.int64] | None
+    """The same on the host, where the runner knows them there."""
+    solve: bool
+    """Whether any of them follows an entropy target."""
+
+
+class Controller:
+    """Per-slot laws and the step that applies them."""
+
+    def __init__(
+        self, num_slots: int, vocab_size: int, device: torch.device, publisher: Publisher | None
+    ) -> None:
+        self.kernels = Kernels(vocab_size, device)
+        self.steps = 0
+        """Sampling steps seen; moves whenever the engine makes progress."""
+        self.failures = 0
+        self._device = device
+        self._publisher = publisher
+        # law, base temperature, parameters
+        self._table = np.zeros((num_slots, 2 + NUM_PARAMETERS), dtype=np.float32)
+        self._device_table = torch.zeros(num_slots, 2 + NUM_PARAMETERS, device=device)
+        self._active = np.zeros(num_slots, dtype=bool)
+        self._directory = Directory(
+            np.zeros(num_slots, np.uint64),
+            np.zeros(num_slots, np.uint32),
+            np.full(num_slots, "", dtype=object),
+        )
+        self._stale = False
+
+    @property
+    def lost_records(self) -> int:
+        """Trace records that no API server took."""
+        return 0 if self._publisher is None else self._publisher.lost
+
+    # -- slots -----------------------------------------------------------------------------
+
+    def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
+        """Seat a request in a slot, wiping whatever sat there before.
+
+        Args:
+            slot: Where.
+            extra_args: Of its sampling parameters; without a control the slot becomes idle.
+            base: Its own temperature; 0 is greedy.
+
+        Returns:
+            Whether the request is controlled.
+        """
+        control = (extra_args or {}).get(KEY)
+        if control is None:
+            self.remove(slot)
+            return False
+        self._table[slot] = [control["law"], base, *control["parameters"]]
+        self._active[slot] = True
+        self._seat(slot, control["trace"], 0, control["address"])
+        return True
+
+    def remove(self, slot: int) -> None:
+        """Make a slot idle."""
+        if self._active[slot]:
+            self._table[slot] = 0.0
+            self._active[slot] = False
+            self._seat(slot, 0, 0, "")
+
+    def move(self, source: int, target: int) -> None:
+        """Move a request to another slot; the source becomes idle."""
+        self.swap(source, target)
+        self.remove(source)
+
+    def swap(self, one: int, two: int) -> None:
+        """Exchange two slots."""
+        if not (self._active[one] or self._active[two]):
+            return
+        self._directory = Directory(*(column.copy() for column in self._directory))
+        for column in (self._table, self._active, *self._directory):
+            column[[one, two]] = column[[two, one]]
+        self._stale = True
+
+    def name_choice(self, slot: int, choice: int) -> None:
+        """Say which of a request's n completions sits in a slot."""
+        self._seat(slot, int(self._directory.traces[slot]), choice, self._directory.addresses[slot])
+
+    def _seat(self, slot: int, trace: int, choice: int, address: str) -> None:
+        self._directory = Directory(*(column.copy() for column in self._directory))
+        self._directory.traces[slot] = trace
+        self._directory.choices[slot] = choice
+        self._directory.addresses[slot] = address
+        self._stale = True
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
+        """Whether any of these slots holds a controlled request."""
+        return bool(self._active[slots].any())
+
+    def needs_solver(self, slots: NDArray[np.int64] | slice) -> bool:
+        """Whether any of these slots follows an entropy target."""
+        return bool((self._table[slots, 0] == Law.ENTROPY_TARGET).any())
+
+    def groups(self, num_rows: int) -> list[Group]:
+        """Split a batch whose row r is slot r into rows that are decided alike.
+
+        Rows without a control are in no group: they are neither read nor written.
+        """
+        solving = self._table[:num_rows, 0] == Law.ENTROPY_TARGET
+        groups = []
+        for solve, members in ((False, self._active[:num_rows] & ~solving), (True, solving)):
+            host_slots = members.nonzero()[0]
+            if len(host_slots):
+                slots = torch.from_numpy(host_slots).to(self._device, non_blocking=True)
+                rows = None if len(host_slots) == num_rows else slots
+                groups.append(Group(rows, slots, host_slots, solve))
+        return groups
+
+    def flush(self) -> None:
+        """Bring the device's copy of the slots up to date."""
+        if self._stale:
+            self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
+            self._stale = False
+
+    # -- the step --------------------------------------------------------------------------
+
+    def control(
+        self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor
+    ) -> None:
+        """Scale the logits of a group in place so that the sampler draws at each row's T.
+
+        The sampler divides by the request's own temperature afterwards, so what happens here is a
+        division by T / T0. A failure leaves the logits alone: the request is decoded plainly and
+        its trace says so.
+
+        Args:
+            logits: The whole batch, shape (rows, vocab), float32, before temperature.
+            group: Which rows.
+            indices: Token index of each row of the group, for the trace.
+        """
+        own = logits if group.rows is None else logits[group.rows]
+        try:
+            table = self._device_table[group.slots]
+            base = table[:, 1]
+            entropy, temperature = self.kernels.decide(
+                own, base, table[:, 0], table[:, 2:], solve=group.solve
+            )
+        except Exception:  # the boundary where a failing control must not fail the request
+            self.failures += 1
+            if self.failures == 1:
+                logger.exception("entrostat: a control failed, decoding goes on without it")
+            entropy = temperature = torch.full((len(own),), torch.nan, device=self._device)
+        else:
+            scale = torch.where(temperature == base, 1.0, temperature / base).unsqueeze(-1)
+            if group.rows is None:
+                logits.div_(scale)
+            else:
+                logits[group.rows] = own.div_(scale)
+        if self._publisher is not None:
+            slots = group.slots if group.host_slots is None else group.host_slots
+            self._publisher.publish(entropy, temperature, slots, indices, self._directory)

@@ -1,0 +1,91 @@
+"""The formulas of `probes/` as the worker runs them: compiled where a compiler is at hand.
+
+The compiled entropy costs about an eighth of the eager one on a CPU, and on a GPU the same source
+becomes fused Triton kernels. Each formula is compiled apart: joined in one graph, the compiler
+splits the loop over the vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.logger import init_logger
+
+from probes import temperature
+from probes.entropy import measure, power_sums
+from probes.temperature import REFINEMENTS, Law, apply_laws, start_bracket, tighten
+
+logger = init_logger("vllm.entrostat")
+
+
+class Kernels:
+    """Decides the temperature of every row of a batch."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._log_vocab = math.log(vocab_size)
+        self._vocab_size = vocab_size
+        self._device = device
+        self._use(torch.compile)
+
+    def _use(self, compiler: Callable[..., Any]) -> None:
+        self._measure = compiler(measure, dynamic=True)
+        self._power_sums = compiler(power_sums, dynamic=True)
+        self._start = compiler(start_bracket, dynamic=True)
+        self._tighten = compiler(tighten, dynamic=True)
+        self._apply_laws = compiler(apply_laws, dynamic=True)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile now rather than in somebody's first request; fall back to eager formulas."""
+        try:
+            self._try_all()
+        except Exception as error:  # any compiler failure means the same: run uncompiled
+            logger.warning(
+                "entrostat: torch.compile failed, entropy control runs eagerly (slower): %s",
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )
+            self._use(lambda function, dynamic: function)
+            self._try_all()
+
+    def _try_all(self) -> None:
+        for rows in (1, 3):  # a compiler treats one row as a case of its own
+            logits = torch.zeros(rows, self._vocab_size, device=self._device)
+            column = torch.ones(rows, device=self._device)
+            laws = torch.full((rows,), int(Law.ENTROPY_TARGET), device=self._device)
+            parameters = torch.ones(rows, temperature.NUM_PARAMETERS, device=self._device)
+            self.decide(logits, column, laws, parameters, solve=False)
+            self.decide(logits, column, laws, parameters, solve=True)
+
+    def decide(
+        self, logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Entropy (nats, at T = 1) and temperature of every row.
+
+        Args:
+            logits: Shape (rows, vocab), float32, after masks and penalties, before temperature.
+            base: The requests' own temperatures, shape (rows,); 0 marks a greedy row.
+            law: `Law` tags, shape (rows,).
+            parameters: Shape (rows, NUM_PARAMETERS).
+            solve: Whether any row follows `ENTROPY_TARGET`.
+
+        Returns:
+            Two tensors of shape (rows,). Greedy rows keep 0; rows without a finite entropy keep
+            their base temperature.
+        """
+        if not solve:
+            entropy = self._measure(logits)
+            return entropy, self._apply_laws(entropy, base, law, parameters, self._log_vocab)
+        target, low, high = parameters[:, 0], parameters[:, 1], parameters[:, 2]
+        maximum = logits.amax(-1, keepdim=True)
+        looks = [
+            self._power_sums(logits, maximum, torch.full_like(target, beta))
+            for beta in temperature.SOLVER_BETAS
+        ]
+        entropy, beta, bracket = self._start(looks, target, low, high)
+        for _ in range(REFINEMENTS):
+            beta, bracket = self._tighten(self._power_sums(logits, maximum, beta), beta, bracket)
+        closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
+        solved = (law == Law.ENTROPY_TARGET.value) & (base >= 1e-5) & ~entropy.isnan()
+        return entropy, torch.where(solved, 1 / beta, closed)

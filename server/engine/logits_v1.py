@@ -1,0 +1,127 @@
+"""Adapter to vLLM's V1 model runner.
+
+V1 calls logits processors before the penalties or after the temperature, and not at all after the
+penalties when every request is greedy. The entropy is that of the distribution after penalties and
+before temperature, so the work happens where the sampler enters `sample`, for every kind of batch;
+the processor interface carries who sits in which row.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from server.control import KEY, refuse_reserved
+from server.engine.controller import Controller, Group
+from server.engine.publisher import Publisher
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+
+class EntropyLogitsProcessor(LogitsProcessor):
+    """Entropy control for the V1 runner; a row of the batch is a slot."""
+
+    def __init__(
+        self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool
+    ) -> None:
+        self.controller = Controller(
+            vllm_config.scheduler_config.max_num_seqs,
+            vllm_config.model_config.get_vocab_size(),
+            device,
+            Publisher(),
+        )
+        self._groups: list[Group] | None = None
+        self._unnamed: set[int] = set()
+        self._runner: GPUModelRunner | None = None
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse reserved arguments from clients, on every route.
+
+        Raises:
+            ValueError: Naming the key.
+        """
+        refuse_reserved(sampling_params.extra_args)
+
+    def is_argmax_invariant(self) -> bool:
+        """A positive factor per row never changes the greedy token."""
+        return True
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Do nothing: by this stage the logits are divided by the temperature already."""
+        return logits
+
+    def bind(self, runner: "GPUModelRunner") -> None:
+        """Hook into a loaded runner: act where its sampler starts to sample."""
+        self._runner = runner
+        sample: Callable[..., Any] = runner.sampler.sample
+
+        def controlled_sample(logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.before_sampling(logits)
+            return sample(logits, *args, **kwargs)
+
+        runner.sampler.sample = controlled_sample
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow requests that join, leave or move."""
+        if batch_update is None:
+            return
+        for slot in batch_update.removed:
+            self.controller.remove(slot)
+        for slot, params, _, _ in batch_update.added:
+            # `added` reuses a slot without `removed` when one request replaces another.
+            self._unnamed.discard(slot)
+            controlled = self.controller.add(slot, params.extra_args, params.temperature)
+            if controlled and params.extra_args[KEY]["choices"] > 1:
+                self._unnamed.add(slot)
+        for source, target, direction in batch_update.moved:
+            if direction == MoveDirectionality.SWAP:
+                self.controller.swap(source, target)
+            else:
+                self.controller.move(source, target)
+            self._follow(source, target, direction)
+        self._name_choices()
+        self._groups = None
+
+    def _follow(self, source: int, target: int, direction: MoveDirectionality) -> None:
+        moved = self._unnamed & {source, target}
+        self._unnamed -= moved
+        if source in moved:
+            self._unnamed.add(target)
+        if target in moved and direction == MoveDirectionality.SWAP:
+            self._unnamed.add(source)
+
+    def _name_choices(self) -> None:
+        """Completions of one request share their parameters; only the request id tells them apart.
+
+        vLLM names the i-th of n completions `i_<request id>`.
+        """
+        if self._unnamed and self._runner is not None:
+            ids = self._runner.input_batch.req_ids
+            for slot in self._unnamed:
+                self.controller.name_choice(slot, int(ids[slot].partition("_")[0]))
+            self._unnamed.clear()
+
+    def before_sampling(self, logits: Tensor) -> None:
+        """Control a batch in place. Called once per step, after penalties and masks."""
+        controller = self.controller
+        controller.steps += 1
+        if self._groups is None:
+            controller.flush()
+            self._groups = controller.groups(len(logits))
+        for group in self._groups:
+            controller.control(logits, group, self._token_indices(group))
+
+    def _token_indices(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Token index per row, -1 where the prompt is not read to the end yet."""
+        assert self._runner is not None
+        assert group.host_slots is not None
+        rows, batch = group.host_slots, self._runner.input_batch
+        produced = batch.num_tokens_no_spec[rows] - batch.num_prompt_tokens[rows]
+        return np.where(self._runner.discard_request_mask.np[rows], -1, produced)

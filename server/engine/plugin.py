@@ -1,0 +1,125 @@
+"""The worker side of the plugin: hooks a loaded model runner, and only when switched on.
+
+vLLM calls `register` in every process, possibly more than once. Nothing happens until a worker
+whose `additional_config` has the key `entrostat` has loaded its model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from vllm.logger import init_logger
+
+CONFIG_KEY = "entrostat"
+"""Key in vLLM's `additional_config` that switches the worker side on."""
+
+logger = init_logger("vllm.entrostat")
+
+
+def register() -> None:
+    """Entry point of the group `vllm.general_plugins`."""
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    if getattr(WorkerWrapperBase.init_device, "entrostat", False):
+        return
+    init_device = WorkerWrapperBase.init_device
+
+    def init_device_and_attach(wrapper: Any) -> None:
+        init_device(wrapper)
+        attach(wrapper.worker)
+
+    init_device_and_attach.entrostat = True  # type: ignore[attr-defined]
+    WorkerWrapperBase.init_device = init_device_and_attach
+
+
+def attach(worker: Any) -> None:
+    """Make a worker bind its entropy processor once the model is loaded.
+
+    The worker also gains `entrostat_status`, which API servers call for readiness.
+    """
+    if CONFIG_KEY not in (worker.vllm_config.additional_config or {}):
+        return
+    load_model: Callable[..., Any] = worker.load_model
+
+    def load_model_and_bind(*args: Any, **kwargs: Any) -> Any:
+        result = load_model(*args, **kwargs)
+        worker.entrostat_processor = bind(worker.model_runner)
+        return result
+
+    worker.load_model = load_model_and_bind
+    worker.entrostat_status = lambda: status(worker)
+
+
+def bind(runner: Any) -> Any | None:
+    """Find our processor in a loaded runner, compile its kernels and hook it in.
+
+    Returns:
+        The processor, or None on a rank that does not sample.
+    """
+    processors = _custom_processors(runner)
+    for processor in processors:
+        if type(processor).__module__.startswith("server.engine.logits_v"):
+            processor.controller.kernels.warm_up()
+            processor.bind(runner)
+            if hasattr(runner, "input_batch"):
+                _prepare_v1(runner, alone=len(processors) == 1)
+            return processor
+    return None
+
+
+def _custom_processors(runner: Any) -> list[Any]:
+    if hasattr(runner, "input_batch"):  # V1
+        from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS
+
+        builtin = tuple(BUILTIN_LOGITS_PROCESSORS)
+        everyone = runner.input_batch.logitsprocs.all
+        return [processor for processor in everyone if not isinstance(processor, builtin)]
+    sampler = getattr(runner, "sampler", None)
+    return [] if sampler is None else list(sampler.logits_processors)
+
+
+def _prepare_v1(runner: Any, *, alone: bool) -> None:
+    if alone:
+        # vLLM assumes that a custom processor reads the output tokens and, with asynchronous
+        # scheduling, waits for them every step. Ours does not.
+        runner.input_batch.logitsprocs_need_output_token_ids = False
+    if runner.device.type == "cpu":
+        spare_discarded_generators(runner)
+
+
+def spare_discarded_generators(runner: Any) -> None:
+    """Keep a seeded request with a chunked prompt from killing the engine on a CPU.
+
+    While a prompt is read in chunks, vLLM samples a token after each chunk and throws it away. It
+    then rewinds the request's random generator, which a CPU generator cannot do: the engine dies
+    with "CPU Generator does not use offset". Here a request whose token will be thrown away lends
+    no generator in the first place, so there is nothing to rewind, and its tokens are those of an
+    unchunked prompt.
+    """
+    sample_tokens: Callable[..., Any] = runner.sample_tokens
+
+    def sample_tokens_without_rewinding(*args: Any, **kwargs: Any) -> Any:
+        generators = runner.input_batch.generators
+        if not generators:
+            return sample_tokens(*args, **kwargs)
+        discarded = np.flatnonzero(runner.discard_request_mask.np[: runner.input_batch.num_reqs])
+        spared = {row: generators.pop(row) for row in discarded.tolist() if row in generators}
+        try:
+            return sample_tokens(*args, **kwargs)
+        finally:
+            generators.update(spared)
+
+    runner.sample_tokens = sample_tokens_without_rewinding
+
+
+def status(worker: Any) -> dict[str, int]:
+    """Progress of a worker: steps seen, failed controls, lost records."""
+    processor = getattr(worker, "entrostat_processor", None)
+    if processor is None:
+        return {"steps": 0, "failures": 0, "lost": 0}
+    controller = processor.controller
+    return {
+        "steps": controller.steps,
+        "failures": controller.failures,
+        "lost": controller.lost_records,
+    }

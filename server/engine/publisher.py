@@ -1,0 +1,128 @@
+"""Sends trace records to the API servers, off the hot path.
+
+The engine thread hands over device tensors and returns at once; a thread of its own waits for the
+copy, packs the records and pushes one frame per receiver and step. A receiver that is gone or slow
+loses records, never holds up decoding; the answer then says that its trace is incomplete.
+"""
+
+import queue
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import zmq
+from numpy.typing import NDArray
+from torch import Tensor
+from vllm.logger import init_logger
+
+from server.trace import RECORD
+
+logger = init_logger("vllm.entrostat")
+
+
+class Directory(NamedTuple):
+    """Who sits in each slot; replaced, never changed, so that a queued step keeps its own."""
+
+    traces: NDArray[np.uint64]
+    """Trace id per slot; 0 is nobody."""
+    choices: NDArray[np.uint32]
+    addresses: NDArray[np.object_]
+
+
+class _Step(NamedTuple):
+    slots: NDArray[np.int64] | Tensor
+    indices: NDArray[np.int64] | Tensor
+    values: Tensor
+    directory: Directory
+    copied: torch.Event | None
+
+
+class Publisher:
+    """One thread and one ZeroMQ PUSH socket per receiving API server."""
+
+    def __init__(self) -> None:
+        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._thread: threading.Thread | None = None
+        self.lost = 0
+        """Records that no receiver took."""
+
+    def publish(
+        self,
+        entropy: Tensor,
+        temperature: Tensor,
+        slots: NDArray[np.int64] | Tensor,
+        indices: NDArray[np.int64] | Tensor,
+        directory: Directory,
+    ) -> None:
+        """Queue one step's rows. Never waits for the device.
+
+        Args:
+            entropy: Nats, shape (rows,), on the device.
+            temperature: Shape (rows,), on the device.
+            slots: Slot of each row, on either side.
+            indices: Token index of each row in its completion; negative rows are dropped (their
+                prompt is not read to the end yet, so nothing was sampled).
+            directory: Who sits in each slot now.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="entrostat-trace", daemon=True)
+            self._thread.start()
+        values = torch.stack([entropy, temperature])
+        copied = None
+        if values.device.type != "cpu":
+            values, slots, indices = _pinned(values), _pinned(slots), _pinned(indices)
+            copied = torch.Event()
+            copied.record()
+        self._steps.put(_Step(slots, indices, values, directory, copied))
+
+    def close(self) -> None:
+        """Send what is queued and stop the thread."""
+        if self._thread is not None:
+            self._steps.put(None)
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        while (step := self._steps.get()) is not None:
+            if step.copied is not None:
+                step.copied.synchronize()
+            self._send(context, step)
+        for socket in self._sockets.values():
+            socket.close(linger=1000)
+        context.term()
+
+    def _send(self, context: "zmq.Context[zmq.Socket[bytes]]", step: _Step) -> None:
+        slots, indices = np.asarray(step.slots), np.asarray(step.indices)
+        keep = (indices >= 0) & (step.directory.traces[slots] != 0)
+        slots = slots[keep]
+        if not len(slots):
+            return
+        records = np.empty(len(slots), dtype=RECORD)
+        records["trace"] = step.directory.traces[slots]
+        records["choice"] = step.directory.choices[slots]
+        records["index"] = indices[keep]
+        records["entropy"], records["temperature"] = step.values.numpy()[:, keep]
+        addresses = step.directory.addresses[slots]
+        for address in set(addresses):
+            self._push(context, address, records[addresses == address])
+
+    def _push(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, records: NDArray[np.void]
+    ) -> None:
+        socket = self._sockets.get(address)
+        if socket is None:
+            socket = self._sockets[address] = context.socket(zmq.PUSH)
+            socket.connect(address)
+        try:
+            socket.send(records.tobytes(), zmq.NOBLOCK)
+        except zmq.Again:
+            self.lost += len(records)
+
+
+def _pinned(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:
+    if isinstance(values, np.ndarray):
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)

@@ -1,0 +1,42 @@
+"""Prometheus metrics of the controls, served by vLLM's own `/metrics`. No client-made labels."""
+
+from prometheus_client import Counter, Histogram
+
+from server.plan import Plan
+from server.protocol import Report
+
+_ANSWERS = Counter(
+    "entrostat_answers", "Completions under control, by temperature law and profile.", ["law", "profile"]
+)
+_FALLBACKS = Counter(
+    "entrostat_fallbacks", "Completions whose control or trace was incomplete.", ["reason"]
+)
+_ENTROPY = Histogram(
+    "entrostat_entropy_nats",
+    "Mean entropy per token of a completion.",
+    buckets=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8),
+)
+_TEMPERATURE = Histogram(
+    "entrostat_temperature",
+    "Mean applied temperature of a completion.",
+    buckets=(0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2),
+)
+_CLAMPED = Counter("entrostat_clamped_tokens", "Tokens whose entropy target was out of reach.")
+_REFUSED = Counter("entrostat_refused", "Requests refused for their `entropy` field.")
+
+
+def observe(report: Report, plan: Plan) -> None:
+    """Count one completion."""
+    _ANSWERS.labels(report.law or "none", plan.profile or "none").inc()
+    if report.fallback is not None:
+        _FALLBACKS.labels(report.fallback).inc()
+    if report.entropy_mean is not None:
+        _ENTROPY.observe(report.entropy_mean)
+    if report.temperature_mean is not None:
+        _TEMPERATURE.observe(report.temperature_mean)
+    _CLAMPED.inc(report.num_clamped or 0)
+
+
+def refused() -> None:
+    """Count one 400."""
+    _REFUSED.inc()

@@ -1,0 +1,53 @@
+"""The API server side of the plugin: routes over vLLM's, and the state they share."""
+
+import asyncio
+import logging
+import signal
+from argparse import Namespace
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import State
+
+from server.generation import ControlledEngine
+from server.settings import settings
+from server.state import ServerState
+
+logger = logging.getLogger("vllm.entrostat")
+
+_HANDLERS = (
+    "openai_serving_chat",
+    "openai_serving_chat_batch",
+    "openai_serving_completion",
+    "openai_serving_responses",
+)
+
+
+class EntrostatPlugin:
+    """Entry point of the group `vllm.endpoint_plugins`."""
+
+    name = "entrostat"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Put our routes over vLLM's; vLLM replaces routes of the same path and method."""
+        from server.routes import entropy, openai
+
+        app.include_router(openai.router)
+        app.include_router(entropy.router)
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Load profiles and artifacts, start telemetry, stand between handlers and engine."""
+        server = ServerState(settings(), engine_client)
+        server.telemetry.start()
+        controlled = ControlledEngine(engine_client)
+        for name in _HANDLERS:
+            if (handler := getattr(state, name, None)) is not None:
+                handler.engine_client = controlled
+        state.entrostat = server
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.profiles.reload)
+        logger.info(
+            "entrostat: profiles %s; %d artifacts for this model",
+            ", ".join(server.profiles),
+            len(server.artifacts),
+        )

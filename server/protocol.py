@@ -1,0 +1,160 @@
+"""The wire: what a request may ask for under `entropy`, and what comes back.
+
+Everything here is strict: an unknown key is a mistake worth an error, not something to ignore.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FixedTemperature(_Strict):
+    """The same temperature for every token, whatever the request's own says."""
+
+    type: Literal["fixed"] = "fixed"
+    temperature: float = Field(ge=0.01, le=2.0)
+    """Dimensionless."""
+
+
+class Hapo(_Strict):
+    """HAPO: heat uncertain tokens and cool certain ones by at most `tau`, relative to T0."""
+
+    type: Literal["hapo"] = "hapo"
+    tau: float = Field(0.05, ge=0.0, lt=1.0)
+    """Relative half-width: T stays inside [T0 (1 - tau), T0 (1 + tau)]."""
+    statistics: str | None = Field(None, max_length=200)
+    """Id of an `entropy-statistics` artifact; None takes the served model's own."""
+    compat: Literal["published"] | None = None
+    """`published` reproduces the public code, which also heats certain tokens."""
+
+
+class Edt(_Strict):
+    """EDT: T = T0 base^(theta / H)."""
+
+    type: Literal["edt"] = "edt"
+    theta: float = Field(0.5, gt=0.0, le=100.0)
+    """Nats; how much entropy it takes to approach T0."""
+    base: float = Field(0.8, gt=0.0, lt=1.0)
+
+
+class Dynatemp(_Strict):
+    """llama.cpp's dynamic temperature: T0 - range for no entropy, T0 + range for the most."""
+
+    type: Literal["dynatemp"] = "dynatemp"
+    range: float = Field(0.5, ge=0.0, le=2.0)
+    """Half-width of the temperatures around T0."""
+    exponent: float = Field(1.0, gt=0.0, le=10.0)
+    """Applied to H / ln(vocabulary)."""
+
+
+class EntropyTarget(_Strict):
+    """Solve T for every token so that the distribution it is drawn from has this entropy."""
+
+    type: Literal["entropy_target"] = "entropy_target"
+    entropy_target: float = Field(gt=0.0, le=15.0)
+    """Nats."""
+    temperature_min: float = Field(0.1, ge=0.01, le=10.0)
+    temperature_max: float = Field(2.0, ge=0.01, le=10.0)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.temperature_min >= self.temperature_max:
+            raise ValueError(
+                f"temperature_min ({self.temperature_min}) must be smaller than "
+                f"temperature_max ({self.temperature_max})"
+            )
+        return self
+
+
+TemperatureLaw = Annotated[
+    FixedTemperature | Hapo | Edt | Dynatemp | EntropyTarget, Field(discriminator="type")
+]
+
+Trace = Literal["none", "summary", "tokens"]
+
+
+class Control(_Strict):
+    """The `entropy` field of a request; a profile is the same thing with a name."""
+
+    profile: str | None = Field(None, max_length=100)
+    """Start from this profile; what is set beside it here wins."""
+    temperature: TemperatureLaw | None = None
+    """How the temperature follows the entropy; None leaves it as the request says."""
+    trace: Trace = "summary"
+    """How much of the measurement comes back: nothing, a summary, or every token."""
+
+
+class TokenReport(BaseModel):
+    """One token, as it was drawn."""
+
+    entropy: float | None
+    """Nats, of the distribution after penalties and masks at T = 1; None if it had none."""
+    temperature: float | None
+    """Applied; 0 for greedy."""
+
+
+class Report(BaseModel):
+    """`choices[i].entropy` of an answer. In a stream, chunks carry `tokens` alone."""
+
+    profile: str | None = None
+    law: str | None = None
+    """Type of the temperature law; None if the request's own temperature ruled."""
+    entropy_mean: float | None = None
+    """Nats per token."""
+    entropy_max: float | None = None
+    temperature_mean: float | None = None
+    num_tokens: int | None = None
+    """Tokens measured."""
+    num_clamped: int | None = None
+    """Tokens whose entropy target was out of reach: drawn at the nearer temperature limit."""
+    tokens: list[TokenReport] | None = None
+    fallback: str | None = None
+    """Why control or measurement is incomplete; None when all is well."""
+
+
+class ArtifactCard(BaseModel):
+    """One line of `GET /v1/entropy/artifacts`."""
+
+    id: str
+    kind: str
+    model: str
+    usable: bool
+    """Whether it fits the served model."""
+    reason: str | None = None
+    """Why not."""
+
+
+class ArtifactList(BaseModel):
+    """`GET /v1/entropy/artifacts`."""
+
+    object: Literal["list"] = "list"
+    data: list[ArtifactCard]
+
+
+class ProfileCard(BaseModel):
+    """One line of `GET /v1/entropy/profiles`."""
+
+    id: str
+    control: Control
+
+
+class ProfileList(BaseModel):
+    """`GET /v1/entropy/profiles`."""
+
+    object: Literal["list"] = "list"
+    data: list[ProfileCard]
+
+
+class Readiness(BaseModel):
+    """`GET /ready`."""
+
+    ready: bool
+    steps: int | None = None
+    """Sampling steps of the engine since it started."""
+    artifacts: int
+    """Artifacts loaded for the served model."""
+    reason: str | None = None

@@ -1,0 +1,1 @@
+"""HTTP routes that replace or join vLLM's own."""

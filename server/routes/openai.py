@@ -1,0 +1,159 @@
+"""vLLM's OpenAI routes with the `entropy` field, and the model list with its profiles."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from vllm.entrypoints.openai.chat_completion import api_router as chat
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    BatchChatCompletionRequest,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+)
+from vllm.entrypoints.openai.completion import api_router as completion
+from vllm.entrypoints.openai.completion.protocol import (
+    CompletionRequest,
+    CompletionResponse,
+    CompletionResponseChoice,
+)
+from vllm.entrypoints.openai.responses import api_router as responses
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+
+from server.protocol import Control, Report
+from server.routes.controlled import run_controlled
+from server.state import state_of
+
+_CONTROL = "How entropy is measured and controlled while this answer is decoded."
+_REPORT = "What was measured and applied; present when the request asked for control."
+
+router = APIRouter()
+
+
+class ControlledChatRequest(ChatCompletionRequest):
+    """vLLM's chat request with the `entropy` field."""
+
+    entropy: Control | None = Field(None, description=_CONTROL)
+
+
+class ControlledBatchRequest(BatchChatCompletionRequest):
+    """vLLM's batch of conversations with the `entropy` field."""
+
+    entropy: Control | None = Field(None, description=_CONTROL)
+
+
+class ControlledCompletionRequest(CompletionRequest):
+    """vLLM's completion request with the `entropy` field."""
+
+    entropy: Control | None = Field(None, description=_CONTROL)
+
+
+class ControlledResponsesRequest(ResponsesRequest):
+    """vLLM's Responses request with the `entropy` field."""
+
+    entropy: Control | None = Field(None, description=_CONTROL)
+
+
+class ReportedChatChoice(ChatCompletionResponseChoice):
+    """A chat choice with its report."""
+
+    entropy: Report | None = Field(None, description=_REPORT)
+
+
+class ReportedChatResponse(ChatCompletionResponse):
+    """vLLM's chat answer with reports."""
+
+    choices: list[ReportedChatChoice]  # type: ignore[assignment]
+
+
+class ReportedCompletionChoice(CompletionResponseChoice):
+    """A completion choice with its report."""
+
+    entropy: Report | None = Field(None, description=_REPORT)
+
+
+class ReportedCompletionResponse(CompletionResponse):
+    """vLLM's completion answer with reports."""
+
+    choices: list[ReportedCompletionChoice]  # type: ignore[assignment]
+
+
+class ReportedResponsesResponse(ResponsesResponse):
+    """vLLM's Responses answer with its report."""
+
+    entropy: Report | None = Field(None, description=_REPORT)
+
+
+def _documented(model: type[Any], *, streams: bool = True) -> dict[int | str, dict[str, Any]]:
+    answer: dict[str, Any] = {"model": model}
+    if streams:
+        answer["content"] = {"text/event-stream": {}}
+    return {200: answer} | {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}
+
+
+_JSON = [Depends(validate_json_request)]
+
+
+@router.post(
+    "/v1/chat/completions",
+    dependencies=_JSON,
+    response_model=None,
+    responses=_documented(ReportedChatResponse),
+)
+async def create_chat_completion(request: ControlledChatRequest, raw_request: Request) -> Any:
+    """Answer a conversation, under control if asked."""
+    return await run_controlled(request, raw_request, chat.create_chat_completion)
+
+
+@router.post(
+    "/v1/chat/completions/batch",
+    dependencies=_JSON,
+    response_model=None,
+    responses=_documented(ReportedChatResponse, streams=False),
+)
+async def create_batch_chat_completion(
+    request: ControlledBatchRequest, raw_request: Request
+) -> Any:
+    """Answer several conversations, each under the same control."""
+    return await run_controlled(request, raw_request, chat.create_batch_chat_completion)
+
+
+@router.post(
+    "/v1/completions",
+    dependencies=_JSON,
+    response_model=None,
+    responses=_documented(ReportedCompletionResponse),
+)
+async def create_completion(request: ControlledCompletionRequest, raw_request: Request) -> Any:
+    """Continue one or several texts, under control if asked."""
+    return await run_controlled(request, raw_request, completion.create_completion)
+
+
+@router.post(
+    "/v1/responses",
+    dependencies=_JSON,
+    response_model=None,
+    responses=_documented(ReportedResponsesResponse),
+)
+async def create_responses(request: ControlledResponsesRequest, raw_request: Request) -> Any:
+    """Answer through the Responses API; the report is the field `entropy` of the response."""
+    return await run_controlled(request, raw_request, responses.create_responses)
+
+
+@router.get("/v1/models")
+async def list_models(raw_request: Request) -> JSONResponse:
+    """Every model, and every model under every profile."""
+    models = await raw_request.app.state.openai_serving_models.show_available_models()
+    profiles = state_of(raw_request).profiles
+    cards = list(models.data)
+    for card in models.data:
+        cards += [_profiled(card, profile) for profile in profiles]
+    models.data = cards
+    return JSONResponse(models.model_dump())
+
+
+def _profiled(card: ModelCard, profile: str) -> ModelCard:
+    return card.model_copy(update={"id": f"{card.id}@{profile}", "parent": card.id})

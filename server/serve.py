@@ -1,0 +1,184 @@
+"""`entrostat serve`: vLLM's own serve command with both sides of the plugin switched on."""
+
+import os
+import signal
+import sys
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from server.profiles import ProfileError, Profiles
+
+_ALLOW_LISTED = (
+    "vllm.general_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.platform_plugins",
+    "vllm.stat_logger_plugins",
+)
+"""Plugin groups that `VLLM_PLUGINS` restricts as soon as it is set."""
+
+
+class Runner(StrEnum):
+    """vLLM's model runners."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
+def serve(
+    ctx: typer.Context,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of named controls, beside the shipped ones."),
+    ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of artifacts (statistics), searched before the shipped ones."),
+    ] = None,
+    model_runner: Annotated[
+        Runner | None,
+        typer.Option(help="vLLM model runner; v2 is not proven end to end on GPUs yet."),
+    ] = None,
+) -> None:
+    """Serve a model behind an OpenAI API that controls entropy at every token.
+
+    Usage: `entrostat serve [MODEL] [any vllm serve flag]`. Without MODEL it serves the embedded
+    default, SmolLM2-135M-Instruct. Every flag of `vllm serve` works here too:
+    `entrostat serve --help=all` lists them.
+
+    Examples:
+
+        entrostat serve
+
+        entrostat serve Qwen/Qwen3-8B --tensor-parallel-size 2 --port 8001
+
+        entrostat serve ./checkpoint --profiles profiles.toml --dtype float32
+    """
+    _check_own_flags(profiles, artifacts)
+    if profiles is not None:
+        os.environ["ENTROSTAT_PROFILES"] = str(profiles.resolve())
+    if artifacts is not None:
+        os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
+    runner = _choose_runner(model_runner)
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
+    os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
+    _run(ctx.args, runner)
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"entrostat serve: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _check_own_flags(profiles: Path | None, artifacts: Path | None) -> None:
+    try:
+        Profiles(profiles)
+    except ProfileError as error:
+        _fail(error)
+    if artifacts is not None and not artifacts.is_dir():
+        _fail(f"--artifacts {artifacts}: no such folder")
+
+
+def _choose_runner(flag: Runner | None) -> Runner:
+    """The flag, else what the user told vLLM, else V1, which is proven end to end."""
+    if flag is not None:
+        return flag
+    return Runner.V2 if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else Runner.V1
+
+
+def _plugins(allowed: str | None) -> list[str]:
+    """Add ours to the allow-list without shutting out plugins that would load without a list."""
+    if allowed is not None:
+        names = [name for name in allowed.split(",") if name]
+    else:
+        names = [entry.name for group in _ALLOW_LISTED for entry in entry_points(group=group)]
+    return list(dict.fromkeys([*names, "entrostat"]))
+
+
+def _run(argv: list[str], runner: Runner) -> None:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args, init_logger
+
+    cli_env_setup()
+    args = _parse(argv)
+    configure_logging_from_args(args)
+    logger = init_logger("vllm.entrostat")
+    if args.model_tag is None and not _names_a_model(argv):
+        _use_default_model(args, argv)
+    _switch_on(args, runner)
+    logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
+    command = ServeSubcommand()
+    signal.signal(signal.SIGHUP, _forward_to_api_servers)
+    try:
+        command.validate(args)
+        command.cmd(args)
+    except (ValueError, OSError, TypeError) as error:
+        _fail(_one_sentence(error))
+
+
+def _parse(argv: list[str]) -> Any:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="entrostat")
+    subparser = ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+    parser.error = subparser.error = _fail
+    return parser.parse_args(["serve", *argv])
+
+
+def _names_a_model(argv: list[str]) -> bool:
+    return any(arg.split("=")[0] in ("--model", "--config") for arg in argv)
+
+
+def _use_default_model(args: Any, argv: list[str]) -> None:
+    """Serve the embedded model, and start quickly where nothing else was said."""
+    from vllm.platforms import current_platform
+
+    from server.models import DEFAULT_MODEL, ModelUnavailable, default_model
+    from server.settings import settings
+
+    try:
+        args.model_tag = str(default_model(settings().cache))
+    except (ModelUnavailable, OSError) as error:
+        _fail(error)
+    args.served_model_name = args.served_model_name or [DEFAULT_MODEL]
+    if current_platform.is_cpu():
+        said = {arg.split("=")[0] for arg in argv}
+        if not said & {"--no-enforce-eager", "--compilation-config", "-O", "-cc"}:
+            args.enforce_eager = True
+        if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
+
+
+def _switch_on(args: Any, runner: Runner) -> None:
+    """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
+    from server.engine.plugin import CONFIG_KEY
+
+    ours = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
+    args.logits_processors = [*(args.logits_processors or []), ours]
+    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: {}}
+    if args.disable_access_log_for_endpoints is None:
+        args.disable_access_log_for_endpoints = "/health,/ready,/metrics"
+
+
+def _forward_to_api_servers(signum: int, frame: object) -> None:
+    """With several API servers this process only watches over them; they hold the profiles."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        if child.name.startswith("ApiServer") and child.pid is not None:
+            os.kill(child.pid, signum)
+
+
+def _one_sentence(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        finding = error.errors()[0]
+        return str(finding["msg"]).removeprefix("Value error, ").splitlines()[0]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

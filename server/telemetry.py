@@ -1,0 +1,122 @@
+"""Receives traces from the workers and hands every answer its own.
+
+One ZeroMQ PULL socket per API server. Workers push to the address that came with the request, so
+several API servers, several engines and several completions per request need no coordination.
+"""
+
+import asyncio
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import zmq
+import zmq.asyncio
+
+from server.trace import read_frame
+
+Token = tuple[float, float]
+"""Entropy in nats and applied temperature; NaN where there was none."""
+
+
+class TraceBuffer:
+    """The trace of one `generate` call, by completion, filling up as records arrive."""
+
+    def __init__(self, identifier: int) -> None:
+        self.id = identifier
+        self._tokens: dict[int, dict[int, Token]] = {}
+        self._arrived = asyncio.Event()
+
+    def put(self, choice: int, index: int, token: Token) -> None:
+        """Store a record; a later one for the same token wins (a preempted step was repeated)."""
+        self._tokens.setdefault(choice, {})[index] = token
+        self._arrived.set()
+
+    def has(self, choice: int, start: int, stop: int) -> bool:
+        """Whether every token in [start, stop) is here."""
+        tokens = self._tokens.get(choice, {})
+        return all(index in tokens for index in range(start, stop))
+
+    def get(self, choice: int, start: int, stop: int) -> list[Token]:
+        """The tokens in [start, stop) that are here, in order."""
+        tokens = self._tokens.get(choice, {})
+        return [tokens[index] for index in range(start, stop) if index in tokens]
+
+    async def wait(self, choice: int, start: int, stop: int, deadline: float) -> bool:
+        """Wait until [start, stop) is complete.
+
+        Args:
+            choice: Which completion.
+            start: First token.
+            stop: One past the last.
+            deadline: On the clock of `time.monotonic`.
+
+        Returns:
+            Whether it is complete.
+        """
+        while not self.has(choice, start, stop):
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return False
+        return True
+
+
+class Telemetry:
+    """The receiving end of one API server."""
+
+    def __init__(self) -> None:
+        # Short and private: a Unix socket path may have 107 characters.
+        name = f"entrostat-{os.getpid()}-{uuid4().hex[:8]}"
+        self._path = Path(tempfile.gettempdir()) / name
+        self.address = f"ipc://{self._path}"
+        self._ids = itertools.count(1)
+        self._open: dict[int, TraceBuffer] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Bind and start receiving; call inside the event loop."""
+        context = zmq.asyncio.Context()
+        socket = context.socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, 100_000)
+        socket.bind(self.address)
+        self._path.chmod(0o600)
+        self._task = asyncio.create_task(self._receive(socket), name="entrostat-telemetry")
+
+    async def stop(self) -> None:
+        """Stop receiving and remove the socket."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    def open(self) -> TraceBuffer:
+        """Start a trace."""
+        trace = TraceBuffer(next(self._ids))
+        self._open[trace.id] = trace
+        return trace
+
+    def close(self, trace: TraceBuffer) -> None:
+        """Forget a trace; records that still come for it are dropped."""
+        self._open.pop(trace.id, None)
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        try:
+            while True:
+                self.feed(await socket.recv())
+        finally:
+            socket.close(linger=0)
+
+    def feed(self, frame: bytes) -> None:
+        """Distribute one frame. A malformed one is dropped: its traces will be found incomplete."""
+        try:
+            records = read_frame(frame)
+        except ValueError:
+            return
+        for identifier, choice, index, entropy, temperature in records.tolist():
+            if (trace := self._open.get(identifier)) is not None:
+                trace.put(choice, index, (entropy, temperature))

@@ -1,0 +1,1 @@
+"""Training: makes the artifacts that the server acts with."""

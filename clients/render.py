@@ -1,4 +1,4 @@
-"""How entropy looks in a terminal: blue is sure, red is not, and plain text where colour is not had."""
+"""How entropy looks in a terminal: blue is sure, red is not, plain text if it has no colours."""
 
 from rich import box
 from rich.console import Console
@@ -81,7 +81,7 @@ def write_report(console: Console, report: Report | None) -> None:
         console.print(_table(report))
     else:
         line = "; ".join(f"{name} {value}" for name, value in _cells(report).items())
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _table(report: Report) -> Table:
@@ -89,9 +89,8 @@ def _table(report: Report) -> Table:
     table = Table(box=box.ROUNDED, border_style="dim", header_style="dim")
     for name in cells:
         table.add_column(name)
-    if report.fallback is not None:
-        cells["fallback"] = f"[yellow]{cells['fallback']}[/]"
-    table.add_row(*cells.values())
+    style = "yellow" if report.fallback else ""
+    table.add_row(*(Text(cell, style) for cell in cells.values()))
     return table
 
 

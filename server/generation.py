@@ -186,6 +186,8 @@ class Generation:
     async def _with_tokens(self, event: str, chunk: dict[str, Any]) -> str:
         changed = False
         for choice in chunk["choices"]:
+            if _only_opens(choice):
+                continue
             if (addition := await self.chunk_report(choice["index"])) is not None:
                 choice["entropy"] = addition
                 changed = True
@@ -207,6 +209,12 @@ class ControlledEngine:
         if generation is None:
             return self._engine.generate(prompt, sampling_params, *args, **kwargs)
         return generation.follow(self._engine, prompt, sampling_params, *args, **kwargs)
+
+
+def _only_opens(choice: dict[str, Any]) -> bool:
+    """Whether this part of a chunk names the role and says nothing yet; its token comes next."""
+    delta = choice.get("delta") or {}
+    return "role" in delta and not delta.get("content") and choice.get("finish_reason") is None
 
 
 def _sse(data: dict[str, Any]) -> str:

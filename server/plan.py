@@ -63,39 +63,39 @@ def make_plan(
     Raises:
         BadControl: An unknown profile or artifact, or a contradiction.
     """
-    control, name, param = _resolve(wanted, profiles)
-    if control is None:
+    named = _named_profile(wanted, profiles)
+    body = wanted.body
+    if named is None and body is None:
         return None
-    law = control.temperature
-    _refuse_contradictions(law, temperature, param)
-    tag, parameters = _parameters(law, artifacts, f"{param}.temperature")
-    return Plan(name, law, tag, parameters, control.trace)
+    control, name, param = body or Control(), None, "entropy.temperature"
+    if named is not None:
+        name, param = named
+        said = {} if body is None else {f: getattr(body, f) for f in body.model_fields_set}
+        control = profiles[name].model_copy(update=said)
+        if "temperature" in said:
+            param = "entropy.temperature"
+    _refuse_contradictions(control.temperature, temperature)
+    tag, parameters = _parameters(control.temperature, artifacts, param)
+    return Plan(name, control.temperature, tag, parameters, control.trace)
 
 
-def _resolve(
-    wanted: Wanted, profiles: Mapping[str, Control]
-) -> tuple[Control | None, str | None, str]:
+def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str, str] | None:
+    """The profile that rules and the parameter that names it."""
     sources = [
         (wanted.body.profile if wanted.body else None, "entropy.profile"),
         (wanted.suffix, "model"),
         (wanted.header, "X-Entropy-Profile"),
     ]
-    name, param = next(((n, p) for n, p in sources if n is not None), (None, "entropy"))
-    if name is None:
-        return wanted.body, None, "entropy"
-    if name not in profiles:
-        known = ", ".join(sorted(profiles))
-        raise BadControl(f"`{param}`: unknown profile `{name}`; known: {known}", param)
-    profile = profiles[name]
-    if wanted.body is None:
-        return profile, name, param
-    said = {field: getattr(wanted.body, field) for field in wanted.body.model_fields_set}
-    return profile.model_copy(update=said), name, "entropy"
+    for name, param in sources:
+        if name is not None:
+            if name not in profiles:
+                known = ", ".join(sorted(profiles))
+                raise BadControl(f"`{param}`: unknown profile `{name}`; known: {known}", param)
+            return name, param
+    return None
 
 
-def _refuse_contradictions(
-    law: TemperatureLaw | None, temperature: float | None, param: str
-) -> None:
+def _refuse_contradictions(law: TemperatureLaw | None, temperature: float | None) -> None:
     if temperature is None or temperature == 0:  # greedy stays greedy under every law
         return
     if isinstance(law, EntropyTarget) and temperature != 1:
@@ -106,7 +106,7 @@ def _refuse_contradictions(
         )
     if isinstance(law, FixedTemperature) and temperature != law.temperature:
         raise BadControl(
-            f"`temperature` ({temperature}) contradicts `{param}.temperature` of type fixed "
+            f"`temperature` ({temperature}) contradicts the fixed temperature of `entropy` "
             f"({law.temperature}): leave one out",
             "temperature",
         )
@@ -121,7 +121,7 @@ def _parameters(
         case FixedTemperature():
             return Law.FIXED, law_parameters(Law.FIXED, temperature=law.temperature)
         case Hapo():
-            statistics = artifacts.hapo_statistics(law.statistics, f"{param}.statistics")
+            statistics = artifacts.hapo_statistics(law.statistics, param)
             return Law.HAPO, law_parameters(
                 Law.HAPO,
                 **statistics._asdict(),

@@ -1,10 +1,11 @@
 """vLLM's OpenAI routes with the `entropy` field, and the model list with its profiles."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import Field, ValidationError, WrapValidator
 from vllm.entrypoints.openai.chat_completion import api_router as chat
 from vllm.entrypoints.openai.chat_completion.protocol import (
     BatchChatCompletionRequest,
@@ -22,7 +23,9 @@ from vllm.entrypoints.openai.responses import api_router as responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+from vllm.exceptions import VLLMValidationError
 
+from server.errors import describe
 from server.protocol import Control, Report
 from server.routes.controlled import run_controlled
 from server.state import state_of
@@ -33,28 +36,40 @@ _REPORT = "What was measured and applied; present when the request asked for con
 router = APIRouter()
 
 
+def _name_the_field(value: Any, validate: Callable[[Any], Control | None]) -> Control | None:
+    """Report a mistake as one sentence and `param`, like every other error of the API."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        mistake = describe(error, "entropy")
+        raise VLLMValidationError(str(mistake), parameter=mistake.param) from error
+
+
+ControlField = Annotated[Control | None, WrapValidator(_name_the_field)]
+
+
 class ControlledChatRequest(ChatCompletionRequest):
     """vLLM's chat request with the `entropy` field."""
 
-    entropy: Control | None = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=_CONTROL)
 
 
 class ControlledBatchRequest(BatchChatCompletionRequest):
     """vLLM's batch of conversations with the `entropy` field."""
 
-    entropy: Control | None = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=_CONTROL)
 
 
 class ControlledCompletionRequest(CompletionRequest):
     """vLLM's completion request with the `entropy` field."""
 
-    entropy: Control | None = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=_CONTROL)
 
 
 class ControlledResponsesRequest(ResponsesRequest):
     """vLLM's Responses request with the `entropy` field."""
 
-    entropy: Control | None = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=_CONTROL)
 
 
 class ReportedChatChoice(ChatCompletionResponseChoice):

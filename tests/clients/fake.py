@@ -1,0 +1,105 @@
+"""A server that speaks the wire from a script: what it answers is what the test says."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def chunk(text: str, entropy: Json | None = None, index: int = 0) -> Json:
+    choice: Json = {"index": index, "delta": {"content": text}, "finish_reason": None}
+    if entropy is not None:
+        choice["entropy"] = entropy
+    return envelope([choice], "chat.completion.chunk")
+
+
+def envelope(choices: list[Json], kind: str) -> Json:
+    return {"id": "x", "object": kind, "created": 0, "model": "fake", "choices": choices}
+
+
+def tokens(*entropies: float | None, temperature: float = 1.0) -> Json:
+    """What a chunk on the way carries."""
+    return {"tokens": [{"entropy": h, "temperature": temperature} for h in entropies]}
+
+
+SUMMARY: Json = {
+    "profile": "adaptive",
+    "law": "hapo",
+    "entropy_mean": 1.25,
+    "entropy_max": 2.0,
+    "temperature_mean": 0.98,
+    "num_tokens": 3,
+    "num_clamped": None,
+    "tokens": None,
+    "fallback": None,
+}
+HELLO: list[Json] = [
+    chunk(""),
+    chunk("Hel", tokens(0.5)),
+    chunk("lo", tokens(1.25, 2.0)),
+    chunk("", SUMMARY),
+]
+
+
+class Fake:
+    """The server's side of a test: set what it answers, read what it was asked."""
+
+    url: str
+
+    def __init__(self) -> None:
+        self.events: list[Json] = HELLO
+        self.refusal: tuple[int, str] | None = None
+        self.requests: list[Json] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    fake: Fake
+
+    def do_GET(self) -> None:
+        known = self.path in ("/v1/models", "/ready")
+        card = {"id": "fake", "object": "model", "created": 0, "owned_by": "test"}
+        self._json(200 if known else 404, {"object": "list", "data": [card]})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.fake.requests.append(json.loads(body))
+        if self.fake.refusal is not None:
+            status, message = self.fake.refusal
+            self._json(status, {"error": {"message": message, "param": "entropy"}})
+            return
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for event in self.fake.events:
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _json(self, status: int, body: Json) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def running() -> Iterator[Fake]:
+    fake = Fake()
+    handler = type("Handler", (_Handler,), {"fake": fake})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield fake
+        finally:
+            server.shutdown()
+            thread.join()

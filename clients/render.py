@@ -81,7 +81,7 @@ def write_report(console: Console, report: Report | None) -> None:
         console.print(_table(report))
     else:
         line = "; ".join(f"{name} {value}" for name, value in _cells(report).items())
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(report: Report) -> Table:

@@ -174,7 +174,7 @@ def scan(roots: Iterable[Path]) -> dict[str, Path]:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Versions of the installed packages among `names`."""
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     for name in names:
         try:
             versions[name] = version(name)

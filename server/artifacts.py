@@ -86,7 +86,9 @@ class Artifacts:
         if name in self._loaded:
             return self._loaded[name]
         if name in self._cards:
-            raise BadControl(f"`{param}`: `{name}` cannot be used: {self._cards[name].reason}", param)
+            raise BadControl(
+                f"`{param}`: `{name}` cannot be used: {self._cards[name].reason}", param
+            )
         raise BadControl(
             f"`{param}`: unknown artifact `{name}`; GET /v1/entropy/artifacts lists them", param
         )

@@ -26,6 +26,11 @@ def main() -> None:
     app.callback()(lambda: None)  # keep subcommands even when only one is loaded
     commands = {entry.name: entry for entry in entry_points(group="entrostat.commands")}
     called = sys.argv[1] if len(sys.argv) > 1 else None
+    if called == "serve" and any(argument.startswith("--help=") for argument in sys.argv):
+        from server.serve import vllm_help
+
+        vllm_help(sys.argv[2:])
+        return
     for name in [called] if called in commands else sorted(commands):
         _add(app, str(name), commands[str(name)].load())
     app()

@@ -36,7 +36,7 @@ def _sentence(finding: Mapping[str, Any]) -> str:
 
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
-    """pydantic puts the tag of a union into the path; the client never wrote it there."""
+    """Pydantic puts the tag of a union into the path; the client never wrote it there."""
     tags = {"fixed", "hapo", "edt", "dynatemp", "entropy_target"}
     steps = list(location)
     if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in tags:

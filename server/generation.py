@@ -236,7 +236,9 @@ def _parse(event: str) -> tuple[str | None, Any]:
 def _summary_chunk(last: dict[str, Any], reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """A last chunk without text that carries the summary of every choice."""
     empty: dict[str, Any] = {"delta": {}} if "delta" in last["choices"][0] else {"text": ""}
-    chunk = {key: last[key] for key in ("id", "object", "created", "model") if key in last}
+    chunk: dict[str, Any] = {
+        key: last[key] for key in ("id", "object", "created", "model") if key in last
+    }
     chunk["choices"] = [
         {
             "index": position,

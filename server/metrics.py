@@ -6,7 +6,9 @@ from server.plan import Plan
 from server.protocol import Report
 
 _ANSWERS = Counter(
-    "entrostat_answers", "Completions under control, by temperature law and profile.", ["law", "profile"]
+    "entrostat_answers",
+    "Completions under control, by temperature law and profile.",
+    ["law", "profile"],
 )
 _FALLBACKS = Counter(
     "entrostat_fallbacks", "Completions whose control or trace was incomplete.", ["reason"]

@@ -31,7 +31,9 @@ def parse_profiles(text: str, source: str) -> dict[str, Control]:
     profiles: dict[str, Control] = {}
     for name, table in tables.items():
         if not isinstance(table, dict) or "@" in name or not name.isprintable():
-            raise ProfileError(f"{source}: `{name}` is not a profile: write `[{name}]` and its keys")
+            raise ProfileError(
+                f"{source}: `{name}` is not a profile: write `[{name}]` and its keys"
+            )
         if "profile" in table:
             raise ProfileError(f"{source}: `{name}.profile`: a profile cannot start from another")
         try:

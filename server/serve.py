@@ -49,7 +49,7 @@ def serve(
     default, SmolLM2-135M-Instruct. Every flag of `vllm serve` works here too:
     `entrostat serve --help=all` lists them.
 
-    Examples:
+    For example:
 
         entrostat serve
 
@@ -66,6 +66,11 @@ def serve(
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
     _run(ctx.args, runner)
+
+
+def vllm_help(argv: list[str]) -> None:
+    """Print vLLM's own help, `--help=all` or `--help=<group or flag>`, and exit."""
+    _parse(argv)
 
 
 def _fail(message: object) -> NoReturn:

@@ -101,7 +101,7 @@ class Controller:
         """Exchange two slots."""
         if not (self._active[one] or self._active[two]):
             return
-        self._directory = Directory(*(column.copy() for column in self._directory))
+        self._directory = self._directory.copy()
         for column in (self._table, self._active, *self._directory):
             column[[one, two]] = column[[two, one]]
         self._stale = True
@@ -111,7 +111,7 @@ class Controller:
         self._seat(slot, int(self._directory.traces[slot]), choice, self._directory.addresses[slot])
 
     def _seat(self, slot: int, trace: int, choice: int, address: str) -> None:
-        self._directory = Directory(*(column.copy() for column in self._directory))
+        self._directory = self._directory.copy()
         self._directory.traces[slot] = trace
         self._directory.choices[slot] = choice
         self._directory.addresses[slot] = address
@@ -150,9 +150,7 @@ class Controller:
 
     # -- the step --------------------------------------------------------------------------
 
-    def control(
-        self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor
-    ) -> None:
+    def control(self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor) -> None:
         """Scale the logits of a group in place so that the sampler draws at each row's T.
 
         The sampler divides by the request's own temperature afterwards, so what happens here is a

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
-from probes import temperature
-from probes.entropy import measure, power_sums
-from probes.temperature import REFINEMENTS, Law, apply_laws, start_bracket, tighten
+from probes.entropy import measure, moments, power_sums
+from probes.temperature import (
+    NUM_PARAMETERS,
+    REFINEMENTS,
+    Bracket,
+    Law,
+    apply_laws,
+    open_bracket,
+    tighten,
+)
 
 logger = init_logger("vllm.entrostat")
 
@@ -32,7 +39,7 @@ class Kernels:
     def _use(self, compiler: Callable[..., Any]) -> None:
         self._measure = compiler(measure, dynamic=True)
         self._power_sums = compiler(power_sums, dynamic=True)
-        self._start = compiler(start_bracket, dynamic=True)
+        self._open = compiler(_open, dynamic=True)
         self._tighten = compiler(tighten, dynamic=True)
         self._apply_laws = compiler(apply_laws, dynamic=True)
 
@@ -54,7 +61,7 @@ class Kernels:
             logits = torch.zeros(rows, self._vocab_size, device=self._device)
             column = torch.ones(rows, device=self._device)
             laws = torch.full((rows,), int(Law.ENTROPY_TARGET), device=self._device)
-            parameters = torch.ones(rows, temperature.NUM_PARAMETERS, device=self._device)
+            parameters = torch.ones(rows, NUM_PARAMETERS, device=self._device)
             self.decide(logits, column, laws, parameters, solve=False)
             self.decide(logits, column, laws, parameters, solve=True)
 
@@ -77,15 +84,20 @@ class Kernels:
         if not solve:
             entropy = self._measure(logits)
             return entropy, self._apply_laws(entropy, base, law, parameters, self._log_vocab)
-        target, low, high = parameters[:, 0], parameters[:, 1], parameters[:, 2]
         maximum = logits.amax(-1, keepdim=True)
-        looks = [
-            self._power_sums(logits, maximum, torch.full_like(target, beta))
-            for beta in temperature.SOLVER_BETAS
-        ]
-        entropy, beta, bracket = self._start(looks, target, low, high)
+        beta = torch.ones_like(base)
+        sums = self._power_sums(logits, maximum, beta)
+        entropy, bracket = self._open(sums, beta, parameters)
         for _ in range(REFINEMENTS):
-            beta, bracket = self._tighten(self._power_sums(logits, maximum, beta), beta, bracket)
+            beta, bracket = self._tighten(sums, beta, bracket)
+            sums = self._power_sums(logits, maximum, beta)
+        beta, _ = self._tighten(sums, beta, bracket)
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
         solved = (law == Law.ENTROPY_TARGET.value) & (base >= 1e-5) & ~entropy.isnan()
         return entropy, torch.where(solved, 1 / beta, closed)
+
+
+def _open(sums: Tensor, beta: Tensor, parameters: Tensor) -> tuple[Tensor, Bracket]:
+    """Entropy at T = 1 and an empty bracket, from the first sums and the law parameters."""
+    target, low, high = parameters[:, 0], parameters[:, 1], parameters[:, 2]
+    return moments(sums, beta).entropy, open_bracket(target, low, high)

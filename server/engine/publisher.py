@@ -28,6 +28,11 @@ class Directory(NamedTuple):
     """Trace id per slot; 0 is nobody."""
     choices: NDArray[np.uint32]
     addresses: NDArray[np.object_]
+    """ZeroMQ endpoint per slot."""
+
+    def copy(self) -> "Directory":
+        """A directory to write to before it replaces this one."""
+        return Directory(self.traces.copy(), self.choices.copy(), self.addresses.copy())
 
 
 class _Step(NamedTuple):
@@ -72,7 +77,9 @@ class Publisher:
         values = torch.stack([entropy, temperature])
         copied = None
         if values.device.type != "cpu":
-            values, slots, indices = _pinned(values), _pinned(slots), _pinned(indices)
+            values = _pinned(values)
+            slots = _pinned(slots) if isinstance(slots, Tensor) else slots
+            indices = _pinned(indices) if isinstance(indices, Tensor) else indices
             copied = torch.Event()
             copied.record()
         self._steps.put(_Step(slots, indices, values, directory, copied))
@@ -121,8 +128,6 @@ class Publisher:
             self.lost += len(records)
 
 
-def _pinned(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:
-    if isinstance(values, np.ndarray):
-        return values
+def _pinned(values: Tensor) -> Tensor:
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return host.copy_(values, non_blocking=True)

@@ -53,5 +53,7 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     if plan is None:
         return None
     if getattr(request, "use_beam_search", False):
-        raise BadControl("`use_beam_search` does not sample: leave out `entropy`", "use_beam_search")
+        raise BadControl(
+            "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
+        )
     return Generation(plan, state.telemetry, state.settings.trace_timeout)

@@ -81,7 +81,7 @@ class ReportedChatChoice(ChatCompletionResponseChoice):
 class ReportedChatResponse(ChatCompletionResponse):
     """vLLM's chat answer with reports."""
 
-    choices: list[ReportedChatChoice]  # type: ignore[assignment]
+    choices: list[ReportedChatChoice]
 
 
 class ReportedCompletionChoice(CompletionResponseChoice):
@@ -93,7 +93,7 @@ class ReportedCompletionChoice(CompletionResponseChoice):
 class ReportedCompletionResponse(CompletionResponse):
     """vLLM's completion answer with reports."""
 
-    choices: list[ReportedCompletionChoice]  # type: ignore[assignment]
+    choices: list[ReportedCompletionChoice]
 
 
 class ReportedResponsesResponse(ResponsesResponse):
@@ -106,7 +106,9 @@ def _documented(model: type[Any], *, streams: bool = True) -> dict[int | str, di
     answer: dict[str, Any] = {"model": model}
     if streams:
         answer["content"] = {"text/event-stream": {}}
-    return {200: answer} | {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}
+    errors: dict[int | str, dict[str, Any]]
+    errors = {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}
+    return {200: answer, **errors}
 
 
 _JSON = [Depends(validate_json_request)]

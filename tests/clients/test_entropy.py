@@ -215,8 +215,8 @@ def test_reports_are_frozen() -> None:
 
 
 def test_importing_the_clients_stays_light() -> None:
-    ours = "import clients.entropy, clients.chat, clients.demo, sys; "
-    heavy = "{'torch', 'vllm', 'server', 'probes', 'training', 'numpy'}"
-    code = f"{ours} sys.exit(' '.join({heavy} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    code = "import clients.entropy, clients.chat, clients.demo, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "clients.entropy" in loaded
+    assert not loaded & {"torch", "vllm", "numpy", "server", "probes", "training"}

@@ -23,7 +23,7 @@ COPY probes probes
 COPY training training
 COPY clients clients
 COPY artifacts artifacts
-RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
+RUN /build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist .
 
 
 # Everything the lock names but the tools of development. The lock is complete, so --no-deps.

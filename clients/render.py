@@ -66,7 +66,8 @@ def write_legend(console: Console) -> None:
     if not is_coloured(console):
         return
     steps = 16
-    legend = Text("entropy 0 ", "dim")
+    legend = Text()
+    legend.append("entropy 0 ", "dim")
     for step in range(steps):
         legend.append("█", colour(step / (steps - 1) * FULL_SCALE))
     legend.append(f" {FULL_SCALE:g}+ nats", "dim")

@@ -12,7 +12,8 @@
 #   CA_BUNDLE     certificates that pip trusts
 #   PIP_INDEX_URL package index instead of PyPI
 #   TORCH_INDEX   index of CPU builds of torch; empty: do not ask it
-# STORAGE_DRIVER and BUILDAH_ISOLATION are buildah's own; STORAGE_DRIVER=vfs works everywhere.
+# Buildah's own variables work, too: STORAGE_DRIVER=vfs where overlay cannot be mounted,
+# BUILDAH_LAYERS=true to keep layers and reuse them in the next build.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,0 +1,126 @@
+"""One real server for the whole session: starting an engine costs most of a minute."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from openai import OpenAI
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+MODEL = "smollm2-135m"
+
+# float32 so that vLLM and transformers can be compared closely; little KV memory so that many
+# requests at once preempt each other; few tokens per step so that a long prompt comes in chunks.
+FLAGS = [
+    *("--dtype", "float32", "--enforce-eager"),
+    *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "32"),
+    *("--kv-cache-memory-bytes", str(160 << 20)),
+]
+
+
+class Server(NamedTuple):
+    """A running server and how to reach it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def run_server(
+    command: list[str], log: Path, *, ready: str = "/ready", env: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """Start a server, wait until it is ready, stop it and whatever it started."""
+    port = free_port()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (env or {}),
+            start_new_session=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        wait_until_ready(server, ready)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until_ready(server: Server, path: str, timeout: float = 300) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(server.url + path, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    raise RuntimeError(f"the server did not start:\n{server.log.read_text()[-4000:]}")
+
+
+def entrostat(*arguments: str) -> list[str]:
+    """The installed command of this environment."""
+    return [str(Path(sys.executable).with_name("entrostat")), *arguments]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The default model under `entrostat serve`, shared by every engine test."""
+    folder = tmp_path_factory.mktemp("server")
+    profiles = folder / "profiles.toml"
+    profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
+    command = entrostat("serve", *FLAGS, "--profiles", str(profiles))
+    with run_server(command, folder / "server.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> OpenAI:
+    return server.client
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """Folder of the default model."""
+    from server.models import default_model
+    from server.settings import settings
+
+    return default_model(settings().cache)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below tests/engine needs the real engine."""
+    for item in items:
+        if "engine" in item.path.parts and item.path.parent.parent.name == "tests":
+            item.add_marker(pytest.mark.engine)

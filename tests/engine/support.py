@@ -1,0 +1,55 @@
+"""Small helpers of the engine tests."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from openai import OpenAI
+
+MODEL = "smollm2-135m"
+PROMPTS = [
+    "What is the capital of France?",
+    "Write a short poem about the sea.",
+    "Explain why the sky is blue.",
+    "List three fruits.",
+    "Tell me a story about a fox.",
+    "What is 12 plus 7?",
+    "How do I boil an egg?",
+    "Name a famous painter.",
+    "What does a compiler do?",
+    "Describe a rainy day.",
+]
+
+
+def ask(client: OpenAI, prompt: str, entropy: dict[str, Any] | None = None, **options: Any) -> Any:
+    """One chat request; returns the whole answer."""
+    options.setdefault("model", MODEL)
+    options.setdefault("max_tokens", 24)
+    extra = options.pop("extra_body", {})
+    if entropy is not None:
+        extra = {**extra, "entropy": entropy}
+    return client.chat.completions.create(
+        messages=[{"role": "user", "content": prompt}], extra_body=extra, **options
+    )
+
+
+def report(answer: Any, choice: int = 0) -> dict[str, Any]:
+    """`choices[i].entropy` as the SDK shows it."""
+    found: dict[str, Any] = answer.choices[choice].entropy
+    return found
+
+
+def together(jobs: list[Any], workers: int = 16) -> list[Any]:
+    """Run callables at the same time; results in order."""
+    with ThreadPoolExecutor(workers) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def law(kind: str, **parameters: float) -> dict[str, Any]:
+    """A temperature law on the wire."""
+    return {"temperature": {"type": kind, **parameters}, "trace": "tokens"}
+
+
+def is_ci() -> bool:
+    """Whether this is a clean machine."""
+    return os.environ.get("CI") == "true"

@@ -1,0 +1,51 @@
+"""Several API servers over several engines: every trace finds its way home."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.conftest import FLAGS, Server, entrostat, run_server
+from tests.engine.support import MODEL, PROMPTS, ask, law, report, together
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fleet")
+    profiles = folder / "profiles.toml"
+    profiles.write_text("")
+    command = entrostat(
+        *("serve", *FLAGS, "--profiles", str(profiles)),
+        *("--api-server-count", "2", "--data-parallel-size", "2"),
+    )
+    with run_server(command, folder / "server.log") as running:
+        yield running
+
+
+def test_every_trace_reaches_the_server_that_was_asked(fleet: Server) -> None:
+    def job(index: int) -> tuple[int, int]:
+        # A connection of its own, so that both API servers are used.
+        client = OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
+        control = law("dynatemp", range=0.4) if index % 2 else {"trace": "tokens"}
+        answer = ask(client, PROMPTS[index % 10], control, n=1 + index % 2, max_tokens=10)
+        reports = [report(answer, choice) for choice in range(len(answer.choices))]
+        assert all(body["fallback"] is None for body in reports)
+        return sum(len(body["tokens"]) for body in reports), answer.usage.completion_tokens
+
+    results = together([lambda i=i: job(i) for i in range(64)], workers=32)
+    assert all(traced == produced for traced, produced in results)
+    assert httpx.get(f"{fleet.url}/ready", timeout=60).json()["ready"]
+
+
+def test_profiles_reload_in_every_api_server(fleet: Server) -> None:
+    path = Path(fleet.log).with_name("profiles.toml")
+    path.write_text('[late]\ntemperature = { type = "edt" }\n')
+    fleet.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    for _ in range(12):  # fresh connections land on either server
+        models = httpx.get(f"{fleet.url}/v1/models").json()["data"]
+        assert f"{MODEL}@late" in {model["id"] for model in models}

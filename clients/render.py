@@ -2,7 +2,6 @@
 
 from rich import box
 from rich.console import Console
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -34,11 +33,11 @@ def is_coloured(console: Console) -> bool:
 def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text:
     """Colour a text by the mean entropy of its tokens, with their mean temperature behind it."""
     entropy = _mean([token.entropy for token in tokens])
-    style = Style() if entropy is None else Style(color=colour(entropy))
-    painted = Text(text.translate(_CONTROLS), style)
+    painted = Text()
+    painted.append(text.translate(_CONTROLS), None if entropy is None else colour(entropy))
     temperature = _mean([token.temperature for token in tokens])
     if temperatures and temperature is not None:
-        painted.append(f"{temperature:.2f}".translate(_SUBSCRIPTS), Style(color=None, dim=True))
+        painted.append(f"{temperature:.2f}".translate(_SUBSCRIPTS), "dim")
     return painted
 
 
@@ -81,36 +80,34 @@ def write_report(console: Console, report: Report | None) -> None:
     elif is_coloured(console):
         console.print(_table(report))
     else:
-        line = "; ".join(f"{name} {value}" for name, value in _cells(report).items())
+        line = "; ".join(f"{name} {value}" for name, value in _rows(report).items())
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(report: Report) -> Table:
-    cells = _cells(report)
-    table = Table(box=box.ROUNDED, border_style="dim", header_style="dim")
-    for name in cells:
-        table.add_column(name)
-    style = "yellow" if report.fallback else ""
-    table.add_row(*(Text(cell, style) for cell in cells.values()))
+    table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
+    for name, value in _rows(report).items():
+        alarming = name == "fallback" and report.fallback is not None
+        table.add_row(Text(name, "dim"), Text(value, "yellow" if alarming else ""))
     return table
 
 
-def _cells(report: Report) -> dict[str, str]:
+def _rows(report: Report) -> dict[str, str]:
     """What the table and the line both say, in order."""
+    clamped = "" if report.num_clamped is None else f", {report.num_clamped} clamped"
+    mean, most = _number(report.entropy_mean), _number(report.entropy_max)
     return {
+        "entropy": f"mean {mean}, max {most} nats",
+        "temperature": f"mean {_number(report.temperature_mean)}{clamped}",
         "tokens": str(report.num_tokens),
-        "entropy mean": _number(report.entropy_mean, " nats"),
-        "entropy max": _number(report.entropy_max, " nats"),
-        "temperature mean": _number(report.temperature_mean),
-        "clamped": "-" if report.num_clamped is None else str(report.num_clamped),
         "law": report.law or "-",
         "profile": report.profile or "-",
         "fallback": report.fallback or "none",
     }
 
 
-def _number(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.2f}{unit}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _mean(values: list[float | None]) -> float | None:

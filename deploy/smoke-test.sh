@@ -18,10 +18,11 @@ export BUILDAH_ISOLATION=chroot # no process namespace: the server's pid is the 
 scratch=$(mktemp -d)
 cache=${CACHE:-$scratch/cache}
 container=$(buildah from --pull-never "$image")
+buildah config --volume /cache- "$container" # buildah mounts the image's own over ours otherwise
 
 finish() {
   local code=$?
-  [ ! -f "$cache/server.pid" ] || kill -KILL "$(cat "$cache/server.pid")" 2>/dev/null || true
+  [ ! -f "$cache/server.pid" ] || kill -TERM "$(cat "$cache/server.pid")" 2>/dev/null || true
   wait
   [ "$code" -eq 0 ] || tail -n 40 "$scratch/server.log" >&2 || true
   buildah rm "$container" >/dev/null

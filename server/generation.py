@@ -55,7 +55,7 @@ class Generation:
             KEY: engine_control(
                 law=self.plan.tag,
                 parameters=self.plan.parameters,
-                trace=call.trace.id,
+                trace=0 if self.plan.trace == "none" else call.trace.id,
                 address=self._telemetry.address,
                 choices=params.n,
             ),
@@ -135,8 +135,11 @@ class Generation:
     async def finish(self, response: Response) -> Response:
         """Merge the trace into what vLLM's handler returned."""
         if isinstance(response, StreamingResponse):
-            response.body_iterator = self._stream(response.body_iterator)
             response.headers.update(self.headers())
+            if self.plan.trace == "none":
+                self.close()
+            else:
+                response.body_iterator = self._stream(response.body_iterator)
             return response
         try:
             if response.status_code != 200:
@@ -145,15 +148,17 @@ class Generation:
         finally:
             self.close()
 
-    async def _merge(self, response: Response) -> JSONResponse:
+    async def _merge(self, response: Response) -> Response:
+        headers = self.headers()
+        if self.plan.trace == "none":
+            response.headers.update(headers)
+            return response
         body = json.loads(bytes(response.body))
         reports = await self.reports()
-        headers = self.headers()
-        if self.plan.trace != "none":
-            for choice in body.get("choices", []):
-                choice["entropy"] = reports.get(choice["index"])
-            if "output" in body:  # the Responses API has one answer and no choices
-                body["entropy"] = reports.get(len(reports) - 1)
+        for choice in body.get("choices", []):
+            choice["entropy"] = reports.get(choice["index"])
+        if "output" in body:  # the Responses API has one answer and no choices
+            body["entropy"] = reports.get(len(reports) - 1)
         fallbacks = {report["fallback"] for report in reports.values()} - {None}
         if fallbacks:
             headers["x-entropy-fallback"] = ",".join(sorted(fallbacks))
@@ -166,7 +171,7 @@ class Generation:
             async for event in events:
                 kind, data = _parse(event)
                 if data == "[DONE]":
-                    if last is not None and self.plan.trace != "none":
+                    if last is not None:
                         yield _sse(_summary_chunk(last, await self.reports()))
                     yield event
                 elif not isinstance(data, dict):
@@ -174,7 +179,7 @@ class Generation:
                 elif "choices" in data:
                     last = data if data["choices"] else last
                     yield await self._with_tokens(event, data)
-                elif kind == "response.completed" and self.plan.trace != "none":
+                elif kind == "response.completed":
                     reports = await self.reports()
                     data["response"]["entropy"] = reports.get(len(reports) - 1)
                     yield f"event: {kind}\n" + _sse(data)

@@ -100,7 +100,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     profiles = folder / "profiles.toml"
     profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
-    command = entrostat("serve", *FLAGS, "--profiles", str(profiles))
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    command = entrostat("serve", *FLAGS, *tools, "--profiles", str(profiles))
     with run_server(command, folder / "server.log") as running:
         yield running
 

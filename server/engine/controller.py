@@ -33,6 +33,8 @@ class Group(NamedTuple):
     """The same on the host, where the runner knows them there."""
     solve: bool
     """Whether any of them follows an entropy target."""
+    traced: bool
+    """Whether anybody wants to know what was measured."""
 
 
 class Controller:
@@ -127,6 +129,10 @@ class Controller:
         """Whether any of these slots follows an entropy target."""
         return bool((self._table[slots, 0] == Law.ENTROPY_TARGET).any())
 
+    def is_traced(self, slots: NDArray[np.int64] | slice) -> bool:
+        """Whether any of these slots sends a trace."""
+        return bool(self._directory.traces[slots].any())
+
     def groups(self, num_rows: int) -> list[Group]:
         """Split a batch whose row r is slot r into rows that are decided alike.
 
@@ -139,7 +145,8 @@ class Controller:
             if len(host_slots):
                 slots = torch.from_numpy(host_slots).to(self._device, non_blocking=True)
                 rows = None if len(host_slots) == num_rows else slots
-                groups.append(Group(rows, slots, host_slots, solve))
+                traced = self.is_traced(host_slots)
+                groups.append(Group(rows, slots, host_slots, solve, traced))
         return groups
 
     def flush(self) -> None:
@@ -180,6 +187,6 @@ class Controller:
                 logits.div_(scale)
             else:
                 logits[group.rows] = own.div_(scale)
-        if self._publisher is not None:
+        if self._publisher is not None and group.traced:
             slots = group.slots if group.host_slots is None else group.host_slots
             self._publisher.publish(entropy, temperature, slots, indices, self._directory)

@@ -70,6 +70,7 @@ class EntropyLogitsProcessor(LogitsProcessor):
         # The row reads position p and samples the token at p + 1. While the prompt is still being
         # read this is negative, which the publisher drops.
         indices = ctx.pos.long() + 1 - self._req_states.prompt_len.gpu[slots].long()
-        solve = controller.needs_solver(ctx.idx_mapping_np)
-        controller.control(logits, Group(None, slots, None, solve), indices)
+        batch = ctx.idx_mapping_np
+        solve, traced = controller.needs_solver(batch), controller.is_traced(batch)
+        controller.control(logits, Group(None, slots, None, solve, traced), indices)
         return logits

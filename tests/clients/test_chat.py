@@ -25,7 +25,7 @@ def said(fake: Fake) -> list[list[tuple[str, str]]]:
 def test_piped_the_answer_is_all_of_standard_output(fake: Fake) -> None:
     result = run("hi", "--url", fake.url)
     assert (result.exit_code, result.stdout) == (0, "Hello\n")
-    assert "entropy mean 1.25 nats" in result.stderr
+    assert "entropy mean 1.25, max 2.00 nats" in result.stderr
     assert "temperature mean 0.98" in result.stderr
 
 

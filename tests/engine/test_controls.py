@@ -1,6 +1,7 @@
 """Controls together with everything else that a request may ask for."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -22,9 +23,7 @@ def text(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("control", LAWS, ids=lambda control: control["temperature"]["type"])
-def test_every_law_answers_and_reports_every_token(
-    client: OpenAI, control: dict[str, Any]
-) -> None:
+def test_every_law_answers_and_reports_every_token(client: OpenAI, control: dict[str, Any]) -> None:
     answer = ask(client, PROMPTS[1], control, seed=3)
     body = report(answer)
     assert body["law"] == control["temperature"]["type"]
@@ -57,13 +56,9 @@ def test_a_fixed_law_equals_the_same_plain_temperature(client: OpenAI) -> None:
 
 
 def test_each_of_n_completions_has_its_own_report(client: OpenAI) -> None:
-    answer = ask(
-        client, PROMPTS[1], LAWS[3], n=3, seed=7, extra_body={"return_token_ids": True}
-    )
+    answer = ask(client, PROMPTS[1], LAWS[3], n=3, seed=7, extra_body={"return_token_ids": True})
     traces = [report(answer, choice)["tokens"] for choice in range(3)]
-    assert [len(trace) for trace in traces] == [
-        len(choice.token_ids) for choice in answer.choices
-    ]
+    assert [len(trace) for trace in traces] == [len(choice.token_ids) for choice in answer.choices]
     # Same prompt, so the same first entropy; then they part.
     assert len({round(trace[0]["entropy"], 4) for trace in traces}) == 1
     assert traces[0] != traces[1] != traces[2]
@@ -126,12 +121,24 @@ def test_structured_output_is_never_broken_by_heat(client: OpenAI) -> None:
                 "json_schema": {"name": "thing", "schema": schema, "strict": True},
             },
         )
-        entropies = [token["entropy"] for token in report(answer)["tokens"]]
-        assert all(entropy is not None and entropy >= 0 for entropy in entropies)
-        # A forced token has nothing to choose from.
-        assert min(entropies) == 0.0
+        assert all(token["entropy"] >= 0 for token in report(answer)["tokens"])
         if answer.choices[0].finish_reason == "stop":
             assert json.loads(text(answer))["color"] in {"red", "green", "blue"}
+
+
+def test_masked_tokens_count_for_nothing(client: OpenAI) -> None:
+    """With two allowed tokens the entropy is at most ln 2, so a target of 6 nats is out of reach."""
+    hot = law("entropy_target", entropy_target=6.0, temperature_max=10.0)
+    seen = set()
+    for seed in range(8):
+        choice = {"structured_outputs": {"regex": "[ab]"}}
+        answer = ask(client, "Say a or b.", hot, seed=seed, max_tokens=1, extra_body=choice)
+        body = report(answer)
+        assert 0 < body["entropy_max"] <= math.log(2) + 1e-6
+        assert body["num_clamped"] == 1
+        assert body["temperature_mean"] == pytest.approx(10.0)
+        seen.add(text(answer))
+    assert seen <= {"a", "b"}
 
 
 def test_a_forced_tool_call_is_valid_under_a_law(client: OpenAI) -> None:
@@ -139,6 +146,7 @@ def test_a_forced_tool_call_is_valid_under_a_law(client: OpenAI) -> None:
         "type": "function",
         "function": {
             "name": "weather",
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {"unit": {"enum": ["c", "f"]}},

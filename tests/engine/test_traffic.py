@@ -76,7 +76,9 @@ def test_clients_that_leave_do_not_disturb_the_others(server: Server, client: Op
         answer = ask(client, PROMPTS[seed % 10], {"trace": "tokens"}, seed=seed, max_tokens=30)
         return len(report(answer)["tokens"]) == answer.usage.completion_tokens
 
-    results = together([*(lambda i=i: leave(i) for i in range(6)), *(lambda i=i: stay(i) for i in range(6))])
+    results = together(
+        [*(lambda i=i: leave(i) for i in range(6)), *(lambda i=i: stay(i) for i in range(6))]
+    )
     assert results[6:] == [True] * 6
     assert ask(client, "hi", {"trace": "summary"}).choices[0].entropy["fallback"] is None
 

@@ -1,0 +1,151 @@
+"""From throughputs to ratios with intervals, and to the table, page, data and plot of them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.arms import STOCK, Arm
+
+Samples = Mapping[str, list[float]]
+"""Output tokens per second of every round, by arm."""
+_RESAMPLES = 10_000
+_HEADER = ["arm", "tokens/s", "ratio to stock", "95 % interval", "target", "verdict"]
+_METHOD = """\
+Servers of stock vLLM, of stock vLLM once more and of Entrostat are alive together, with the same
+flags and their engines bound to the same cores; one at a time is under load, the others are frozen
+(SIGSTOP). A round visits every arm once in random order: a short batch to warm the caches, then
+{max_tokens} tokens for each of 1 or 16 concurrent chat requests (`temperature` 1, `ignore_eos`, no
+streaming). tokens/s is the median of {rounds} rounds; the ratio is the median over rounds of the
+arm's throughput over stock's in the same round, its interval a bootstrap over rounds. The second
+stock process is the control: how far its ratio lies from 1 is what the method cannot see. A verdict
+is `unsure` where the interval contains the target."""
+
+
+class Estimate(NamedTuple):
+    """An arm's cost."""
+
+    arm: str
+    tokens_per_second: list[float]
+    ratio: float
+    """Median over rounds of the throughput over stock's."""
+    low: float
+    high: float
+    target: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is met."""
+        if self.target is None:
+            return ""
+        word = "pass" if self.ratio >= self.target else "fail"
+        return f"{word}, unsure" if self.low < self.target <= self.high else word
+
+    def cells(self) -> list[str]:
+        """A row of the table."""
+        first = [self.arm, f"{np.median(self.tokens_per_second):.1f}"]
+        if self.arm == STOCK.name:
+            return [*first, "1", "", "", ""]
+        target = "" if self.target is None else f">= {self.target}"
+        interval = f"{self.low:.3f} to {self.high:.3f}"
+        return [*first, f"{self.ratio:.3f}", interval, target, self.verdict]
+
+
+class Section(NamedTuple):
+    """All arms at one mode and batch."""
+
+    mode: str
+    batch: int
+    cores: list[int] | None
+    """Cores of every engine's OpenMP threads."""
+    idle: dict[str, float]
+    """Share of a core that each server burns when awake and idle."""
+    estimates: list[Estimate]
+
+    @property
+    def title(self) -> str:
+        """Heading."""
+        return f"{self.mode}, batch {self.batch}"
+
+
+def estimate(arm: Arm, samples: Samples) -> Estimate:
+    """Median ratio to stock of the same round, with a bootstrap interval."""
+    own = samples[arm.name]
+    ratios = np.array(own) / np.array(samples[STOCK.name])
+    draws = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
+
+
+def write(facts: dict[str, Any], sections: list[Section], output: Path, console: Console) -> None:
+    """Print the latest tables and write everything so far."""
+    output.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        if section.mode == sections[-1].mode:
+            console.print(_table(section))
+    data = {**facts, "sections": [_data(section) for section in sections]}
+    (output / "overhead.json").write_text(json.dumps(data, indent=1) + "\n")
+    (output / "overhead.md").write_text("\n".join(_page(facts, sections)) + "\n")
+    _plot(sections, output / "overhead.png")
+
+
+def _table(section: Section) -> Table:
+    table = Table(title=section.title, title_justify="left")
+    for column in _HEADER:
+        table.add_column(column, justify="left" if column in ("arm", "verdict") else "right")
+    for row in section.estimates:
+        style = "red" if row.verdict.startswith("fail") else None
+        table.add_row(*row.cells(), style=style)
+    return table
+
+
+def _data(section: Section) -> dict[str, Any]:
+    rows = [{**row._asdict(), "verdict": row.verdict} for row in section.estimates]
+    return {**section._asdict(), "estimates": rows}
+
+
+def _page(facts: dict[str, Any], sections: list[Section]) -> list[str]:
+    lines = ["# What Entrostat costs beside stock vLLM", "", *machine.markdown(facts)]
+    lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
+    lines += [_METHOD.format(**facts), "", "![ratios with intervals](overhead.png)"]
+    for section in sections:
+        idle = ", ".join(f"{name} {load:.1%}" for name, load in section.idle.items())
+        lines += ["", f"## {section.title}", ""]
+        lines += [f"Engine cores: {section.cores}. Load of one core when awake and idle: {idle}."]
+        lines += ["", "| " + " | ".join(_HEADER) + " |", "|---|--:|--:|--:|--:|---|"]
+        lines += ["| " + " | ".join(row.cells()) + " |" for row in section.estimates]
+    return lines
+
+
+def _plot(sections: list[Section], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    size = (4.2 * len(sections) + 2, 4.2)
+    figure, panels = plt.subplots(1, len(sections), figsize=size, sharey=True, squeeze=False)
+    names = [row.arm for row in max((s.estimates for s in sections), key=len)]
+    for panel, section in zip(panels[0], sections, strict=True):
+        panel.axvline(1.0, color="0.6", linewidth=1)
+        for row in section.estimates:
+            height = len(names) - names.index(row.arm)
+            colour = "tab:red" if row.verdict.startswith("fail") else "tab:blue"
+            colour = "0.4" if row.target is None else colour
+            panel.hlines(height, row.low, row.high, color=colour)
+            panel.plot(row.ratio, height, "o", color=colour)
+            if row.target is not None:
+                panel.plot(row.target, height, "|", color="black", markersize=14)
+        panel.set_title(section.title)
+        panel.set_xlabel("throughput / stock vLLM")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0][0].set_yticks(range(len(names), 0, -1), names)
+    figure.suptitle("dot: median, line: 95 % interval, tick: target", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

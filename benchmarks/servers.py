@@ -1,0 +1,140 @@
+"""Servers side by side on one machine: start, freeze, wake and stop them; nobody's load but ours.
+
+A server that is not being measured is frozen (SIGSTOP to its process group). Two engines may share
+the same cores: a frozen one takes nothing from the other, however its threads wait for work.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+READY_TIMEOUT = 900.0
+"""Seconds; a first compilation takes minutes."""
+_STOP_TIMEOUT = 20.0
+_CORES = re.compile(r"core ids=\[([\d, ]*)\]")
+
+# Both see the same flags and the same environment but for the plugin.
+_STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+_OURS = [str(Path(sys.executable).with_name("entrostat")), "serve"]
+
+
+class Server:
+    """A server in its own process group."""
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], port: int, log: Path
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            RuntimeError: It ended, or did not answer in time; ends with the log's tail.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(URLError, OSError), urlopen(f"{self.url}/health", timeout=5):
+                return
+            time.sleep(0.5)
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        raise RuntimeError(f"the server was not ready; its last words:\n{tail}")
+
+    def freeze(self) -> None:
+        """Stop every process of the server where it is."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let them go on."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the server and everything it started."""
+        with suppress(ProcessLookupError):
+            self.wake()
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_TIMEOUT)
+        with suppress(ProcessLookupError):  # nobody left in the group
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def cores(self) -> list[int] | None:
+        """Cores that the engine says its OpenMP threads are bound to; None if it says nothing."""
+        found = _CORES.search(self._log.read_text(errors="replace"))
+        return None if found is None else [int(core) for core in found[1].split(",") if core]
+
+    def idle_load(self, seconds: float = 5.0) -> float:
+        """Share of one core that the server burns while nobody asks it anything."""
+        before = self._cpu_seconds()
+        time.sleep(seconds)
+        return (self._cpu_seconds() - before) / seconds
+
+    def _cpu_seconds(self) -> float:
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # the process ended meanwhile
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self._process.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def side_by_side(
+    checkpoint: Path, name: str, flags: Sequence[str], logs: Path
+) -> Iterator[dict[str, Server]]:
+    """Run `stock`, a second stock server `twin`, and `ours` while the block runs, all frozen.
+
+    Args:
+        checkpoint: Folder of the model.
+        name: Served model name.
+        flags: Further flags of vLLM, the same for all.
+        logs: Folder for the servers' output.
+    """
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    env.pop("VLLM_PLUGINS", None)
+    # An empty allow-list keeps even the inert part of our plugin out of the baseline.
+    kinds = {
+        "stock": (_STOCK, env | {"VLLM_PLUGINS": ""}),
+        "twin": (_STOCK, env | {"VLLM_PLUGINS": ""}),
+        "ours": (_OURS, env),
+    }
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+        for kind, (command, variables) in kinds.items():
+            port = _free_port()
+            where = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
+            whole = [*command, str(checkpoint), *where, *flags]
+            server = Server(whole, variables, port, logs / f"{kind}.log")
+            stack.callback(server.stop)
+            server.wait_until_ready()
+            server.freeze()
+            servers[kind] = server
+        yield servers
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,203 @@
+"""Entropy statistics: sample a model, see where its log-entropies lie, write what HAPO needs."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from probes.artifact import Artifact, Manifest, package_versions
+from training.errors import TrainingError
+from training.jobs import check_addresses, check_name, identify, identify_served, make_writable
+from training.local_server import local_server, serve_command
+from training.prompts import load_prompts
+from training.rollouts import Ask, Fleet, Rollout, Sampling, Served, request_seed
+from training.temperature_fit import Fit, fit_temperature
+from training.temperature_report import Facts, write_report, write_summary
+from training.traces import Traces, content_hash, first_rollouts
+
+MIN_TOKENS = 2000
+"""Fewer leave the tails, 1 % by default, to a handful of tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureJob:
+    """What to do; `training.cli` explains and defaults every field."""
+
+    model: str | None
+    servers: tuple[str, ...]
+    """Addresses of running servers; empty starts one for `model`."""
+    serve_flags: tuple[str, ...]
+    checkpoint: Path | None
+    prompts: Path | None
+    tokens: int
+    max_tokens: int
+    temperature: float
+    quantile: float
+    tail: float
+    seed: int
+    concurrency: int
+    out: Path
+    name: str | None
+    runs: Path
+    fresh: bool
+    command: str
+    """How the job was called, for the report."""
+
+
+def train_temperature(job: TemperatureJob, console: Console) -> Path:
+    """Run the job.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        TrainingError: It cannot be done; what was sampled stays in the run folder.
+    """
+    prompts = _checked(job)
+    for folder in (job.out, job.runs):
+        make_writable(folder)
+    with ExitStack() as stack:
+        urls = job.servers
+        if not urls:
+            command = serve_command(job.model, job.serve_flags)
+            server = local_server(command, job.runs / "server.log", console)
+            urls = (stack.enter_context(server),)
+        served, run, chosen = asyncio.run(_sample(job, urls, prompts, console))
+    fit = fit_temperature(
+        [rollout.measured for rollout in chosen], job.quantile, job.tail, job.seed
+    )
+    artifact = _artifact(job, served, prompts, chosen, fit)
+    folder = artifact.save(job.out)
+    facts = Facts(artifact, fit, job.command)
+    report = write_report(facts, run)
+    write_summary(facts, console)
+    console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def _checked(job: TemperatureJob) -> list[str]:
+    """Refuse what can be refused before anything is started; returns the prompts."""
+    if job.tokens < MIN_TOKENS:
+        raise TrainingError(
+            f"--tokens {job.tokens} is too few for statistics: take {MIN_TOKENS} or more"
+        )
+    if job.name is not None:
+        check_name(job.name)
+    check_addresses(job.servers)
+    if job.servers and (job.model is not None or job.serve_flags):
+        raise TrainingError(
+            "--server uses what runs already: leave out MODEL and the flags after `--`"
+        )
+    if job.checkpoint is not None:
+        identify(job.checkpoint)
+    elif job.model is not None and not Path(job.model).is_dir():
+        raise TrainingError(
+            f"{job.model} is no folder on this machine: say where its files lie with --checkpoint"
+        )
+    return load_prompts(job.prompts)
+
+
+async def _sample(
+    job: TemperatureJob, urls: tuple[str, ...], prompts: list[str], console: Console
+) -> tuple[Served, Path, list[Rollout]]:
+    """Draw what the run folder does not hold yet."""
+    sampling = Sampling(job.temperature, job.max_tokens)
+    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
+        served = await fleet.connect()
+        check_name(_artifact_id(job, served))
+        run = _run_folder(job, served, prompts)
+        with Traces(run / "traces.jsonl", fresh=job.fresh) as traces:
+            console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+            if traces.rollouts:
+                console.print(f"going on: {traces.num_tokens:,} tokens are there already")
+            with _progress(console) as progress:
+                bar = progress.add_task("sampling", total=job.tokens, completed=traces.num_tokens)
+                async with aclosing(fleet.run(pending(job, prompts, traces))) as rollouts:
+                    async for rollout in rollouts:
+                        traces.append(rollout)
+                        progress.update(bar, completed=min(traces.num_tokens, job.tokens))
+            return served, run, first_rollouts(traces.rollouts, job.tokens)
+
+
+def _run_folder(job: TemperatureJob, served: Served, prompts: list[str]) -> Path:
+    """The folder of everything sampled in this way: the same settings find it again.
+
+    The number of tokens and the settings of the fit do not count: more tokens go on from fewer.
+    """
+    settings = {
+        "model": served.model,
+        "identity": identify_served(served, job.checkpoint).model_dump(),
+        "serve_flags": job.serve_flags,
+        "prompts": prompts_hash(prompts),
+        "max_tokens": job.max_tokens,
+        "temperature": job.temperature,
+        "seed": job.seed,
+    }
+    text = json.dumps(settings, indent=2)
+    model = Path(served.model).name
+    run = job.runs / f"temperature-{model}-{sha256(text.encode()).hexdigest()[:8]}"
+    run.mkdir(exist_ok=True)
+    (run / "settings.json").write_text(text + "\n")
+    return run
+
+
+def prompts_hash(prompts: list[str]) -> str:
+    """The sha256 of a list of prompts."""
+    return sha256(json.dumps(prompts).encode()).hexdigest()
+
+
+def pending(job: TemperatureJob, prompts: list[str], traces: Traces) -> Iterator[Ask]:
+    """Requests still to be made: gaps left by a kill, then new ones until there is enough."""
+    last = max(traces.rollouts, default=-1)
+    for number in itertools.count():
+        if number > last and traces.num_tokens >= job.tokens:
+            return
+        if number not in traces.rollouts:
+            prompt = prompts[number % len(prompts)]
+            messages = [{"role": "user", "content": prompt}]
+            yield Ask(number, messages, request_seed(job.seed, number))
+
+
+def _progress(console: Console) -> Progress:
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens")
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), counts, TimeElapsedColumn(), console=console
+    )
+
+
+def _artifact_id(job: TemperatureJob, served: Served) -> str:
+    return job.name or f"{Path(served.model).name}/entropy"
+
+
+def _artifact(
+    job: TemperatureJob, served: Served, prompts: list[str], chosen: list[Rollout], fit: Fit
+) -> Artifact:
+    manifest = Manifest(
+        kind="entropy-statistics",
+        model=Path(served.model).name,
+        identity=identify_served(served, job.checkpoint),
+        data_hash=content_hash(chosen),
+        seed=job.seed,
+        versions=package_versions("entrostat", "transformers", "safetensors", "numpy")
+        | {"vllm": served.vllm},
+        settings={
+            "tokens": job.tokens,
+            "max_tokens": job.max_tokens,
+            "temperature": job.temperature,
+            "quantile": job.quantile,
+            "tail": job.tail,
+            "num_prompts": len(prompts),
+            "prompts_hash": prompts_hash(prompts),
+        },
+        metrics=fit.metrics(),
+    )
+    tensors = {"hapo": torch.tensor(fit.statistics, dtype=torch.float64)}
+    return Artifact(id=_artifact_id(job, served), manifest=manifest, tensors=tensors)

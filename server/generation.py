@@ -111,7 +111,7 @@ class Generation:
             await self._complete(call, completion, 0)
             tokens = call.trace.get(completion, 0, call.produced[completion])
             report = summarise(self.plan, tokens, call.produced[completion])
-            metrics.observe(report, self.plan)
+            metrics.observe(report)
             result[position] = report.model_dump()
         return result
 

@@ -5,9 +5,9 @@ from prometheus_client import Counter, Histogram
 from server.plan import Plan
 from server.protocol import Report
 
-_ANSWERS = Counter(
-    "entrostat_answers",
-    "Completions under control, by temperature law and profile.",
+_REQUESTS = Counter(
+    "entrostat_requests",
+    "Requests under control, by temperature law and profile.",
     ["law", "profile"],
 )
 _FALLBACKS = Counter(
@@ -27,9 +27,13 @@ _CLAMPED = Counter("entrostat_clamped_tokens", "Tokens whose entropy target was 
 _REFUSED = Counter("entrostat_refused", "Requests refused for their `entropy` field.")
 
 
-def observe(report: Report, plan: Plan) -> None:
-    """Count one completion."""
-    _ANSWERS.labels(report.law or "none", plan.profile or "none").inc()
+def planned(plan: Plan) -> None:
+    """Count one request under control."""
+    _REQUESTS.labels(plan.law.type if plan.law else "none", plan.profile or "none").inc()
+
+
+def observe(report: Report) -> None:
+    """Count one traced completion."""
     if report.fallback is not None:
         _FALLBACKS.labels(report.fallback).inc()
     if report.entropy_mean is not None:

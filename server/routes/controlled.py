@@ -32,6 +32,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         return bad_request(str(error), error.param)
     if generation is None:
         return await vllm_route(request, raw_request=raw_request)
+    metrics.planned(generation.plan)
     current.set(generation)
     response = await vllm_route(request, raw_request=raw_request)
     if not isinstance(response, Response):  # the client left

@@ -127,7 +127,7 @@ def test_structured_output_is_never_broken_by_heat(client: OpenAI) -> None:
 
 
 def test_masked_tokens_count_for_nothing(client: OpenAI) -> None:
-    """With two allowed tokens the entropy is at most ln 2, so a target of 6 nats is out of reach."""
+    """Two allowed tokens have an entropy of at most ln 2: a target of 6 nats is out of reach."""
     hot = law("entropy_target", entropy_target=6.0, temperature_max=10.0)
     seen = set()
     for seed in range(8):

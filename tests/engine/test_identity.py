@@ -16,7 +16,7 @@ WISHES = [f"{prompt} {ending}" for prompt in PROMPTS for ending in ("", "Be brie
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
-    """vLLM alone, with the same flags."""
+    """VLLM alone, with the same flags."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *FLAGS]
     command += ["--model", str(checkpoint), "--served-model-name", MODEL]
     log = tmp_path_factory.mktemp("stock") / "server.log"

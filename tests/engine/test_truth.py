@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tests.engine.support import PROMPTS, ask, law, report, together
 from openai import OpenAI
 
 from probes.entropy import entropy_from_logits
+from tests.engine.support import PROMPTS, ask, law, report, together
 
 
 class Sample(NamedTuple):
@@ -65,9 +65,9 @@ def test_reported_entropies_are_those_of_the_full_distribution(
 def test_hapo_applies_its_law_to_the_reported_entropy(
     client: OpenAI, reference: Any, checkpoint: Path
 ) -> None:
+    from probes.artifact import ModelIdentity
     from probes.temperature import Law, apply_laws, law_parameters
     from server.artifacts import Artifacts, shipped_artifacts
-    from probes.artifact import ModelIdentity
 
     artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint))
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
@@ -124,7 +124,7 @@ def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:
 def test_entropy_is_measured_after_penalties_also_for_greedy_requests(
     client: OpenAI, reference: Any
 ) -> None:
-    """The trap: V1 runs processors before the penalties, and none of them late when all is greedy."""
+    """The trap: V1 runs processors before the penalties, and no late ones when all is greedy."""
     penalty = 1.5
     answer = ask(
         client,

@@ -159,14 +159,15 @@ def test_ready_shows_steps_that_move(server: Server, client: OpenAI) -> None:
     before = httpx.get(f"{server.url}/ready").json()
     ask(client, "hi", max_tokens=5)
     after = httpx.get(f"{server.url}/ready").json()
-    assert before["ready"] and after["ready"]
+    assert before["ready"]
+    assert after["ready"]
     assert after["steps"] >= before["steps"] + 5
 
 
 def test_metrics_count_controlled_answers(server: Server, client: OpenAI) -> None:
     ask(client, "hi", model=f"{MODEL}@steady", max_tokens=2)
     metrics = httpx.get(f"{server.url}/metrics").text
-    assert 'entrostat_answers_total{law="entropy_target",profile="steady"}' in metrics
+    assert 'entrostat_requests_total{law="entropy_target",profile="steady"}' in metrics
     assert "entrostat_entropy_nats_bucket" in metrics
 
 

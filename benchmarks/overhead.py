@@ -43,6 +43,7 @@ _COMMON = ["--kv-cache-memory-bytes", str(1 << 30), "--disable-uvicorn-access-lo
 def main(
     modes: Annotated[str, typer.Option(help="eager, compiled or both.")] = "eager,compiled",
     rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm.")] = 15,
+    twin: Annotated[bool, typer.Option(help="Also measure a second stock process.")] = True,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
 ) -> None:
     """Measure every arm and write overhead.md, overhead.json and overhead.png."""
@@ -53,11 +54,12 @@ def main(
     facts |= {"model": DEFAULT_MODEL, "rounds": rounds, "max_tokens": MAX_TOKENS}
     checkpoint, sections = default_model(settings().cache), []
     for mode in modes.split(","):
+        flags = [*_COMMON, *_FLAGS[mode]]
         with (
             tempfile.TemporaryDirectory(prefix="entrostat-bench-") as logs,
-            side_by_side(checkpoint, DEFAULT_MODEL, [*_COMMON, *_FLAGS[mode]], Path(logs)) as pair,
+            side_by_side(checkpoint, DEFAULT_MODEL, flags, Path(logs), twin=twin) as servers,
         ):
-            sections += list(_measure_mode(mode, pair, rounds))
+            sections += list(_measure_mode(mode, servers, rounds))
         write(facts, sections, output, Console())
 
 
@@ -67,6 +69,7 @@ def _measure_mode(mode: str, servers: dict[str, Server], rounds: int) -> Iterato
         raise RuntimeError(f"the engines are bound to different cores: {cores}")
     _leave(cores["ours"] or [])
     everything = arms(hapo=_has_statistics(servers["ours"]))
+    everything = [arm for arm in everything if arm.server in servers]
     samples: dict[int, Samples] = {batch: defaultdict(list) for batch in BATCHES}
     chance = random.Random(0)
     idle: dict[str, float] = {}

@@ -20,6 +20,8 @@ from urllib.request import urlopen
 READY_TIMEOUT = 900.0
 """Seconds; a first compilation takes minutes."""
 _STOP_TIMEOUT = 20.0
+_MEMORY = 4.0
+"""GiB that a server of the default model takes."""
 _CORES = re.compile(r"core ids=\[([\d, ]*)\]")
 
 # Both see the same flags and the same environment but for the plugin.
@@ -101,25 +103,28 @@ class Server:
 
 @contextmanager
 def side_by_side(
-    checkpoint: Path, name: str, flags: Sequence[str], logs: Path
+    checkpoint: Path, name: str, flags: Sequence[str], logs: Path, *, twin: bool
 ) -> Iterator[dict[str, Server]]:
-    """Run `stock`, a second stock server `twin`, and `ours` while the block runs, all frozen.
+    """Run `stock`, perhaps a second stock server `twin`, and `ours` while the block runs, frozen.
 
     Args:
         checkpoint: Folder of the model.
         name: Served model name.
         flags: Further flags of vLLM, the same for all.
         logs: Folder for the servers' output.
+        twin: Whether to run the second stock server.
+
+    Raises:
+        RuntimeError: Too little memory, or a server did not start.
     """
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     env.pop("VLLM_PLUGINS", None)
     # An empty allow-list keeps even the inert part of our plugin out of the baseline.
-    kinds = {
-        "stock": (_STOCK, env | {"VLLM_PLUGINS": ""}),
-        "twin": (_STOCK, env | {"VLLM_PLUGINS": ""}),
-        "ours": (_OURS, env),
-    }
+    kinds = {"stock": (_STOCK, env | {"VLLM_PLUGINS": ""}), "ours": (_OURS, env)}
+    if twin:
+        kinds["twin"] = kinds["stock"]
+    _check_memory(_MEMORY * len(kinds))
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
         for kind, (command, variables) in kinds.items():
@@ -132,6 +137,13 @@ def side_by_side(
             server.freeze()
             servers[kind] = server
         yield servers
+
+
+def _check_memory(needed: float) -> None:
+    """A machine that runs out of memory measures that, or kills somebody else's process."""
+    free = float(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) / 2**20
+    if free < needed:
+        raise RuntimeError(f"the servers need {needed:.0f} GiB of memory, {free:.1f} are free")
 
 
 def _free_port() -> int:

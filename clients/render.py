@@ -1,5 +1,7 @@
 """How entropy looks in a terminal: blue is sure, red is not, plain text if it has no colours."""
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -7,8 +9,9 @@ from rich.text import Text
 
 from clients.entropy import EntropyStream, Report, Token
 
-FULL_SCALE = 4.0
-"""Nats at which the colour is as warm as it gets; a model that hesitates shows 2 to 4."""
+FULL_SCALE = 6.0
+"""Nats at which the colour is as warm as it gets. The scale goes by the square root: large models
+stay below 1 nat most of the time and small ones above 2, and both should show their steps."""
 _COLD = (70, 130, 255)
 _WARM = (255, 80, 50)  # both ends and all between are legible on black and on white
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -18,7 +21,7 @@ _CONTROLS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code n
 
 def colour(entropy: float) -> str:
     """Hexadecimal colour of an entropy in nats; red rises and blue falls with it."""
-    share = min(max(entropy / FULL_SCALE, 0.0), 1.0)
+    share = math.sqrt(min(max(entropy / FULL_SCALE, 0.0), 1.0))
     red, green, blue = (
         round(cold + share * (warm - cold)) for cold, warm in zip(_COLD, _WARM, strict=True)
     )
@@ -64,12 +67,12 @@ def write_legend(console: Console) -> None:
     """One line that says what the colours mean; nothing where there are none."""
     if not is_coloured(console):
         return
-    steps = 16
     legend = Text()
-    legend.append("entropy 0 ", "dim")
-    for step in range(steps):
-        legend.append("█", colour(step / (steps - 1) * FULL_SCALE))
-    legend.append(f" {FULL_SCALE:g}+ nats", "dim")
+    legend.append("entropy in nats", "dim")
+    for entropy in (0.0, 0.5, 1.0, 2.0, 4.0, FULL_SCALE):
+        legend.append("  ██", colour(entropy))
+        legend.append(f" {entropy:g}", "dim")
+    legend.append("+", "dim")
     console.print(legend)
 
 

@@ -23,9 +23,10 @@ ROWS = (1, 16, 64)
 _THREADS = (1, 2)
 _HEADER = ["formula", "threads", *(f"{rows} x {VOCAB:,}" for rows in ROWS)]
 _METHOD = """\
-Medians in milliseconds per step, all formulas taking turns within a repetition. `compiled entropy`
-is what the worker runs for every controlled or traced batch; `decide` adds the temperature of each
-row; `scale` is the division of the logits that follows."""
+Medians in milliseconds per step, all formulas taking turns within a repetition. The worker runs
+`decide` once per step for its controlled or traced rows, and then `scale`, the division of their
+logits. `entropy` rows are the measurement alone: in the plain log-softmax form, and in the
+worker's form before and after compilation."""
 
 Timings = dict[str, dict[int, float]]
 """Milliseconds by formula and rows."""
@@ -88,10 +89,10 @@ def _formulas(rows: int) -> dict[str, Callable[[], object]]:
 
     limits = {"temperature_min": 0.1, "temperature_max": 2.0}
     return {
-        "softmax, for scale": lambda: logits.softmax(-1),
-        "log-softmax entropy, eager": lambda: entropy_from_logits(logits),
-        "worker's entropy, eager": lambda: measure(logits),
-        "worker's entropy, compiled": lambda: compiled(logits),
+        "softmax, to compare": lambda: logits.softmax(-1),
+        "entropy, log-softmax": lambda: entropy_from_logits(logits),
+        "entropy, worker's form": lambda: measure(logits),
+        "entropy, compiled": lambda: compiled(logits),
         "decide, closed laws": decide(Law.DYNATEMP, False, range=0.5, exponent=1.0),
         "decide, entropy target": decide(Law.ENTROPY_TARGET, True, entropy_target=1.0, **limits),
         "scale": lambda: logits.div_(base.unsqueeze(-1)),

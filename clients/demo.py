@@ -27,11 +27,11 @@ _PROMPTS = (
     ("", "Why is the sky blue? Answer in two sentences."),
     ("@adaptive", "Write the first two sentences of a story about a lighthouse."),
 )
-_NEXT = """\
+_NEXT = """
 To go on:
-  entrostat serve     the same server on port 8000; any `vllm serve` flag works
-  entrostat chat      a conversation with it in colours; --target 1.0 holds the entropy
-  docs/how-to/        the OpenAI SDK, curl, Node, LangChain and llm as clients"""
+  entrostat serve          the same server on port 8000; any `vllm serve` flag works
+  entrostat chat           a conversation with it in colours; --target 1.0 holds the entropy
+  docs/how-to/clients.md   the OpenAI SDK, curl, Node, LangChain and llm as clients"""
 
 
 def main() -> int:
@@ -48,11 +48,11 @@ def main() -> int:
         with serving([str(command), "serve"], console) as url:
             converse(url, console)
     except Trouble as trouble:
-        console.print(f"demo: {trouble}", style="red", markup=False)
+        console.print(f"demo: {trouble}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
-    console.print(_NEXT, markup=False)
+    console.print(_NEXT, markup=False, soft_wrap=True)
     return 0
 
 
@@ -66,9 +66,14 @@ def converse(url: str, console: Console) -> None:
         name = first_model(client)
         write_legend(console)
         for profile, prompt in _PROMPTS:
-            console.print(f"\n[bold]{name}{profile}[/] {prompt}")
-            body = controls(trace="tokens")
-            request = Request(client=client, model=name + profile, max_tokens=64, extra_body=body)
+            console.print(f"\n[bold]{name}{profile}[/] {prompt}", soft_wrap=True)
+            request = Request(
+                client=client,
+                model=name + profile,
+                temperature=0.7,
+                max_tokens=64,
+                extra_body=controls(trace="tokens"),
+            )
             report = Conversation(request, console, temperatures=bool(profile)).say(prompt)
             if report is None:
                 raise Trouble("the answer came without an entropy report")

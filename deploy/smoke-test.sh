@@ -12,6 +12,7 @@ image=${1:?usage: $0 IMAGE [any serve flag]}
 shift
 port=${PORT:-8000}
 start_limit=${START_LIMIT:-300}
+length=100 # tokens; well inside the image's shutdown timeout of 30 s
 url=http://127.0.0.1:$port
 export BUILDAH_ISOLATION=chroot # no process namespace: the server's pid is the one seen here
 
@@ -82,8 +83,9 @@ echo
 grep --quiet '"entropy_mean":' "$scratch/answer" || fail "the answer has no entropy report"
 grep --quiet '"tokens":\[{"entropy":' "$scratch/answer" || fail "the answer has no trace"
 
-echo "== SIGTERM while a stream of 200 tokens runs"
-request "{$message, \"max_tokens\": 200, \"ignore_eos\": true, \"stream\": true,
+echo "== SIGTERM while a stream of $length tokens runs"
+: >"$scratch/stream"
+request "{$message, \"max_tokens\": $length, \"ignore_eos\": true, \"stream\": true,
   \"stream_options\": {\"include_usage\": true}, \"entropy\": {\"trace\": \"tokens\"}}" \
   --no-buffer >"$scratch/stream" &
 stream=$!
@@ -94,10 +96,11 @@ done
 before=$(grep --count '^data: ' "$scratch/stream")
 kill -TERM "$server"
 stopped=$SECONDS
-wait "$stream" || fail "the stream broke off: $(tail -n 3 "$scratch/stream")"
-grep --quiet '"completion_tokens":200' "$scratch/stream" || fail "the stream is short of tokens"
-grep --quiet '^data: \[DONE\]' "$scratch/stream" || fail "the stream has no end"
-echo "== $before chunks before the signal, $(grep --count '^data: ' "$scratch/stream") in all, 200 tokens, [DONE]"
+end() { echo "$((SECONDS - stopped)) s after the signal: $(grep '^data: ' "$scratch/stream" | tail -n 3)"; }
+wait "$stream" || fail "the stream broke off $(end)"
+grep --quiet '"completion_tokens":'"$length" "$scratch/stream" || fail "the stream is short, $(end)"
+grep --quiet '^data: \[DONE\]' "$scratch/stream" || fail "the stream has no end, $(end)"
+echo "== $before chunks before the signal, $(grep --count '^data: ' "$scratch/stream") in all, [DONE]"
 
 code=0
 wait "$job" || code=$?

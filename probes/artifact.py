@@ -121,7 +121,8 @@ class Artifact(BaseModel):
             manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
             tensors = load_file(folder / "weights.safetensors")
         except FileNotFoundError as error:
-            raise ArtifactError(f"{name}: {Path(error.filename).name} is missing") from error
+            file = Path(error.filename or "weights.safetensors").name  # safetensors gives no name
+            raise ArtifactError(f"{name}: {file} is missing") from error
         except ValidationError as error:
             where = error.errors()[0]
             field = ".".join(map(str, where["loc"]))
@@ -153,6 +154,7 @@ class Artifact(BaseModel):
             )
             os.chmod(staging, 0o755)
             previous = target.with_name(f".previous-{target.name}")
+            shutil.rmtree(previous, ignore_errors=True)  # a killed save may have left it
             if target.exists():
                 target.rename(previous)
             staging.rename(target)
@@ -166,7 +168,7 @@ def scan(roots: Iterable[Path]) -> dict[str, Path]:
     """Artifact folders by id; a root named earlier wins."""
     found: dict[str, Path] = {}
     for root in roots:
-        for manifest in sorted(root.glob("*/*/manifest.json")):
+        for manifest in sorted(root.glob("*/[!.]*/manifest.json")):
             folder = manifest.parent
             found.setdefault(f"{folder.parent.name}/{folder.name}", folder)
     return found

@@ -10,6 +10,8 @@ from typing import Any
 
 from probes.temperature import NUM_PARAMETERS, Law
 
+CONFIG_KEY = "entrostat"
+"""Key in vLLM's `additional_config` that switches the worker side on."""
 KEY = "entropy"
 """Key in `extra_args`; every key that begins with it is reserved."""
 

@@ -8,13 +8,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
+from vllm.version import __version__ as vllm_version
 
+from server.control import CONFIG_KEY
 from server.generation import ControlledEngine
 from server.settings import settings
 from server.state import ServerState
 
 logger = logging.getLogger("vllm.entrostat")
 
+_TESTED = "0.32."
 _HANDLERS = (
     "openai_serving_chat",
     "openai_serving_chat_batch",
@@ -38,6 +41,7 @@ class EntrostatPlugin:
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Load profiles and artifacts, start telemetry, stand between handlers and engine."""
+        _check(engine_client.vllm_config)
         server = ServerState(settings(), engine_client)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
@@ -51,3 +55,21 @@ class EntrostatPlugin:
             ", ".join(server.profiles),
             len(server.artifacts),
         )
+
+
+def _check(config: Any) -> None:
+    """Refuse to start half switched on; warn about a vLLM that this release does not know.
+
+    Raises:
+        ValueError: The worker side is off, so that controls would be promised and not kept.
+    """
+    processors = [str(name) for name in config.model_config.logits_processors or ()]
+    ours = any("server.engine.logits_v" in name for name in processors)
+    if not ours or CONFIG_KEY not in (config.additional_config or {}):
+        raise ValueError(
+            "the entrostat plugin is on but its worker side is off: start with `entrostat serve`, "
+            "or add --logits-processors server.engine.logits_v1:EntropyLogitsProcessor "
+            f"--additional-config '{{\"{CONFIG_KEY}\": {{}}}}'"
+        )
+    if not vllm_version.startswith(_TESTED):
+        logger.warning("entrostat: tested with vLLM %sx, this is %s", _TESTED, vllm_version)

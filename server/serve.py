@@ -161,7 +161,7 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
 
 def _switch_on(args: Any, runner: Runner) -> None:
     """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
-    from server.engine.plugin import CONFIG_KEY
+    from server.control import CONFIG_KEY
 
     ours = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
     args.logits_processors = [*(args.logits_processors or []), ours]

@@ -73,7 +73,7 @@ def temperature(
     """Fit the entropy statistics that the law `hapo` needs.
 
     Samples the model through a server, measures the entropy of every token and writes an
-    `entropy-statistics` artifact and a report.
+    `entropy-statistics` artifact and a report. What follows `--` goes to `entrostat serve`.
 
     For example:
 

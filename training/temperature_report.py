@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from probes.artifact import Artifact
-from training.temperature_fit import Fit, scaled
+from training.temperature_fit import NUM_RESAMPLES, Fit, scaled
 
 TAU = 0.05
 """HAPO's published half-width, for the curve."""
@@ -93,7 +93,7 @@ def draw(fit: Fit) -> Figure:
     density.set(xlabel="ln H (H in nats)", ylabel="density", title="Entropy of sampled tokens")
     density.legend(loc="upper left")
 
-    entropies = torch.logspace(math.log10(low) - 1, math.log10(high) + 0.5, 400).double()
+    entropies = torch.logspace(math.log10(low) - 1, math.log10(high) + 0.2, 400).double()
     curve.semilogx(entropies.numpy(), (1 + TAU * scaled(entropies, fit.statistics)).numpy(), "k")
     curve.axhline(1, color="0.75", linewidth=1)
     curve.axvline(math.exp(pivot), color="0.75", linewidth=1)
@@ -113,24 +113,22 @@ Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {_machine()}, with
 {", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
 
 {fit.entropies.numel():,} tokens in {fit.num_answers} answers to {settings["num_prompts"]} prompts,
-drawn at temperature {settings["temperature"]:g} with at most {settings["max_tokens"]} tokens each,
-seed {manifest.seed}. Standard errors are from resampling whole answers.
+drawn at temperature {settings["temperature"]:g} with at most {settings["max_tokens"]} tokens each
+(seed {manifest.seed}). Standard errors come from resampling whole answers, {NUM_RESAMPLES} times.
 
 | HAPO's statistics | value | standard error |
 |---|---|---|
 {_rows(_statistics(fit))}
 
-The pivot is the {settings["quantile"]:g} quantile of ln H; the scales leave {settings["tail"]:.1%}
-of the tokens beyond each limit.
+The pivot is the {settings["quantile"]:g} quantile of ln H. The scales put {settings["tail"]:.1%} of
+the tokens beyond each limit. A token of {math.exp(fit.statistics.pivot):.3f} nats is drawn at T0, one
+above {high:.3f} nats at T0 (1 + tau), one below {low:.2g} nats at T0 (1 - tau).
 
 ![Distribution of ln H and the temperature that follows from it]({_NAME}.png)
 
 | on the same tokens | |
 |---|---|
 {_rows(_metrics(fit))}
-
-A token of {math.exp(fit.statistics.pivot):.3f} nats is drawn at T0, one above {high:.3f} nats at
-T0 (1 + tau), one below {low:.2g} nats at T0 (1 - tau).
 
 | quantile of H | nats |
 |---|---|

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from vllm.logger import init_logger
+from vllm.distributed import get_tensor_model_parallel_rank
 
-CONFIG_KEY = "entrostat"
-"""Key in vLLM's `additional_config` that switches the worker side on."""
-
-logger = init_logger("vllm.entrostat")
+from server.control import CONFIG_KEY
 
 
 def register() -> None:
@@ -61,6 +58,8 @@ def bind(runner: Any) -> Any | None:
         if type(processor).__module__.startswith("server.engine.logits_v"):
             processor.controller.kernels.warm_up()
             processor.bind(runner)
+            if get_tensor_model_parallel_rank() != 0:  # every rank samples the same rows
+                processor.controller.mute()
             if hasattr(runner, "input_batch"):
                 _prepare_v1(runner, alone=len(processors) == 1)
             return processor

@@ -44,6 +44,19 @@ HELLO: list[Json] = [
     chunk("", SUMMARY),
 ]
 
+WHOLE = envelope(
+    [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello"},
+            "finish_reason": "stop",
+            "entropy": SUMMARY | tokens(0.5, 1.25, 2.0),
+        }
+    ],
+    "chat.completion",
+)
+"""What `HELLO` streams."""
+
 
 class Fake:
     """The server's side of a test: set what it answers, read what it was asked."""
@@ -66,10 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.fake.requests.append(json.loads(body))
+        request = json.loads(body)
+        self.fake.requests.append(request)
         if self.fake.refusal is not None:
             status, message = self.fake.refusal
             self._json(status, {"error": {"message": message, "param": "entropy"}})
+            return
+        if not request.get("stream"):
+            self._json(200, WHOLE)
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")

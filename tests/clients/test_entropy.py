@@ -23,7 +23,7 @@ from clients.entropy import (
     hapo,
     report,
 )
-from tests.clients.fake import HELLO, SUMMARY, Fake, Json, chunk, envelope, tokens
+from tests.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
 
 
 def parsed(event: Json) -> ChatCompletionChunk:
@@ -122,7 +122,7 @@ def test_null_means_absent_everywhere() -> None:
 
 
 def test_a_stream_says_what_one_answer_says() -> None:
-    whole = report(completion({**SUMMARY, **tokens(0.5, 1.25, 2.0)}).choices[0])
+    whole = report(ChatCompletion.construct(**WHOLE).choices[0])
     streamed = fed(HELLO)
     assert streamed.text() == "Hello"
     assert streamed.report() == whole

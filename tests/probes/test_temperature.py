@@ -28,6 +28,8 @@ GOLDEN_ENTROPY = 0.947537
 LOG_VOCAB = math.log(49152)
 STATISTICS = HapoStatistics(math.log(0.5), 1.0, 0.5, -0.25)  # those of the golden values
 
+HALF = {"tau": 0.5, "published": 0.0}
+
 for_all_rows = settings(deadline=None, max_examples=50)
 
 SOME_PARAMETERS: dict[Law, dict[str, float]] = {
@@ -413,12 +415,9 @@ def test_fitted_statistics_are_those_of_the_formulas(
 def test_extremes_of_the_sample_map_to_the_ends_without_tails() -> None:
     values = torch.tensor([0.1, 0.3, 0.5, 1.0, 4.0])
     fitted = fit_hapo(values, tail=0.0)
-    got = applied(Law.HAPO, values.tolist(), parameters={**fitted._asdict(), **hapo_half})
+    got = applied(Law.HAPO, values.tolist(), parameters={**fitted._asdict(), **HALF})
     assert (got[0], got[-1]) == pytest.approx((0.5, 1.5), abs=1e-4)
     assert got[3] == pytest.approx(1.0, abs=1e-5)  # the 0.8 quantile of five is the fourth
-
-
-hapo_half = {"tau": 0.5, "published": 0.0}
 
 
 def test_one_outlier_does_not_decide_the_gain() -> None:
@@ -449,7 +448,7 @@ def test_a_sample_that_cannot_be_fitted_is_refused(values: list[float]) -> None:
 def test_equal_entropies_fit_to_statistics_that_leave_the_base_alone() -> None:
     fitted = fit_hapo(torch.full((10,), 0.7))
     assert all(math.isfinite(value) for value in fitted)
-    got = applied(Law.HAPO, [0.1, 0.7, 5.0], 0.9, {**fitted._asdict(), **hapo_half})
+    got = applied(Law.HAPO, [0.1, 0.7, 5.0], 0.9, {**fitted._asdict(), **HALF})
     assert got == pytest.approx([0.9] * 3)
 
 

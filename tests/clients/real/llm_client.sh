@@ -24,6 +24,9 @@ YAML
 
 for profile in adaptive steady; do
   llm --model "$profile" --no-stream --option max_tokens 16 "Name three colours."
+  llm logs --json --count 1 >"$work/log"
+  grep -q "\"profile\": \"$profile\"" "$work/log"
+  grep '"entropy_mean"' "$work/log"
   llm --model "$profile" --option max_tokens 16 "Name three colours."
 done
 if llm --model nonsense "Name three colours." 2>"$work/error"; then

@@ -1,0 +1,1 @@
+"""The documentation, and the script that keeps its reference pages equal to the code."""

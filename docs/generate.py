@@ -1,0 +1,106 @@
+"""Reference pages that come from code: `python -m docs.generate`; `--check` fails if one is stale.
+
+Writes `cli.md`, the help of every command, and `wire-schema.json`, the JSON schema of what a
+request may ask for and of what comes back.
+"""
+
+import argparse
+import json
+import sys
+from copy import copy
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from typer.main import get_command
+
+from server.protocol import Control, Report
+from training import cli as training_cli
+
+FOLDER = Path(__file__).resolve().parent / "reference"
+_WIDTH = 88
+
+_CLI_HEAD = """\
+# Commands
+
+<!-- Written by `python -m docs.generate`; do not edit. -->
+
+The same text as `COMMAND --help`.
+"""
+
+
+def main() -> int:
+    """Write the pages, or with `--check` compare them.
+
+    Returns:
+        Exit code: 1 if a page is stale under `--check`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in pages().items() if _read(path) != text}
+    if check and stale:
+        names = ", ".join(path.name for path in stale)
+        print(f"stale: {names}: run `make docs`", file=sys.stderr)
+        return 1
+    for path, text in stale.items():
+        path.write_text(text)
+        print(f"wrote docs/reference/{path.name}")
+    return 0
+
+
+def pages() -> dict[Path, str]:
+    """What every generated page should hold."""
+    return {FOLDER / "cli.md": cli_page(), FOLDER / "wire-schema.json": wire_schema()}
+
+
+def cli_page() -> str:
+    """The help of every command, as Markdown."""
+    sections = [_CLI_HEAD]
+    for program, app in (("entrostat", _entrostat()), ("train-probe", training_cli._app)):
+        group: Any = _plain(app)
+        for name in sorted(group.commands):
+            sections.append(f"## {program} {name}\n\n```text\n{_help(group, program, name)}\n```\n")
+    return "\n".join(sections)
+
+
+def wire_schema() -> str:
+    """JSON schema of `Control` (the request's field) and `Report` (the answer's)."""
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]]
+    modes = [(Control, "validation"), (Report, "serialization")]
+    _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _entrostat() -> typer.Typer:
+    app = typer.Typer()
+    for entry in entry_points(group="entrostat.commands"):
+        app.command(entry.name)(entry.load())
+    return app
+
+
+def _plain(app: typer.Typer) -> Any:
+    """The app's commands, with help that does not depend on a terminal."""
+    plain = copy(app)
+    plain.rich_markup_mode = None
+    return get_command(plain)
+
+
+def _help(group: Any, program: str, name: str) -> str:
+    command = group.commands[name]
+    context = command.make_context(
+        f"{program} {name}", [], resilient_parsing=True, terminal_width=_WIDTH
+    )
+    lines = command.get_help(context).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Servers that answer from the seed: what a real one draws, without a model."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+Json = dict[str, Any]
+GREETING = "Hello"  # what a fleet says to see whether entropy is measured
+
+
+def answer(seed: int) -> Json:
+    """One choice; its tokens follow from the seed alone."""
+    draw = random.Random(seed)
+    tokens = [
+        {"entropy": draw.lognormvariate(-1.0, 2.0), "temperature": 1.0}
+        for _ in range(draw.randint(50, 150))
+    ]
+    return {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": f"answer {seed}"},
+        "entropy": {"num_tokens": len(tokens), "tokens": tokens, "fallback": None},
+    }
+
+
+class Fake:
+    """The server's side of a test."""
+
+    url: str
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.model = "tiny"
+        self.root = str(checkpoint)
+        self.measures = True
+        """Whether answers carry `entropy`, as an Entrostat server's do."""
+        self.delay = 0.0
+        self.refusals: list[tuple[int, str]] = []
+        """Answered instead, once each, before anything else."""
+        self.fallbacks: list[str] = []
+        """Put into the next answers."""
+        self.asked: list[Json] = []
+        self.busy = 0
+        self.busiest = 0
+        self.lock = threading.Lock()
+
+    @property
+    def seeds(self) -> list[int]:
+        return [body["seed"] for body in self.asked]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    fake: Fake
+
+    def do_GET(self) -> None:
+        if self.path == "/version":
+            self._json(200, {"version": "0.32.0"})
+        elif self.path == "/v1/models":
+            self._json(200, {"data": [{"id": self.fake.model, "root": self.fake.root}]})
+        else:
+            self._json(404, {"error": {"message": "Not Found"}})
+
+    def do_POST(self) -> None:
+        fake = self.fake
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        choice = answer(body["seed"])
+        if not fake.measures:
+            del choice["entropy"]
+        if body["messages"][0]["content"] != GREETING:
+            with fake.lock:
+                fake.asked.append(body)
+                fake.busy += 1
+                fake.busiest = max(fake.busy, fake.busiest)
+                refusal = fake.refusals.pop(0) if fake.refusals else None
+                fallback = fake.fallbacks.pop(0) if fake.fallbacks else None
+            time.sleep(fake.delay)
+            with fake.lock:
+                fake.busy -= 1
+            if refusal is not None:
+                self._json(refusal[0], {"error": {"message": refusal[1]}})
+                return
+            if fallback is not None:
+                choice["entropy"]["fallback"] = fallback
+        self._json(200, {"id": "x", "object": "chat.completion", "choices": [choice]})
+
+    def _json(self, status: int, body: Json) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def running(checkpoint: Path | None = None) -> Iterator[Fake]:
+    fake = Fake(checkpoint)
+    handler = type("Handler", (_Handler,), {"fake": fake})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield fake
+        finally:
+            server.shutdown()
+            thread.join()

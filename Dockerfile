@@ -26,7 +26,8 @@ COPY artifacts artifacts
 RUN /build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist .
 
 
-# Everything the lock names but the tools of development. The lock is complete, so --no-deps.
+# Everything the lock names but the tools of development and triton, a gigabyte that vLLM switches
+# off on CPUs. The lock is complete, so --no-deps.
 FROM ${CPU_BASE} AS dependencies
 # CPU builds of torch live on PyTorch's own index, which is asked for torch alone. Empty: do not ask.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -41,7 +42,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
       --requirement torch.txt \
  && pip install --no-cache-dir --no-deps --requirement cpu.lock \
  && python3 -c 'import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*(re.split("[^\w-]", line)[0] for line in project["optional-dependencies"]["dev"]), sep="\n")' > dev.txt \
- && pip uninstall --yes --quiet --requirement dev.txt
+ && pip uninstall --yes --quiet --requirement dev.txt triton
 
 
 FROM ${CPU_BASE} AS cpu

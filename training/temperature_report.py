@@ -121,8 +121,8 @@ drawn at temperature {settings["temperature"]:g} with at most {settings["max_tok
 {_rows(_statistics(fit))}
 
 The pivot is the {settings["quantile"]:g} quantile of ln H. The scales put {settings["tail"]:.1%} of
-the tokens beyond each limit. A token of {math.exp(fit.statistics.pivot):.3f} nats is drawn at T0, one
-above {high:.3f} nats at T0 (1 + tau), one below {low:.2g} nats at T0 (1 - tau).
+the tokens beyond each limit. {math.exp(fit.statistics.pivot):.3f} nats are drawn at T0, more
+than {high:.3f} nats at T0 (1 + tau), less than {low:.2g} nats at T0 (1 - tau).
 
 ![Distribution of ln H and the temperature that follows from it]({_NAME}.png)
 

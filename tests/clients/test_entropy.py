@@ -151,6 +151,12 @@ def test_a_summary_without_tokens_has_none() -> None:
     assert read.tokens is None
 
 
+def test_an_answer_without_tokens_has_a_report() -> None:
+    read = fed([chunk("", {**SUMMARY, "num_tokens": 0, "entropy_mean": None})]).report()
+    assert read is not None
+    assert (read.num_tokens, read.law) == (0, "hapo")
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 10)), min_size=1, max_size=30))
 def test_choices_never_mix(said: list[tuple[int, float]]) -> None:
     events = [chunk(f"{h} ", tokens(h), index) for index, h in said]

@@ -257,9 +257,7 @@ def test_a_changed_block_of_large_weights_is_another_model(checkpoint: Path) -> 
         ("chat_template.jinja", "chat_template_hash"),
     ],
 )
-def test_a_changed_file_is_the_field_that_differs(
-    checkpoint: Path, file: str, field: str
-) -> None:
+def test_a_changed_file_is_the_field_that_differs(checkpoint: Path, file: str, field: str) -> None:
     manifest = make(identity=ModelIdentity.of(checkpoint)).manifest
     with (checkpoint / file).open("a") as handle:
         handle.write(" ")

@@ -1,0 +1,86 @@
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from probes.temperature import Law
+from server.errors import bad_request, describe
+from server.protocol import Control
+
+
+def mistake(body: Any, root: str = "entropy") -> tuple[str, str]:
+    """Parameter and message that a bad control is refused with."""
+    with pytest.raises(ValidationError) as caught:
+        Control.model_validate(body)
+    error = describe(caught.value, root)
+    return error.param, str(error)
+
+
+def test_a_refusal_has_the_shape_of_openais() -> None:
+    response = bad_request("no such thing", "entropy.temperature")
+    assert response.status_code == 400
+    assert json.loads(bytes(response.body)) == {
+        "error": {
+            "message": "no such thing",
+            "type": "BadRequestError",
+            "param": "entropy.temperature",
+            "code": 400,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "sentence"),
+    [
+        ({"colour": 1}, "entropy.colour", "unknown key"),
+        ({"trace": "loud"}, "entropy.trace", "input should be 'none', 'summary' or 'tokens'"),
+        (
+            {"temperature": {"type": "hapo", "tau": 2}},
+            "entropy.temperature.tau",
+            "input should be less than 1",
+        ),
+        (
+            {"temperature": {"type": "hapo", "tua": 2}},
+            "entropy.temperature.tua",
+            "unknown key",
+        ),
+        (
+            {
+                "temperature": {
+                    "type": "entropy_target",
+                    "entropy_target": 1,
+                    "temperature_min": 3,
+                }
+            },
+            "entropy.temperature",
+            "temperature_min (3.0) must be smaller than temperature_max (2.0)",
+        ),
+        ("adaptive", "entropy", "input should be a valid dictionary"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_begins_with_the_field_it_names(
+    body: Any, param: str, sentence: str
+) -> None:
+    got, message = mistake(body)
+    assert got == param
+    assert message.startswith(f"`{param}`: {sentence}")
+    assert "\n" not in message
+
+
+def test_an_unknown_law_is_answered_with_the_ones_there_are() -> None:
+    param, message = mistake({"temperature": {"type": "warm"}})
+    assert param == "entropy.temperature"
+    assert all(law.name.lower() in message for law in Law if law is not Law.NONE)
+
+
+@pytest.mark.parametrize("tag", [law.name.lower() for law in Law if law is not Law.NONE])
+def test_the_tag_of_a_law_is_not_part_of_the_field_a_client_wrote(tag: str) -> None:
+    param, _ = mistake({"temperature": {"type": tag, "colour": 1, "entropy_target": 1}})
+    assert param.split(".")[:2] == ["entropy", "temperature"]
+    assert param.split(".")[2] != tag
+    assert len(param.split(".")) == 3
+
+
+def test_a_root_other_than_the_body_is_named_instead() -> None:
+    assert mistake({"colour": 1}, "calm")[0] == "calm.colour"

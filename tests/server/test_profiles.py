@@ -1,0 +1,100 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from server.profiles import ProfileError, Profiles, parse_profiles
+
+GOOD = '[calm]\ntemperature = { type = "fixed", temperature = 0.4 }\ntrace = "none"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_the_shipped_profiles_parse() -> None:
+    assert {"adaptive", "dynamic", "steady"} <= set(Profiles())
+
+
+def test_a_file_joins_the_shipped_profiles(file: Path) -> None:
+    profiles = Profiles(file)
+    assert set(profiles) == {*Profiles(), "calm"}
+    assert profiles["calm"].model_dump(exclude_unset=True) == {
+        "temperature": {"type": "fixed", "temperature": 0.4},
+        "trace": "none",
+    }
+
+
+def test_a_file_wins_over_a_shipped_profile_of_the_same_name(file: Path) -> None:
+    file.write_text(GOOD.replace("calm", "adaptive"))
+    assert Profiles(file)["adaptive"].trace == "none"
+    assert len(Profiles(file)) == len(Profiles())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[calm", ["mine.toml", "not TOML"]),
+        ("calm = 1", ["mine.toml", "`calm`", "[calm]"]),
+        ('["a@b"]', ["mine.toml", "`a@b`"]),
+        ("[calm]\ncolour = 1", ["mine.toml", "`calm.colour`", "unknown key"]),
+        (
+            '[calm]\ntemperature = { type = "hapo", tua = 1 }',
+            ["mine.toml", "`calm.temperature.tua`", "unknown key"],
+        ),
+        (
+            '[calm]\ntemperature = { type = "fixed", temperature = 9 }',
+            ["mine.toml", "`calm.temperature.temperature`", "less than or equal to 2"],
+        ),
+        ('[calm]\ntemperature = { type = "warm" }', ["mine.toml", "`calm.temperature`", "'warm'"]),
+        ('[calm]\nprofile = "adaptive"', ["mine.toml", "`calm.profile`"]),
+        ('[calm]\ntrace = "loud"', ["mine.toml", "`calm.trace`"]),
+        ("[fine]\n[calm]\ncolour = 1", ["mine.toml", "`calm.colour`"]),
+    ],
+)
+def test_a_mistake_is_named_with_file_profile_and_field(text: str, words: list[str]) -> None:
+    with pytest.raises(ProfileError) as caught:
+        parse_profiles(text, "mine.toml")
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"nowhere\.toml: cannot be read"):
+        Profiles(tmp_path / "nowhere.toml")
+
+
+def test_a_file_that_is_not_text_is_named(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match=r"mine\.toml: cannot be read"):
+        Profiles(file)
+
+
+def test_a_reload_takes_what_the_file_says_now(file: Path) -> None:
+    profiles = Profiles(file)
+    file.write_text(GOOD.replace("calm", "calmer"))
+    profiles.reload()
+    assert "calmer" in profiles
+    assert "calm" not in profiles
+
+
+@pytest.mark.parametrize("damage", ["bad", "gone"])
+def test_a_reload_of_a_bad_file_keeps_the_old_profiles_and_logs_why(
+    file: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiles = Profiles(file)
+    before = dict(profiles)
+    if damage == "bad":
+        file.write_text("[calm]\ncolour = 1")
+    else:
+        file.unlink()
+    with caplog.at_level(logging.ERROR, logger="vllm.entrostat"):
+        profiles.reload()
+    assert dict(profiles) == before
+    (record,) = caplog.records
+    assert "mine.toml" in record.getMessage()
+    assert ("calm.colour" if damage == "bad" else "cannot be read") in record.getMessage()

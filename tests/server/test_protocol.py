@@ -1,0 +1,172 @@
+import json
+import math
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from probes.temperature import Law
+from server.protocol import (
+    Control,
+    Dynatemp,
+    Edt,
+    EntropyTarget,
+    FixedTemperature,
+    Hapo,
+    Report,
+    TemperatureLaw,
+    TokenReport,
+)
+
+LAWS = [FixedTemperature, Hapo, Edt, Dynatemp, EntropyTarget]
+MINIMAL: dict[str, dict[str, Any]] = {
+    "fixed": {"temperature": 0.5},
+    "hapo": {},
+    "edt": {},
+    "dynatemp": {},
+    "entropy_target": {"entropy_target": 1.0},
+}
+adapter: TypeAdapter[Any] = TypeAdapter(TemperatureLaw)
+
+
+def parse(kind: str, **fields: Any) -> Any:
+    return Control.model_validate(
+        {"temperature": {"type": kind, **MINIMAL.get(kind, {}), **fields}}
+    ).temperature
+
+
+def numbers(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high)
+
+
+fixed = st.builds(FixedTemperature, temperature=numbers(0.01, 2))
+hapo = st.builds(
+    Hapo,
+    tau=st.floats(0, 1, exclude_max=True),
+    statistics=st.none() | st.text(max_size=200),
+    compat=st.sampled_from([None, "published"]),
+)
+edt = st.builds(Edt, theta=numbers(0.01, 100), base=numbers(0.01, 0.99))
+dynatemp = st.builds(Dynatemp, range=numbers(0, 2), exponent=numbers(0.01, 10))
+target = st.builds(
+    EntropyTarget,
+    entropy_target=numbers(0.01, 15),
+    temperature_min=numbers(0.01, 1),
+    temperature_max=numbers(1.01, 10),
+)
+controls = st.builds(
+    Control,
+    profile=st.none() | st.text(max_size=100),
+    temperature=st.none() | fixed | hapo | edt | dynatemp | target,
+    trace=st.sampled_from(["none", "summary", "tokens"]),
+)
+
+
+def test_the_tags_of_the_union_are_the_laws_of_the_worker() -> None:
+    members = get_args(get_args(TemperatureLaw)[0])
+    assert set(members) == set(LAWS)
+    tags = {member.model_fields["type"].default for member in members}
+    assert tags == {law.name.lower() for law in Law} - {"none"}
+
+
+@given(control=controls)
+def test_a_control_survives_json(control: Control) -> None:
+    assert Control.model_validate_json(control.model_dump_json()) == control
+    assert Control.model_validate(json.loads(json.dumps(control.model_dump()))) == control
+
+
+@pytest.mark.parametrize("kind", list(MINIMAL))
+def test_a_law_needs_only_what_has_no_default(kind: str) -> None:
+    assert parse(kind).type == kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"colour": 1},
+        {"temperature": {"type": "warm"}},
+        {"temperature": {}},
+        {"temperature": 0.7},
+        {"temperature": {"type": "fixed"}},
+        {"temperature": {"type": "entropy_target"}},
+        {"trace": "loud"},
+        {"trace": None},
+        {"profile": "x" * 101},
+        {"profile": 3},
+        [],
+        "adaptive",
+        None,
+    ],
+)
+def test_a_malformed_control_is_refused(body: Any) -> None:
+    with pytest.raises(ValidationError):
+        Control.model_validate(body)
+
+
+@pytest.mark.parametrize("kind", list(MINIMAL))
+def test_an_unknown_key_of_a_law_is_refused(kind: str) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        parse(kind, colour=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "inside", "outside"),
+    [
+        ("fixed", "temperature", [0.01, 2.0], [0.0, 0.009, 2.001, -1]),
+        ("hapo", "tau", [0.0, 0.999], [-0.001, 1.0]),
+        ("hapo", "statistics", ["x" * 200], ["x" * 201, 3]),
+        ("hapo", "compat", ["published", None], ["fixed", ""]),
+        ("edt", "theta", [1e-9, 100.0], [0.0, 100.1]),
+        ("edt", "base", [0.001, 0.999], [0.0, 1.0]),
+        ("dynatemp", "range", [0.0, 2.0], [-0.1, 2.1]),
+        ("dynatemp", "exponent", [0.001, 10.0], [0.0, 10.1]),
+        ("entropy_target", "entropy_target", [1e-9, 15.0], [0.0, 15.1]),
+        ("entropy_target", "temperature_min", [0.01, 1.99], [0.0, 0.009, 2.0, 10.0]),
+        ("entropy_target", "temperature_max", [0.11, 10.0], [0.1, 0.05, 10.1]),
+    ],
+)
+def test_every_field_is_accepted_up_to_its_bounds_and_no_further(
+    kind: str, field: str, inside: list[Any], outside: list[Any]
+) -> None:
+    for value in inside:
+        assert getattr(parse(kind, **{field: value}), field) == value
+    for value in outside:
+        with pytest.raises(ValidationError):
+            parse(kind, **{field: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (law.model_fields["type"].default, name)
+        for law in LAWS
+        for name, info in law.model_fields.items()
+        if info.annotation is float
+    ],
+)
+def test_no_field_takes_a_number_that_is_not_finite(kind: str, field: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        parse(kind, **{field: value})
+
+
+def test_crossed_limits_are_refused_with_both_values() -> None:
+    with pytest.raises(ValidationError, match=r"temperature_min \(1\.5\).*temperature_max \(0\.5"):
+        parse("entropy_target", temperature_min=1.5, temperature_max=0.5)
+
+
+@pytest.mark.parametrize("control", [Control(), parse("hapo")])
+def test_a_control_cannot_be_changed_once_made(control: Any) -> None:
+    field = next(iter(type(control).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(control, field, None)
+
+
+def test_a_report_survives_json_and_shows_every_field() -> None:
+    report = Report(entropy_mean=1.5, tokens=[TokenReport(entropy=None, temperature=0.0)])
+    shown = json.loads(report.model_dump_json())
+    assert set(shown) == set(Report.model_fields)
+    assert shown["tokens"] == [{"entropy": None, "temperature": 0.0}]
+    assert Report.model_validate(shown) == report

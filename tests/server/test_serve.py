@@ -1,0 +1,195 @@
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server import serve
+from server.control import CONFIG_KEY
+from server.serve import Runner
+
+INSTALLED = {
+    "vllm.general_plugins": ["entrostat", "lora_resolver"],
+    "vllm.platform_plugins": ["npu"],
+    "vllm.stat_logger_plugins": ["npu", "statsd"],
+    "vllm.endpoint_plugins": ["entrostat", "somebody_else"],
+}
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins of others beside ours."""
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        return [EntryPoint(name, "module:attr", group) for name in INSTALLED.get(group, [])]
+
+    monkeypatch.setattr(serve, "entry_points", entry_points)
+
+
+# -- the allow-list ----------------------------------------------------------------------------
+
+
+def test_without_a_list_everything_that_would_load_still_loads() -> None:
+    # An endpoint plugin loads only when it is named, so `somebody_else` was off and stays off.
+    assert serve._plugins(None) == ["entrostat", "lora_resolver", "npu", "statsd"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        ("", ["entrostat"]),
+        ("mine", ["mine", "entrostat"]),
+        ("mine,entrostat", ["mine", "entrostat"]),
+        ("mine,,other,mine", ["mine", "other", "entrostat"]),
+        ("somebody_else", ["somebody_else", "entrostat"]),
+    ],
+)
+def test_a_list_is_added_to_and_never_replaced(allowed: str, expected: list[str]) -> None:
+    assert serve._plugins(allowed) == expected
+
+
+def test_every_group_that_vllm_filters_is_spared() -> None:
+    import vllm.plugins
+
+    filtered = {
+        value
+        for name, value in vars(vllm.plugins).items()
+        if name.endswith("PLUGINS_GROUP") and isinstance(value, str)
+    }
+    opt_in = {"vllm.endpoint_plugins"}
+    assert filtered - opt_in == set(serve._ALLOW_LISTED)
+
+
+# -- the runner --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "expected"),
+    [
+        (None, None, Runner.V1),
+        (None, "0", Runner.V1),
+        (None, "1", Runner.V2),
+        (Runner.V1, "1", Runner.V1),
+        (Runner.V2, "0", Runner.V2),
+        (Runner.V2, None, Runner.V2),
+    ],
+)
+def test_the_flag_wins_over_the_variable_and_v1_is_what_is_left(
+    flag: Runner | None, variable: str | None, expected: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", variable)
+    assert serve._choose_runner(flag) == expected
+
+
+# -- what vLLM is told -------------------------------------------------------------------------
+
+
+def arguments(**said: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "logits_processors": None,
+        "additional_config": None,
+        "disable_access_log_for_endpoints": None,
+    }
+    return SimpleNamespace(**{**defaults, **said})
+
+
+@pytest.mark.parametrize("runner", list(Runner))
+def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> None:
+    args = arguments()
+    serve._switch_on(args, runner)
+    (name,) = args.logits_processors
+    assert name == f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
+    assert args.additional_config == {CONFIG_KEY: {}}
+
+
+def test_what_the_user_switched_on_stays_on() -> None:
+    args = arguments(
+        logits_processors=["mine:Class"],
+        additional_config={"mine": 1},
+        disable_access_log_for_endpoints="/mine",
+    )
+    serve._switch_on(args, Runner.V1)
+    assert args.logits_processors[0] == "mine:Class"
+    assert len(args.logits_processors) == 2
+    assert args.additional_config == {"mine": 1, CONFIG_KEY: {}}
+    assert args.disable_access_log_for_endpoints == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], False),
+        (["--port", "1"], False),
+        (["--model", "x"], True),
+        (["--model=x"], True),
+        (["--config", "c.yaml"], True),
+        (["--model-impl", "vllm"], False),
+        (["--served-model-name", "--model"], True),
+    ],
+)
+def test_a_model_may_be_named_by_flag_or_config_file(argv: list[str], named: bool) -> None:
+    assert serve._names_a_model(argv) == named
+
+
+# -- what the user sees ------------------------------------------------------------------------
+
+
+def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("entrostat")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--no-such-flag"], ["--no-such-flag"]),
+        (["/no/such/model"], ["/no/such/model"]),
+        (["--profiles", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
+        (["--artifacts", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(flags: list[str], words: list[str]) -> None:
+    done = entrostat("serve", *flags)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert lines[-1].startswith("entrostat serve: ")
+    assert all(word in lines[-1] for word in words)
+    # Importing torch beside a Triton without its CPU half makes Triton say so.
+    assert [line for line in lines[:-1] if "Triton" not in line] == []
+
+
+def test_a_bad_profiles_file_is_one_sentence_with_file_profile_and_field(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[calm]\ncolour = 1\n")
+    done = entrostat("serve", "--profiles", str(path))
+    assert done.returncode == 2
+    assert done.stderr == "entrostat serve: mine.toml: `calm.colour`: unknown key\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_help_comes_without_torch_or_vllm(arguments: list[str]) -> None:
+    script = f"""
+import sys
+sys.argv = ["entrostat", *{arguments!r}]
+from server.cli import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+heavy = {{"torch", "vllm", "transformers"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "serve" in done.stdout
+    if "serve" in arguments:
+        assert "--profiles" in done.stdout
+        assert "--artifacts" in done.stdout

@@ -153,15 +153,26 @@ class Artifact(BaseModel):
                 staging / "weights.safetensors",
             )
             os.chmod(staging, 0o755)
-            previous = target.with_name(f".previous-{target.name}")
-            shutil.rmtree(previous, ignore_errors=True)  # a killed save may have left it
-            if target.exists():
-                target.rename(previous)
-            staging.rename(target)
-            shutil.rmtree(previous, ignore_errors=True)
+            _replace(target, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return target
+
+
+def _replace(target: Path, staging: Path) -> None:
+    """Put `staging` where `target` is; on failure the old folder is back in place."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    previous = target.with_name(f".previous-{target.name}")
+    shutil.rmtree(previous, ignore_errors=True)  # a killed save may have left it
+    target.rename(previous)
+    try:
+        staging.rename(target)
+    except BaseException:
+        previous.rename(target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def scan(roots: Iterable[Path]) -> dict[str, Path]:

@@ -37,6 +37,7 @@ class Artifacts:
         manifest = artifact.manifest
         field = manifest.mismatch(served)
         reason = None if field is None else f"made for another model: {field} differs"
+        reason = reason or _malformed(artifact)
         if reason is None:
             self._loaded[name] = artifact
         else:
@@ -92,3 +93,13 @@ class Artifacts:
         raise BadControl(
             f"`{param}`: unknown artifact `{name}`; GET /v1/entropy/artifacts lists them", param
         )
+
+
+def _malformed(artifact: Artifact) -> str | None:
+    """What is wrong with the numbers of an artifact, or None."""
+    values = artifact.tensors.get("hapo")
+    if values is None:
+        return "the tensor `hapo` is missing"
+    if values.shape != (len(HapoStatistics._fields),):
+        return f"the tensor `hapo` has shape {tuple(values.shape)} instead of (4,)"
+    return None if bool(values.isfinite().all()) else "the tensor `hapo` holds no finite numbers"

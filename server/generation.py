@@ -48,14 +48,15 @@ class Generation:
 
     def follow(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Give one engine request its control and count what comes out."""
-        call = Call(self._telemetry.open(), params.n)
+        traced = self.plan.trace != "none"
+        call = Call(self._telemetry.open() if traced else TraceBuffer(0), params.n)
         self._calls.append(call)
         params.extra_args = {
             **(params.extra_args or {}),
             KEY: engine_control(
                 law=self.plan.tag,
                 parameters=self.plan.parameters,
-                trace=0 if self.plan.trace == "none" else call.trace.id,
+                trace=call.trace.id,
                 address=self._telemetry.address,
                 choices=params.n,
             ),
@@ -136,9 +137,7 @@ class Generation:
         """Merge the trace into what vLLM's handler returned."""
         if isinstance(response, StreamingResponse):
             response.headers.update(self.headers())
-            if self.plan.trace == "none":
-                self.close()
-            else:
+            if self.plan.trace != "none":
                 response.body_iterator = self._stream(response.body_iterator)
             return response
         try:

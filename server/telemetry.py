@@ -77,11 +77,13 @@ class Telemetry:
         self._ids = itertools.count(1)
         self._open: dict[int, TraceBuffer] = {}
         self._task: asyncio.Task[None] | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._context: zmq.asyncio.Context | None = None
 
     def start(self) -> None:
         """Bind and start receiving; call inside the event loop."""
-        context = zmq.asyncio.Context()
-        socket = context.socket(zmq.PULL)
+        self._context = zmq.asyncio.Context()
+        self._socket = socket = self._context.socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, 100_000)
         socket.bind(self.address)
         self._path.chmod(0o600)
@@ -92,6 +94,10 @@ class Telemetry:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close(linger=0)
+        if self._context is not None:
+            self._context.term()
         self._path.unlink(missing_ok=True)
 
     def open(self) -> TraceBuffer:
@@ -105,11 +111,8 @@ class Telemetry:
         self._open.pop(trace.id, None)
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
-        try:
-            while True:
-                self.feed(await socket.recv())
-        finally:
-            socket.close(linger=0)
+        while True:
+            self.feed(await socket.recv())
 
     def feed(self, frame: bytes) -> None:
         """Distribute one frame. A malformed one is dropped: its traces will be found incomplete."""

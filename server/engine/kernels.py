@@ -34,7 +34,7 @@ class Kernels:
         self._log_vocab = math.log(vocab_size)
         self._vocab_size = vocab_size
         self._device = device
-        self._use(torch.compile)
+        self._use(lambda function, dynamic: function)
 
     def _use(self, compiler: Callable[..., Any]) -> None:
         self._measure = compiler(measure, dynamic=True)
@@ -47,6 +47,7 @@ class Kernels:
     def warm_up(self) -> None:
         """Compile now rather than in somebody's first request; fall back to eager formulas."""
         try:
+            self._use(torch.compile)
             self._try_all()
         except Exception as error:  # any compiler failure means the same: run uncompiled
             logger.warning(

@@ -34,7 +34,11 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         return await vllm_route(request, raw_request=raw_request)
     metrics.planned(generation.plan)
     current.set(generation)
-    response = await vllm_route(request, raw_request=raw_request)
+    try:
+        response = await vllm_route(request, raw_request=raw_request)
+    except BaseException:
+        generation.close()
+        raise
     if not isinstance(response, Response):  # the client left
         generation.close()
         return response

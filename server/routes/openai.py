@@ -36,13 +36,18 @@ _REPORT = "What was measured and applied; present when the request asked for con
 router = APIRouter()
 
 
+class _Mistake(VLLMValidationError):  # type: ignore[misc]
+    def __str__(self) -> str:
+        return str(self.args[0])  # which names the parameter already
+
+
 def _name_the_field(value: Any, validate: Callable[[Any], Control | None]) -> Control | None:
     """Report a mistake as one sentence and `param`, like every other error of the API."""
     try:
         return validate(value)
     except ValidationError as error:
         mistake = describe(error, "entropy")
-        raise VLLMValidationError(str(mistake), parameter=mistake.param) from error
+        raise _Mistake(str(mistake), parameter=mistake.param) from error
 
 
 ControlField = Annotated[Control | None, WrapValidator(_name_the_field)]

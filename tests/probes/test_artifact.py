@@ -100,7 +100,6 @@ def test_a_failure_while_writing_leaves_the_old_one_alone(
     assert [entry.name for entry in folder.parent.iterdir()] == ["entropy"]
 
 
-@pytest.mark.xfail(reason="save() moves the old one away first and does not put it back")
 def test_a_failure_while_putting_it_in_place_leaves_the_old_one_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -465,12 +465,7 @@ async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: st
 @pytest.mark.parametrize(
     "trace",
     [
-        pytest.param(
-            "none",
-            marks=pytest.mark.xfail(
-                reason="finish() closes before the lazy Responses stream opens its trace"
-            ),
-        ),
+        "none",
         "summary",
         "tokens",
     ],
@@ -618,7 +613,6 @@ async def test_a_client_that_left_before_the_answer_leaves_no_trace_open() -> No
     assert not route.telemetry._open
 
 
-@pytest.mark.xfail(reason="run_controlled() closes nothing when vLLM's handler raises")
 async def test_a_handler_that_raises_leaves_no_trace_open() -> None:
     route = Route(model="m@watch")
 

@@ -237,7 +237,6 @@ def test_a_broken_artifact_stays_listed_with_the_reason(tmp_path: Path) -> None:
     [{}, {"hapo": torch.zeros(3)}, {"hapo": torch.zeros(5)}],
     ids=["none", "too short", "too long"],
 )
-@pytest.mark.xfail(reason="Artifacts takes any tensors; the first request with HAPO then is a 500")
 def test_statistics_without_their_numbers_are_refused_and_no_crash(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:

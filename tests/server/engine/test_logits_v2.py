@@ -1,0 +1,215 @@
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.gpu.sample.logits_processor import (
+    LogitsContext,
+    LogitsProcessor,
+    LogitsProcRequestState,
+)
+from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
+
+from probes.entropy import entropy_from_logits
+from probes.temperature import Law
+from server.engine.logits_v1 import EntropyLogitsProcessor as V1
+from server.engine.logits_v2 import EntropyLogitsProcessor
+from tests.server.engine.support import (
+    CPU,
+    VOCAB,
+    Record,
+    asking,
+    bits,
+    random_logits,
+    run_eagerly,
+)
+
+NUM_SLOTS = 5
+
+
+class Runner:
+    """The slots of a V2 runner around our processor."""
+
+    def __init__(self) -> None:
+        self.prompt_len = torch.zeros(NUM_SLOTS, dtype=torch.int32)
+        unused: Any = None
+        state = LogitsProcRequestState(
+            device=CPU,
+            max_num_reqs=NUM_SLOTS,
+            vocab_size=VOCAB,
+            all_token_ids=unused,
+            prompt_len=SimpleNamespace(gpu=self.prompt_len),  # type: ignore[arg-type]
+            prefill_len=unused,
+            total_len=unused,
+        )
+        config: Any = SimpleNamespace()
+        self.processor = EntropyLogitsProcessor(config, state)
+        self.controller = self.processor.controller
+        run_eagerly(self.controller)
+        self.record = Record()
+        self.controller._publisher = self.record  # type: ignore[assignment]
+        self.req_states = SimpleNamespace(index_to_req_id={})
+        self.processor.bind(self)
+
+    def add(
+        self, slot: int, extra: dict[str, Any] | None = None, name: str = "r", **sampling: Any
+    ) -> bool:
+        sampling.setdefault("temperature", 1.0)
+        self.prompt_len[slot] = 3
+        self.req_states.index_to_req_id[slot] = name
+        params = SamplingParams(extra_args=extra, **sampling)
+        return self.processor.add_request(slot, params)
+
+    def step(self, logits: Tensor, rows: list[tuple[int, int]]) -> Tensor:
+        """One step over rows of (slot, position); rows of a slot stand together."""
+        self.processor.apply_staged_writes()
+        slots = [slot for slot, _ in rows]
+        batch = list(dict.fromkeys(slots))
+        local = [sum(s == slot for s in slots[:at]) for at, slot in enumerate(slots)]
+        context = LogitsContext(
+            expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
+            idx_mapping=torch.tensor(batch, dtype=torch.int32),
+            idx_mapping_np=np.array(batch, dtype=np.int32),
+            expanded_local_pos=torch.tensor(local, dtype=torch.int32),
+            input_ids=torch.zeros(len(rows), dtype=torch.int32),
+            pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
+            seq_lens_upper_bound_np=np.zeros(len(batch), dtype=np.int32),
+        )
+        return self.processor.apply(logits, context)
+
+
+@pytest.fixture
+def runner() -> Runner:
+    return Runner()
+
+
+# -- what vLLM makes of the class --------------------------------------------------------------
+
+
+def test_the_v2_loader_takes_the_v2_class_and_refuses_the_v1_one() -> None:
+    name = "server.engine.logits_v2:EntropyLogitsProcessor"
+    assert _load_v2_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
+    assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
+    with pytest.raises(ValueError, match="is not a subclass"):
+        _load_v2_logitsprocs_by_fqcns(["server.engine.logits_v1:EntropyLogitsProcessor"])
+    assert not issubclass(V1, LogitsProcessor)
+
+
+def test_every_method_of_the_interface_has_the_parameters_vllm_passes() -> None:
+    import inspect
+
+    for name in ("__init__", "add_request", "apply_staged_writes", "apply", "validate_params"):
+        ours = inspect.signature(getattr(EntropyLogitsProcessor, name))
+        theirs = inspect.signature(getattr(LogitsProcessor, name))
+        assert list(ours.parameters) == list(theirs.parameters), name
+
+
+# -- slots -------------------------------------------------------------------------------------
+
+
+def test_vllm_is_told_which_requests_are_changed(runner: Runner) -> None:
+    assert runner.add(0, asking())
+    assert runner.add(1, asking(), temperature=0.0)
+    assert not runner.add(2)
+    assert not runner.add(3, {"other": 1})
+
+
+def test_a_recycled_slot_leaks_nothing(runner: Runner) -> None:
+    runner.add(2, asking(Law.ENTROPY_TARGET))
+    runner.step(random_logits(1), [(2, 3)])
+    runner.record.clear()
+    runner.add(2)
+    before = random_logits(1)
+    after = runner.step(before.clone(), [(2, 3)])
+    assert torch.equal(bits(after), bits(before))
+    assert runner.record == {}
+
+
+def test_a_slot_taken_over_follows_the_new_request(runner: Runner) -> None:
+    runner.add(2, asking(Law.ENTROPY_TARGET, 1, choices=4), name="3_a")
+    runner.add(2, asking(Law.FIXED, 2), name="b")
+    before = random_logits(1)
+    after = runner.step(before.clone(), [(2, 2)])
+    torch.testing.assert_close(after, before / 0.5)
+    assert set(runner.record) == {(2, 0, 0)}
+
+
+def test_a_request_that_left_costs_the_others_nothing(runner: Runner) -> None:
+    runner.add(0, asking())  # V2 says nothing when it leaves
+    runner.add(1)
+    logits = random_logits(1)
+    assert runner.step(logits, [(1, 3)]) is logits
+    assert torch.equal(bits(logits), bits(random_logits(1)))
+    assert runner.record == {}
+    assert runner.controller.steps == 1
+
+
+def test_completions_are_named_by_the_request_ids_of_vllm(runner: Runner) -> None:
+    names = {0: "0_chatcmpl-a", 3: "2_chatcmpl-a", 1: "11_chatcmpl-a"}
+    for slot, name in names.items():
+        runner.add(slot, asking(Law.NONE, 5, choices=12), name=name)
+    runner.add(2, asking(Law.NONE, 6), name="chatcmpl-b")
+    runner.step(random_logits(4), [(0, 2), (1, 2), (2, 2), (3, 2)])
+    assert set(runner.record) == {(5, 0, 0), (5, 2, 0), (5, 11, 0), (6, 0, 0)}
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def test_rows_follow_their_slot_in_whatever_order_they_come(runner: Runner) -> None:
+    runner.add(0, asking(Law.FIXED, 1))
+    runner.add(1)
+    runner.add(4, asking(Law.ENTROPY_TARGET, 2))
+    before = random_logits(3)
+    after = runner.step(before.clone(), [(4, 5), (1, 9), (0, 2)])
+    assert torch.equal(bits(after[1]), bits(before[1]))
+    torch.testing.assert_close(after[2], before[2] / 0.5)
+    assert entropy_from_logits(after[0]).item() == pytest.approx(1.0, abs=0.05)
+    assert set(runner.record) == {(1, 0, 0), (2, 0, 3)}
+    entropies = entropy_from_logits(before).tolist()
+    assert runner.record[1, 0, 0][0] == pytest.approx(entropies[2], abs=1e-5)
+    assert runner.record[2, 0, 3][0] == pytest.approx(entropies[0], abs=1e-5)
+
+
+def test_every_row_of_a_request_with_draft_tokens_is_controlled_and_counted(
+    runner: Runner,
+) -> None:
+    runner.add(3, asking(Law.FIXED, 1))
+    runner.add(1)
+    before = random_logits(4)
+    after = runner.step(before.clone(), [(3, 4), (3, 5), (3, 6), (1, 2)])
+    torch.testing.assert_close(after[:3], before[:3] / 0.5)
+    assert torch.equal(bits(after[3]), bits(before[3]))
+    assert set(runner.record) == {(1, 0, 2), (1, 0, 3), (1, 0, 4)}
+
+
+def test_rows_of_a_prompt_that_is_still_read_are_not_published(runner: Runner) -> None:
+    for slot in range(3):
+        runner.add(slot, asking(Law.FIXED, slot + 1))
+    runner.prompt_len[:3] = 8
+    runner.step(random_logits(3), [(0, 3), (1, 6), (2, 7)])  # the last prompt token is at 7
+    assert set(runner.record) == {(3, 0, 0)}
+
+
+def test_greedy_and_uncontrolled_rows_are_untouched_beside_controlled_ones(
+    runner: Runner,
+) -> None:
+    runner.add(0, asking(Law.ENTROPY_TARGET, 1), temperature=0.0)
+    runner.add(1, asking(Law.ENTROPY_TARGET, 2), temperature=0.7)
+    runner.add(2, temperature=0.4)
+    before = random_logits(3)
+    before[:, 7] = -torch.inf
+    after = runner.step(before.clone(), [(0, 2), (1, 2), (2, 2)])
+    assert torch.equal(bits(after[[0, 2]]), bits(before[[0, 2]]))
+    assert entropy_from_logits(after[1] / 0.7).item() == pytest.approx(1.0, abs=0.05)
+    assert (after[:, 7] == -torch.inf).all()
+
+
+def test_an_untraced_batch_is_controlled_and_publishes_nothing(runner: Runner) -> None:
+    runner.add(0, asking(Law.FIXED, trace=0))
+    before = random_logits(1)
+    torch.testing.assert_close(runner.step(before.clone(), [(0, 2)]), before / 0.5)
+    assert runner.record == {}

@@ -119,7 +119,8 @@ async def _sample(
             if traces.rollouts:
                 console.print(f"going on: {traces.num_tokens:,} tokens are there already")
             with _progress(console) as progress:
-                bar = progress.add_task("sampling", total=job.tokens, completed=traces.num_tokens)
+                bar = progress.add_task("sampling", total=job.tokens)
+                progress.update(bar, completed=min(traces.num_tokens, job.tokens))
                 async with aclosing(fleet.run(pending(job, prompts, traces))) as rollouts:
                     async for rollout in rollouts:
                         traces.append(rollout)

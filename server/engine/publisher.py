@@ -118,13 +118,12 @@ class Publisher:
     def _push(
         self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, records: NDArray[np.void]
     ) -> None:
-        socket = self._sockets.get(address)
-        if socket is None:
-            socket = self._sockets[address] = context.socket(zmq.PUSH)
-            socket.connect(address)
         try:
-            socket.send(records.tobytes(), zmq.NOBLOCK)
-        except zmq.Again:
+            if address not in self._sockets:
+                self._sockets[address] = context.socket(zmq.PUSH)
+                self._sockets[address].connect(address)
+            self._sockets[address].send(records.tobytes(), zmq.NOBLOCK)
+        except zmq.ZMQError:  # no such place, or its queue is full
             self.lost += len(records)
 
 

@@ -36,7 +36,7 @@ _REPORT = "What was measured and applied; present when the request asked for con
 router = APIRouter()
 
 
-class _Mistake(VLLMValidationError):  # type: ignore[misc]
+class _Mistake(VLLMValidationError):
     def __str__(self) -> str:
         return str(self.args[0])  # which names the parameter already
 

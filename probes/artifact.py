@@ -22,8 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probes.difficulty import ProbeSpec
+
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics"]
+Kind = Literal["entropy-statistics", "difficulty-probe"]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -61,7 +63,7 @@ class ModelIdentity(BaseModel):
             config_hash=_config_hash(checkpoint / "config.json"),
             weights_hash=_weights_hash(checkpoint),
             tokenizer_hash=_file_hash(checkpoint / "tokenizer.json"),
-            chat_template_hash=_file_hash(checkpoint / "chat_template.jinja"),
+            chat_template_hash=_template_hash(checkpoint),
         )
 
 
@@ -84,6 +86,8 @@ class Manifest(BaseModel):
     """Packages it was made with."""
     settings: dict[str, float | int | str] = Field(default_factory=dict)
     """How it was made."""
+    probe: ProbeSpec | None = None
+    """Of a difficulty probe: what it reads and what follows."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """What was measured on the way."""
 
@@ -196,6 +200,11 @@ def package_versions(*names: str) -> dict[str, str]:
     return versions
 
 
+def text_hash(text: str) -> str:
+    """The sha256 of a text, such as a chat template."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _config_hash(path: Path) -> str | None:
     if not path.is_file():
         return None
@@ -206,6 +215,15 @@ def _config_hash(path: Path) -> str | None:
 
 def _file_hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _template_hash(checkpoint: Path) -> str | None:
+    """The template has a file of its own or, before transformers 4.52, is part of another."""
+    file, config = checkpoint / "chat_template.jinja", checkpoint / "tokenizer_config.json"
+    if file.is_file() or not config.is_file():
+        return _file_hash(file)
+    template = json.loads(config.read_text()).get("chat_template")
+    return text_hash(template) if isinstance(template, str) else None
 
 
 def _weights_hash(checkpoint: Path) -> str | None:

@@ -2,13 +2,23 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from probes.artifact import Artifact, ArtifactError, ModelIdentity, scan
+from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
+from probes.difficulty import Head, ProbeSpec
 from probes.temperature import HapoStatistics
 from server.errors import BadControl
 from server.protocol import ArtifactCard
+from server.settings import settings
 
 logger = logging.getLogger("vllm.entrostat")
+
+
+_COMMANDS: dict[Kind, str] = {
+    "entropy-statistics": "temperature",
+    "difficulty-probe": "difficulty",
+}
+"""Which `train-probe` makes what."""
 
 
 def shipped_artifacts() -> Path:
@@ -19,7 +29,8 @@ def shipped_artifacts() -> Path:
 class Artifacts:
     """Artifacts by id. One that does not fit the model stays listed, with the reason."""
 
-    def __init__(self, roots: list[Path], served: ModelIdentity) -> None:
+    def __init__(self, roots: list[Path], served: ModelIdentity, hidden_size: int) -> None:
+        self._hidden_size = hidden_size
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
         for name, folder in scan(roots).items():
@@ -37,7 +48,7 @@ class Artifacts:
         manifest = artifact.manifest
         field = manifest.mismatch(served)
         reason = None if field is None else f"made for another model: {field} differs"
-        reason = reason or _malformed(artifact)
+        reason = reason or _malformed(artifact, self._hidden_size)
         if reason is None:
             self._loaded[name] = artifact
         else:
@@ -64,24 +75,43 @@ class Artifacts:
         Raises:
             BadControl: There are none, or they belong to another model.
         """
+        artifact = self._find(name, "entropy-statistics", param)
+        return HapoStatistics(*artifact.tensors["hapo"].tolist())
+
+    def difficulty_probe(self, name: str | None, param: str) -> tuple[str, ProbeSpec]:
+        """Id and meaning of the probe with this id, or of the served model's only one.
+
+        Raises:
+            BadControl: There is none, or it belongs to another model.
+        """
+        artifact = self._find(name, "difficulty-probe", param)
+        assert artifact.manifest.probe is not None  # `_malformed` refused the others
+        return artifact.id, artifact.manifest.probe
+
+    def heads(self) -> dict[str, Head]:
+        """Every usable difficulty probe's head, by id."""
+        return {
+            artifact.id: Head.from_tensors(artifact.tensors, artifact.manifest.probe.features)
+            for artifact in self._loaded.values()
+            if artifact.manifest.probe is not None
+        }
+
+    def _find(self, name: str | None, kind: Kind, param: str) -> Artifact:
         if name is None:
-            own = [a for a in self._loaded.values() if a.manifest.kind == "entropy-statistics"]
-            if not own:
-                raise BadControl(
-                    f"`{param}`: no entropy statistics for this model: make them with "
-                    "`train-probe temperature`",
-                    param,
-                )
-            artifact = own[0]
-        else:
-            artifact = self._get(name, param)
-            if artifact.manifest.kind != "entropy-statistics":
-                raise BadControl(
-                    f"`{param}`: `{name}` is a {artifact.manifest.kind}, not entropy-statistics",
-                    param,
-                )
-        values = artifact.tensors["hapo"].tolist()
-        return HapoStatistics(*values)
+            for artifact in self._loaded.values():
+                if artifact.manifest.kind == kind:
+                    return artifact
+            raise BadControl(
+                f"`{param}`: no {kind} for this model: make one with "
+                f"`train-probe {_COMMANDS[kind]}`",
+                param,
+            )
+        artifact = self._get(name, param)
+        if artifact.manifest.kind != kind:
+            raise BadControl(
+                f"`{param}`: `{name}` is a {artifact.manifest.kind}, not {kind}", param
+            )
+        return artifact
 
     def _get(self, name: str, param: str) -> Artifact:
         if name in self._loaded:
@@ -95,9 +125,45 @@ class Artifacts:
         )
 
 
-def _malformed(artifact: Artifact) -> str | None:
-    """What is wrong with the numbers of an artifact, or None."""
-    values = artifact.tensors.get("hapo")
+def load_artifacts(model_config: Any, chat_template: str | None = None) -> Artifacts:
+    """What this process may use: the shipped artifacts and those of `--artifacts`.
+
+    Args:
+        model_config: vLLM's.
+        chat_template: The served one, where it is not the model's own.
+    """
+    roots = [shipped_artifacts()]
+    if (own := settings().artifacts) is not None:
+        roots.insert(0, own)
+    served = ModelIdentity.of(_checkpoint(model_config))
+    if chat_template is not None:
+        served = served.model_copy(update={"chat_template_hash": text_hash(chat_template)})
+    return Artifacts(roots, served, model_config.get_hidden_size())
+
+
+def _checkpoint(model_config: Any) -> Path:
+    checkpoint = Path(model_config.model)
+    if checkpoint.is_dir():
+        return checkpoint
+    from huggingface_hub import snapshot_download  # a hub id: vLLM has it in the cache by now
+
+    return Path(
+        snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True)
+    )
+
+
+def _malformed(artifact: Artifact, hidden_size: int) -> str | None:
+    """Why an artifact of the right model is of no use here, or None."""
+    manifest, tensors = artifact.manifest, artifact.tensors
+    if manifest.kind == "difficulty-probe":
+        if manifest.probe is None:
+            return "manifest.json: probe is missing"
+        try:
+            Head.from_tensors(tensors, manifest.probe.features)
+        except ValueError as error:
+            return str(error)
+        return manifest.probe.unreadable(hidden_size)
+    values = tensors.get("hapo")
     if values is None:
         return "the tensor `hapo` is missing"
     if values.shape != (len(HapoStatistics._fields),):

@@ -5,7 +5,7 @@ It rides in `SamplingParams.extra_args` under one reserved key. In the API proce
 worker it is a plain map.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probes.temperature import NUM_PARAMETERS, Law
@@ -21,7 +21,13 @@ class EngineControl(dict[str, Any]):
 
 
 def engine_control(
-    *, law: Law, parameters: list[float], trace: int, address: str, choices: int
+    *,
+    law: Law,
+    parameters: list[float],
+    trace: int,
+    address: str,
+    choices: int,
+    difficulty: Mapping[str, Any] | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -31,11 +37,43 @@ def engine_control(
         trace: Identifies the call in trace records; 0 asks for no trace.
         address: ZeroMQ endpoint that receives the trace; empty without one.
         choices: The request's `n`.
+        difficulty: From `difficulty_control`; None reads no probe.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
-        law=int(law), parameters=parameters, trace=trace, address=address, choices=choices
+        law=int(law),
+        parameters=parameters,
+        trace=trace,
+        address=address,
+        choices=choices,
+        difficulty=difficulty,
     )
+
+
+def difficulty_control(
+    *,
+    probe: str,
+    trace: int,
+    temperatures: Sequence[float] = (0.0, 0.0, 0.0),
+    budgets: Sequence[int] = (0, 0, 0),
+    stop: int = 0,
+) -> dict[str, Any]:
+    """Build the part of a control that reads a probe at the end of the prompt.
+
+    Args:
+        probe: Id of its artifact.
+        trace: Identifies the call that waits for the decision.
+        temperatures: T0 by class; 0 keeps the request's own.
+        budgets: Tokens by class; 0 sets no limit.
+        stop: Token that ends an answer at its limit.
+    """
+    return {
+        "probe": probe,
+        "trace": trace,
+        "temperatures": list(temperatures),
+        "budgets": list(budgets),
+        "stop": stop,
+    }
 
 
 def reserved_keys(extra_args: Mapping[str, Any] | None) -> list[str]:

@@ -7,6 +7,7 @@ of them: below, as the engine client they call; above, on the response they retu
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,8 +16,10 @@ from vllm.sampling_params import RequestOutputKind
 
 from server import metrics
 from server.control import KEY, engine_control
+from server.difficulty import DifficultyRun, Extend, Waiting
 from server.plan import Plan
 from server.report import summarise, token_reports
+from server.sse import only_opens, parse, sse, summary_chunk
 from server.telemetry import Telemetry, TraceBuffer
 
 current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
@@ -26,19 +29,37 @@ current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", de
 class Call:
     """One `generate` call: one prompt, n completions."""
 
-    def __init__(self, trace: TraceBuffer, choices: int) -> None:
+    def __init__(
+        self, trace: TraceBuffer, choices: int, difficulty: DifficultyRun | None = None
+    ) -> None:
         self.trace = trace
         self.produced = [0] * choices
         """Tokens that left the engine, per completion."""
         self.reported = [0] * choices
         """Tokens whose trace went out in a chunk."""
+        self.difficulty = difficulty
 
 
 class Generation:
     """One HTTP request under control."""
 
-    def __init__(self, plan: Plan, telemetry: Telemetry, timeout: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        telemetry: Telemetry,
+        timeout: float,
+        extend: Extend | None = None,
+    ) -> None:
+        """Prepare to run a plan.
+
+        Args:
+            plan: What to do.
+            telemetry: Where traces arrive.
+            timeout: Seconds to wait for one.
+            extend: Renders the prompt with a text after the question; None if it cannot.
+        """
         self.plan = plan
+        self._extend = extend
         self._telemetry = telemetry
         self._timeout = timeout
         self._calls: list[Call] = []
@@ -48,21 +69,54 @@ class Generation:
 
     def follow(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Give one engine request its control and count what comes out."""
-        traced = self.plan.trace != "none"
-        call = Call(self._telemetry.open() if traced else TraceBuffer(0), params.n)
-        self._calls.append(call)
+        call = self._open(params)
+        if call.difficulty is not None:
+            return self._follow_difficulty(call, engine, prompt, params, *args, **kwargs)
+        params = self._controlled(call, params)
+        outputs = engine.generate(prompt, params, *args, **kwargs)
+        return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
+
+    def _open(self, params: Any) -> Call:
+        difficulty = self.plan.difficulty
+        watched = self.plan.trace != "none" or difficulty is not None
+        trace = self._telemetry.open() if watched else TraceBuffer(0)
+        run = None
+        if difficulty is not None:
+            waiting = Waiting(trace, self._telemetry.address, self._timeout)
+            run = DifficultyRun(difficulty, params.max_tokens, waiting, self._extend)
+        self._calls.append(Call(trace, params.n, run))
+        return self._calls[-1]
+
+    def _controlled(self, call: Call, params: Any, difficulty: dict[str, Any] | None = None) -> Any:
+        """The same parameters, with the control of the plan."""
         params.extra_args = {
             **(params.extra_args or {}),
             KEY: engine_control(
                 law=self.plan.tag,
                 parameters=self.plan.parameters,
-                trace=call.trace.id,
+                trace=0 if self.plan.trace == "none" else call.trace.id,
                 address=self._telemetry.address,
                 choices=params.n,
+                difficulty=difficulty,
             ),
         }
-        outputs = engine.generate(prompt, params, *args, **kwargs)
-        return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
+        return params
+
+    async def _follow_difficulty(
+        self, call: Call, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Learn the class of the question before the answer or with it, and answer by it."""
+        run = call.difficulty
+        assert run is not None
+        delta = params.output_kind == RequestOutputKind.DELTA
+        prompt, part = await run.prepare(engine, prompt, params, request_id, **kwargs)
+        params = self._controlled(call, params, part)
+        outputs = engine.generate(prompt, params, request_id, **kwargs)
+        async with aclosing(self._count(call, outputs, delta)) as counted:
+            async for output in counted:
+                for completion in output.outputs:
+                    await run.explain_end(completion, call.produced[completion.index])
+                yield output
 
     async def _count(
         self, call: Call, outputs: AsyncGenerator[Any, None], delta: bool
@@ -112,6 +166,10 @@ class Generation:
             await self._complete(call, completion, 0)
             tokens = call.trace.get(completion, 0, call.produced[completion])
             report = summarise(self.plan, tokens, call.produced[completion])
+            if call.difficulty is not None:
+                report.difficulty = await call.difficulty.report(completion)
+                if report.difficulty.source == "fallback":
+                    report.fallback = report.fallback or "probe_unavailable"
             metrics.observe(report)
             result[position] = report.model_dump()
         return result
@@ -149,11 +207,17 @@ class Generation:
 
     async def _merge(self, response: Response) -> Response:
         headers = self.headers()
+        if self.plan.trace == "none" and self.plan.difficulty is None:
+            response.headers.update(headers)
+            return response
+        reports = await self.reports()
+        labels = [one["difficulty"]["label"] for one in reports.values() if one["difficulty"]]
+        if labels and labels[0] is not None:
+            headers["x-entropy-difficulty"] = labels[0]
         if self.plan.trace == "none":
             response.headers.update(headers)
             return response
         body = json.loads(bytes(response.body))
-        reports = await self.reports()
         for choice in body.get("choices", []):
             choice["entropy"] = reports.get(choice["index"])
         if "output" in body:  # the Responses API has one answer and no choices
@@ -168,10 +232,10 @@ class Generation:
         last: dict[str, Any] | None = None
         try:
             async for event in events:
-                kind, data = _parse(event)
+                kind, data = parse(event)
                 if data == "[DONE]":
                     if last is not None:
-                        yield _sse(_summary_chunk(last, await self.reports()))
+                        yield sse(summary_chunk(last, await self.reports()))
                     yield event
                 elif not isinstance(data, dict):
                     yield event  # a keep-alive comment
@@ -181,7 +245,7 @@ class Generation:
                 elif kind == "response.completed":
                     reports = await self.reports()
                     data["response"]["entropy"] = reports.get(len(reports) - 1)
-                    yield f"event: {kind}\n" + _sse(data)
+                    yield f"event: {kind}\n" + sse(data)
                 else:
                     yield event
         finally:
@@ -190,12 +254,12 @@ class Generation:
     async def _with_tokens(self, event: str, chunk: dict[str, Any]) -> str:
         changed = False
         for choice in chunk["choices"]:
-            if _only_opens(choice):
+            if only_opens(choice):
                 continue
             if (addition := await self.chunk_report(choice["index"])) is not None:
                 choice["entropy"] = addition
                 changed = True
-        return _sse(chunk) if changed else event
+        return sse(chunk) if changed else event
 
 
 class ControlledEngine:
@@ -213,44 +277,3 @@ class ControlledEngine:
         if generation is None:
             return self._engine.generate(prompt, sampling_params, *args, **kwargs)
         return generation.follow(self._engine, prompt, sampling_params, *args, **kwargs)
-
-
-def _only_opens(choice: dict[str, Any]) -> bool:
-    """Whether this part of a chunk names the role and says nothing yet; its token comes next."""
-    delta = choice.get("delta") or {}
-    return "role" in delta and not delta.get("content") and choice.get("finish_reason") is None
-
-
-def _sse(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-def _parse(event: str) -> tuple[str | None, Any]:
-    """Event name and payload of a server-sent event; payload None for a comment."""
-    kind = None
-    for line in event.splitlines():
-        if line.startswith("event: "):
-            kind = line[7:]
-        elif line.startswith("data: "):
-            text = line[6:]
-            return kind, text if text == "[DONE]" else json.loads(text)
-    return kind, None
-
-
-def _summary_chunk(last: dict[str, Any], reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """A last chunk without text that carries the summary of every choice."""
-    empty: dict[str, Any] = {"delta": {}} if "delta" in last["choices"][0] else {"text": ""}
-    chunk: dict[str, Any] = {
-        key: last[key] for key in ("id", "object", "created", "model") if key in last
-    }
-    chunk["choices"] = [
-        {
-            "index": position,
-            **empty,
-            "logprobs": None,
-            "finish_reason": None,
-            "entropy": {**report, "tokens": None},
-        }
-        for position, report in reports.items()
-    ]
-    return chunk

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
+from probes.difficulty import Difficulty, Strategies
 from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
 from server.errors import BadControl
@@ -16,6 +17,8 @@ from server.protocol import (
     TemperatureLaw,
 )
 
+_EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
+
 
 class Plan(NamedTuple):
     """What to do for one request."""
@@ -25,6 +28,29 @@ class Plan(NamedTuple):
     tag: Law
     parameters: list[float]
     trace: str
+    difficulty: "DifficultyPlan | None" = None
+
+
+class DifficultyPlan(NamedTuple):
+    """How the answer follows the difficulty of the question."""
+
+    probe: str
+    strategies: Strategies
+    shadow: bool
+    picked: Difficulty | None
+    """Chosen by `reasoning_effort`; None asks the probe."""
+    sets_temperature: bool
+    """Whether the strategy's temperature is T0: not where the request names its own."""
+
+
+class Said(NamedTuple):
+    """What else the request says that matters here."""
+
+    temperature: float | None = None
+    """None if it names none."""
+    reasoning_effort: str | None = None
+    no_difficulty: str | None = None
+    """Why it cannot be read for difficulty; None if it can."""
 
 
 class Wanted(NamedTuple):
@@ -47,7 +73,7 @@ def make_plan(
     wanted: Wanted,
     profiles: Mapping[str, Control],
     artifacts: Artifacts,
-    temperature: float | None,
+    said: Said,
 ) -> Plan | None:
     """Resolve body over suffix over header into a plan.
 
@@ -55,7 +81,7 @@ def make_plan(
         wanted: What the request says.
         profiles: By name.
         artifacts: For laws that need one.
-        temperature: The request's own, if it names one.
+        said: The rest of the request.
 
     Returns:
         None when the request asks for nothing.
@@ -70,13 +96,31 @@ def make_plan(
     control, name, param = body or Control(), None, "entropy.temperature"
     if named is not None:
         name, param = named
-        said = {} if body is None else {f: getattr(body, f) for f in body.model_fields_set}
-        control = profiles[name].model_copy(update=said)
-        if "temperature" in said:
+        own = {} if body is None else {f: getattr(body, f) for f in body.model_fields_set}
+        control = profiles[name].model_copy(update=own)
+        if "temperature" in own:
             param = "entropy.temperature"
-    _refuse_contradictions(control.temperature, temperature)
+    _refuse_contradictions(control.temperature, said.temperature)
     tag, parameters = _parameters(control.temperature, artifacts, param)
-    return Plan(name, control.temperature, tag, parameters, control.trace)
+    difficulty = _difficulty(control, artifacts, said)
+    return Plan(name, control.temperature, tag, parameters, control.trace, difficulty)
+
+
+def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> DifficultyPlan | None:
+    wanted = control.difficulty
+    if wanted is None:
+        return None
+    if said.no_difficulty is not None:
+        raise BadControl(f"`entropy.difficulty`: {said.no_difficulty}", "entropy.difficulty")
+    probe, spec = artifacts.difficulty_probe(wanted.probe, "entropy.difficulty.probe")
+    picked = _EFFORT.get(said.reasoning_effort or "") if wanted.effort else None
+    return DifficultyPlan(
+        probe=probe,
+        strategies=wanted.strategies or spec.strategies,
+        shadow=wanted.mode == "shadow",
+        picked=picked,
+        sets_temperature=said.temperature is None,
+    )
 
 
 def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
+from vllm.renderers.chat_utils import load_chat_template
 from vllm.version import __version__ as vllm_version
 
 from server.control import CONFIG_KEY
@@ -42,7 +43,8 @@ class EntrostatPlugin:
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Load profiles and artifacts, start telemetry, stand between handlers and engine."""
         _check(engine_client.vllm_config)
-        server = ServerState(settings(), engine_client)
+        template = load_chat_template(getattr(args, "chat_template", None))
+        server = ServerState(settings(), engine_client, template)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
         for name in _HANDLERS:

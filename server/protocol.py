@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from probes.difficulty import DifficultyWord, Strategies
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -74,6 +76,21 @@ TemperatureLaw = Annotated[
     FixedTemperature | Hapo | Edt | Dynatemp | EntropyTarget, Field(discriminator="type")
 ]
 
+
+class DifficultyControl(_Strict):
+    """Read how hard the question is and answer it by the strategy of its class (DiffAdapt)."""
+
+    probe: str | None = Field(None, max_length=200)
+    """Id of a `difficulty-probe` artifact; None takes the served model's own."""
+    mode: Literal["act", "shadow"] = "act"
+    """`shadow` decides and reports, and changes nothing."""
+    effort: bool = False
+    """Whether the request's `reasoning_effort` picks the class: low easy, medium normal, high hard.
+    A request without one is read by the probe."""
+    strategies: Strategies | None = None
+    """Instead of those stored with the probe."""
+
+
 Trace = Literal["none", "summary", "tokens"]
 
 
@@ -84,6 +101,8 @@ class Control(_Strict):
     """Start from this profile; what is set beside it here wins."""
     temperature: TemperatureLaw | None = None
     """How the temperature follows the entropy; None leaves it as the request says."""
+    difficulty: DifficultyControl | None = None
+    """How the answer follows the difficulty of the question; None leaves it alone."""
     trace: Trace = "summary"
     """How much of the measurement comes back: nothing, a summary, or every token."""
 
@@ -95,6 +114,32 @@ class TokenReport(BaseModel):
     """Nats, of the distribution after penalties and masks at T = 1; None if it had none."""
     temperature: float | None
     """Applied; 0 for greedy."""
+
+
+class StrategyReport(BaseModel):
+    """What a class of difficulty made of a request."""
+
+    temperature: float | None
+    """T0; None where the request's own or its law rules."""
+    max_tokens: int
+    prompt: bool
+    """Whether text was put after the question."""
+
+
+class DifficultyReport(BaseModel):
+    """How hard the question was found to be, and what followed."""
+
+    label: DifficultyWord | None
+    """None if the probe gave no answer in time."""
+    probabilities: dict[DifficultyWord, float] | None = None
+    """None if `reasoning_effort` picked the class, or the model's state was not finite."""
+    mode: Literal["act", "shadow"]
+    source: Literal["probe", "effort", "fallback"]
+    strategy: StrategyReport | None = None
+    """What was applied, in shadow mode what would have been; None without a label."""
+    prepass_tokens: int | None = None
+    """Tokens of the prompt that the probe read ahead of the answer; None where it read the
+    answer's own prompt."""
 
 
 class Report(BaseModel):
@@ -112,6 +157,7 @@ class Report(BaseModel):
     num_clamped: int | None = None
     """Tokens whose entropy target was out of reach: drawn at the nearer temperature limit."""
     tokens: list[TokenReport] | None = None
+    difficulty: DifficultyReport | None = None
     fallback: str | None = None
     """Why control or measurement is incomplete; None when all is well."""
 

@@ -9,16 +9,27 @@ import itertools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import zmq
 import zmq.asyncio
 
-from server.trace import read_frame
+from probes.difficulty import Difficulty
+from server.trace import DECISION, read_frame
 
 Token = tuple[float, float]
 """Entropy in nats and applied temperature; NaN where there was none."""
+
+
+class Decision(NamedTuple):
+    """What a difficulty probe said."""
+
+    difficulty: Difficulty
+    probabilities: tuple[float, float, float]
+    """By the value of `Difficulty`; NaN when the model's state was not finite."""
 
 
 class TraceBuffer:
@@ -27,6 +38,8 @@ class TraceBuffer:
     def __init__(self, identifier: int) -> None:
         self.id = identifier
         self._tokens: dict[int, dict[int, Token]] = {}
+        self.decisions: dict[int, Decision] = {}
+        """By completion."""
         self._arrived = asyncio.Event()
 
     def put(self, choice: int, index: int, token: Token) -> None:
@@ -56,7 +69,20 @@ class TraceBuffer:
         Returns:
             Whether it is complete.
         """
-        while not self.has(choice, start, stop):
+        return await self._wait(lambda: self.has(choice, start, stop), deadline)
+
+    async def wait_decision(self, choice: int, deadline: float) -> Decision | None:
+        """Wait for what the difficulty probe said of a completion; None if nothing came."""
+        await self._wait(lambda: choice in self.decisions, deadline)
+        return self.decisions.get(choice)
+
+    def decide(self, choice: int, decision: Decision) -> None:
+        """Store what the difficulty probe said."""
+        self.decisions[choice] = decision
+        self._arrived.set()
+
+    async def _wait(self, arrived: Callable[[], bool], deadline: float) -> bool:
+        while not arrived():
             self._arrived.clear()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -120,6 +146,11 @@ class Telemetry:
             records = read_frame(frame)
         except ValueError:
             return
-        for identifier, choice, index, entropy, temperature in records.tolist():
-            if (trace := self._open.get(identifier)) is not None:
-                trace.put(choice, index, (entropy, temperature))
+        decides = records.dtype == DECISION
+        for identifier, choice, what, *values in records.tolist():
+            if (trace := self._open.get(identifier)) is None:
+                continue
+            if decides:
+                trace.decide(choice, Decision(Difficulty(what), tuple(values)))
+            else:
+                trace.put(choice, what, tuple(values))

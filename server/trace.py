@@ -1,13 +1,13 @@
-"""What travels from the worker to the API server: one record per sampled token.
+"""What travels from the worker to the API server: a record per sampled token, one per decision.
 
-A frame is a packed array of records and nothing else, so writing one is a copy and reading one is
-a view; there is no code in it.
+A frame is one byte that says which kind of record, and a packed array of such records and nothing
+else. Writing one is a copy and reading one is a view; there is no code in it.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-RECORD = np.dtype(
+TOKEN = np.dtype(
     [
         ("trace", "<u8"),  # which `generate` call, chosen by the API server
         ("choice", "<u4"),  # which of its n completions
@@ -18,13 +18,34 @@ RECORD = np.dtype(
 )
 """One sampled token."""
 
+DECISION = np.dtype(
+    [
+        ("trace", "<u8"),
+        ("choice", "<u4"),
+        ("difficulty", "<u4"),  # a value of `Difficulty`
+        ("easy", "<f4"),  # probability; NaN when the hidden state was not finite
+        ("normal", "<f4"),
+        ("hard", "<f4"),
+    ]
+)
+"""What a difficulty probe said of one completion's prompt."""
+
 Records = NDArray[np.void]
+_KINDS = {b"t": TOKEN, b"d": DECISION}
+_TAGS = {dtype: tag for tag, dtype in _KINDS.items()}
+
+
+def write_frame(records: Records) -> bytes:
+    """The frame that carries an array of `TOKEN` or `DECISION`."""
+    return _TAGS[records.dtype] + records.tobytes()
 
 
 def read_frame(frame: bytes) -> Records:
-    """View a frame as an array of `RECORD`.
+    """View a frame as an array of `TOKEN` or `DECISION`.
 
     Raises:
-        ValueError: The frame is not a whole number of records.
+        ValueError: It is of no known kind, or not a whole number of records.
     """
-    return np.frombuffer(frame, dtype=RECORD)
+    if frame[:1] not in _KINDS:
+        raise ValueError("the frame is of no known kind")
+    return np.frombuffer(frame, dtype=_KINDS[frame[:1]], offset=1)

@@ -18,7 +18,7 @@ from openai import OpenAI
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-# vLLM closes a connection that was idle for 5 s; a client that sends at that very moment is cut off.
+# vLLM closes a connection that was idle for 5 s; who sends at that very moment is cut off.
 os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "300")
 
 MODEL = "smollm2-135m"

@@ -4,9 +4,10 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,26 @@ _app = typer.Typer(
     rich_markup_mode="markdown",
     help="Make the artifacts that a server acts with.",
 )
-_app.callback()(lambda: None)  # keep subcommands even while there is only one
+
+Model = Annotated[
+    str | None,
+    typer.Argument(help="Checkpoint to serve for this; without it the embedded default."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(help="Use running servers instead: one address or several, by commas."),
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the model's files, where the server's own is not here."),
+]
+SeedOption = Annotated[int, typer.Option(help="Same seed, same requests.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Requests at once.")]
+OutOption = Annotated[Path, typer.Option(help="Folder of artifacts.")]
+RunsOption = Annotated[
+    Path, typer.Option(help="Folder of runs; the same command goes on where it stopped.")
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start the run over.")]
 
 
 def train_probe(argv: Sequence[str] | None = None) -> None:
@@ -30,18 +50,9 @@ def train_probe(argv: Sequence[str] | None = None) -> None:
 @_app.command()
 def temperature(
     ctx: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Checkpoint to serve for this; without it the embedded default."),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(help="Use running servers instead: one address or several, by commas."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the model's files, where the server's own is not here."),
-    ] = None,
+    model: Model = None,
+    server: ServerOption = None,
+    checkpoint: CheckpointOption = None,
     prompts: Annotated[
         Path | None,
         typer.Option(help="JSONL, a `prompt` per line; without it the shipped ones."),
@@ -59,16 +70,14 @@ def temperature(
     tail: Annotated[
         float, typer.Option(min=0.0, max=0.2, help="Share of tokens beyond each limit.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 16,
-    out: Annotated[Path, typer.Option(help="Folder of artifacts.")] = Path("artifacts"),
+    seed: SeedOption = 0,
+    concurrency: ConcurrencyOption = 16,
+    out: OutOption = Path("artifacts"),
     name: Annotated[
         str | None, typer.Option(help="Id of the artifact, MODEL/NAME; else MODEL/entropy.")
     ] = None,
-    runs: Annotated[
-        Path, typer.Option(help="Folder of runs; the same command goes on where it stopped.")
-    ] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start the run over.")] = False,
+    runs: RunsOption = Path("runs"),
+    fresh: FreshOption = False,
 ) -> None:
     """Fit the entropy statistics that the law `hapo` needs.
 
@@ -83,18 +92,14 @@ def temperature(
 
         train-probe temperature --server http://127.0.0.1:8000 --tokens 100000
     """
-    from training.errors import TrainingError
-
-    signal.signal(signal.SIGTERM, _leave)
-    os.environ.setdefault("NO_PROXY", "127.0.0.1")  # a server started here is never behind a proxy
-    try:
+    with _errors("temperature"):
         from rich.console import Console
 
         from training.train_temperature import TemperatureJob, train_temperature
 
         job = TemperatureJob(
             model=model,
-            servers=() if server is None else tuple(url.strip() for url in server.split(",")),
+            servers=_addresses(server),
             serve_flags=ctx.obj,
             checkpoint=checkpoint,
             prompts=prompts,
@@ -109,13 +114,128 @@ def temperature(
             name=name,
             runs=runs,
             fresh=fresh,
-            command=shlex.join(["train-probe", *sys.argv[1:]]),
+            command=_command(),
         )
         train_temperature(job, Console())
+
+
+@_app.command()
+def difficulty(
+    ctx: typer.Context,
+    model: Model = None,
+    server: ServerOption = None,
+    checkpoint: CheckpointOption = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="Questions, by commas: arithmetic, words, facts, a JSONL file with `prompt` and "
+            "`answer`, openai/gsm8k, HuggingFaceH4/MATH-500."
+        ),
+    ] = "arithmetic,words,facts",
+    grader: Annotated[
+        str | None,
+        typer.Option(help="For JSONL: exact, contains, numeric, math or choice."),
+    ] = None,
+    problems: Annotated[int, typer.Option(min=50, help="How many questions.")] = 450,
+    samples: Annotated[int, typer.Option(min=2, help="Answers to each.")] = 6,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 96,
+    strategies: Annotated[
+        Path | None,
+        typer.Option(help="TOML of the strategies easy, normal, hard; else the shipped ones."),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least accuracy of a normal question.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(min=0, help="Largest entropy of a normal question, nats.")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Less accuracy than this is hard.")
+    ] = None,
+    head: Annotated[str, typer.Option(help="auto, linear or mlp.")] = "auto",
+    seed: SeedOption = 0,
+    concurrency: ConcurrencyOption = 16,
+    out: OutOption = Path("artifacts"),
+    name: Annotated[
+        str | None, typer.Option(help="Id of the artifact, MODEL/NAME; else MODEL/difficulty.")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    fresh: FreshOption = False,
+) -> None:
+    """Train the probe that tells easy, normal and hard questions apart (DiffAdapt).
+
+    Samples answers to questions with known answers through a server, grades them, labels each
+    question by accuracy and entropy, and fits a probe on the model's hidden state. Writes a
+    `difficulty-probe` artifact and a report. What follows `--` goes to `entrostat serve`.
+
+    For example:
+
+        train-probe difficulty
+
+        train-probe difficulty --task mine.jsonl --grader numeric --problems 1000
+
+        train-probe difficulty --server http://127.0.0.1:8000,http://127.0.0.1:8001
+    """
+    with _errors("difficulty"):
+        from rich.console import Console
+
+        from training.train_difficulty import DifficultyJob, train_difficulty
+
+        job = DifficultyJob(
+            model=model,
+            servers=_addresses(server),
+            serve_flags=ctx.obj,
+            checkpoint=checkpoint,
+            tasks=tuple(part.strip() for part in task.split(",")),
+            grader=_one_of("--grader", grader, "exact contains numeric math choice"),
+            problems=problems,
+            samples=samples,
+            max_tokens=max_tokens,
+            strategies=strategies,
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma,
+            head=_one_of("--head", head, "auto linear mlp"),
+            seed=seed,
+            concurrency=concurrency,
+            out=out,
+            name=name,
+            runs=runs,
+            fresh=fresh,
+            command=_command(),
+        )
+        train_difficulty(job, Console())
+
+
+def _addresses(server: str | None) -> tuple[str, ...]:
+    return () if server is None else tuple(url.strip() for url in server.split(","))
+
+
+def _command() -> str:
+    return shlex.join(["train-probe", *sys.argv[1:]])
+
+
+def _one_of(option: str, value: str | None, words: str) -> Any:
+    from training.errors import TrainingError
+
+    if value is not None and value not in words.split():
+        raise TrainingError(f"{option} `{value}`: one of {', '.join(words.split())}")
+    return value
+
+
+@contextmanager
+def _errors(command: str) -> Iterator[None]:
+    """One sentence and exit code 2 for what the user can mend."""
+    from training.errors import TrainingError
+
+    signal.signal(signal.SIGTERM, _leave)
+    os.environ.setdefault("NO_PROXY", "127.0.0.1")  # a server started here is never behind a proxy
+    try:
+        yield
     except TrainingError as error:
-        _fail("temperature", error)
+        _fail(command, error)
     except ModuleNotFoundError as error:
-        _fail("temperature", f"needs {error.name}: run `pip install 'entrostat[train]'`")
+        _fail(command, f"needs {error.name}: run `pip install 'entrostat[train]'`")
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

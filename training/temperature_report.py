@@ -1,8 +1,6 @@
 """What a fit of the entropy statistics shows: a page, a figure and a table in the terminal."""
 
 import math
-import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from probes.artifact import Artifact
+from training.machine import machine
 from training.temperature_fit import NUM_RESAMPLES, Fit, scaled
 
 TAU = 0.05
@@ -109,7 +108,7 @@ def _page(facts: Facts) -> str:
     settings = manifest.settings
     return f"""# Entropy statistics of {manifest.model}
 
-Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {_machine()}, with
+Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
 {", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
 
 {fit.entropies.numel():,} tokens in {fit.num_answers} answers to {settings["num_prompts"]} prompts,
@@ -140,10 +139,3 @@ Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 
 def _rows(cells: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

@@ -4,14 +4,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from probes.artifact import Artifact, Manifest, package_versions
 from training.errors import TrainingError
@@ -19,6 +19,7 @@ from training.jobs import check_addresses, check_name, identify, identify_served
 from training.local_server import local_server, serve_command
 from training.prompts import load_prompts
 from training.rollouts import Ask, Fleet, Rollout, Sampling, Served, request_seed
+from training.sampling import draw, run_folder
 from training.temperature_fit import Fit, fit_temperature
 from training.temperature_report import Facts, write_report, write_summary
 from training.traces import Traces, content_hash, first_rollouts
@@ -113,28 +114,26 @@ async def _sample(
     async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
         served = await fleet.connect()
         check_name(_artifact_id(job, served))
-        run = _run_folder(job, served, prompts)
-        with Traces(run / "traces.jsonl", fresh=job.fresh) as traces:
-            console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
-            if traces.rollouts:
-                console.print(f"going on: {traces.num_tokens:,} tokens are there already")
-            with _progress(console) as progress:
-                bar = progress.add_task("sampling", total=job.tokens)
-                progress.update(bar, completed=min(traces.num_tokens, job.tokens))
-                async with aclosing(fleet.run(pending(job, prompts, traces))) as rollouts:
-                    async for rollout in rollouts:
-                        traces.append(rollout)
-                        progress.update(bar, completed=min(traces.num_tokens, job.tokens))
-            return served, run, first_rollouts(traces.rollouts, job.tokens)
+        run = run_folder(job.runs, "temperature", served, _run_settings(job, served, prompts))
+        traces = await draw(
+            fleet,
+            run,
+            lambda traces: pending(job, prompts, traces),
+            console,
+            fresh=job.fresh,
+            total=job.tokens,
+            unit="tokens",
+            done=lambda traces: traces.num_tokens,
+        )
+        return served, run, first_rollouts(traces.rollouts, job.tokens)
 
 
-def _run_folder(job: TemperatureJob, served: Served, prompts: list[str]) -> Path:
-    """The folder of everything sampled in this way: the same settings find it again.
+def _run_settings(job: TemperatureJob, served: Served, prompts: list[str]) -> dict[str, Any]:
+    """What decides which answers are drawn.
 
     The number of tokens and the settings of the fit do not count: more tokens go on from fewer.
     """
-    settings = {
-        "model": served.model,
+    return {
         "identity": identify_served(served, job.checkpoint).model_dump(),
         "serve_flags": job.serve_flags,
         "prompts": prompts_hash(prompts),
@@ -142,12 +141,6 @@ def _run_folder(job: TemperatureJob, served: Served, prompts: list[str]) -> Path
         "temperature": job.temperature,
         "seed": job.seed,
     }
-    text = json.dumps(settings, indent=2)
-    model = Path(served.model).name
-    run = job.runs / f"temperature-{model}-{sha256(text.encode()).hexdigest()[:8]}"
-    run.mkdir(exist_ok=True)
-    (run / "settings.json").write_text(text + "\n")
-    return run
 
 
 def prompts_hash(prompts: list[str]) -> str:
@@ -165,13 +158,6 @@ def pending(job: TemperatureJob, prompts: list[str], traces: Traces) -> Iterator
             prompt = prompts[number % len(prompts)]
             messages = [{"role": "user", "content": prompt}]
             yield Ask(number, messages, request_seed(job.seed, number))
-
-
-def _progress(console: Console) -> Progress:
-    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens")
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), counts, TimeElapsedColumn(), console=console
-    )
 
 
 def _artifact_id(job: TemperatureJob, served: Served) -> str:

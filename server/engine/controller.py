@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.logger import init_logger
 
+from probes.difficulty import Head
 from probes.temperature import NUM_PARAMETERS, Law
 from server.control import KEY
+from server.engine.difficulty import DifficultyControl
 from server.engine.kernels import Kernels
 from server.engine.publisher import Directory, Publisher
 
@@ -35,6 +37,8 @@ class Group(NamedTuple):
     """Whether any of them follows an entropy target."""
     traced: bool
     """Whether anybody wants to know what was measured."""
+    judged: bool = False
+    """Whether any of them has a difficulty probe."""
 
 
 class Controller:
@@ -59,6 +63,18 @@ class Controller:
             np.full(num_slots, "", dtype=object),
         )
         self._stale = False
+        self.difficulty: DifficultyControl | None = None
+        """Set by `read_difficulty`; None where no probe fits the model."""
+
+    def read_difficulty(self, model: Any, heads: Mapping[str, Head]) -> None:
+        """Read these probes on a loaded model.
+
+        Args:
+            model: Its output head is tapped.
+            heads: By artifact id.
+        """
+        self.difficulty = DifficultyControl(len(self._active), self._device, heads)
+        self.difficulty.tap.attach(model)
 
     def mute(self) -> None:
         """Send no traces: another rank that sees the same rows does."""
@@ -89,6 +105,8 @@ class Controller:
         self._table[slot] = [control["law"], base, *control["parameters"]]
         self._active[slot] = True
         self._seat(slot, control["trace"], 0, control["address"])
+        if self.difficulty is not None:
+            self.difficulty.add(slot, control["difficulty"])
         return True
 
     def remove(self, slot: int) -> None:
@@ -97,6 +115,8 @@ class Controller:
             self._table[slot] = 0.0
             self._active[slot] = False
             self._seat(slot, 0, 0, "")
+            if self.difficulty is not None:
+                self.difficulty.remove(slot)
 
     def move(self, source: int, target: int) -> None:
         """Move a request to another slot; the source becomes idle."""
@@ -110,6 +130,8 @@ class Controller:
         self._directory = self._directory.copy()
         for column in (self._table, self._active, *self._directory):
             column[[one, two]] = column[[two, one]]
+        if self.difficulty is not None:
+            self.difficulty.swap(one, two)
         self._stale = True
 
     def name_choice(self, slot: int, choice: int) -> None:
@@ -137,6 +159,10 @@ class Controller:
         """Whether any of these slots sends a trace."""
         return bool(self._directory.traces[slots].any())
 
+    def is_judged(self, slots: NDArray[np.int64] | slice) -> bool:
+        """Whether any of these slots has a difficulty probe."""
+        return self.difficulty is not None and self.difficulty.is_active(slots)
+
     def groups(self, num_rows: int) -> list[Group]:
         """Split a batch whose row r is slot r into rows that are decided alike.
 
@@ -149,8 +175,8 @@ class Controller:
             if len(host_slots):
                 slots = torch.from_numpy(host_slots).to(self._device, non_blocking=True)
                 rows = None if len(host_slots) == num_rows else slots
-                traced = self.is_traced(host_slots)
-                groups.append(Group(rows, slots, host_slots, solve, traced))
+                traced, judged = self.is_traced(host_slots), self.is_judged(host_slots)
+                groups.append(Group(rows, slots, host_slots, solve, traced, judged))
         return groups
 
     def flush(self) -> None:
@@ -158,8 +184,28 @@ class Controller:
         if self._stale:
             self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
             self._stale = False
+        if self.difficulty is not None:
+            self.difficulty.flush()
 
     # -- the step --------------------------------------------------------------------------
+
+    def settle(
+        self, rows: NDArray[np.int64], slots: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> None:
+        """Let difficulty probes read the prompts that ended in this step.
+
+        Args:
+            rows: Of the batch.
+            slots: Of these rows.
+            indices: Token that each row draws next; negative while its prompt is still read.
+        """
+        assert self.difficulty is not None
+        try:
+            self.difficulty.settle(rows, slots, indices, self._directory, self._publisher)
+        except Exception:  # as in `control`: the answer is then one of no class
+            self.failures += 1
+            if self.failures == 1:
+                logger.exception("entrostat: a difficulty probe failed, decoding goes on")
 
     def control(self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor) -> None:
         """Scale the logits of a group in place so that the sampler draws at each row's T.
@@ -173,24 +219,29 @@ class Controller:
             group: Which rows.
             indices: Token index of each row of the group, for the trace.
         """
-        own = logits if group.rows is None else logits[group.rows]
+        mine = logits if group.rows is None else logits[group.rows]
+        difficulty = self.difficulty if group.judged else None
         try:
             table = self._device_table[group.slots]
-            base = table[:, 1]
+            own = base = table[:, 1]
+            if difficulty is not None:
+                base = difficulty.base(group.slots, own)
             entropy, temperature = self.kernels.decide(
-                own, base, table[:, 0], table[:, 2:], solve=group.solve
+                mine, base, table[:, 0], table[:, 2:], solve=group.solve
             )
         except Exception:  # the boundary where a failing control must not fail the request
             self.failures += 1
             if self.failures == 1:
                 logger.exception("entrostat: a control failed, decoding goes on without it")
-            entropy = temperature = torch.full((len(own),), torch.nan, device=self._device)
+            entropy = temperature = torch.full((len(mine),), torch.nan, device=self._device)
         else:
-            scale = torch.where(temperature == base, 1.0, temperature / base).unsqueeze(-1)
+            scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
                 logits.div_(scale)
             else:
-                logits[group.rows] = own.div_(scale)
+                logits[group.rows] = mine.div_(scale)
+            if difficulty is not None and difficulty.may_end(group.host_slots, indices):
+                difficulty.limit(logits, group.rows, group.slots, indices)
         if self._publisher is not None and group.traced:
             slots = group.slots if group.host_slots is None else group.host_slots
             self._publisher.publish(entropy, temperature, slots, indices, self._directory)

@@ -116,7 +116,11 @@ class EntropyLogitsProcessor(LogitsProcessor):
             controller.flush()
             self._groups = controller.groups(len(logits))
         for group in self._groups:
-            controller.control(logits, group, self._token_indices(group))
+            indices = self._token_indices(group)
+            if group.judged:
+                assert group.host_slots is not None
+                controller.settle(group.host_slots, group.host_slots, indices)
+            controller.control(logits, group, indices)
 
     def _token_indices(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Token index per row, -1 where the prompt is not read to the end yet."""

@@ -7,6 +7,7 @@ so everything is looked up by slot on the device.
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import (
@@ -72,5 +73,9 @@ class EntropyLogitsProcessor(LogitsProcessor):
         indices = ctx.pos.long() + 1 - self._req_states.prompt_len.gpu[slots].long()
         batch = ctx.idx_mapping_np
         solve, traced = controller.needs_solver(batch), controller.is_traced(batch)
-        controller.control(logits, Group(None, slots, None, solve, traced), indices)
+        if judged := controller.is_judged(batch):
+            # A row per request, for vLLM does not draft tokens of a prompt. Host values, no sync.
+            drawn = ctx.seq_lens_upper_bound_np - self._req_states.prompt_len.np[batch]
+            controller.settle(np.arange(len(batch)), batch.astype(np.int64), drawn)
+        controller.control(logits, Group(None, slots, None, solve, traced, judged), indices)
         return logits

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from vllm.distributed import get_tensor_model_parallel_rank
 
+from server.artifacts import load_artifacts
 from server.control import CONFIG_KEY
 
 
@@ -58,6 +59,8 @@ def bind(runner: Any) -> Any | None:
         if type(processor).__module__.startswith("server.engine.logits_v"):
             processor.controller.kernels.warm_up()
             processor.bind(runner)
+            if heads := load_artifacts(runner.model_config).heads():
+                processor.controller.read_difficulty(runner.model, heads)
             if get_tensor_model_parallel_rank() != 0:  # every rank samples the same rows
                 processor.controller.mute()
             if hasattr(runner, "input_batch"):

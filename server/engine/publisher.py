@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.logger import init_logger
 
-from server.trace import RECORD
+from server.trace import DECISION, TOKEN, Records, write_frame
 
 logger = init_logger("vllm.entrostat")
 
@@ -36,9 +36,12 @@ class Directory(NamedTuple):
 
 
 class _Step(NamedTuple):
+    """Rows on their way to the host, and what becomes of them there."""
+
+    kind: np.dtype[np.void]
     slots: NDArray[np.int64] | Tensor
-    indices: NDArray[np.int64] | Tensor
-    values: Tensor
+    columns: list[NDArray[np.int64] | Tensor]
+    """The fields of `kind` after trace and choice, in order, each of shape (rows,)."""
     directory: Directory
     copied: torch.Event | None
 
@@ -71,18 +74,42 @@ class Publisher:
                 prompt is not read to the end yet, so nothing was sampled).
             directory: Who sits in each slot now.
         """
+        self._queue(TOKEN, slots, [indices, entropy, temperature], directory)
+
+    def publish_decisions(
+        self,
+        classes: Tensor,
+        probabilities: Tensor,
+        slots: NDArray[np.int64],
+        directory: Directory,
+    ) -> None:
+        """Queue what difficulty probes said.
+
+        Args:
+            classes: Values of `Difficulty`, shape (rows,), on the device.
+            probabilities: Shape (rows, 3), on the device.
+            slots: Slot of each row.
+            directory: Who waits for the decision of each slot.
+        """
+        self._queue(DECISION, slots, [classes, *probabilities.unbind(1)], directory)
+
+    def _queue(
+        self,
+        kind: np.dtype[np.void],
+        slots: NDArray[np.int64] | Tensor,
+        columns: list[NDArray[np.int64] | Tensor],
+        directory: Directory,
+    ) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="entrostat-trace", daemon=True)
             self._thread.start()
-        values = torch.stack([entropy, temperature])
         copied = None
-        if values.device.type != "cpu":
-            values = _pinned(values)
-            slots = _pinned(slots) if isinstance(slots, Tensor) else slots
-            indices = _pinned(indices) if isinstance(indices, Tensor) else indices
+        if any(isinstance(part, Tensor) and part.device.type != "cpu" for part in columns):
+            columns = [_to_host(column) for column in columns]
+            slots = _to_host(slots)
             copied = torch.Event()
             copied.record()
-        self._steps.put(_Step(slots, indices, values, directory, copied))
+        self._steps.put(_Step(kind, slots, columns, directory, copied))
 
     def close(self) -> None:
         """Send what is queued and stop the thread."""
@@ -101,32 +128,38 @@ class Publisher:
         context.term()
 
     def _send(self, context: "zmq.Context[zmq.Socket[bytes]]", step: _Step) -> None:
-        slots, indices = np.asarray(step.slots), np.asarray(step.indices)
-        keep = (indices >= 0) & (step.directory.traces[slots] != 0)
+        slots = np.asarray(step.slots)
+        keep = step.directory.traces[slots] != 0
+        if step.kind is TOKEN:
+            keep &= np.asarray(step.columns[0]) >= 0
         slots = slots[keep]
         if not len(slots):
             return
-        records = np.empty(len(slots), dtype=RECORD)
+        records = np.empty(len(slots), dtype=step.kind)
         records["trace"] = step.directory.traces[slots]
         records["choice"] = step.directory.choices[slots]
-        records["index"] = indices[keep]
-        records["entropy"], records["temperature"] = step.values.numpy()[:, keep]
+        fields = (step.kind.names or ())[2:]
+        for field, column in zip(fields, step.columns, strict=True):
+            records[field] = np.asarray(column)[keep]
         addresses = step.directory.addresses[slots]
         for address in set(addresses):
             self._push(context, address, records[addresses == address])
 
     def _push(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, records: NDArray[np.void]
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, records: Records
     ) -> None:
         try:
             if address not in self._sockets:
                 self._sockets[address] = context.socket(zmq.PUSH)
                 self._sockets[address].connect(address)
-            self._sockets[address].send(records.tobytes(), zmq.NOBLOCK)
+            self._sockets[address].send(write_frame(records), zmq.NOBLOCK)
         except zmq.ZMQError:  # no such place, or its queue is full
             self.lost += len(records)
 
 
-def _pinned(values: Tensor) -> Tensor:
+def _to_host(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:
+    """Start a copy to pinned memory; nobody waits for it here."""
+    if not isinstance(values, Tensor):
+        return values
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return host.copy_(values, non_blocking=True)

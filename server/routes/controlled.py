@@ -1,16 +1,20 @@
 """What every controlled route does: plan, run vLLM's own route under the plan, merge the report."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
+from probes.difficulty import with_text
 from server import metrics
 from server.control import reserved_keys
+from server.difficulty import Extend
 from server.errors import BadControl, bad_request
 from server.generation import Generation, current
-from server.plan import Wanted, make_plan, split_model
+from server.plan import Said, Wanted, make_plan, split_model
 from server.state import ServerState, state_of
 
 VllmRoute = Callable[..., Awaitable[Any]]
@@ -54,11 +58,55 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     request.model, suffix = split_model(request.model, state.served_names(raw_request))
     control, request.entropy = request.entropy, None
     wanted = Wanted(control, suffix, raw_request.headers.get("x-entropy-profile"))
-    plan = make_plan(wanted, state.profiles, state.artifacts, request.temperature)
+    plan = make_plan(wanted, state.profiles, state.artifacts, _said(request, raw_request))
     if plan is None:
         return None
     if getattr(request, "use_beam_search", False):
         raise BadControl(
             "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
         )
-    return Generation(plan, state.telemetry, state.settings.trace_timeout)
+    extend = _extender(request, raw_request) if plan.difficulty is not None else None
+    return Generation(plan, state.telemetry, state.settings.trace_timeout, extend)
+
+
+def _said(request: Any, raw_request: Request) -> Said:
+    return Said(
+        request.temperature,
+        getattr(request, "reasoning_effort", None),
+        _why_no_difficulty(request, raw_request),
+    )
+
+
+def _why_no_difficulty(request: Any, raw_request: Request) -> str | None:
+    if not isinstance(request, ChatCompletionRequest):
+        return "the difficulty of a question is read in /v1/chat/completions alone"
+    adapters = raw_request.app.state.openai_serving_models.lora_requests
+    if request.model in adapters:
+        return f"the probe reads the base model, not its adapter `{request.model}`"
+    if request.messages[-1]["role"] != "user":
+        return "the last message must be the user's: it is the question"
+    return None
+
+
+def _extender(request: ChatCompletionRequest, raw_request: Request) -> Extend:
+    """Render the chat again with a text after the question, which keeps its prefix cached."""
+
+    async def extend(text: str) -> Any | None:
+        longer = request.model_copy(update={"messages": _extended(request.messages, text)})
+        handler = raw_request.app.state.openai_serving_chat
+        try:
+            rendered = await handler.render_chat_request(longer)
+        except ValueError:  # too long for the model, which the question alone is not
+            return None
+        return None if isinstance(rendered, ErrorResponse) else rendered[1][0]
+
+    return extend
+
+
+def _extended(messages: Sequence[Any], text: str) -> list[Any]:
+    """The conversation with a text after its last message's own."""
+    *before, last = messages
+    content = last["content"]
+    if isinstance(content, str):
+        return [*before, {**last, "content": with_text(content, text)}]
+    return [*before, {**last, "content": [*content, {"type": "text", "text": text}]}]

@@ -69,7 +69,7 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     from probes.temperature import Law, apply_laws, law_parameters
     from server.artifacts import Artifacts, shipped_artifacts
 
-    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint))
+    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint), 576)
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
     drawn = sample(client, reference, law("hapo", tau=0.3), temperature=0.9)
     row = law_parameters(Law.HAPO, **statistics._asdict(), tau=0.3, published=0.0)

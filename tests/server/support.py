@@ -8,11 +8,12 @@ import torch
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.temperature import HapoStatistics
 from server.artifacts import Artifacts
-from server.trace import RECORD
+from server.trace import TOKEN, write_frame
 
 SERVED = ModelIdentity(
     config_hash="c", weights_hash="w", tokenizer_hash="t", chat_template_hash="j"
 )
+HIDDEN_SIZE = 8
 STATISTICS = HapoStatistics(-0.5, 1.25, 0.5, -0.25)
 
 
@@ -33,9 +34,9 @@ def save_statistics(
 
 def artifacts(*roots: Path) -> Artifacts:
     """What a server of the tests' model would use of these folders."""
-    return Artifacts(list(roots), SERVED)
+    return Artifacts(list(roots), SERVED, HIDDEN_SIZE)
 
 
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:
     """Records (trace, choice, index, entropy, temperature) as the worker sends them."""
-    return np.array(list(records), dtype=RECORD).tobytes()
+    return write_frame(np.array(list(records), dtype=TOKEN))

@@ -10,7 +10,7 @@ from probes.artifact import Artifact
 from probes.temperature import HapoStatistics, Law, law_parameters
 from server.artifacts import Artifacts
 from server.errors import BadControl
-from server.plan import Plan, Wanted, make_plan, split_model
+from server.plan import Plan, Said, Wanted, make_plan, split_model
 from server.protocol import Control
 from tests.server.support import STATISTICS, artifacts, save_statistics
 
@@ -35,7 +35,7 @@ def plan(
     using: Artifacts = NO_ARTIFACTS,
 ) -> Plan | None:
     control = None if body is None else Control.model_validate(body)
-    return make_plan(Wanted(control, suffix, header), PROFILES, using, temperature)
+    return make_plan(Wanted(control, suffix, header), PROFILES, using, Said(temperature))
 
 
 def refusal(*arguments: Any, **options: Any) -> BadControl:

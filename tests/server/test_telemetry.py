@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.telemetry import Telemetry, TraceBuffer
-from server.trace import RECORD, read_frame
+from server.trace import TOKEN, read_frame
 from tests.server.support import frame
 
 
@@ -66,7 +66,7 @@ def test_a_frame_is_a_packed_array_of_records() -> None:
     (record,) = read_frame(frame((2**64 - 1, 2**32 - 1, 7, 0.5, math.nan))).tolist()
     assert record[:4] == (2**64 - 1, 2**32 - 1, 7, 0.5)
     assert math.isnan(record[4])
-    assert RECORD.itemsize == 24
+    assert TOKEN.itemsize == 24
 
 
 @pytest.mark.parametrize("content", [b"x", b"x" * 23, b"x" * 25])

@@ -61,6 +61,8 @@ class Runner:
             max_num_blocks_per_req=[2],
             logitsprocs=LogitsProcessors([self.processor]),
         )
+        self.model_config: Any = None
+        self.model: Any = None
         self.discard_request_mask = SimpleNamespace(np=np.zeros(NUM_ROWS, dtype=bool))
         self.processor.bind(self)  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 
+from probes.difficulty import Difficulty
 from probes.entropy import entropy_from_logits
 from probes.temperature import Law
 from server.engine.logits_v1 import EntropyLogitsProcessor as V1
@@ -26,6 +27,7 @@ from tests.server.engine.support import (
     random_logits,
     run_eagerly,
 )
+from tests.server.engine.test_difficulty import Model, head, judged, state
 
 NUM_SLOTS = 5
 
@@ -35,13 +37,14 @@ class Runner:
 
     def __init__(self) -> None:
         self.prompt_len = torch.zeros(NUM_SLOTS, dtype=torch.int32)
+        lengths: Any = SimpleNamespace(gpu=self.prompt_len, np=self.prompt_len.numpy())
         unused: Any = None
         state = LogitsProcRequestState(
             device=CPU,
             max_num_reqs=NUM_SLOTS,
             vocab_size=VOCAB,
             all_token_ids=unused,
-            prompt_len=SimpleNamespace(gpu=self.prompt_len),  # type: ignore[arg-type]
+            prompt_len=lengths,
             prefill_len=unused,
             total_len=unused,
         )
@@ -76,7 +79,9 @@ class Runner:
             expanded_local_pos=torch.tensor(local, dtype=torch.int32),
             input_ids=torch.zeros(len(rows), dtype=torch.int32),
             pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
-            seq_lens_upper_bound_np=np.zeros(len(batch), dtype=np.int32),
+            seq_lens_upper_bound_np=np.array(
+                [max(p for s, p in rows if s == slot) + 1 for slot in batch], dtype=np.int32
+            ),
         )
         return self.processor.apply(logits, context)
 
@@ -213,3 +218,32 @@ def test_an_untraced_batch_is_controlled_and_publishes_nothing(runner: Runner) -
     before = random_logits(1)
     torch.testing.assert_close(runner.step(before.clone(), [(0, 2)]), before / 0.5)
     assert runner.record == {}
+
+
+# -- difficulty --------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runner) -> None:
+    model = Model()
+    runner.controller.read_difficulty(model, {"m/probe": head()})
+    decided: list[tuple[list[int], list[int]]] = []
+    runner.record.publish_decisions = (  # type: ignore[attr-defined]
+        lambda classes, probabilities, slots, directory: decided.append(
+            (classes.tolist(), slots.tolist())
+        )
+    )
+    runner.add(2, judged(trace=1), name="a")
+    runner.add(0, judged(trace=2), name="b")
+    before = random_logits(2)
+
+    def step(hidden: list[Difficulty], rows: list[tuple[int, int]]) -> Tensor:
+        model.compute_logits(torch.stack([state(one) for one in hidden]))
+        return runner.step(before.clone(), rows)
+
+    step([Difficulty.HARD, Difficulty.HARD], [(2, 1), (0, 0)])  # both prompts have three tokens
+    assert decided == []
+    after = step([Difficulty.EASY, Difficulty.HARD], [(2, 2), (0, 1)])
+    assert decided == [([Difficulty.EASY], [2])]
+    torch.testing.assert_close(after[0], before[0] / 0.5)
+    after = step([Difficulty.HARD, Difficulty.NORMAL], [(0, 2), (2, 3)])
+    torch.testing.assert_close(after, before / torch.tensor([[0.4], [0.5]]))

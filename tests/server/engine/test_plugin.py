@@ -18,8 +18,9 @@ from tests.server.engine.test_logits_v1 import Runner
 
 @pytest.fixture(autouse=True)
 def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One rank, and no compiler."""
+    """One rank, no probes and no compiler."""
     monkeypatch.setattr(plugin, "get_tensor_model_parallel_rank", lambda: 0)
+    monkeypatch.setattr(plugin, "load_artifacts", lambda _: SimpleNamespace(heads=dict))
     monkeypatch.setattr(Kernels, "warm_up", lambda kernels: warmed.append(kernels))
     warmed.clear()
 

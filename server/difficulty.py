@@ -1,0 +1,227 @@
+"""Difficulty in the API server: who decides the class of a question, and what follows from it."""
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Literal, NamedTuple
+
+from vllm.sampling_params import SamplingParams
+
+from probes.difficulty import Difficulty, Strategy
+from probes.temperature import Law, law_parameters
+from server.control import KEY, difficulty_control, engine_control
+from server.plan import DifficultyPlan
+from server.protocol import DifficultyReport, StrategyReport
+from server.telemetry import Decision, TraceBuffer
+
+Source = Literal["probe", "effort", "fallback"]
+Extend = Callable[[str], Awaitable[Any | None]]
+"""Renders the prompt with a text after the question; None if that cannot be done."""
+
+
+class Waiting(NamedTuple):
+    """Where a decision arrives, and how long it is waited for."""
+
+    trace: TraceBuffer
+    address: str
+    timeout: float
+    """Seconds."""
+
+    async def decision(self, choice: int) -> Decision | None:
+        """What the probe said of a completion; None if nothing came in time."""
+        return await self.trace.wait_decision(choice, time.monotonic() + self.timeout)
+
+
+class Verdict(NamedTuple):
+    """The class of a question and where it comes from."""
+
+    difficulty: Difficulty | None
+    """None where the engine was to decide and did not say so in time."""
+    probabilities: tuple[float, float, float] | None
+    source: Source
+
+    @classmethod
+    def of(cls, decision: Decision | None) -> "Verdict":
+        """What the probe said."""
+        if decision is None:
+            return cls(None, None, "fallback")
+        finite = not any(math.isnan(value) for value in decision.probabilities)
+        return cls(decision.difficulty, decision.probabilities if finite else None, "probe")
+
+
+class DifficultyRun:
+    """One answer by the difficulty of its question."""
+
+    def __init__(
+        self, plan: DifficultyPlan, ceiling: int, waiting: Waiting, extend: Extend | None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            plan: What is wanted.
+            ceiling: The request's `max_tokens`.
+            waiting: Where decisions arrive.
+            extend: None where a strategy's text cannot be added.
+        """
+        self._plan = plan
+        self._ceiling = ceiling
+        self._waiting = waiting
+        self._extend = extend
+        self._verdict: Verdict | None = None
+        """Known before the answer; None while the engine decides with it."""
+        self._prepass_tokens: int | None = None
+
+    async def prepare(
+        self, engine: Any, prompt: Any, params: SamplingParams, request_id: str, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any] | None]:
+        """Decide now and change prompt and parameters, or leave it to the engine.
+
+        Returns:
+            The prompt to answer, and the worker's part of the control.
+        """
+        plan, end = self._plan, engine.renderer.get_eos_token_id()
+        if plan.picked is None and _decided_in_engine(plan, params, end):
+            return prompt, _engine_part(plan, params, self._waiting.trace.id, end)
+        if plan.picked is not None:
+            self._verdict = Verdict(plan.picked, None, "effort")
+        else:
+            self._verdict = await self._ask(engine, prompt, request_id, **kwargs)
+        if plan.shadow:
+            return prompt, None
+        assert self._verdict.difficulty is not None
+        strategy = plan.strategies.of(self._verdict.difficulty)
+        return await self._apply(strategy, engine, prompt, params), None
+
+    async def _ask(self, engine: Any, prompt: Any, request_id: str, **kwargs: Any) -> Verdict:
+        """Read the question in a pass of its own, whose prefix the answer then finds cached."""
+        control = engine_control(
+            law=Law.NONE,
+            parameters=law_parameters(Law.NONE),
+            trace=0,
+            address=self._waiting.address,
+            choices=1,
+            difficulty=difficulty_control(probe=self._plan.probe, trace=self._waiting.trace.id),
+        )
+        params = SamplingParams(temperature=0.0, max_tokens=1, extra_args={KEY: control})
+        outputs = engine.generate(prompt, params, f"{request_id}-prepass", **kwargs)
+        async with aclosing(outputs):  # a client that leaves now stops this pass, too
+            async for output in outputs:
+                self._prepass_tokens = len(output.prompt_token_ids or ())
+        decision = await self._waiting.decision(0)
+        if decision is None:
+            return Verdict(Difficulty.NORMAL, None, "fallback")  # the safe class
+        return Verdict.of(decision)
+
+    async def _apply(
+        self, strategy: Strategy, engine: Any, prompt: Any, params: SamplingParams
+    ) -> Any:
+        """Set temperature and budget; returns the prompt with the strategy's text in it."""
+        params.max_tokens = max(params.min_tokens, strategy.max_tokens(self._ceiling))
+        if self._plan.sets_temperature and params.temperature > 0:
+            params.temperature = strategy.temperature
+        if not strategy.prompt or self._extend is None:
+            return prompt
+        longer = await self._extend(strategy.prompt)
+        if longer is None:
+            return prompt
+        room = engine.model_config.max_model_len - len(longer["prompt_token_ids"])
+        if room < 1:
+            return prompt
+        params.max_tokens = min(params.max_tokens, room)
+        return longer
+
+    async def explain_end(self, completion: Any, produced: int) -> None:
+        """Say `length` of an answer that the worker ended at its budget.
+
+        Args:
+            completion: A part of vLLM's output, changed in place.
+            produced: Tokens of this completion so far.
+        """
+        ended = completion.finish_reason == "stop" and completion.stop_reason is None
+        if not ended or self._verdict is not None or self._plan.shadow:
+            return
+        decision = await self._waiting.decision(completion.index)
+        if decision is None:
+            return
+        limit = self._plan.strategies.of(decision.difficulty).max_tokens(self._ceiling)
+        if produced == limit < self._ceiling:
+            completion.finish_reason = "length"
+
+    async def report(self, choice: int) -> DifficultyReport:
+        """What the client reads about a completion."""
+        verdict = self._verdict or Verdict.of(await self._waiting.decision(choice))
+        return _describe(self._plan, verdict, self._ceiling, self._prepass_tokens)
+
+
+def _decided_in_engine(plan: DifficultyPlan, params: SamplingParams, end: int | None) -> bool:
+    """Whether the answer's own prompt can be read, so that no pass comes before it.
+
+    It cannot where a strategy changes the prompt, nor where an answer may not simply end when its
+    budget does: the engine learns the class too late to be told of another `max_tokens`.
+
+    Args:
+        plan: What is wanted.
+        params: Of the answer.
+        end: The model's end-of-sequence token, if it has one.
+    """
+    if plan.shadow:
+        return True
+    must_go_on = params.ignore_eos or params.min_tokens > 0 or params.structured_outputs is not None
+    return not plan.strategies.change_prompt and not must_go_on and end is not None
+
+
+def _engine_part(
+    plan: DifficultyPlan, params: SamplingParams, trace: int, end: int | None
+) -> dict[str, Any]:
+    """The control that lets the worker decide and act.
+
+    Args:
+        plan: What is wanted.
+        params: Of the answer; its `max_tokens` is the ceiling.
+        trace: Identifies the call.
+        end: As in `_decided_in_engine`.
+    """
+    if plan.shadow:
+        return difficulty_control(probe=plan.probe, trace=trace)
+    strategies, ceiling = plan.strategies.all, params.max_tokens
+    budgets = [strategy.max_tokens(ceiling) for strategy in strategies]
+    return difficulty_control(
+        probe=plan.probe,
+        trace=trace,
+        temperatures=[s.temperature if plan.sets_temperature else 0.0 for s in strategies],
+        budgets=[tokens if tokens < ceiling else 0 for tokens in budgets],  # vLLM keeps the ceiling
+        stop=end or 0,
+    )
+
+
+def _describe(
+    plan: DifficultyPlan, verdict: Verdict, ceiling: int, prepass_tokens: int | None
+) -> DifficultyReport:
+    """What the client reads.
+
+    Args:
+        plan: What was wanted.
+        verdict: What was decided.
+        ceiling: The request's `max_tokens`.
+        prepass_tokens: Tokens read ahead of the answer.
+    """
+    applied = None
+    if verdict.difficulty is not None:
+        strategy = plan.strategies.of(verdict.difficulty)
+        applied = StrategyReport(
+            temperature=strategy.temperature if plan.sets_temperature else None,
+            max_tokens=strategy.max_tokens(ceiling),
+            prompt=bool(strategy.prompt),
+        )
+    probabilities = verdict.probabilities
+    return DifficultyReport(
+        label=None if verdict.difficulty is None else verdict.difficulty.word,
+        probabilities=None
+        if probabilities is None
+        else {one.word: probabilities[one] for one in Difficulty},
+        mode="shadow" if plan.shadow else "act",
+        source=verdict.source,
+        strategy=applied,
+        prepass_tokens=prepass_tokens,
+    )

@@ -1,0 +1,209 @@
+"""Difficulty probes in the worker: reads the state that a prompt ended in, acts on its class.
+
+The state is the row that goes into the output head at the step that samples a request's first
+token, so chunked prompts, cached prefixes and mixed batches need nothing of their own. The class
+stays on the device; the answer's temperature and budget are looked up there at every later step.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes.difficulty import Head, decide
+from server.engine.publisher import Directory, Publisher
+
+_UNDECIDED = -1
+_REMEMBERED = 16_384
+"""Decisions kept for requests that are preempted and come back."""
+
+
+class Tap:
+    """Holds on to the rows that went into the output head last."""
+
+    def __init__(self) -> None:
+        self.hidden: Tensor | None = None
+
+    def attach(self, model: Any) -> None:
+        """Listen to a loaded model."""
+        compute_logits: Callable[..., Any] = model.compute_logits
+
+        def tapped(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.hidden = hidden
+            return compute_logits(hidden, *args, **kwargs)
+
+        model.compute_logits = tapped
+
+
+class DifficultyControl:
+    """Probes, classes and what follows from them, per slot."""
+
+    def __init__(self, num_slots: int, device: torch.device, heads: Mapping[str, Head]) -> None:
+        self.tap = Tap()
+        self._heads = {name: head.to(device) for name, head in heads.items()}
+        self._device = device
+        self._probes = np.full(num_slots, None, dtype=object)
+        self._settled = np.ones(num_slots, dtype=bool)
+        self._traces = np.zeros(num_slots, dtype=np.uint64)
+        # By class: T0 (3), budget in tokens (3); then the token that ends an answer. Whole numbers
+        # below 2^24 are exact in float32.
+        self._table = np.zeros((num_slots, 7), dtype=np.float32)
+        self._device_table = torch.zeros(num_slots, 7, device=device)
+        self._classes = torch.full((num_slots,), _UNDECIDED, device=device)
+        self._memory: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+        self._stale = False
+
+    def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
+        """Whether any of these slots has a probe."""
+        return bool((self._probes[slots] != None).any())  # noqa: E711, elementwise
+
+    # -- slots -----------------------------------------------------------------------------
+
+    def add(self, slot: int, control: Mapping[str, Any] | None) -> None:
+        """Seat a request. Its class is read, or remembered, at its next sampled token.
+
+        Args:
+            slot: Where.
+            control: From `difficulty_control`; None seats a request without a probe.
+        """
+        self.remove(slot)
+        if control is None:
+            return
+        self._probes[slot] = control["probe"]
+        self._settled[slot] = False
+        self._traces[slot] = control["trace"]
+        self._table[slot] = [*control["temperatures"], *control["budgets"], control["stop"]]
+        self._stale = True
+
+    def remove(self, slot: int) -> None:
+        """Forget whoever sits there."""
+        if self._probes[slot] is not None:
+            self._probes[slot] = None
+            self._settled[slot] = True
+            self._classes[slot] = _UNDECIDED
+
+    def swap(self, one: int, two: int) -> None:
+        """Exchange two slots."""
+        if self._probes[one] is None and self._probes[two] is None:
+            return
+        for column in (self._probes, self._settled, self._traces, self._table):
+            column[[one, two]] = column[[two, one]]
+        self._classes[[one, two]] = self._classes[[two, one]]
+        self._stale = True
+
+    def flush(self) -> None:
+        """Bring the device's copy of the slots up to date."""
+        if self._stale:
+            self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
+            self._stale = False
+
+    # -- the step --------------------------------------------------------------------------
+
+    def settle(
+        self,
+        rows: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        directory: Directory,
+        publisher: Publisher | None,
+    ) -> None:
+        """Classify the requests whose prompt just ended, and recall those that were away.
+
+        Args:
+            rows: Of the batch.
+            slots: Of these rows.
+            indices: Token each row is about to draw; negative while its prompt is still read.
+            directory: Who sits in each slot.
+            publisher: Takes the decisions to the API servers.
+        """
+        waiting = ~self._settled[slots] & (indices >= 0)
+        if not waiting.any():
+            return
+        self._settled[slots[waiting]] = True
+        for slot in slots[waiting & (indices > 0)].tolist():
+            if (known := self._memory.get(self._key(slot, directory))) is not None:
+                self._classes[slot] = known
+        first = waiting & (indices == 0)
+        for name in sorted(set(self._probes[slots[first]])):
+            mine = first & (self._probes[slots] == name)
+            self._classify(name, rows[mine], slots[mine], directory, publisher)
+
+    def _classify(
+        self,
+        name: str,
+        rows: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        directory: Directory,
+        publisher: Publisher | None,
+    ) -> None:
+        assert self.tap.hidden is not None
+        on_device = [
+            torch.from_numpy(part).to(self._device, non_blocking=True) for part in (rows, slots)
+        ]
+        probabilities = self._heads[name].probabilities(self.tap.hidden[on_device[0]])
+        classes = decide(probabilities)
+        self._classes[on_device[1]] = classes
+        for position, slot in enumerate(slots.tolist()):
+            self._memory[self._key(slot, directory)] = classes[position]
+        while len(self._memory) > _REMEMBERED:
+            self._memory.popitem(last=False)
+        if publisher is not None:
+            waiting = directory._replace(traces=self._traces.copy())
+            publisher.publish_decisions(classes, probabilities, slots, waiting)
+
+    def _key(self, slot: int, directory: Directory) -> tuple[str, int, int]:
+        return (
+            str(directory.addresses[slot]),
+            int(self._traces[slot]),
+            int(directory.choices[slot]),
+        )
+
+    def base(self, slots: Tensor, own: Tensor) -> Tensor:
+        """T0 of every row: its class's, or its own where it has none or is greedy.
+
+        Args:
+            slots: Shape (rows,).
+            own: The requests' own temperatures, shape (rows,).
+        """
+        classes = self._classes[slots]
+        chosen = self._device_table[slots, classes.clamp_min(0)]
+        return torch.where((classes >= 0) & (chosen > 0) & (own > 0), chosen, own)
+
+    def may_end(self, slots: NDArray[np.int64] | None, indices: NDArray[np.int64] | Tensor) -> bool:
+        """Whether any row may be at its budget's end; the host knows, or has to say yes."""
+        if slots is None or isinstance(indices, Tensor):
+            return True
+        budgets = self._table[slots, 3:6]
+        return bool(((budgets > 0) & (indices[:, None] + 1 >= budgets)).any())
+
+    def limit(
+        self,
+        logits: Tensor,
+        rows: Tensor | None,
+        slots: Tensor,
+        indices: NDArray[np.int64] | Tensor,
+    ) -> None:
+        """Make the answer's end the only choice of every row that draws its budget's last token.
+
+        Args:
+            logits: The whole batch, changed in place.
+            rows: Which rows; None is all.
+            slots: Of these rows.
+            indices: Token each row is about to draw.
+        """
+        classes = self._classes[slots]
+        table = self._device_table[slots]
+        budget = table.gather(1, classes.clamp_min(0).unsqueeze(1) + 3).squeeze(1)
+        drawn = torch.as_tensor(indices, device=self._device)
+        over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget)
+        where = torch.arange(len(slots), device=self._device) if rows is None else rows
+        end = table[:, 6].long()
+        kept = torch.where(over, 0.0, logits[where, end])
+        cut = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
+        cut[where] = over
+        logits.masked_fill_(cut.unsqueeze(1), -torch.inf)
+        logits[where, end] = kept

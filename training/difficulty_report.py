@@ -1,0 +1,237 @@
+"""What a difficulty probe is worth: a page, a figure and a table in the terminal."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
+
+from probes.artifact import Artifact
+from probes.difficulty import Difficulty, ProbeSpec
+from training.difficulty_fit import Data, DifficultyFit, Interval, reliability
+from training.machine import machine
+from training.tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from training.train_difficulty import Answers
+
+_NAME = "difficulty-probe"
+_COLOURS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
+
+
+class Facts(NamedTuple):
+    """What the report tells."""
+
+    artifact: Artifact
+    problems: list[Problem]
+    answers: "Answers"
+    labels: Tensor
+    data: Data
+    fit: DifficultyFit
+    command: str
+
+
+def write_report(facts: Facts, folder: Path) -> Path:
+    """Write `difficulty-probe.md` and its figure; returns the page."""
+    _draw(facts).savefig(folder / f"{_NAME}.png", dpi=110)
+    page = folder / f"{_NAME}.md"
+    page.write_text(_page(facts))
+    return page
+
+
+def write_summary(facts: Facts, console: Console) -> None:
+    """Show what it is worth in the terminal."""
+    table = Table("held-out macro-F1", "", "95 %", title=facts.artifact.id)
+    for name, interval in _scores(facts.fit):
+        table.add_row(name, *_cells(interval))
+    console.print(table)
+
+
+def _scores(fit: DifficultyFit) -> list[tuple[str, Interval]]:
+    return [(f"probe ({fit.name})", fit.macro_f1), *fit.baselines.items()]
+
+
+def _cells(interval: Interval) -> tuple[str, str]:
+    return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _spec(facts: Facts) -> ProbeSpec:
+    spec = facts.artifact.manifest.probe
+    assert spec is not None
+    return spec
+
+
+def _draw(facts: Facts) -> Figure:
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    grades, scatter, confusion, calibration = figure.subplots(2, 2).flat
+    _draw_grades(facts, grades)
+    _draw_scatter(facts, scatter)
+    _draw_confusion(facts, confusion)
+    _draw_reliability(facts, calibration)
+    return figure
+
+
+def _draw_grades(facts: Facts, axes: Axes) -> None:
+    entropy = axes.twinx()
+    for task, rows in _by_grade(facts).items():
+        grades = [grade for grade, *_ in rows]
+        axes.plot(grades, [row[2] for row in rows], "o-", label=f"{task}: accuracy")
+        entropy.plot(grades, [row[3] for row in rows], "x--", label=f"{task}: entropy")
+    axes.set(xlabel="grade", ylabel="accuracy (solid)", title="Accuracy and entropy by grade")
+    entropy.set_ylabel("entropy, nats per token (dashed)")
+    axes.legend(fontsize=7)
+
+
+def _draw_scatter(facts: Facts, axes: Axes) -> None:
+    thresholds = _spec(facts).thresholds
+    accuracy, entropy = facts.answers.accuracy.numpy(), facts.answers.entropy.numpy()
+    jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(accuracy))
+    for difficulty, colour in _COLOURS.items():
+        mine = facts.labels.numpy() == difficulty
+        label = f"{difficulty.word}: {mine.sum()}"
+        axes.scatter((accuracy + jitter)[mine], entropy[mine], s=12, color=colour, label=label)
+    axes.axvline(thresholds.alpha, color="0.4", linestyle="--")
+    axes.axvline(thresholds.gamma, color="0.4", linestyle=":")
+    axes.axhline(thresholds.beta, color="0.4", linestyle="-.")
+    axes.set(xlabel="accuracy", ylabel="entropy, nats per token", title="Labels of the questions")
+    axes.legend()
+
+
+def _draw_confusion(facts: Facts, axes: Axes) -> None:
+    counts = _confusion(facts)
+    axes.imshow(counts, cmap="Blues")
+    for row, column in np.ndindex(*counts.shape):
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center")
+    words = [difficulty.word for difficulty in Difficulty]
+    axes.set(xticks=range(3), yticks=range(3), xticklabels=words, yticklabels=words)
+    axes.set(xlabel="predicted", ylabel="label", title="Held-out questions")
+
+
+def _confusion(facts: Facts) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+    truth = facts.data.labels[facts.fit.test]
+    guesses = facts.fit.probabilities.argmax(1)
+    counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = confusion_matrix(
+        truth, guesses, labels=list(Difficulty)
+    )
+    return counts
+
+
+def _draw_reliability(facts: Facts, axes: Axes) -> None:
+    bins = reliability(facts.data.labels[facts.fit.test], facts.fit.probabilities)
+    axes.plot([0, 1], [0, 1], color="0.7")
+    axes.scatter([c for _, c, _ in bins], [r for _, _, r in bins], s=[600 * w for w, *_ in bins])
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"Reliability, calibration error {facts.fit.calibration_error:.3f}")
+
+
+def _by_grade(facts: Facts) -> dict[str, list[tuple[int, int, float, float, float]]]:
+    """Grade, questions, accuracy, entropy and tokens, for every task."""
+    rows: dict[str, list[tuple[int, int, float, float, float]]] = {}
+    keys = [(problem.task, problem.grade) for problem in facts.problems]
+    for task, grade in sorted(set(keys)):
+        mine = np.array([key == (task, grade) for key in keys])
+        accuracy, entropy, tokens = (
+            float(column.numpy()[mine].mean())
+            for column in (facts.answers.accuracy, facts.answers.entropy, facts.answers.tokens)
+        )
+        rows.setdefault(task, []).append((grade, int(mine.sum()), accuracy, entropy, tokens))
+    return rows
+
+
+def shape_of(values: list[float]) -> str:
+    """Whether a curve over the grades falls and rises again."""
+    if len(values) < 3:
+        return "too few grades to tell"
+    lowest = int(np.argmin(values))
+    first, last, least = values[0], values[-1], values[lowest]
+    if 0 < lowest < len(values) - 1 and least < 0.9 * min(first, last):
+        return "a U: the middle grades are more than a tenth below both ends"
+    slope = float(np.polyfit(range(len(values)), values, 1)[0])
+    return f"no U; it {'rises' if slope > 0 else 'falls'} by {abs(slope):.3f} nats per grade"
+
+
+def _page(facts: Facts) -> str:
+    manifest, fit, spec = facts.artifact.manifest, facts.fit, _spec(facts)
+    grades = [
+        (task, str(grade), str(count), f"{accuracy:.2f}", f"{entropy:.3f}", f"{tokens:.1f}")
+        for task, rows in _by_grade(facts).items()
+        for grade, count, accuracy, entropy, tokens in rows
+    ]
+    shapes = [
+        f"- {task}: {shape_of([row[3] for row in rows])}"
+        for task, rows in _by_grade(facts).items()
+        if len(rows) > 2
+    ]
+    counts = np.bincount(facts.labels.numpy(), minlength=3)
+    held_out = [
+        (task, f"{own:.3f}", f"{majority:.3f}")
+        for task, (own, majority) in fit.held_out_tasks.items()
+    ]
+    words = [difficulty.word for difficulty in Difficulty]
+    confusion = [
+        (word, *map(str, row)) for word, row in zip(words, _confusion(facts).tolist(), strict=True)
+    ]
+    strategies = [
+        (word, strategy.prompt or "-", f"{strategy.temperature:g}", f"{strategy.budget:g}")
+        for word, strategy in zip(words, spec.strategies.all, strict=True)
+    ]
+    settings = manifest.settings
+    return f"""# Difficulty probe of {manifest.model}
+
+Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
+{", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
+
+{len(facts.problems)} questions ({settings["tasks"]}), {settings["samples"]} answers to each by the
+strategy `normal`, at most {settings["max_tokens"]} tokens (seed {manifest.seed});
+{float(facts.answers.cut.mean()):.1%} of the answers reached that. Entropies are those of the full
+vocabulary at temperature 1, in nats.
+
+{_table(("class", "text after the question", "temperature", "budget"), strategies)}
+
+## Labels
+
+Normal with an accuracy of at least {spec.thresholds.alpha:g} and at most {spec.thresholds.beta:.3f}
+nats, else hard with less than {spec.thresholds.gamma:g}, else easy:
+{counts[0]} easy, {counts[1]} normal, {counts[2]} hard.
+
+![Grades, labels, confusion, reliability]({_NAME}.png)
+
+Entropy over the grades:
+
+{chr(10).join(shapes) or "- no task has grades"}
+
+{_table(("task", "grade", "questions", "accuracy", "entropy", "tokens"), grades)}
+
+## Probe
+
+`{fit.name}`, chosen by cross-validated macro-F1 on three fifths of the questions, calibrated on one
+fifth. On the other {len(fit.test)}:
+
+{_table(("macro-F1", "", "95 % interval"), [(n, *_cells(i)) for n, i in _scores(fit)])}
+
+Accuracy {fit.accuracy.value:.3f} ({fit.accuracy.low:.3f} to {fit.accuracy.high:.3f}); expected
+calibration error {fit.calibration_error:.3f} ({fit.uncalibrated_error:.3f} uncalibrated); Brier
+score {fit.brier:.3f}. Intervals are bootstraps over questions; that of the shuffled labels is over
+the permutations.
+
+{_table(("label, predicted:", *words), confusion)}
+
+A probe that only recognises the kind of question fails on a kind it never saw. Macro-F1 on each
+task by a probe trained without it, beside always saying the commonest class:
+
+{_table(("task left out", "probe", "commonest class"), held_out)}
+
+Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
+"""
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(header)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,61 @@
+"""Hidden states of questions, as a server's probe reads them: final norm, last prompt token."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_BATCH_TOKENS = 2048
+
+
+def hidden_states(
+    checkpoint: Path, questions: Sequence[str], advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    """Run every question once through the model, in the chat template and nothing else.
+
+    Args:
+        checkpoint: Folder of the model.
+        questions: One user message each.
+        advance: Told how many more are done.
+
+    Returns:
+        States after the final norm, float32, shape (questions, hidden), and the number of tokens of
+        each prompt, int64, shape (questions,).
+    """
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            return_dict=True,
+        )["input_ids"]
+        for question in questions
+    ]
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    states = torch.empty(len(prompts), model.config.hidden_size)
+    for batch in _batches(lengths):
+        width = int(lengths[batch].max())
+        tokens = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, question in enumerate(batch.tolist()):
+            tokens[row, : lengths[question]] = torch.tensor(prompts[question])
+        # Padding on the right: no token of a causal model sees what comes after it.
+        with torch.inference_mode():
+            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        states[batch] = hidden[torch.arange(len(batch)), lengths[batch] - 1]
+        advance(len(batch))
+    return states, lengths
+
+
+def _batches(lengths: Tensor) -> Iterator[Tensor]:
+    """Questions of like length together, as many as make up some number of tokens."""
+    order = lengths.argsort(stable=True)
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= _BATCH_TOKENS:
+            stop += 1
+        yield order[start:stop]
+        start = stop

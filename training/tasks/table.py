@@ -1,0 +1,128 @@
+"""Where questions come from: the name of a built-in task, a file, or a data set of the hub."""
+
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from probes.grading import GRADERS, GraderName
+from training.errors import TrainingError
+from training.tasks.arithmetic import arithmetic, word_problems
+from training.tasks.problem import Problem
+
+BUILT_IN = ("arithmetic", "words", "facts")
+HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
+"""Data sets of the Hugging Face hub and their graders."""
+
+
+def load_problems(
+    tasks: Sequence[str], number: int, seed: int, grader: GraderName | None = None
+) -> list[Problem]:
+    """Questions of these tasks, evenly.
+
+    Args:
+        tasks: Built-in names, paths of JSONL files with `prompt` and `answer`, or ids of `HUB`.
+        number: How many over all tasks; a task that has fewer gives all it has.
+        seed: Same seed, same questions.
+        grader: For files whose lines name none.
+
+    Raises:
+        TrainingError: A task is unknown, or a file cannot be read; names the line.
+    """
+    share = -(-number // len(tasks))
+    chosen = [problem for task in tasks for problem in _load(task, share, seed, grader)]
+    if not chosen:
+        raise TrainingError("there are no questions in these tasks")
+    return chosen[:number]
+
+
+def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[Problem]:
+    if task == "arithmetic":
+        return arithmetic(number, seed)
+    if task == "words":
+        return word_problems(number, seed)
+    if task == "facts":
+        text = files("training").joinpath("tasks/facts.jsonl").read_text("utf-8")
+        return _sample(_parse(text, "facts", "facts", "contains"), number, seed)
+    if task in HUB:
+        return _sample(_from_hub(task), number, seed)
+    path = Path(task)
+    if path.suffix == ".jsonl" or path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise TrainingError(f"{path}: not UTF-8 text") from error
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
+        return _sample(_parse(text, str(path), path.stem, grader), number, seed)
+    known = ", ".join([*BUILT_IN, *HUB])
+    raise TrainingError(f"--task `{task}`: neither a JSONL file nor one of {known}")
+
+
+def _sample(problems: list[Problem], number: int, seed: int) -> list[Problem]:
+    import random
+
+    order = random.Random(seed).sample(range(len(problems)), min(number, len(problems)))
+    return [problems[index] for index in order]
+
+
+def _parse(text: str, where: str, task: str, grader: GraderName | None) -> list[Problem]:
+    problems = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            fields = {key: record[key] for key in ("prompt", "answer", "grade") if key in record}
+            fields["grader"] = record.get("grader", grader)
+            if fields["grader"] is None:
+                raise TrainingError(
+                    f"{where}: line {number} names no `grader`: add one, or say --grader "
+                    f"{'|'.join(GRADERS)}"
+                )
+            fields["answer"] = str(fields.get("answer", ""))
+            problems.append(Problem(task=str(record.get("task", task)), **fields))
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{where}: line {number} is no JSON object") from error
+        except ValidationError as error:
+            finding = error.errors()[0]
+            field = ".".join(map(str, finding["loc"]))
+            raise TrainingError(f"{where}: line {number}: {field}: {finding['msg']}") from error
+    return problems
+
+
+def _from_hub(name: str) -> list[Problem]:
+    try:
+        from datasets import load_dataset
+
+        config = ("main",) if name == "openai/gsm8k" else ()
+        rows = load_dataset(name, *config, split="test")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever the hub's client raises without a network
+        raise TrainingError(
+            f"--task {name}: cannot be loaded from the hub: {str(error).splitlines()[0]}"
+        ) from error
+    if name == "openai/gsm8k":
+        return [
+            Problem(
+                task="gsm8k",
+                prompt=row["question"],
+                answer=re.sub(r"[,$]", "", row["answer"].rpartition("####")[2]).strip(),
+                grader="numeric",
+            )
+            for row in rows
+        ]
+    return [
+        Problem(
+            task="math500",
+            grade=int(row["level"]),
+            prompt=row["problem"],
+            answer=row["answer"],
+            grader="math",
+        )
+        for row in rows
+    ]

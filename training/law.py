@@ -1,0 +1,244 @@
+"""Diagnostics of entropy in training: what entropy costs, predicts, and protects from. Pure."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.objectives.steer import entropy_change
+
+MIN_POINTS = 8
+MIN_SPREAD = 0.05
+"""Of e^H, relative to its mean: with less the slope is noise."""
+
+
+class Prediction(NamedTuple):
+    """A value of the law and its standard error, both in units of reward."""
+
+    reward: float
+    standard_error: float
+
+
+class EntropyLaw(NamedTuple):
+    """R = -a e^H + b, fitted to the checkpoints of one run.
+
+    It describes how a run without entropy intervention trades entropy for reward; with an
+    intervention the relation is another one.
+    """
+
+    a: float
+    """Reward per unit of e^H."""
+    b: float
+    """Reward where e^H would be 0; the reward at H = 0, the ceiling, is b - a."""
+    a_error: float
+    """Standard error."""
+    b_error: float
+    """Standard error."""
+    r_squared: float
+    """Share of the variance of R that the law explains."""
+    rmse: float
+    """Root mean square of the residuals, units of reward."""
+    num_points: int
+    x_mean: float
+    """Mean of x = e^H."""
+    x_min: float
+    x_max: float
+    x_variance: float
+    """Sum of (x - x_mean)^2."""
+
+    def predict(self, entropy: float) -> Prediction:
+        """Reward at an entropy, with the standard error of the fitted line.
+
+        Args:
+            entropy: Nats, >= 0.
+
+        Raises:
+            ValueError: It lies outside the fitted range, and there are fewer than `MIN_POINTS`
+                points or e^H varies by less than `MIN_SPREAD`.
+        """
+        x = math.exp(entropy)
+        if not self.x_min <= x <= self.x_max and (reason := self.too_thin()):
+            low, high = math.log(self.x_min), math.log(self.x_max)
+            raise ValueError(
+                f"H = {entropy:.3g} lies outside the fitted range [{low:.3g}, {high:.3g}] and "
+                f"{reason}; train longer before extrapolating"
+            )
+        noise = self.rmse**2 * self.num_points / (self.num_points - 2)
+        spread = 1 / self.num_points + (x - self.x_mean) ** 2 / self.x_variance
+        return Prediction(self.b - self.a * x, math.sqrt(noise * spread))
+
+    def ceiling(self) -> Prediction:
+        """Reward at H = 0, when all entropy is spent.
+
+        Raises:
+            ValueError: See `predict`.
+        """
+        return self.predict(0.0)
+
+    def too_thin(self) -> str:
+        """Why the fit cannot be extrapolated; empty if it can."""
+        if self.num_points < MIN_POINTS:
+            return f"there are {self.num_points} points where {MIN_POINTS} are needed"
+        spread = (self.x_max - self.x_min) / self.x_mean
+        if spread < MIN_SPREAD:
+            return f"e^H varies by {spread:.1%} where {MIN_SPREAD:.0%} are needed"
+        return ""
+
+
+def fit_entropy_law(entropies: Sequence[float], rewards: Sequence[float]) -> EntropyLaw:
+    """Least squares for R = -a e^H + b.
+
+    Args:
+        entropies: Mean token entropy of the rollouts at each checkpoint, nats.
+        rewards: Validation score at the same checkpoints.
+
+    Raises:
+        ValueError: Lengths differ, fewer than 3 points, values that are not finite, or all
+            entropies alike.
+
+    Source: The Entropy Mechanism of RL (arXiv 2505.22617), the law of its abstract.
+    """
+    if len(entropies) != len(rewards):
+        raise ValueError(f"{len(entropies)} entropies but {len(rewards)} rewards")
+    n = len(entropies)
+    x = torch.tensor(entropies, dtype=torch.float64).exp()
+    y = torch.tensor(rewards, dtype=torch.float64)
+    if n < 3 or not bool((x.isfinite() & y.isfinite()).all()):
+        raise ValueError("the law needs at least 3 checkpoints with finite entropy and reward")
+    dx, dy = x - x.mean(), y - y.mean()
+    variance = float(dx.square().sum())
+    if variance <= 1e-20 * float(x.square().sum()):
+        raise ValueError("the entropy is the same at all checkpoints: no slope can be fitted")
+    slope = float((dx * dy).sum()) / variance
+    mean = float(x.mean())
+    squares = float((dy - slope * dx).square().sum())
+    total = float(dy.square().sum())
+    noise = squares / (n - 2)
+    return EntropyLaw(
+        a=-slope,
+        b=float(y.mean()) - slope * mean,
+        a_error=math.sqrt(noise / variance),
+        b_error=math.sqrt(noise * (1 / n + mean**2 / variance)),
+        r_squared=1 - squares / total if total > 0 else math.nan,
+        rmse=math.sqrt(squares / n),
+        num_points=n,
+        x_mean=mean,
+        x_min=float(x.min()),
+        x_max=float(x.max()),
+        x_variance=variance,
+    )
+
+
+class Agreement(NamedTuple):
+    """How well a predictor of entropy changes agrees with the measured ones."""
+
+    correlation: float
+    """Pearson; NaN if either never varies."""
+    gain: float
+    """Least squares through the origin: measured = gain * predicted; NaN if all are 0."""
+    same_sign: float
+    """Share of steps in which both have the same sign."""
+
+
+def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
+    """Compare predicted changes of the entropy per step with measured ones.
+
+    For the covariance, `predicted` is -Cov(logprob, A) and the gain estimates the effective
+    learning rate; for STEER it is -mean(Omega). A useful predictor has a positive correlation.
+
+    Args:
+        predicted: One value per step, any unit.
+        measured: H after the step minus H before it, nats.
+
+    Raises:
+        ValueError: Lengths differ or there are fewer than 2 steps.
+    """
+    if len(predicted) != len(measured) or len(predicted) < 2:
+        raise ValueError(
+            f"needs two or more steps of both, not {len(predicted)} and {len(measured)}"
+        )
+    p = torch.tensor(predicted, dtype=torch.float64)
+    m = torch.tensor(measured, dtype=torch.float64)
+    dp, dm = p - p.mean(), m - m.mean()
+    scale = float(dp.norm() * dm.norm())
+    square = float(p.square().sum())
+    return Agreement(
+        correlation=float(dp @ dm) / scale if scale > 0 else math.nan,
+        gain=float(p @ m) / square if square > 0 else math.nan,
+        same_sign=float((p.sign() == m.sign()).double().mean()),
+    )
+
+
+def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> float:
+    """Cov(logprob, A) over the masked tokens: per step the entropy falls by about lr times this.
+
+    Args:
+        logprobs: Shape (B, T).
+        advantages: Shape (B, T).
+        mask: Bool, shape (B, T).
+
+    Source: The Entropy Mechanism of RL (arXiv 2505.22617), for softmax policies.
+    """
+    x, y = logprobs.detach()[mask].double(), advantages[mask].double()
+    return float(((x - x.mean()) * (y - y.mean())).mean()) if len(x) else 0.0
+
+
+def predicted_entropy_change(
+    logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor, advantages: Tensor, mask: Tensor
+) -> float:
+    """STEER's prediction of how the entropy moves, -mean(Omega); negative is falling.
+
+    Arguments have shape (B, T); entropies in nats. See `objectives.steer.entropy_change`.
+    """
+    omega = entropy_change(logprobs, old_logprobs, entropy, advantages)[mask]
+    return -float(omega.double().mean()) if omega.numel() else 0.0
+
+
+def policy_kl(logits: Tensor, other: Tensor, mask: Tensor) -> float:
+    """Mean over masked tokens of KL(softmax(logits) || softmax(other)), nats.
+
+    Args:
+        logits: Shape (..., vocab).
+        other: Shape (..., vocab).
+        mask: Bool, shape (...).
+    """
+    p, q = (torch.log_softmax(x[mask].double(), -1) for x in (logits, other))
+    gap = torch.where(p.isneginf(), 0.0, p - q)
+    divergence = (p.exp() * gap).sum(-1)
+    return float(divergence.mean()) if divergence.numel() else 0.0
+
+
+class JitterResponse(NamedTuple):
+    """How far a policy moves when its rewards are jittered."""
+
+    policy_kl: float
+    """Mean KL from the policy of the given rewards to one of jittered rewards, nats."""
+    share_flipped: float
+    """Share of draws in which the most likely action changes."""
+
+
+def jitter_response(
+    rewards: Tensor, jitter: float, entropy_coef: float, draws: int, generator: torch.Generator
+) -> JitterResponse:
+    """Response of the best entropy-regularised policy, softmax(R / entropy_coef), to noise in R.
+
+    Without regularisation the best policy is an argmax, and near a tie the smallest noise turns
+    it over: the policy cliff. With it the KL is at most 2 max|noise| / entropy_coef.
+
+    Args:
+        rewards: One per action, shape (actions,).
+        jitter: Standard deviation of the normal noise, units of reward.
+        entropy_coef: Reward per nat, > 0.
+        draws: How many jittered copies.
+        generator: Of the noise.
+
+    Source: The Policy Cliff (arXiv 2507.20150), discontinuity of the optimal policy.
+    """
+    noise = torch.randn(draws, len(rewards), generator=generator, dtype=torch.float64) * jitter
+    exact = rewards.double().expand(draws, -1)
+    everything = torch.ones(draws, dtype=torch.bool)
+    divergence = policy_kl(exact / entropy_coef, (exact + noise) / entropy_coef, everything)
+    flipped = exact.argmax(-1) != (exact + noise).argmax(-1)
+    return JitterResponse(divergence, float(flipped.double().mean()))

@@ -1,0 +1,155 @@
+"""ARES: as many windows of high entropy as the difficulty of the problem deserves."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.objectives.batch import Need, Rollout
+from training.objectives.interface import Config, Objective, Slot
+
+
+def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:
+    """Mean entropy of the `width` tokens after each token, (N, T); NaN where they are not there."""
+    result = torch.full_like(entropy, torch.nan)
+    if entropy.shape[-1] <= width:
+        return result
+    means = entropy.masked_fill(~mask, torch.nan)[:, 1:].unfold(-1, width, 1).mean(-1)
+    result[:, : means.shape[-1]] = means
+    return result
+
+
+class _Bucket(NamedTuple):
+    """How one difficulty is rewarded."""
+
+    name: Literal["easy", "medium", "hard"]
+    accuracy_min: float
+    """Share of right answers in the group from which this bucket applies."""
+    margin: float
+    kappa: float
+    temperature: float
+    cap: float
+    gain_wrong: float
+
+
+BUCKETS = (
+    _Bucket("easy", 2 / 3, 0.15, 2.0, 2.0, 1.0, 0.6),
+    _Bucket("medium", 1 / 3, 0.25, 3.0, 2.5, 1.0, 0.8),
+    _Bucket("hard", 0.0, 0.35, 4.0, 3.0, 1.2, 1.0),
+)
+
+
+def effort_reward(
+    bucket: _Bucket, count: Tensor, target: float, alpha: float, correct: Tensor
+) -> Tensor:
+    """What ARES adds to the reward of answers of one difficulty, any shape.
+
+    Args:
+        bucket: The difficulty.
+        count: Windows of high entropy in the answer.
+        target: Wanted number of them.
+        alpha: Strength; all terms lie in [-cap, cap] with cap = alpha times the bucket's.
+        correct: Bool, shape of `count`.
+    """
+    excess = count.double() - target
+    margin = max(1.0, bucket.margin * max(target, 1.0))
+    cap = alpha * bucket.cap
+    scale = cap / (margin + bucket.kappa)
+    over = (excess - margin).clamp_min(0.0)
+    gain = cap * torch.sigmoid(over / bucket.temperature) * bucket.gain_wrong
+    if bucket.name == "hard":
+        enough = cap * torch.sigmoid((excess + margin) / bucket.temperature)
+        lack = 0.5 * scale * _huber((-excess - margin).clamp_min(0.0), bucket.kappa)
+        right = torch.where(excess >= -margin, enough, -lack.clamp_max(cap))
+    else:
+        away = over if bucket.name == "easy" else (excess.abs() - margin).clamp_min(0.0)
+        right = -(scale * _huber(away, bucket.kappa)).clamp_max(cap)
+    return torch.where(correct, right, gain)
+
+
+def _huber(x: Tensor, kappa: float) -> Tensor:
+    return torch.where(x <= kappa, x.square() / (2 * kappa), x - kappa / 2)
+
+
+class AresConfig(Config):
+    """Settings of `ares`."""
+
+    type: Literal["ares"] = "ares"
+    window: int = Field(4, ge=1)
+    """Tokens per window when counting."""
+    threshold_window: int = Field(8, ge=1)
+    """Tokens per window when finding the threshold."""
+    quantile: float = Field(0.98, gt=0.0, lt=1.0)
+    """Quantile of the windows of an answer; the mean over answers is the threshold."""
+    alpha: float = Field(0.5, ge=0.0, le=2.0)
+    """Strength at the start, for every difficulty."""
+    alpha_rate: float = Field(0.05, ge=0.0)
+    """Change of a strength per window of distance from the target."""
+    smoothing: float = Field(0.9, ge=0.0, lt=1.0)
+    """Weight of the past in the target."""
+
+
+class Ares(Objective[AresConfig]):
+    """Reward effort on hard problems and brevity on easy ones.
+
+    The count is of tokens whose following `window` tokens have a mean entropy of at least the
+    threshold. Groups are easy from 2/3 right answers, medium from 1/3, else hard. `effort_reward`
+    is added to the reward; note that a wrong answer gets at least 0.3 alpha, since sigmoid(0) =
+    0.5. After each batch the strength of a difficulty moves by alpha_rate (mean count - target), or
+    the opposite for hard ones, within [0, 2].
+
+    Source: ARES (arXiv 2510.08457), shawn0728/ARES at 146620e. There the target is the rounded mean
+    count of the very batch it is compared with, so that the strength only follows rounding errors;
+    here it is the moving average over past batches. There only tokens of a list of reasoning words
+    count; here every token does.
+    """
+
+    needs = frozenset({Need.OLD_ENTROPY, Need.CORRECT})
+    slots = frozenset({Slot.REWARD})
+    experimental = "every token triggers instead of a word list, and the target is ours"
+    state = tuple(f"{kind}_{b.name}" for b in BUCKETS for kind in ("alpha", "target"))
+
+    def __init__(self, config: AresConfig) -> None:
+        super().__init__(config)
+        for bucket in BUCKETS:
+            setattr(self, f"alpha_{bucket.name}", config.alpha)
+            setattr(self, f"target_{bucket.name}", None)
+
+    def shape_rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards with the effort term."""
+        counts = rollout.per_group(self.count(rollout))
+        correct = rollout.per_group(rollout.measured[Need.CORRECT])
+        accuracy = correct.double().mean(-1)
+        added = torch.zeros_like(counts)
+        below = 2.0
+        for bucket in BUCKETS:
+            members = (accuracy >= bucket.accuracy_min) & (accuracy < below)
+            below = bucket.accuracy_min
+            if not bool(members.any()):
+                continue
+            mean = float(counts[members].mean())
+            alpha, target = self._strength(bucket, mean)
+            added[members] = effort_reward(bucket, counts[members], target, alpha, correct[members])
+            self._follow(bucket, mean, target)
+        return rollout.rewards + added.flatten().to(rollout.rewards)
+
+    def count(self, rollout: Rollout) -> Tensor:
+        """Windows of high entropy per answer, (N,)."""
+        config, entropy = self.config, rollout.measured[Need.OLD_ENTROPY].double()
+        wide = window_means(entropy, rollout.mask, config.threshold_window)
+        threshold = wide.nanquantile(config.quantile, -1).nanmean()
+        windows = window_means(entropy, rollout.mask, config.window)
+        return (windows >= threshold).sum(-1).double()
+
+    def _strength(self, bucket: _Bucket, mean: float) -> tuple[float, float]:
+        target = getattr(self, f"target_{bucket.name}")
+        return getattr(self, f"alpha_{bucket.name}"), mean if target is None else target
+
+    def _follow(self, bucket: _Bucket, mean: float, target: float) -> None:
+        sign = -1 if bucket.name == "hard" else 1
+        alpha = getattr(self, f"alpha_{bucket.name}")
+        alpha += sign * self.config.alpha_rate * (mean - target)
+        setattr(self, f"alpha_{bucket.name}", min(max(alpha, 0.0), 2.0))
+        past = self.config.smoothing
+        setattr(self, f"target_{bucket.name}", past * target + (1 - past) * mean)

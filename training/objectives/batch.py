@@ -1,0 +1,175 @@
+"""What objectives are given, and the plan of a loss that they change.
+
+B sequences of a micro-batch, N of a generation batch (groups contiguous), T tokens of the longest
+completion, G generations per prompt. Entropies in nats, of the distribution that is sampled from
+(logits divided by the rollout temperature). Masks are bool and True at tokens with a loss.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from training.objectives.ranks import Alone, Ranks
+
+UNCLIPPED = 1e6
+"""A clip range that no importance ratio leaves."""
+
+
+class Need(StrEnum):
+    """A tensor that the trainer has to measure for an objective, beyond what it has anyway."""
+
+    OLD_LOGPROBS = "old_logprobs"
+    """(N, T): log-probabilities under the policy that sampled."""
+    OLD_ENTROPY = "old_entropy"
+    """(N, T), nats: of the policy that sampled. Costs one more scoring pass."""
+    RESCORED_LOGPROBS = "rescored_logprobs"
+    """(N, T): under the policy that sampled, at `Objective.temperature`."""
+    PROXY_LOGPROBS = "proxy_logprobs"
+    """(N, T): `Objective.measure` of the sampling policy's full logits; no gradient."""
+    NUCLEUS_ENTROPY = "nucleus_entropy"
+    """(B, T), nats: `Objective.measure` of the full logits of the training forward; gradient."""
+    CORRECT = "correct"
+    """(N,) bool: the grader's verdict."""
+    ANSWERS = "answers"
+    """(N,) int: cluster of equivalent final answers within the group; -1 where there is none."""
+    STEPS = "steps"
+    """(N, T) int: number of the reasoning step that a token belongs to; -1 outside any."""
+    PLANNING = "planning"
+    """(N, T) bool: the token is part of a strategy phrase."""
+    THINKING = "thinking"
+    """(N, T) bool: the token is part of the thinking phase, not of the answer."""
+    BELIEFS = "beliefs"
+    """(N, 2, K): probabilities over K hypotheses before and after; rows sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """A generation batch of all processes."""
+
+    rewards: Tensor
+    """(N,); NaN where no grader could score."""
+    advantages: Tensor
+    """(N, T)."""
+    mask: Tensor
+    """(N, T) bool."""
+    num_generations: int
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Which standard deviation advantages are divided by, where they are made anew."""
+    measured: Mapping[Need, Tensor] = field(default_factory=dict)
+
+    def per_group(self, values: Tensor) -> Tensor:
+        """(N, ...) as (N / G, G, ...)."""
+        return values.view(-1, self.num_generations, *values.shape[1:])
+
+    def to_tokens(self, values: Tensor) -> Tensor:
+        """One value per sequence, (N,) or (N / G, G), as the same for each of its tokens."""
+        return values.flatten()[:, None].expand(self.mask.shape).to(self.advantages)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """A micro-batch of this process; only `logprobs` and `entropy` carry a gradient."""
+
+    logprobs: Tensor
+    """(B, T)."""
+    entropy: Tensor
+    """(B, T), nats."""
+    old_logprobs: Tensor
+    """(B, T): under the policy that sampled."""
+    mask: Tensor
+    """(B, T) bool."""
+    measured: Mapping[Need, Tensor] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Alone)
+
+    @property
+    def ratio(self) -> Tensor:
+        """Importance ratios, (B, T), without gradient."""
+        return (self.logprobs.detach() - self.old_logprobs).exp()
+
+    def without_padding(self) -> Self:
+        """The same with zeros where the mask is False, whatever was there."""
+        outside = ~self.mask
+        return replace(
+            self,
+            logprobs=self.logprobs.masked_fill(outside, 0.0),
+            entropy=self.entropy.masked_fill(outside, 0.0),
+            old_logprobs=self.old_logprobs.masked_fill(outside, 0.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How the loss of one micro-batch is made; every method returns a changed copy.
+
+    The loss is the trainer's own, with `advantages * weight` and the two clip ranges, plus the
+    terms. A weight >= 0 on the advantage is a weight on the clipped loss, since
+    w min(r A, clip(r) A) = min(r w A, clip(r) w A).
+    """
+
+    advantages: Tensor
+    """(B, T)."""
+    weight: Tensor
+    """(B, T), >= 0."""
+    epsilon_low: Tensor | float
+    """The ratio is clipped at 1 - epsilon_low; a number or (B, T)."""
+    epsilon_high: Tensor | float
+    """The ratio is clipped at 1 + epsilon_high; a number or (B, T)."""
+    policy_terms: Tensor | None = None
+    """(B, T): added to the loss of each token and normalised like it."""
+    mean_terms: Tensor | None = None
+    """(B, T): averaged over all tokens of the optimiser step, whatever the loss type does."""
+    scalar: Tensor | None = None
+    """(): averaged over the micro-batches of the optimiser step and over processes."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def weighted(self, weight: Tensor) -> Self:
+        """Multiply the loss of each token by a weight >= 0."""
+        return replace(self, weight=self.weight * weight)
+
+    def clipped(self, low: Tensor | float, high: Tensor | float) -> Self:
+        """Set the clip range."""
+        return replace(self, epsilon_low=low, epsilon_high=high)
+
+    def plus(
+        self,
+        *,
+        policy: Tensor | None = None,
+        mean: Tensor | None = None,
+        scalar: Tensor | None = None,
+    ) -> Self:
+        """Add loss terms; see `policy_terms`, `mean_terms`, `scalar`."""
+        return replace(
+            self,
+            policy_terms=_sum(self.policy_terms, policy),
+            mean_terms=_sum(self.mean_terms, mean),
+            scalar=_sum(self.scalar, scalar),
+        )
+
+    def noting(self, **metrics: Tensor | float) -> Self:
+        """Add numbers for the log."""
+        new = {name: torch.as_tensor(value).detach() for name, value in metrics.items()}
+        return replace(self, metrics={**self.metrics, **new})
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+class Step(NamedTuple):
+    """What one optimiser step saw, over all its micro-batches and processes."""
+
+    num_tokens: int
+    entropy: float
+    """Mean over tokens, nats."""
+    surprisal: float
+    """Mean of -logprob of the sampled tokens, nats; an estimate of the entropy."""
+    covariance: float
+    """Cov(logprob, advantage) over tokens: the entropy falls by about learning rate times this."""
+    predicted_change: float
+    """Mean of STEER's Omega over tokens; positive predicts a falling entropy."""

@@ -1,0 +1,137 @@
+"""Several objectives as one: what a trainer calls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from training.controller import Actuator
+from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
+from training.objectives.group import group_advantages
+from training.objectives.interface import Config, Objective
+from training.objectives.ranks import Alone, Ranks
+from training.objectives.registry import ObjectiveConfig, build_objective, refuse_contradictions
+from training.objectives.steer import entropy_change
+
+State = dict[str, dict[str, float | None]]
+
+
+class Objectives:
+    """The objectives of a run, acting one after the other in the order of the config.
+
+    A trainer calls `shape` once per generation batch, `plan` once per training micro-batch,
+    `end_step` once per optimiser step, and keeps `state_dict` in its checkpoints.
+    """
+
+    def __init__(
+        self, configs: Sequence[ObjectiveConfig], actuator: Actuator | None = None
+    ) -> None:
+        self.members: dict[str, Objective[Config]] = {
+            config.type: build_objective(config) for config in refuse_contradictions(configs)
+        }
+        self._actuator = actuator
+        self._totals: Tensor | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What has to be measured for them."""
+        return frozenset().union(*(member.needs for member in self.members.values()))
+
+    @property
+    def acts_on_tokens(self) -> bool:
+        """Whether any changes the loss of a micro-batch; if not, leave the trainer's inputs be."""
+        return any(_overrides(member, "on_tokens") for member in self.members.values())
+
+    def drive(self, output: float) -> None:
+        """Hand the controller's output to the objective with the actuator."""
+        for member in self.members.values():
+            if self._actuator is not None and member.actuator is self._actuator:
+                member.drive = output
+
+    def shape(self, rollout: Rollout) -> Rollout:
+        """Rewards, then the group's advantages if rewards changed, then advantages."""
+        members = self.members.values()
+        for member in members:
+            rollout = replace(rollout, rewards=member.shape_rewards(rollout))
+        if any(_overrides(member, "shape_rewards") for member in members):
+            rollout = replace(rollout, advantages=group_advantages(rollout))
+        for member in members:
+            rollout = replace(rollout, advantages=member.shape_advantages(rollout))
+        return rollout
+
+    def plan(
+        self, tokens: Tokens, advantages: Tensor, epsilon_low: float, epsilon_high: float
+    ) -> Plan:
+        """How the loss of a micro-batch of training is made.
+
+        Args:
+            tokens: The micro-batch; padding may hold anything.
+            advantages: Shape (B,) or (B, T), without gradient.
+            epsilon_low: The trainer's clip range.
+            epsilon_high: The trainer's clip range.
+        """
+        tokens = tokens.without_padding()
+        if advantages.dim() == 1:
+            advantages = advantages[:, None].expand(tokens.mask.shape)
+        advantages = advantages.masked_fill(~tokens.mask, 0.0)
+        plan = Plan(
+            advantages=advantages,
+            weight=torch.ones_like(advantages),
+            epsilon_low=epsilon_low,
+            epsilon_high=epsilon_high,
+        )
+        for member in self.members.values():
+            plan = member.on_tokens(tokens, plan)
+        totals = _totals(tokens, advantages)
+        self._totals = totals if self._totals is None else self._totals + totals
+        return plan
+
+    def end_step(self, ranks: Ranks | None = None) -> Step:
+        """Close an optimiser step and return what it measured, the same on all processes."""
+        if self._totals is None:
+            raise RuntimeError("end_step was called without a plan since the last one")
+        ranks = ranks or Alone()
+        step = _step(ranks.sum(self._totals))
+        self._totals = None
+        for member in self.members.values():
+            member.on_step_end(step, ranks)
+        return step
+
+    def state_dict(self) -> State:
+        """Everything that a resumed run needs, as JSON; call it between steps."""
+        return {name: member.state_dict() for name, member in self.members.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: It was saved by other objectives.
+        """
+        if list(state) != list(self.members):
+            raise ValueError(
+                f"the checkpoint was written with objectives {list(state)}, the run has "
+                f"{list(self.members)}"
+            )
+        for name, member in self.members.items():
+            member.load_state_dict(state[name])
+
+
+def _overrides(member: Objective[Config], method: str) -> bool:
+    return getattr(type(member), method) is not getattr(Objective, method)
+
+
+def _totals(tokens: Tokens, advantages: Tensor) -> Tensor:
+    """Sums over the tokens of a micro-batch, (6,) float64; see `_step` for their meaning."""
+    logprobs, entropy = tokens.logprobs.detach(), tokens.entropy.detach()
+    change = entropy_change(logprobs, tokens.old_logprobs, entropy, advantages)
+    columns = (torch.ones_like(entropy), entropy, logprobs, advantages, logprobs * advantages)
+    stacked = torch.stack([*columns, change]).double()
+    return (stacked * tokens.mask).sum((1, 2))
+
+
+def _step(totals: Tensor) -> Step:
+    count, *sums = totals.tolist()
+    entropy, logprob, advantage, product, change = (value / max(count, 1.0) for value in sums)
+    covariance = product - logprob * advantage
+    return Step(int(count), entropy, -logprob, covariance, change)

@@ -1,0 +1,70 @@
+"""EMPG: credit each reasoning step by how sure the policy was, and how sure it became."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.objectives.batch import Need, Rollout
+from training.objectives.interface import Config, Objective
+
+
+def window_steps(mask: Tensor, width: int) -> Tensor:
+    """Steps of `width` tokens each, for answers without steps of their own; (N, T), -1 outside."""
+    return torch.where(mask, (mask.cumsum(-1) - 1) // width, -1)
+
+
+class EmpgConfig(Config):
+    """Settings of `empg`."""
+
+    type: Literal["empg"] = "empg"
+    sharpness: float = Field(1.0, ge=0.0)
+    """k: how much more a confident step weighs than an uncertain one."""
+    clarity_sharpness: float = Field(1.0, ge=0.0)
+    """k': the same for the bonus."""
+    clarity: float = Field(0.1, ge=0.0)
+    """zeta: bonus for a step that makes the next one clear, in units of advantage."""
+
+
+class Empg(Objective[EmpgConfig]):
+    """Modulate advantages step by step with the entropy of the step and of the next.
+
+    With h the mean entropy of a step (old policy), scaled to [0, 1] over all steps of the batch:
+    A_step = A g(h) + zeta f(h of the next step), g = exp(-k h) / mean(exp(-k h)), f = exp(-k' h),
+    no bonus for the last step; then the mean over steps is subtracted. Tokens outside any step
+    keep their advantage.
+
+    Source: Harnessing Uncertainty (EMPG, arXiv 2509.09265), from the pseudocode of its project
+    page, which ends before the last two operations.
+    """
+
+    needs = frozenset({Need.OLD_ENTROPY, Need.STEPS})
+    experimental = "bonus and final centring are from memory of the paper; no code was published"
+
+    def shape_advantages(self, rollout: Rollout) -> Tensor:
+        """The advantages of each step's tokens."""
+        config = self.config
+        steps = torch.where(rollout.mask, rollout.measured[Need.STEPS], -1).long()
+        # One column more at the end: the step after the last is never there.
+        width = int(steps.max()) + 2
+        index = (torch.arange(len(steps), device=steps.device)[:, None] * width + steps)[steps >= 0]
+        count = torch.bincount(index, minlength=len(steps) * width)
+        there = count > 0
+        if not bool(there.any()):
+            return rollout.advantages
+
+        def per_step(values: Tensor) -> Tensor:
+            sums = torch.bincount(index, values[steps >= 0].double(), minlength=len(count))
+            return sums / count.clamp_min(1)
+
+        entropy = per_step(rollout.measured[Need.OLD_ENTROPY])
+        least, most = entropy[there].min(), entropy[there].max()
+        scaled = ((entropy - least) / (most - least + 1e-8)).clamp(0.0, 1.0)
+        gain = (-config.sharpness * scaled).exp()
+        gain = gain / gain[there].mean()
+        clear = (-config.clarity_sharpness * scaled).exp() * there
+        bonus = config.clarity * clear.roll(-1)
+        centre = (per_step(rollout.advantages) * gain + bonus)[there].mean()
+        changed = rollout.advantages[steps >= 0] * gain[index] + bonus[index] - centre
+        return rollout.advantages.masked_scatter(steps >= 0, changed.to(rollout.advantages))

@@ -1,0 +1,154 @@
+"""Baselines and scales of a whole group of answers to one prompt."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.objectives.batch import Need, Rollout
+from training.objectives.interface import Config, Objective, Slot
+
+
+def group_advantages(rollout: Rollout) -> Tensor:
+    """Advantages of the rewards as GRPO makes them, (N, T).
+
+    (R - mean) / (std + 1e-4) with the sample standard deviation of the group or the batch, or
+    without division. Sequences without a reward (NaN) count in neither and get 0.
+    """
+    rewards = rollout.per_group(rollout.rewards)
+    centred = rewards - rewards.nanmean(-1, keepdim=True)
+    if rollout.scale_rewards == "group":
+        centred = centred / (_nan_std(rewards) + 1e-4)
+    elif rollout.scale_rewards == "batch":
+        centred = centred / (_nan_std(rewards.reshape(1, -1)) + 1e-4)
+    return rollout.to_tokens(centred.nan_to_num(0.0))
+
+
+def _nan_std(values: Tensor) -> Tensor:
+    """Sample standard deviation of each row's finite values, shape (rows, 1); 0 of fewer than 2."""
+    count = values.isfinite().sum(-1, keepdim=True)
+    squares = (values - values.nanmean(-1, keepdim=True)).square()
+    return (squares.nansum(-1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
+
+
+def cluster_shares(answers: Tensor) -> Tensor:
+    """Share of the group that gave the same answer, per answer.
+
+    Args:
+        answers: Cluster numbers, shape (groups, G); -1 is no answer and agrees with nothing.
+
+    Returns:
+        Shape (groups, G), in [1/G, 1].
+    """
+    same = answers.unsqueeze(-1) == answers.unsqueeze(-2)
+    alone = torch.eye(answers.shape[-1], dtype=torch.bool, device=answers.device)
+    empty = (answers < 0).unsqueeze(-1)
+    return torch.where(empty, alone, same).sum(-1).double() / answers.shape[-1]
+
+
+def semantic_entropy(shares: Tensor) -> Tensor:
+    """-sum over clusters of p ln p, from each member's share; nats, shape (groups,)."""
+    return -shares.log().mean(-1)
+
+
+class HardnessWeightConfig(Config):
+    """`hardness_weight` has no settings."""
+
+    type: Literal["hardness_weight"] = "hardness_weight"
+
+
+class HardnessWeight(Objective[HardnessWeightConfig]):
+    """Weigh a prompt by how hard it is: A = (R - mu) (1.256 - 0.256 mu).
+
+    R is +1 for a right and -1 for a wrong answer, mu the group mean. No standard deviation. The
+    recipe leaves out prompts that all answers got right or wrong and does not divide by length.
+
+    Source: Confucius3-Math (arXiv 2506.18330), "policy-specific hardness weighting".
+    """
+
+    needs = frozenset({Need.CORRECT})
+    slots = frozenset({Slot.BASELINE, Slot.REWARD})
+
+    def shape_advantages(self, rollout: Rollout) -> Tensor:
+        """The weighted difference to the group mean."""
+        rewards = 2 * rollout.per_group(rollout.measured[Need.CORRECT]).double() - 1
+        mean = rewards.mean(-1, keepdim=True)
+        return rollout.to_tokens((rewards - mean) * (1.256 - 0.256 * mean))
+
+
+class SeedGrpoConfig(Config):
+    """Settings of `seed_grpo`."""
+
+    type: Literal["seed_grpo"] = "seed_grpo"
+    alpha: float = Field(0.5, ge=0.0)
+    """How much of its advantage a prompt loses whose answers all differ."""
+    floor: float = Field(0.1, ge=0.0, le=1.0)
+    """Smallest factor."""
+
+
+class SeedGrpo(Objective[SeedGrpoConfig]):
+    """Scale a prompt's advantages down by the semantic entropy of its answers.
+
+    A max(1 - alpha SE / ln G, floor), SE = -sum p ln p over clusters of equivalent answers with
+    p the share of the group.
+
+    Source: SEED-GRPO (arXiv 2505.12346), from a review; the repository has no code. The authors
+    weigh clusters by sequence probability and average -ln p over clusters; linear form, count
+    shares, alpha and floor are ours.
+    """
+
+    needs = frozenset({Need.ANSWERS})
+    experimental = "alpha, floor, the linear form and count shares are ours; no code was published"
+
+    def shape_advantages(self, rollout: Rollout) -> Tensor:
+        """The scaled advantages."""
+        answers = rollout.per_group(rollout.measured[Need.ANSWERS])
+        relative = semantic_entropy(cluster_shares(answers)) / math.log(max(answers.shape[-1], 2))
+        factor = (1 - self.config.alpha * relative).clamp_min(self.config.floor)
+        return rollout.advantages * rollout.to_tokens(factor[:, None].expand(answers.shape))
+
+
+class CanonConfig(Config):
+    """Settings of `canon`."""
+
+    type: Literal["canon"] = "canon"
+    mu: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the comparison across the halves; the rest compares within."""
+    alpha: float = Field(1.0, ge=0.0)
+    """Below 1 favours the half of high entropy, above 1 the other."""
+
+
+class Canon(Objective[CanonConfig]):
+    """Compare answers of high entropy with those of low entropy.
+
+    A group is sorted by the mean token entropy under the old policy; the first floor(G/2) are the
+    low half. High: inter = R - alpha mean(R_low), intra = R - mean(R_high). Low: inter = alpha R -
+    mean(R_high), intra = R - mean(R_low). A = mu inter + (1 - mu) intra, without std.
+
+    Source: CANON (arXiv 2509.23962), biuboomc/CANON, `compute_dr_entropy_per_token_group_...`. That
+    code also divides by the maximal length, which the trainer's `dr_grpo` loss does here. mu is
+    constant; the authors also anneal it.
+    """
+
+    needs = frozenset({Need.OLD_ENTROPY})
+    slots = frozenset({Slot.BASELINE})
+
+    def shape_advantages(self, rollout: Rollout) -> Tensor:
+        """Inter- and intra-half comparison."""
+        if rollout.num_generations < 2:
+            raise ValueError("canon splits each group in two: set num_generations to 2 or more")
+        config, mask = self.config, rollout.mask
+        entropy = rollout.measured[Need.OLD_ENTROPY].masked_fill(~mask, 0.0)
+        mean_entropy = rollout.per_group(entropy.sum(-1) / mask.sum(-1).clamp_min(1))
+        rewards = rollout.per_group(rollout.rewards).double()
+        order = mean_entropy.argsort(dim=-1, stable=True).argsort(-1)
+        high = order >= rollout.num_generations // 2
+        mean_high = rewards.where(high, torch.nan).nanmean(-1, keepdim=True)
+        mean_low = rewards.where(~high, torch.nan).nanmean(-1, keepdim=True)
+        up = config.mu * (rewards - config.alpha * mean_low)
+        down = config.mu * (config.alpha * rewards - mean_high)
+        up = up + (1 - config.mu) * (rewards - mean_high)
+        down = down + (1 - config.mu) * (rewards - mean_low)
+        return rollout.to_tokens(torch.where(high, up, down).nan_to_num(0.0))

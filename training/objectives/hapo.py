@@ -1,0 +1,150 @@
+"""HAPO: advantages, redistribution and clip range that follow each token's entropy."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from probes.temperature import HapoStatistics, Law, fit_hapo, hapo, law_parameters
+from training.objectives.batch import Plan, Rollout, Step, Tokens
+from training.objectives.interface import Config, Objective, Slot
+from training.objectives.ranks import Ranks
+
+_MAX_ENTROPIES = 2**22
+"""Tokens of all processes that statistics are fitted to; a larger step is thinned evenly."""
+_MAX_ADVANTAGE = 5.0
+
+
+def standardised_entropy(entropy: Tensor, statistics: HapoStatistics, published: bool) -> Tensor:
+    """HAPO's h in [-1, 1] per token, any shape; `published` makes negative values positive."""
+    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=1.0, published=float(published))
+    flat = entropy.detach().flatten()
+    parameters = torch.tensor(row).to(flat).expand(len(flat), -1)
+    return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
+
+
+def token_group_advantages(rollout: Rollout) -> Tensor:
+    """Advantages normalised over the tokens of each group, (N, T).
+
+    A = (R - mean) / (std + 1e-6), where each sequence counts as often as it has tokens. Groups in
+    which some |A| >= 5 keep the advantages they have.
+    """
+    lengths = rollout.per_group(rollout.mask.sum(-1)).double()
+    rewards = rollout.per_group(rollout.rewards).double()
+    scored = rewards.isfinite()
+    lengths, rewards = lengths * scored, rewards.where(scored, 0.0)
+    total = lengths.sum(-1, keepdim=True).clamp_min(1.0)
+    centred = rewards - (lengths * rewards).sum(-1, keepdim=True) / total
+    std = ((lengths * centred.square()).sum(-1, keepdim=True) / total).sqrt()
+    advantages = (centred / (std + 1e-6)).where(scored, 0.0)
+    extreme = (advantages.abs() * (lengths > 0)).amax(-1, keepdim=True) >= _MAX_ADVANTAGE
+    keep = rollout.to_tokens(extreme.expand_as(advantages)).bool()
+    return torch.where(keep, rollout.advantages, rollout.to_tokens(advantages))
+
+
+class HapoConfig(Config):
+    """Settings of `hapo`; its adaptive temperature is a law of the rollout."""
+
+    type: Literal["hapo"] = "hapo"
+    token_average: bool = True
+    """Baseline and scale of a group over its tokens instead of its sequences."""
+    redistribution: bool = True
+    """Rescale advantages by entropy and importance ratio."""
+    asymmetric_clip: bool = True
+    """Widen the upper clip range with high entropy, the lower one with low entropy."""
+    beta: float = Field(1.0, ge=0.0, le=1.0)
+    """Strength of the redistribution; above 1 it would turn signs."""
+    alpha: float = Field(1.0, ge=0.0)
+    """Strength of the asymmetric clip."""
+    quantile: float = Field(0.8, gt=0.0, lt=1.0)
+    """Quantile of ln H that counts as neither high nor low."""
+    compat: Literal["published"] | None = None
+    """`published` reproduces the public code, which treats low entropy as high."""
+
+
+class Hapo(Objective[HapoConfig]):
+    """Three of HAPO's four parts, each on its own switch.
+
+    h in [-1, 1] is the scaled log-entropy of `probes.temperature.fit_hapo`.
+
+    - Token-level group average: `token_group_advantages`.
+    - Redistribution: with "neutral" 1 - lo/2 < r < 1 + hi/2, A becomes A (1 + beta h) where h > 0
+      and r is not neutral, and where h <= 0 and r is neutral; the rest is left alone.
+    - Asymmetric clip: lo = epsilon_low (1 - alpha h) where h <= 0, hi = epsilon_high (1 + alpha h)
+      where h > 0.
+
+    Source: HAPO (arXiv 2509.16591), starriver030515/HAPO at 7671dde. That code fits the statistics
+    to entropies of the batch at hand from one more scoring pass and multiplies negative h by a
+    negative scale, so low-entropy tokens count as high. Here the statistics are those of the last
+    optimiser step (the rollout's temperature law has them too), the entropy is that of the training
+    forward, and the first step has neither redistribution nor asymmetric clip.
+    """
+
+    def __init__(self, config: HapoConfig) -> None:
+        super().__init__(config)
+        self.statistics: HapoStatistics | None = None
+        self._entropies: list[Tensor] = []
+
+    def claims(self) -> frozenset[Slot]:
+        """The baseline and the clip range, if switched on."""
+        claimed = {
+            Slot.BASELINE: self.config.token_average,
+            Slot.CLIP: self.config.asymmetric_clip,
+        }
+        return frozenset(slot for slot, on in claimed.items() if on)
+
+    def shape_advantages(self, rollout: Rollout) -> Tensor:
+        """Token-level group average."""
+        if not self.config.token_average:
+            return rollout.advantages
+        return token_group_advantages(rollout)
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Asymmetric clip and redistribution."""
+        config = self.config
+        self._entropies.append(tokens.entropy.detach()[tokens.mask])
+        if self.statistics is None:
+            return plan
+        published = config.compat == "published"
+        h = standardised_entropy(tokens.entropy, self.statistics, published)
+        low = torch.as_tensor(plan.epsilon_low).to(h).expand_as(h)
+        high = torch.as_tensor(plan.epsilon_high).to(h).expand_as(h)
+        if config.asymmetric_clip:
+            low = low * (1 - config.alpha * h.clamp_max(0.0))
+            high = high * (1 + config.alpha * h.clamp_min(0.0))
+            plan = plan.clipped(low, high)
+        if config.redistribution:
+            ratio = tokens.ratio
+            neutral = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)
+            scale = torch.where((h > 0) != neutral, 1 + config.beta * h, 1.0)
+            plan = replace(plan, advantages=plan.advantages * scale)
+        return plan
+
+    def on_step_end(self, step: Step, ranks: Ranks) -> None:
+        """Fit the statistics of the next step."""
+        own = torch.cat(self._entropies)
+        self._entropies = []
+        stride = max(1, step.num_tokens // _MAX_ENTROPIES)
+        entropies = torch.cat(ranks.gather(own[::stride])).clamp_min(0.0)
+        if len(entropies) >= 2:
+            self.statistics = fit_hapo(entropies, self.config.quantile)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The statistics, if there are any yet."""
+        return {} if self.statistics is None else {**self.statistics._asdict()}
+
+    def load_state_dict(self, state: Mapping[str, float | None]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: It is not the state of this objective.
+        """
+        if not state:
+            self.statistics = None
+        elif set(state) == set(HapoStatistics._fields):
+            self.statistics = HapoStatistics(**{k: float(v or 0.0) for k, v in state.items()})
+        else:
+            raise ValueError(f"Hapo keeps {HapoStatistics._fields}, not {[*state]}")

@@ -1,0 +1,66 @@
+"""Favour the tokens at which the policy is uncertain: only those, or a larger advantage there."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from training.objectives.batch import Plan, Tokens
+from training.objectives.interface import Config, Objective
+
+
+class HighEntropyMaskConfig(Config):
+    """Settings of `high_entropy_mask`."""
+
+    type: Literal["high_entropy_mask"] = "high_entropy_mask"
+    top_entropy_quantile: float = Field(0.2, gt=0.0, le=1.0)
+    """Share of tokens that keep their loss; 1 keeps all."""
+
+
+class HighEntropyMask(Objective[HighEntropyMaskConfig]):
+    """Train on the share of tokens with the highest entropy ("80/20").
+
+    A token keeps its loss if H >= the (1 - top_entropy_quantile) quantile over the micro-batch of
+    all processes. The loss is still divided by the number of all tokens, as in TRL; code that
+    divides by the tokens kept has gradients 1 / top_entropy_quantile times as large.
+
+    Source: Beyond the 80/20 Rule (arXiv 2506.01939); `top_entropy_quantile` of TRL 1.16.
+    """
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Weigh tokens below the quantile by 0."""
+        entropy = tokens.entropy.detach()
+        together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
+        if together.numel() == 0:
+            return plan
+        threshold = torch.quantile(together.float(), 1 - self.config.top_entropy_quantile)
+        keep = (entropy >= threshold) & tokens.mask
+        return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold)
+
+
+class EntropyAdvantageConfig(Config):
+    """Settings of `entropy_advantage`."""
+
+    type: Literal["entropy_advantage"] = "entropy_advantage"
+    alpha: float = Field(0.4, ge=0.0)
+    """Advantage per nat."""
+    kappa: float = Field(2.0, ge=1.0)
+    """The bonus is at most |A| / kappa; above 1 it never turns an advantage's sign."""
+
+
+class EntropyAdvantage(Objective[EntropyAdvantageConfig]):
+    """Raise advantages where the policy is uncertain: A + min(alpha H, |A| / kappa).
+
+    H is a number here, not a path for gradients. Shape (B, T).
+
+    Source: Reasoning with Exploration (arXiv 2506.14758), equation for the shaped advantage. The
+    baseline of the same name in the SIREN code uses kappa = 1, which lets uncertain tokens of bad
+    answers off entirely; the default here is the paper's 2.
+    """
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Add the bonus to the advantages."""
+        room = plan.advantages.abs() / self.config.kappa
+        bonus = torch.minimum(self.config.alpha * tokens.entropy.detach(), room)
+        return replace(plan, advantages=plan.advantages + bonus)

@@ -1,0 +1,93 @@
+"""Lp-Reg: keep sensible tokens of low probability from being trained away."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.objectives.batch import UNCLIPPED, Need, Plan, Tokens
+from training.objectives.interface import Config, Objective, Slot
+from training.objectives.ranks import smallest, token_count
+
+_MAX_GAP = 20.0
+"""Nats; e^20 is far above where k3 is cut off, and an infinite e^d would make its gradient NaN."""
+
+
+def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool) -> Tensor:
+    """Log-probability of each token after the noise of the distribution is filtered out.
+
+    Tokens with p >= kappa max(p) (or p >= kappa if `fixed`) are kept and renormalised.
+
+    Args:
+        logits: Shape (..., vocab).
+        token_ids: Shape (...).
+        kappa: Min-p threshold.
+        fixed: Whether the threshold is on p itself.
+
+    Returns:
+        Shape (...); -inf for a token that was filtered out.
+    """
+    logprobs = torch.log_softmax(logits.float(), -1)
+    scale = 0.0 if fixed else logprobs.amax(-1, keepdim=True)
+    kept = logprobs.masked_fill(logprobs < scale + math.log(kappa), -torch.inf)
+    chosen = kept.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    return chosen - kept.logsumexp(-1)
+
+
+class LpRegConfig(Config):
+    """Settings of `lp_reg`."""
+
+    type: Literal["lp_reg"] = "lp_reg"
+    share: float = Field(0.01, gt=0.0, le=1.0)
+    """Share of the tokens with A < 0, those of lowest probability, that may be protected."""
+    kappa: float = Field(0.02, gt=0.0, le=1.0)
+    """Min-p threshold of the proxy."""
+    fixed: bool = False
+    """Threshold on p itself instead of p / max(p)."""
+    beta: float = Field(1.0, ge=0.0)
+    epsilon_low: float = Field(1.0, gt=0.0)
+    """The ratio is clipped at 1 - epsilon_low = 0 ..."""
+    epsilon_high: float = Field(9.0, gt=0.0)
+    """... and 1 + epsilon_high = 10 everywhere else."""
+
+
+class LpReg(Objective[LpRegConfig]):
+    """Tie unlikely but sensible tokens of bad answers to a renormalised old policy.
+
+    Protected: among the tokens with A < 0 the k = floor(share * count) least likely now, if
+    k > 1, and of these the ones less likely than under the proxy (filtered tokens never are).
+    They have L = -A r + beta k3 with k3 = clamp(e^d - d - 1, -10, 10), d = proxy - logprob, and no
+    clipping. The choice is over the micro-batch of all processes: below 2 / share tokens with
+    A < 0 in it nothing is protected.
+
+    Source: Low-probability Regularization (arXiv 2510.03222), CarlanLark/Lp-Reg-dev at 33b27e2,
+    which writes -1e4 into filtered logits where -inf stands here. As published, the gradient of
+    k3 ends where its clamp does, at d of about 2.6 nats.
+    """
+
+    needs = frozenset({Need.PROXY_LOGPROBS})
+    slots = frozenset({Slot.CLIP})
+
+    def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+        """Log-probabilities of the proxy."""
+        return proxy_logprobs(logits, token_ids, self.config.kappa, self.config.fixed)
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Set the clip range and add the k3 term to protected tokens."""
+        config, logprobs = self.config, tokens.logprobs
+        proxy = tokens.measured[Need.PROXY_LOGPROBS]
+        bad = tokens.mask & (plan.advantages < 0)
+        count = int(config.share * token_count(bad, tokens.ranks))
+        unlikely = smallest(logprobs, bad, count if count > 1 else 0, tokens.ranks)
+        protected = unlikely & (logprobs.detach() < proxy)
+        gap = torch.where(protected, proxy - logprobs, 0.0).clamp_max(_MAX_GAP)
+        k3 = (gap.expm1() - gap).clamp(-10.0, 10.0)
+        low = torch.where(protected, UNCLIPPED, config.epsilon_low)
+        high = torch.where(protected, UNCLIPPED, config.epsilon_high)
+        return (
+            plan.clipped(low, high)
+            .plus(policy=config.beta * k3)
+            .noting(lp_reg_protected=token_count(protected, tokens.ranks))
+        )

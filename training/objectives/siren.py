@@ -1,0 +1,106 @@
+"""SIREN: hold the entropy of the nucleus at the tokens where it peaks."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from probes.entropy import entropy_from_logits
+from training.objectives.batch import Need, Plan, Step, Tokens
+from training.objectives.interface import Config, Objective, Slot
+from training.objectives.ranks import Ranks
+
+
+def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Entropy of the most likely tokens whose probabilities stay below `top_p` together.
+
+    The token that crosses `top_p` is left out, but one token is always kept, so a row whose first
+    token has more than `top_p` gives 0.
+
+    Args:
+        logits: Shape (..., vocab).
+        top_p: Probability of the nucleus.
+        top_k: No more tokens than these; a longer list than the vocabulary is all of it.
+
+    Returns:
+        Nats, shape (...), with gradient.
+    """
+    top = logits.topk(min(top_k, logits.shape[-1]), -1).values
+    with torch.no_grad():
+        probabilities = (top.float() - logits.float().logsumexp(-1, keepdim=True)).exp()
+        outside = probabilities.cumsum(-1) >= top_p
+        outside[..., 0] = False
+    return entropy_from_logits(top.masked_fill(outside, -torch.inf))
+
+
+class SirenConfig(Config):
+    """Settings of `siren`."""
+
+    type: Literal["siren"] = "siren"
+    entropy_coef: float = Field(0.005, ge=0.0)
+    """Loss per square nat."""
+    top_p: float = Field(0.8, gt=0.0, lt=1.0)
+    top_k: int = Field(10_000, ge=1)
+    peak_quantile: float = Field(0.8, ge=0.0, lt=1.0)
+    """Tokens above this quantile of their own sequence are the peaks."""
+
+
+class Siren(Objective[SirenConfig]):
+    """Keep the nucleus entropy at peak tokens where it was at the start: L + c (H_sel - H_0)^2.
+
+    H_sel is the mean over sequences of the mean over peak tokens, those whose nucleus entropy is
+    above the `peak_quantile` of their sequence; a sequence without any is left out. H_0 is the
+    mean H_sel of the first optimiser step, which itself has no term. Means are over all processes;
+    the square of a mean is not the mean of squares, so the number of accumulated micro-batches
+    does matter.
+
+    Source: SIREN (arXiv 2509.25133), Linn3a/siren at fa59a8d, which asks for 10,000 tokens of any
+    vocabulary and can select padding.
+    """
+
+    needs = frozenset({Need.NUCLEUS_ENTROPY})
+    slots = frozenset({Slot.ENTROPY})
+    state = ("anchor",)
+
+    def __init__(self, config: SirenConfig) -> None:
+        super().__init__(config)
+        self.anchor: float | None = None
+        self._first: list[float] = []
+
+    def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+        """Nucleus entropy."""
+        return nucleus_entropy(logits, self.config.top_p, self.config.top_k)
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Add the squared distance to the anchor."""
+        entropy = tokens.measured[Need.NUCLEUS_ENTROPY].masked_fill(~tokens.mask, 0.0)
+        selected = self._selected_mean(entropy, tokens.mask, tokens.ranks)
+        if selected is None:
+            return plan
+        plan = plan.noting(siren_entropy=selected)
+        if self.anchor is None:
+            self._first.append(float(selected.detach()))
+            return plan
+        return plan.plus(scalar=self.config.entropy_coef * (selected - self.anchor).square())
+
+    def _selected_mean(self, entropy: Tensor, mask: Tensor, ranks: Ranks) -> Tensor | None:
+        """H_sel over all processes, with this process's part of the gradient."""
+        observed = entropy.detach().masked_fill(~mask, torch.nan)
+        threshold = observed.nanquantile(self.config.peak_quantile, -1, keepdim=True)
+        peaks = observed > threshold
+        counts = peaks.sum(-1)
+        per_sequence = (entropy * peaks).sum(-1) / counts.clamp_min(1)
+        local = per_sequence.sum()
+        num_sequences = (counts > 0).sum().to(local)
+        total, number = ranks.sum(torch.stack([local.detach(), num_sequences])).unbind()
+        if number == 0:
+            return None
+        # Trainers average gradients over processes, hence the factor.
+        return (total + (local - local.detach()) * ranks.size) / number
+
+    def on_step_end(self, step: Step, ranks: Ranks) -> None:
+        """The first step's H_sel is the anchor."""
+        if self.anchor is None and self._first:
+            self.anchor = sum(self._first) / len(self._first)
+            self._first = []

@@ -1,0 +1,84 @@
+"""STEER: weigh each token by how much its update is expected to change the entropy."""
+
+import math
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from training.objectives.batch import Plan, Tokens
+from training.objectives.interface import Config, Objective
+from training.objectives.ranks import token_max
+
+_FLOOR = 0.02
+"""Smallest scale of the exponential map: a batch of tiny changes is not blown up to a large one."""
+
+
+def entropy_change(
+    logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor, advantages: Tensor
+) -> Tensor:
+    """STEER's Omega = A / p_old * p (1 - p) (ln p + H); positive predicts a falling entropy.
+
+    On policy this is A (1 - p) (ln p + H). Without gradient; what is not finite becomes 0.
+
+    Args:
+        logprobs: ln p of the sampled tokens, any shape.
+        old_logprobs: ln p under the policy that sampled.
+        entropy: H, nats.
+        advantages: A.
+    """
+    p = logprobs.detach().exp().clamp(1e-8, 1 - 1e-8)
+    ratio_of_advantage = advantages / old_logprobs.detach().exp().clamp(1e-8, 1.0)
+    omega = ratio_of_advantage * p * (1 - p) * (p.log() + entropy.detach())
+    return torch.where(omega.isfinite(), omega, 0.0)
+
+
+class SteerConfig(Config):
+    """Settings of `steer`."""
+
+    type: Literal["steer"] = "steer"
+    map: Literal["exponential", "linear"] = "exponential"
+    weight_min: float = Field(0.8, gt=0.0, le=1.0)
+    """Weight of the token with the largest expected change."""
+    weight_max: float = Field(1.0, ge=1.0)
+    """Weight of a token without: 1 in the exponential map; the linear one is published with 1.2."""
+
+    @model_validator(mode="after")
+    def _check_map(self) -> Self:
+        if self.map == "exponential" and self.weight_max != 1.0:
+            raise ValueError(
+                f'weight_max = {self.weight_max} has no meaning in map = "exponential", which '
+                'ends at 1; leave it out or set map = "linear"'
+            )
+        return self
+
+
+class Steer(Objective[SteerConfig]):
+    """Down-weigh tokens whose update is expected to change the entropy a lot.
+
+    With M = |Omega| of `entropy_change`: exponential map w = exp(-k M), k = -ln(weight_min) /
+    max(max M, 0.02), clamped to [weight_min, 1]; linear map w = weight_max - (weight_max -
+    weight_min) (M - min M) / (max M - min M), or the midpoint if all are equal.
+
+    Source: Rethinking Entropy Interventions (STEER, arXiv 2510.10150), zz-haooo/STEER at b31df71,
+    whose `core_algos.py` is followed where a variable's name promises a square. There max and min
+    are those of one process's micro-batch; here they are over all processes.
+    """
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Multiply the loss of each token by its weight."""
+        change = entropy_change(
+            tokens.logprobs, tokens.old_logprobs, tokens.entropy, plan.advantages
+        ).abs()
+        low, high = self.config.weight_min, self.config.weight_max
+        largest = token_max(change, tokens.mask, tokens.ranks)
+        if self.config.map == "exponential":
+            decay = -math.log(low) / largest.clamp_min(_FLOOR)
+            weight = (-decay * change).exp().clamp(low, 1.0)
+        else:
+            least = -token_max(-change, tokens.mask, tokens.ranks)
+            share = torch.where(largest > least, (change - least) / (largest - least), 0.5)
+            weight = (high - share * (high - low)).clamp(low, high)
+        weight = torch.where(tokens.mask, weight, 1.0)
+        return plan.weighted(weight).noting(entropy_change_max=largest)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probes.difficulty import ProbeSpec
+from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
 Kind = Literal["entropy-statistics", "difficulty-probe"]

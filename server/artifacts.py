@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
-from probes.difficulty import Head, ProbeSpec
+from probes.difficulty import Head
+from probes.strategies import ProbeSpec
 from probes.temperature import HapoStatistics
 from server.errors import BadControl
 from server.protocol import ArtifactCard
@@ -102,7 +103,7 @@ class Artifacts:
                 if artifact.manifest.kind == kind:
                     return artifact
             raise BadControl(
-                f"`{param}`: no {kind} for this model: make one with "
+                f"`{param}`: no {kind.replace('-', ' ')} for this model: make one with "
                 f"`train-probe {_COMMANDS[kind]}`",
                 param,
             )

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from vllm.sampling_params import SamplingParams
 
-from probes.difficulty import Difficulty, Strategy
+from probes.strategies import Difficulty, Strategy
 from probes.temperature import Law, law_parameters
 from server.control import KEY, difficulty_control, engine_control
 from server.plan import DifficultyPlan

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
-from probes.difficulty import Difficulty, Strategies
+from probes.strategies import Difficulty, Strategies
 from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
 from server.errors import BadControl

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.difficulty import DifficultyWord, Strategies
+from probes.strategies import DifficultyWord, Strategies
 
 
 class _Strict(BaseModel):

@@ -17,7 +17,7 @@ from uuid import uuid4
 import zmq
 import zmq.asyncio
 
-from probes.difficulty import Difficulty
+from probes.strategies import Difficulty
 from server.trace import DECISION, read_frame
 
 Token = tuple[float, float]

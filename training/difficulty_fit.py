@@ -15,7 +15,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from probes.difficulty import Difficulty, Head
+from probes.difficulty import Head
+from probes.strategies import Difficulty
 from training.errors import TrainingError
 
 HeadKind = Literal["auto", "linear", "mlp"]

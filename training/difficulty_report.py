@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from probes.artifact import Artifact
-from probes.difficulty import Difficulty, ProbeSpec
+from probes.strategies import Difficulty, ProbeSpec
 from training.difficulty_fit import Data, DifficultyFit, Interval, reliability
 from training.machine import machine
 from training.tasks.problem import Problem

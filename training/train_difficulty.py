@@ -17,15 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
-from probes.difficulty import (
-    ProbeSpec,
-    Strategies,
-    Thresholds,
-    classify,
-    default_thresholds,
-    with_text,
-)
+from probes.difficulty import classify, default_thresholds
 from probes.grading import GraderName
+from probes.strategies import ProbeSpec, Strategies, Thresholds, with_text
 from training.difficulty_fit import Data, DifficultyFit, HeadKind, fit_difficulty
 from training.difficulty_report import Facts, write_report, write_summary
 from training.errors import TrainingError

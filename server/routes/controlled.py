@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from probes.difficulty import with_text
+from probes.strategies import with_text
 from server import metrics
 from server.control import reserved_keys
 from server.difficulty import Extend

@@ -6,19 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from probes.difficulty import (
-    MARGIN,
-    Difficulty,
-    Head,
-    ProbeSpec,
-    Strategies,
-    Strategy,
-    Thresholds,
-    classify,
-    decide,
-    default_thresholds,
-    with_text,
-)
+from probes.difficulty import MARGIN, Head, classify, decide, default_thresholds
+from probes.strategies import Difficulty, ProbeSpec, Strategies, Strategy, Thresholds, with_text
 
 EASY, NORMAL, HARD = Difficulty
 

@@ -138,6 +138,7 @@ async def test_every_call_carries_its_control_and_keeps_its_other_arguments() ->
         "trace": 1,
         "address": run.telemetry.address,
         "choices": 1,
+        "difficulty": None,
     }
 
 
@@ -193,6 +194,7 @@ async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
                     "num_tokens": 4,
                     "num_clamped": 4,
                     "tokens": None,
+                    "difficulty": None,
                     "fallback": None,
                 },
             }

@@ -35,6 +35,7 @@ def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
         "num_tokens": 3,
         "num_clamped": None,
         "tokens": None,
+        "difficulty": None,
         "fallback": None,
     }
 

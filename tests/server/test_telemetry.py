@@ -69,7 +69,13 @@ def test_a_frame_is_a_packed_array_of_records() -> None:
     assert TOKEN.itemsize == 24
 
 
-@pytest.mark.parametrize("content", [b"x", b"x" * 23, b"x" * 25])
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])
+def test_a_frame_of_no_known_kind_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no known kind"):
+        read_frame(content)
+
+
+@pytest.mark.parametrize("content", [b"tx", b"t" + b"x" * 23, b"t" + b"x" * 25, b"d" + b"x" * 24])
 def test_a_frame_that_is_not_whole_records_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="buffer size"):
         read_frame(content)

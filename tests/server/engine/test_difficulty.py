@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.difficulty import Difficulty, Head
+from probes.difficulty import Head
+from probes.strategies import Difficulty
 from probes.temperature import Law, law_parameters
 from server.control import KEY, difficulty_control, engine_control
 from server.engine import difficulty as module

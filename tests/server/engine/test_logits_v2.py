@@ -13,8 +13,8 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 
-from probes.difficulty import Difficulty
 from probes.entropy import entropy_from_logits
+from probes.strategies import Difficulty
 from probes.temperature import Law
 from server.engine.logits_v1 import EntropyLogitsProcessor as V1
 from server.engine.logits_v2 import EntropyLogitsProcessor

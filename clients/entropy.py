@@ -78,18 +78,44 @@ def entropy_target(
     }
 
 
+def difficulty(
+    probe: str | None = None, *, shadow: bool = False, effort: bool = False
+) -> dict[str, object]:
+    """Answer by how hard the question is: text, temperature and budget follow from its class.
+
+    Args:
+        probe: Id of the artifact that reads it; None takes the model's own.
+        shadow: Decide and report, change nothing.
+        effort: Let the request's `reasoning_effort` pick the class: low easy, high hard.
+
+    Source: DiffAdapt (arXiv 2510.19669).
+    """
+    asked: dict[str, object] = {"mode": "shadow" if shadow else "act", "effort": effort}
+    return asked if probe is None else {"probe": probe, **asked}
+
+
 def controls(
-    temperature: Law | None = None, *, profile: str | None = None, trace: Trace | None = None
+    temperature: Law | None = None,
+    *,
+    difficulty: dict[str, object] | None = None,
+    profile: str | None = None,
+    trace: Trace | None = None,
 ) -> dict[str, object]:
     """Build `extra_body` for `chat.completions.create` and `completions.create`.
 
     Args:
         temperature: A law; None leaves it to the profile, or to the request's own temperature.
-        profile: Name of controls kept by the server; `temperature` and `trace` override its own.
+        difficulty: What `difficulty` made; None leaves it to the profile.
+        profile: Name of controls kept by the server; what is given beside it overrides its own.
         trace: "tokens" returns every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
     """
-    asked = {"profile": profile, "temperature": temperature, "trace": trace}
+    asked = {
+        "profile": profile,
+        "temperature": temperature,
+        "difficulty": difficulty,
+        "trace": trace,
+    }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}
 
 
@@ -115,6 +141,30 @@ class Token(_Reading):
     """What the token was drawn at."""
 
 
+class Strategy(_Reading):
+    """What a class of difficulty made of a request."""
+
+    temperature: float | None = None
+    """None where the request's own, or its law, ruled."""
+    max_tokens: int = 0
+    prompt: bool = False
+    """Whether text was put after the question."""
+
+
+class Difficulty(_Reading):
+    """How hard the question was found to be."""
+
+    label: str | None = None
+    """easy, normal or hard; None if the probe did not answer in time."""
+    probabilities: dict[str, float] | None = None
+    mode: str | None = None
+    source: str | None = None
+    """probe, effort or fallback."""
+    strategy: Strategy | None = None
+    prepass_tokens: int | None = None
+    """Tokens that were read ahead of the answer; None where its own prompt was read."""
+
+
 class Report(_Reading):
     """What the server measured and did over one choice."""
 
@@ -129,6 +179,8 @@ class Report(_Reading):
     """Tokens whose entropy target lay outside the temperature limits; None without a target."""
     tokens: tuple[Token, ...] | None = None
     """Every token in order; None unless the request asked for the trace "tokens"."""
+    difficulty: Difficulty | None = None
+    """None unless the request asked for it."""
     fallback: str | None = None
     """Why a control was given up and the answer decoded plainly; None if all went well."""
 

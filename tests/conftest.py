@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from openai import OpenAI
+
+from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.difficulty import Head
+from probes.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -22,6 +27,8 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "300")
 
 MODEL = "smollm2-135m"
+
+PLAIN_PROBE, SPOKEN_PROBE = f"{MODEL}/plain", f"{MODEL}/spoken"
 
 # float32 so that vLLM and transformers can be compared closely; little KV memory so that many
 # requests at once preempt each other; few tokens per step so that a long prompt comes in chunks.
@@ -96,14 +103,53 @@ def entrostat(*arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name("entrostat")), *arguments]
 
 
+def probe_head() -> Head:
+    """A random linear head over the default model's states; the same one every time."""
+    draw = torch.Generator().manual_seed(4)
+    return Head(
+        mean=torch.zeros(576),
+        scale=torch.ones(576),
+        weight=torch.randn(3, 576, generator=draw) * 0.02,
+        bias=torch.zeros(3),
+        temperature=torch.tensor(1.0),
+    )
+
+
+def save_probes(root: Path, checkpoint: Path) -> None:
+    """The random head twice: with strategies that leave the prompt alone, and that do not."""
+    spoken = Strategies(
+        easy=Strategy(prompt="Answer in one word.", temperature=0.5, budget=0.4),
+        hard=Strategy(prompt="Outline the method.", temperature=0.4, budget=0.5),
+    )
+    for name, strategies in ((PLAIN_PROBE, Strategies()), (SPOKEN_PROBE, spoken)):
+        manifest = Manifest(
+            kind="difficulty-probe",
+            model=MODEL,
+            identity=ModelIdentity.of(checkpoint),
+            data_hash="none",
+            seed=4,
+            probe=ProbeSpec(
+                layer="final",
+                normalised=True,
+                position="last_prompt_token",
+                features=576,
+                thresholds=Thresholds(alpha=0.7, beta=1.0, gamma=0.3),
+                strategies=strategies,
+            ),
+        )
+        Artifact(id=name, manifest=manifest, tensors=probe_head().tensors()).save(root)
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
     """The default model under `entrostat serve`, shared by every engine test."""
     folder = tmp_path_factory.mktemp("server")
     profiles = folder / "profiles.toml"
     profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    command = entrostat("serve", *FLAGS, *tools, "--profiles", str(profiles))
+    save_probes(folder / "artifacts", checkpoint)
+    own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
+    command = entrostat("serve", *FLAGS, *tools, *own)
     with run_server(command, folder / "server.log") as running:
         yield running
 

@@ -16,6 +16,7 @@ from clients.entropy import (
     Report,
     Token,
     controls,
+    difficulty,
     dynatemp,
     edt,
     entropy_target,
@@ -95,12 +96,12 @@ def test_every_choice_has_its_own_report() -> None:
 def test_a_newer_servers_fields_are_kept_and_harmless() -> None:
     newer = {
         **SUMMARY,
-        "difficulty": {"label": "easy"},
+        "weather": {"label": "easy"},
         "tokens": [{"entropy": 1.0, "temperature": None, "varentropy": 2.0}],
     }
     read = report(completion(newer).choices[0])
     assert read is not None
-    assert read.model_extra == {"difficulty": {"label": "easy"}}
+    assert read.model_extra == {"weather": {"label": "easy"}}
     assert read.tokens is not None
     assert (read.tokens[0].entropy, read.tokens[0].temperature) == (1.0, None)
 
@@ -226,3 +227,15 @@ def test_importing_the_clients_stays_light() -> None:
     loaded = set(done.stdout.split())
     assert "clients.entropy" in loaded
     assert not loaded & {"torch", "vllm", "numpy", "server", "probes", "training"}
+
+
+def test_difficulty_is_asked_for_as_the_server_reads_it() -> None:
+    from server.protocol import Control
+
+    body = controls(difficulty=difficulty("m/probe", shadow=True, effort=True))["entropy"]
+    asked = Control.model_validate(body).difficulty
+    assert asked is not None
+    assert (asked.probe, asked.mode, asked.effort) == ("m/probe", "shadow", True)
+    plain = Control.model_validate(controls(difficulty=difficulty())["entropy"]).difficulty
+    assert plain is not None
+    assert (plain.probe, plain.mode, plain.effort) == (None, "act", False)

@@ -3,7 +3,7 @@
 The entropy of a softmax policy falls by about the learning rate times Cov(logprob, A) per step,
 and a handful of tokens makes up most of that covariance.
 
-Source of both: The Entropy Mechanism of RL (arXiv 2505.22617);
+Source of both: The Entropy Mechanism of RL (arXiv 2505.22617), code in
 PRIME-RL/Entropy-Mechanism-of-RL at 8850579.
 """
 

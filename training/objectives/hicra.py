@@ -55,5 +55,5 @@ class Hicra(Objective[HicraConfig]):
 
     def shape_advantages(self, rollout: Rollout) -> Tensor:
         """Add the credit."""
-        planning = rollout.measured[Need.PLANNING] & rollout.mask
-        return rollout.advantages + self.config.alpha * rollout.advantages.abs() * planning
+        credit = self.config.alpha * rollout.advantages.abs()
+        return rollout.advantages + credit * rollout.measured[Need.PLANNING]

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,6 +106,22 @@ def test_on_policy_low_entropy_is_damped_and_high_is_left_alone() -> None:
     assert bool((scale[high] == 1).all())
     assert bool((scale[~high] < 1).all())
     assert scale.min() >= 0
+
+
+def test_an_answer_without_tokens_does_not_make_its_group_extreme() -> None:
+    """It has no weight in the mean, so its own distance may be anything."""
+    advantages = token_group_advantages(rollout([99.0, 1.0, 0.0, 0.0], lengths=[0, 2, 2, 2]))
+    assert advantages[1, 0] == pytest.approx(math.sqrt(2), rel=1e-5)
+
+
+def test_entropies_rounded_below_zero_are_zero() -> None:
+    composed = objectives("hapo")
+    one = case()
+    tokens = one.tokens()
+    rounded = replace(tokens, entropy=torch.where(tokens.entropy < 1, -1e-8, tokens.entropy))
+    composed.plan(rounded, one.advantages, 0.2, 0.28)
+    composed.end_step()
+    assert composed.state_dict()["hapo"]
 
 
 def test_all_parts_off_is_no_objective() -> None:

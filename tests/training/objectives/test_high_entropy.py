@@ -23,6 +23,13 @@ def test_keeping_all_is_no_objective() -> None:
     assert bool((plan.weight[case().mask] == 1).all())
 
 
+def test_tokens_of_equal_entropy_are_all_kept() -> None:
+    one = case()
+    flat = one._replace(logits=torch.zeros_like(one.logits, requires_grad=True))
+    plan, _ = plan_of(objectives("high_entropy_mask"), flat)
+    assert bool((plan.weight[one.mask] == 1).all())
+
+
 def test_the_bonus_is_entropy_capped_by_the_advantage() -> None:
     one = case()
     plan, tokens = plan_of(objectives("entropy_advantage"), one)

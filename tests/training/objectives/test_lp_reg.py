@@ -70,8 +70,18 @@ def test_elsewhere_the_ratio_is_clipped_at_ten() -> None:
     torch.testing.assert_close(policy_loss(plan, far).detach(), torch.full((1, 10), -10.0).double())
 
 
+def test_a_token_that_is_likelier_than_its_proxy_needs_no_protection() -> None:
+    tokens = protected_batch()
+    risen = replace(
+        tokens, measured={Need.PROXY_LOGPROBS: tokens.measured[Need.PROXY_LOGPROBS] - 0.2}
+    )
+    plan = objectives({"type": "lp_reg", "share": 1.0}).plan(risen, torch.tensor([-1.0]), 0.2, 0.2)
+    assert not plan.policy_terms.any()  # type: ignore[union-attr]
+
+
 def test_good_answers_and_tiny_batches_are_left_alone() -> None:
     tokens = protected_batch()
+    tokens.measured[Need.PROXY_LOGPROBS][0, 9] = -9.9  # the least likely one survives as well
     for advantage, share in ((1.0, 0.5), (-1.0, 0.19)):  # floor(1.9) = 1 is too few
         plan = objectives({"type": "lp_reg", "share": share}).plan(
             tokens, torch.tensor([advantage]), 0.2, 0.2

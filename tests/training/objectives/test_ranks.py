@@ -15,6 +15,7 @@ def test_statistics_look_at_masked_tokens_only() -> None:
     assert token_max(values, mask, Alone()) == 6
     assert token_count(mask, Alone()) == 3
     assert token_mean(values, ~ALL, Alone()) == 0
+    assert token_mean(values, ALL & (values == 6), Alone()) == 6
 
 
 def test_a_mean_over_processes_weighs_tokens_not_processes() -> None:

@@ -1,0 +1,194 @@
+"""Difficulty on the real model: what the worker reads, decides and does.
+
+The probe is a fixed random head over the real hidden states: it makes the three classes of the
+prompts below, which is what these tests are about; what a trained probe is worth is another matter.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from openai import BadRequestError, OpenAI
+
+from probes.difficulty import Head, decide
+from probes.strategies import Difficulty
+from tests.conftest import PLAIN_PROBE, SPOKEN_PROBE, Server, probe_head
+from tests.engine.support import PROMPTS, ask, report, together
+
+QUESTIONS = [
+    f"{prompt} {tail}".strip()
+    for prompt in PROMPTS
+    for tail in (
+        "",
+        "Be exact.",
+        "Explain it to a child, please, and do so at some length.",
+        "Why?",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def offline(checkpoint: Path) -> torch.Tensor:
+    """Probabilities of the same head over transformers' hidden states."""
+    from training.features import hidden_states
+
+    states, _ = hidden_states(checkpoint, QUESTIONS, lambda _: None)
+    head: Head = probe_head()
+    return head.probabilities(states)
+
+
+def classes_of(answers: list[Any]) -> list[str]:
+    return [str(report(answer)["difficulty"]["label"]) for answer in answers]
+
+
+def test_the_worker_decides_what_transformers_says(client: OpenAI, offline: torch.Tensor) -> None:
+    """All at once: chunked prompts, cached prefixes, mixed batches."""
+    control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
+    jobs = [
+        lambda question=question: ask(client, question, control, max_tokens=2, seed=1)
+        for question in QUESTIONS
+    ]
+    for _ in range(2):  # the second time every prefix is cached
+        answers = together(jobs)
+        got = torch.tensor(
+            [list(report(a)["difficulty"]["probabilities"].values()) for a in answers]
+        )
+        assert (got - offline).abs().max() < 0.02
+        expected = [Difficulty(label).word for label in decide(offline).tolist()]
+        agreement = [a == b for a, b in zip(classes_of(answers), expected, strict=True)]
+        assert sum(agreement) >= 0.99 * len(QUESTIONS)
+    assert len(set(expected)) == 3, "the prompts must make every class"
+
+
+def test_a_prompt_read_in_chunks_is_read_at_its_end(client: OpenAI, checkpoint: Path) -> None:
+    from training.features import hidden_states
+
+    question = "Sum up: " + "the fox runs over the hill and " * 150  # three steps of 512 tokens
+    states, _ = hidden_states(checkpoint, [question], lambda _: None)
+    control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
+    got = report(ask(client, question, control, max_tokens=2))["difficulty"]["probabilities"]
+    expected = probe_head().probabilities(states)[0]
+    assert torch.allclose(torch.tensor(list(got.values())), expected, atol=0.02)
+
+
+def test_shadow_changes_no_token(client: OpenAI) -> None:
+    control = {"difficulty": {"probe": SPOKEN_PROBE, "mode": "shadow"}}
+    for prompt in PROMPTS[:4]:
+        plain, shadow = (ask(client, prompt, one, seed=3, max_tokens=40) for one in (None, control))
+        assert plain.choices[0].message.content == shadow.choices[0].message.content
+        assert report(shadow)["difficulty"]["mode"] == "shadow"
+
+
+def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenAI) -> None:
+    control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
+    jobs = [
+        lambda q=q: ask(client, q, control, max_tokens=50, seed=2, temperature=None)
+        for q in QUESTIONS
+    ]
+    temperatures, budgets = {"easy": 0.5, "normal": 0.8, "hard": 0.4}, {}
+    for answer in together(jobs):
+        body = report(answer)
+        label = body["difficulty"]["label"]
+        assert body["difficulty"]["prepass_tokens"] is None
+        assert {token["temperature"] for token in body["tokens"]} == {
+            pytest.approx(temperatures[label], abs=1e-5)
+        }
+        limit = {"easy": 20, "normal": 50, "hard": 25}[label]
+        assert body["difficulty"]["strategy"]["max_tokens"] == limit
+        tokens = answer.usage.completion_tokens
+        assert tokens <= limit
+        assert (answer.choices[0].finish_reason == "length") == (tokens == limit)
+        budgets.setdefault(label, []).append(tokens == limit)
+    assert any(budgets["easy"]) or any(budgets["hard"]), "some answer must reach its budget"
+
+
+def test_a_request_that_names_a_temperature_keeps_it(client: OpenAI) -> None:
+    control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
+    body = report(ask(client, PROMPTS[0], control, temperature=1.3))
+    assert {token["temperature"] for token in body["tokens"]} == {pytest.approx(1.3)}
+    assert body["difficulty"]["strategy"]["temperature"] is None
+
+
+def test_a_text_after_the_question_needs_a_pass_before_and_finds_its_prefix_cached(
+    client: OpenAI,
+) -> None:
+    control = {"difficulty": {"probe": SPOKEN_PROBE}, "trace": "summary"}
+    for question in QUESTIONS[:8]:
+        answer = ask(client, question, control, max_tokens=40)
+        found = report(answer)["difficulty"]
+        assert found["source"] == "probe"
+        longer = answer.usage.prompt_tokens - found["prepass_tokens"]
+        assert (longer > 0) == found["strategy"]["prompt"]
+        assert answer.usage.completion_tokens <= found["strategy"]["max_tokens"]
+
+
+def test_effort_picks_the_class_and_no_pass_comes_before(client: OpenAI) -> None:
+    control = {"difficulty": {"probe": SPOKEN_PROBE, "effort": True}}
+    answer = ask(client, PROMPTS[0], control, extra_body={"reasoning_effort": "high"})
+    found = report(answer)["difficulty"]
+    assert (found["label"], found["source"], found["prepass_tokens"]) == ("hard", "effort", None)
+
+
+def test_every_completion_and_every_stream_reports_its_class(client: OpenAI) -> None:
+    control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "summary"}
+    answer = ask(client, PROMPTS[1], control, n=3, seed=5, temperature=None)
+    assert len({report(answer, choice)["difficulty"]["label"] for choice in range(3)}) == 1
+    events = ask(client, PROMPTS[1], control, stream=True)
+    reports = [
+        choice.entropy for event in events for choice in event.choices if hasattr(choice, "entropy")
+    ]
+    assert reports[-1]["difficulty"]["label"] == report(answer)["difficulty"]["label"]
+
+
+def test_structured_answers_stay_whole(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    answer = ask(
+        client,
+        "Give me a number.",
+        {"difficulty": {"probe": PLAIN_PROBE}},
+        max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert report(answer)["difficulty"]["source"] == "probe"
+    if answer.choices[0].finish_reason == "stop":
+        assert set(json.loads(answer.choices[0].message.content)) == {"a"}
+
+
+def test_preempted_requests_keep_their_class(server: Server, client: OpenAI) -> None:
+    control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
+    jobs = [
+        lambda i=i: ask(client, QUESTIONS[i], control, max_tokens=300, seed=i, temperature=None)
+        for i in range(24)
+    ]
+    for answer in together(jobs, workers=24):
+        body = report(answer)
+        assert body["fallback"] is None
+        assert len({token["temperature"] for token in body["tokens"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "param"),
+    [
+        ({"probe": "nope/nope"}, "entropy.difficulty.probe"),
+        ({"probe": "smollm2-135m/entropy"}, "entropy.difficulty.probe"),
+        ({"mode": "guess"}, "entropy.difficulty.mode"),
+        ({"what": 1}, "entropy.difficulty.what"),
+        ({"strategies": {"easy": {"budget": 2}}}, "entropy.difficulty.strategies.easy"),
+    ],
+)
+def test_bad_controls_are_refused_by_name(
+    client: OpenAI, difficulty: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        ask(client, "hi", {"difficulty": difficulty})
+    assert str(caught.value.param).startswith(param)
+
+
+def test_other_routes_say_that_they_do_not_read_questions(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="chat/completions") as caught:
+        client.completions.create(
+            model="smollm2-135m", prompt="x", extra_body={"entropy": {"difficulty": {}}}
+        )
+    assert caught.value.param == "entropy.difficulty"

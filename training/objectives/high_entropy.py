@@ -31,10 +31,11 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Weigh tokens below the quantile by 0."""
         entropy = tokens.entropy.detach()
+        entropy = entropy if entropy.dtype == torch.float64 else entropy.float()
         together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
         if together.numel() == 0:
             return plan
-        threshold = torch.quantile(together.float(), 1 - self.config.top_entropy_quantile)
+        threshold = torch.quantile(together, 1 - self.config.top_entropy_quantile)
         keep = (entropy >= threshold) & tokens.mask
         return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold)
 

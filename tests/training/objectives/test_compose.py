@@ -323,6 +323,24 @@ def test_extreme_distributions_give_finite_gradients(seed: int, name: str, scale
 
 
 @each
+def test_single_precision_is_no_error(name: str) -> None:
+    one = case()
+    tokens = one.tokens()
+    single = replace(
+        tokens,
+        logprobs=tokens.logprobs.float(),
+        entropy=tokens.entropy.float(),
+        old_logprobs=tokens.old_logprobs.float(),
+        measured={need: x.float() for need, x in tokens.measured.items()},
+    )
+    settings = {"share": 1.0} if name == "clip_cov" else {}  # its draws depend on the precision
+    plan = warm(name, **settings).plan(single, one.advantages.float(), 0.2, 0.28)
+    assert plan.advantages.dtype == torch.float32
+    plain, there = plan_of(warm(name, **settings), one)
+    assert value(plan, single.without_padding()) == pytest.approx(value(plain, there), rel=1e-3)
+
+
+@each
 def test_a_batch_without_tokens_is_no_error(name: str) -> None:
     one = case()._replace(mask=torch.zeros(6, 8, dtype=torch.bool))
     composed = warm(name)

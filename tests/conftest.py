@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from openai import OpenAI
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.difficulty import Head
 from probes.strategies import ProbeSpec, Strategies, Strategy, Thresholds
+from tests.engine.support import PROMPTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -103,16 +105,40 @@ def entrostat(*arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name("entrostat")), *arguments]
 
 
-def probe_head() -> Head:
-    """A random linear head over the default model's states; the same one every time."""
+QUESTIONS = [
+    f"{prompt} {tail}".strip()
+    for prompt in PROMPTS
+    for tail in (
+        "",
+        "Be exact.",
+        "Explain it to a child, please, and do so at some length.",
+        "Why?",
+    )
+]
+
+
+class OfflineProbe(NamedTuple):
+    """A difficulty probe that no training made, and what it says of `QUESTIONS` offline."""
+
+    head: Head
+    probabilities: torch.Tensor
+
+
+@lru_cache(maxsize=1)
+def offline_probe(checkpoint: Path) -> OfflineProbe:
+    """A random linear head over the standardised states of the questions, by transformers."""
+    from training.features import hidden_states
+
+    states, _ = hidden_states(checkpoint, QUESTIONS, lambda _: None)
     draw = torch.Generator().manual_seed(4)
-    return Head(
-        mean=torch.zeros(576),
-        scale=torch.ones(576),
-        weight=torch.randn(3, 576, generator=draw) * 0.02,
+    head = Head(
+        mean=states.mean(0),
+        scale=states.std(0),
+        weight=torch.randn(3, states.shape[1], generator=draw) * 0.1,
         bias=torch.zeros(3),
         temperature=torch.tensor(1.0),
     )
+    return OfflineProbe(head, head.probabilities(states))
 
 
 def save_probes(root: Path, checkpoint: Path) -> None:
@@ -137,7 +163,9 @@ def save_probes(root: Path, checkpoint: Path) -> None:
                 strategies=strategies,
             ),
         )
-        Artifact(id=name, manifest=manifest, tensors=probe_head().tensors()).save(root)
+        Artifact(id=name, manifest=manifest, tensors=offline_probe(checkpoint).head.tensors()).save(
+            root
+        )
 
 
 @pytest.fixture(scope="session")

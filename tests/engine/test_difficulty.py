@@ -1,7 +1,7 @@
 """Difficulty on the real model: what the worker reads, decides and does.
 
-The probe is a fixed random head over the real hidden states: it makes the three classes of the
-prompts below, which is what these tests are about; what a trained probe is worth is another matter.
+The probe is a random head over the real hidden states, which puts the questions into all three
+classes; what a trained probe is worth is another matter.
 """
 
 import json
@@ -12,39 +12,19 @@ import pytest
 import torch
 from openai import BadRequestError, OpenAI
 
-from probes.difficulty import Head, decide
+from probes.difficulty import decide
 from probes.strategies import Difficulty
-from tests.conftest import PLAIN_PROBE, SPOKEN_PROBE, Server, probe_head
+from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
 from tests.engine.support import PROMPTS, ask, report, together
-
-QUESTIONS = [
-    f"{prompt} {tail}".strip()
-    for prompt in PROMPTS
-    for tail in (
-        "",
-        "Be exact.",
-        "Explain it to a child, please, and do so at some length.",
-        "Why?",
-    )
-]
-
-
-@pytest.fixture(scope="module")
-def offline(checkpoint: Path) -> torch.Tensor:
-    """Probabilities of the same head over transformers' hidden states."""
-    from training.features import hidden_states
-
-    states, _ = hidden_states(checkpoint, QUESTIONS, lambda _: None)
-    head: Head = probe_head()
-    return head.probabilities(states)
 
 
 def classes_of(answers: list[Any]) -> list[str]:
     return [str(report(answer)["difficulty"]["label"]) for answer in answers]
 
 
-def test_the_worker_decides_what_transformers_says(client: OpenAI, offline: torch.Tensor) -> None:
+def test_the_worker_decides_what_transformers_says(client: OpenAI, checkpoint: Path) -> None:
     """All at once: chunked prompts, cached prefixes, mixed batches."""
+    offline = offline_probe(checkpoint).probabilities
     control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
     jobs = [
         lambda question=question: ask(client, question, control, max_tokens=2, seed=1)
@@ -69,7 +49,7 @@ def test_a_prompt_read_in_chunks_is_read_at_its_end(client: OpenAI, checkpoint: 
     states, _ = hidden_states(checkpoint, [question], lambda _: None)
     control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
     got = report(ask(client, question, control, max_tokens=2))["difficulty"]["probabilities"]
-    expected = probe_head().probabilities(states)[0]
+    expected = offline_probe(checkpoint).head.probabilities(states)[0]
     assert torch.allclose(torch.tensor(list(got.values())), expected, atol=0.02)
 
 
@@ -92,9 +72,8 @@ def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenA
         body = report(answer)
         label = body["difficulty"]["label"]
         assert body["difficulty"]["prepass_tokens"] is None
-        assert {token["temperature"] for token in body["tokens"]} == {
-            pytest.approx(temperatures[label], abs=1e-5)
-        }
+        applied = [token["temperature"] for token in body["tokens"]]
+        assert applied == pytest.approx([temperatures[label]] * len(applied), abs=1e-5)
         limit = {"easy": 20, "normal": 50, "hard": 25}[label]
         assert body["difficulty"]["strategy"]["max_tokens"] == limit
         tokens = answer.usage.completion_tokens
@@ -107,7 +86,8 @@ def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenA
 def test_a_request_that_names_a_temperature_keeps_it(client: OpenAI) -> None:
     control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
     body = report(ask(client, PROMPTS[0], control, temperature=1.3))
-    assert {token["temperature"] for token in body["tokens"]} == {pytest.approx(1.3)}
+    applied = [token["temperature"] for token in body["tokens"]]
+    assert applied == pytest.approx([1.3] * len(applied))
     assert body["difficulty"]["strategy"]["temperature"] is None
 
 

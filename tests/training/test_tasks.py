@@ -1,0 +1,104 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from training.errors import TrainingError
+from training.tasks.arithmetic import arithmetic, word_problems
+from training.tasks.table import load_problems
+
+
+@pytest.mark.parametrize("make", [arithmetic, word_problems])
+def test_problems_follow_from_the_seed_and_are_all_different(make: object) -> None:
+    assert callable(make)
+    once, again, other = make(100, 0), make(100, 0), make(100, 1)
+    assert once == again
+    assert once != other
+    assert len({problem.prompt for problem in once}) == 100
+    grades = [problem.grade for problem in once]
+    assert [grades.count(grade) for grade in range(1, 11)] == [10] * 10
+
+
+def test_the_answers_of_sums_are_right() -> None:
+    for problem in arithmetic(300, 3):
+        left, operator, right = re.findall(r"\d+|[-+*]", problem.prompt)
+        value = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}[operator](
+            int(left), int(right)
+        )
+        assert problem.answer == str(value)
+        assert problem.is_right(f"It is {value}.")
+        assert not problem.is_right(f"It is {value + 1}.")
+
+
+def test_the_answers_of_stories_are_right_and_never_negative() -> None:
+    """Worked out again from the text alone."""
+    factors = {"doubles": 2, "triples": 3, "quadruples": 4}
+    for problem in word_problems(300, 5):
+        first, *steps, _ = problem.prompt.split(". ")
+        have = int(re.findall(r"\d+", first)[0])
+        for step in steps:
+            number = [int(found) for found in re.findall(r"\d+", step)]
+            if "given away" in step:
+                have -= number[0]
+            elif "half" in step:
+                assert have % 2 == 0
+                have //= 2
+            elif number:
+                have += number[0]
+            else:
+                have *= next(value for word, value in factors.items() if word in step)
+            assert have >= 0
+        assert problem.answer == str(have), problem.prompt
+        assert len(steps) == (problem.grade + 1) // 2
+
+
+def test_more_than_there_are_is_refused_rather_than_tried_for_ever() -> None:
+    with pytest.raises(ValueError, match="no 3000 different problems"):
+        arithmetic(3000, 0)
+
+
+def test_tasks_share_the_number_of_questions() -> None:
+    problems = load_problems(("arithmetic", "words", "facts"), 60, 0)
+    kinds = [problem.task for problem in problems]
+    assert (kinds.count("arithmetic"), kinds.count("words"), len(problems)) == (20, 20, 60)
+
+
+def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(
+        json.dumps({"prompt": "2 + 2?", "answer": 4})
+        + "\n\n"
+        + json.dumps({"prompt": "Pick", "answer": "B", "grader": "choice", "grade": 3})
+        + "\n"
+    )
+    problems = {p.prompt: p for p in load_problems((str(file),), 50, 0, "numeric")}
+    assert (problems["2 + 2?"].grader, problems["2 + 2?"].answer) == ("numeric", "4")
+    assert (problems["Pick"].grader, problems["Pick"].grade) == ("choice", 3)
+    assert problems["Pick"].task == "mine"
+    with pytest.raises(TrainingError, match="line 1 names no `grader`"):
+        load_problems((str(file),), 50, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense", "line 1 is no JSON object"),
+        ("[1]", "line 1 is no JSON object"),
+        ('{"prompt": "x"}', "line 1: answer"),
+        ('{"prompt": "", "answer": "1"}', "line 1: prompt"),
+        ('{"prompt": "x", "answer": "1", "grader": "guess"}', "line 1: grader"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(TrainingError, match=said):
+        load_problems((str(file),), 50, 0, "numeric")
+
+
+def test_an_unknown_task_lists_the_known_ones() -> None:
+    with pytest.raises(TrainingError, match="arithmetic, words, facts, openai/gsm8k"):
+        load_problems(("algebra",), 50, 0)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_problems(("nowhere.jsonl",), 50, 0)

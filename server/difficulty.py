@@ -71,6 +71,7 @@ class DifficultyRun:
         self._verdict: Verdict | None = None
         """Known before the answer; None while the engine decides with it."""
         self._prepass_tokens: int | None = None
+        self._lost = False
 
     async def prepare(
         self, engine: Any, prompt: Any, params: SamplingParams, request_id: str, **kwargs: Any
@@ -141,16 +142,24 @@ class DifficultyRun:
         ended = completion.finish_reason == "stop" and completion.stop_reason is None
         if not ended or self._verdict is not None or self._plan.shadow:
             return
-        decision = await self._waiting.decision(completion.index)
+        decision = await self._decision(completion.index)
         if decision is None:
             return
         limit = self._plan.strategies.of(decision.difficulty).max_tokens(self._ceiling)
         if produced == limit < self._ceiling:
             completion.finish_reason = "length"
 
+    async def _decision(self, choice: int) -> Decision | None:
+        """Wait for the worker's word, once: what is lost stays lost."""
+        if self._lost:
+            return self._waiting.trace.decisions.get(choice)
+        decision = await self._waiting.decision(choice)
+        self._lost = decision is None
+        return decision
+
     async def report(self, choice: int) -> DifficultyReport:
         """What the client reads about a completion."""
-        verdict = self._verdict or Verdict.of(await self._waiting.decision(choice))
+        verdict = self._verdict or Verdict.of(await self._decision(choice))
         return _describe(self._plan, verdict, self._ceiling, self._prepass_tokens)
 
 

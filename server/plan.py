@@ -49,8 +49,6 @@ class Said(NamedTuple):
     temperature: float | None = None
     """None if it names none."""
     reasoning_effort: str | None = None
-    no_difficulty: str | None = None
-    """Why it cannot be read for difficulty; None if it can."""
 
 
 class Wanted(NamedTuple):
@@ -110,8 +108,6 @@ def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> Difficult
     wanted = control.difficulty
     if wanted is None:
         return None
-    if said.no_difficulty is not None:
-        raise BadControl(f"`entropy.difficulty`: {said.no_difficulty}", "entropy.difficulty")
     probe, spec = artifacts.difficulty_probe(wanted.probe, "entropy.difficulty.probe")
     picked = _EFFORT.get(said.reasoning_effort or "") if wanted.effort else None
     return DifficultyPlan(

@@ -1,6 +1,6 @@
 """What every controlled route does: plan, run vLLM's own route under the plan, merge the report."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -58,32 +58,30 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     request.model, suffix = split_model(request.model, state.served_names(raw_request))
     control, request.entropy = request.entropy, None
     wanted = Wanted(control, suffix, raw_request.headers.get("x-entropy-profile"))
-    plan = make_plan(wanted, state.profiles, state.artifacts, _said(request, raw_request))
+    said = Said(request.temperature, getattr(request, "reasoning_effort", None))
+    plan = make_plan(wanted, state.profiles, state.artifacts, said)
     if plan is None:
         return None
     if getattr(request, "use_beam_search", False):
         raise BadControl(
             "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
         )
-    extend = _extender(request, raw_request) if plan.difficulty is not None else None
+    extend = None
+    if plan.difficulty is not None:
+        if (reason := _why_unreadable(request, raw_request)) is not None:
+            raise BadControl(f"`entropy.difficulty`: {reason}", "entropy.difficulty")
+        extend = _extender(request, raw_request)
     return Generation(plan, state.telemetry, state.settings.trace_timeout, extend)
 
 
-def _said(request: Any, raw_request: Request) -> Said:
-    return Said(
-        request.temperature,
-        getattr(request, "reasoning_effort", None),
-        _why_no_difficulty(request, raw_request),
-    )
-
-
-def _why_no_difficulty(request: Any, raw_request: Request) -> str | None:
+def _why_unreadable(request: Any, raw_request: Request) -> str | None:
+    """Why this request has no question that a difficulty probe could read; None if it has."""
     if not isinstance(request, ChatCompletionRequest):
         return "the difficulty of a question is read in /v1/chat/completions alone"
-    adapters = raw_request.app.state.openai_serving_models.lora_requests
-    if request.model in adapters:
+    if request.model in raw_request.app.state.openai_serving_models.lora_requests:
         return f"the probe reads the base model, not its adapter `{request.model}`"
-    if request.messages[-1]["role"] != "user":
+    last = request.messages[-1] if request.messages else None
+    if not isinstance(last, Mapping) or last.get("role") != "user" or not last.get("content"):
         return "the last message must be the user's: it is the question"
     return None
 

@@ -2,9 +2,13 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 from openai import OpenAI
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
 
 MODEL = "smollm2-135m"
 PROMPTS = [
@@ -53,3 +57,10 @@ def law(kind: str, **parameters: float) -> dict[str, Any]:
 def is_ci() -> bool:
     """Whether this is a clean machine."""
     return os.environ.get("CI") == "true"
+
+
+def preemptions(server: "Server") -> float:
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if line.startswith("vllm:num_preemptions_total"):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError("vLLM reports no preemptions metric")

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from openai import BadRequestError, OpenAI
@@ -15,7 +16,7 @@ from openai import BadRequestError, OpenAI
 from probes.difficulty import decide
 from probes.strategies import Difficulty
 from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
-from tests.engine.support import PROMPTS, ask, report, together
+from tests.engine.support import PROMPTS, ask, preemptions, report, together
 
 
 def classes_of(answers: list[Any]) -> list[str]:
@@ -137,15 +138,27 @@ def test_structured_answers_stay_whole(client: OpenAI) -> None:
 
 
 def test_preempted_requests_keep_their_class(server: Server, client: OpenAI) -> None:
-    control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
+    """More tokens than the KV cache holds: requests are thrown out and resumed."""
+    strategies = {
+        label: {"temperature": temperature, "budget": 1.0}
+        for label, temperature in (("easy", 0.5), ("normal", 0.8), ("hard", 0.4))
+    }
+    control = {"difficulty": {"probe": PLAIN_PROBE, "strategies": strategies}, "trace": "tokens"}
+    end = {"2": -100.0}  # the end of an answer; `ignore_eos` would ask for a pass before
+    before = preemptions(server)
     jobs = [
-        lambda i=i: ask(client, QUESTIONS[i], control, max_tokens=300, seed=i, temperature=None)
+        lambda i=i: ask(client, QUESTIONS[i], control, max_tokens=220, seed=i, logit_bias=end)
         for i in range(24)
     ]
-    for answer in together(jobs, workers=24):
+    answers = together(jobs, workers=24)
+    assert preemptions(server) > before, "the test must really preempt"
+    for answer in answers:
         body = report(answer)
         assert body["fallback"] is None
-        assert len({token["temperature"] for token in body["tokens"]}) == 1
+        assert body["difficulty"]["prepass_tokens"] is None
+        expected = strategies[body["difficulty"]["label"]]["temperature"]
+        applied = [token["temperature"] for token in body["tokens"]]
+        assert applied == pytest.approx([expected] * 220, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +185,21 @@ def test_other_routes_say_that_they_do_not_read_questions(client: OpenAI) -> Non
             model="smollm2-135m", prompt="x", extra_body={"entropy": {"difficulty": {}}}
         )
     assert caught.value.param == "entropy.difficulty"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]],
+)
+def test_a_chat_without_a_question_is_the_clients_mistake(
+    server: Server, messages: list[dict[str, str]]
+) -> None:
+    body = {"model": "smollm2-135m", "messages": messages, "max_tokens": 4}
+    asked = {**body, "entropy": {"difficulty": {"probe": PLAIN_PROBE}}}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60)
+    assert answer.status_code == 400
+    plain = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    measured = httpx.post(
+        f"{server.url}/v1/chat/completions", json={**body, "entropy": {}}, timeout=60
+    )
+    assert plain.status_code == measured.status_code < 500

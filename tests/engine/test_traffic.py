@@ -4,14 +4,7 @@ import httpx
 from openai import OpenAI
 
 from tests.conftest import Server
-from tests.engine.support import MODEL, PROMPTS, ask, law, report, together
-
-
-def preemptions(server: Server) -> float:
-    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
-        if line.startswith("vllm:num_preemptions_total"):
-            return float(line.rsplit(" ", 1)[1])
-    raise AssertionError("vLLM reports no preemptions metric")
+from tests.engine.support import MODEL, PROMPTS, ask, law, preemptions, report, together
 
 
 def test_every_trace_arrives_whole_among_concurrent_requests(client: OpenAI) -> None:

@@ -2,13 +2,76 @@
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from probes.artifact import ModelIdentity
 from training.errors import TrainingError
+from training.local_server import local_server, serve_command
 from training.rollouts import Served
 
 _ARTIFACT_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every job is told; `training.cli` explains and defaults every field."""
+
+    model: str | None
+    servers: tuple[str, ...]
+    """Addresses of running servers; empty starts one for `model`."""
+    serve_flags: tuple[str, ...]
+    checkpoint: Path | None
+    seed: int
+    concurrency: int
+    out: Path
+    name: str | None
+    runs: Path
+    fresh: bool
+    command: str
+    """How the job was called, for the report."""
+
+
+def check_job(job: Job) -> None:
+    """Refuse what can be refused before anything is started.
+
+    Raises:
+        TrainingError: A name, an address or a folder is wrong, or two options contradict.
+    """
+    if job.name is not None:
+        check_name(job.name)
+    check_addresses(job.servers)
+    if job.servers and (job.model is not None or job.serve_flags):
+        raise TrainingError(
+            "--server uses what runs already: leave out MODEL and the flags after `--`"
+        )
+    if job.checkpoint is not None:
+        identify(job.checkpoint)
+    elif job.model is not None and not Path(job.model).is_dir():
+        raise TrainingError(
+            f"{job.model} is no folder on this machine: say where its files lie with --checkpoint"
+        )
+
+
+@contextmanager
+def servers_of(job: Job, console: Console) -> Iterator[tuple[str, ...]]:
+    """Addresses of the job's servers, one of our own among them while the block runs.
+
+    Raises:
+        TrainingError: A folder cannot be written, or the server did not start.
+    """
+    for folder in (job.out, job.runs):
+        make_writable(folder)
+    if job.servers:
+        yield job.servers
+        return
+    command = serve_command(job.model, job.serve_flags)
+    with local_server(command, job.runs / "server.log", console) as url:
+        yield (url,)
 
 
 def check_addresses(servers: tuple[str, ...]) -> None:

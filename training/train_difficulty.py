@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,8 +23,7 @@ from training.difficulty_fit import Data, DifficultyFit, HeadKind, fit_difficult
 from training.difficulty_report import Facts, write_report, write_summary
 from training.errors import TrainingError
 from training.features import hidden_states
-from training.jobs import check_addresses, check_name, identify, identify_served, make_writable
-from training.local_server import local_server, serve_command
+from training.jobs import Job, check_job, check_name, identify_served, servers_of
 from training.rollouts import Ask, Fleet, Sampling, Served, request_seed
 from training.sampling import draw, run_folder
 from training.tasks.problem import Problem
@@ -34,14 +32,9 @@ from training.traces import Traces, content_hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class DifficultyJob:
-    """What to do; `training.cli` explains and defaults every field."""
+class DifficultyJob(Job):
+    """What to do, beside what every job is told."""
 
-    model: str | None
-    servers: tuple[str, ...]
-    """Addresses of running servers; empty starts one for `model`."""
-    serve_flags: tuple[str, ...]
-    checkpoint: Path | None
     tasks: tuple[str, ...]
     grader: GraderName | None
     problems: int
@@ -52,14 +45,6 @@ class DifficultyJob:
     beta: float | None
     gamma: float | None
     head: HeadKind
-    seed: int
-    concurrency: int
-    out: Path
-    name: str | None
-    runs: Path
-    fresh: bool
-    command: str
-    """How the job was called, for the report."""
 
 
 class Answers(NamedTuple):
@@ -85,14 +70,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
     problems, strategies = _checked(job)
-    for folder in (job.out, job.runs):
-        make_writable(folder)
-    with ExitStack() as stack:
-        urls = job.servers
-        if not urls:
-            command = serve_command(job.model, job.serve_flags)
-            server = local_server(command, job.runs / "server.log", console)
-            urls = (stack.enter_context(server),)
+    with servers_of(job, console) as urls:
         served, run, traces = asyncio.run(_sample(job, urls, problems, strategies, console))
     answers = grade(problems, traces, job.samples)
     thresholds = _thresholds(job, answers)
@@ -118,22 +96,12 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
 
 def _checked(job: DifficultyJob) -> tuple[list[Problem], Strategies]:
     """Refuse what can be refused before anything is started."""
-    if job.name is not None:
-        check_name(job.name)
-    check_addresses(job.servers)
-    if job.servers and (job.model is not None or job.serve_flags):
-        raise TrainingError(
-            "--server uses what runs already: leave out MODEL and the flags after `--`"
-        )
-    if job.checkpoint is not None:
-        identify(job.checkpoint)
-    elif job.model is not None and not Path(job.model).is_dir():
-        raise TrainingError(
-            f"{job.model} is no folder on this machine: say where its files lie with --checkpoint"
-        )
+    check_job(job)
     given = [value is not None for value in (job.alpha, job.beta, job.gamma)]
     if any(given) and not all(given):
         raise TrainingError("--alpha, --beta and --gamma belong together: give all or none")
+    if job.alpha is not None and job.gamma is not None and job.gamma > job.alpha:
+        raise TrainingError(f"--gamma {job.gamma} must not be larger than --alpha {job.alpha}")
     problems = load_problems(job.tasks, job.problems, job.seed, job.grader)
     return problems, load_strategies(job.strategies)
 
@@ -250,8 +218,6 @@ def _thresholds(job: DifficultyJob, answers: Answers) -> Thresholds:
                 f"{error}: these questions are too hard for the model; take easier ones with "
                 "--task, or set --alpha, --beta and --gamma"
             ) from error
-    if job.gamma > job.alpha:
-        raise TrainingError(f"--gamma {job.gamma} must not be larger than --alpha {job.alpha}")
     return Thresholds(alpha=job.alpha, beta=job.beta, gamma=job.gamma)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +14,7 @@ from rich.console import Console
 
 from probes.artifact import Artifact, Manifest, package_versions
 from training.errors import TrainingError
-from training.jobs import check_addresses, check_name, identify, identify_served, make_writable
-from training.local_server import local_server, serve_command
+from training.jobs import Job, check_job, check_name, identify_served, servers_of
 from training.prompts import load_prompts
 from training.rollouts import Ask, Fleet, Rollout, Sampling, Served, request_seed
 from training.sampling import draw, run_folder
@@ -29,28 +27,15 @@ MIN_TOKENS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemperatureJob:
-    """What to do; `training.cli` explains and defaults every field."""
+class TemperatureJob(Job):
+    """What to do, beside what every job is told."""
 
-    model: str | None
-    servers: tuple[str, ...]
-    """Addresses of running servers; empty starts one for `model`."""
-    serve_flags: tuple[str, ...]
-    checkpoint: Path | None
     prompts: Path | None
     tokens: int
     max_tokens: int
     temperature: float
     quantile: float
     tail: float
-    seed: int
-    concurrency: int
-    out: Path
-    name: str | None
-    runs: Path
-    fresh: bool
-    command: str
-    """How the job was called, for the report."""
 
 
 def train_temperature(job: TemperatureJob, console: Console) -> Path:
@@ -63,14 +48,7 @@ def train_temperature(job: TemperatureJob, console: Console) -> Path:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
     prompts = _checked(job)
-    for folder in (job.out, job.runs):
-        make_writable(folder)
-    with ExitStack() as stack:
-        urls = job.servers
-        if not urls:
-            command = serve_command(job.model, job.serve_flags)
-            server = local_server(command, job.runs / "server.log", console)
-            urls = (stack.enter_context(server),)
+    with servers_of(job, console) as urls:
         served, run, chosen = asyncio.run(_sample(job, urls, prompts, console))
     fit = fit_temperature(
         [rollout.measured for rollout in chosen], job.quantile, job.tail, job.seed
@@ -90,19 +68,7 @@ def _checked(job: TemperatureJob) -> list[str]:
         raise TrainingError(
             f"--tokens {job.tokens} is too few for statistics: take {MIN_TOKENS} or more"
         )
-    if job.name is not None:
-        check_name(job.name)
-    check_addresses(job.servers)
-    if job.servers and (job.model is not None or job.serve_flags):
-        raise TrainingError(
-            "--server uses what runs already: leave out MODEL and the flags after `--`"
-        )
-    if job.checkpoint is not None:
-        identify(job.checkpoint)
-    elif job.model is not None and not Path(job.model).is_dir():
-        raise TrainingError(
-            f"{job.model} is no folder on this machine: say where its files lie with --checkpoint"
-        )
+    check_job(job)
     return load_prompts(job.prompts)
 
 

@@ -121,10 +121,17 @@ def test_a_probe_learns_what_accuracy_and_entropy_say(bench: Bench) -> None:
     assert "30 easy, 30 normal, 30 hard" in bench.report
     assert {body["temperature"] for body in bench.fake.asked} == {0.8}
     assert all("step by step" in body["messages"][0]["content"] for body in bench.fake.asked)
+    first, asked = bench.artifact.manifest, len(bench.fake.asked)
+    assert bench.run() == 0  # again: nothing is asked, the same comes out
+    assert len(bench.fake.asked) == asked
+    assert bench.artifact.manifest.data_hash == first.data_hash
+    assert bench.artifact.manifest.metrics == first.metrics
 
 
 def test_a_probe_learns_which_strategy_is_cheapest(bench: Bench) -> None:
     bench.fake.reply = by_outcome
+    bench.run("--labels", "entropy")  # its answers by normal are used again below
+    assert len(bench.fake.asked) == 90 * 2
     assert bench.run("--labels", "outcome", "--tolerance", 0.1) == 0
     assert bench.spec.labels == Outcomes(tolerance=0.1, gamma=0.3)
     assert bench.artifact.manifest.metrics["macro_f1"] > 0.9
@@ -132,23 +139,6 @@ def test_a_probe_learns_which_strategy_is_cheapest(bench: Bench) -> None:
     assert len(bench.fake.asked) == 3 * 90 * 2
     asked = {(body["temperature"], body["max_completion_tokens"]) for body in bench.fake.asked}
     assert asked == {(0.5, 38), (0.8, 96), (0.4, 48)}
-
-
-def test_a_second_run_asks_nothing_and_says_the_same(bench: Bench) -> None:
-    assert bench.run() == 0
-    before, first = len(bench.fake.asked), bench.artifact.manifest
-    assert bench.run() == 0
-    assert len(bench.fake.asked) == before
-    assert bench.artifact.manifest.data_hash == first.data_hash
-    assert bench.artifact.manifest.metrics == first.metrics
-
-
-def test_outcomes_use_the_answers_that_entropies_were_read_from(bench: Bench) -> None:
-    bench.fake.reply = by_outcome
-    bench.run()  # fails: every entropy is alike; the answers stay
-    before = len(bench.fake.asked)
-    assert bench.run("--labels", "outcome") == 0
-    assert len(bench.fake.asked) - before == 2 * 90 * 2
 
 
 def test_a_class_without_questions_is_named(

@@ -140,9 +140,12 @@ def difficulty(
     samples: Annotated[int, typer.Option(min=2, help="Answers to each.")] = 6,
     max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 96,
     strategies: Annotated[
-        Path | None,
-        typer.Option(help="TOML of the strategies easy, normal, hard; else the shipped ones."),
-    ] = None,
+        str,
+        typer.Option(
+            help="How each class is answered: `think` (the answer alone, step by step, or an "
+            "outline), `plain` (no text is added), or a TOML file."
+        ),
+    ] = "think",
     labels: Annotated[
         str,
         typer.Option(

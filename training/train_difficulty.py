@@ -1,6 +1,7 @@
 """Difficulty probes: sample answers, grade them, label the questions, fit what reads the state."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from training.errors import TrainingError
 from training.features import hidden_states
 from training.jobs import check_job, identify_served, servers_of
 from training.rollouts import Served
+from training.strategies import load_strategies
 from training.tasks.problem import Problem
 from training.tasks.table import load_problems
 from training.traces import content_hash
@@ -38,7 +40,7 @@ class DifficultyJob(AnswersJob):
     tasks: tuple[str, ...]
     grader: GraderName | None
     problems: int
-    strategies: Path | None
+    strategies: str
     labels: Labelling
     alpha: float | None
     beta: float | None
@@ -87,6 +89,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
         strategies=strategies,
     )
     artifact = _artifact(job, served, spec, drawn, data, fit)
+    _write_questions(run / "questions.jsonl", problems, answers[Difficulty.NORMAL], data, fit)
     folder = artifact.save(job.out)
     facts = Facts(artifact, problems, answers, labels, data, fit, job.command)
     report = write_report(facts, run)
@@ -109,35 +112,6 @@ def _checked(job: DifficultyJob) -> tuple[list[Problem], Strategies]:
         raise TrainingError("--tolerance belongs to --labels outcome")
     problems = load_problems(job.tasks, job.problems, job.seed, job.grader)
     return problems, load_strategies(job.strategies)
-
-
-def load_strategies(path: Path | None) -> Strategies:
-    """Read strategies from TOML: tables `easy`, `normal` and `hard`.
-
-    Args:
-        path: None takes the shipped ones.
-
-    Raises:
-        TrainingError: The file cannot be read or says something wrong; names the field.
-    """
-    import tomllib
-    from importlib.resources import files
-
-    from pydantic import ValidationError
-
-    name = str(path or "strategies.toml")
-    try:
-        shipped = files("training").joinpath("strategies.toml")
-        text = shipped.read_text("utf-8") if path is None else path.read_text("utf-8")
-        return Strategies.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{name}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise TrainingError(f"{name}: not TOML: {error}") from error
-    except ValidationError as error:
-        finding = error.errors()[0]
-        field = ".".join(map(str, finding["loc"]))
-        raise TrainingError(f"{name}: {field}: {finding['msg']}") from error
 
 
 def _labels(
@@ -187,6 +161,33 @@ def _features(
     save_file({"states": states, "lengths": lengths}, staging)
     staging.rename(file)
     return states, lengths
+
+
+def _write_questions(
+    file: Path, problems: list[Problem], answers: Answers, data: Data, fit: DifficultyFit
+) -> None:
+    """Every question with its label, to look at, and to keep away from a benchmark."""
+    held_out = set(fit.test.tolist())
+    lines = [
+        json.dumps(
+            {
+                "task": problem.task,
+                "grade": problem.grade,
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "accuracy": round(float(answers.accuracy[index]), 4),
+                "entropy": round(float(answers.entropy[index]), 4),
+                "tokens": round(float(answers.tokens[index]), 1),
+                "label": Difficulty(int(data.labels[index])).word,
+                "held_out": index in held_out,
+            },
+            ensure_ascii=False,
+        )
+        for index, problem in enumerate(problems)
+    ]
+    staging = file.with_suffix(".part")
+    staging.write_text("\n".join(lines) + "\n", "utf-8")
+    staging.rename(file)
 
 
 def _artifact(

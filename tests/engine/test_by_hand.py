@@ -1,4 +1,4 @@
-"""vLLM's own command with our plugin named by hand, and an adapter beside controls."""
+"""vLLM's own command with our plugin named by hand: adapters, and prompts in small chunks."""
 
 import json
 import sys
@@ -11,7 +11,10 @@ import torch
 from openai import OpenAI
 from safetensors.torch import save_file
 
-from tests.conftest import FLAGS, MODEL, run_server
+from probes.artifact import Artifact
+from probes.difficulty import Head, decide
+from probes.strategies import Difficulty
+from tests.conftest import FLAGS, MODEL, PLAIN_PROBE, offline_probe, run_server, save_probes
 from tests.engine.support import PROMPTS, ask, law, report, together
 
 RANK = 8
@@ -50,8 +53,14 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         *("--logits-processors", "server.engine.logits_v1:EntropyLogitsProcessor"),
         *("--additional-config", '{"entrostat": {}}'),
         *("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={folder}"),
+        *("--max-num-batched-tokens", "64"),  # every longer prompt comes in chunks
     ]
-    env = {"VLLM_PLUGINS": "entrostat", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+    save_probes(folder / "artifacts", checkpoint)
+    env = {
+        "VLLM_PLUGINS": "entrostat",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "ENTROSTAT_ARTIFACTS": str(folder / "artifacts"),
+    }
     with run_server(command, folder / "server.log", env=env) as server:
         yield server.client
 
@@ -79,3 +88,37 @@ def test_the_question_of_an_adapter_is_not_read_by_the_base_models_probe(client:
     with pytest.raises(BadRequestError) as refused:
         ask(client, PROMPTS[0], {"difficulty": {}}, model="tuned")
     assert refused.value.body["param"].startswith("entropy.difficulty")
+
+
+def test_mixed_probes_say_of_200_prompts_what_transformers_says(
+    client: OpenAI, checkpoint: Path
+) -> None:
+    from server.artifacts import shipped_artifacts
+    from training.features import hidden_states
+    from training.tasks.table import load_problems
+
+    shipped = Artifact.load(shipped_artifacts() / MODEL / "difficulty")
+    heads = {
+        shipped.id: Head.from_tensors(shipped.tensors, 576),
+        PLAIN_PROBE: offline_probe(checkpoint).head,
+    }
+    short = [problem.prompt for problem in load_problems(("facts",), 160, 3)]
+    stories = [problem.prompt for problem in load_problems(("words",), 40, 3)]  # over 64 tokens
+    prompts = short + stories
+    states, lengths = hidden_states(checkpoint, prompts, lambda _: None)
+    assert int((lengths > 64).sum()) >= 10
+    names = [list(heads)[index % 2] for index in range(len(prompts))]
+    expected = torch.stack([heads[name].probabilities(states)[i] for i, name in enumerate(names)])
+
+    def job(prompt: str, probe: str) -> Any:
+        control = {"difficulty": {"probe": probe, "mode": "shadow"}}
+        return report(ask(client, prompt, control, max_tokens=1))["difficulty"]
+
+    for _ in range(2):  # the second time every prefix is cached
+        jobs = [lambda p=p, n=n: job(p, n) for p, n in zip(prompts, names, strict=True)]
+        told = together(jobs)
+        got = torch.tensor([list(one["probabilities"].values()) for one in told])
+        assert (got - expected).abs().max() < 0.02
+        labels = [Difficulty(label).word for label in decide(expected).tolist()]
+        same = [one["label"] == label for one, label in zip(told, labels, strict=True)]
+        assert sum(same) >= 0.99 * len(prompts)

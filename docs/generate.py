@@ -1,7 +1,7 @@
 """Reference pages that come from code: `python -m docs.generate`; `--check` fails if one is stale.
 
-Writes `cli.md`, the help of every command, and `wire-schema.json`, the JSON schema of what a
-request may ask for and of what comes back.
+Writes `cli.md`, the help of every command, `wire-schema.json`, the JSON schema of what a request
+may ask for and of what comes back, and `inquiry-task.schema.json`, the one of a task file.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
+from probes.inquiry_task import Task
 from server.protocol import Control, Report
 from training import cli as training_cli
 
@@ -54,7 +55,11 @@ def main() -> int:
 
 def pages() -> dict[Path, str]:
     """What every generated page should hold."""
-    return {FOLDER / "cli.md": cli_page(), FOLDER / "wire-schema.json": wire_schema()}
+    return {
+        FOLDER / "cli.md": cli_page(),
+        FOLDER / "wire-schema.json": wire_schema(),
+        FOLDER / "inquiry-task.schema.json": task_schema(),
+    }
 
 
 def cli_page() -> str:
@@ -73,6 +78,11 @@ def wire_schema() -> str:
     modes = [(Control, "validation"), (Report, "serialization")]
     _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
     return json.dumps(schema, indent=2) + "\n"
+
+
+def task_schema() -> str:
+    """JSON schema of an inquiry's task file."""
+    return json.dumps(Task.model_json_schema(), indent=2) + "\n"
 
 
 def _entrostat() -> typer.Typer:

@@ -6,6 +6,7 @@ from typing import Any
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
 from probes.difficulty import Head
+from probes.inquiry_artifact import Inquiry
 from probes.strategies import ProbeSpec
 from probes.temperature import HapoStatistics
 from server.errors import BadControl
@@ -18,6 +19,7 @@ logger = logging.getLogger("vllm.entrostat")
 _COMMANDS: dict[Kind, str] = {
     "entropy-statistics": "temperature",
     "difficulty-probe": "difficulty",
+    "inquiry-calibration": "inquiry",
 }
 """Which `train-probe` makes what."""
 
@@ -34,6 +36,7 @@ class Artifacts:
         self._hidden_size = hidden_size
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
+        self._inquiries: dict[str, Inquiry] = {}
         for name, folder in scan(roots).items():
             self._load(name, folder, served)
 
@@ -96,6 +99,20 @@ class Artifacts:
             for artifact in self._loaded.values()
             if artifact.manifest.probe is not None
         }
+
+    def inquiry(self, name: str, param: str) -> Inquiry:
+        """The task with this id, with its predictor and calibration.
+
+        Raises:
+            BadControl: There is none, or it belongs to another model.
+        """
+        artifact = self._find(name, "inquiry-calibration", param)
+        if name not in self._inquiries:
+            assert artifact.manifest.inquiry is not None  # `_malformed` refused the others
+            self._inquiries[name] = Inquiry.from_tensors(
+                artifact.manifest.inquiry, artifact.tensors
+            )
+        return self._inquiries[name]
 
     def _find(self, name: str | None, kind: Kind, param: str) -> Artifact:
         if name is None:
@@ -164,6 +181,14 @@ def _malformed(artifact: Artifact, hidden_size: int) -> str | None:
         except ValueError as error:
             return str(error)
         return manifest.probe.unreadable(hidden_size)
+    if manifest.kind == "inquiry-calibration":
+        if manifest.inquiry is None:
+            return "manifest.json: inquiry is missing"
+        try:
+            Inquiry.from_tensors(manifest.inquiry, tensors)
+        except ValueError as error:
+            return str(error)
+        return None
     values = tensors.get("hapo")
     if values is None:
         return "the tensor `hapo` is missing"

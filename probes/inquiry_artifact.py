@@ -50,6 +50,8 @@ class Inquiry(NamedTuple):
         Raises:
             ValueError: A tensor is missing, has a wrong shape or holds no finite numbers.
         """
+        if "likelihood" not in spec.predictors:
+            raise ValueError("manifest.json: inquiry.predictors lacks `likelihood`")
         num_labels, num_queries = len(spec.task.labels), len(spec.task.queries)
         shapes = {
             "table": (num_labels, num_queries),

@@ -55,6 +55,8 @@ class InquiryPlan(NamedTuple):
     inquiry: Inquiry
     predictor: Predictor
     calibration: Calibration
+    spare: Calibration
+    """Of `likelihood`, which needs no engine, for when the predictor fails."""
     rule: Rule
 
 
@@ -156,12 +158,13 @@ def _inquiry(control: Control, artifacts: Artifacts) -> InquiryPlan | None:
         )
     try:
         calibration = inquiry.calibration(predictor, wanted.confidence_level)
+        spare = inquiry.calibration("likelihood", wanted.confidence_level)
     except TooFewSamples as error:
         raise BadControl(
             f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
         ) from error
     rule = Rule(wanted.policy, wanted.empty, wanted.label_weights, wanted.max_turns)
-    return InquiryPlan(wanted, inquiry, predictor, calibration, rule)
+    return InquiryPlan(wanted, inquiry, predictor, calibration, spare, rule)
 
 
 def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 
 from server.artifacts import load_artifacts
-from server.inquiry import Ear
+from server.inquiry_reads import Memory
 from server.profiles import Profiles
 from server.settings import Settings
 from server.telemetry import Telemetry
@@ -20,7 +20,7 @@ class ServerState:
         self.profiles = Profiles(settings.profiles)
         self.artifacts = load_artifacts(engine.model_config, chat_template)
         self.telemetry = Telemetry()
-        self.ear = Ear()
+        self.readings = Memory()
 
     def served_names(self, request: Request) -> set[str]:
         """Names a request may put into `model`: the base model's and the adapters'."""

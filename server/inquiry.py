@@ -23,9 +23,9 @@ UNKNOWN_WEIGHT = 8.0
 """How much more likely than it says a model is to mean `unknown`, a word it seldom uses."""
 SURE = 0.65
 """A reply means what has at least this probability among the meanings, else unknown: an answer
-misheard costs the game, one not heard a question. Of 40 short replies, a quarter of them nonsense or
-in other languages, the default model hears 29 as meant with these two numbers, and 2 as an answer
-that was not given; with 1 and 0.5 it hears 25 and 15."""
+misheard costs the game, one not heard a question. Of 40 short replies, many of them nonsense or in
+other languages, the default model hears 29 as meant with these two numbers, and 2 as an answer that
+was not given; with 1 and 0.5 it is 25 and 15."""
 
 
 class Heard(NamedTuple):

@@ -192,6 +192,7 @@ async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
                     "num_clamped": 4,
                     "tokens": None,
                     "difficulty": None,
+                    "inquiry": None,
                     "fallback": None,
                 },
             }

@@ -18,7 +18,7 @@ class LabelsAlike(ValueError):
 async def direct_outlook(
     plan: InquiryPlan, history: History, outlook: Outlook, reads: Reads
 ) -> Outlook:
-    """Predictions read from the model, all candidates and answers in one batch.
+    """Predictions read from the model, all candidates and answers in one batch after the present.
 
     Args:
         plan: What is wanted.
@@ -43,8 +43,9 @@ async def direct_outlook(
     for question in questions:
         histories += [[*said, (task.questions[question], answer)] for answer in (YES, NO)]
     prompts = [reads.tokens(label_prompt(task, one)) for one in histories]
-    rows = torch.tensor(await reads.logprobs(prompts, tokens), dtype=torch.float64)
-    probabilities = label_probabilities(rows)
+    now = await reads.logprobs(prompts[:1], tokens)  # first, so that the others find its blocks
+    rows = now + await reads.logprobs(prompts[1:], tokens)
+    probabilities = label_probabilities(torch.tensor(rows, dtype=torch.float64))
     after = probabilities[1:].reshape(len(questions), 2, len(tokens))
     return Outlook(questions, probabilities[0], after, outlook.answers[chosen])
 

@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probes.steering import SteeringSpec
 from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics", "difficulty-probe"]
+Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector"]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -88,6 +89,8 @@ class Manifest(BaseModel):
     """How it was made."""
     probe: ProbeSpec | None = None
     """Of a difficulty probe: what it reads and what follows."""
+    steering: SteeringSpec | None = None
+    """Of a steering vector: where it belongs."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """What was measured on the way."""
 

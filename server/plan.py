@@ -16,6 +16,7 @@ from server.protocol import (
     Hapo,
     TemperatureLaw,
 )
+from server.steering import SteeringPlan, plan_steering
 
 _EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
 
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     parameters: list[float]
     trace: str
     difficulty: "DifficultyPlan | None" = None
+    steering: SteeringPlan | None = None
 
 
 class DifficultyPlan(NamedTuple):
@@ -101,7 +103,10 @@ def make_plan(
     _refuse_contradictions(control.temperature, said.temperature)
     tag, parameters = _parameters(control.temperature, artifacts, param)
     difficulty = _difficulty(control, artifacts, said)
-    return Plan(name, control.temperature, tag, parameters, control.trace, difficulty)
+    steering = control.steering and plan_steering(control.steering, artifacts)
+    return Plan(
+        name, control.temperature, tag, parameters, control.trace, difficulty, steering or None
+    )
 
 
 def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> DifficultyPlan | None:

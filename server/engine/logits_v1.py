@@ -73,15 +73,16 @@ class EntropyLogitsProcessor(LogitsProcessor):
         """Mark the tokens of every step before its forward pass."""
         assert self._runner is not None
         self.controller.steering = steering
-        prepare: Callable[..., Any] = self._runner._prepare_inputs
-        batch = self._runner.input_batch
+        runner: Any = self._runner
+        prepare: Callable[..., Any] = runner._prepare_inputs
 
         def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
+            batch = runner.input_batch  # vLLM may replace it after loading
             slots = np.arange(batch.num_reqs)
             steering.mark(slots, batch.num_computed_tokens_cpu[slots], counts)
             return prepare(scheduler_output, counts)
 
-        self._runner._prepare_inputs = prepare_and_mark
+        runner._prepare_inputs = prepare_and_mark
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow requests that join, leave or move."""

@@ -199,14 +199,17 @@ def test_more_steerings_than_rows_take_turns(client: OpenAI) -> None:
     """Every row of the tables is used several times over."""
     strengths = [0.02 * number for number in range(1, 81)]
 
-    def job(strength: float) -> str:
-        return text(greedy(client, PROMPTS[3], steering(strength=strength), max_tokens=12))
+    def job(strength: float) -> float:
+        """Entropy of the first token, which follows from the prompt and the strength alone."""
+        answer = greedy(client, PROMPTS[3], steering(strength=strength), max_tokens=8)
+        return float(told(answer)[0])
 
     alone = {strength: job(strength) for strength in strengths[::20]}
     jobs = [lambda s=strength: job(s) for strength in strengths]
-    answers = dict(zip(strengths, together(jobs, workers=40), strict=True))
-    assert {strength: answers[strength] for strength in alone} == alone
-    assert len(set(answers.values())) > 10
+    found = dict(zip(strengths, together(jobs, workers=40), strict=True))
+    for strength, entropy in alone.items():
+        assert found[strength] == pytest.approx(entropy, abs=1e-3)
+    assert len({round(entropy, 3) for entropy in found.values()}) > 60
 
 
 def test_preempted_and_chunked_requests_stay_steered(

@@ -105,7 +105,7 @@ def evaluate(
 
     Args:
         model: A `transformers` model.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer, padding on the left.
         problems: Held-out problems.
         prompts: Their conversations.
         samples: Answers to each.
@@ -127,7 +127,6 @@ def evaluate(
                 rows[start : start + batch],
                 add_generation_prompt=True,
                 padding=True,
-                padding_side="left",
                 return_dict=True,
                 return_tensors="pt",
             ).to(model.device)

@@ -137,7 +137,7 @@ def build_trainer(
         {"prompt": conversation(problem, config), "problem": problem.model_dump_json()}
         for problem in problems
     ]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_seed(config.seed)

@@ -107,12 +107,15 @@ class Sampler:
         self._last: Tensor | None = None
         self.temperatures: list[Tensor] = []
         """One tensor (rows,) per generated token."""
+        self._entropies: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scale logits (rows, vocab) for the next token."""
         self._take(input_ids[:, -1])
         logits = scores.float()
-        temperature = self._temperature(logits)
+        entropy = entropy_from_logits(logits)
+        temperature = self._temperature(logits, entropy)
+        self._entropies.append(entropy)
         scaled = logits / temperature[:, None]
         self.temperatures.append(temperature)
         self._last = torch.log_softmax(scaled, -1)
@@ -130,11 +133,16 @@ class Sampler:
         table = torch.stack(self._drawn, 1).tolist()
         return [values[: len(row)] for values, row in zip(table, completions, strict=True)]
 
+    def entropies(self, completions: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Entropy at temperature 1 before every token of every completion, nats."""
+        table = torch.stack(self._entropies, 1).tolist()
+        return [values[: len(row)] for values, row in zip(table, completions, strict=True)]
+
     def _take(self, tokens: Tensor) -> None:
         if self._last is not None:
             self._drawn.append(self._last.gather(-1, tokens[:, None]).squeeze(-1))
 
-    def _temperature(self, logits: Tensor) -> Tensor:
+    def _temperature(self, logits: Tensor, entropy: Tensor) -> Tensor:
         base = torch.full_like(logits[:, 0], self._centre)
         law = self._law
         if isinstance(law, EntropyTargetLaw):
@@ -145,7 +153,7 @@ class Sampler:
             return base
         tag, row = _row(law, self._statistics)
         return apply_laws(
-            entropy_from_logits(logits),
+            entropy,
             base,
             torch.full_like(base, tag.value, dtype=torch.long),
             torch.tensor(row).to(base).expand(len(base), -1),

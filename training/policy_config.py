@@ -13,6 +13,7 @@ from probes.grading import GraderName
 from training.behaviour import RolloutLaw
 from training.controller import ControllerConfig
 from training.errors import TrainingError
+from training.extra_rollouts import BranchConfig
 from training.objectives.registry import ObjectiveList, PlainConfig
 from training.scoring import LossType
 from training.settings_check import TrlSettings, refuse_settings
@@ -63,6 +64,8 @@ class RolloutConfig(_Section):
     """Of rollouts and, always, of the policy that is trained."""
     law: RolloutLaw | None = None
     """Another temperature for each token; importance weights correct for it."""
+    branch: BranchConfig | None = None
+    """Forks completions at tokens of high entropy."""
     importance_cap: float = Field(3.0, ge=1.0)
     """Largest such weight."""
     num_iterations: int = Field(1, ge=1)
@@ -146,9 +149,11 @@ class PolicyConfig(_Section):
             importance_sampling_level=self.loss.importance_sampling_level,
             delta=self.loss.delta,
             reuses_rollouts=self.rollout.num_iterations * self.rollout.num_minibatches > 1,
+            num_generations=self.rollout.num_generations,
             samples_itself=self.rollout.backend == "transformers",
         )
-        refuse_settings(self.objectives, settings, self.controller, self.rollout.law)
+        rollout = self.rollout
+        refuse_settings(self.objectives, settings, self.controller, rollout.law, rollout.branch)
         if any(config.type == "info_gain" for config in self.objectives):
             raise ValueError(
                 '"info_gain" needs beliefs that no built-in task has: use EntropyGRPOTrainer with '

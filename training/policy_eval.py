@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from probes.entropy import entropy_from_logits
 from training.behaviour import Sampler
 from training.tasks.problem import Problem
 
@@ -75,19 +73,6 @@ class Evaluation(NamedTuple):
         return sum(gaps) / max(total, 1)
 
 
-class _Recorder(Sampler):
-    """Also keeps the entropies drawn from."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__(None, temperature)
-        self.entropies: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scaled = super().__call__(input_ids, scores)
-        self.entropies.append(entropy_from_logits(scores.float()))
-        return scaled
-
-
 @torch.no_grad()
 def evaluate(
     model: Any,
@@ -130,7 +115,7 @@ def evaluate(
                 return_dict=True,
                 return_tensors="pt",
             ).to(model.device)
-            recorder = _Recorder(temperature)
+            sampler = Sampler(None, temperature)
             config = GenerationConfig(
                 max_new_tokens=max_tokens,
                 do_sample=True,
@@ -143,16 +128,12 @@ def evaluate(
             drawn = model.generate(
                 **inputs,
                 generation_config=config,
-                logits_processor=LogitsProcessorList([recorder]),
+                logits_processor=LogitsProcessorList([sampler]),
             )[:, inputs["input_ids"].shape[1] :]
             answers = [_until(row, eos) for row in drawn.tolist()]
-            table = torch.stack(recorder.entropies, 1).tolist()
-            for answer, logprobs, row in zip(
-                answers, recorder.logprobs(answers), table, strict=True
-            ):
-                confidence.append(math.exp(_mean(logprobs)))
-                entropies.extend(row[: len(answer)])
-                lengths.append(len(answer))
+            confidence += [math.exp(_mean(row)) for row in sampler.logprobs(answers)]
+            entropies += [value for row in sampler.entropies(answers) for value in row]
+            lengths += [len(answer) for answer in answers]
             texts += tokenizer.batch_decode(answers, skip_special_tokens=True)
     asked = [problem for problem in problems for _ in range(samples)]
     correct = [problem.is_right(text) for problem, text in zip(asked, texts, strict=True)]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from training.behaviour import HapoLaw, RolloutLaw
 from training.controller import Actuator, ControllerConfig
+from training.extra_rollouts import BranchConfig
 from training.objectives.batch import Need
 from training.objectives.compose import Objectives
 from training.objectives.interface import Slot
@@ -30,6 +31,9 @@ class TrlSettings(NamedTuple):
     """Whether `multi_objective_aggregation` is `normalize_then_sum`."""
     truncated_sampling: bool = False
     """Whether top-p, top-k, min-p or a repetition penalty shape what is drawn."""
+    num_generations: int = 8
+    splits_groups: bool = False
+    """Whether the completions of one prompt lie on several processes."""
     samples_itself: bool = True
     """Whether rollouts come from `transformers` in this process."""
 
@@ -39,6 +43,7 @@ def refuse_settings(
     settings: TrlSettings,
     controller: ControllerConfig | None = None,
     law: RolloutLaw | None = None,
+    branch: BranchConfig | None = None,
 ) -> None:
     """Check that every objective can do its work under these settings.
 
@@ -50,6 +55,7 @@ def refuse_settings(
     _refuse_losses(configs, settings, controller)
     _refuse_doubles(configs, settings)
     _refuse_rollouts(configs, settings, controller, law)
+    _refuse_extra_rollouts(configs, settings, controller, law, branch)
 
 
 def _refuse_losses(
@@ -126,10 +132,40 @@ def _refuse_rollouts(
             )
     if isinstance(law, HapoLaw) and "hapo" not in names:
         raise ValueError('the law "hapo" takes its statistics from the objective "hapo": add it')
-    if "aepo" in names and (law is not None or drives):
-        raise ValueError('"aepo" draws at temperatures of its own: leave law and controller out')
-    if "aepo" in names and not settings.samples_itself:
-        raise ValueError('"aepo" draws extra rollouts here: set backend = "transformers"')
+
+
+def _refuse_extra_rollouts(
+    configs: Sequence[ObjectiveConfig],
+    settings: TrlSettings,
+    controller: ControllerConfig | None,
+    law: RolloutLaw | None,
+    branch: BranchConfig | None,
+) -> None:
+    objectives = Objectives(configs)
+    drives = controller is not None and controller.actuator is Actuator.TEMPERATURE
+    who = '"aepo"' if "aepo" in objectives.members else "branch"
+    if who == "branch" and branch is None:
+        return
+    if law is not None or drives:
+        raise ValueError(f"{who} draws in its own way: leave law and controller out")
+    if not settings.samples_itself:
+        raise ValueError(f'{who} draws extra completions here: set backend = "transformers"')
+    if who == '"aepo"':
+        if branch is not None:
+            raise ValueError('"aepo" and branch both decide which samples are drawn: leave one out')
+        if settings.splits_groups:
+            raise ValueError('"aepo" needs whole groups on each process: raise micro_batch')
+        if settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence":
+            raise ValueError('"aepo" is corrected token by token: use token-level ratios')
+        if objectives.needs & {Need.PROXY_LOGPROBS}:
+            raise ValueError('"aepo" replaces samples that "lp_reg" has measured: leave one out')
+    elif branch is not None and not branch.roots < settings.num_generations:
+        raise ValueError(
+            f"branch.roots = {branch.roots} leaves none of num_generations = "
+            f"{settings.num_generations} to fork"
+        )
+    elif settings.splits_groups:
+        raise ValueError("branch needs whole groups on each process: raise micro_batch")
 
 
 def needs_logits(configs: Sequence[ObjectiveConfig]) -> bool:

@@ -149,6 +149,7 @@ def build_trainer(
         objectives=config.objectives,
         controller=config.controller,
         law=config.rollout.law,
+        branch=config.rollout.branch,
         importance_cap=config.rollout.importance_cap,
         grader=is_right,
         train_dataset=Dataset.from_list(rows),

@@ -19,6 +19,7 @@ from trl import GRPOConfig
 
 from training.behaviour import RolloutLaw
 from training.controller import Actuator, ControllerConfig, EntropyController
+from training.extra_rollouts import BranchConfig
 from training.objectives import Need, ObjectiveConfig, Objectives, Plan, Tokens
 from training.objectives.registry import PlainConfig
 from training.ranks import ranks_of
@@ -62,6 +63,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         objectives: Sequence[ObjectiveConfig] = (PlainConfig(),),
         controller: ControllerConfig | None = None,
         law: RolloutLaw | None = None,
+        branch: BranchConfig | None = None,
         importance_cap: float | None = 3.0,
         grader: Grader | None = None,
         **kwargs: Any,
@@ -75,6 +77,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
             objectives: What acts on rewards, advantages and loss, in this order.
             controller: Holds the entropy at a target; None leaves it alone.
             law: Temperature of each token of a rollout; None draws at `args.temperature`.
+            branch: Forks completions where the policy was unsure; None draws all in full.
             importance_cap: Largest weight that corrects for the law or for a driven temperature;
                 None corrects nothing, which biases the gradient.
             grader: For objectives that ask whether an answer is right: row and text to verdict.
@@ -84,14 +87,14 @@ class EntropyGRPOTrainer(RolloutTrainer):
             ValueError: An objective cannot act under these settings.
         """
         settings = settings_of(args)
-        refuse_settings(objectives, settings, controller, law)
+        refuse_settings(objectives, settings, controller, law, branch)
         self.objectives = Objectives(objectives, controller.actuator if controller else None)
         self.controller = EntropyController(controller) if controller else None
         if Need.CORRECT in self.objectives.needs and grader is None:
             raise ValueError(
                 f"{[*self.objectives.members]} ask which answers are right: pass grader"
             )
-        self._law, self._importance_cap = law, importance_cap
+        self._law, self._branch, self._importance_cap = law, branch, importance_cap
         self._loss: _Loss | None = None
         self._entropy_before: float | None = None
         super().__init__(model, reward_funcs, args, **kwargs)
@@ -173,7 +176,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
     def _importance(self, tokens: Tokens, inputs: Mapping[str, Any]) -> Tensor | None:
         """Weights that undo a controlled temperature; None where nothing was controlled."""
         behaviour = inputs.get("sampling_per_token_logps")
-        if behaviour is None or not self.samples_off_policy or self._importance_cap is None:
+        if behaviour is None or not self._corrects or self._importance_cap is None:
             return None
         raw = importance_weight(tokens.old_logprobs, behaviour, tokens.mask, float("inf"))
         self._metrics["train"]["sampling/behaviour_ratio"].append(raw[tokens.mask].mean().item())
@@ -298,5 +301,10 @@ def settings_of(args: GRPOConfig) -> TrlSettings:
         top_entropy_quantile=args.top_entropy_quantile,
         normalises_each_reward=args.multi_objective_aggregation == "normalize_then_sum",
         truncated_sampling=not plain or args.repetition_penalty != 1.0,
+        num_generations=args.num_generations,
+        splits_groups=args.per_device_train_batch_size
+        * args.steps_per_generation
+        % args.num_generations
+        != 0,
         samples_itself=not (args.use_vllm or args.use_transformers_continuous_batching),
     )

@@ -4,6 +4,7 @@ Completions are drawn, perhaps at controlled temperatures; what objectives need 
 is measured; rewards and advantages are shaped.
 """
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from trl import GRPOTrainer
 
 from training.behaviour import HapoLaw, RolloutLaw, Sampler
 from training.controller import Actuator, EntropyController
+from training.extra_rollouts import BranchConfig, forks, is_root, with_replaced
 from training.objectives import Need, Objectives, Rollout
+from training.objectives.arbitrary_entropy import Aepo
 from training.objectives.hapo import Hapo
 from training.readings import Answers, Reader
 from training.scoring import ROLLOUT_LOGITS, Scored, score_logits
@@ -47,6 +50,11 @@ class RolloutTrainer(GRPOTrainer):
     _generated: Generated | None = None
     _old: tuple[Tensor, Tensor] | None = None
     """Log-probabilities and entropies under the policy that sampled."""
+    _branch: BranchConfig | None = None
+    _branch_mask: list[list[int]] | None = None
+    """1 at the new tokens of forked completions."""
+    _extra_temperature: float | None = None
+    """Of the extra rollouts that are being drawn."""
     _awaits_old = False
     """Whether the next scoring pass is TRL's own over the rollouts."""
 
@@ -55,6 +63,11 @@ class RolloutTrainer(GRPOTrainer):
         """Whether rollouts are drawn at another temperature than is trained at."""
         return self._law is not None or self._drives(Actuator.TEMPERATURE)
 
+    @property
+    def _corrects(self) -> bool:
+        """Whether some tokens are drawn from another distribution than is trained."""
+        return self.samples_off_policy or "aepo" in self.objectives.members
+
     def _drives(self, actuator: Actuator) -> bool:
         return self.controller is not None and self.controller.config.actuator is actuator
 
@@ -62,16 +75,68 @@ class RolloutTrainer(GRPOTrainer):
         self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         """TRL's, with a sampler in the list of logits processors if temperatures are controlled."""
-        if not (self.samples_off_policy and self.model.training):
+        self._branch_mask = None
+        branches = self._branch is not None and self.model.training
+        hot = self._extra_temperature is not None
+        controlled = (self.samples_off_policy or hot) and self.model.training
+        if branches and self._branch is not None:
+            return self._generate_branches(self._branch, prompt_ids, images, *args, **kwargs)
+        if not controlled:
             plain: tuple[list[list[int]], Any]
             plain = super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
             return plain
         sampler = self._sampler()
-        with _drawing(self.accelerator.unwrap_model(self.model_wrapped), sampler):
-            completions, _ = super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+        completions = self._drawn(sampler, prompt_ids, images, *args, **kwargs)
         mean = torch.stack(sampler.temperatures).mean().item()
         self._metrics["train"]["sampling/temperature"].append(mean)
         return completions, sampler.logprobs(completions)
+
+    def _drawn(self, sampler: Sampler, *args: Any, **kwargs: Any) -> list[list[int]]:
+        """Completions drawn through a sampler."""
+        with _drawing(self.accelerator.unwrap_model(self.model_wrapped), sampler):
+            completions: list[list[int]]
+            completions, _ = super()._generate_single_turn(*args, **kwargs)
+        return completions
+
+    def _generate_branches(
+        self, config: BranchConfig, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        """Draw the roots of every group, then the rest from where they fork off."""
+        rows, size = range(len(prompt_ids)), self.num_generations
+        roots = [row for row in rows if is_root(row, size, config.roots)]
+        first = Sampler(None, self.temperature)
+        drafts = self._drawn(first, [prompt_ids[row] for row in roots], *args, **kwargs)
+        completions = dict(zip(roots, drafts, strict=True))
+        texts = {row: self._token_texts(draft) for row, draft in completions.items()}
+        entropies = dict(zip(roots, first.entropies(drafts), strict=True))
+        chance = random.Random(int(torch.randint(2**31, ())))
+        found = forks(entropies, texts, len(prompt_ids), size, config, chance)
+        prefixes = {row: completions[fork.root][: fork.position] for row, fork in found.items()}
+        starts = [[*prompt_ids[row], *prefix] for row, prefix in prefixes.items()]
+        rest, _ = super()._generate_single_turn(starts, *args, **kwargs)
+        for (row, prefix), more in zip(prefixes.items(), rest, strict=True):
+            completions[row] = [*prefix, *more][: self.max_completion_length]
+        self._branch_mask = [
+            [
+                int(position >= len(prefixes.get(row, [])))
+                for position in range(len(completions[row]))
+            ]
+            for row in rows
+        ]
+        return [completions[row] for row in rows], None
+
+    def _token_texts(self, tokens: list[int]) -> list[str]:
+        texts: list[str] = self._tokenizer.batch_decode(
+            [[token] for token in tokens], skip_special_tokens=True
+        )
+        return texts
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        """TRL's; of forked completions, only what is new is trained on."""
+        result = list(super()._generate(prompts))
+        if self._branch_mask is not None:
+            result[2], self._branch_mask = self._branch_mask, None
+        return tuple(result)
 
     def _sampler(self) -> Sampler:
         hapo = self.objectives.members.get("hapo")
@@ -79,6 +144,8 @@ class RolloutTrainer(GRPOTrainer):
         shift = 0.0
         if self.controller is not None and self._drives(Actuator.TEMPERATURE):
             shift = self.controller.output
+        if self._extra_temperature is not None:
+            shift = self._extra_temperature - self.temperature
         law_statistics = statistics if isinstance(self._law, HapoLaw) else None
         return Sampler(self._law, self.temperature, shift, law_statistics)
 
@@ -106,8 +173,34 @@ class RolloutTrainer(GRPOTrainer):
         measured = self._measure(output)
         if self.objectives.acts_on_groups:
             output["advantages"] = self._shaped(output, measured)
+        aepo = self.objectives.members.get("aepo")
+        if isinstance(aepo, Aepo):
+            return self._with_extra(aepo, inputs, output)
         passed_on = {need: values for need, values in measured.items() if need in ROLLOUT_LOGITS}
         return output | {str(need): values for need, values in passed_on.items()}
+
+    def _with_extra(
+        self, aepo: Aepo, inputs: list[dict[str, Any]], output: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Replace some sequences by rewarded ones that were drawn hotter or colder."""
+        size = self.num_generations
+        count = aepo.num_prompts(len(inputs) // size) * size
+        # TRL logs every rollout; these are not the policy's own.
+        kept_metrics = {name: [*values] for name, values in self._metrics["train"].items()}
+        self._extra_temperature = aepo.temperature
+        try:
+            extra = super()._generate_and_score_completions(inputs[:count])
+        finally:
+            self._extra_temperature = None
+            self._metrics["train"].clear()
+            self._metrics["train"].update(kept_metrics)
+        kept = aepo.kept(extra["advantages"], len(inputs))
+        self._metrics["train"]["objective/aepo_replaced"].append(len(kept))
+        self._metrics["train"]["objective/aepo_temperature"].append(aepo.temperature)
+        result = with_replaced(output, extra, kept, self._tokenizer.pad_token_id)
+        mask = result["completion_mask"] * result.get("tool_mask", 1)
+        result["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        return result
 
     @property
     def _scores_old_policy(self) -> bool:

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from tests.training import tiny
 from training.behaviour import FixedLaw
 from training.controller import Actuator, ControllerConfig
+from training.extra_rollouts import BranchConfig
 from training.objectives import OBJECTIVES, ObjectiveList, Objectives
 from training.objectives.interface import Objective
 from training.trainer import EntropyGRPOTrainer
@@ -285,3 +286,38 @@ def test_the_state_of_objectives_is_json(tmp_path: Path) -> None:
     fresh = Objectives(objectives("hapo", "epo"))
     fresh.load_state_dict(state["objectives"])
     assert fresh.state_dict() == state["objectives"]
+
+
+def test_aepo_replaces_samples_by_rewarded_ones_of_another_temperature(tmp_path: Path) -> None:
+    aepo = {"type": "aepo", "share_prompts": 1.0, "temperature_high": 1.5}
+    plain, own = ours(tmp_path), ours(tmp_path, aepo)
+    assert own.logs[0]["objective/aepo_replaced"] > 0
+    # The surprisal starts at 0, below any target; what the step measures is above it.
+    assert [row["objective/aepo_temperature"] for row in own.logs] == [1.5, 0.8]
+    assert own.logs[0]["reward"] == plain.logs[0]["reward"]
+    assert (own.gradients[0] - plain.gradients[0]).abs().max() > 1e-4
+
+
+def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Watching(EntropyGRPOTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            seen.append(super()._generate_and_score_completions(inputs))
+            return seen[-1]
+
+        def _token_texts(self, tokens: list[int]) -> list[str]:
+            return ["word"] * len(tokens)
+
+    run = Steps(Watching, tmp_path, {"max_steps": 1}, branch=BranchConfig(roots=1))
+    (batch,) = seen
+    ids, new = batch["completion_ids"].view(2, 4, -1), batch["tool_mask"].view(2, 4, -1).bool()
+    assert new[:, 0].all()
+    for group, marks in zip(ids, new, strict=True):
+        for row, mark in zip(group[1:], marks[1:], strict=True):
+            taken = int((~mark).sum())
+            assert taken >= 1
+            assert row[:taken].tolist() == group[0][:taken].tolist()
+    kept = (batch["completion_mask"] * batch["tool_mask"]).sum()
+    assert batch["num_items_in_batch"] == kept
+    assert run.gradients[0].abs().max() > 0

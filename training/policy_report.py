@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probes.artifact import package_versions
-from training.law import agreement, fit_entropy_law
+from training.diagnostics import agreement
+from training.law import fit_entropy_law
 from training.machine import machine
 from training.policy_config import PolicyConfig, resolved
 from training.policy_eval import Evaluation

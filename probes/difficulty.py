@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.strategies import Difficulty, Thresholds
+from probes.strategies import Difficulty, Outcomes, Thresholds
 
 MARGIN = 0.05
 """Two classes whose probabilities differ by less are not told apart."""
@@ -54,6 +54,27 @@ def classify(accuracy: Tensor, entropy: Tensor, thresholds: Thresholds) -> Tenso
     normal = (accuracy >= thresholds.alpha) & (entropy <= thresholds.beta)
     rest = torch.where(accuracy < thresholds.gamma, Difficulty.HARD.value, Difficulty.EASY.value)
     return torch.where(normal, Difficulty.NORMAL.value, rest)
+
+
+def cheapest(accuracy: Tensor, tokens: Tensor, outcomes: Outcomes) -> Tensor:
+    """Label questions by what every strategy made of them (the oracle of DiffAdapt, section 5).
+
+    The label is the strategy with the fewest tokens among those that answer no less often right
+    than normal does; hard where none of them is right often enough, so that giving up early is
+    best. Unlike `classify` it assumes nothing about entropy.
+
+    Args:
+        accuracy: Share of right answers by the strategies of each class, shape (3, questions).
+        tokens: Mean length of these answers, shape (3, questions).
+        outcomes: What counts as no less often and as often enough.
+
+    Returns:
+        Values of `Difficulty`, int64, shape (questions,).
+    """
+    equal = accuracy >= accuracy[Difficulty.NORMAL] - outcomes.tolerance
+    cost = torch.where(equal, tokens, torch.inf)
+    hopeless = accuracy.amax(0) < outcomes.gamma
+    return torch.where(hopeless, Difficulty.HARD.value, cost.argmin(0))
 
 
 def decide(probabilities: Tensor) -> Tensor:

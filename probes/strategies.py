@@ -93,6 +93,17 @@ class Thresholds(BaseModel):
         return self
 
 
+class Outcomes(BaseModel):
+    """Which strategy a question's label names where all three were tried on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tolerance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Accuracy that a cheaper strategy may lose against normal."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """A question that no strategy answers so often is hard."""
+
+
 class ProbeSpec(BaseModel):
     """What a difficulty probe reads and what follows from it; part of its manifest."""
 
@@ -106,7 +117,8 @@ class ProbeSpec(BaseModel):
     """`last_prompt_token`, of the chat with the question as it is."""
     features: int
     """Size of the hidden state."""
-    thresholds: Thresholds
+    labels: Thresholds | Outcomes
+    """How the questions that it was trained on were labelled."""
     strategies: Strategies
 
     def unreadable(self, features: int) -> str | None:

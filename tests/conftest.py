@@ -159,7 +159,7 @@ def save_probes(root: Path, checkpoint: Path) -> None:
                 normalised=True,
                 position="last_prompt_token",
                 features=576,
-                thresholds=Thresholds(alpha=0.7, beta=1.0, gamma=0.3),
+                labels=Thresholds(alpha=0.7, beta=1.0, gamma=0.3),
                 strategies=strategies,
             ),
         )

@@ -140,9 +140,19 @@ def difficulty(
     samples: Annotated[int, typer.Option(min=2, help="Answers to each.")] = 6,
     max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer.")] = 96,
     strategies: Annotated[
-        Path | None,
-        typer.Option(help="TOML of the strategies easy, normal, hard; else the shipped ones."),
-    ] = None,
+        str,
+        typer.Option(
+            help="How each class is answered: `think` (the answer alone, step by step, or an "
+            "outline), `plain` (no text is added), or a TOML file."
+        ),
+    ] = "think",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="`entropy`: by accuracy and entropy of the answers by the strategy normal, as in "
+            "the paper. `outcome`: by the answers by all three, which takes three times as many."
+        ),
+    ] = "entropy",
     alpha: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least accuracy of a normal question.")
     ] = None,
@@ -151,6 +161,12 @@ def difficulty(
     ] = None,
     gamma: Annotated[
         float | None, typer.Option(min=0, max=1, help="Less accuracy than this is hard.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Accuracy that a cheaper strategy may lose, with outcome; else 0."
+        ),
     ] = None,
     head: Annotated[str, typer.Option(help="auto, linear or mlp.")] = "auto",
     seed: SeedOption = 0,
@@ -192,9 +208,11 @@ def difficulty(
             samples=samples,
             max_tokens=max_tokens,
             strategies=strategies,
+            labels=_one_of("--labels", labels, "entropy outcome"),
             alpha=alpha,
             beta=beta,
             gamma=gamma,
+            tolerance=tolerance,
             head=_one_of("--head", head, "auto linear mlp"),
             seed=seed,
             concurrency=concurrency,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +13,11 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from probes.artifact import Artifact
-from probes.strategies import Difficulty, ProbeSpec
+from probes.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
+from training.answers import Answers
 from training.difficulty_fit import Data, DifficultyFit, Interval, reliability
 from training.machine import machine
 from training.tasks.problem import Problem
-
-if TYPE_CHECKING:
-    from training.train_difficulty import Answers
 
 _NAME = "difficulty-probe"
 _COLOURS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
@@ -30,11 +28,17 @@ class Facts(NamedTuple):
 
     artifact: Artifact
     problems: list[Problem]
-    answers: "Answers"
+    tried: dict[Difficulty, Answers]
+    """By the strategies that were tried, normal always among them."""
     labels: Tensor
     data: Data
     fit: DifficultyFit
     command: str
+
+    @property
+    def answers(self) -> Answers:
+        """Of the strategy normal."""
+        return self.tried[Difficulty.NORMAL]
 
 
 def write_report(facts: Facts, folder: Path) -> Path:
@@ -89,16 +93,17 @@ def _draw_grades(facts: Facts, axes: Axes) -> None:
 
 
 def _draw_scatter(facts: Facts, axes: Axes) -> None:
-    thresholds = _spec(facts).thresholds
+    rule = _spec(facts).labels
     accuracy, entropy = facts.answers.accuracy.numpy(), facts.answers.entropy.numpy()
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(accuracy))
     for difficulty, colour in _COLOURS.items():
         mine = facts.labels.numpy() == difficulty
         label = f"{difficulty.word}: {mine.sum()}"
         axes.scatter((accuracy + jitter)[mine], entropy[mine], s=12, color=colour, label=label)
-    axes.axvline(thresholds.alpha, color="0.4", linestyle="--")
-    axes.axvline(thresholds.gamma, color="0.4", linestyle=":")
-    axes.axhline(thresholds.beta, color="0.4", linestyle="-.")
+    if isinstance(rule, Thresholds):
+        axes.axvline(rule.alpha, color="0.4", linestyle="--")
+        axes.axvline(rule.gamma, color="0.4", linestyle=":")
+        axes.axhline(rule.beta, color="0.4", linestyle="-.")
     axes.set(xlabel="accuracy", ylabel="entropy, nats per token", title="Labels of the questions")
     axes.legend()
 
@@ -187,22 +192,22 @@ def _page(facts: Facts) -> str:
 Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
 {", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
 
-{len(facts.problems)} questions ({settings["tasks"]}), {settings["samples"]} answers to each by the
-strategy `normal`, at most {settings["max_tokens"]} tokens (seed {manifest.seed});
-{float(facts.answers.cut.mean()):.1%} of the answers reached that. Entropies are those of the full
-vocabulary at temperature 1, in nats.
+{len(facts.problems)} questions ({settings["tasks"]}), {settings["samples"]} answers to each by
+every strategy that was tried, `max_tokens` {settings["max_tokens"]} (seed {manifest.seed}).
+Entropies are those of the full vocabulary at temperature 1, in nats.
 
-{_table(("class", "text after the question", "temperature", "budget"), strategies)}
+{_table(("strategy", "text after the question", "temperature", "budget"), strategies)}
+
+{_table(("tried", "accuracy", "tokens", "reached the budget", "entropy"), _tried(facts))}
 
 ## Labels
 
-Normal with an accuracy of at least {spec.thresholds.alpha:g} and at most {spec.thresholds.beta:.3f}
-nats, else hard with less than {spec.thresholds.gamma:g}, else easy:
+{_rule(spec.labels)}:
 {counts[0]} easy, {counts[1]} normal, {counts[2]} hard.
 
 ![Grades, labels, confusion, reliability]({_NAME}.png)
 
-Entropy over the grades:
+Entropy of the strategy normal over the grades:
 
 {chr(10).join(shapes) or "- no task has grades"}
 
@@ -229,6 +234,33 @@ task by a probe trained without it, beside always saying the commonest class:
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
+
+
+def _tried(facts: Facts) -> list[tuple[str, ...]]:
+    return [
+        (
+            difficulty.word,
+            f"{float(answers.accuracy.mean()):.3f}",
+            f"{float(answers.tokens.mean()):.1f}",
+            f"{float(answers.cut.mean()):.1%}",
+            f"{float(answers.entropy.mean()):.3f}",
+        )
+        for difficulty, answers in sorted(facts.tried.items())
+    ]
+
+
+def _rule(labels: Thresholds | Outcomes) -> str:
+    if isinstance(labels, Thresholds):
+        return (
+            f"By the answers of the strategy normal: normal with an accuracy of at least\n"
+            f"{labels.alpha:g} and at most {labels.beta:.3f} nats, else hard with less than "
+            f"{labels.gamma:g}, else easy"
+        )
+    return (
+        "By the answers of all strategies: hard where none is right in at least "
+        f"{labels.gamma:g}\nof its answers, else the one with the fewest tokens among those whose "
+        f"accuracy is at most\n{labels.tolerance:g} below normal's"
+    )
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,48 +14,39 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
-from probes.difficulty import classify, default_thresholds
+from probes.difficulty import cheapest, classify, default_thresholds
 from probes.grading import GraderName
-from probes.strategies import ProbeSpec, Strategies, Thresholds, with_text
+from probes.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
+from training.answers import Answers, AnswersJob, Drawn, artifact_id, draw_answers, grade
 from training.difficulty_fit import Data, DifficultyFit, HeadKind, fit_difficulty
 from training.difficulty_report import Facts, write_report, write_summary
 from training.errors import TrainingError
 from training.features import hidden_states
-from training.jobs import Job, check_job, check_name, identify_served, servers_of
-from training.rollouts import Ask, Fleet, Sampling, Served, request_seed
-from training.sampling import draw, run_folder
+from training.jobs import check_job, identify_served, servers_of
+from training.rollouts import Served
+from training.strategies import load_strategies
 from training.tasks.problem import Problem
 from training.tasks.table import load_problems
-from training.traces import Traces, content_hash
+from training.traces import content_hash
+
+Labelling = Literal["entropy", "outcome"]
+"""By accuracy and entropy of the answers by the strategy normal, or by the answers by all three."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DifficultyJob(Job):
+class DifficultyJob(AnswersJob):
     """What to do, beside what every job is told."""
 
     tasks: tuple[str, ...]
     grader: GraderName | None
     problems: int
-    samples: int
-    max_tokens: int
-    strategies: Path | None
+    strategies: str
+    labels: Labelling
     alpha: float | None
     beta: float | None
     gamma: float | None
+    tolerance: float | None
     head: HeadKind
-
-
-class Answers(NamedTuple):
-    """What the model's own answers say about every question."""
-
-    accuracy: Tensor
-    """Share of right answers, shape (questions,)."""
-    entropy: Tensor
-    """Mean over the answers of their mean entropy, nats per token, shape (questions,)."""
-    tokens: Tensor
-    """Mean length, shape (questions,)."""
-    cut: Tensor
-    """Share of answers that reached the limit, shape (questions,)."""
 
 
 def train_difficulty(job: DifficultyJob, console: Console) -> Path:
@@ -70,11 +59,17 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
     problems, strategies = _checked(job)
+    tried = tuple(Difficulty) if job.labels == "outcome" else (Difficulty.NORMAL,)
     with servers_of(job, console) as urls:
-        served, run, traces = asyncio.run(_sample(job, urls, problems, strategies, console))
-    answers = grade(problems, traces, job.samples)
-    thresholds = _thresholds(job, answers)
-    labels = classify(answers.accuracy, answers.entropy, thresholds)
+        drawn = {
+            difficulty: asyncio.run(
+                draw_answers(job, urls, problems, strategies.of(difficulty), console)
+            )
+            for difficulty in tried
+        }
+    answers = {one: grade(problems, drawn[one].traces, job.samples) for one in tried}
+    rule, labels = _labels(job, answers)
+    served, run, _ = drawn[Difficulty.NORMAL]
     checkpoint = job.checkpoint or Path(served.root)
     features, lengths = _features(checkpoint, problems, run, console)
     data = Data(
@@ -85,7 +80,16 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     )
     with console.status("fitting"):
         fit = fit_difficulty(data, job.head, job.seed)
-    artifact = _artifact(job, served, strategies, thresholds, traces, data, fit)
+    spec = ProbeSpec(
+        layer="final",
+        normalised=True,
+        position="last_prompt_token",
+        features=data.features.shape[1],
+        labels=rule,
+        strategies=strategies,
+    )
+    artifact = _artifact(job, served, spec, drawn, data, fit)
+    _write_questions(run / "questions.jsonl", problems, answers[Difficulty.NORMAL], data, fit)
     folder = artifact.save(job.out)
     facts = Facts(artifact, problems, answers, labels, data, fit, job.command)
     report = write_report(facts, run)
@@ -98,115 +102,31 @@ def _checked(job: DifficultyJob) -> tuple[list[Problem], Strategies]:
     """Refuse what can be refused before anything is started."""
     check_job(job)
     given = [value is not None for value in (job.alpha, job.beta, job.gamma)]
-    if any(given) and not all(given):
+    if job.labels == "outcome" and any(given[:2]):
+        raise TrainingError("--alpha and --beta belong to --labels entropy")
+    if job.labels == "entropy" and any(given) and not all(given):
         raise TrainingError("--alpha, --beta and --gamma belong together: give all or none")
     if job.alpha is not None and job.gamma is not None and job.gamma > job.alpha:
         raise TrainingError(f"--gamma {job.gamma} must not be larger than --alpha {job.alpha}")
+    if job.labels == "entropy" and job.tolerance is not None:
+        raise TrainingError("--tolerance belongs to --labels outcome")
     problems = load_problems(job.tasks, job.problems, job.seed, job.grader)
     return problems, load_strategies(job.strategies)
 
 
-def load_strategies(path: Path | None) -> Strategies:
-    """Read strategies from TOML: tables `easy`, `normal` and `hard`.
-
-    Args:
-        path: None takes the shipped ones.
-
-    Raises:
-        TrainingError: The file cannot be read or says something wrong; names the field.
-    """
-    import tomllib
-    from importlib.resources import files
-
-    from pydantic import ValidationError
-
-    name = str(path or "strategies.toml")
-    try:
-        shipped = files("training").joinpath("strategies.toml")
-        text = shipped.read_text("utf-8") if path is None else path.read_text("utf-8")
-        return Strategies.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{name}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise TrainingError(f"{name}: not TOML: {error}") from error
-    except ValidationError as error:
-        finding = error.errors()[0]
-        field = ".".join(map(str, finding["loc"]))
-        raise TrainingError(f"{name}: {field}: {finding['msg']}") from error
-
-
-async def _sample(
-    job: DifficultyJob,
-    urls: tuple[str, ...],
-    problems: list[Problem],
-    strategies: Strategies,
-    console: Console,
-) -> tuple[Served, Path, Traces]:
-    """Draw what the run folder does not hold yet."""
-    normal = strategies.normal
-    sampling = Sampling(normal.temperature, job.max_tokens)
-    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
-        served = await fleet.connect()
-        check_name(_artifact_id(job, served))
-        settings = {
-            "identity": identify_served(served, job.checkpoint).model_dump(),
-            "serve_flags": job.serve_flags,
-            "problems": problems_hash(problems),
-            "samples": job.samples,
-            "max_tokens": job.max_tokens,
-            "strategy": normal.model_dump(),
-            "seed": job.seed,
-        }
-        run = run_folder(job.runs, "difficulty", served, settings)
-        traces = await draw(
-            fleet,
-            run,
-            lambda traces: pending(problems, job.samples, normal.prompt, job.seed, traces),
-            console,
-            fresh=job.fresh,
-            total=len(problems) * job.samples,
-            unit="answers",
-            done=lambda traces: len(traces.rollouts),
-        )
-        return served, run, traces
-
-
-def pending(
-    problems: list[Problem], samples: int, text: str, seed: int, traces: Traces
-) -> Iterator[Ask]:
-    """Requests still to be made: answer s of question q has the number q * samples + s."""
-    for number in range(len(problems) * samples):
-        if number not in traces.rollouts:
-            content = with_text(problems[number // samples].prompt, text)
-            messages = [{"role": "user", "content": content}]
-            yield Ask(number, messages, request_seed(seed, number))
-
-
-def problems_hash(problems: list[Problem]) -> str:
-    """The sha256 of a list of problems."""
-    return sha256(json.dumps([p.model_dump() for p in problems]).encode()).hexdigest()
-
-
-def grade(problems: list[Problem], traces: Traces, samples: int) -> Answers:
-    """Accuracy, entropy and length of every question's answers.
-
-    Args:
-        problems: The questions.
-        traces: All their answers, numbered as in `pending`.
-        samples: Answers per question.
-    """
-    figures = torch.zeros(len(problems), samples, 4, dtype=torch.float64)
-    for number, rollout in traces.rollouts.items():
-        question, sample = divmod(number, samples)
-        figures[question, sample] = torch.tensor(
-            [
-                float(problems[question].is_right(rollout.text)),
-                float(np.mean(rollout.measured)),
-                float(len(rollout.entropies)),
-                float(rollout.finish_reason == "length"),
-            ]
-        )
-    return Answers(*figures.mean(1).unbind(1))
+def _labels(
+    job: DifficultyJob, answers: dict[Difficulty, Answers]
+) -> tuple[Thresholds | Outcomes, Tensor]:
+    """The rule and what it says of every question."""
+    if job.labels == "outcome":
+        given = {"tolerance": job.tolerance, "gamma": job.gamma}
+        outcomes = Outcomes(**{key: value for key, value in given.items() if value is not None})
+        accuracy = torch.stack([answers[one].accuracy for one in Difficulty])
+        tokens = torch.stack([answers[one].tokens for one in Difficulty])
+        return outcomes, cheapest(accuracy, tokens, outcomes)
+    normal = answers[Difficulty.NORMAL]
+    thresholds = _thresholds(job, normal)
+    return thresholds, classify(normal.accuracy, normal.entropy, thresholds)
 
 
 def _thresholds(job: DifficultyJob, answers: Answers) -> Thresholds:
@@ -243,39 +163,55 @@ def _features(
     return states, lengths
 
 
-def _artifact_id(job: DifficultyJob, served: Served) -> str:
-    return job.name or f"{Path(served.model).name}/difficulty"
+def _write_questions(
+    file: Path, problems: list[Problem], answers: Answers, data: Data, fit: DifficultyFit
+) -> None:
+    """Every question with its label, to look at, and to keep away from a benchmark."""
+    held_out = set(fit.test.tolist())
+    lines = [
+        json.dumps(
+            {
+                "task": problem.task,
+                "grade": problem.grade,
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "accuracy": round(float(answers.accuracy[index]), 4),
+                "entropy": round(float(answers.entropy[index]), 4),
+                "tokens": round(float(answers.tokens[index]), 1),
+                "label": Difficulty(int(data.labels[index])).word,
+                "held_out": index in held_out,
+            },
+            ensure_ascii=False,
+        )
+        for index, problem in enumerate(problems)
+    ]
+    staging = file.with_suffix(".part")
+    staging.write_text("\n".join(lines) + "\n", "utf-8")
+    staging.rename(file)
 
 
 def _artifact(
     job: DifficultyJob,
     served: Served,
-    strategies: Strategies,
-    thresholds: Thresholds,
-    traces: Traces,
+    spec: ProbeSpec,
+    drawn: dict[Difficulty, Drawn],
     data: Data,
     fit: DifficultyFit,
 ) -> Artifact:
-    spec = ProbeSpec(
-        layer="final",
-        normalised=True,
-        position="last_prompt_token",
-        features=data.features.shape[1],
-        thresholds=thresholds,
-        strategies=strategies,
-    )
     settings: dict[str, Any] = {
         "tasks": ",".join(job.tasks),
         "problems": len(data.labels),
         "samples": job.samples,
         "max_tokens": job.max_tokens,
+        "labels": job.labels,
         "head": fit.name,
     }
+    rollouts = [one.traces.rollouts for one in drawn.values()]
     manifest = Manifest(
         kind="difficulty-probe",
         model=Path(served.model).name,
         identity=identify_served(served, job.checkpoint),
-        data_hash=content_hash([traces.rollouts[number] for number in sorted(traces.rollouts)]),
+        data_hash=content_hash([found[number] for found in rollouts for number in sorted(found)]),
         seed=job.seed,
         versions=package_versions("entrostat", "transformers", "safetensors", "scikit-learn")
         | {"vllm": served.vllm},
@@ -289,4 +225,4 @@ def _artifact(
             "num_held_out": len(fit.test),
         },
     )
-    return Artifact(id=_artifact_id(job, served), manifest=manifest, tensors=fit.head.tensors())
+    return Artifact(id=artifact_id(job, served), manifest=manifest, tensors=fit.head.tensors())

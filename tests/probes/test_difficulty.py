@@ -6,8 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from probes.difficulty import MARGIN, Head, classify, decide, default_thresholds
-from probes.strategies import Difficulty, ProbeSpec, Strategies, Strategy, Thresholds, with_text
+from probes.difficulty import MARGIN, Head, cheapest, classify, decide, default_thresholds
+from probes.strategies import (
+    Difficulty,
+    Outcomes,
+    ProbeSpec,
+    Strategies,
+    Strategy,
+    Thresholds,
+    with_text,
+)
 
 EASY, NORMAL, HARD = Difficulty
 
@@ -67,6 +75,25 @@ def test_beta_is_the_median_entropy_of_what_is_solved() -> None:
     assert default_thresholds(accuracy, entropy).beta == pytest.approx(0.3)
     with pytest.raises(ValueError, match="seven times of ten"):
         default_thresholds(torch.tensor([0.6]), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "tokens", "expected"),
+    [
+        ((1.0, 1.0, 1.0), (3, 10, 5), Difficulty.EASY),
+        ((0.5, 1.0, 0.5), (3, 10, 5), Difficulty.NORMAL),
+        ((0.5, 1.0, 1.0), (3, 10, 5), Difficulty.HARD),
+        ((0.9, 1.0, 0.0), (3, 10, 5), Difficulty.EASY),  # just within the tolerance
+        ((0.2, 0.2, 0.2), (3, 10, 5), Difficulty.HARD),  # below gamma
+        ((0.2, 0.3, 0.2), (3, 10, 5), Difficulty.EASY),  # at gamma
+        ((1.0, 0.0, 0.0), (30, 10, 50), Difficulty.NORMAL),  # more accuracy at any cost: no
+    ],
+)
+def test_the_cheapest_strategy_that_loses_nothing_labels_a_question(
+    accuracy: tuple[float, ...], tokens: tuple[int, ...], expected: Difficulty
+) -> None:
+    columns = [torch.tensor([row], dtype=torch.float64).T for row in (accuracy, tokens)]
+    assert cheapest(*columns, Outcomes(tolerance=0.1 + 1e-9, gamma=0.3)).tolist() == [expected]
 
 
 def test_thresholds_out_of_order_are_refused() -> None:
@@ -196,7 +223,7 @@ def test_what_a_server_cannot_read_is_named(field: str, value: object, said: str
         normalised=True,
         position="last_prompt_token",
         features=4,
-        thresholds=Thresholds(alpha=0.7, beta=1, gamma=0.3),
+        labels=Thresholds(alpha=0.7, beta=1, gamma=0.3),
         strategies=Strategies(),
     )
     assert spec.unreadable(4) is None

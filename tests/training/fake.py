@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,6 +40,8 @@ class Fake:
         self.root = str(checkpoint)
         self.measures = True
         """Whether answers carry `entropy`, as an Entrostat server's do."""
+        self.reply: Callable[[Json], Json] = lambda body: answer(body["seed"])
+        """From a request to its one choice."""
         self.delay = 0.0
         self.refusals: list[tuple[int, str]] = []
         """Answered instead, once each, before anything else."""
@@ -69,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         fake = self.fake
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        choice = answer(body["seed"])
+        choice = fake.reply(body)
         if not fake.measures:
             del choice["entropy"]
         if body["messages"][0]["content"] != GREETING:

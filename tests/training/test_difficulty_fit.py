@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from probes.strategies import Difficulty
 from training.difficulty_fit import (
@@ -10,6 +11,7 @@ from training.difficulty_fit import (
     expected_calibration_error,
     export,
     fit_difficulty,
+    macro_f1,
 )
 from training.difficulty_report import shape_of
 from training.errors import TrainingError
@@ -55,6 +57,19 @@ def test_the_exported_head_gives_scikit_learns_probabilities(kind: HeadKind) -> 
     got = head.probabilities(torch.from_numpy(data.features)).numpy()
     assert np.abs(got - expected).max() < 1e-5
     assert float(head.temperature) != 1.0
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    chance = np.random.default_rng(0)
+    truth, guesses = chance.integers(0, 3, (2, 200))
+    truth[truth == 2] = 0  # a class that is guessed and never true
+    interval = macro_f1(truth, guesses, seed=0)
+    expected = f1_score(truth, guesses, labels=[0, 1, 2], average="macro", zero_division=0)
+    assert interval.value == pytest.approx(expected, abs=1e-12)
+    assert interval.low < interval.value < interval.high
+    draws = chance.integers(0, 200, (2000, 200))
+    own = [f1_score(truth[d], guesses[d], labels=[0, 1, 2], average="macro") for d in draws[:300]]
+    assert interval.low == pytest.approx(np.quantile(own, 0.025), abs=0.02)
 
 
 def test_a_missing_class_is_named() -> None:

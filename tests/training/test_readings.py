@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.training import tiny
+from tests.training import tiny_policy as tiny
 from training.objectives import Need
 from training.readings import (
     STRATEGY_PHRASES,

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.training import tiny
+from tests.training import tiny_policy as tiny
 from training.errors import TrainingError
 from training.policy_config import PolicyConfig, load_config
 from training.policy_live import STEPS_FILE, StepLog, read_steps, sparkline

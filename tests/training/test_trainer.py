@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from trl import GRPOTrainer
 
-from tests.training import tiny
+from tests.training import tiny_policy as tiny
 from training.behaviour import FixedLaw
 from training.controller import Actuator, ControllerConfig
 from training.extra_rollouts import BranchConfig

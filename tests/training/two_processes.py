@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from pydantic import TypeAdapter
 
-from tests.training import tiny
+from tests.training import tiny_policy as tiny
 from training.objectives import ObjectiveList
 from training.ranks import Processes
 from training.trainer import EntropyGRPOTrainer

@@ -1,0 +1,221 @@
+"""What a difficulty probe saves: `python -m benchmarks.difficulty --help`.
+
+Every held-out question is answered by each of the probe's three strategies, and by the server with
+the probe in charge. From the first come all arms that choose a strategy for each question (fixed,
+at random, by shuffled labels, by an oracle); the last shows that serving does what they promise.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import openai
+import typer
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoTokenizer
+
+from benchmarks import machine
+from benchmarks.difficulty_arms import Arm, Floats, Labels, at_random, chosen, frequencies, oracle
+from benchmarks.difficulty_page import Result, write
+from clients.entropy import controls, difficulty, report
+from probes.artifact import Artifact
+from probes.strategies import Difficulty
+from training.answers import AnswersJob, Drawn, draw_answers, grade
+from training.features import hidden_states
+from training.rollouts import request_seed
+from training.tasks.problem import Problem
+from training.tasks.table import load_problems
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_PERMUTATIONS = 20
+
+
+class ServedArm(NamedTuple):
+    """What the server made of every question with the probe in charge."""
+
+    arm: Arm
+    labels: Labels
+    prepass: int
+    """Tokens generated ahead of each answer: 1 with a pre-pass, else 0."""
+
+
+def main(
+    artifact: Annotated[Path, typer.Option(help="Folder of the probe.")],
+    run: Annotated[Path, typer.Option(help="Run folder that the probe was trained in.")],
+    server: Annotated[str, typer.Option(help="A server that has the probe.")],
+    task: Annotated[str, typer.Option(help="As `train-probe difficulty` has it.")],
+    problems: Annotated[int, typer.Option(help="How many questions.")] = 150,
+    samples: Annotated[int, typer.Option(help="Answers to each, by each arm.")] = 4,
+    grader: Annotated[str | None, typer.Option(help="For JSONL that names none.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same questions.")] = 1,
+    runs: Annotated[Path, typer.Option(help="Folder of runs; goes on there.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
+    label: Annotated[str, typer.Option(help="Says what model this is.")] = "",
+) -> None:
+    """Measure every arm and write difficulty-MODEL.md, .json and .png."""
+    console, probe = Console(), Artifact.load(artifact)
+    seen = [json.loads(line) for line in (run / "questions.jsonl").read_text().splitlines()]
+    questions = held_out(task.split(","), problems, seed, grader, seen)
+    facts = machine.describe("benchmarks.difficulty")
+    spec, settings = probe.manifest.probe, probe.manifest.settings
+    assert spec is not None
+    job = AnswersJob(
+        model=None,
+        servers=(server,),
+        serve_flags=(),
+        checkpoint=None,
+        seed=seed,
+        concurrency=16,
+        out=output,
+        name=None,
+        runs=runs,
+        fresh=False,
+        command=facts["command"],
+        samples=samples,
+        max_tokens=int(settings["max_tokens"]),
+    )
+    drawn = [
+        asyncio.run(draw_answers(job, (server,), questions, spec.strategies.of(one), console))
+        for one in Difficulty
+    ]
+    answers = [grade(questions, one.traces, samples) for one in drawn]
+    accuracy = np.stack([one.accuracy.numpy() for one in answers])
+    tokens = np.stack([one.tokens.numpy() for one in answers])
+    served = asyncio.run(_serve(job, probe.id, questions))
+    arms = _arms(accuracy, tokens, served, _shuffled(questions, seen, run, drawn[0].served.root))
+    budgets = _budgets(questions, drawn[Difficulty.NORMAL], job)
+    facts |= {
+        "model": label or probe.manifest.model,
+        "probe": probe.id,
+        "labels": settings.get("labels", "entropy"),
+        "tasks": task,
+        "problems": len(questions),
+        "samples": samples,
+        "max_tokens": job.max_tokens,
+    }
+    kinds = np.array([one.task for one in questions])
+    result = Result(facts, arms, budgets, served.labels, kinds, accuracy, tokens)
+    write(result, output / f"difficulty-{probe.manifest.model}", console)
+
+
+def held_out(
+    tasks: list[str], number: int, seed: int, grader: Any, seen: list[dict[str, Any]]
+) -> list[Problem]:
+    """Questions that the probe was not fitted on, evenly over the tasks."""
+    fitted = {question["prompt"] for question in seen if not question["held_out"]}
+    share, found = -(-number // len(tasks)), list[Problem]()
+    for task in tasks:
+        more = load_problems((task,), share + len(fitted), seed, grader)
+        found += [problem for problem in more if problem.prompt not in fitted][:share]
+    return found[:number]
+
+
+def _arms(
+    accuracy: Floats, tokens: Floats, served: ServedArm, shuffled: list[Labels]
+) -> dict[str, Arm]:
+    fixed = {
+        f"fixed {one.word}": Arm(f"fixed {one.word}", accuracy[one], tokens[one])
+        for one in Difficulty
+    }
+    extra = served.prepass
+    draws = [chosen("", accuracy, tokens, labels, extra) for labels in shuffled]
+    others = [
+        chosen("probe", accuracy, tokens, served.labels, extra),
+        served.arm,
+        at_random("random, same shares", accuracy, tokens, frequencies(served.labels), extra),
+        Arm(
+            "probe of shuffled labels",
+            np.mean([arm.accuracy for arm in draws], axis=0),
+            np.mean([arm.tokens for arm in draws], axis=0),
+        ),
+        chosen("oracle", accuracy, tokens, oracle(accuracy, tokens)),
+    ]
+    return fixed | {arm.name: arm for arm in others}
+
+
+async def _serve(job: AnswersJob, probe: str, questions: list[Problem]) -> ServedArm:
+    """Ask with the probe in charge."""
+    free, number = asyncio.Semaphore(job.concurrency), len(questions) * job.samples
+    right, tokens = np.zeros(number), np.zeros(number)
+    labels = np.zeros(len(questions), dtype=np.int64)
+    base = f"{job.servers[0].rstrip('/').removesuffix('/v1')}/v1"
+    client = openai.AsyncOpenAI(base_url=base, api_key="none", timeout=600)
+    model = (await client.models.list()).data[0].id
+    prepasses = set()
+
+    async def ask(index: int) -> None:
+        question = questions[index // job.samples]
+        async with free:
+            answer = await client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": question.prompt}],
+                max_completion_tokens=job.max_tokens,
+                seed=request_seed(job.seed, index),
+                extra_body=controls(difficulty=difficulty(probe=probe)),
+            )
+        told = report(answer.choices[0])
+        assert told is not None
+        assert told.difficulty is not None
+        assert told.difficulty.label is not None, "the server did not say the class in time"
+        extra = 0 if told.difficulty.prepass_tokens is None else 1
+        prepasses.add(extra)
+        right[index] = question.is_right(answer.choices[0].message.content or "")
+        assert answer.usage is not None
+        tokens[index] = answer.usage.completion_tokens + extra
+        labels[index // job.samples] = Difficulty[told.difficulty.label.upper()]
+
+    pending = [asyncio.create_task(ask(index)) for index in range(number)]
+    for task in track(asyncio.as_completed(pending), "probe in charge", number, transient=True):
+        await task
+    await client.close()
+    by_question = [column.reshape(-1, job.samples).mean(1) for column in (right, tokens)]
+    return ServedArm(Arm("probe, as served", *by_question), labels, max(prepasses))
+
+
+def _shuffled(
+    questions: list[Problem], seen: list[dict[str, Any]], run: Path, checkpoint: str
+) -> list[Labels]:
+    """What probes say that were fitted to the same states and permuted labels."""
+    states, _ = hidden_states(
+        Path(checkpoint), [one.prompt for one in questions], lambda count: None
+    )
+    known = load_file(run / "features.safetensors")["states"].double().numpy()
+    truth = np.array([Difficulty[one["label"].upper()] for one in seen])
+    fitted = np.array([not one["held_out"] for one in seen])
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1e-2, class_weight="balanced", max_iter=2000)
+    )
+    chance = np.random.default_rng(0)
+    return [
+        model.fit(known[fitted], chance.permutation(truth[fitted])).predict(states.double().numpy())
+        for _ in range(_PERMUTATIONS)
+    ]
+
+
+def _budgets(questions: list[Problem], normal: Drawn, job: AnswersJob) -> list[Arm]:
+    """The strategy normal with smaller budgets: a seeded answer's beginning stays the same."""
+    tokenizer = AutoTokenizer.from_pretrained(normal.served.root)
+    arms = []
+    for share in _SHARES:
+        limit = max(1, int(share * job.max_tokens))
+        figures = np.zeros((len(questions), job.samples, 2))
+        for number, rollout in normal.traces.rollouts.items():
+            question, sample = divmod(number, job.samples)
+            text, length = rollout.text, len(rollout.entropies)
+            if length > limit:
+                text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:limit])
+            right = questions[question].is_right(text)
+            figures[question, sample] = right, min(length, limit)
+        arms.append(Arm(f"budget {limit}", *np.moveaxis(figures.mean(1), -1, 0)))
+    return arms
+
+
+if __name__ == "__main__":
+    typer.run(main)

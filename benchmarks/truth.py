@@ -1,0 +1,141 @@
+"""Whether what is reported is what happened: `python -m benchmarks.truth`.
+
+A server's entropies and temperatures, token by token, beside those that transformers computes for
+the same text.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import openai
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from benchmarks import machine
+from clients.entropy import controls, entropy_target, report
+from probes.entropy import entropy_from_logits
+from server.models import DEFAULT_MODEL, default_model
+from server.settings import settings
+from training.local_server import local_server, serve_command
+from training.prompts import load_prompts
+
+TARGET = 1.0
+_T_MIN, _T_MAX = 0.1, 2.0
+_TOKENS = 40
+_HEADER = ["server", "transformers", "tokens", "mean difference", "99th percentile", "largest"]
+_METHOD = """\
+{prompts} of the shipped prompts, {tokens} tokens each at temperature 1, seeded. `mean difference`
+is that of the reported entropy and the entropy of transformers' logits for the same tokens, in
+nats. In bfloat16 two correct programs differ, because they round at different places: the row that
+compares with float32 shows how far rounding alone moves an entropy. Under `entropy_target` {target}
+the entropy of the distribution that was sampled from is computed from transformers' logits and the
+reported temperature, over the tokens whose temperature is not at a limit."""
+
+
+class Answer(NamedTuple):
+    """One answer and what was reported about it."""
+
+    prompt: list[int]
+    tokens: list[int]
+    entropy: list[float]
+    temperature: list[float]
+
+
+def main(
+    dtypes: Annotated[str, typer.Option(help="Of the server, by commas.")] = "float32,bfloat16",
+    prompts: Annotated[int, typer.Option(help="How many prompts.")] = 24,
+    output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("docs/results"),
+) -> None:
+    """Compare and write truth.md."""
+    console, facts = Console(), machine.describe("benchmarks.truth")
+    checkpoint, texts = default_model(settings().cache), load_prompts(None)[:prompts]
+    rows, targets = list[list[str]](), list[list[str]]()
+    for dtype in dtypes.split(","):
+        command = serve_command(None, ("--dtype", dtype, "--enforce-eager"))
+        log = Path(f"truth-{dtype}.log")
+        with local_server(command, log, console) as url:
+            plain = asyncio.run(_ask(url, texts, controls(trace="tokens")))
+            law = entropy_target(TARGET)
+            held = asyncio.run(_ask(url, texts, controls(law, trace="tokens")))
+        log.unlink()
+        for reference in dict.fromkeys((dtype, "float32")):
+            model = AutoModelForCausalLM.from_pretrained(
+                checkpoint, dtype=getattr(torch, reference)
+            ).eval()
+            rows.append([dtype, reference, *_difference(model, plain)])
+            if reference == dtype:
+                targets.append([dtype, *_held(model, held)])
+    console.print("\n".join(_table(_HEADER, rows)))
+    facts_lines = machine.markdown(facts)
+    lines = ["# Whether the report is true", "", *facts_lines, f"- model: {DEFAULT_MODEL}", ""]
+    lines += [_METHOD.format(prompts=prompts, tokens=_TOKENS, target=TARGET), ""]
+    lines += [*_table(_HEADER, rows), "", f"## `entropy_target` {TARGET}", ""]
+    header = ["server", "tokens", "at a limit", "mean entropy of the others", "standard deviation"]
+    lines += _table(header, targets)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "truth.md").write_text("\n".join(lines) + "\n")
+
+
+async def _ask(url: str, texts: list[str], extra: dict[str, Any]) -> list[Answer]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600) as client:
+
+        async def one(number: int, text: str) -> Answer:
+            answer = await client.chat.completions.create(
+                model=DEFAULT_MODEL,
+                messages=[{"role": "user", "content": text}],
+                max_completion_tokens=_TOKENS,
+                temperature=1.0,
+                seed=number,
+                extra_body={**extra, "return_token_ids": True},
+            )
+            told = report(answer.choices[0])
+            assert told is not None
+            assert told.tokens is not None
+            entropy = [token.entropy for token in told.tokens]
+            temperature = [token.temperature for token in told.tokens]
+            body: Any = answer.model_dump()
+            tokens = body["choices"][0]["token_ids"]
+            assert len(tokens) == len(entropy) == len(temperature)
+            return Answer(body["prompt_token_ids"], tokens, entropy, temperature)
+
+        return await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
+
+
+def _logits(model: Any, answer: Answer) -> Tensor:
+    with torch.inference_mode():
+        out = model(torch.tensor([answer.prompt + answer.tokens])).logits
+    return out[0, len(answer.prompt) - 1 : -1].float()
+
+
+def _difference(model: Any, answers: list[Answer]) -> list[str]:
+    gaps = torch.cat(
+        [
+            (torch.tensor(one.entropy) - entropy_from_logits(_logits(model, one))).abs()
+            for one in answers
+        ]
+    )
+    figures = (gaps.mean(), gaps.quantile(0.99), gaps.max())
+    return [str(len(gaps)), *(f"{float(figure):.2e}" for figure in figures)]
+
+
+def _held(model: Any, answers: list[Answer]) -> list[str]:
+    temperature = torch.cat([torch.tensor(one.temperature) for one in answers])
+    applied = torch.cat(
+        [entropy_from_logits(_logits(model, one), torch.tensor(one.temperature)) for one in answers]
+    )
+    inside = (temperature > _T_MIN + 1e-4) & (temperature < _T_MAX - 1e-4)
+    mean, spread = applied[inside].mean(), applied[inside].std()
+    clamped = f"{int((~inside).sum())}"
+    return [str(len(applied)), clamped, f"{float(mean):.4f}", f"{float(spread):.4f}"]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows]]
+
+
+if __name__ == "__main__":
+    typer.run(main)

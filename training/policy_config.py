@@ -99,7 +99,7 @@ class OptimiserConfig(_Section):
     micro_batch: int = Field(8, ge=1)
     """Sequences per forward and process."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward; weights and optimiser stay float32. A CPU without AMX is slower in bfloat16."""
+    """Of the forward; weights and optimiser stay float32. A CPU without AMX prefers float32."""
     gradient_checkpointing: bool = False
     save_every: int = Field(10, ge=1)
     """Optimiser steps between checkpoints; the last step always has one."""

@@ -98,8 +98,8 @@ class OptimiserConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0.0)
     micro_batch: int = Field(8, ge=1)
     """Sequences per forward and process."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the forward; weights and optimiser stay float32."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward; weights and optimiser stay float32. A CPU without AMX prefers float32."""
     gradient_checkpointing: bool = False
     save_every: int = Field(10, ge=1)
     """Optimiser steps between checkpoints; the last step always has one."""

@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probes.inquiry_artifact import InquirySpec
 from probes.steering import SteeringSpec
 from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector"]
+Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector", "inquiry-calibration"]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -91,6 +92,8 @@ class Manifest(BaseModel):
     """Of a difficulty probe: what it reads and what follows."""
     steering: SteeringSpec | None = None
     """Of a steering vector: where it belongs."""
+    inquiry: InquirySpec | None = None
+    """Of an inquiry calibration: what it asks about."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """What was measured on the way."""
 

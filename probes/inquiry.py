@@ -144,16 +144,17 @@ def stop_reason(
 
 def fresh_questions(proposed: Sequence[str], asked: Iterable[str]) -> list[int]:
     """Indices of the proposals that are new, by wording without case, spaces and punctuation."""
-    seen = {"", *map(_wording, asked)}
+    seen = {"", *map(wording, asked)}
     fresh = []
     for index, question in enumerate(proposed):
-        if (wording := _wording(question)) not in seen:
-            seen.add(wording)
+        if (words := wording(question)) not in seen:
+            seen.add(words)
             fresh.append(index)
     return fresh
 
 
-def _wording(text: str) -> str:
+def wording(text: str) -> str:
+    """A text without case, spaces and punctuation: what makes two questions the same."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
     return " ".join(words.split())

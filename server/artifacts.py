@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
 from probes.difficulty import Head
+from probes.inquiry_artifact import Inquiry
 from probes.steering import tensor_name
 from probes.strategies import ProbeSpec
 from probes.temperature import HapoStatistics
@@ -23,6 +24,7 @@ _COMMANDS: dict[Kind, str] = {
     "entropy-statistics": "train-probe temperature",
     "difficulty-probe": "train-probe difficulty",
     "steering-vector": "train-steering",
+    "inquiry-calibration": "train-probe inquiry",
 }
 """Which command makes what."""
 
@@ -54,6 +56,7 @@ class Artifacts:
         self._steered = steered
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
+        self._inquiries: dict[str, Inquiry] = {}
         for name, folder in scan(roots).items():
             self._load(name, folder, served)
 
@@ -136,6 +139,20 @@ class Artifacts:
             if artifact.manifest.steering is not None
         }
 
+    def inquiry(self, name: str, param: str) -> Inquiry:
+        """The task with this id, with its predictor and calibration.
+
+        Raises:
+            BadControl: There is none, or it belongs to another model.
+        """
+        artifact = self._find(name, "inquiry-calibration", param)
+        if name not in self._inquiries:
+            assert artifact.manifest.inquiry is not None  # `_malformed` refused the others
+            self._inquiries[name] = Inquiry.from_tensors(
+                artifact.manifest.inquiry, artifact.tensors
+            )
+        return self._inquiries[name]
+
     def _find(self, name: str | None, kind: Kind, param: str) -> Artifact:
         if name is None:
             for artifact in self._loaded.values():
@@ -208,6 +225,14 @@ def _malformed(artifact: Artifact, hidden_size: int, steered: Sequence[int] | No
         except ValueError as error:
             return str(error)
         return manifest.probe.unreadable(hidden_size)
+    if manifest.kind == "inquiry-calibration":
+        if manifest.inquiry is None:
+            return "manifest.json: inquiry is missing"
+        try:
+            Inquiry.from_tensors(manifest.inquiry, tensors)
+        except ValueError as error:
+            return str(error)
+        return None
     values = tensors.get("hapo")
     if values is None:
         return "the tensor `hapo` is missing"

@@ -7,6 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from probes.conformal import EmptySets
+from probes.inquiry import Policy, StopReason
+from probes.inquiry_artifact import Predictor
+from probes.lookahead import LabelWeights
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -118,6 +122,25 @@ class Steer(_Strict):
         return self
 
 
+class InquiryControl(_Strict):
+    """Ask questions until the answer is known (C-IP); the messages are the state of the game."""
+
+    task: str = Field(max_length=200)
+    """Id of an `inquiry-calibration` artifact."""
+    confidence_level: float = Field(0.9, gt=0.0, lt=1.0)
+    """How often the prediction set shall hold the true label."""
+    max_turns: int = Field(20, ge=0, le=1000)
+    """Most questions; then comes the final answer."""
+    predictor: Predictor | None = None
+    """None takes the one that the artifact names first."""
+    policy: Policy = "set_size"
+    """What the next question shall make small: `set_size` is C-IP, `entropy` plain IP."""
+    empty: EmptySets = "full"
+    """What a prediction set counts as that no label passes; `raw` is as published."""
+    label_weights: LabelWeights = "posterior"
+    """Whose answers are imagined: by the labels' probability, or `uniform` as published."""
+
+
 Trace = Literal["none", "summary", "tokens"]
 
 
@@ -132,6 +155,8 @@ class Control(_Strict):
     """How the answer follows the difficulty of the question; None leaves it alone."""
     steering: tuple[Steer, ...] | None = Field(None, min_length=1, max_length=8)
     """Vectors added to the residual stream while the answer is decoded."""
+    inquiry: InquiryControl | None = None
+    """Ask questions instead of answering; None answers."""
     trace: Trace = "summary"
     """How much of the measurement comes back: nothing, a summary, or every token."""
 
@@ -184,6 +209,53 @@ class SteeringReport(BaseModel):
     clamp: tuple[float, float] | None = None
 
 
+class HeardReport(BaseModel):
+    """One question of an inquiry and what its reply was taken for."""
+
+    query: str
+    answer: str
+    """One of the task's answers, or `unknown`: counts as no information."""
+
+
+class InquiryReport(BaseModel):
+    """Where an inquiry stands."""
+
+    task: str
+    """Also the id of the calibration."""
+    action: Literal["ask", "answer"]
+    turn: int
+    """Questions asked, this one included."""
+    query: str | None = None
+    """What is asked now."""
+    label: str | None = None
+    """The final answer."""
+    reason: StopReason | None = None
+    """Why there is no further question."""
+    prediction_set: list[str]
+    """Labels that may be true at this confidence level, the most probable first."""
+    probabilities: dict[str, float]
+    """Of all labels."""
+    heard: list[HeardReport]
+    expected_size: float | None = None
+    """Of the prediction set after the next answer, in labels."""
+    runner_up: str | None = None
+    """What would be asked without `query`."""
+    runner_up_size: float | None = None
+    confidence_level: float
+    predictor: Predictor
+    policy: Policy
+    calibrated: bool
+    """Whether histories of this length were calibrated; else the longest calibrated one's
+    threshold holds."""
+    forwards: int = 0
+    """Forward passes of the model in this turn."""
+    prompt_tokens: int = 0
+    """Tokens of their prompts."""
+    cached_tokens: int = 0
+    """Of these, found in the prefix cache."""
+    seconds: float
+
+
 class Report(BaseModel):
     """`choices[i].entropy` of an answer. In a stream, chunks carry `tokens` alone."""
 
@@ -201,6 +273,7 @@ class Report(BaseModel):
     tokens: list[TokenReport] | None = None
     difficulty: DifficultyReport | None = None
     steering: list[SteeringReport] | None = None
+    inquiry: InquiryReport | None = None
     fallback: str | None = None
     """Why control or measurement is incomplete; None when all is well."""
 

@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from probes.inquiry_task import Task
 from probes.inquiry_turn import Turn, likelihood_outlook, take_turn
 from probes.likelihood import UNKNOWN
 from server.inquiry_chat import Exchange, literal
+from server.inquiry_direct import direct_outlook
 from server.inquiry_reads import Reads
 from server.plan import InquiryPlan
 from server.protocol import HeardReport, InquiryReport
@@ -22,7 +22,6 @@ logger = logging.getLogger("vllm.entrostat")
 SURE = 0.5
 """A reply means what the model gives at least this probability, among the meanings; else unknown:
 taking a no for a yes costs more than asking on."""
-_MEMORY = 10_000
 
 
 class Heard(NamedTuple):
@@ -32,57 +31,41 @@ class Heard(NamedTuple):
     answer: int
 
 
-class Ear:
-    """Understands replies; what it understood once it remembers, since each turn repeats them."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str, str], int] = OrderedDict()
-
-    async def understand(
-        self, task: Task, exchanges: Sequence[Exchange], reads: Reads
-    ) -> tuple[list[Heard], bool]:
-        """Map every reply onto an answer, the new ones by the model in one batch.
-
-        Returns:
-            What was heard, and whether all of it was read; what the engine failed to read is
-            `UNKNOWN` this time.
-        """
-        keys = [(task.name, wording(one.question), one.reply) for one in exchanges]
-        new = {}
-        for key, exchange in zip(keys, exchanges, strict=True):
-            said = literal(task, exchange.reply)
-            if said is not None or not wording(exchange.reply):
-                self._remember(key, UNKNOWN if said is None else said)
-            elif key not in self._known:
-                new[key] = exchange
-        found, complete = await _meanings(task, list(new.values()), reads)
-        for key, answer in zip(new, found, strict=False):  # none if the engine failed
-            self._remember(key, answer)
-        answers = [self._known.get(key, UNKNOWN) for key in keys]
-        heard = [Heard(one.question, said) for one, said in zip(exchanges, answers, strict=True)]
-        return heard, complete
-
-    def _remember(self, key: tuple[str, str, str], answer: int) -> None:
-        self._known[key] = answer
-        self._known.move_to_end(key)
-        while len(self._known) > _MEMORY:
-            self._known.popitem(last=False)
-
-
-async def _meanings(
+async def understand(
     task: Task, exchanges: Sequence[Exchange], reads: Reads
-) -> tuple[list[int], bool]:
-    """What replies mean; nothing, and False, if the engine cannot say."""
+) -> tuple[list[Heard], bool]:
+    """Map every reply onto an answer, those in free text by the model in one batch.
+
+    Returns:
+        What was heard, and whether all of it was read; what the engine failed to read is `UNKNOWN`
+        this time.
+    """
+    answers: list[int | None] = []
+    for exchange in exchanges:
+        said = literal(task, exchange.reply)
+        answers.append(said if wording(exchange.reply) else UNKNOWN)
+    free = [one for one, answer in zip(exchanges, answers, strict=True) if answer is None]
+    found = await _meanings(task, free, reads)
+    meanings = iter(found or [UNKNOWN] * len(free))
+    heard = [
+        Heard(one.question, next(meanings) if answer is None else answer)
+        for one, answer in zip(exchanges, answers, strict=True)
+    ]
+    return heard, found is not None
+
+
+async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> list[int] | None:
+    """What replies mean; None if the engine cannot say."""
     if not exchanges:
-        return [], True
+        return []
     words = {meaning: reads.tokens_after(text)[0] for meaning, text in MEANINGS.items()}
     prompts = [reads.tokens(reply_prompt(task, one.question, one.reply)) for one in exchanges]
     try:
         found = await reads.logprobs(prompts, list(words.values()))
     except ValueError:
         logger.exception("entrostat: replies could not be read")
-        return [], False
-    return [meaning_of(dict(zip(words, logprobs, strict=True))) for logprobs in found], True
+        return None
+    return [meaning_of(dict(zip(words, logprobs, strict=True))) for logprobs in found]
 
 
 def meaning_of(logprobs: dict[int, float]) -> int:
@@ -97,7 +80,7 @@ def meaning_of(logprobs: dict[int, float]) -> int:
 
 
 async def inquire(
-    plan: InquiryPlan, exchanges: Sequence[Exchange], reads: Reads, ear: Ear
+    plan: InquiryPlan, exchanges: Sequence[Exchange], reads: Reads
 ) -> tuple[str, InquiryReport, str | None]:
     """Play one turn.
 
@@ -105,22 +88,28 @@ async def inquire(
         plan: What is wanted.
         exchanges: The game so far.
         reads: The engine.
-        ear: Of this server.
 
     Returns:
         What the assistant says, the report, and what went wrong, if anything.
     """
     start = time.perf_counter()
     task = plan.inquiry.task
-    heard, complete = await ear.understand(task, exchanges, reads)
+    heard, complete = await understand(task, exchanges, reads)
     places = {wording(question): place for place, question in enumerate(task.questions)}
     history = [(places[wording(one.question)], one.answer) for one in heard]
-    turn = take_turn(
-        likelihood_outlook(plan.inquiry.logprobs, history), history, plan.calibration, plan.rule
-    )
+    outlook = likelihood_outlook(plan.inquiry.logprobs, history)
+    fallback = None if complete else "reply_unread"
+    if plan.predictor == "direct":
+        try:
+            outlook = await direct_outlook(plan, history, outlook, reads)
+        except ValueError as error:
+            logger.warning("entrostat: direct prediction failed: %s", error)
+            plan = plan._replace(predictor="likelihood", calibration=plan.spare)
+            fallback = "direct_unavailable"
+    turn = take_turn(outlook, history, plan.calibration, plan.rule)
     report = _report(plan, heard, turn, reads, time.perf_counter() - start)
     text = report.query or task.guess.replace("{label}", task.names[turn.guess])
-    return text, report, None if complete else "reply_unread"
+    return text, report, fallback
 
 
 def _report(

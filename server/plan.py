@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
 from probes.conformal import Calibration
-from probes.inquiry_artifact import Inquiry, Predictor, TooFewSamples
+from probes.inquiry_artifact import Inquiry, TooFewSamples
 from probes.inquiry_turn import Rule
+from probes.inquiry_words import Predictor
 from probes.strategies import Difficulty, Strategies
 from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
@@ -57,6 +58,8 @@ class InquiryPlan(NamedTuple):
     inquiry: Inquiry
     predictor: Predictor
     calibration: Calibration
+    spare: Calibration
+    """Of `likelihood`, which needs no engine, for when the predictor fails."""
     rule: Rule
 
 
@@ -168,12 +171,13 @@ def _inquiry(control: Control, artifacts: Artifacts) -> InquiryPlan | None:
         )
     try:
         calibration = inquiry.calibration(predictor, wanted.confidence_level)
+        spare = inquiry.calibration("likelihood", wanted.confidence_level)
     except TooFewSamples as error:
         raise BadControl(
             f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
         ) from error
     rule = Rule(wanted.policy, wanted.empty, wanted.label_weights, wanted.max_turns)
-    return InquiryPlan(wanted, inquiry, predictor, calibration, rule)
+    return InquiryPlan(wanted, inquiry, predictor, calibration, spare, rule)
 
 
 def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str, str] | None:

@@ -7,10 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.conformal import EmptySets
-from probes.inquiry import Policy, StopReason
-from probes.inquiry_artifact import Predictor
-from probes.lookahead import LabelWeights
+from probes.inquiry_words import EmptySets, LabelWeights, Policy, Predictor, StopReason
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -133,6 +130,9 @@ class InquiryControl(_Strict):
     """Most questions; then comes the final answer."""
     predictor: Predictor | None = None
     """None takes the one that the artifact names first."""
+    max_candidates: int = Field(64, ge=1, le=1000)
+    """Most questions that the predictor `direct` looks ahead at, two forwards each: those which
+    promise most by the likelihoods of their statements."""
     policy: Policy = "set_size"
     """What the next question shall make small: `set_size` is C-IP, `entropy` plain IP."""
     empty: EmptySets = "full"

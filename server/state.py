@@ -6,7 +6,7 @@ from fastapi import Request
 
 from server.artifacts import load_artifacts
 from server.control import CONFIG_KEY, LAYERS_KEY
-from server.inquiry import Ear
+from server.inquiry_reads import Memory
 from server.profiles import Profiles
 from server.settings import Settings
 from server.telemetry import Telemetry
@@ -22,7 +22,7 @@ class ServerState:
         ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
         self.telemetry = Telemetry()
-        self.ear = Ear()
+        self.readings = Memory()
 
     def served_names(self, request: Request) -> set[str]:
         """Names a request may put into `model`: the base model's and the adapters'."""

@@ -240,6 +240,15 @@ def inquiry(
     lengths: Annotated[
         int, typer.Option(min=1, max=200, help="Longest calibrated history, in answers.")
     ] = 25,
+    direct: Annotated[
+        int,
+        typer.Option(
+            min=0, help="The same for the predictor `direct`, a forward each; 0 leaves it out."
+        ),
+    ] = 0,
+    direct_lengths: Annotated[
+        int, typer.Option(min=1, max=200, help="Longest history of the predictor `direct`.")
+    ] = 8,
     games: Annotated[int, typer.Option(min=10, help="Simulated games to measure with.")] = 500,
     level: Annotated[
         float, typer.Option(help="Confidence level to measure at; a server takes any.")
@@ -281,6 +290,8 @@ def inquiry(
             task=task,
             samples=samples,
             lengths=lengths,
+            direct=direct,
+            direct_lengths=direct_lengths,
             games=games,
             level=level,
             ridge=ridge,

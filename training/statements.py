@@ -38,11 +38,11 @@ async def statement_table(
         TrainingError: A server does not answer, or refuses.
     """
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(_client(url)) for url in urls]
+        clients = [await stack.enter_async_context(connected(url)) for url in urls]
         try:
-            labels = [await _tokens(clients[0], one.phrase, start=True) for one in task.labels]
+            labels = [await tokens(clients[0], one.phrase, start=True) for one in task.labels]
             properties = [
-                await _tokens(clients[0], " " + query.property, start=False)
+                await tokens(clients[0], " " + query.property, start=False)
                 for query in task.queries
             ]
             pairs = [(label, words) for label in labels for words in properties]
@@ -52,13 +52,14 @@ async def statement_table(
     return found.reshape(len(labels), len(properties))
 
 
-def _client(url: str) -> openai.AsyncOpenAI:
+def connected(url: str) -> openai.AsyncOpenAI:
+    """A client of a server, patient with one that is busy."""
     key = os.environ.get("OPENAI_API_KEY") or "none"
     base = f"{url.rstrip('/').removesuffix('/v1')}/v1"
     return openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=5, timeout=600)
 
 
-async def _tokens(client: openai.AsyncOpenAI, text: str, *, start: bool) -> list[int]:
+async def tokens(client: openai.AsyncOpenAI, text: str, *, start: bool) -> list[int]:
     """Token ids of a text that begins a prompt, or goes on in one."""
     body = {"prompt": text, "add_special_tokens": start}
     url = str(client.base_url.join("../tokenize"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,8 @@ from probes.artifact import Artifact, Manifest, package_versions, text_hash
 from probes.inquiry_artifact import InquirySpec
 from probes.inquiry_task import Task, TaskError, load_task
 from probes.inquiry_turn import Rule
+from probes.inquiry_words import Predictor
+from training.direct_scores import direct_scores
 from training.errors import TrainingError
 from training.inquiry_fit import (
     calibrate_at,
@@ -26,7 +29,7 @@ from training.inquiry_fit import (
     play_games,
     split_labels,
 )
-from training.inquiry_games import answered
+from training.inquiry_games import answered, random_histories
 from training.inquiry_report import InquiryFacts, metrics, write_report
 from training.jobs import Job, check_job, check_name, identify_served, servers_of
 from training.rollouts import Fleet, Sampling, Served
@@ -49,6 +52,10 @@ class InquiryJob(Job):
     level: float
     """At which it is measured; a server takes any."""
     ridge: float
+    direct: int
+    """Calibration histories of each length for the predictor `direct`; 0 leaves it out."""
+    direct_lengths: int
+    """Its longest calibrated history, in answers."""
 
 
 def train_inquiry(job: InquiryJob, console: Console) -> Path:
@@ -68,9 +75,12 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
         )
     task = _checked_task(job.task)
     with servers_of(job, console) as urls:
+        answers = task.answer_table()
+        split = split_labels(len(task.labels), job.seed)
         served, run, table = asyncio.run(_read(job, urls, task, console))
-    answers = task.answer_table()
-    split = split_labels(len(task.labels), job.seed)
+        direct = None
+        if job.direct:
+            direct = asyncio.run(_direct(job, urls, served, task, split.calibrated, console))
     model = fit_half(table, answers, split.fitted, job.ridge)
     logprobs = likelihood_logprobs(table, model)
     lengths = min(job.lengths, len(answered(answers))) + 1
@@ -89,6 +99,9 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
             play_games(name, logprobs, answers, held_out, calibration, rule, job.games)
             for name, rule in rules
         ]
+    all_scores: dict[Predictor, Tensor] = {"likelihood": scores}
+    if direct is not None:
+        all_scores["direct"] = direct
     facts = InquiryFacts(task, split, table, calibration, fresh, curves, job.command)
     manifest = Manifest(
         kind="inquiry-calibration",
@@ -100,7 +113,7 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
         settings={"samples": job.samples, "lengths": lengths - 1, "ridge": job.ridge},
         inquiry=InquirySpec(
             task=task,
-            predictors=("likelihood",),
+            predictors=ranked(all_scores),
             score="lac",
             fitted=tuple(task.names[label] for label in split.fitted),
         ),
@@ -110,13 +123,45 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
         "table": table.float(),
         "slope": model.slope.float(),
         "bias": model.bias.float(),
-        "scores.likelihood": scores.float(),
-    }
+    } | {f"scores.{name}": found.float() for name, found in all_scores.items()}
     artifact = Artifact(id=_artifact_id(job, served, task), manifest=manifest, tensors=tensors)
     folder = artifact.save(job.out)
     report = write_report(facts, artifact, run)
     console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)
     return folder
+
+
+def ranked(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
+    """Predictors by the mean probability of the true label over the lengths all have.
+
+    Args:
+        scores: LAC scores, shape (lengths, samples), of each.
+    """
+    shared = min(map(len, scores.values()))
+    return tuple(sorted(scores, key=lambda name: float(scores[name][:shared].mean())))
+
+
+async def _direct(
+    job: InquiryJob,
+    urls: tuple[str, ...],
+    served: Served,
+    task: Task,
+    labels: list[int],
+    console: Console,
+) -> Tensor:
+    """Calibration scores of the predictor `direct`, ascending, shape (lengths, samples)."""
+    answers, draw = task.answer_table(), torch.Generator().manual_seed(job.seed)
+    lengths = min(job.direct_lengths, len(answered(answers))) + 1
+    histories = [
+        random_histories(answers, labels, length, job.direct, draw) for length in range(lengths)
+    ]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        bar = progress.add_task("asking for labels", total=lengths * job.direct)
+        found = await direct_scores(
+            urls, served.model, task, histories, lambda count: progress.advance(bar, count)
+        )
+    return found.sort(-1).values
 
 
 def _checked_task(source: str) -> Task:

@@ -61,8 +61,8 @@ async def play(
         return JSONResponse(error.model_dump(), status_code=error.error.code)
     exchanges = read_conversation(request.messages, plan.inquiry.inquiry.task)
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
-    reads = Reads(state.engine, name)
-    text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads, state.ear)
+    reads = Reads(state.engine, name, state.readings)
+    text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     metrics.observe(report)
     metrics.asked(inquiry.action)

@@ -190,3 +190,23 @@ def test_the_stream_ends_as_the_protocol_says(server: Server) -> None:
     assert [one["choices"][0]["finish_reason"] for one in events[:3]] == [None, None, "stop"]
     assert events[3]["usage"]["completion_tokens"] > 0
     assert events[4]["choices"][0]["entropy"]["inquiry"]["action"] == "ask"
+
+
+def test_a_direct_turn_shares_its_prefix_and_stays_within_its_time(
+    client: OpenAI, animals: Task
+) -> None:
+    """64 candidates with two answers each: 129 forwards, most of whose tokens are cached."""
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    for question in animals.questions[:4]:
+        messages += [
+            {"role": "assistant", "content": question},
+            {"role": "user", "content": truth(animals, "zebra", question)},
+        ]
+    _, report = turn(client, messages, predictor="direct", max_candidates=64)
+    print({key: report[key] for key in ("seconds", "forwards", "prompt_tokens", "cached_tokens")})
+    assert report["predictor"] == "direct"
+    assert report["forwards"] == 129
+    assert report["cached_tokens"] >= report["prompt_tokens"] / 2
+    _, again = turn(client, messages, predictor="direct", max_candidates=64)
+    assert again["forwards"] == 0
+    assert again["query"] == report["query"]

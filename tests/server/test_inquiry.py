@@ -6,7 +6,7 @@ import pytest
 from probes.inquiry_prompts import MEANINGS
 from probes.likelihood import NO, UNKNOWN, YES
 from server.errors import BadControl
-from server.inquiry import Ear, inquire, meaning_of
+from server.inquiry import inquire, meaning_of
 from server.inquiry_chat import Exchange
 from server.plan import InquiryPlan, Said, Wanted, make_plan
 from server.protocol import Control, InquiryReport
@@ -21,24 +21,29 @@ class FakeReads:
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
         self.forwards = self.prompt_tokens = self.cached_tokens = 0
+        self.prompts: list[str] = []
+        self.labels = {" cat": 5, " dog": 6, " fish": 7}
 
     def tokens(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
     def tokens_after(self, text: str) -> list[int]:
-        return [list(MEANINGS.values()).index(text)]
+        return [self.labels[text] if text in self.labels else list(MEANINGS.values()).index(text)]
 
     async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
         if self.broken:
             raise ValueError("too long")
         self.forwards += len(prompts)
-        replies = ["".join(map(chr, prompt)).rsplit("Reply: ", 1)[1] for prompt in prompts]
+        self.prompts += ["".join(map(chr, prompt)) for prompt in prompts]
+        if choices == list(self.labels.values()):
+            return [[0.0, -1.0, -2.0] for _ in prompts]
+        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in self.prompts[-len(prompts) :]]
         rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
         return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
 
 
-def plan(root: Path, **inquiry: Any) -> InquiryPlan:
-    save_inquiry(root)
+def plan(root: Path, *, direct: bool = False, **inquiry: Any) -> InquiryPlan:
+    save_inquiry(root, direct=direct)
     control = Control.model_validate({"inquiry": {"task": "m/pets", **inquiry}})
     made = make_plan(Wanted(control, None, None), {}, artifacts(root), Said())
     assert made is not None
@@ -47,10 +52,10 @@ def plan(root: Path, **inquiry: Any) -> InquiryPlan:
 
 
 async def turn(
-    wanted: InquiryPlan, *replies: tuple[str, str], reads: Any = None, ear: Ear | None = None
+    wanted: InquiryPlan, *replies: tuple[str, str], reads: Any = None
 ) -> tuple[str, InquiryReport, str | None]:
     exchanges = [Exchange(*one) for one in replies]
-    return await inquire(wanted, exchanges, reads or FakeReads(), ear or Ear())
+    return await inquire(wanted, exchanges, reads or FakeReads())
 
 
 async def test_the_first_turn_asks_what_divides_the_labels(tmp_path: Path) -> None:
@@ -73,11 +78,9 @@ async def test_a_game_ends_with_the_label_that_fits(tmp_path: Path) -> None:
     assert report.query is None
 
 
-async def test_replies_in_free_text_are_read_by_the_model_once(tmp_path: Path) -> None:
-    reads, ear = FakeReads(), Ear()
-    wanted = plan(tmp_path)
-    for _ in range(2):
-        _, report, _ = await turn(wanted, (BARK, "nein"), (SWIM, "ja"), reads=reads, ear=ear)
+async def test_replies_in_free_text_are_read_by_the_model(tmp_path: Path) -> None:
+    reads = FakeReads()
+    _, report, _ = await turn(plan(tmp_path), (BARK, "nein"), (SWIM, "ja"), reads=reads)
     assert [one.answer for one in report.heard] == ["no", "yes"]
     assert reads.forwards == 2
     assert report.label == "fish"
@@ -114,14 +117,44 @@ async def test_a_bank_without_questions_left_ends_it_too(tmp_path: Path) -> None
     assert (report.action, report.reason) == ("answer", "exhausted")
 
 
-async def test_an_engine_that_fails_is_a_fallback_and_is_asked_again(tmp_path: Path) -> None:
-    wanted, ear = plan(tmp_path), Ear()
-    _, report, fallback = await turn(wanted, (BARK, "ja"), reads=FakeReads(broken=True), ear=ear)
+async def test_replies_that_the_engine_cannot_read_are_unknown_with_a_fallback(
+    tmp_path: Path,
+) -> None:
+    wanted, reads = plan(tmp_path), FakeReads(broken=True)
+    _, report, fallback = await turn(wanted, (BARK, "ja"), (SWIM, "no"), reads=reads)
     assert fallback == "reply_unread"
-    assert report.heard[0].answer == "unknown"
-    _, report, fallback = await turn(wanted, (BARK, "ja"), ear=ear)
-    assert fallback is None
-    assert report.heard[0].answer == "yes"
+    assert [one.answer for one in report.heard] == ["unknown", "no"]
+
+
+async def test_direct_reads_every_candidate_and_answer_in_one_batch(tmp_path: Path) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    _, report, fallback = await turn(wanted, (BARK, "no"), reads=reads)
+    assert (report.predictor, fallback) == ("direct", None)
+    assert reads.forwards == 1 + 2 * 2
+    assert max(report.probabilities, key=lambda name: report.probabilities[name]) == "cat"
+
+
+async def test_direct_looks_ahead_at_no_more_candidates_than_allowed(tmp_path: Path) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
+    await turn(wanted, reads=reads)
+    assert reads.forwards == 1 + 2
+    assert not any(NICE in prompt for prompt in reads.prompts)  # which all answer alike
+
+
+async def test_direct_without_an_engine_falls_back_to_likelihood(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    _, report, fallback = await turn(wanted, reads=FakeReads(broken=True))
+    assert (report.predictor, fallback) == ("likelihood", "direct_unavailable")
+    assert report.query in (BARK, SWIM)
+
+
+async def test_labels_that_begin_alike_fall_back_too(tmp_path: Path) -> None:
+    reads = FakeReads()
+    reads.labels = {" cat": 5, " dog": 5, " fish": 6}
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    assert (await turn(wanted, reads=reads))[2] == "direct_unavailable"
 
 
 async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:

@@ -69,11 +69,16 @@ def heard(history: History) -> int:
 
 
 def likelihood_outlook(logprobs: Tensor, history: History) -> Outlook:
-    """What follows from ln P(answer | question, label), shape (Q, 2, K), by Bayes' rule."""
+    """What follows from ln P(answer | question, label), shape (Q, 2, K), by Bayes' rule.
+
+    Log-probabilities divided by a temperature soften the beliefs; answers still sum to 1.
+    """
     asked = {question for question, _ in history}
     left = [question for question in range(len(logprobs)) if question not in asked]
     current = posterior(logprobs, history)
-    return Outlook(left, current, posteriors_after(logprobs[left], current), logprobs[left].exp())
+    return Outlook(
+        left, current, posteriors_after(logprobs[left], current), logprobs[left].softmax(1)
+    )
 
 
 def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule: Rule) -> Turn:

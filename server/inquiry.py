@@ -19,9 +19,13 @@ from server.protocol import HeardReport, InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")
 
-SURE = 0.5
-"""A reply means what the model gives at least this probability, among the meanings; else unknown:
-taking a no for a yes costs more than asking on."""
+UNKNOWN_WEIGHT = 8.0
+"""How much more likely than it says a model is to mean `unknown`, a word it seldom uses."""
+SURE = 0.65
+"""A reply means what has at least this probability among the meanings, else unknown: an answer
+misheard costs the game, one not heard a question. Of 40 short replies, many of them nonsense or in
+other languages, the default model hears 29 as meant with these two numbers, and 2 as an answer that
+was not given; with 1 and 0.5 it is 25 and 15."""
 
 
 class Heard(NamedTuple):
@@ -74,8 +78,9 @@ def meaning_of(logprobs: dict[int, float]) -> int:
     Args:
         logprobs: Nats, by `YES`, `NO` and `UNKNOWN`.
     """
-    best = max(logprobs, key=lambda meaning: logprobs[meaning])
-    total = sum(math.exp(value - logprobs[best]) for value in logprobs.values())
+    weighted = {**logprobs, UNKNOWN: logprobs[UNKNOWN] + math.log(UNKNOWN_WEIGHT)}
+    best = max(weighted, key=lambda meaning: weighted[meaning])
+    total = sum(math.exp(value - weighted[best]) for value in weighted.values())
     return best if 1 / total >= SURE else UNKNOWN
 
 

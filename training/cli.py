@@ -249,7 +249,7 @@ def inquiry(
     direct_lengths: Annotated[
         int, typer.Option(min=1, max=200, help="Longest history of the predictor `direct`.")
     ] = 8,
-    games: Annotated[int, typer.Option(min=10, help="Simulated games to measure with.")] = 500,
+    games: Annotated[int, typer.Option(min=10, help="Simulated games of each rule.")] = 200,
     level: Annotated[
         float, typer.Option(help="Confidence level to measure at; a server takes any.")
     ] = 0.9,

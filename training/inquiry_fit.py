@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration, Coverage, conformal_threshold
-from probes.inquiry_turn import Rule
+from probes.inquiry_turn import Rule, Turn
 from probes.likelihood import AnswerModel, answer_logprobs, fit_answers
 from training.inquiry_games import (
     Step,
@@ -112,13 +112,16 @@ def play_games(
     """Let a rule play about labels in turn, with answers drawn anew for each game."""
     draw = torch.Generator().manual_seed(2**31 + 1)
     found = []
+    turns: dict[tuple[tuple[int, int], ...], Turn] = {}
     for game in range(games):
         said = true_answers(answers, draw)
         known = answered(answers)
         label = labels[game % len(labels)]
         row = torch.full((len(logprobs),), -1)
         row[known] = said[label, known]
-        found.append(play(logprobs, row, label, calibration, rule._replace(seed=game)))
+        shared = None if rule.policy == "random" else turns
+        seeded = rule._replace(seed=game)
+        found.append(play(logprobs, row, label, calibration, seeded, shared))
     return Curve(name, found)
 
 

@@ -92,7 +92,12 @@ class Step(NamedTuple):
 
 
 def play(
-    logprobs: Tensor, answers: Tensor, label: int, calibration: Calibration, rule: Rule
+    logprobs: Tensor,
+    answers: Tensor,
+    label: int,
+    calibration: Calibration,
+    rule: Rule,
+    known: dict[tuple[tuple[int, int], ...], Turn] | None = None,
 ) -> list[Step]:
     """Play one game to the end of the budget, worth it or not: curves need every length.
 
@@ -102,14 +107,20 @@ def play(
         label: The true one.
         calibration: Thresholds.
         rule: How to choose.
+        known: Turns by history, of games with the same predictor and the same rule, seed included;
+            filled here. Games about one label are alike, so most turns are.
 
     Returns:
         One step before each question and one after the last.
     """
     history: list[tuple[int, int]] = []
     steps: list[Step] = []
+    known = {} if known is None else known
     while True:
-        turn = take_turn(likelihood_outlook(logprobs, history), history, calibration, rule)
+        turn = known.get(tuple(history))
+        if turn is None:
+            turn = take_turn(likelihood_outlook(logprobs, history), history, calibration, rule)
+            known[tuple(history)] = turn
         steps.append(_step(turn, label))
         if turn.question is None or len(history) == rule.budget:
             return steps

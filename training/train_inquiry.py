@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -35,6 +36,9 @@ from training.jobs import Job, check_job, check_name, identify_served, servers_o
 from training.rollouts import Fleet, Sampling, Served
 from training.sampling import run_folder
 from training.statements import statement_table
+
+_FRESH = 2000
+"""Random histories of each length on which coverage is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,29 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
         )
     task = _checked_task(job.task)
     with servers_of(job, console) as urls:
-        answers = task.answer_table()
-        split = split_labels(len(task.labels), job.seed)
         served, run, table = asyncio.run(_read(job, urls, task, console))
         direct = None
         if job.direct:
-            direct = asyncio.run(_direct(job, urls, served, task, split.calibrated, console))
+            direct = asyncio.run(_direct(job, urls, served, task, run, console))
+    return fit_and_save(job, task, Readings(served, run, table, direct), console)
+
+
+class Readings(NamedTuple):
+    """What the model said."""
+
+    served: Served
+    run: Path
+    table: Tensor
+    """Log-likelihoods of the statements, nats, shape (K, Q)."""
+    direct: Tensor | None
+    """Scores of the true labels by `direct`, ascending, shape (lengths, samples)."""
+
+
+def fit_and_save(job: InquiryJob, task: Task, readings: Readings, console: Console) -> Path:
+    """Fit, calibrate, play and write; returns the artifact's folder."""
+    served, run, table, direct = readings
+    answers = task.answer_table()
+    split = split_labels(len(task.labels), job.seed)
     model = fit_half(table, answers, split.fitted, job.ridge)
     logprobs = likelihood_logprobs(table, model)
     lengths = min(job.lengths, len(answered(answers))) + 1
@@ -88,7 +109,7 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
     with console.status("calibrating"):
         scores = calibration_scores(logprobs, answers, held_out, lengths, job.samples, job.seed)
         calibration = calibrate_at(scores, job.level)
-        fresh = exchangeable_coverage(logprobs, answers, held_out, calibration, job.games)
+        fresh = exchangeable_coverage(logprobs, answers, held_out, calibration, _FRESH)
     with console.status("playing"):
         rules: list[tuple[str, Rule]] = [
             ("C-IP", Rule("set_size", budget=lengths - 1)),
@@ -146,10 +167,18 @@ async def _direct(
     urls: tuple[str, ...],
     served: Served,
     task: Task,
-    labels: list[int],
+    run: Path,
     console: Console,
 ) -> Tensor:
-    """Calibration scores of the predictor `direct`, ascending, shape (lengths, samples)."""
+    """Calibration scores of the predictor `direct`, ascending, shape (lengths, samples).
+
+    Read once and kept in the run folder.
+    """
+    wanted = [task.model_dump_json(), job.seed, job.direct, job.direct_lengths]
+    file = run / f"direct-{text_hash(json.dumps(wanted))[:8]}.safetensors"
+    if file.is_file() and not job.fresh:
+        return load_file(file)["scores"]
+    labels = split_labels(len(task.labels), job.seed).calibrated
     answers, draw = task.answer_table(), torch.Generator().manual_seed(job.seed)
     lengths = min(job.direct_lengths, len(answered(answers))) + 1
     histories = [
@@ -161,7 +190,9 @@ async def _direct(
         found = await direct_scores(
             urls, served.model, task, histories, lambda count: progress.advance(bar, count)
         )
-    return found.sort(-1).values
+    scores = found.sort(-1).values
+    _keep(file, {"scores": scores})
+    return scores
 
 
 def _checked_task(source: str) -> Task:
@@ -203,10 +234,15 @@ async def _read(
         )
     if not bool(torch.isfinite(table).all()):
         raise TrainingError("the model holds a statement impossible: its log-likelihood is -inf")
-    staging = file.with_suffix(".part")
-    save_file({"table": table}, staging)
-    staging.rename(file)
+    _keep(file, {"table": table})
     return served, run, table
+
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a file whole or not at all."""
+    staging = file.with_suffix(".part")
+    save_file(tensors, staging)
+    staging.rename(file)
 
 
 def _statements_hash(task: Task) -> str:

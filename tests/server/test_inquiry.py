@@ -163,9 +163,11 @@ async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:
     assert not (await turn(plan(tmp_path), *long))[1].calibrated
 
 
-def test_only_a_meaning_with_half_of_the_probability_counts() -> None:
-    assert meaning_of({YES: 0.0, NO: -3.0, UNKNOWN: -4.0}) == YES
-    assert meaning_of({YES: -1.0, NO: -1.05, UNKNOWN: -1.1}) == UNKNOWN
+def test_only_a_clear_meaning_counts() -> None:
+    assert meaning_of({YES: 0.0, NO: -3.0, UNKNOWN: -6.0}) == YES
+    assert meaning_of({YES: -3.0, NO: 0.0, UNKNOWN: -6.0}) == NO
+    assert meaning_of({YES: -1.0, NO: -1.05, UNKNOWN: -9.0}) == UNKNOWN
+    assert meaning_of({YES: 0.0, NO: -6.0, UNKNOWN: -1.0}) == UNKNOWN
     assert meaning_of({YES: -float("inf"), NO: -float("inf"), UNKNOWN: 0.0}) == UNKNOWN
 
 

@@ -1,0 +1,43 @@
+"""Uncertainty of Thoughts as a baseline, looking one question ahead."""
+
+import torch
+from torch import Tensor
+
+from probes.conformal import Calibration
+from probes.inquiry_turn import Rule, likelihood_outlook, take_turn
+from probes.likelihood import YES
+from training.inquiry_games import Step
+
+_LAMBDA = 0.4
+_IN_PLAY = 1e-3
+"""Probability under which a label no longer counts as possible."""
+
+
+def reward(share: Tensor) -> Tensor:
+    """H2(x) / (1 + |2x - 1| / lambda), in bits, of the share of labels that say yes.
+
+    Source: zhiyuanhubj/UoT, `src/uot/uot.py`, without its exception for counts that differ by one.
+    """
+    bits = torch.special.entr(share) + torch.special.entr(1 - share)
+    return bits / torch.log(torch.tensor(2.0)) / (1 + (2 * share - 1).abs() / _LAMBDA)
+
+
+def uot_game(
+    logprobs: Tensor, answers: Tensor, label: int, calibration: Calibration, questions: int
+) -> list[Step]:
+    """A game whose questions split the labels still possible best; as `play`."""
+    history: list[tuple[int, int]] = []
+    steps: list[Step] = []
+    while True:
+        outlook = likelihood_outlook(logprobs, history)
+        turn = take_turn(outlook, history, calibration, Rule("entropy", budget=questions))
+        members = turn.members
+        steps.append(
+            Step(turn.guess == label, bool(members[label]), int(members.sum()), turn.length)
+        )
+        if not outlook.questions or len(history) == questions:
+            return steps
+        possible = turn.probabilities > _IN_PLAY
+        share = outlook.answers[:, YES, possible].mean(-1)
+        question = outlook.questions[int(reward(share).argmax())]
+        history.append((question, int(answers[question])))

@@ -321,3 +321,10 @@ def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) ->
     kept = (batch["completion_mask"] * batch["tool_mask"]).sum()
     assert batch["num_items_in_batch"] == kept
     assert run.gradients[0].abs().max() > 0
+
+
+def test_scoring_with_full_logits_gives_the_same_gradient(tmp_path: Path) -> None:
+    plain = ours(tmp_path)
+    own = ours(tmp_path, {"type": "siren", "entropy_coef": 0.0})
+    for mine, theirs in zip(own.gradients, plain.gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)

@@ -94,10 +94,72 @@ def difficulty(
     return asked if probe is None else {"probe": probe, **asked}
 
 
+def steer(
+    vector: str,
+    strength: float | None = None,
+    *,
+    relative: float | None = None,
+    clamp: tuple[float, float] | None = None,
+    layers: Iterable[int] | None = None,
+    whole_prompt: bool = False,
+) -> dict[str, object]:
+    """Add a steering vector to the model's residual stream while the answer is decoded.
+
+    Args:
+        vector: Id of its artifact.
+        strength: How many times the vector; exactly one of this and the next two.
+        relative: The same in multiples of the stream's mean norm.
+        clamp: Hold the stream's component along the vector inside this band instead.
+        layers: Only these of its layers.
+        whole_prompt: Steer the prompt too, not only from its last token on.
+
+    Source: EAST (arXiv 2406.00244).
+    """
+    asked = {
+        "vector": vector,
+        "strength": strength,
+        "strength_relative": relative,
+        "clamp": clamp,
+        "layers": None if layers is None else list(layers),
+        "positions": "all" if whole_prompt else None,
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
+def inquiry(
+    task: str,
+    *,
+    confidence_level: float | None = None,
+    max_turns: int | None = None,
+    policy: Literal["set_size", "entropy_bound", "entropy", "random"] | None = None,
+    predictor: Literal["likelihood", "direct"] | None = None,
+) -> dict[str, object]:
+    """Ask the question that shrinks the set of answers, turn by turn.
+
+    Args:
+        task: Id of the `inquiry-calibration` artifact.
+        confidence_level: How often the prediction set shall hold the true label.
+        max_turns: Most questions.
+        policy: "set_size" is C-IP, the server's default; "entropy" plain information pursuit.
+        predictor: Where label probabilities come from; None takes the artifact's better one.
+
+    Source: C-IP (arXiv 2507.03279).
+    """
+    asked = {
+        "confidence_level": confidence_level,
+        "max_turns": max_turns,
+        "policy": policy,
+        "predictor": predictor,
+    }
+    return {"task": task} | {key: value for key, value in asked.items() if value is not None}
+
+
 def controls(
     temperature: Law | None = None,
     *,
     difficulty: dict[str, object] | None = None,
+    steering: Iterable[dict[str, object]] | None = None,
+    inquiry: dict[str, object] | None = None,
     profile: str | None = None,
     trace: Trace | None = None,
 ) -> dict[str, object]:
@@ -106,6 +168,8 @@ def controls(
     Args:
         temperature: A law; None leaves it to the profile, or to the request's own temperature.
         difficulty: What `difficulty` made; None leaves it to the profile.
+        steering: What `steer` made, one or several; None leaves it to the profile.
+        inquiry: What `inquiry` made; None answers instead of asking.
         profile: Name of controls kept by the server; what is given beside it overrides its own.
         trace: "tokens" returns every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
@@ -114,6 +178,8 @@ def controls(
         "profile": profile,
         "temperature": temperature,
         "difficulty": difficulty,
+        "steering": None if steering is None else list(steering),
+        "inquiry": inquiry,
         "trace": trace,
     }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}
@@ -165,6 +231,46 @@ class Difficulty(_Reading):
     """Tokens that were read ahead of the answer; None where its own prompt was read."""
 
 
+class Steering(_Reading):
+    """One vector that steered the answer."""
+
+    vector: str
+    hash: str | None = None
+    """The sha256 of its contents."""
+    layers: tuple[int, ...] = ()
+    positions: str | None = None
+    strength: float | None = None
+    strength_relative: float | None = None
+    clamp: tuple[float, float] | None = None
+
+
+class Heard(_Reading):
+    """One question of an inquiry and what its reply was taken for."""
+
+    query: str = ""
+    answer: str = "unknown"
+
+
+class Inquiry(_Reading):
+    """Where an inquiry stands."""
+
+    action: str = "ask"
+    """ask or answer."""
+    turn: int = 0
+    query: str | None = None
+    label: str | None = None
+    """The final answer."""
+    reason: str | None = None
+    """Why there is no further question: singleton, budget, exhausted or no_gain."""
+    prediction_set: tuple[str, ...] = ()
+    """Labels that may be true at this confidence level, the most probable first."""
+    probabilities: dict[str, float] = {}
+    heard: tuple[Heard, ...] = ()
+    expected_size: float | None = None
+    confidence_level: float | None = None
+    calibrated: bool = True
+
+
 class Report(_Reading):
     """What the server measured and did over one choice."""
 
@@ -180,6 +286,10 @@ class Report(_Reading):
     tokens: tuple[Token, ...] | None = None
     """Every token in order; None unless the request asked for the trace "tokens"."""
     difficulty: Difficulty | None = None
+    """None unless the request asked for it."""
+    steering: tuple[Steering, ...] | None = None
+    """None unless the answer was steered."""
+    inquiry: Inquiry | None = None
     """None unless the request asked for it."""
     fallback: str | None = None
     """Why a control was given up and the answer decoded plainly; None if all went well."""

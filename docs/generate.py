@@ -1,7 +1,8 @@
 """Reference pages that come from code: `python -m docs.generate`; `--check` fails if one is stale.
 
-Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with, and
-`wire-schema.json`, the JSON schema of what a request may ask for and of what comes back.
+Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with,
+`wire-schema.json`, the JSON schema of what a request may ask for and of what comes back, and
+`inquiry-task.schema.json`, the one of a task file.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
+from probes.inquiry_task import Task
 from server.protocol import Control, Report
 from training import cli as training_cli
 from training import policy_cli
@@ -72,6 +74,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "cli.md": cli_page(),
         FOLDER / "objectives.md": objectives_page(),
         FOLDER / "wire-schema.json": wire_schema(),
+        FOLDER / "inquiry-task.schema.json": task_schema(),
     }
 
 
@@ -116,6 +119,11 @@ def wire_schema() -> str:
     modes = [(Control, "validation"), (Report, "serialization")]
     _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
     return json.dumps(schema, indent=2) + "\n"
+
+
+def task_schema() -> str:
+    """JSON schema of an inquiry's task file."""
+    return json.dumps(Task.model_json_schema(), indent=2) + "\n"
 
 
 def _entrostat() -> typer.Typer:

@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probes.inquiry_artifact import InquirySpec
+from probes.steering import SteeringSpec
 from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics", "difficulty-probe"]
+Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector", "inquiry-calibration"]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -88,6 +90,10 @@ class Manifest(BaseModel):
     """How it was made."""
     probe: ProbeSpec | None = None
     """Of a difficulty probe: what it reads and what follows."""
+    steering: SteeringSpec | None = None
+    """Of a steering vector: where it belongs."""
+    inquiry: InquirySpec | None = None
+    """Of an inquiry calibration: what it asks about."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """What was measured on the way."""
 

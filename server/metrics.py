@@ -25,6 +25,7 @@ _TEMPERATURE = Histogram(
 )
 _CLAMPED = Counter("entrostat_clamped_tokens", "Tokens whose entropy target was out of reach.")
 _REFUSED = Counter("entrostat_refused", "Requests refused for their `entropy` field.")
+_TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["action"])
 
 
 def planned(plan: Plan) -> None:
@@ -41,6 +42,11 @@ def observe(report: Report) -> None:
     if report.temperature_mean is not None:
         _TEMPERATURE.observe(report.temperature_mean)
     _CLAMPED.inc(report.num_clamped or 0)
+
+
+def asked(action: str) -> None:
+    """Count one turn of an inquiry."""
+    _TURNS.labels(action).inc()
 
 
 def refused() -> None:

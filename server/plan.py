@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
+from probes.conformal import Calibration
+from probes.inquiry_artifact import Inquiry, TooFewSamples
+from probes.inquiry_turn import Rule
+from probes.inquiry_words import Predictor
 from probes.strategies import Difficulty, Strategies
 from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
@@ -14,8 +18,10 @@ from server.protocol import (
     EntropyTarget,
     FixedTemperature,
     Hapo,
+    InquiryControl,
     TemperatureLaw,
 )
+from server.steering import SteeringPlan, plan_steering
 
 _EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
 
@@ -29,6 +35,8 @@ class Plan(NamedTuple):
     parameters: list[float]
     trace: str
     difficulty: "DifficultyPlan | None" = None
+    steering: SteeringPlan | None = None
+    inquiry: "InquiryPlan | None" = None
 
 
 class DifficultyPlan(NamedTuple):
@@ -41,6 +49,18 @@ class DifficultyPlan(NamedTuple):
     """Chosen by `reasoning_effort`; None asks the probe."""
     sets_temperature: bool
     """Whether the strategy's temperature is T0: not where the request names its own."""
+
+
+class InquiryPlan(NamedTuple):
+    """A game of questions."""
+
+    control: InquiryControl
+    inquiry: Inquiry
+    predictor: Predictor
+    calibration: Calibration
+    spare: Calibration
+    """Of `likelihood`, which needs no engine, for when the predictor fails."""
+    rule: Rule
 
 
 class Said(NamedTuple):
@@ -100,8 +120,19 @@ def make_plan(
             param = "entropy.temperature"
     _refuse_contradictions(control.temperature, said.temperature)
     tag, parameters = _parameters(control.temperature, artifacts, param)
+    inquiry = _inquiry(control, artifacts)
     difficulty = _difficulty(control, artifacts, said)
-    return Plan(name, control.temperature, tag, parameters, control.trace, difficulty)
+    steering = control.steering and plan_steering(control.steering, artifacts)
+    return Plan(
+        name,
+        control.temperature,
+        tag,
+        parameters,
+        control.trace,
+        difficulty,
+        steering or None,
+        inquiry,
+    )
 
 
 def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> DifficultyPlan | None:
@@ -117,6 +148,36 @@ def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> Difficult
         picked=picked,
         sets_temperature=said.temperature is None,
     )
+
+
+def _inquiry(control: Control, artifacts: Artifacts) -> InquiryPlan | None:
+    wanted = control.inquiry
+    if wanted is None:
+        return None
+    for field in ("temperature", "difficulty"):
+        if getattr(control, field) is not None:
+            raise BadControl(
+                f"`entropy.{field}` contradicts `entropy.inquiry`, whose questions are chosen and "
+                "not sampled: leave one out",
+                f"entropy.{field}",
+            )
+    inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task")
+    predictor = wanted.predictor or inquiry.predictors[0]
+    if predictor not in inquiry.predictors:
+        raise BadControl(
+            f"`entropy.inquiry.predictor`: `{wanted.task}` has no calibration for `{predictor}`, "
+            f"only for {', '.join(inquiry.predictors)}",
+            "entropy.inquiry.predictor",
+        )
+    try:
+        calibration = inquiry.calibration(predictor, wanted.confidence_level)
+        spare = inquiry.calibration("likelihood", wanted.confidence_level)
+    except TooFewSamples as error:
+        raise BadControl(
+            f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
+        ) from error
+    rule = Rule(wanted.policy, wanted.empty, wanted.label_weights, wanted.max_turns)
+    return InquiryPlan(wanted, inquiry, predictor, calibration, spare, rule)
 
 
 def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str, str] | None:

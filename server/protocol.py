@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from probes.inquiry_words import EmptySets, LabelWeights, Policy, Predictor, StopReason
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -91,6 +92,55 @@ class DifficultyControl(_Strict):
     """Instead of those stored with the probe."""
 
 
+class Steer(_Strict):
+    """One steering vector and how much of it; say exactly one of the three amounts."""
+
+    vector: str = Field(max_length=200)
+    """Id of a `steering-vector` artifact."""
+    strength: float | None = Field(None, ge=-1000.0, le=1000.0)
+    """Multiples of the vector; negative turns it round."""
+    strength_relative: float | None = Field(None, ge=-10.0, le=10.0)
+    """Multiples of the mean norm of the residual stream, which is stored with the vector."""
+    clamp: tuple[float, float] | None = None
+    """Hold the stream's component along the vector inside this band instead of adding."""
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Only these of the vector's layers; None takes all of them."""
+    positions: Literal["answer", "all"] = "answer"
+    """From the last token of the prompt on (EAST), or the prompt's other tokens too. The same for
+    all vectors of a request."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        amounts = (self.strength, self.strength_relative, self.clamp)
+        if sum(amount is not None for amount in amounts) != 1:
+            raise ValueError("say exactly one of strength, strength_relative and clamp")
+        if self.clamp is not None and self.clamp[0] > self.clamp[1]:
+            raise ValueError(f"clamp: {self.clamp[0]} must not be larger than {self.clamp[1]}")
+        return self
+
+
+class InquiryControl(_Strict):
+    """Ask questions until the answer is known (C-IP); the messages are the state of the game."""
+
+    task: str = Field(max_length=200)
+    """Id of an `inquiry-calibration` artifact."""
+    confidence_level: float = Field(0.9, gt=0.0, lt=1.0)
+    """How often the prediction set shall hold the true label."""
+    max_turns: int = Field(20, ge=0, le=1000)
+    """Most questions; then comes the final answer."""
+    predictor: Predictor | None = None
+    """None takes the one that the artifact names first."""
+    max_candidates: int = Field(64, ge=1, le=1000)
+    """Most questions that the predictor `direct` looks ahead at, two forwards each: those which
+    promise most by the likelihoods of their statements."""
+    policy: Policy = "set_size"
+    """What the next question shall make small: `set_size` is C-IP, `entropy` plain IP."""
+    empty: EmptySets = "full"
+    """What a prediction set counts as that no label passes; `raw` is as published."""
+    label_weights: LabelWeights = "posterior"
+    """Whose answers are imagined: by the labels' probability, or `uniform` as published."""
+
+
 Trace = Literal["none", "summary", "tokens"]
 
 
@@ -103,6 +153,10 @@ class Control(_Strict):
     """How the temperature follows the entropy; None leaves it as the request says."""
     difficulty: DifficultyControl | None = None
     """How the answer follows the difficulty of the question; None leaves it alone."""
+    steering: tuple[Steer, ...] | None = Field(None, min_length=1, max_length=8)
+    """Vectors added to the residual stream while the answer is decoded."""
+    inquiry: InquiryControl | None = None
+    """Ask questions instead of answering; None answers."""
     trace: Trace = "summary"
     """How much of the measurement comes back: nothing, a summary, or every token."""
 
@@ -142,6 +196,66 @@ class DifficultyReport(BaseModel):
     answer's own prompt."""
 
 
+class SteeringReport(BaseModel):
+    """One vector that steered the answer."""
+
+    vector: str
+    hash: str
+    """The sha256 of its contents."""
+    layers: list[int]
+    positions: Literal["answer", "all"]
+    strength: float | None = None
+    strength_relative: float | None = None
+    clamp: tuple[float, float] | None = None
+
+
+class HeardReport(BaseModel):
+    """One question of an inquiry and what its reply was taken for."""
+
+    query: str
+    answer: str
+    """One of the task's answers, or `unknown`: counts as no information."""
+
+
+class InquiryReport(BaseModel):
+    """Where an inquiry stands."""
+
+    task: str
+    """Also the id of the calibration."""
+    action: Literal["ask", "answer"]
+    turn: int
+    """Questions asked, this one included."""
+    query: str | None = None
+    """What is asked now."""
+    label: str | None = None
+    """The final answer."""
+    reason: StopReason | None = None
+    """Why there is no further question."""
+    prediction_set: list[str]
+    """Labels that may be true at this confidence level, the most probable first."""
+    probabilities: dict[str, float]
+    """Of all labels."""
+    heard: list[HeardReport]
+    expected_size: float | None = None
+    """Of the prediction set after the next answer, in labels."""
+    runner_up: str | None = None
+    """What would be asked without `query`."""
+    runner_up_size: float | None = None
+    confidence_level: float
+    predictor: Predictor
+    policy: Policy
+    calibrated: bool
+    """Whether histories of this length were calibrated; else the longest calibrated one's
+    threshold holds."""
+    forwards: int = 0
+    """Forward passes of the model in this turn."""
+    prompt_tokens: int = 0
+    """Tokens of their prompts."""
+    cached_tokens: int = 0
+    """Of these, found in the prefix cache."""
+    seconds: float
+
+
 class Report(BaseModel):
     """`choices[i].entropy` of an answer. In a stream, chunks carry `tokens` alone."""
 
@@ -158,6 +272,8 @@ class Report(BaseModel):
     """Tokens whose entropy target was out of reach: drawn at the nearer temperature limit."""
     tokens: list[TokenReport] | None = None
     difficulty: DifficultyReport | None = None
+    steering: list[SteeringReport] | None = None
+    inquiry: InquiryReport | None = None
     fallback: str | None = None
     """Why control or measurement is incomplete; None when all is well."""
 

@@ -225,6 +225,87 @@ def difficulty(
         train_difficulty(job, Console())
 
 
+@_app.command()
+def inquiry(
+    ctx: typer.Context,
+    model: Model = None,
+    server: ServerOption = None,
+    checkpoint: CheckpointOption = None,
+    task: Annotated[
+        str, typer.Option(help="animals, triage, or a JSON file of your own.")
+    ] = "animals",
+    samples: Annotated[
+        int, typer.Option(min=20, max=100_000, help="Calibration histories of each length.")
+    ] = 1000,
+    lengths: Annotated[
+        int, typer.Option(min=1, max=200, help="Longest calibrated history, in answers.")
+    ] = 25,
+    direct: Annotated[
+        int,
+        typer.Option(
+            min=0, help="The same for the predictor `direct`, a forward each; 0 leaves it out."
+        ),
+    ] = 0,
+    direct_lengths: Annotated[
+        int, typer.Option(min=1, max=200, help="Longest history of the predictor `direct`.")
+    ] = 8,
+    games: Annotated[int, typer.Option(min=10, help="Simulated games to measure with.")] = 500,
+    level: Annotated[
+        float, typer.Option(help="Confidence level to measure at; a server takes any.")
+    ] = 0.9,
+    ridge: Annotated[
+        float, typer.Option(min=0.01, help="Pull of all questions on each one; 1 is a few labels.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    concurrency: ConcurrencyOption = 64,
+    out: OutOption = Path("artifacts"),
+    name: Annotated[
+        str | None, typer.Option(help="Id of the artifact, MODEL/NAME; else MODEL/TASK.")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    fresh: FreshOption = False,
+) -> None:
+    """Calibrate a game of questions, so that the next one shrinks the set of answers (C-IP).
+
+    Reads how likely the model holds every statement of the task, learns from half of the labels
+    what that says about the answers, and calibrates prediction sets on the others. Writes an
+    `inquiry-calibration` artifact and a report. What follows `--` goes to `entrostat serve`.
+
+    For example:
+
+        train-probe inquiry
+
+        train-probe inquiry --task mine.json --server http://127.0.0.1:8000
+    """
+    with _errors("inquiry"):
+        from rich.console import Console
+
+        from training.train_inquiry import InquiryJob, train_inquiry
+
+        job = InquiryJob(
+            model=model,
+            servers=_addresses(server),
+            serve_flags=ctx.obj,
+            checkpoint=checkpoint,
+            task=task,
+            samples=samples,
+            lengths=lengths,
+            direct=direct,
+            direct_lengths=direct_lengths,
+            games=games,
+            level=level,
+            ridge=ridge,
+            seed=seed,
+            concurrency=concurrency,
+            out=out,
+            name=name,
+            runs=runs,
+            fresh=fresh,
+            command=_command(),
+        )
+        train_inquiry(job, Console())
+
+
 def _addresses(server: str | None) -> tuple[str, ...]:
     return () if server is None else tuple(url.strip() for url in server.split(","))
 

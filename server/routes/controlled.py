@@ -7,6 +7,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from probes.strategies import with_text
 from server import metrics
@@ -14,7 +15,8 @@ from server.control import reserved_keys
 from server.difficulty import Extend
 from server.errors import BadControl, bad_request
 from server.generation import Generation, current
-from server.plan import Said, Wanted, make_plan, split_model
+from server.plan import Plan, Said, Wanted, make_plan, split_model
+from server.routes.inquiry import play, refuse_unplayable
 from server.state import ServerState, state_of
 
 VllmRoute = Callable[..., Awaitable[Any]]
@@ -37,6 +39,8 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
     if generation is None:
         return await vllm_route(request, raw_request=raw_request)
     metrics.planned(generation.plan)
+    if generation.plan.inquiry is not None:
+        return await _play(request, raw_request, state, generation.plan)
     current.set(generation)
     try:
         response = await vllm_route(request, raw_request=raw_request)
@@ -47,6 +51,19 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         generation.close()
         return response
     return await generation.finish(response)
+
+
+async def _play(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
+    """One turn of a game; None if the client left meanwhile."""
+
+    async def turn(request: Any, raw_request: Request) -> Response:
+        return await play(request, raw_request, state, plan)
+
+    try:
+        return await with_cancellation(turn)(request, raw_request)
+    except BadControl as error:
+        metrics.refused()
+        return bad_request(str(error), error.param)
 
 
 def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation | None:
@@ -66,6 +83,8 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
         raise BadControl(
             "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
         )
+    if plan.inquiry is not None:
+        refuse_unplayable(request, raw_request)
     extend = None
     if plan.difficulty is not None:
         if (reason := _why_unreadable(request, raw_request)) is not None:

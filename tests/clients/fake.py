@@ -67,12 +67,18 @@ class Fake:
         self.events: list[Json] = HELLO
         self.refusal: tuple[int, str] | None = None
         self.requests: list[Json] = []
+        self.answers: list[Json] = []
+        """What requests without a stream get, in order; then `WHOLE`."""
+        self.artifacts: list[Json] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
     fake: Fake
 
     def do_GET(self) -> None:
+        if self.path == "/v1/entropy/artifacts":
+            self._json(200, {"object": "list", "data": self.fake.artifacts})
+            return
         known = self.path in ("/v1/models", "/ready")
         card = {"id": "fake", "object": "model", "created": 0, "owned_by": "test"}
         self._json(200 if known else 404, {"object": "list", "data": [card]})
@@ -86,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(status, {"error": {"message": message, "param": "entropy"}})
             return
         if not request.get("stream"):
-            self._json(200, WHOLE)
+            self._json(200, self.fake.answers.pop(0) if self.fake.answers else WHOLE)
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.inquiry_artifact import InquirySpec
+from probes.inquiry_task import Task
+from probes.inquiry_words import Predictor
 from probes.temperature import HapoStatistics
 from server.artifacts import Artifacts
 from server.trace import TOKEN, write_frame
@@ -29,6 +32,40 @@ def save_statistics(
         seed=0,
     )
     tensors = {"hapo": torch.tensor(statistics, dtype=torch.float64)}
+    return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
+
+
+def save_inquiry(
+    root: Path, name: str = "m/pets", num_samples: int = 99, *, direct: bool = False
+) -> Path:
+    """Three pets and three questions whose statements leave no doubt about the answers."""
+    task = Task.model_validate(
+        {
+            "name": "pets",
+            "subject": "pet",
+            "labels": [{"name": one, "phrase": f"A {one}"} for one in ("cat", "dog", "fish")],
+            "queries": [
+                {"question": "Does it bark?", "property": "barks.", "yes": ["dog"]},
+                {"question": "Can it swim?", "property": "swims.", "yes": ["dog", "fish"]},
+                {"question": "Is it nice?", "property": "is nice.", "yes": ["cat", "dog", "fish"]},
+            ],
+        }
+    )
+    predictors: tuple[Predictor, ...] = ("likelihood", "direct") if direct else ("likelihood",)
+    scores = torch.linspace(-1.0, -0.2, num_samples).repeat(3, 1)
+    manifest = Manifest(
+        kind="inquiry-calibration",
+        model=name.split("/")[0],
+        identity=SERVED,
+        data_hash="d",
+        seed=0,
+        inquiry=InquirySpec(task=task, predictors=predictors, score="lac", fitted=("cat",)),
+    )
+    tensors = {
+        "table": torch.tensor([[-9.0, -9.0, -5.0], [-3.0, -3.0, -5.0], [-9.0, -3.0, -5.0]]),
+        "slope": torch.ones(3),
+        "bias": torch.tensor([0.0, 0.0, 3.0]),
+    } | {f"scores.{predictor}": scores.clone() for predictor in predictors}
     return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 
 

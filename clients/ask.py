@@ -1,0 +1,72 @@
+"""`entrostat ask`: a game of questions in the terminal, with the shrinking set of answers."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from clients.connection import DEFAULT_URL, Trouble, connect
+from clients.entropy import Inquiry
+from clients.inquiry import InquirySession, find_task
+
+_SHOWN = 12
+"""Labels of a prediction set that are named."""
+
+
+def ask(
+    task: Annotated[str, typer.Argument(help="Task, such as animals, or id of an artifact.")],
+    url: Annotated[
+        str, typer.Option(envvar="OPENAI_BASE_URL", help="Base URL of the server, with its /v1.")
+    ] = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Default: the first one served.")] = None,
+    level: Annotated[
+        float | None, typer.Option(help="How often the set shall hold the answer, such as 0.9.")
+    ] = None,
+    turns: Annotated[int | None, typer.Option(help="Most questions.")] = None,
+) -> None:
+    """Think of something and be asked; after each answer, what may it still be?
+
+    Answer in your own words; whatever is no yes and no no counts as "I don't know". One line is one
+    answer, also from a pipe. Ctrl-C or the end of the input leaves.
+    """
+    out = Console(highlight=False)
+    try:
+        with connect(url) as client:
+            session = InquirySession(
+                client,
+                find_task(client, task),
+                _reply,
+                model=model,
+                confidence_level=level,
+                max_turns=turns,
+            )
+            for turn in session:
+                _show(out, turn.report)
+                out.print(escape(turn.text), style="bold")
+    except Trouble as trouble:
+        print(f"entrostat ask: {trouble}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, EOFError):
+        out.print("stopped", style="dim")
+        raise SystemExit(130) from None
+
+
+def _reply(question: str) -> str:
+    line = input("> " if sys.stdin.isatty() else "")
+    if not sys.stdin.isatty():
+        print(f"> {line}")  # a pipe does not echo
+    return line
+
+
+def _show(out: Console, report: Inquiry) -> None:
+    """What the last answer was taken for, and what is left."""
+    if report.heard:
+        out.print(f"understood: {escape(report.heard[-1].answer)}", style="dim")
+    labels = report.prediction_set
+    more = "" if len(labels) <= _SHOWN else f" and {len(labels) - _SHOWN} more"
+    named = escape(", ".join(labels[:_SHOWN]))
+    sure = "" if report.confidence_level is None else f", right {report.confidence_level:.0%}"
+    note = "" if report.calibrated else "; longer than calibrated"
+    out.print(f"{len(labels)} left{sure} of the time{note}: {named}{more}", style="cyan")

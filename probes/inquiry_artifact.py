@@ -1,0 +1,100 @@
+"""What `train-probe inquiry` stores and a server plays with: task, predictor, calibration."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from probes.conformal import Calibration, Score, conformal_rank, conformal_threshold
+from probes.inquiry_task import Task
+from probes.inquiry_words import Predictor
+from probes.likelihood import AnswerModel, answer_logprobs
+
+
+class InquirySpec(BaseModel):
+    """The part of an `inquiry-calibration` manifest that says what the numbers are of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    predictors: tuple[Predictor, ...] = Field(min_length=1)
+    """Those with a calibration, the better one first."""
+    score: Score
+    fitted: tuple[str, ...]
+    """Labels whose known answers taught `likelihood`; calibration used the others."""
+
+
+class TooFewSamples(ValueError):
+    """The calibration cannot promise this level; the message says which it can."""
+
+
+class Inquiry(NamedTuple):
+    """An artifact, ready to be played with."""
+
+    task: Task
+    predictors: tuple[Predictor, ...]
+    score: Score
+    logprobs: Tensor
+    """ln P(answer | question, label), shape (Q, 2, K)."""
+    scores: Mapping[Predictor, Tensor]
+    """Conformity scores of the true labels, ascending, shape (lengths, samples)."""
+
+    @classmethod
+    def from_tensors(cls, spec: InquirySpec, tensors: Mapping[str, Tensor]) -> Self:
+        """Put an artifact together.
+
+        Raises:
+            ValueError: A tensor is missing, has a wrong shape or holds no finite numbers.
+        """
+        if "likelihood" not in spec.predictors:
+            raise ValueError("manifest.json: inquiry.predictors lacks `likelihood`")
+        num_labels, num_queries = len(spec.task.labels), len(spec.task.queries)
+        shapes = {
+            "table": (num_labels, num_queries),
+            "slope": (num_queries,),
+            "bias": (num_queries,),
+        }
+        table, slope, bias = (
+            _tensor(tensors, name, shape).double() for name, shape in shapes.items()
+        )
+        scores = {one: _scores(tensors, f"scores.{one}") for one in spec.predictors}
+        logprobs = answer_logprobs(table, AnswerModel(slope, bias))
+        return cls(spec.task, spec.predictors, spec.score, logprobs, scores)
+
+    def calibration(self, predictor: Predictor, confidence_level: float) -> Calibration:
+        """Thresholds of a predictor at a level.
+
+        Raises:
+            ValueError: The level is not between 0 and 1.
+            TooFewSamples: Every set would be full.
+        """
+        scores = self.scores[predictor]
+        num_samples = scores.shape[-1]
+        if conformal_rank(num_samples, confidence_level) > num_samples:
+            highest = num_samples / (num_samples + 1)
+            raise TooFewSamples(
+                f"{num_samples} calibration samples promise {highest:.4f} at most, "
+                f"not {confidence_level}"
+            )
+        thresholds = conformal_threshold(scores, confidence_level)
+        return Calibration(thresholds, num_samples, confidence_level, self.score)
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    if name not in tensors:
+        raise ValueError(f"the tensor `{name}` is missing")
+    found = tensors[name]
+    if found.shape != shape:
+        raise ValueError(f"the tensor `{name}` has shape {tuple(found.shape)} instead of {shape}")
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"the tensor `{name}` holds no finite numbers")
+    return found
+
+
+def _scores(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    found = tensors.get(name)
+    if found is not None and (found.ndim != 2 or not found.numel()):
+        raise ValueError(f"the tensor `{name}` has shape {tuple(found.shape)}, not (lengths, n)")
+    return _tensor(tensors, name, () if found is None else tuple(found.shape)).double()

@@ -1,0 +1,189 @@
+"""What an inquiry is about: the labels to tell apart and the questions that may be asked. Data.
+
+    {"name": "pets", "subject": "pet", "labels": [{"name": "cat", "phrase": "A cat"}, ...],
+     "queries": [{"question": "Does it bark?", "property": "barks.", "yes": ["dog"]}, ...]}
+
+A label's phrase and a question's property make a statement, "A cat barks.", whose likelihood is
+what the predictor `likelihood` listens to. The answers are yes and no, in whatever language.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from probes.inquiry import wording
+
+MAX_LABELS = 128
+"""As many as the log-probabilities that vLLM gathers for one token."""
+MAX_QUERIES = 1000
+
+Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S(.*\S)?$")]
+"""One line of text without blanks around it."""
+
+
+class TaskError(ValueError):
+    """A task cannot be read; the message says where."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(_Strict):
+    """One thing that may be the answer."""
+
+    name: Line
+    """As reports and the final answer name it."""
+    phrase: Line
+    """Begins a statement: `A zebra`."""
+
+
+class Replies(_Strict):
+    """How people say the answers of one question, to simulate them."""
+
+    yes: tuple[Line, ...] = ()
+    no: tuple[Line, ...] = ()
+
+
+class Query(_Strict):
+    """One yes/no question, and what is known of its answers."""
+
+    question: Line
+    """As it is asked."""
+    property: Line
+    """Ends a statement: `has stripes.`"""
+    yes: tuple[str, ...] | None = None
+    """Names of the labels whose answer is yes; None where the answers are not known."""
+    varies: tuple[str, ...] = ()
+    """Names of the labels for which either answer may come."""
+    replies: Replies = Replies()
+    """Examples in free text."""
+
+
+class Task(_Strict):
+    """Labels, questions and wording of one inquiry."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+    subject: Line
+    """What a label is: `animal`."""
+    introduction: Line | None = None
+    """Tells a person what to do."""
+    guess: Line = "I think it is: {label}."
+    """The final answer; holds `{label}` once."""
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS)]
+    answers: tuple[Line, Line] = ("yes", "no")
+    """Words for yes and no."""
+    queries: Annotated[tuple[Query, ...], Field(min_length=1, max_length=MAX_QUERIES)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.guess.count("{label}") != 1:
+            raise ValueError("guess: must hold {label} exactly once")
+        if wording(self.answers[0]) == wording(self.answers[1]):
+            raise ValueError("answers: the two must differ")
+        _refuse_twins("labels", [label.name for label in self.labels])
+        _refuse_twins("queries", [query.question for query in self.queries])
+        for index, query in enumerate(self.queries):
+            self._refuse_strangers(f"queries.{index}", query)
+        return self
+
+    def _refuse_strangers(self, where: str, query: Query) -> None:
+        if not wording(query.question):
+            raise ValueError(f"{where}.question: holds no word")
+        known = {label.name for label in self.labels}
+        named = (*(query.yes or ()), *query.varies)
+        for name in named:
+            if name not in known:
+                raise ValueError(f"{where}: `{name}` is none of the labels")
+        if twins := _twins(named):
+            raise ValueError(f"{where}: `{twins[0]}` is named twice")
+        if query.varies and query.yes is None:
+            raise ValueError(f"{where}.varies: stands beside `yes` only")
+
+    @property
+    def names(self) -> list[str]:
+        """The labels' names, in order."""
+        return [label.name for label in self.labels]
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions, in order."""
+        return [query.question for query in self.queries]
+
+    def answer_table(self) -> Tensor:
+        """Known answers, float64, shape (K, Q): 1 for yes, 0 for no, NaN where unknown."""
+        table = torch.full((len(self.labels), len(self.queries)), torch.nan, dtype=torch.float64)
+        for column, query in enumerate(self.queries):
+            if query.yes is None:
+                continue
+            for row, name in enumerate(self.names):
+                if name not in query.varies:
+                    table[row, column] = float(name in query.yes)
+        return table
+
+    def guessed(self, text: str) -> str | None:
+        """The label that a message names as the final answer, or None if it is no such message."""
+        for name in self.names:
+            if wording(text) == wording(self.guess.replace("{label}", name)):
+                return name
+        return None
+
+
+def _twins(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _refuse_twins(where: str, texts: Iterable[str]) -> None:
+    if twins := _twins(wording(text) for text in texts):
+        raise ValueError(f"{where}: `{twins[0]}` is there twice")
+
+
+def builtin_tasks() -> list[str]:
+    """Names of the tasks that come with the package."""
+    found = (file.name for file in files("probes.tasks").iterdir())
+    return sorted(name.removesuffix(".json") for name in found if name.endswith(".json"))
+
+
+def load_task(source: str) -> Task:
+    """Read a task by the name of a built-in one or from a JSON file.
+
+    Raises:
+        TaskError: There is no such task, or the file is wrong; says where.
+    """
+    if source in builtin_tasks():
+        text = (files("probes.tasks") / f"{source}.json").read_text("utf-8")
+    else:
+        try:
+            text = Path(source).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            known = ", ".join(builtin_tasks())
+            raise TaskError(
+                f"{source}: is neither a file that can be read nor one of {known}"
+            ) from error
+    return parse_task(text, source)
+
+
+def parse_task(text: str, source: str) -> Task:
+    """Read a task from JSON.
+
+    Raises:
+        TaskError: It is not JSON or not a task; names `source` and the place in it.
+    """
+    try:
+        return Task.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise TaskError(
+            f"{source}: line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    except ValidationError as error:
+        finding = error.errors()[0]
+        where = ".".join(map(str, finding["loc"]))
+        message = str(finding["msg"]).removeprefix("Value error, ")
+        raise TaskError(": ".join(filter(None, (source, where, message)))) from error

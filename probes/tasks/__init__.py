@@ -1,0 +1,1 @@
+"""Inquiry tasks that come with the package, one JSON file each."""

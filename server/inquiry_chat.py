@@ -1,0 +1,103 @@
+"""A conversation read as an inquiry: which question got which reply. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from probes.inquiry import wording
+from probes.inquiry_task import Task
+from probes.likelihood import NO, YES
+from server.errors import BadControl
+
+
+class Exchange(NamedTuple):
+    """A question and what the user said to it."""
+
+    question: str
+    """As it was asked."""
+    reply: str
+
+
+def read_conversation(
+    messages: Sequence[Mapping[str, Any]], task: Task, *, open_questions: bool = False
+) -> list[Exchange]:
+    """Questions and replies since the last final answer, which ends a game.
+
+    What the user says before the first question is a greeting. Of a conversation that is no game
+    nothing could be told, so it is refused.
+
+    Args:
+        messages: As the chat request has them.
+        task: Whose questions may have been asked.
+        open_questions: Whether any other message of the assistant is a question, too.
+
+    Raises:
+        BadControl: A message is no part of a game; names it.
+    """
+    if not messages or messages[-1].get("role") != "user":
+        raise BadControl("`messages`: the last message must be the user's", "messages")
+    known = {wording(question): question for question in task.questions}
+    exchanges: list[Exchange] = []
+    asked: tuple[int, str] | None = None
+    replies: list[str] = []
+    for place, message in enumerate(messages):
+        role = message.get("role")
+        if role in ("system", "developer"):
+            continue
+        if role not in ("user", "assistant"):
+            raise _refused(place, f"the role `{role}` has no part in an inquiry")
+        text = _text(message, place)
+        if role == "user":
+            replies.append(text)
+            continue
+        if asked is not None:
+            exchanges.append(_exchange(asked, replies))
+        asked, replies = None, []
+        if task.guessed(text) is not None:
+            exchanges = []
+        elif wording(text) in known:
+            asked = place, known[wording(text)]
+        elif open_questions and wording(text):
+            asked = place, " ".join(text.split())
+        else:
+            raise _refused(
+                place,
+                f"`{_short(text)}` is neither a question of `{task.name}` nor its final answer: "
+                "send back what the server said",
+            )
+    if asked is not None:
+        exchanges.append(_exchange(asked, replies))
+    return exchanges
+
+
+def literal(task: Task, reply: str) -> int | None:
+    """`YES` or `NO` where a reply is the task's own word for it; None leaves it to the model."""
+    words = {wording(word): answer for word, answer in zip(task.answers, (YES, NO), strict=True)}
+    return words.get(wording(reply))
+
+
+def _exchange(asked: tuple[int, str], replies: Sequence[str]) -> Exchange:
+    place, question = asked
+    if not replies:
+        raise _refused(place, "this question is not followed by the user's answer")
+    return Exchange(question, "\n".join(replies))
+
+
+def _text(message: Mapping[str, Any], place: int) -> str:
+    content = message.get("content")
+    if message.get("tool_calls"):
+        raise _refused(place, "tool calls have no part in an inquiry")
+    if isinstance(content, str):
+        return content
+    parts = list(content or ())
+    if not parts or any(part.get("type") != "text" for part in parts):
+        raise _refused(place, "an inquiry reads text alone")
+    return "\n".join(str(part.get("text", "")) for part in parts)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def _refused(place: int, reason: str) -> BadControl:
+    return BadControl(f"`messages.{place}`: {reason}", f"messages.{place}")

@@ -1,0 +1,120 @@
+"""A chat request that plays a game of questions: nothing is sampled, so no handler of vLLM runs."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+from server import metrics
+from server.errors import BadControl
+from server.inquiry import inquire
+from server.inquiry_chat import read_conversation
+from server.inquiry_reads import Reads
+from server.plan import Plan
+from server.protocol import Report
+from server.sse import sse, summary_chunk
+from server.state import ServerState
+
+_ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
+"""What asks for something that a chosen question does not have."""
+
+
+def refuse_unplayable(request: Any, raw_request: Request) -> None:
+    """Refuse a request whose answer cannot be a question.
+
+    Raises:
+        BadControl: Names the field.
+    """
+    if not isinstance(request, ChatCompletionRequest):
+        raise BadControl(
+            "`entropy.inquiry`: a game is played in /v1/chat/completions alone", "entropy.inquiry"
+        )
+    if request.model in raw_request.app.state.openai_serving_models.lora_requests:
+        raise BadControl(
+            f"`entropy.inquiry`: it is calibrated for the base model, not its adapter "
+            f"`{request.model}`",
+            "entropy.inquiry",
+        )
+    if (request.n or 1) > 1:
+        raise BadControl("`n`: an inquiry asks one question", "n")
+    for field in _ALONE:
+        value = getattr(request, field)
+        if value and getattr(value, "type", None) != "text":
+            raise BadControl(f"`{field}` contradicts `entropy.inquiry`: leave one out", field)
+
+
+async def play(
+    request: ChatCompletionRequest, raw_request: Request, state: ServerState, plan: Plan
+) -> Response:
+    """Answer with the next question or the final answer.
+
+    Raises:
+        BadControl: The conversation is no game.
+    """
+    assert plan.inquiry is not None
+    handler = raw_request.app.state.openai_serving_chat
+    if (error := await handler._check_model(request)) is not None:
+        return JSONResponse(error.model_dump(), status_code=error.error.code)
+    exchanges = read_conversation(request.messages, plan.inquiry.inquiry.task)
+    name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
+    reads = Reads(state.engine, name, state.readings)
+    text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)
+    report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
+    metrics.observe(report)
+    metrics.asked(inquiry.action)
+    tokens = len(reads.tokens_after(text))
+    usage = {
+        "prompt_tokens": reads.prompt_tokens,
+        "completion_tokens": tokens,
+        "total_tokens": reads.prompt_tokens + tokens,
+        "prompt_tokens_details": {"cached_tokens": reads.cached_tokens},
+    }
+    envelope = {"id": name, "created": int(time.time()), "model": request.model}
+    shown = None if plan.trace == "none" else report.model_dump()
+    headers = {} if plan.profile is None else {"x-entropy-profile": plan.profile}
+    if fallback is not None:
+        headers["x-entropy-fallback"] = fallback
+    if request.stream:
+        options = request.stream_options
+        wants_usage = bool(options and options.include_usage)
+        events = _events(envelope, text, usage if wants_usage else None, shown)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    if shown is not None:
+        choice["entropy"] = shown
+    body = {**envelope, "object": "chat.completion", "choices": [choice], "usage": usage}
+    return JSONResponse(body, headers=headers)
+
+
+async def _events(
+    envelope: dict[str, Any],
+    text: str,
+    usage: dict[str, Any] | None,
+    report: dict[str, Any] | None,
+) -> AsyncIterator[str]:
+    """The answer as a stream: role, text, end, usage if wanted, report, done."""
+    envelope = {**envelope, "object": "chat.completion.chunk"}
+    parts: list[tuple[dict[str, Any], str | None]] = [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": text}, None),
+        ({}, "stop"),
+    ]
+    chunk: dict[str, Any] = {}
+    for delta, finish in parts:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        chunk = {**envelope, "choices": [choice]}
+        yield sse(chunk)
+    if usage is not None:
+        yield sse({**envelope, "choices": [], "usage": usage})
+    if report is not None:
+        yield sse(summary_chunk(chunk, {0: report}))
+    yield "data: [DONE]\n\n"

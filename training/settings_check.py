@@ -89,8 +89,8 @@ def _refuse_doubles(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -
         if objective.inert_on_policy and not settings.reuses_rollouts:
             raise ValueError(
                 f'"{name}" has no effect while each rollout serves one optimiser step: set '
-                "num_iterations to 2 or more, or steps_per_generation above "
-                "gradient_accumulation_steps"
+                "num_iterations to 2 or more, or cut it into several minibatches (TRL: "
+                "steps_per_generation above gradient_accumulation_steps)"
             )
         if settings.own_entropy_term and Slot.ENTROPY in objective.claims():
             raise ValueError(

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from training import configs as shipped
 from training.errors import TrainingError
 from training.policy_config import PolicyConfig, load_config, resolved, shipped_configs
 from training.train_policy import conversation, is_right, right_answer, split_problems
@@ -70,6 +71,22 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
     path.write_text("seed = \n")
     with pytest.raises(TrainingError, match="not TOML"):
         load_config(str(path))
+
+
+def test_the_config_of_the_how_to_page_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/how-to/train-policy.md"
+    text = page.read_text().split("```toml\n")[1].split("```")[0]
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert load_config(str(path)).controller is not None
+
+
+@pytest.mark.parametrize("name", ["cpu", "fsdp", "deepspeed"])
+def test_accelerate_reads_what_is_shipped_for_it(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(shipped.__file__).parent
+    assert load_config_from_file(str(folder / f"{name}.yaml")).num_processes >= 2
 
 
 def test_no_problem_is_both_trained_on_and_held_out() -> None:

@@ -114,9 +114,15 @@ ON_POLICY = [
 OFF_POLICY = [{"type": "kl_cov", "share": 0.5}, "soft_clip_high_entropy"]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    """Two steps without any objective."""
+    return ours(tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize("objective", ON_POLICY, ids=str)
-def test_an_objective_changes_the_gradient(objective: Any, tmp_path: Path) -> None:
-    plain, own = ours(tmp_path), ours(tmp_path, objective)
+def test_an_objective_changes_the_gradient(objective: Any, plain: Steps, tmp_path: Path) -> None:
+    own = ours(tmp_path, objective)
     assert len(own.gradients) == 2
     assert all(gradient.isfinite().all() for gradient in own.gradients)
     gaps = [(a - b).abs().max() for a, b in zip(plain.gradients, own.gradients, strict=True)]
@@ -288,9 +294,11 @@ def test_the_state_of_objectives_is_json(tmp_path: Path) -> None:
     assert fresh.state_dict() == state["objectives"]
 
 
-def test_aepo_replaces_samples_by_rewarded_ones_of_another_temperature(tmp_path: Path) -> None:
+def test_aepo_replaces_samples_by_rewarded_ones_of_another_temperature(
+    plain: Steps, tmp_path: Path
+) -> None:
     aepo = {"type": "aepo", "share_prompts": 1.0, "temperature_high": 1.5}
-    plain, own = ours(tmp_path), ours(tmp_path, aepo)
+    own = ours(tmp_path, aepo)
     assert own.logs[0]["objective/aepo_replaced"] > 0
     # The surprisal starts at 0, below any target; what the step measures is above it.
     assert [row["objective/aepo_temperature"] for row in own.logs] == [1.5, 0.8]
@@ -321,3 +329,9 @@ def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) ->
     kept = (batch["completion_mask"] * batch["tool_mask"]).sum()
     assert batch["num_items_in_batch"] == kept
     assert run.gradients[0].abs().max() > 0
+
+
+def test_scoring_with_full_logits_gives_the_same_gradient(plain: Steps, tmp_path: Path) -> None:
+    own = ours(tmp_path, {"type": "siren", "entropy_coef": 0.0})
+    for mine, theirs in zip(own.gradients, plain.gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)

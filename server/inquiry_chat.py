@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from probes.inquiry import wording
 from probes.inquiry_task import Task
 from probes.likelihood import NO, YES
@@ -17,9 +19,7 @@ class Exchange(NamedTuple):
     reply: str
 
 
-def read_conversation(
-    messages: Sequence[Mapping[str, Any]], task: Task, *, open_questions: bool = False
-) -> list[Exchange]:
+def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
     """Questions and replies since the last final answer, which ends a game.
 
     What the user says before the first question is a greeting. Of a conversation that is no game
@@ -28,18 +28,20 @@ def read_conversation(
     Args:
         messages: As the chat request has them.
         task: Whose questions may have been asked.
-        open_questions: Whether any other message of the assistant is a question, too.
 
     Raises:
         BadControl: A message is no part of a game; names it.
     """
-    if not messages or messages[-1].get("role") != "user":
+    last = messages[-1] if messages else None
+    if not isinstance(last, Mapping) or last.get("role") != "user":
         raise BadControl("`messages`: the last message must be the user's", "messages")
     known = {wording(question): question for question in task.questions}
     exchanges: list[Exchange] = []
     asked: tuple[int, str] | None = None
     replies: list[str] = []
     for place, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise _refused(place, "this kind of message has no part in an inquiry")
         role = message.get("role")
         if role in ("system", "developer"):
             continue
@@ -56,8 +58,6 @@ def read_conversation(
             exchanges = []
         elif wording(text) in known:
             asked = place, known[wording(text)]
-        elif open_questions and wording(text):
-            asked = place, " ".join(text.split())
         else:
             raise _refused(
                 place,
@@ -88,10 +88,14 @@ def _text(message: Mapping[str, Any], place: int) -> str:
         raise _refused(place, "tool calls have no part in an inquiry")
     if isinstance(content, str):
         return content
-    parts = list(content or ())
-    if not parts or any(part.get("type") != "text" for part in parts):
+    try:
+        parts = list(content or ())  # vLLM checks the parts only when they are read, and once
+    except ValidationError as error:
+        raise _refused(place, "its parts are none that a chat may have") from error
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise _refused(place, "an inquiry reads text alone")
-    return "\n".join(str(part.get("text", "")) for part in parts)
+    return "\n".join(texts)
 
 
 def _short(text: str) -> str:

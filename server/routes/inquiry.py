@@ -61,7 +61,7 @@ async def play(
         return JSONResponse(error.model_dump(), status_code=error.error.code)
     exchanges = read_conversation(request.messages, plan.inquiry.inquiry.task)
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
-    reads = Reads(state.engine, name, state.readings)
+    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings)
     text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     metrics.observe(report)
@@ -73,7 +73,11 @@ async def play(
         "total_tokens": reads.prompt_tokens + tokens,
         "prompt_tokens_details": {"cached_tokens": reads.cached_tokens},
     }
-    envelope = {"id": name, "created": int(time.time()), "model": request.model}
+    envelope = {
+        "id": name,
+        "created": int(time.time()),
+        "model": request.model or handler.models.base_model_paths[0].name,
+    }
     shown = None if plan.trace == "none" else report.model_dump()
     headers = {} if plan.profile is None else {"x-entropy-profile": plan.profile}
     if fallback is not None:

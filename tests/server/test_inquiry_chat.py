@@ -51,6 +51,14 @@ def test_several_messages_make_one_reply(task: Task) -> None:
     ]
 
 
+def test_parts_may_be_texts_without_more(task: Task) -> None:
+    parts: dict[str, Any] = {
+        "role": "user",
+        "content": iter(["not", {"type": "text", "text": "no"}]),
+    }
+    assert read_conversation([*said("hi", BARK), parts], task) == [Exchange(BARK, "not\nno")]
+
+
 def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(task: Task) -> None:
     conversation = said("hi", BARK, "yes", "I think it is: dog.", "again!", SWIM, "no")
     assert read_conversation(conversation, task) == [Exchange(SWIM, "no")]
@@ -66,11 +74,14 @@ def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(task: Ta
         ([{"role": "tool", "content": "x"}, *said("hi")], "messages.0"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages.0"),
         ([{"role": "user", "content": None}], "messages.0"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages.0"),
+        ([object()], "messages"),
+        ([object(), *said("hi")], "messages.0"),
         ([*said("hi"), {"role": "assistant", "tool_calls": [1]}, *said("hi")], "messages.1"),
     ],
 )
 def test_what_is_no_game_is_refused_by_message(
-    task: Task, conversation: list[dict[str, Any]], param: str
+    task: Task, conversation: list[Any], param: str
 ) -> None:
     with pytest.raises(BadControl) as caught:
         read_conversation(conversation, task)

@@ -47,6 +47,8 @@ class Fake:
         """Answered instead, once each, before anything else."""
         self.fallbacks: list[str] = []
         """Put into the next answers."""
+        self.routes: dict[str, Callable[[Json], Json]] = {}
+        """What other paths answer to a POST."""
         self.asked: list[Json] = []
         self.busy = 0
         self.busiest = 0
@@ -71,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         fake = self.fake
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path in fake.routes:
+            self._json(200, fake.routes[self.path](body))
+            return
         choice = fake.reply(body)
         if not fake.measures:
             del choice["entropy"]

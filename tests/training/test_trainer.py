@@ -241,7 +241,7 @@ def test_the_controller_drives_the_temperature(tmp_path: Path) -> None:
 def test_the_controller_holds_the_entropy_that_plain_training_loses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewarded for half of the letters, the policy learns them; its entropy is a matter of choice."""
+    """Rewarded for some letters, the policy learns them; its entropy is a matter of choice."""
 
     def letters(completions: list[str], **columns: Any) -> list[float]:
         return [sum(letter in "abcdefghijklm" for letter in text) / 8 for text in completions]

@@ -238,6 +238,33 @@ def test_the_controller_drives_the_temperature(tmp_path: Path) -> None:
     )
 
 
+def test_the_controller_holds_the_entropy_that_plain_training_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewarded for some letters, the policy learns them; its entropy is a matter of choice."""
+
+    def letters(completions: list[str], **columns: Any) -> list[float]:
+        return [sum(letter in "abcdefghijklm" for letter in text) / 8 for text in completions]
+
+    monkeypatch.setattr(tiny, "reward", letters)
+    settings = {"max_steps": 60, "learning_rate": 3e-3, "per_device_train_batch_size": 16}
+    settings |= {"gradient_accumulation_steps": 1, "num_generations": 8}
+    controller = ControllerConfig(
+        entropy_target=2.5, proportional=0.4, integral=0.02, limit=0.5, smoothing=0.0
+    )
+    target = {"type": "target_entropy", "entropy_target": 2.5, "entropy_coef": 0.0}
+    plain = ours(tmp_path, **settings)
+    held = ours(tmp_path, target, controller=controller, **settings)
+
+    def late(run: Steps, key: str) -> float:
+        return sum(row[key] for row in run.logs[30:]) / 30
+
+    assert plain.logs[0]["step_entropy"] > 4
+    assert late(plain, "step_entropy") < 0.5
+    assert late(held, "step_entropy") == pytest.approx(2.5, rel=0.15)
+    assert min(late(plain, "reward"), late(held, "reward")) > 0.7
+
+
 def test_ratios_have_mean_one_with_recorded_logprobs_and_the_bias_shows_without(
     tmp_path: Path,
 ) -> None:

@@ -50,11 +50,20 @@ def main(
     artifact: Annotated[Path, typer.Option(help="Folder of the probe.")],
     run: Annotated[Path, typer.Option(help="Run folder that the probe was trained in.")],
     server: Annotated[str, typer.Option(help="A server that has the probe.")],
-    task: Annotated[str, typer.Option(help="As `train-probe difficulty` has it.")],
-    problems: Annotated[int, typer.Option(help="How many questions.")] = 150,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="New questions, as `train-probe difficulty` has it; without it those that the "
+            "run held out, whose answers are there already where the labels are outcomes."
+        ),
+    ] = None,
+    problems: Annotated[int, typer.Option(help="How many new questions.")] = 150,
     samples: Annotated[int, typer.Option(help="Answers to each, by each arm.")] = 4,
     grader: Annotated[str | None, typer.Option(help="For JSONL that names none.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same questions.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same new questions.")] = 1,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="As the run had it, where it had one.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs; goes on there.")] = Path("runs"),
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
     label: Annotated[str, typer.Option(help="Says what model this is.")] = "",
@@ -62,15 +71,24 @@ def main(
     """Measure every arm and write difficulty-MODEL.md, .json and .png."""
     console, probe = Console(), Artifact.load(artifact)
     seen = [json.loads(line) for line in (run / "questions.jsonl").read_text().splitlines()]
-    questions = held_out(task.split(","), problems, seed, grader, seen)
     facts = machine.describe("benchmarks.difficulty")
     spec, settings = probe.manifest.probe, probe.manifest.settings
     assert spec is not None
+    if task is None:
+        seed, samples = probe.manifest.seed, int(settings["samples"])
+        tasks = str(settings["tasks"]).split(",")
+        asked = load_problems(tasks, int(settings["problems"]), seed, grader)
+        chosen_ones = [number for number, one in enumerate(seen) if one["held_out"]]
+    else:
+        tasks = task.split(",")
+        asked = new_problems(tasks, problems, seed, grader, seen)
+        chosen_ones = list(range(len(asked)))
+    questions = [asked[number] for number in chosen_ones]
     job = AnswersJob(
         model=None,
         servers=(server,),
         serve_flags=(),
-        checkpoint=None,
+        checkpoint=checkpoint,
         seed=seed,
         concurrency=16,
         out=output,
@@ -82,20 +100,20 @@ def main(
         max_tokens=int(settings["max_tokens"]),
     )
     drawn = [
-        asyncio.run(draw_answers(job, (server,), questions, spec.strategies.of(one), console))
+        asyncio.run(draw_answers(job, (server,), asked, spec.strategies.of(one), console))
         for one in Difficulty
     ]
-    answers = [grade(questions, one.traces, samples) for one in drawn]
-    accuracy = np.stack([one.accuracy.numpy() for one in answers])
-    tokens = np.stack([one.tokens.numpy() for one in answers])
+    answers = [grade(asked, one.traces, samples) for one in drawn]
+    accuracy = np.stack([one.accuracy.numpy()[chosen_ones] for one in answers])
+    tokens = np.stack([one.tokens.numpy()[chosen_ones] for one in answers])
     served = asyncio.run(_serve(job, probe.id, questions))
     arms = _arms(accuracy, tokens, served, _shuffled(questions, seen, run, drawn[0].served.root))
-    budgets = _budgets(questions, drawn[Difficulty.NORMAL], job)
+    budgets = _budgets(asked, drawn[Difficulty.NORMAL], job, chosen_ones)
     facts |= {
         "model": label or probe.manifest.model,
         "probe": probe.id,
         "labels": settings.get("labels", "entropy"),
-        "tasks": task,
+        "tasks": ", ".join(tasks),
         "problems": len(questions),
         "samples": samples,
         "max_tokens": job.max_tokens,
@@ -105,7 +123,7 @@ def main(
     write(result, output / f"difficulty-{probe.manifest.model}", console)
 
 
-def held_out(
+def new_problems(
     tasks: list[str], number: int, seed: int, grader: Any, seen: list[dict[str, Any]]
 ) -> list[Problem]:
     """Questions that the probe was not fitted on, evenly over the tasks."""
@@ -199,21 +217,23 @@ def _shuffled(
     ]
 
 
-def _budgets(questions: list[Problem], normal: Drawn, job: AnswersJob) -> list[Arm]:
+def _budgets(
+    asked: list[Problem], normal: Drawn, job: AnswersJob, chosen_ones: list[int]
+) -> list[Arm]:
     """The strategy normal with smaller budgets: a seeded answer's beginning stays the same."""
     tokenizer = AutoTokenizer.from_pretrained(normal.served.root)
     arms = []
     for share in _SHARES:
         limit = max(1, int(share * job.max_tokens))
-        figures = np.zeros((len(questions), job.samples, 2))
+        figures = np.zeros((len(asked), job.samples, 2))
         for number, rollout in normal.traces.rollouts.items():
             question, sample = divmod(number, job.samples)
             text, length = rollout.text, len(rollout.entropies)
             if length > limit:
                 text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:limit])
-            right = questions[question].is_right(text)
+            right = asked[question].is_right(text)
             figures[question, sample] = right, min(length, limit)
-        arms.append(Arm(f"budget {limit}", *np.moveaxis(figures.mean(1), -1, 0)))
+        arms.append(Arm(f"budget {limit}", *np.moveaxis(figures.mean(1)[chosen_ones], -1, 0)))
     return arms
 
 

@@ -49,7 +49,8 @@ def write(result: Result, stem: Path, console: Console) -> None:
     """Write STEM.md, STEM.json and STEM.png and show the page."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     page = "\n".join(_page(result, stem.name)) + "\n"
-    stem.with_suffix(".md").write_text(page)
+    files = {kind: stem.parent / f"{stem.name}.{kind}" for kind in ("md", "json", "png")}
+    files["md"].write_text(page)
     data = {
         **result.facts,
         "arms": [
@@ -58,8 +59,8 @@ def write(result: Result, stem: Path, console: Console) -> None:
         ],
         "labels": result.labels.tolist(),
     }
-    stem.with_suffix(".json").write_text(json.dumps(data) + "\n")
-    _draw(result).savefig(stem.with_suffix(".png"), dpi=110)
+    files["json"].write_text(json.dumps(data) + "\n")
+    _draw(result).savefig(files["png"], dpi=110)
     console.print(page, markup=False, highlight=False)
 
 

@@ -31,7 +31,6 @@ from benchmarks.servers import Server, side_by_side
 from server.models import DEFAULT_MODEL, default_model
 from server.settings import settings
 
-BATCHES = (1, 16)
 MAX_TOKENS = 64
 _FLAGS = {
     "eager": ["--enforce-eager"],
@@ -43,10 +42,12 @@ _COMMON = ["--kv-cache-memory-bytes", str(1 << 30), "--disable-uvicorn-access-lo
 def main(
     modes: Annotated[str, typer.Option(help="eager, compiled or both.")] = "eager,compiled",
     rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm.")] = 15,
+    batches: Annotated[str, typer.Option(help="Concurrent requests, by commas.")] = "1,16",
     twin: Annotated[bool, typer.Option(help="Also measure a second stock process.")] = True,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
+    name: Annotated[str, typer.Option(help="Of the files.")] = "overhead",
 ) -> None:
-    """Measure every arm and write overhead.md, overhead.json and overhead.png."""
+    """Measure every arm and write NAME.md, NAME.json and NAME.png."""
     if unknown := set(modes.split(",")) - set(_FLAGS):
         raise typer.BadParameter(f"unknown mode {', '.join(unknown)}", param_hint="--modes")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
@@ -59,24 +60,27 @@ def main(
             tempfile.TemporaryDirectory(prefix="entrostat-bench-") as logs,
             side_by_side(checkpoint, DEFAULT_MODEL, flags, Path(logs), twin=twin) as servers,
         ):
-            sections += list(_measure_mode(mode, servers, rounds))
-        write(facts, sections, output, Console())
+            sizes = [int(size) for size in batches.split(",")]
+            sections += list(_measure_mode(mode, servers, rounds, sizes))
+        write(facts, sections, output / name, Console())
 
 
-def _measure_mode(mode: str, servers: dict[str, Server], rounds: int) -> Iterator[Section]:
+def _measure_mode(
+    mode: str, servers: dict[str, Server], rounds: int, batches: list[int]
+) -> Iterator[Section]:
     cores = {name: server.cores() for name, server in servers.items()}
     if len({str(bound) for bound in cores.values()}) > 1:
         raise RuntimeError(f"the engines are bound to different cores: {cores}")
     _leave(cores["ours"] or [])
     everything = arms(hapo=_has_statistics(servers["ours"]))
     everything = [arm for arm in everything if arm.server in servers]
-    samples: dict[int, Samples] = {batch: defaultdict(list) for batch in BATCHES}
+    samples: dict[int, Samples] = {batch: defaultdict(list) for batch in batches}
     chance = random.Random(0)
     idle: dict[str, float] = {}
     with Progress(transient=True) as progress:
-        task = progress.add_task(mode, total=(rounds + 1) * len(BATCHES) * len(everything))
+        task = progress.add_task(mode, total=(rounds + 1) * len(batches) * len(everything))
         for lap in range(rounds + 1):
-            for batch in BATCHES:
+            for batch in batches:
                 fitting = [arm for arm in everything if arm.every <= batch]
                 for arm in chance.sample(fitting, len(fitting)):
                     speed = _visit(servers[arm.server], arm, batch)
@@ -84,7 +88,7 @@ def _measure_mode(mode: str, servers: dict[str, Server], rounds: int) -> Iterato
                         samples[batch][arm.name].append(speed)
                     progress.advance(task)
             idle = idle or {name: _idle_load(server) for name, server in servers.items()}
-    for batch in BATCHES:
+    for batch in batches:
         estimates = [estimate(arm, samples[batch]) for arm in everything if arm.every <= batch]
         yield Section(mode, batch, cores["ours"], idle, estimates)
 

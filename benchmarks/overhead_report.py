@@ -20,7 +20,7 @@ _METHOD = """\
 Servers of stock vLLM, of stock vLLM once more and of Entrostat are alive together, with the same
 flags and their engines bound to the same cores; one at a time is under load, the others are frozen
 (SIGSTOP). A round visits every arm once in random order: a short batch to warm the caches, then
-{max_tokens} tokens for each of 1 or 16 concurrent chat requests (`temperature` 1, `ignore_eos`, no
+{max_tokens} tokens for each of the concurrent chat requests (`temperature` 1, `ignore_eos`, no
 streaming). tokens/s is the median of {rounds} rounds; the ratio is the median over rounds of the
 arm's throughput over stock's in the same round, its interval a bootstrap over rounds. The second
 stock process is the control: how far its ratio lies from 1 is what the method cannot see. A verdict
@@ -82,16 +82,16 @@ def estimate(arm: Arm, samples: Samples) -> Estimate:
     return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
 
 
-def write(facts: dict[str, Any], sections: list[Section], output: Path, console: Console) -> None:
-    """Print the latest tables and write everything so far."""
-    output.mkdir(parents=True, exist_ok=True)
+def write(facts: dict[str, Any], sections: list[Section], stem: Path, console: Console) -> None:
+    """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     for section in sections:
         if section.mode == sections[-1].mode:
             console.print(_table(section))
     data = {**facts, "sections": [_data(section) for section in sections]}
-    (output / "overhead.json").write_text(json.dumps(data, indent=1) + "\n")
-    (output / "overhead.md").write_text("\n".join(_page(facts, sections)) + "\n")
-    _plot(sections, output / "overhead.png")
+    stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    stem.with_suffix(".md").write_text("\n".join(_page(facts, sections, stem.name)) + "\n")
+    _plot(sections, stem.with_suffix(".png"))
 
 
 def _table(section: Section) -> Table:
@@ -109,10 +109,10 @@ def _data(section: Section) -> dict[str, Any]:
     return {**section._asdict(), "estimates": rows}
 
 
-def _page(facts: dict[str, Any], sections: list[Section]) -> list[str]:
+def _page(facts: dict[str, Any], sections: list[Section], name: str) -> list[str]:
     lines = ["# What Entrostat costs beside stock vLLM", "", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
-    lines += [_METHOD.format(**facts), "", "![ratios with intervals](overhead.png)"]
+    lines += [_METHOD.format(**facts), "", f"![ratios with intervals]({name}.png)"]
     for section in sections:
         idle = ", ".join(f"{name} {load:.1%}" for name, load in section.idle.items())
         lines += ["", f"## {section.title}", ""]

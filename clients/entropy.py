@@ -94,6 +94,38 @@ def difficulty(
     return asked if probe is None else {"probe": probe, **asked}
 
 
+def steer(
+    vector: str,
+    strength: float | None = None,
+    *,
+    relative: float | None = None,
+    clamp: tuple[float, float] | None = None,
+    layers: Iterable[int] | None = None,
+    whole_prompt: bool = False,
+) -> dict[str, object]:
+    """Add a steering vector to the model's residual stream while the answer is decoded.
+
+    Args:
+        vector: Id of its artifact.
+        strength: How many times the vector; exactly one of this and the next two.
+        relative: The same in multiples of the stream's mean norm.
+        clamp: Hold the stream's component along the vector inside this band instead.
+        layers: Only these of its layers.
+        whole_prompt: Steer the prompt too, not only from its last token on.
+
+    Source: EAST (arXiv 2406.00244).
+    """
+    asked = {
+        "vector": vector,
+        "strength": strength,
+        "strength_relative": relative,
+        "clamp": clamp,
+        "layers": None if layers is None else list(layers),
+        "positions": "all" if whole_prompt else None,
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
 def inquiry(
     task: str,
     *,
@@ -126,6 +158,7 @@ def controls(
     temperature: Law | None = None,
     *,
     difficulty: dict[str, object] | None = None,
+    steering: Iterable[dict[str, object]] | None = None,
     inquiry: dict[str, object] | None = None,
     profile: str | None = None,
     trace: Trace | None = None,
@@ -135,6 +168,7 @@ def controls(
     Args:
         temperature: A law; None leaves it to the profile, or to the request's own temperature.
         difficulty: What `difficulty` made; None leaves it to the profile.
+        steering: What `steer` made, one or several; None leaves it to the profile.
         inquiry: What `inquiry` made; None answers instead of asking.
         profile: Name of controls kept by the server; what is given beside it overrides its own.
         trace: "tokens" returns every token's entropy and temperature, "summary" (the server's
@@ -144,6 +178,7 @@ def controls(
         "profile": profile,
         "temperature": temperature,
         "difficulty": difficulty,
+        "steering": None if steering is None else list(steering),
         "inquiry": inquiry,
         "trace": trace,
     }
@@ -196,6 +231,19 @@ class Difficulty(_Reading):
     """Tokens that were read ahead of the answer; None where its own prompt was read."""
 
 
+class Steering(_Reading):
+    """One vector that steered the answer."""
+
+    vector: str
+    hash: str | None = None
+    """The sha256 of its contents."""
+    layers: tuple[int, ...] = ()
+    positions: str | None = None
+    strength: float | None = None
+    strength_relative: float | None = None
+    clamp: tuple[float, float] | None = None
+
+
 class Heard(_Reading):
     """One question of an inquiry and what its reply was taken for."""
 
@@ -239,6 +287,8 @@ class Report(_Reading):
     """Every token in order; None unless the request asked for the trace "tokens"."""
     difficulty: Difficulty | None = None
     """None unless the request asked for it."""
+    steering: tuple[Steering, ...] | None = None
+    """None unless the answer was steered."""
     inquiry: Inquiry | None = None
     """None unless the request asked for it."""
     fallback: str | None = None

@@ -1,7 +1,8 @@
 """Reference pages that come from code: `python -m docs.generate`; `--check` fails if one is stale.
 
-Writes `cli.md`, the help of every command, `wire-schema.json`, the JSON schema of what a request
-may ask for and of what comes back, and `inquiry-task.schema.json`, the one of a task file.
+Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with,
+`wire-schema.json`, the JSON schema of what a request may ask for and of what comes back, and
+`inquiry-task.schema.json`, the one of a task file.
 """
 
 import argparse
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
 from probes.inquiry_task import Task
 from server.protocol import Control, Report
 from training import cli as training_cli
+from training import policy_cli
+from training.objectives import ObjectiveList
+from training.policy_tables import objective_rows
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _WIDTH = 88
@@ -30,6 +34,17 @@ _CLI_HEAD = """\
 <!-- Written by `python -m docs.generate`; do not edit. -->
 
 The same text as `COMMAND --help`.
+"""
+
+_OBJECTIVES_HEAD = """\
+# Objectives of `train-policy`
+
+<!-- Written by `python -m docs.generate`; do not edit. -->
+
+`train-policy --list-objectives` shows the same. Formulas, sources and what differs from published
+code stand in the docstrings of `training/objectives/`. "Acts on groups" means rewards or
+advantages of whole groups of answers, "on tokens" the loss of each token. "Experimental" says what
+was never checked against the authors' own formula.
 """
 
 
@@ -57,6 +72,7 @@ def pages() -> dict[Path, str]:
     """What every generated page should hold."""
     return {
         FOLDER / "cli.md": cli_page(),
+        FOLDER / "objectives.md": objectives_page(),
         FOLDER / "wire-schema.json": wire_schema(),
         FOLDER / "inquiry-task.schema.json": task_schema(),
     }
@@ -69,7 +85,32 @@ def cli_page() -> str:
         group: Any = _plain(app)
         for name in sorted(group.commands):
             sections.append(f"## {program} {name}\n\n```text\n{_help(group, program, name)}\n```\n")
+    alone: Any = _plain(policy_cli._app)
+    context = alone.make_context("train-policy", [], resilient_parsing=True, terminal_width=_WIDTH)
+    sections.append(f"## train-policy\n\n```text\n{_text(alone, context)}\n```\n")
     return "\n".join(sections)
+
+
+def objectives_page() -> str:
+    """Every objective of `train-policy`, its settings and what is not verified about it."""
+    parts = [_OBJECTIVES_HEAD]
+    for name, what, acts, notes in objective_rows():
+        lines = [f"## {name}\n", f"{what}\n", f"Acts on {acts}{f'; {notes}' if notes else ''}.\n"]
+        fields = _config_of(name).model_fields
+        rows = [
+            f"| `{field}` | `{info.get_default(call_default_factory=True)}` |"
+            for field, info in fields.items()
+            if field != "type"
+        ]
+        if rows:
+            lines.append("\n".join(["| setting | default |", "|---|---|", *rows]) + "\n")
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def _config_of(name: str) -> type[BaseModel]:
+    (config,) = TypeAdapter(ObjectiveList).validate_python([name])
+    return type(config)
 
 
 def wire_schema() -> str:
@@ -104,6 +145,10 @@ def _help(group: Any, program: str, name: str) -> str:
     context = command.make_context(
         f"{program} {name}", [], resilient_parsing=True, terminal_width=_WIDTH
     )
+    return _text(command, context)
+
+
+def _text(command: Any, context: Any) -> str:
     lines = command.get_help(context).splitlines()
     return "\n".join(line.rstrip() for line in lines).strip()
 

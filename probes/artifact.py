@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.inquiry_artifact import InquirySpec
+from probes.steering import SteeringSpec
 from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics", "difficulty-probe", "inquiry-calibration"]
+Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector", "inquiry-calibration"]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -89,6 +90,8 @@ class Manifest(BaseModel):
     """How it was made."""
     probe: ProbeSpec | None = None
     """Of a difficulty probe: what it reads and what follows."""
+    steering: SteeringSpec | None = None
+    """Of a steering vector: where it belongs."""
     inquiry: InquirySpec | None = None
     """Of an inquiry calibration: what it asks about."""
     metrics: dict[str, float | int] = Field(default_factory=dict)

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from probes.inquiry_words import EmptySets
+
 Score = Literal["lac", "aps"]
 """How badly a label fits a distribution; see `conformity_scores`."""
-EmptySets = Literal["full", "raw"]
-"""What a set becomes that no label passes: all labels, or nothing as the formula says."""
 
 
 def conformity_scores(probabilities: Tensor, score: Score = "lac") -> Tensor:

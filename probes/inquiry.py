@@ -6,23 +6,19 @@ predictions come from is the caller's business. Candidates are questions not ask
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from probes.conformal import Calibration, EmptySets
+from probes.conformal import Calibration
+from probes.inquiry_words import EmptySets, Policy, StopReason
 from probes.lookahead import (
     entropy_bound,
     expected_entropy,
     expected_size,
     information_gain,
 )
-
-Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
-"""What the next question should make small: the expected set (C-IP as in the paper), the bound on
-the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
-StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
 
 MIN_GAIN = 1e-3
 """Nats; a question that moves the prediction by less is not worth a turn."""

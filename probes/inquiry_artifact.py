@@ -1,7 +1,7 @@
 """What `train-probe inquiry` stores and a server plays with: task, predictor, calibration."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +9,8 @@ from torch import Tensor
 
 from probes.conformal import Calibration, Score, conformal_rank, conformal_threshold
 from probes.inquiry_task import Task
+from probes.inquiry_words import Predictor
 from probes.likelihood import AnswerModel, answer_logprobs
-
-Predictor = Literal["likelihood", "direct"]
-"""Bayes' rule over the model's log-likelihoods of statements, or the model asked for the label."""
 
 
 class InquirySpec(BaseModel):

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.conformal import Calibration, EmptySets
-from probes.inquiry import Policy, Selection, StopReason, select, stop_reason
+from probes.conformal import Calibration
+from probes.inquiry import Selection, select, stop_reason
+from probes.inquiry_words import EmptySets, LabelWeights, Policy, StopReason
 from probes.likelihood import UNKNOWN, posterior, posteriors_after
-from probes.lookahead import LabelWeights, answer_weights
+from probes.lookahead import answer_weights
 
 History = Sequence[tuple[int, int]]
 """Pairs of question and answer index, `UNKNOWN` among the answers."""

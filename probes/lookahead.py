@@ -6,15 +6,12 @@ in bits, which ranks questions alike. Torch in float64, so that the entropy is t
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-
-LabelWeights = Literal["posterior", "uniform"]
-"""Which label answers in the look-ahead: by its probability now, or any one as published."""
+from probes.inquiry_words import LabelWeights
 
 
 def answer_weights(

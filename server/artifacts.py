@@ -1,12 +1,16 @@
 """The artifacts a server may use: found at start, checked against the served model."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
 from probes.difficulty import Head
 from probes.inquiry_artifact import Inquiry
+from probes.steering import tensor_name
 from probes.strategies import ProbeSpec
 from probes.temperature import HapoStatistics
 from server.errors import BadControl
@@ -17,11 +21,12 @@ logger = logging.getLogger("vllm.entrostat")
 
 
 _COMMANDS: dict[Kind, str] = {
-    "entropy-statistics": "temperature",
-    "difficulty-probe": "difficulty",
-    "inquiry-calibration": "inquiry",
+    "entropy-statistics": "train-probe temperature",
+    "difficulty-probe": "train-probe difficulty",
+    "steering-vector": "train-steering",
+    "inquiry-calibration": "train-probe inquiry",
 }
-"""Which `train-probe` makes what."""
+"""Which command makes what."""
 
 
 def shipped_artifacts() -> Path:
@@ -32,8 +37,23 @@ def shipped_artifacts() -> Path:
 class Artifacts:
     """Artifacts by id. One that does not fit the model stays listed, with the reason."""
 
-    def __init__(self, roots: list[Path], served: ModelIdentity, hidden_size: int) -> None:
+    def __init__(
+        self,
+        roots: list[Path],
+        served: ModelIdentity,
+        hidden_size: int,
+        steered: Sequence[int] | None = None,
+    ) -> None:
+        """Read what is in some folders.
+
+        Args:
+            roots: Folders of artifacts, searched in this order.
+            served: The served model.
+            hidden_size: Its own.
+            steered: Layers that can be steered; None means those of the vectors.
+        """
         self._hidden_size = hidden_size
+        self._steered = steered
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
         self._inquiries: dict[str, Inquiry] = {}
@@ -52,7 +72,7 @@ class Artifacts:
         manifest = artifact.manifest
         field = manifest.mismatch(served)
         reason = None if field is None else f"made for another model: {field} differs"
-        reason = reason or _malformed(artifact, self._hidden_size)
+        reason = reason or _malformed(artifact, self._hidden_size, self._steered)
         if reason is None:
             self._loaded[name] = artifact
         else:
@@ -100,6 +120,25 @@ class Artifacts:
             if artifact.manifest.probe is not None
         }
 
+    def steering_vector(self, name: str, param: str) -> Artifact:
+        """The steering vector with this id.
+
+        Raises:
+            BadControl: There is none, or it belongs to another model.
+        """
+        return self._find(name, "steering-vector", param)
+
+    def steering_vectors(self) -> dict[str, dict[int, Tensor]]:
+        """Every usable steering vector, by id and layer."""
+        return {
+            artifact.id: {
+                layer: artifact.tensors[tensor_name(layer)]
+                for layer in artifact.manifest.steering.norms
+            }
+            for artifact in self._loaded.values()
+            if artifact.manifest.steering is not None
+        }
+
     def inquiry(self, name: str, param: str) -> Inquiry:
         """The task with this id, with its predictor and calibration.
 
@@ -121,7 +160,7 @@ class Artifacts:
                     return artifact
             raise BadControl(
                 f"`{param}`: no {kind.replace('-', ' ')} for this model: make one with "
-                f"`train-probe {_COMMANDS[kind]}`",
+                f"`{_COMMANDS[kind]}`",
                 param,
             )
         artifact = self._get(name, param)
@@ -143,12 +182,15 @@ class Artifacts:
         )
 
 
-def load_artifacts(model_config: Any, chat_template: str | None = None) -> Artifacts:
+def load_artifacts(
+    model_config: Any, chat_template: str | None = None, steered: Sequence[int] | None = None
+) -> Artifacts:
     """What this process may use: the shipped artifacts and those of `--artifacts`.
 
     Args:
         model_config: vLLM's.
         chat_template: The served one, where it is not the model's own.
+        steered: As in `Artifacts`.
     """
     roots = [shipped_artifacts()]
     if (own := settings().artifacts) is not None:
@@ -156,7 +198,7 @@ def load_artifacts(model_config: Any, chat_template: str | None = None) -> Artif
     served = ModelIdentity.of(_checkpoint(model_config))
     if chat_template is not None:
         served = served.model_copy(update={"chat_template_hash": text_hash(chat_template)})
-    return Artifacts(roots, served, model_config.get_hidden_size())
+    return Artifacts(roots, served, model_config.get_hidden_size(), steered)
 
 
 def _checkpoint(model_config: Any) -> Path:
@@ -170,9 +212,11 @@ def _checkpoint(model_config: Any) -> Path:
     )
 
 
-def _malformed(artifact: Artifact, hidden_size: int) -> str | None:
+def _malformed(artifact: Artifact, hidden_size: int, steered: Sequence[int] | None) -> str | None:
     """Why an artifact of the right model is of no use here, or None."""
     manifest, tensors = artifact.manifest, artifact.tensors
+    if manifest.kind == "steering-vector":
+        return _unfit_vector(artifact, hidden_size, steered)
     if manifest.kind == "difficulty-probe":
         if manifest.probe is None:
             return "manifest.json: probe is missing"
@@ -195,3 +239,23 @@ def _malformed(artifact: Artifact, hidden_size: int) -> str | None:
     if values.shape != (len(HapoStatistics._fields),):
         return f"the tensor `hapo` has shape {tuple(values.shape)} instead of (4,)"
     return None if bool(values.isfinite().all()) else "the tensor `hapo` holds no finite numbers"
+
+
+def _unfit_vector(
+    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None
+) -> str | None:
+    spec = artifact.manifest.steering
+    if spec is None:
+        return "manifest.json: steering is missing"
+    for layer in spec.norms:
+        name = tensor_name(layer)
+        if name not in artifact.tensors:
+            return f"the tensor `{name}` is missing"
+        if artifact.tensors[name].shape != (hidden_size,):
+            found = tuple(artifact.tensors[name].shape)
+            return f"the tensor `{name}` has shape {found} instead of ({hidden_size},)"
+        if not bool(artifact.tensors[name].isfinite().all()):
+            return f"the tensor `{name}` holds no finite numbers"
+        if steered is not None and layer not in steered:
+            return f"layer {layer} is not among --steering-layers"
+    return None

@@ -12,6 +12,8 @@ from probes.temperature import NUM_PARAMETERS, Law
 
 CONFIG_KEY = "entrostat"
 """Key in vLLM's `additional_config` that switches the worker side on."""
+LAYERS_KEY = "steering_layers"
+"""Key below `CONFIG_KEY`: which decoder layers can be steered."""
 KEY = "entropy"
 """Key in `extra_args`; every key that begins with it is reserved."""
 
@@ -28,6 +30,7 @@ def engine_control(
     address: str,
     choices: int,
     difficulty: Mapping[str, Any] | None = None,
+    steering: Mapping[str, Any] | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -38,6 +41,7 @@ def engine_control(
         address: ZeroMQ endpoint that receives the trace; empty without one.
         choices: The request's `n`.
         difficulty: From `difficulty_control`; None reads no probe.
+        steering: From `steering_control`; None leaves the residual stream alone.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -47,6 +51,7 @@ def engine_control(
         address=address,
         choices=choices,
         difficulty=difficulty,
+        steering=steering,
     )
 
 
@@ -73,6 +78,29 @@ def difficulty_control(
         "temperatures": list(temperatures),
         "budgets": list(budgets),
         "stop": stop,
+    }
+
+
+def steering_control(
+    *,
+    key: str,
+    add: Sequence[tuple[str, int, float]],
+    clamp: Sequence[tuple[str, int, float, float]],
+    everywhere: bool,
+) -> dict[str, Any]:
+    """Build the part of a control that steers.
+
+    Args:
+        key: Names all of it: requests with the same key are steered alike.
+        add: Vector, layer, multiple.
+        clamp: Vector, layer, and the band of the stream's component along it.
+        everywhere: Whether the prompt is steered too, not only from its last token on.
+    """
+    return {
+        "key": key,
+        "add": [list(part) for part in add],
+        "clamp": [list(part) for part in clamp],
+        "all": everywhere,
     }
 
 

@@ -73,7 +73,7 @@ class Generation:
         if call.difficulty is not None:
             return self._follow_difficulty(call, engine, prompt, params, *args, **kwargs)
         params = self._controlled(call, params)
-        outputs = engine.generate(prompt, params, *args, **kwargs)
+        outputs = engine.generate(self._salted(prompt), params, *args, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
     def _open(self, params: Any) -> Call:
@@ -98,9 +98,13 @@ class Generation:
                 address=self._telemetry.address,
                 choices=params.n,
                 difficulty=difficulty,
+                steering=self.plan.steering and self.plan.steering.control,
             ),
         }
         return params
+
+    def _salted(self, prompt: Any) -> Any:
+        return prompt if self.plan.steering is None else self.plan.steering.salted(prompt)
 
     async def _follow_difficulty(
         self, call: Call, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
@@ -111,7 +115,7 @@ class Generation:
         delta = params.output_kind == RequestOutputKind.DELTA
         prompt, part = await run.prepare(engine, prompt, params, request_id, **kwargs)
         params = self._controlled(call, params, part)
-        outputs = engine.generate(prompt, params, request_id, **kwargs)
+        outputs = engine.generate(self._salted(prompt), params, request_id, **kwargs)
         async with aclosing(self._count(call, outputs, delta)) as counted:
             async for output in counted:
                 for completion in output.outputs:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
 from probes.conformal import Calibration
-from probes.inquiry_artifact import Inquiry, Predictor, TooFewSamples
+from probes.inquiry_artifact import Inquiry, TooFewSamples
 from probes.inquiry_turn import Rule
+from probes.inquiry_words import Predictor
 from probes.strategies import Difficulty, Strategies
 from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
@@ -20,6 +21,7 @@ from server.protocol import (
     InquiryControl,
     TemperatureLaw,
 )
+from server.steering import SteeringPlan, plan_steering
 
 _EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
 
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     parameters: list[float]
     trace: str
     difficulty: "DifficultyPlan | None" = None
+    steering: SteeringPlan | None = None
     inquiry: "InquiryPlan | None" = None
 
 
@@ -119,7 +122,17 @@ def make_plan(
     tag, parameters = _parameters(control.temperature, artifacts, param)
     inquiry = _inquiry(control, artifacts)
     difficulty = _difficulty(control, artifacts, said)
-    return Plan(name, control.temperature, tag, parameters, control.trace, difficulty, inquiry)
+    steering = control.steering and plan_steering(control.steering, artifacts)
+    return Plan(
+        name,
+        control.temperature,
+        tag,
+        parameters,
+        control.trace,
+        difficulty,
+        steering or None,
+        inquiry,
+    )
 
 
 def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> DifficultyPlan | None:

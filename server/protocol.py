@@ -7,10 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.conformal import EmptySets
-from probes.inquiry import Policy, StopReason
-from probes.inquiry_artifact import Predictor
-from probes.lookahead import LabelWeights
+from probes.inquiry_words import EmptySets, LabelWeights, Policy, Predictor, StopReason
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -95,6 +92,33 @@ class DifficultyControl(_Strict):
     """Instead of those stored with the probe."""
 
 
+class Steer(_Strict):
+    """One steering vector and how much of it; say exactly one of the three amounts."""
+
+    vector: str = Field(max_length=200)
+    """Id of a `steering-vector` artifact."""
+    strength: float | None = Field(None, ge=-1000.0, le=1000.0)
+    """Multiples of the vector; negative turns it round."""
+    strength_relative: float | None = Field(None, ge=-10.0, le=10.0)
+    """Multiples of the mean norm of the residual stream, which is stored with the vector."""
+    clamp: tuple[float, float] | None = None
+    """Hold the stream's component along the vector inside this band instead of adding."""
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Only these of the vector's layers; None takes all of them."""
+    positions: Literal["answer", "all"] = "answer"
+    """From the last token of the prompt on (EAST), or the prompt's other tokens too. The same for
+    all vectors of a request."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        amounts = (self.strength, self.strength_relative, self.clamp)
+        if sum(amount is not None for amount in amounts) != 1:
+            raise ValueError("say exactly one of strength, strength_relative and clamp")
+        if self.clamp is not None and self.clamp[0] > self.clamp[1]:
+            raise ValueError(f"clamp: {self.clamp[0]} must not be larger than {self.clamp[1]}")
+        return self
+
+
 class InquiryControl(_Strict):
     """Ask questions until the answer is known (C-IP); the messages are the state of the game."""
 
@@ -129,6 +153,8 @@ class Control(_Strict):
     """How the temperature follows the entropy; None leaves it as the request says."""
     difficulty: DifficultyControl | None = None
     """How the answer follows the difficulty of the question; None leaves it alone."""
+    steering: tuple[Steer, ...] | None = Field(None, min_length=1, max_length=8)
+    """Vectors added to the residual stream while the answer is decoded."""
     inquiry: InquiryControl | None = None
     """Ask questions instead of answering; None answers."""
     trace: Trace = "summary"
@@ -168,6 +194,19 @@ class DifficultyReport(BaseModel):
     prepass_tokens: int | None = None
     """Tokens of the prompt that the probe read ahead of the answer; None where it read the
     answer's own prompt."""
+
+
+class SteeringReport(BaseModel):
+    """One vector that steered the answer."""
+
+    vector: str
+    hash: str
+    """The sha256 of its contents."""
+    layers: list[int]
+    positions: Literal["answer", "all"]
+    strength: float | None = None
+    strength_relative: float | None = None
+    clamp: tuple[float, float] | None = None
 
 
 class HeardReport(BaseModel):
@@ -233,6 +272,7 @@ class Report(BaseModel):
     """Tokens whose entropy target was out of reach: drawn at the nearer temperature limit."""
     tokens: list[TokenReport] | None = None
     difficulty: DifficultyReport | None = None
+    steering: list[SteeringReport] | None = None
     inquiry: InquiryReport | None = None
     fallback: str | None = None
     """Why control or measurement is incomplete; None when all is well."""

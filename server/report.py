@@ -35,6 +35,7 @@ def summarise(plan: Plan, tokens: Sequence[Token], produced: int) -> Report:
         num_tokens=len(tokens),
         num_clamped=_num_clamped(plan, temperatures),
         tokens=token_reports(tokens) if plan.trace == "tokens" else None,
+        steering=None if plan.steering is None else plan.steering.reports,
         fallback=_fallback(tokens, produced),
     )
 

@@ -38,6 +38,13 @@ def serve(
         Path | None,
         typer.Option(help="Folder of artifacts (statistics), searched before the shipped ones."),
     ] = None,
+    steering_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Decoder layers that can be steered, by commas, from 0; else those of the "
+            "steering vectors that fit the model."
+        ),
+    ] = None,
     model_runner: Annotated[
         Runner | None,
         typer.Option(help="vLLM model runner; v2 is not proven end to end on GPUs yet."),
@@ -65,7 +72,7 @@ def serve(
     runner = _choose_runner(model_runner)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
-    _run(ctx.args, runner)
+    _run(ctx.args, runner, _layers(steering_layers))
 
 
 def vllm_help(argv: list[str]) -> None:
@@ -103,7 +110,16 @@ def _plugins(allowed: str | None) -> list[str]:
     return list(dict.fromkeys([*names, "entrostat"]))
 
 
-def _run(argv: list[str], runner: Runner) -> None:
+def _layers(flag: str | None) -> list[int] | None:
+    if flag is None:
+        return None
+    try:
+        return sorted({int(number) for number in flag.split(",")})
+    except ValueError:
+        _fail(f"--steering-layers {flag}: write numbers by commas, such as 18,20")
+
+
+def _run(argv: list[str], runner: Runner, steered: list[int] | None) -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args, init_logger
@@ -114,7 +130,7 @@ def _run(argv: list[str], runner: Runner) -> None:
     logger = init_logger("vllm.entrostat")
     if args.model_tag is None and not _names_a_model(argv):
         _use_default_model(args, argv)
-    _switch_on(args, runner)
+    _switch_on(args, runner, steered)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
@@ -159,13 +175,16 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
 
 
-def _switch_on(args: Any, runner: Runner) -> None:
+def _switch_on(args: Any, runner: Runner, steered: list[int] | None = None) -> None:
     """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
-    from server.control import CONFIG_KEY
+    from server.control import CONFIG_KEY, LAYERS_KEY
 
     ours = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
     args.logits_processors = [*(args.logits_processors or []), ours]
-    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: {}}
+    args.additional_config = {
+        **(args.additional_config or {}),
+        CONFIG_KEY: {} if steered is None else {LAYERS_KEY: steered},
+    }
     if args.disable_access_log_for_endpoints is None:
         args.disable_access_log_for_endpoints = "/health,/ready,/metrics"
 

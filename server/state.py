@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request
 
 from server.artifacts import load_artifacts
+from server.control import CONFIG_KEY, LAYERS_KEY
 from server.inquiry_reads import Memory
 from server.profiles import Profiles
 from server.settings import Settings
@@ -18,7 +19,8 @@ class ServerState:
         self.settings = settings
         self.engine = engine
         self.profiles = Profiles(settings.profiles)
-        self.artifacts = load_artifacts(engine.model_config, chat_template)
+        ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
+        self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
         self.telemetry = Telemetry()
         self.readings = Memory()
 

@@ -20,6 +20,7 @@ from openai import OpenAI
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.difficulty import Head
+from probes.steering import SteeringSpec, tensor_name
 from probes.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from tests.engine.support import PROMPTS
 
@@ -31,6 +32,7 @@ os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "300")
 MODEL = "smollm2-135m"
 
 PLAIN_PROBE, SPOKEN_PROBE = f"{MODEL}/plain", f"{MODEL}/spoken"
+PUSH, PUSH_AGAIN, TURN = f"{MODEL}/push", f"{MODEL}/push-again", f"{MODEL}/turn"
 
 # float32 so that vLLM and transformers can be compared closely; little KV memory so that many
 # requests at once preempt each other; few tokens per step so that a long prompt comes in chunks.
@@ -168,6 +170,24 @@ def save_probes(root: Path, checkpoint: Path) -> None:
         )
 
 
+def save_vectors(root: Path, checkpoint: Path) -> None:
+    """Random steering vectors; two of them are the same under different names."""
+    draw = torch.Generator().manual_seed(9)
+    push = {layer: torch.randn(576, generator=draw) for layer in (12, 20)}
+    turn = {20: torch.randn(576, generator=draw)}
+    for name, vectors in ((PUSH, push), (PUSH_AGAIN, push), (TURN, turn)):
+        manifest = Manifest(
+            kind="steering-vector",
+            model=MODEL,
+            identity=ModelIdentity.of(checkpoint),
+            data_hash="none",
+            seed=9,
+            steering=SteeringSpec(features=576, norms=dict.fromkeys(vectors, 20.0)),
+        )
+        tensors = {tensor_name(layer): vector for layer, vector in vectors.items()}
+        Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
     """The default model under `entrostat serve`, shared by every engine test."""
@@ -176,6 +196,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterat
     profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     save_probes(folder / "artifacts", checkpoint)
+    save_vectors(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     command = entrostat("serve", *FLAGS, *tools, *own)
     with run_server(command, folder / "server.log") as running:

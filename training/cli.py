@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -322,9 +322,13 @@ def _one_of(option: str, value: str | None, words: str) -> Any:
     return value
 
 
+def _errors(command: str) -> AbstractContextManager[None]:
+    return one_sentence_errors(f"train-probe {command}")
+
+
 @contextmanager
-def _errors(command: str) -> Iterator[None]:
-    """One sentence and exit code 2 for what the user can mend."""
+def one_sentence_errors(command: str) -> Iterator[None]:
+    """One sentence, begun by `command`, and exit code 2 for what the user can mend."""
     from training.errors import TrainingError
 
     signal.signal(signal.SIGTERM, _leave)
@@ -346,5 +350,5 @@ def _leave(signum: int, frame: object) -> None:
 
 
 def _fail(command: str, message: object) -> None:
-    print(f"train-probe {command}: {message}", file=sys.stderr)
+    print(f"{command}: {message}", file=sys.stderr)
     raise SystemExit(2)

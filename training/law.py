@@ -1,13 +1,10 @@
-"""Diagnostics of entropy in training: what entropy costs, predicts, and protects from. Pure."""
+"""The entropy law R = -a e^H + b: what a run pays in entropy for its reward. Pure."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
-from training.objectives.steer import entropy_change
 
 MIN_POINTS = 8
 MIN_SPREAD = 0.05
@@ -129,116 +126,3 @@ def fit_entropy_law(entropies: Sequence[float], rewards: Sequence[float]) -> Ent
         x_max=float(x.max()),
         x_variance=variance,
     )
-
-
-class Agreement(NamedTuple):
-    """How well a predictor of entropy changes agrees with the measured ones."""
-
-    correlation: float
-    """Pearson; NaN if either never varies."""
-    gain: float
-    """Least squares through the origin: measured = gain * predicted; NaN if all are 0."""
-    same_sign: float
-    """Share of steps in which both have the same sign."""
-
-
-def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
-    """Compare predicted changes of the entropy per step with measured ones.
-
-    For the covariance, `predicted` is -Cov(logprob, A) and the gain estimates the effective
-    learning rate; for STEER it is -mean(Omega). A useful predictor has a positive correlation.
-
-    Args:
-        predicted: One value per step, any unit.
-        measured: H after the step minus H before it, nats.
-
-    Raises:
-        ValueError: Lengths differ or there are fewer than 2 steps.
-    """
-    if len(predicted) != len(measured) or len(predicted) < 2:
-        raise ValueError(
-            f"needs two or more steps of both, not {len(predicted)} and {len(measured)}"
-        )
-    p = torch.tensor(predicted, dtype=torch.float64)
-    m = torch.tensor(measured, dtype=torch.float64)
-    dp, dm = p - p.mean(), m - m.mean()
-    scale = float(dp.norm() * dm.norm())
-    square = float(p.square().sum())
-    return Agreement(
-        correlation=float(dp @ dm) / scale if scale > 0 else math.nan,
-        gain=float(p @ m) / square if square > 0 else math.nan,
-        same_sign=float((p.sign() == m.sign()).double().mean()),
-    )
-
-
-def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> float:
-    """Cov(logprob, A) over the masked tokens: per step the entropy falls by about lr times this.
-
-    Args:
-        logprobs: Shape (B, T).
-        advantages: Shape (B, T).
-        mask: Bool, shape (B, T).
-
-    Source: The Entropy Mechanism of RL (arXiv 2505.22617), for softmax policies.
-    """
-    x, y = logprobs.detach()[mask].double(), advantages[mask].double()
-    return float(((x - x.mean()) * (y - y.mean())).mean()) if len(x) else 0.0
-
-
-def predicted_entropy_change(
-    logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor, advantages: Tensor, mask: Tensor
-) -> float:
-    """STEER's prediction of how the entropy moves, -mean(Omega); negative is falling.
-
-    Arguments have shape (B, T); entropies in nats. See `objectives.steer.entropy_change`.
-    """
-    omega = entropy_change(logprobs, old_logprobs, entropy, advantages)[mask]
-    return -float(omega.double().mean()) if omega.numel() else 0.0
-
-
-def policy_kl(logits: Tensor, other: Tensor, mask: Tensor) -> float:
-    """Mean over masked tokens of KL(softmax(logits) || softmax(other)), nats.
-
-    Args:
-        logits: Shape (..., vocab).
-        other: Shape (..., vocab).
-        mask: Bool, shape (...).
-    """
-    p, q = (torch.log_softmax(x[mask].double(), -1) for x in (logits, other))
-    gap = torch.where(p.isneginf(), 0.0, p - q)
-    divergence = (p.exp() * gap).sum(-1)
-    return float(divergence.mean()) if divergence.numel() else 0.0
-
-
-class JitterResponse(NamedTuple):
-    """How far a policy moves when its rewards are jittered."""
-
-    policy_kl: float
-    """Mean KL from the policy of the given rewards to one of jittered rewards, nats."""
-    share_flipped: float
-    """Share of draws in which the most likely action changes."""
-
-
-def jitter_response(
-    rewards: Tensor, jitter: float, entropy_coef: float, draws: int, generator: torch.Generator
-) -> JitterResponse:
-    """Response of the best entropy-regularised policy, softmax(R / entropy_coef), to noise in R.
-
-    Without regularisation the best policy is an argmax, and near a tie the smallest noise turns
-    it over: the policy cliff. With it the KL is at most 2 max|noise| / entropy_coef.
-
-    Args:
-        rewards: One per action, shape (actions,).
-        jitter: Standard deviation of the normal noise, units of reward.
-        entropy_coef: Reward per nat, > 0.
-        draws: How many jittered copies.
-        generator: Of the noise.
-
-    Source: The Policy Cliff (arXiv 2507.20150), discontinuity of the optimal policy.
-    """
-    noise = torch.randn(draws, len(rewards), generator=generator, dtype=torch.float64) * jitter
-    exact = rewards.double().expand(draws, -1)
-    everything = torch.ones(draws, dtype=torch.bool)
-    divergence = policy_kl(exact / entropy_coef, (exact + noise) / entropy_coef, everything)
-    flipped = exact.argmax(-1) != (exact + noise).argmax(-1)
-    return JitterResponse(divergence, float(flipped.double().mean()))

@@ -20,6 +20,7 @@ from server.control import KEY
 from server.engine.difficulty import DifficultyControl
 from server.engine.kernels import Kernels
 from server.engine.publisher import Directory, Publisher
+from server.engine.steering import SteeringControl
 
 logger = init_logger("vllm.entrostat")
 
@@ -65,6 +66,8 @@ class Controller:
         self._stale = False
         self.difficulty: DifficultyControl | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
+        self.steering: SteeringControl | None = None
+        """Set by the plugin; None where no vector fits the model."""
 
     def read_difficulty(self, model: Any, heads: Mapping[str, Head]) -> None:
         """Read these probes on a loaded model.
@@ -87,13 +90,16 @@ class Controller:
 
     # -- slots -----------------------------------------------------------------------------
 
-    def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
+    def add(
+        self, slot: int, extra_args: Mapping[str, Any] | None, base: float, prompt_tokens: int = 0
+    ) -> bool:
         """Seat a request in a slot, wiping whatever sat there before.
 
         Args:
             slot: Where.
             extra_args: Of its sampling parameters; without a control the slot becomes idle.
             base: Its own temperature; 0 is greedy.
+            prompt_tokens: Length of its prompt.
 
         Returns:
             Whether the request is controlled.
@@ -107,6 +113,8 @@ class Controller:
         self._seat(slot, control["trace"], 0, control["address"])
         if self.difficulty is not None:
             self.difficulty.add(slot, control["difficulty"])
+        if self.steering is not None:
+            self.steering.add(slot, control["steering"], prompt_tokens)
         return True
 
     def remove(self, slot: int) -> None:
@@ -117,6 +125,8 @@ class Controller:
             self._seat(slot, 0, 0, "")
             if self.difficulty is not None:
                 self.difficulty.remove(slot)
+            if self.steering is not None:
+                self.steering.remove(slot)
 
     def move(self, source: int, target: int) -> None:
         """Move a request to another slot; the source becomes idle."""
@@ -132,6 +142,8 @@ class Controller:
             column[[one, two]] = column[[two, one]]
         if self.difficulty is not None:
             self.difficulty.swap(one, two)
+        if self.steering is not None:
+            self.steering.swap(one, two)
         self._stale = True
 
     def name_choice(self, slot: int, choice: int) -> None:

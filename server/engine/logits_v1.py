@@ -18,6 +18,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from server.control import KEY, refuse_reserved
 from server.engine.controller import Controller, Group
 from server.engine.publisher import Publisher
+from server.engine.steering import SteeringControl
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -68,16 +69,33 @@ class EntropyLogitsProcessor(LogitsProcessor):
 
         runner.sampler.sample = controlled_sample
 
+    def steer(self, steering: SteeringControl) -> None:
+        """Mark the tokens of every step before its forward pass."""
+        assert self._runner is not None
+        self.controller.steering = steering
+        runner: Any = self._runner
+        prepare: Callable[..., Any] = runner._prepare_inputs
+
+        def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
+            batch = runner.input_batch  # vLLM may replace it after loading
+            slots = np.arange(batch.num_reqs)
+            steering.mark(slots, batch.num_computed_tokens_cpu[slots], counts)
+            return prepare(scheduler_output, counts)
+
+        runner._prepare_inputs = prepare_and_mark
+
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow requests that join, leave or move."""
         if batch_update is None:
             return
         for slot in batch_update.removed:
             self.controller.remove(slot)
-        for slot, params, _, _ in batch_update.added:
+        for slot, params, prompt, _ in batch_update.added:
             # `added` reuses a slot without `removed` when one request replaces another.
             self._unnamed.discard(slot)
-            controlled = self.controller.add(slot, params.extra_args, params.temperature)
+            controlled = self.controller.add(
+                slot, params.extra_args, params.temperature, len(prompt or ())
+            )
             if controlled and params.extra_args[KEY]["choices"] > 1:
                 self._unnamed.add(slot)
         for source, target, direction in batch_update.moved:

@@ -19,6 +19,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 from server.control import KEY, refuse_reserved
 from server.engine.controller import Controller, Group
 from server.engine.publisher import Publisher
+from server.engine.steering import SteeringControl
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -33,6 +34,7 @@ class EntropyLogitsProcessor(LogitsProcessor):
         )
         self._req_states = req_states
         self._request_ids: dict[int, str] = {}
+        self._runner: Any = None
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -45,12 +47,27 @@ class EntropyLogitsProcessor(LogitsProcessor):
 
     def bind(self, runner: Any) -> None:
         """Learn where the runner keeps request ids, which tell the n completions apart."""
+        self._runner = runner
         self._request_ids = runner.req_states.index_to_req_id
+
+    def steer(self, steering: SteeringControl) -> None:
+        """Mark the tokens of every step before its forward pass."""
+        self.controller.steering = steering
+        states, prepare = self._runner.req_states, self._runner.prepare_inputs
+
+        def prepare_and_mark(scheduler_output: Any, batch: Any, *args: Any) -> Any:
+            slots = batch.idx_mapping_np
+            starts = states.num_computed_tokens_np[slots]
+            steering.mark(slots, starts, batch.num_scheduled_tokens)
+            return prepare(scheduler_output, batch, *args)
+
+        self._runner.prepare_inputs = prepare_and_mark
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Seat a request; a recycled slot is wiped whole."""
         extra_args = sampling_params.extra_args
-        if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
+        prompt_tokens = int(self._req_states.prompt_len.np[req_idx])
+        if not self.controller.add(req_idx, extra_args, sampling_params.temperature, prompt_tokens):
             return False
         if extra_args[KEY]["choices"] > 1:
             choice = int(self._request_ids[req_idx].partition("_")[0])

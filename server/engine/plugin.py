@@ -11,7 +11,8 @@ import numpy as np
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
-from server.control import CONFIG_KEY
+from server.control import CONFIG_KEY, LAYERS_KEY
+from server.engine.steering import SteeringControl, Vectors, decoder_layers
 
 
 def register() -> None:
@@ -59,14 +60,44 @@ def bind(runner: Any) -> Any | None:
         if type(processor).__module__.startswith("server.engine.logits_v"):
             processor.controller.kernels.warm_up()
             processor.bind(runner)
-            if heads := load_artifacts(runner.model_config).heads():
+            artifacts = load_artifacts(runner.model_config, steered=steered_layers(runner))
+            if heads := artifacts.heads():
                 processor.controller.read_difficulty(runner.model, heads)
+            if vectors := artifacts.steering_vectors():
+                processor.steer(steer(runner, vectors))
             if get_tensor_model_parallel_rank() != 0:  # every rank samples the same rows
                 processor.controller.mute()
             if hasattr(runner, "input_batch"):
                 _prepare_v1(runner, alone=len(processors) == 1)
             return processor
     return None
+
+
+def steered_layers(runner: Any) -> list[int] | None:
+    """The layers that `--steering-layers` names; None means those of the vectors."""
+    layers: list[int] | None = runner.vllm_config.additional_config[CONFIG_KEY].get(LAYERS_KEY)
+    return layers
+
+
+def steer(runner: Any, vectors: Vectors) -> SteeringControl:
+    """Hook the steered layers of a loaded model, before anything is compiled.
+
+    Raises:
+        ValueError: The model's layers are not known.
+    """
+    config = runner.vllm_config
+    wanted = steered_layers(runner) or sorted({n for layers in vectors.values() for n in layers})
+    # vLLM's compile cache knows nothing of hooks; this makes the layers part of its key.
+    config.additional_config[CONFIG_KEY] = {LAYERS_KEY: wanted}
+    scheduler = config.scheduler_config
+    graphs = config.compilation_config.max_cudagraph_capture_size or 0
+    return SteeringControl(
+        scheduler.max_num_seqs,
+        max(scheduler.max_num_batched_tokens, graphs),
+        decoder_layers(runner.model, wanted),
+        vectors,
+        runner.model.model.norm.weight,
+    )
 
 
 def _custom_processors(runner: Any) -> list[Any]:

@@ -53,6 +53,7 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         *("--logits-processors", "server.engine.logits_v1:EntropyLogitsProcessor"),
         *("--additional-config", '{"entrostat": {}}'),
         *("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={folder}"),
+        *("--max-loras", "2"),  # vLLM's CPU kernels give rows without an adapter the last slot
         *("--max-num-batched-tokens", "64"),  # every longer prompt comes in chunks
     ]
     save_probes(folder / "artifacts", checkpoint)

@@ -7,17 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probes.conformal import Calibration, EmptySets
+from probes.conformal import Calibration
 from probes.inquiry import (
     MIN_GAIN,
-    Policy,
     Selection,
-    StopReason,
     fresh_questions,
     label_probabilities,
     select,
     stop_reason,
 )
+from probes.inquiry_words import EmptySets, Policy, StopReason
 from probes.likelihood import known_answers, posterior, posteriors_after
 from probes.lookahead import answer_weights
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from probes.inquiry_words import LabelWeights
 from probes.lookahead import (
-    LabelWeights,
     answer_weights,
     entropy_bound,
     expected_entropy,

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
-from probes.inquiry_artifact import InquirySpec, Predictor
+from probes.inquiry_artifact import InquirySpec
 from probes.inquiry_task import Task
+from probes.inquiry_words import Predictor
 from probes.temperature import HapoStatistics
 from server.artifacts import Artifacts
 from server.trace import TOKEN, write_frame

@@ -136,6 +136,7 @@ async def test_every_call_carries_its_control_and_keeps_its_other_arguments() ->
         "address": run.telemetry.address,
         "choices": 1,
         "difficulty": None,
+        "steering": None,
     }
 
 
@@ -192,6 +193,7 @@ async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
                     "num_clamped": 4,
                     "tokens": None,
                     "difficulty": None,
+                    "steering": None,
                     "inquiry": None,
                     "fallback": None,
                 },

@@ -36,6 +36,7 @@ def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
         "num_clamped": None,
         "tokens": None,
         "difficulty": None,
+        "steering": None,
         "inquiry": None,
         "fallback": None,
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import TrainingError
-from training.tasks.arithmetic import arithmetic, word_problems
+from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.table import load_problems
 
 
@@ -98,7 +98,19 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(TrainingError, match="arithmetic, words, facts, openai/gsm8k"):
+    with pytest.raises(TrainingError, match="arithmetic, words, facts, drill, openai/gsm8k"):
         load_problems(("algebra",), 50, 0)
     with pytest.raises(TrainingError, match="cannot be read"):
         load_problems(("nowhere.jsonl",), 50, 0)
+
+
+def test_drills_are_all_the_small_sums_and_products_and_right() -> None:
+    problems = drill(10_000, 0)
+    assert len({problem.prompt for problem in problems}) == len(problems) == 64 + 703
+    for problem in problems:
+        left, operator, right = problem.prompt.removeprefix("What is ").removesuffix("?").split()
+        value = int(left) * int(right) if operator == "*" else int(left) + int(right)
+        assert problem.is_right(f"It is {value}.")
+        assert value <= 40 or operator == "*"
+    assert [problem.grade for problem in problems[:6]] == [2, 2, 1, 2, 2, 1]
+    assert drill(50, 0) == problems[:50] != drill(50, 1)

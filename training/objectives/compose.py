@@ -43,6 +43,12 @@ class Objectives:
         """Whether any changes the loss of a micro-batch; if not, leave the trainer's inputs be."""
         return any(_overrides(member, "on_tokens") for member in self.members.values())
 
+    @property
+    def acts_on_groups(self) -> bool:
+        """Whether any changes rewards or advantages of a generation batch."""
+        methods = ("shape_rewards", "shape_advantages")
+        return any(_overrides(m, method) for m in self.members.values() for method in methods)
+
     def drive(self, output: float) -> None:
         """Hand the controller's output to the objective with the actuator."""
         for member in self.members.values():

@@ -29,6 +29,31 @@ def word_problems(number: int, seed: int) -> list[Problem]:
     return _spread("words", _story, number, seed)
 
 
+def drill(number: int, seed: int) -> list[Problem]:
+    """Products of 2 to 9 (grade 1) and sums up to 40 (grade 2), two to one.
+
+    Small enough that a model of 135M parameters learns it in a few steps of training.
+
+    Args:
+        number: How many; there are 64 different products and 703 sums, and no more are given.
+        seed: Same seed, same problems.
+    """
+    chance = random.Random(f"drill:{seed}")
+    digits = range(2, 10)
+    products = [(1, f"What is {a} * {b}?", a * b) for a in digits for b in digits]
+    sums = [(2, f"What is {a} + {b}?", a + b) for a in range(2, 39) for b in range(2, 41 - a)]
+    chance.shuffle(products)
+    chance.shuffle(sums)
+    chosen = [
+        row for rows in zip(sums, sums[len(products) :], products, strict=False) for row in rows
+    ]
+    chosen += sums[2 * len(products) :]
+    return [
+        Problem(task="drill", grade=grade, prompt=prompt, answer=str(answer), grader="numeric")
+        for grade, prompt, answer in chosen[:number]
+    ]
+
+
 def _spread(
     task: str, make: Callable[[int, random.Random], tuple[str, int]], number: int, seed: int
 ) -> list[Problem]:

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from probes.grading import GRADERS, GraderName
 from training.errors import TrainingError
-from training.tasks.arithmetic import arithmetic, word_problems
+from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.problem import Problem
 
-BUILT_IN = ("arithmetic", "words", "facts")
+BUILT_IN = ("arithmetic", "words", "facts", "drill")
 HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
 """Data sets of the Hugging Face hub and their graders."""
 
@@ -42,6 +42,8 @@ def load_problems(
 def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[Problem]:
     if task == "arithmetic":
         return arithmetic(number, seed)
+    if task == "drill":
+        return drill(number, seed)
     if task == "words":
         return word_problems(number, seed)
     if task == "facts":

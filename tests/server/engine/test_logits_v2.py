@@ -1,3 +1,4 @@
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitspro
 from probes.entropy import entropy_from_logits
 from probes.strategies import Difficulty
 from probes.temperature import Law
+from server.control import KEY
 from server.engine.logits_v1 import EntropyLogitsProcessor as V1
 from server.engine.logits_v2 import EntropyLogitsProcessor
 from tests.server.engine.support import (
@@ -28,6 +30,8 @@ from tests.server.engine.support import (
     run_eagerly,
 )
 from tests.server.engine.test_difficulty import Model, head, judged, state
+from tests.server.engine.test_steering import added, make
+from tests.server.engine.test_steering import asking as steered
 
 NUM_SLOTS = 5
 
@@ -104,8 +108,6 @@ def test_the_v2_loader_takes_the_v2_class_and_refuses_the_v1_one() -> None:
 
 
 def test_every_method_of_the_interface_has_the_parameters_vllm_passes() -> None:
-    import inspect
-
     for name in ("__init__", "add_request", "apply_staged_writes", "apply", "validate_params"):
         ours = inspect.signature(getattr(EntropyLogitsProcessor, name))
         theirs = inspect.signature(getattr(LogitsProcessor, name))
@@ -247,3 +249,38 @@ def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runn
     torch.testing.assert_close(after[0], before[0] / 0.5)
     after = step([Difficulty.HARD, Difficulty.NORMAL], [(0, 2), (2, 3)])
     torch.testing.assert_close(after, before / torch.tensor([[0.4], [0.5]]))
+
+
+# -- steering ----------------------------------------------------------------------------------
+
+
+def test_tokens_are_marked_before_the_inputs_are_prepared(runner: Runner) -> None:
+    """Rows of a V2 batch are slots in any order; a recycled slot steers nobody."""
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+    names = list(inspect.signature(GPUModelRunner.prepare_inputs).parameters)
+    assert names[1:3] == ["scheduler_output", "batch_req_state"]
+    control, layers = make()
+    prepared: list[Any] = []
+    states: Any = runner.req_states
+    states.num_computed_tokens_np = np.zeros(NUM_SLOTS, dtype=np.int32)
+    host: Any = runner
+    host.prepare_inputs = lambda *arguments: prepared.append(arguments) or "inputs"
+    runner.processor.steer(control)
+    runner.add(2, {KEY: {**asking()[KEY], "steering": steered("m/a", 2.0)}})
+    runner.add(0)
+    states.num_computed_tokens_np[:] = [5, 0, 1, 0, 0]
+
+    def prepare(counts: list[int]) -> None:
+        batch = SimpleNamespace(
+            idx_mapping_np=np.array([2, 0], dtype=np.int32),
+            num_scheduled_tokens=np.array(counts, dtype=np.int32),
+        )
+        assert host.prepare_inputs("scheduled", batch, "graph", 0) == "inputs"
+
+    prepare([2, 1])  # tokens 1 and 2 of a prompt of 3: its last one is steered
+    assert added(layers[0], 3)[:, 0].tolist() == [0, 2, 0]
+    assert prepared[0][2:] == ("graph", 0)
+    runner.add(2)
+    prepare([2, 1])
+    assert not added(layers[0], 3).any()

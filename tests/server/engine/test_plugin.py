@@ -18,9 +18,10 @@ from tests.server.engine.test_logits_v1 import Runner
 
 @pytest.fixture(autouse=True)
 def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One rank, no probes and no compiler."""
+    """One rank, no probes, no vectors and no compiler."""
     monkeypatch.setattr(plugin, "get_tensor_model_parallel_rank", lambda: 0)
-    monkeypatch.setattr(plugin, "load_artifacts", lambda _: SimpleNamespace(heads=dict))
+    nothing = SimpleNamespace(heads=dict, steering_vectors=dict)
+    monkeypatch.setattr(plugin, "load_artifacts", lambda _, steered: nothing)
     monkeypatch.setattr(Kernels, "warm_up", lambda kernels: warmed.append(kernels))
     warmed.clear()
 
@@ -46,6 +47,7 @@ def worker(additional_config: dict[str, Any] | None, runner: Any = None) -> Any:
 
 def v1_runner() -> Any:
     runner: Any = Runner()
+    runner.vllm_config = SimpleNamespace(additional_config={"entrostat": {}})
     runner.device = torch.device("cuda")  # so that only the tests of generators replace them
     return runner
 

@@ -1,0 +1,210 @@
+"""What each objective adds to a step of training: `python -m benchmarks.policy_overhead`.
+
+Every arm does the same step on the same weights with the same random numbers: a rollout, its
+scoring, the forward and backward passes of all micro-batches; no optimiser, so nothing moves. A
+round visits every arm once in random order. Counted is the processor time of one thread, which a
+busy machine disturbs less than the clock; an arm's figure is its median over stock TRL's in the
+same rounds. The memory is the peak of the process during the step, above what it held before.
+"""
+
+import gc
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from datasets import Dataset
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOTrainer
+
+from benchmarks import machine
+from training.policy_config import PolicyConfig, load_config
+from training.train_policy import (
+    checkpoint_of,
+    conversation,
+    is_right,
+    right_answer,
+    split_problems,
+    trl_config,
+)
+from training.trainer import EntropyGRPOTrainer
+
+STOCK = "stock TRL"
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    STOCK: ('["none"]', ()),
+    "none": ('["none"]', ()),
+    "target_entropy": ('["target_entropy"]', ()),
+    "high_entropy_mask": ('["high_entropy_mask"]', ()),
+    "steer": ('["steer"]', ()),
+    "clip_cov": ('["clip_cov"]', ()),
+    "hapo": ('["hapo"]', ()),
+    "canon": ('["canon"]', ()),
+    "lp_reg": ('["lp_reg"]', ()),
+    "dcpo": ('["dcpo"]', ()),
+    "siren": ('["siren"]', ()),
+}
+REUSED = ("rollout.num_minibatches=2",)
+REUSED_ARMS = {
+    f"{STOCK}, reused": ('["none"]', REUSED),
+    "kl_cov, reused": ('["kl_cov"]', REUSED),
+    "canon, reused": ('["canon"]', REUSED),
+}
+RESULT = Path("docs/results/policy-overhead")
+
+
+class Cost(NamedTuple):
+    """Of one step."""
+
+    seconds: float
+    mebibytes: float
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    model: Annotated[str | None, typer.Option(help="Checkpoint; else the default model.")] = None,
+    out: Annotated[Path, typer.Option(help="Without its ending.")] = RESULT,
+) -> None:
+    """Measure all arms and write a page."""
+    torch.set_num_threads(1)
+    console, facts = Console(), machine.describe("benchmarks.policy_overhead")
+    facts["versions"].update(_versions())
+    arms = {**ARMS, **REUSED_ARMS}
+    configs = {name: _config(model, *choice) for name, choice in arms.items()}
+    trainers = _trainers(configs)
+    costs: dict[str, list[Cost]] = {name: [] for name in arms}
+    chance = random.Random(0)
+    for number in range(rounds + 1):  # the first warms up
+        for name in chance.sample(list(arms), len(arms)):
+            cost = _step(*trainers[name])
+            if number:
+                costs[name].append(cost)
+        console.print(f"round {number} of {rounds}", highlight=False)
+    rows = {name: _row(name, costs) for name in arms}
+    out.with_suffix(".json").write_text(
+        json.dumps({"machine": facts, "rows": rows, "samples": costs}, indent=1) + "\n"
+    )
+    out.with_suffix(".md").write_text(_page(facts, rows, configs[STOCK], rounds))
+    console.print(f"wrote {out}.md")
+
+
+def _config(model: str | None, objectives: str, changes: tuple[str, ...]) -> PolicyConfig:
+    own = [] if model is None else [f"model={model}"]
+    folder = tempfile.gettempdir()
+    small = ["rollout.prompts_per_step=2", "optimiser.micro_batch=8", "optimiser.precision=float32"]
+    return load_config(
+        "plain", [*own, *small, f"objectives={objectives}", f"run={folder}/overhead", *changes]
+    )
+
+
+def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
+    """A trainer and its batch for every arm, all on one model."""
+    first = configs[STOCK]
+    checkpoint = checkpoint_of(first)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    rows = [
+        {"prompt": conversation(problem, first), "problem": problem.model_dump_json()}
+        for problem in split_problems(first).train[: first.rollout.prompts_per_step]
+    ]
+    batch = [row for row in rows for _ in range(first.rollout.num_generations)]
+    made = {}
+    for name, config in configs.items():
+        own: dict[str, Any] = {"objectives": config.objectives, "grader": is_right}
+        kind = GRPOTrainer if name.startswith(STOCK) else EntropyGRPOTrainer
+        trainer = kind(
+            model,
+            right_answer,
+            trl_config(config),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            **({} if name.startswith(STOCK) else own),
+        )
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+        made[name] = trainer, batch
+    return made
+
+
+def _step(trainer: Any, batch: list[dict[str, Any]]) -> Cost:
+    """A rollout and all its micro-batches, forward and backward."""
+    trainer.model.zero_grad(set_to_none=True)
+    trainer._step, trainer._buffered_inputs = 0, None
+    gc.collect()
+    torch.manual_seed(0)
+    before = _reset_peak()
+    begin = time.process_time()
+    trainer.model.train()
+    for _ in range(trainer.args.steps_per_generation):
+        trainer.training_step(trainer.model, batch, None)
+    seconds = time.process_time() - begin
+    return Cost(seconds, _status("VmHWM") - before)
+
+
+def _reset_peak() -> float:
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> float:
+    """A figure of this process, MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"the kernel does not say {field}")
+
+
+def _row(name: str, costs: dict[str, list[Cost]]) -> dict[str, float]:
+    base = costs[f"{STOCK}, reused" if name.endswith("reused") else STOCK]
+    ratios = [own.seconds / stock.seconds for own, stock in zip(costs[name], base, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {
+        "seconds": statistics.median(cost.seconds for cost in costs[name]),
+        "ratio": statistics.median(ratios),
+        "ratio_low": quartiles[0],
+        "ratio_high": quartiles[2],
+        "mebibytes": statistics.median(cost.mebibytes for cost in costs[name]),
+    }
+
+
+def _page(
+    facts: dict[str, Any], rows: dict[str, dict[str, float]], config: PolicyConfig, rounds: int
+) -> str:
+    table = "\n".join(
+        f"| {name} | {row['seconds']:.2f} | {row['ratio'] - 1:+.1%} | "
+        f"{row['ratio_low'] - 1:+.1%} to {row['ratio_high'] - 1:+.1%} | {row['mebibytes']:.0f} |"
+        for name, row in rows.items()
+    )
+    lines = "\n".join(machine.markdown(facts))
+    return f"""# What objectives add to a step of training
+
+{lines}
+
+A step is a rollout of {config.sequences} completions of at most {config.rollout.max_tokens} tokens,
+its scoring, and forward and backward of two micro-batches, without the optimiser. {rounds} rounds,
+each visits all arms in random order. Time is processor time of one thread. "reused": the rollout
+serves two optimiser steps, which costs stock TRL a scoring pass too; those arms are compared with
+it.
+
+| arm | s per step | over stock TRL, median | quartiles | peak memory above rest, MiB |
+|---|---|---|---|---|
+{table}
+
+`canon` needs the entropy of the policy that sampled: one scoring pass more, none where TRL makes
+one anyway. `lp_reg` and `dcpo` make that pass with full logits, `siren` keeps the logits of every
+training forward.
+"""
+
+
+def _versions() -> dict[str, str]:
+    from probes.artifact import package_versions
+
+    return package_versions("trl", "transformers")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,15 @@
+"""Words of an inquiry: data, without torch, for the wire."""
+
+from typing import Literal
+
+EmptySets = Literal["full", "raw"]
+"""What a set becomes that no label passes: all labels, or nothing as the formula says."""
+LabelWeights = Literal["posterior", "uniform"]
+"""Which label answers in the look-ahead: by its probability now, or any one as published."""
+Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
+"""What the next question should make small: the expected set (C-IP as in the paper), the bound on
+the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
+Predictor = Literal["likelihood", "direct"]
+"""Bayes' rule over the model's log-likelihoods of statements, or the model asked for the label."""
+StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
+"""Why there is no further question."""

@@ -1,0 +1,139 @@
+"""Steering vectors: a direction of the residual stream that moves a model's uncertainty (EAST).
+
+EAST (arXiv 2406.00244, equation 1): over runs of an agent, the entropy-weighted mean of what the
+last prompt token's state deviates from its run's mean. Added while an answer is decoded, it raises
+the entropy over actions; subtracted, it lowers it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class SteeringSpec(BaseModel):
+    """What a steering vector is; part of its manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    features: int
+    """Size of the residual stream."""
+    norms: dict[int, float] = Field(min_length=1)
+    """Mean norm of the residual stream behind each layer that it has a vector for."""
+
+
+def tensor_name(layer: int) -> str:
+    """Name of a layer's vector in an artifact; layers count from 0."""
+    return f"layer_{layer}"
+
+
+def contents_hash(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of vectors, whatever they are called."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Weighted(NamedTuple):
+    """States of an agent's steps and how uncertain it was at each."""
+
+    states: Tensor
+    """Residual stream behind a layer at the last prompt token, shape (steps, hidden)."""
+    entropy: Tensor
+    """Over the actions, nats, shape (steps,); NaN where no valid action was seen."""
+    runs: Tensor
+    """Which run each step belongs to, int64, shape (steps,)."""
+
+
+def east(steps: Weighted, *, centred: bool = True) -> Tensor:
+    """The entropy-weighted mean of the run-centred states (equation 1), float64, shape (hidden,).
+
+    Steps without an entropy or with a state that is not finite are left out of the sums and of
+    their runs' means. Runs with fewer than two steps say nothing.
+
+    Args:
+        steps: Of all runs.
+        centred: False leaves out the centring, as a baseline that should fail.
+
+    Raises:
+        ValueError: No step has any entropy, so that there is nothing to weight by.
+    """
+    valid = steps.entropy.isfinite() & steps.states.isfinite().all(-1)
+    states, entropy = steps.states[valid].double(), steps.entropy[valid].double()
+    _, runs = torch.unique(steps.runs[valid], return_inverse=True)
+    total = entropy.sum()
+    if not total > 0:
+        raise ValueError("no entropy signal: every step was certain, or none was valid")
+    if centred:
+        states = states - run_means(states, runs)[runs]
+    return (entropy.unsqueeze(1) * states).sum(0) / total
+
+
+def run_means(states: Tensor, runs: Tensor) -> Tensor:
+    """Mean state of every run, shape (runs, hidden).
+
+    Args:
+        states: Shape (steps, hidden).
+        runs: Numbers from 0 without gaps, shape (steps,).
+    """
+    count = int(runs.max()) + 1
+    sums = states.new_zeros(count, states.shape[1]).index_add_(0, runs, states)
+    steps = torch.bincount(runs, minlength=count)
+    means: Tensor = sums / steps.unsqueeze(1)
+    return means
+
+
+def sampled_entropy(counts: Tensor, *, miller_madow: bool = False) -> Tensor:
+    """Entropy of the actions seen in M completions: the plug-in estimate, nats.
+
+    Args:
+        counts: Of every action among the valid completions, shape (..., actions).
+        miller_madow: Add (S - 1) / 2m for the S actions seen in m completions, which corrects most
+            of the estimate's bias.
+
+    Returns:
+        Shape (...); NaN where no completion was valid.
+    """
+    seen = counts.sum(-1, keepdim=True)
+    shares = counts / seen
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(-1)
+    if miller_madow:
+        entropy = entropy + ((counts > 0).sum(-1) - 1) / (2 * seen.squeeze(-1))
+    return entropy
+
+
+class ActionEntropy(NamedTuple):
+    """Of the next action, read off the model's probabilities."""
+
+    entropy: Tensor
+    """Of the actions' renormalised probabilities, nats, shape (...)."""
+    mass: Tensor
+    """Probability of any action at all, shape (...)."""
+
+
+def action_entropy(logprobs: Tensor) -> ActionEntropy:
+    """Entropy over actions from their log-probabilities (our estimator, not the paper's).
+
+    Args:
+        logprobs: Joint log-probability of every action, shape (..., actions).
+    """
+    shares = logprobs.softmax(-1)
+    entropy = -torch.special.xlogy(shares, shares).sum(-1)
+    return ActionEntropy(entropy, logprobs.logsumexp(-1).exp())
+
+
+def shuffled(vector: Tensor, seed: int) -> Tensor:
+    """The same entries in another order: the control of equal norm, mean and spread."""
+    order = torch.randperm(len(vector), generator=torch.Generator().manual_seed(seed))
+    return vector[order]
+
+
+def gaussian(vector: Tensor, seed: int) -> Tensor:
+    """A random direction of equal norm."""
+    draw = torch.randn(len(vector), generator=torch.Generator().manual_seed(seed)).to(vector)
+    scaled: Tensor = draw * (vector.norm() / draw.norm())
+    return scaled

@@ -1,0 +1,57 @@
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from training.behaviour import FixedLaw
+from training.controller import Actuator, ControllerConfig
+from training.extra_rollouts import BranchConfig
+from training.objectives import ObjectiveList
+from training.settings_check import TrlSettings, refuse_settings
+
+HOT = FixedLaw(temperature=1.2)
+CLIP = ControllerConfig(entropy_target=1.0, actuator=Actuator.CLIP_HIGH)
+HEAT = ControllerConfig(entropy_target=1.0, actuator=Actuator.TEMPERATURE)
+
+
+def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
+    refuse_settings(TypeAdapter(ObjectiveList).validate_python(names), settings, *acting)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "acting", "message"),
+    [
+        (["steer"], {"loss_type": "luspo"}, (), "single tokens"),
+        (["steer"], {"importance_sampling_level": "sequence"}, (), "single tokens"),
+        (["kl_cov"], {}, (), "no effect while each rollout serves one"),
+        (["kl_cov"], {"reuses_rollouts": True, "delta": 4.0}, (), "delta = 4.0 caps"),
+        (["hapo"], {"loss_type": "cispo"}, (), '"hapo" sets a clip range'),
+        (["none"], {"loss_type": "sapo"}, (CLIP,), 'actuator "clip_high" sets a clip range'),
+        (["epo"], {"own_entropy_term": True}, (), "entropy term of TRL"),
+        (["empo"], {"normalises_each_reward": True}, (), "one reward"),
+        (["high_entropy_mask"], {"top_entropy_quantile": 0.5}, (), "set one of them"),
+        (["none"], {"truncated_sampling": True}, (None, HOT), "truncated sampling hides it"),
+        (["none"], {"samples_itself": False}, (HEAT,), "acts in rollouts of this process"),
+        (["none"], {"loss_type": "luspo"}, (None, HOT), "corrected token by token"),
+        (["aepo"], {}, (None, HOT), '"aepo" draws in its own way'),
+        (["aepo"], {"splits_groups": True}, (), "whole groups"),
+        (["aepo", "lp_reg"], {}, (), "has measured"),
+        (["aepo"], {}, (None, None, BranchConfig()), "which samples are drawn"),
+        (["none"], {}, (None, None, BranchConfig(roots=8)), "leaves none"),
+        (["none"], {}, (None, HOT, BranchConfig()), "branch draws in its own way"),
+    ],
+    ids=str,
+)
+def test_what_would_do_nothing_or_something_else_is_refused(
+    names: list[str], settings: dict[str, Any], acting: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(names, TrlSettings(**settings), *acting)
+
+
+def test_everything_else_passes() -> None:
+    check(["none"], TrlSettings(loss_type="luspo", importance_sampling_level="sequence"))
+    check(["canon"], TrlSettings(importance_sampling_level="sequence"))
+    check(["kl_cov"], TrlSettings(reuses_rollouts=True), HEAT)
+    check(["steer", "target_entropy"], TrlSettings(loss_type="cispo"), None, HOT)
+    check(["steer"], TrlSettings(), None, None, BranchConfig())

@@ -1,0 +1,147 @@
+"""`train-policy` as a whole, on a tiny checkpoint: run, kill, resume, report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from tests.training import tiny_policy as tiny
+from training.errors import TrainingError
+from training.policy_config import PolicyConfig, load_config
+from training.policy_live import STEPS_FILE, StepLog, read_steps, sparkline
+from training.policy_tables import objective_rows
+from training.train_policy import last_checkpoint, train_policy
+
+SETTINGS = [
+    "optimiser.steps=6",
+    "optimiser.save_every=2",
+    "optimiser.precision=float32",
+    "optimiser.learning_rate=1e-3",
+    "task.held_out=8",
+    "evaluation.samples=2",
+    'objectives=["steer", "target_entropy"]',
+    "controller.entropy_target=3.0",
+]
+TIMES = ("step_time",)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny.model().save_pretrained(folder)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
+    return load_config("plain", [*SETTINGS, f"run={run}", f"model={checkpoint}", *changes])
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole")
+    train_policy(config_in(run, checkpoint), Console(quiet=True))
+    return run
+
+
+def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> None:
+    assert [row["step"] for row in read_steps(whole / STEPS_FILE)] == [1, 2, 3, 4, 5, 6]
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
+        path.name for path in (whole / "checkpoint").iterdir()
+    }
+    report = (whole / "report.md").read_text()
+    assert "steer, target_entropy" in report
+    assert "R = -a e^H + b" in report
+    assert (whole / "report.png").stat().st_size > 10_000
+    assert json.loads((whole / "before.json").read_text())["entropies"]
+
+
+def test_killed_and_started_again_it_takes_the_same_steps(
+    whole: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = [word for change in SETTINGS for word in ("--set", change)]
+    options += ["--set", f"run={tmp_path}", "--set", f"model={checkpoint}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "plain", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    deadline = time.monotonic() + 240
+    while last_checkpoint(tmp_path) is None and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert last_checkpoint(tmp_path) is not None, errors.decode()[-3000:]
+    assert not (tmp_path / "checkpoint").exists(), "it was not killed in time"
+
+    train_policy(config_in(tmp_path, checkpoint), Console(quiet=True))
+    mine, theirs = (read_steps(run / STEPS_FILE) for run in (tmp_path, whole))
+    assert [without_times(row) for row in mine] == [without_times(row) for row in theirs]
+    one, other = (load_file(run / "checkpoint/model.safetensors") for run in (tmp_path, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="another seed"):
+        train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
+
+
+def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    lora = "lora={rank=2, target_modules=['q_proj']}"
+    config = config_in(tmp_path, checkpoint, lora, "optimiser.steps=2")
+    target = train_policy(config, Console(quiet=True))
+    assert target == tmp_path / "adapter"
+    assert (target / "adapter_model.safetensors").is_file()
+    assert not (target / "model.safetensors").exists()
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    config = load_config("plain", [f"model={tmp_path}", f"run={tmp_path / 'run'}"])
+    with pytest.raises(TrainingError, match="is no checkpoint"):
+        train_policy(config, Console(quiet=True))
+
+
+def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(tmp_path, checkpoint, "optimiser.micro_batch=5")
+    with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
+        train_policy(config, Console(quiet=True))
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / STEPS_FILE
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    log = StepLog(path)
+    log.keep(1)
+    log.append(2, {"reward": 0.5, "text": "x"})
+    assert read_steps(path) == [{"step": 1}, {"step": 2, "reward": 0.5}]
+
+
+def test_a_sparkline_shows_the_shape() -> None:
+    assert sparkline([0.0, 1.0, float("nan"), 0.5]) == "▁█▅"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def test_the_table_marks_what_was_never_checked() -> None:
+    rows = {name: notes for name, _, _, notes in objective_rows()}
+    assert "experimental" in rows["hicra"]
+    assert "experimental" not in rows["steer"]
+    assert "reused rollouts" in rows["kl_cov"]

@@ -1,0 +1,126 @@
+"""Completions beside the ordinary ones: drawn at another temperature, or forked from a first draft.
+
+Pure functions on token ids and batches; the trainer draws.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+_PROMPT = ("prompt_ids", "prompt_mask")
+
+
+def with_replaced(
+    batch: Mapping[str, Any], extra: Mapping[str, Any], kept: Tensor, pad_token: int
+) -> dict[str, Any]:
+    """Put chosen extra samples in the place of a batch's first sequences, with advantage 1.
+
+    Rows whose drawing was not recorded get NaN log-probabilities there, which counts as on policy.
+
+    Args:
+        batch: What TRL makes of a rollout: (N, P) prompts, (N, T) completions, advantages (N,) or
+            (N, T), and so on.
+        extra: The same of the extra samples, M of them.
+        kept: Indices into `extra`, at most N.
+        pad_token: Fills shorter rows.
+    """
+    count = len(kept)
+    if count == 0:
+        return dict(batch)
+    result = dict(batch)
+    advantages = batch["advantages"]
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(batch["completion_ids"].shape)
+    batch = {**batch, "advantages": advantages}
+    ones = torch.ones_like(extra["completion_ids"], dtype=advantages.dtype)
+    extra = {**extra, "advantages": ones}
+    unknown = "sampling_per_token_logps"
+    if unknown in extra and unknown not in batch:
+        batch[unknown] = torch.full(advantages.shape, torch.nan, device=advantages.device)
+    for key, values in batch.items():
+        if not isinstance(values, Tensor) or values.dim() != 2 or key not in extra:
+            continue
+        fill = pad_token if key.endswith("_ids") else 0
+        width = max(values.shape[1], extra[key].shape[1])
+        left = key in _PROMPT
+        rows = _padded(extra[key][kept], width, fill, left).to(values.dtype)
+        result[key] = torch.cat([rows, _padded(values[count:], width, fill, left)])
+    return result
+
+
+def _padded(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
+    missing = width - values.shape[1]
+    return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)
+
+
+class BranchConfig(BaseModel):
+    """Rollouts that fork where the policy was unsure.
+
+    Of each group, `roots` completions are drawn in full. The others begin like one of those up to
+    a token of high entropy and go on from there; only what is new in them is trained on, and the
+    whole group has one baseline.
+
+    Source: CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which has 4 roots in a group of 16.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    roots: int = Field(4, ge=1)
+    """Completions of a group drawn in full."""
+    top: int = Field(20, ge=1)
+    """A fork is at one of this many tokens of highest entropy of its root."""
+
+
+class Fork(NamedTuple):
+    """Where a completion leaves its root."""
+
+    root: int
+    """Row of the root."""
+    position: int
+    """Tokens taken over from it."""
+
+
+def is_root(row: int, num_generations: int, roots: int) -> bool:
+    """Whether a row of a rollout is drawn in full."""
+    return row % num_generations < roots
+
+
+def forks(
+    entropies: Mapping[int, Sequence[float]],
+    tokens: Mapping[int, Sequence[str]],
+    num_rows: int,
+    num_generations: int,
+    config: BranchConfig,
+    chance: random.Random,
+) -> dict[int, Fork]:
+    """Where the rows that are no roots leave theirs.
+
+    The roots of a group are taken in turn. The first token, special tokens and tokens of one
+    visible character are no forks; a root without any other is drawn anew, from position 0.
+
+    Args:
+        entropies: Per root row and token, nats.
+        tokens: Text of every token of the root rows; "" for special ones.
+        num_rows: Of the rollout, groups contiguous.
+        num_generations: Rows of a group.
+        config: How many roots, how many candidates.
+        chance: Picks among the candidates.
+    """
+    found = {}
+    for row in range(num_rows):
+        if is_root(row, num_generations, config.roots):
+            continue
+        place = row % num_generations - config.roots
+        root = row - row % num_generations + place % config.roots
+        usable = [
+            position
+            for position, text in enumerate(tokens[root])
+            if position > 0 and len(text.strip()) > 1
+        ]
+        best = sorted(usable, key=lambda position: -entropies[root][position])[: config.top]
+        found[row] = Fork(root, chance.choice(best) if best else 0)
+    return found

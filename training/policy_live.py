@@ -1,0 +1,122 @@
+"""What a run shows while it trains, and the file of its steps."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainerCallback
+
+STEPS_FILE = "steps.jsonl"
+_BARS = "▁▂▃▄▅▆▇█"
+_SHOWN = {
+    "reward": "reward",
+    "step_entropy": "entropy, nats",
+    "covariance": "covariance",
+    "clip_ratio/region_mean": "clipped",
+    "grad_norm": "gradient norm",
+    "completions/mean_length": "tokens",
+    "sampling/behaviour_ratio": "mean ratio",
+    "sampling/temperature": "temperature",
+    "controller/output": "controller",
+    "step_time": "seconds",
+}
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """The last `width` values as bars; nothing for what is not finite."""
+    shown = [value for value in values[-width:] if math.isfinite(value)]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in shown)
+
+
+class StepLog:
+    """The measurements of every optimiser step, on disk as they come."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; `keep` decides how much of it counts."""
+        self._path = path
+        self.rows = read_steps(path)
+
+    def keep(self, num_steps: int) -> None:
+        """Forget steps after a checkpoint: a resumed run makes them again."""
+        self.rows = [row for row in self.rows if row["step"] <= num_steps]
+        staging = self._path.with_suffix(".tmp")
+        staging.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        staging.replace(self._path)
+
+    def append(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Add a step."""
+        numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        row = {"step": step, **numbers}
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_steps(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a step log; a line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class LiveView(TrainerCallback):
+    """Reward, entropy, covariance and clipping; a line per step without a terminal."""
+
+    def __init__(self, log: StepLog, total: int, console: Console) -> None:
+        """Nothing is shown until training begins."""
+        self._log, self._total, self._console = log, total, console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the view."""
+        if self._console.is_terminal:
+            self._live.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show and store a step."""
+        if not state.is_world_process_zero or not logs or "grad_norm" not in logs:
+            return
+        self._log.append(state.global_step, logs)
+        if self._console.is_terminal:
+            self._live.update(self._view(), refresh=True)
+        else:
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the view."""
+        self._live.stop()
+
+    def _view(self) -> RenderableType:
+        rows = self._log.rows
+        table = Table("", "now", "so far", title=f"step {rows[-1]['step']} of {self._total}")
+        for key, name in self._columns():
+            values = [row[key] for row in rows if key in row]
+            table.add_row(name, f"{values[-1]:.4g}", sparkline(values))
+        return Group(table, Text("stop with Ctrl-C; the same command goes on", style="dim"))
+
+    def _line(self) -> str:
+        row = self._log.rows[-1]
+        parts = [f"{name} {row[key]:.3g}" for key, name in self._columns()]
+        return f"step {row['step']}/{self._total}: " + ", ".join(parts)
+
+    def _columns(self) -> list[tuple[str, str]]:
+        row = self._log.rows[-1]
+        objectives = sorted(key for key in row if key.startswith("objective/"))
+        named = [(key, name) for key, name in _SHOWN.items() if key in row]
+        return named + [(key, key.removeprefix("objective/")) for key in objectives]

@@ -1,0 +1,174 @@
+"""What objectives want to know about the text of an answer, as tensors. Pure but for a tokenizer.
+
+Answers of other processes are never needed: what has to agree within a group is a number made of
+the text alone.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.grading import final_answer
+from training.objectives.batch import Need
+from training.objectives.hicra import planning_mask
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+STRATEGY_PHRASES = (
+    "let us first",
+    "the first step is",
+    "let me check",
+    "to double check",
+    "another way to",
+    "on the other hand",
+    "we can use",
+    "which means that",
+    "wait a moment",
+    "if we assume",
+    "suppose that we",
+    "the key is",
+    "this tells us",
+    "going back to",
+)
+"""Phrases of three or four words that announce a strategy, for `Need.PLANNING`; ours."""
+
+
+class Answers(NamedTuple):
+    """The completions of this process."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """Of the data set, one per completion."""
+    texts: Sequence[str]
+    token_ids: Tensor
+    """(N, T), padded."""
+    mask: Tensor
+    """(N, T) bool."""
+
+
+def cluster_number(text: str) -> int:
+    """A number that equal final answers share; -1 where there is no answer.
+
+    The last number of the final answer if it has one, else its words without case, accents and
+    punctuation.
+    """
+    final = final_answer(text)
+    numbers = _NUMBER.findall(final.replace(",", ""))
+    if numbers:
+        key = f"{float(numbers[-1]):.12g}"
+    else:
+        letters = unicodedata.normalize("NFKD", final.casefold())
+        key = " ".join(re.findall(r"\w+", letters))
+    return int.from_bytes(sha256(key.encode()).digest()[:6]) if key else -1
+
+
+class Reader:
+    """Reads answers with the tokenizer of the model."""
+
+    def __init__(
+        self, tokenizer: Any, grader: Callable[[Mapping[str, Any], str], bool] | None
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            tokenizer: The model's.
+            grader: A row of the data set and an answer to right or wrong; None if nobody asks.
+        """
+        self._tokenizer = tokenizer
+        self._grader = grader
+
+    def read(self, need: Need, answers: Answers) -> Tensor:
+        """The tensor of a need, for this process.
+
+        Raises:
+            ValueError: It cannot be read off a text.
+        """
+        if need is Need.CORRECT:
+            if self._grader is None:
+                raise ValueError("an objective asks which answers are right: pass a grader")
+            pairs = zip(answers.rows, answers.texts, strict=True)
+            return torch.tensor([self._grader(row, text) for row, text in pairs])
+        if need is Need.ANSWERS:
+            return torch.tensor([cluster_number(text) for text in answers.texts])
+        if need is Need.PLANNING:
+            return planning_mask(answers.token_ids, self._phrases)
+        if need is Need.STEPS:
+            return sentence_steps(answers.token_ids, answers.mask, self._ends)
+        if need is Need.THINKING:
+            return thinking_mask(answers.token_ids, answers.mask, self._think_end)
+        if need is Need.BELIEFS:
+            return _beliefs(answers.rows)
+        raise ValueError(f"{need} is not read off a text")
+
+    @cached_property
+    def _phrases(self) -> list[list[int]]:
+        spellings = {
+            f"{space}{phrase[0].upper() if capital else phrase[0]}{phrase[1:]}"
+            for phrase in STRATEGY_PHRASES
+            for space in ("", " ")
+            for capital in (False, True)
+        }
+        return [self._ids(text) for text in sorted(spellings)]
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """Ids of tokens that end a sentence."""
+        texts = self._tokenizer.batch_decode([[index] for index in range(len(self._tokenizer))])
+        ends = [
+            i for i, text in enumerate(texts) if text.rstrip(" ").endswith((".", "!", "?", "\n"))
+        ]
+        return torch.tensor(ends, dtype=torch.long)
+
+    @cached_property
+    def _think_end(self) -> list[int]:
+        return self._ids("</think>")
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def sentence_steps(token_ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+    """Number of the sentence of each token, (N, T); -1 outside the answer.
+
+    Args:
+        token_ids: Shape (N, T).
+        mask: Bool, shape (N, T).
+        ends: Ids of tokens that end a sentence; what follows one begins the next.
+    """
+    closes = torch.isin(token_ids, ends.to(token_ids.device)) & mask
+    before = closes.cumsum(-1) - closes.long()
+    return torch.where(mask, before, -1)
+
+
+def thinking_mask(token_ids: Tensor, mask: Tensor, end: Sequence[int]) -> Tensor:
+    """Mark the tokens up to and with the first `end`; an answer without it does not think.
+
+    Args:
+        token_ids: Shape (N, T).
+        mask: Bool, shape (N, T).
+        end: Token ids of the mark, such as `</think>`.
+    """
+    width = len(end)
+    if not 0 < width <= token_ids.shape[-1]:
+        return torch.zeros_like(mask)
+    wanted = torch.tensor(end, device=token_ids.device)
+    starts = (token_ids.unfold(-1, width, 1) == wanted).all(-1)
+    first = torch.where(starts.any(-1), starts.int().argmax(-1) + width, 0)
+    position = torch.arange(token_ids.shape[-1], device=token_ids.device)
+    return mask & (position < first[:, None])
+
+
+def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
+    missing = [row for row in rows if "beliefs" not in row]
+    if missing:
+        raise ValueError(
+            "info_gain needs the field `beliefs` in every row: probabilities over the hypotheses "
+            "before and after the question, such as [[0.5, 0.5], [1.0, 0.0]]"
+        )
+    return torch.tensor([row["beliefs"] for row in rows], dtype=torch.float64)

@@ -1,0 +1,110 @@
+"""What the trainer computes beside TRL's own loss: numbers of full logits, extra terms. Pure."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.entropy import entropy_from_logits
+from training.objectives.batch import UNCLIPPED, Need
+from training.objectives.compose import Objectives
+
+LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+"""The names of TRL."""
+
+CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")
+"""Loss types that clip the importance ratio on both sides."""
+
+
+class Scored(NamedTuple):
+    """Completion tokens under a policy."""
+
+    logprobs: Tensor
+    """(B, T)."""
+    entropy: Tensor
+    """(B, T), nats."""
+    measured: Mapping[Need, Tensor]
+    """(B, T) each."""
+
+
+def score_logits(
+    logits: Tensor, token_ids: Tensor, objectives: Objectives, wanted: frozenset[Need]
+) -> Scored:
+    """Log-probabilities, entropies and what objectives measure, from full logits.
+
+    Args:
+        logits: Divided by the training temperature, shape (B, T, vocab).
+        token_ids: The sampled tokens, shape (B, T).
+        objectives: Those of the run.
+        wanted: Which of `LOGITS_NEEDS` to measure.
+    """
+    rows = logits.float()
+    logprobs = torch.log_softmax(rows, -1)
+    chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    measured: dict[Need, Tensor] = {}
+    for member in objectives.members.values():
+        for need in member.needs & wanted:
+            if need is Need.RESCORED_LOGPROBS:
+                scaled = torch.log_softmax(rows / (member.temperature or 1.0), -1)
+                measured[need] = scaled.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+            else:
+                measured[need] = member.measure(rows, token_ids)
+    return Scored(chosen, entropy_from_logits(rows), measured)
+
+
+ROLLOUT_LOGITS = frozenset({Need.PROXY_LOGPROBS, Need.RESCORED_LOGPROBS})
+"""Measured once per rollout, without gradient."""
+TRAINING_LOGITS = frozenset({Need.NUCLEUS_ENTROPY})
+"""Measured at every training forward, with gradient."""
+
+
+def ratio_limits(loss_type: str, epsilon_low: float, epsilon_high: float) -> tuple[float, float]:
+    """How far below and above 1 the ratio is clipped.
+
+    TRL reads `epsilon_high` of `cispo` as the largest ratio itself; `sapo` and `vespo` never clip.
+    """
+    if loss_type in CLIPPED:
+        return epsilon_low, epsilon_high
+    return UNCLIPPED, epsilon_high - 1 if loss_type == "cispo" else UNCLIPPED
+
+
+def policy_mean(
+    terms: Tensor, mask: Tensor, *, loss_type: str, num_items: float, max_length: int
+) -> Tensor:
+    """Normalise a loss per token as TRL's clipped loss types do, before gradient accumulation.
+
+    Args:
+        terms: Shape (B, T).
+        mask: Bool, shape (B, T).
+        loss_type: One of `CLIPPED` without `luspo`, which token objectives refuse.
+        num_items: Tokens of an average micro-batch of this process.
+        max_length: Longest completion allowed.
+
+    Returns:
+        Shape ().
+    """
+    kept = terms.masked_fill(~mask, 0.0)
+    if loss_type == "grpo":
+        return (kept.sum(-1) / mask.sum(-1).clamp_min(1)).mean()
+    divisors = {
+        "bnpo": float(mask.sum().clamp_min(1)),
+        "dr_grpo": float(len(terms) * max_length),
+        "dapo": num_items,
+    }
+    return kept.sum() / divisors[loss_type]
+
+
+def importance_weight(old: Tensor, behaviour: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """Truncated importance weight min(pi_old / pi_behaviour, cap) per token, (B, T); 1 outside.
+
+    Args:
+        old: Log-probabilities under the policy that sampled, at the training temperature.
+        behaviour: Log-probabilities that the tokens were drawn with; NaN where unknown.
+        mask: Bool, shape (B, T).
+        cap: Largest weight.
+
+    Source: truncated importance sampling (Ionides, 2008).
+    """
+    gap = torch.where(mask & behaviour.isfinite(), old - behaviour, 0.0)
+    return gap.exp().clamp_max(cap).detach()

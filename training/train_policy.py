@@ -1,0 +1,325 @@
+"""Policy training as a job: a model, a task and objectives become a checkpoint to serve."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from training.errors import TrainingError
+from training.jobs import make_writable
+from training.policy_config import PolicyConfig, resolved
+from training.tasks.problem import Problem
+from training.tasks.table import load_problems
+
+CONFIG_FILE = "config.json"
+
+
+class Questions(NamedTuple):
+    """The problems of a run."""
+
+    train: list[Problem]
+    held_out: list[Problem]
+
+
+def split_problems(config: PolicyConfig) -> Questions:
+    """Problems to train on and problems held out, none in both.
+
+    Raises:
+        TrainingError: There are too few.
+    """
+    task = config.task
+    problems = load_problems(task.tasks, task.num_problems, config.seed, task.grader)
+    held, train = problems[: task.held_out], problems[task.held_out :]
+    asked = {problem.prompt for problem in held}
+    train = [problem for problem in train if problem.prompt not in asked]
+    if len(train) < config.rollout.prompts_per_step:
+        raise TrainingError(
+            f"task: {len(problems)} problems less {task.held_out} held out leave {len(train)} to "
+            f"train on, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
+        )
+    return Questions(train, held)
+
+
+def conversation(problem: Problem, config: PolicyConfig) -> list[dict[str, str]]:
+    """The messages that a problem is asked with."""
+    task = config.task
+    question = f"{problem.prompt} {task.instruction}".strip()
+    system = [] if task.system is None else [{"role": "system", "content": task.system}]
+    return [*system, {"role": "user", "content": question}]
+
+
+def checkpoint_of(config: PolicyConfig) -> Path:
+    """Folder of the model to train.
+
+    Raises:
+        TrainingError: It is no checkpoint.
+    """
+    if config.model is None:
+        return _default_model()
+    folder = Path(config.model)
+    if not (folder / "config.json").is_file():
+        raise TrainingError(f"model: {folder} is no checkpoint: there is no config.json in it")
+    return folder
+
+
+def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False) -> Path:
+    """Run the job, or go on with it.
+
+    Args:
+        config: What to do.
+        console: For the live view.
+        fresh: Throw away what is in the run folder.
+
+    Returns:
+        The folder to serve: a checkpoint, or an adapter.
+
+    Raises:
+        TrainingError: It cannot be done.
+    """
+    questions = split_problems(config)
+    checkpoint = checkpoint_of(config)
+    run = config.run
+    make_writable(run)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        _claim(run, config, fresh)
+    _quiet()
+    from training.policy_live import STEPS_FILE, LiveView, StepLog
+    from training.policy_report import AFTER, BEFORE, write_policy_report
+
+    console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+    log = StepLog(run / STEPS_FILE)
+    view = LiveView(log, config.optimiser.steps, console)
+    trainer = build_trainer(config, checkpoint, questions.train, [view])
+    resume = last_checkpoint(run)
+    if is_main:
+        log.keep(0 if resume is None else _step_of(resume))
+        _evaluated(run / BEFORE, config, trainer, questions.held_out, console, resume is None)
+    trainer.accelerator.wait_for_everyone()
+    if resume is not None:
+        console.print(f"going on from step {_step_of(resume)}")
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    target = run / ("adapter" if config.lora else "checkpoint")
+    trainer.save_model(str(target))
+    if is_main:
+        _evaluated(run / AFTER, config, trainer, questions.held_out, console, True)
+        report = write_policy_report(run, config)
+        console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
+    trainer.accelerator.end_training()
+    return target
+
+
+def build_trainer(
+    config: PolicyConfig, checkpoint: Path, problems: Sequence[Problem], callbacks: list[Any]
+) -> Any:
+    """The trainer of a config.
+
+    Args:
+        config: Of the run.
+        checkpoint: The model to start from.
+        problems: To train on.
+        callbacks: Beside TRL's own.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+
+    from training.trainer import EntropyGRPOTrainer
+
+    rows = [
+        {"prompt": conversation(problem, config), "problem": problem.model_dump_json()}
+        for problem in problems
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    set_seed(config.seed)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    trainer = EntropyGRPOTrainer(
+        model,
+        right_answer,
+        trl_config(config),
+        objectives=config.objectives,
+        controller=config.controller,
+        law=config.rollout.law,
+        branch=config.rollout.branch,
+        importance_cap=config.rollout.importance_cap,
+        grader=is_right,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_peft_config(config),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def is_right(row: Mapping[str, Any], text: str) -> bool:
+    """Whether a row's problem is answered by a text."""
+    return Problem.model_validate_json(row["problem"]).is_right(text)
+
+
+def right_answer(completions: Sequence[Any], problem: Sequence[str], **_: Any) -> list[float]:
+    """The reward: 1 for a right answer, 0 for a wrong one."""
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    rows = zip(problem, texts, strict=True)
+    return [float(is_right({"problem": text}, answer)) for text, answer in rows]
+
+
+def trl_config(config: PolicyConfig) -> Any:
+    """TRL's settings of a config."""
+    import torch
+    from trl import GRPOConfig
+
+    rollout, loss, optimiser = config.rollout, config.loss, config.optimiser
+    batch = optimiser.micro_batch * int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = config.sequences // rollout.num_minibatches
+    if sequences % batch or config.sequences % rollout.num_minibatches:
+        raise TrainingError(
+            f"optimiser.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
+            f"minibatches cannot be cut into forwards of {batch}"
+        )
+    accumulation = sequences // batch
+    steps_file = config.run / "tracking"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(steps_file))
+    os.environ.setdefault("TRACKIO_DIR", str(steps_file))
+    return GRPOConfig(
+        output_dir=str(config.run),
+        seed=config.seed,
+        per_device_train_batch_size=optimiser.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation * rollout.num_minibatches,
+        num_iterations=rollout.num_iterations,
+        num_generations=rollout.num_generations,
+        max_completion_length=rollout.max_tokens,
+        temperature=rollout.temperature,
+        top_k=0,
+        use_vllm=rollout.backend != "transformers",
+        vllm_mode="server" if rollout.backend == "vllm-server" else "colocate",
+        vllm_server_base_url=rollout.server if rollout.backend == "vllm-server" else None,
+        loss_type=loss.loss_type,
+        importance_sampling_level=loss.importance_sampling_level,
+        epsilon=loss.epsilon,
+        epsilon_high=loss.epsilon_high,
+        delta=loss.delta,
+        beta=loss.beta,
+        scale_rewards=loss.scale_rewards,
+        max_steps=optimiser.steps,
+        learning_rate=optimiser.learning_rate,
+        lr_scheduler_type=optimiser.schedule,
+        warmup_steps=optimiser.warmup_steps,
+        max_grad_norm=optimiser.max_grad_norm,
+        bf16=optimiser.precision == "bfloat16",
+        gradient_checkpointing=optimiser.gradient_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=optimiser.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=config.tracking,
+        project="entrostat",
+        run_name=config.run.name,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The latest checkpoint that was written to its end."""
+    from training.trainer import STATE_FILE
+
+    found = [path.parent for path in run.glob(f"checkpoint-*/{STATE_FILE}")]
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _claim(run: Path, config: PolicyConfig, fresh: bool) -> None:
+    """Refuse to mix two configs in one folder."""
+    text, path = resolved(config), run / CONFIG_FILE
+    if fresh:
+        for entry in run.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    elif path.is_file() and path.read_text() != text:
+        old, new = json.loads(path.read_text()), json.loads(text)
+        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        raise TrainingError(
+            f"{run} holds a run with another {', '.join(changed)}: name another folder with --set "
+            "run=FOLDER, or start it over with --fresh"
+        )
+    path.write_text(text)
+
+
+def _evaluated(
+    path: Path,
+    config: PolicyConfig,
+    trainer: Any,
+    problems: list[Problem],
+    console: Console,
+    again: bool,
+) -> None:
+    """Measure the policy as it is, unless that is on disk already."""
+    from training.policy_eval import evaluate
+
+    if path.is_file() and not again:
+        return
+    with console.status(f"answering {len(problems)} held-out problems"):
+        found = evaluate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            problems,
+            [conversation(problem, config) for problem in problems],
+            samples=config.evaluation.samples,
+            batch=config.evaluation.batch,
+            max_tokens=config.rollout.max_tokens,
+            temperature=config.rollout.temperature,
+            seed=config.seed,
+        )
+    path.write_text(json.dumps(found._asdict()))
+    console.print(
+        f"held out: accuracy {found.accuracy:.3f}, entropy {found.entropy:.3f} nats",
+        highlight=False,
+    )
+
+
+def _peft_config(config: PolicyConfig) -> Any:
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=list(config.lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _default_model() -> Path:
+    """The embedded model; the server's command makes it, since training imports no server."""
+    command = [str(Path(sys.executable).with_name("entrostat")), "model"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise TrainingError(
+            "the embedded model cannot be had: name one with model=FOLDER"
+        ) from error
+    return Path(done.stdout.strip())
+
+
+def _quiet() -> None:
+    """Libraries warn of what is chosen here on purpose."""
+    warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -100,7 +100,7 @@ class Fleet:
             openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, timeout=timeout)
             for base in bases
         ]
-        self._turns = itertools.cycle(self._clients)
+        self._turns = itertools.count()
         self._model = ""
         self._sampling = sampling
         self._concurrency = concurrency
@@ -168,9 +168,12 @@ class Fleet:
         Raises:
             TrainingError: The request is refused, or every attempt failed.
         """
+        turn = next(self._turns)
         for attempt in itertools.count(1):
+            # Counted per request: with one count for all, others can take the living servers' turns.
+            client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
-                return await self._ask(next(self._turns), ask, self._sampling.max_tokens)
+                return await self._ask(client, ask, self._sampling.max_tokens)
             except _Passing as error:
                 if attempt == self._attempts:
                     raise TrainingError(f"{error} ({attempt} attempts)") from error

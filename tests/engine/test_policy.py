@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError
 from rich.console import Console
@@ -50,12 +51,15 @@ def test_a_tuned_checkpoint_answers_and_refuses_the_probe_of_its_base(
         with pytest.raises((BadRequestError, NotFoundError)) as refusal:
             ask(server, "tuned", difficulty={"probe": PLAIN_PROBE})
         assert refusal.value.param == "entropy.difficulty.probe"
-    log = (tmp_path / "server.log").read_text()
-    assert f"artifact {PLAIN_PROBE} not used: made for another model: weights_hash differs" in log
+        cards = httpx.get(f"{server.url}/v1/entropy/artifacts").json()["data"]
+    (reason,) = [card["reason"] for card in cards if card["id"] == PLAIN_PROBE]
+    assert reason == "made for another model: weights_hash differs"
 
 
 def test_a_trained_adapter_is_served_beside_its_base(checkpoint: Path, tmp_path: Path) -> None:
-    lora = ("lora={rank=8}", "optimiser.learning_rate=1e-2")
+    # The bonus has a gradient even where all answers earn the same, so that one step tells.
+    bonus = 'objectives=["entropy_bonus"]'
+    lora = ("lora={rank=8}", "optimiser.learning_rate=1e-2", bonus)
     target = trained(tmp_path / "run", checkpoint, *lora)
     adapter = ("--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={target}")
     command = entrostat("serve", str(checkpoint), "--served-model-name", "base", *FLAGS, *adapter)

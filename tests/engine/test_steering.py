@@ -197,7 +197,7 @@ def test_contents_and_not_names_are_reported(client: OpenAI) -> None:
 
 def test_more_steerings_than_rows_take_turns(client: OpenAI) -> None:
     """Every row of the tables is used several times over."""
-    strengths = [0.02 * number for number in range(1, 81)]
+    strengths = [0.1 * number for number in range(1, 81)]
 
     def job(strength: float) -> float:
         """Entropy of the first token, which follows from the prompt and the strength alone."""

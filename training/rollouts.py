@@ -170,7 +170,7 @@ class Fleet:
         """
         turn = next(self._turns)
         for attempt in itertools.count(1):
-            # Counted per request: with one count for all, others can take the living servers' turns.
+            # Counted per request: others must not take the turns of the living servers.
             client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
                 return await self._ask(client, ask, self._sampling.max_tokens)

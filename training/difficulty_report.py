@@ -15,7 +15,9 @@ from torch import Tensor
 from probes.artifact import Artifact
 from probes.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
 from training.answers import Answers
-from training.difficulty_fit import Data, DifficultyFit, Interval, reliability
+from training.difficulty_figures import Interval, reliability
+from training.difficulty_fit import Data, DifficultyFit
+from training.difficulty_worth import FOLDS, Comparison, Worth
 from training.machine import machine
 from training.tasks.problem import Problem
 
@@ -33,6 +35,7 @@ class Facts(NamedTuple):
     labels: Tensor
     data: Data
     fit: DifficultyFit
+    worth: Worth
     command: str
 
     @property
@@ -51,18 +54,27 @@ def write_report(facts: Facts, folder: Path) -> Path:
 
 def write_summary(facts: Facts, console: Console) -> None:
     """Show what it is worth in the terminal."""
-    table = Table("held-out macro-F1", "", "95 %", title=facts.artifact.id)
-    for name, interval in _scores(facts.fit):
-        table.add_row(name, *_cells(interval))
+    table = Table(*_COMPARED, title=facts.artifact.id)
+    for row in _compared(facts.worth.questions):
+        table.add_row(*row)
     console.print(table)
 
 
-def _scores(fit: DifficultyFit) -> list[tuple[str, Interval]]:
-    return [(f"probe ({fit.name})", fit.macro_f1), *fit.baselines.items()]
+_COMPARED = ("macro-F1", "", "the probe's lead", "95 % interval of the lead")
+
+
+def _compared(comparison: Comparison) -> list[tuple[str, ...]]:
+    return [
+        ("probe", f"{comparison.probe.value:.3f}", "", ""),
+        *(
+            (name, f"{rival.macro_f1.value:.3f}", *_cells(rival.lead))
+            for name, rival in comparison.rivals.items()
+        ),
+    ]
 
 
 def _cells(interval: Interval) -> tuple[str, str]:
-    return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"
+    return f"{interval.value:+.3f}", f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _spec(facts: Facts) -> ProbeSpec:
@@ -174,10 +186,6 @@ def _page(facts: Facts) -> str:
         if len(rows) > 2
     ]
     counts = np.bincount(facts.labels.numpy(), minlength=3)
-    held_out = [
-        (task, f"{own:.3f}", f"{majority:.3f}")
-        for task, (own, majority) in fit.held_out_tasks.items()
-    ]
     words = [difficulty.word for difficulty in Difficulty]
     confusion = [
         (word, *map(str, row)) for word, row in zip(words, _confusion(facts).tolist(), strict=True)
@@ -216,24 +224,43 @@ Entropy of the strategy normal over the grades:
 ## Probe
 
 `{fit.name}`, chosen by cross-validated macro-F1 on three fifths of the questions, calibrated on one
-fifth. On the other {len(fit.test)}:
-
-{_table(("macro-F1", "", "95 % interval"), [(n, *_cells(i)) for n, i in _scores(fit)])}
-
-Accuracy {fit.accuracy.value:.3f} ({fit.accuracy.low:.3f} to {fit.accuracy.high:.3f}); expected
-calibration error {fit.calibration_error:.3f} ({fit.uncalibrated_error:.3f} uncalibrated); Brier
-score {fit.brier:.3f}. Intervals are bootstraps over questions; that of the shuffled labels is over
-the permutations.
+fifth. On the other {len(fit.test)}: macro-F1 {_span(fit.macro_f1)}, accuracy
+{_span(fit.accuracy)}, expected calibration error {fit.calibration_error:.3f}
+({fit.uncalibrated_error:.3f} uncalibrated), Brier score {fit.brier:.3f}. Intervals are bootstraps
+over questions.
 
 {_table(("label, predicted:", *words), confusion)}
 
-A probe that only recognises the kind of question fails on a kind it never saw. Macro-F1 on each
-task by a probe trained without it, beside always saying the commonest class:
+## Beside guesses without the state
 
-{_table(("task left out", "probe", "commonest class"), held_out)}
+A fifth of the questions is too few to compare on. So every question is guessed by a probe chosen
+and trained on other questions, {FOLDS} folds, {len(facts.worth.questions.guesses)} times over. The
+leads are measured on the same resampled questions.
+
+{_table(_COMPARED, _compared(facts.worth.questions))}
+
+{_left_out(facts.worth)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _left_out(worth: Worth) -> str:
+    if worth.tasks is None:
+        return "No task could be left out: without it a class would be missing."
+    rows = [(task, f"{own:.3f}", f"{other:.3f}") for task, (own, other) in worth.by_task.items()]
+    return f"""A probe that only recognises the task fails on one that it never saw. All questions guessed by
+what was trained on the other tasks:
+
+{_table(_COMPARED, _compared(worth.tasks))}
+
+Task by task:
+
+{_table(("macro-F1 on the task left out", "probe", "commonest class"), rows)}"""
 
 
 def _tried(facts: Facts) -> list[tuple[str, ...]]:

@@ -20,6 +20,7 @@ from probes.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thres
 from training.answers import Answers, AnswersJob, Drawn, artifact_id, draw_answers, grade
 from training.difficulty_fit import Data, DifficultyFit, HeadKind, fit_difficulty
 from training.difficulty_report import Facts, write_report, write_summary
+from training.difficulty_worth import measure_worth
 from training.errors import TrainingError
 from training.features import hidden_states
 from training.jobs import check_job, identify_served, servers_of
@@ -80,6 +81,8 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     )
     with console.status("fitting"):
         fit = fit_difficulty(data, job.head, job.seed)
+    with console.status("comparing with guesses that do not see the state"):
+        worth = measure_worth(data, job.head, job.seed)
     spec = ProbeSpec(
         layer="final",
         normalised=True,
@@ -91,7 +94,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     artifact = _artifact(job, served, spec, drawn, data, fit)
     _write_questions(run / "questions.jsonl", problems, answers[Difficulty.NORMAL], data, fit)
     folder = artifact.save(job.out)
-    facts = Facts(artifact, problems, answers, labels, data, fit, job.command)
+    facts = Facts(artifact, problems, answers, labels, data, fit, worth, job.command)
     report = write_report(facts, run)
     write_summary(facts, console)
     console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)

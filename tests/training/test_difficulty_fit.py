@@ -4,16 +4,17 @@ import torch
 from sklearn.metrics import f1_score
 
 from probes.strategies import Difficulty
+from training.difficulty_figures import expected_calibration_error, lead, macro_f1
 from training.difficulty_fit import (
     Data,
     HeadKind,
     calibrate,
-    expected_calibration_error,
+    candidates,
     export,
     fit_difficulty,
-    macro_f1,
 )
 from training.difficulty_report import shape_of
+from training.difficulty_worth import measure_worth
 from training.errors import TrainingError
 
 FEATURES = 12
@@ -30,27 +31,45 @@ def planted(number: int = 300, seed: int = 0, gap: float = 4.0) -> Data:
 
 
 def test_a_planted_class_is_found_and_beats_every_baseline() -> None:
-    fit = fit_difficulty(planted(), "linear", seed=0)
-    assert fit.macro_f1.value > 0.95
-    assert fit.macro_f1.low > max(baseline.high for baseline in fit.baselines.values())
-    assert set(fit.held_out_tasks) == {"one", "two"}
-    assert all(own > 0.9 > majority for own, majority in fit.held_out_tasks.values())
+    data = planted()
+    assert fit_difficulty(data, "linear", seed=0).macro_f1.value > 0.95
+    worth = measure_worth(data, "linear", seed=0, repeats=1)
+    assert worth.questions.probe.low > 0.95
+    assert len(worth.questions.rivals) == 4
+    assert worth.tasks is not None
+    assert set(worth.by_task) == {"one", "two"}
+    for rival in (*worth.questions.rivals.values(), *worth.tasks.rivals.values()):
+        assert rival.lead.low > 0.3
+    assert all(own > 0.9 > majority for own, majority in worth.by_task.values())
 
 
 def test_features_that_say_nothing_are_at_chance() -> None:
-    fit = fit_difficulty(planted(gap=0.0), "linear", seed=0)
-    shuffled = next(b for name, b in fit.baselines.items() if name.startswith("shuffled"))
-    assert fit.macro_f1.low < shuffled.high
-    assert fit.macro_f1.value < 0.55
+    data = planted(gap=0.0)
+    assert fit_difficulty(data, "linear", seed=0).macro_f1.value < 0.55
+    rival = measure_worth(data, "linear", 0, repeats=1).questions.rivals
+    assert rival["the state with shuffled labels"].lead.low < 0.05
+
+
+def test_a_probe_that_reads_only_the_task_fails_without_it() -> None:
+    """Two tasks a class; the state holds the task and nothing else."""
+    chance = np.random.default_rng(1)
+    tasks = np.arange(300) % 6
+    labels = np.where(chance.random(300) < 0.8, tasks // 2, chance.integers(0, 3, 300))
+    features = chance.normal(size=(300, FEATURES))
+    features[np.arange(300), tasks] += 30
+    data = Data(features, labels, tasks.astype(str), chance.integers(5, 50, 300))
+    worth = measure_worth(data, "linear", seed=0, repeats=1)
+    assert worth.questions.probe.value > 0.8
+    assert worth.questions.rivals["task of the question"].lead.high < 0.05
+    assert worth.tasks is not None
+    assert worth.tasks.probe.value < 0.45
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_exported_head_gives_scikit_learns_probabilities(kind: HeadKind) -> None:
-    from training.difficulty_fit import _candidates
-
     data = planted(gap=1.0)
     train, rest = data.take(np.arange(200)), data.take(np.arange(200, 300))
-    model = next(iter(_candidates(kind, 0).values())).fit(train.features, train.labels)
+    model = next(iter(candidates(kind, 0).values())).fit(train.features, train.labels)
     calibrated = calibrate(model, rest.features, rest.labels)
     expected = calibrated.predict_proba(data.features)
     head = export(calibrated)
@@ -70,6 +89,16 @@ def test_macro_f1_is_scikit_learns() -> None:
     draws = chance.integers(0, 200, (2000, 200))
     own = [f1_score(truth[d], guesses[d], labels=[0, 1, 2], average="macro") for d in draws[:300]]
     assert interval.low == pytest.approx(np.quantile(own, 0.025), abs=0.02)
+
+
+def test_a_lead_is_paired_and_is_the_mean_over_repeats() -> None:
+    chance = np.random.default_rng(0)
+    truth, guesses, others = chance.integers(0, 3, (3, 200))
+    assert lead(truth, guesses, guesses, 0) == (0, 0, 0)
+    both = lead(truth, np.stack([guesses, others]), others, 0)
+    assert both.value == pytest.approx(lead(truth, guesses, others, 0).value / 2)
+    apart = macro_f1(truth, guesses, 0).value - macro_f1(truth, others, 0).value
+    assert lead(truth, guesses, others, 0).value == pytest.approx(apart)
 
 
 def test_a_missing_class_is_named() -> None:

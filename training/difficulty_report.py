@@ -253,8 +253,8 @@ def _left_out(worth: Worth) -> str:
     if worth.tasks is None:
         return "No task could be left out: without it a class would be missing."
     rows = [(task, f"{own:.3f}", f"{other:.3f}") for task, (own, other) in worth.by_task.items()]
-    return f"""A probe that only recognises the task fails on one that it never saw. All questions guessed by
-what was trained on the other tasks:
+    return f"""A probe that only recognises the task fails on one that it never saw. All questions
+guessed by what was trained on the other tasks:
 
 {_table(_COMPARED, _compared(worth.tasks))}
 

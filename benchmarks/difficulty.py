@@ -19,22 +19,23 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoTokenizer
 
 from benchmarks import machine
-from benchmarks.difficulty_arms import Arm, Floats, Labels, at_random, chosen, frequencies, oracle
+from benchmarks.difficulty_arms import PERMUTATIONS, Arm, Labels, all_arms
+from benchmarks.difficulty_budgets import fixed_budgets
 from benchmarks.difficulty_page import Result, write
 from clients.entropy import controls, difficulty, report
 from probes.artifact import Artifact
 from probes.strategies import Difficulty
-from training.answers import AnswersJob, Drawn, draw_answers, grade
+from training.answers import AnswersJob, draw_answers, grade
 from training.features import hidden_states
 from training.rollouts import request_seed
 from training.tasks.problem import Problem
 from training.tasks.table import load_problems
 
-_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-_PERMUTATIONS = 20
+_HOW = """\
+The probe was not fitted on these questions. The arm `probe, as served` is what the server answered
+with the probe in charge; the others are put together from the answers by each strategy."""
 
 
 class ServedArm(NamedTuple):
@@ -107,8 +108,16 @@ def main(
     accuracy = np.stack([one.accuracy.numpy()[chosen_ones] for one in answers])
     tokens = np.stack([one.tokens.numpy()[chosen_ones] for one in answers])
     served = asyncio.run(_serve(job, probe.id, questions))
-    arms = _arms(accuracy, tokens, served, _shuffled(questions, seen, run, drawn[0].served.root))
-    budgets = _budgets(asked, drawn[Difficulty.NORMAL], job, chosen_ones)
+    shuffled = _shuffled(questions, seen, run, drawn[0].served.root)
+    arms = all_arms(accuracy, tokens, served.labels, shuffled, served.prepass)
+    arms[served.arm.name] = served.arm
+    normal = drawn[Difficulty.NORMAL].traces
+    budgets = [
+        Arm(name, right[chosen_ones], spent[chosen_ones])
+        for name, right, spent in fixed_budgets(
+            asked, normal, samples, job.max_tokens, Path(drawn[0].served.root)
+        )
+    ]
     facts |= {
         "model": label or probe.manifest.model,
         "probe": probe.id,
@@ -119,7 +128,8 @@ def main(
         "max_tokens": job.max_tokens,
     }
     kinds = np.array([one.task for one in questions])
-    result = Result(facts, arms, budgets, served.labels, kinds, accuracy, tokens)
+    judged = served.arm.name
+    result = Result(facts, _HOW, judged, arms, budgets, served.labels, kinds, accuracy, tokens)
     write(result, output / f"difficulty-{probe.manifest.model}", console)
 
 
@@ -133,29 +143,6 @@ def new_problems(
         more = load_problems((task,), share + len(fitted), seed, grader)
         found += [problem for problem in more if problem.prompt not in fitted][:share]
     return found[:number]
-
-
-def _arms(
-    accuracy: Floats, tokens: Floats, served: ServedArm, shuffled: list[Labels]
-) -> dict[str, Arm]:
-    fixed = {
-        f"fixed {one.word}": Arm(f"fixed {one.word}", accuracy[one], tokens[one])
-        for one in Difficulty
-    }
-    extra = served.prepass
-    draws = [chosen("", accuracy, tokens, labels, extra) for labels in shuffled]
-    others = [
-        chosen("probe", accuracy, tokens, served.labels, extra),
-        served.arm,
-        at_random("random, same shares", accuracy, tokens, frequencies(served.labels), extra),
-        Arm(
-            "probe of shuffled labels",
-            np.mean([arm.accuracy for arm in draws], axis=0),
-            np.mean([arm.tokens for arm in draws], axis=0),
-        ),
-        chosen("oracle", accuracy, tokens, oracle(accuracy, tokens)),
-    ]
-    return fixed | {arm.name: arm for arm in others}
 
 
 async def _serve(job: AnswersJob, probe: str, questions: list[Problem]) -> ServedArm:
@@ -213,28 +200,8 @@ def _shuffled(
     chance = np.random.default_rng(0)
     return [
         model.fit(known[fitted], chance.permutation(truth[fitted])).predict(states.double().numpy())
-        for _ in range(_PERMUTATIONS)
+        for _ in range(PERMUTATIONS)
     ]
-
-
-def _budgets(
-    asked: list[Problem], normal: Drawn, job: AnswersJob, chosen_ones: list[int]
-) -> list[Arm]:
-    """The strategy normal with smaller budgets: a seeded answer's beginning stays the same."""
-    tokenizer = AutoTokenizer.from_pretrained(normal.served.root)
-    arms = []
-    for share in _SHARES:
-        limit = max(1, int(share * job.max_tokens))
-        figures = np.zeros((len(asked), job.samples, 2))
-        for number, rollout in normal.traces.rollouts.items():
-            question, sample = divmod(number, job.samples)
-            text, length = rollout.text, len(rollout.entropies)
-            if length > limit:
-                text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:limit])
-            right = asked[question].is_right(text)
-            figures[question, sample] = right, min(length, limit)
-        arms.append(Arm(f"budget {limit}", *np.moveaxis(figures.mean(1)[chosen_ones], -1, 0)))
-    return arms
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from probes.strategies import Difficulty
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 _RESAMPLES = 10_000
+PERMUTATIONS = 20
+"""Probes of permuted labels to average."""
 
 
 class Arm(NamedTuple):
@@ -109,3 +111,30 @@ def at_equal_tokens(budgets: list[Arm], tokens: float) -> Arm:
 def frequencies(labels: Labels) -> Floats:
     """Share of every class."""
     return np.bincount(labels, minlength=len(Difficulty)) / len(labels)
+
+
+def all_arms(
+    accuracy: Floats, tokens: Floats, labels: Labels, shuffled: list[Labels], prepass: int
+) -> dict[str, Arm]:
+    """Everything that chooses among the strategies' answers, by name.
+
+    Args:
+        accuracy: By strategy and question, shape (3, questions).
+        tokens: Likewise.
+        labels: The probe's classes, shape (questions,).
+        shuffled: Classes by probes of permuted labels.
+        prepass: Tokens that a class costs.
+    """
+    draws = [chosen("", accuracy, tokens, one, prepass) for one in shuffled]
+    arms = [
+        *(Arm(f"fixed {one.word}", accuracy[one], tokens[one]) for one in Difficulty),
+        chosen("probe", accuracy, tokens, labels, prepass),
+        at_random("random, same shares", accuracy, tokens, frequencies(labels), prepass),
+        Arm(
+            "probe of shuffled labels",
+            np.mean([arm.accuracy for arm in draws], axis=0),
+            np.mean([arm.tokens for arm in draws], axis=0),
+        ),
+        chosen("oracle", accuracy, tokens, oracle(accuracy, tokens)),
+    ]
+    return {arm.name: arm for arm in arms}

@@ -23,18 +23,22 @@ from probes.strategies import Difficulty
 
 _PAPER = 0.224
 _METHOD = """\
-{problems} questions that the probe was not fitted on ({tasks}), {samples} answers to each by every
-strategy and by the server with the probe in charge; `max_tokens` {max_tokens}. Tokens are generated
-ones, that of a pre-pass included. Intervals are 95 %, a paired bootstrap over questions. `random`
-gives out the probe's classes with the same shares without looking, averaged exactly; `probe of
-shuffled labels` is the mean of 20 probes fitted to permuted labels; the oracle knows how often each
-strategy is right in these very answers, so that it is better than anything can be."""
+{problems} questions ({tasks}), {samples} answers to each by every strategy; `max_tokens`
+{max_tokens}. Tokens are generated ones, that of a pre-pass included. Intervals are 95 %, a paired
+bootstrap over questions. `random` gives out the probe's classes with the same shares without
+looking, averaged exactly; `probe of shuffled labels` is the mean of 20 probes fitted to permuted
+labels; the oracle knows how often each strategy is right in these very answers, so that it is
+better than anything can be."""
 
 
 class Result(NamedTuple):
     """Everything measured."""
 
     facts: dict[str, Any]
+    how: str
+    """Says how the probe came to questions that it was not fitted on."""
+    judged: str
+    """The arm that the claims are about."""
     arms: dict[str, Arm]
     budgets: list[Arm]
     labels: Labels
@@ -82,10 +86,18 @@ def _draw(result: Result) -> Figure:
 
 def _page(result: Result, name: str) -> list[str]:
     facts, arms = result.facts, result.arms
-    normal, probe = arms["fixed normal"], arms["probe, as served"]
+    normal, probe = arms["fixed normal"], arms[result.judged]
     lines = ["# What the difficulty probe saves", "", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}", f"- probe: {facts['probe']}, labels {facts['labels']}"]
-    lines += ["", _METHOD.format(**facts), "", f"![Accuracy against tokens]({name}.png)", ""]
+    lines += [
+        "",
+        result.how,
+        "",
+        _METHOD.format(**facts),
+        "",
+        f"![Accuracy against tokens]({name}.png)",
+        "",
+    ]
     rows = []
     for arm in arms.values():
         against = compare(arm, normal)

@@ -84,12 +84,7 @@ def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
             )
     everyone = np.arange(len(data.labels))
     rest, test = train_test_split(everyone, test_size=0.2, stratify=data.labels, random_state=seed)
-    train, calibration = train_test_split(
-        rest, test_size=0.25, stratify=data.labels[rest], random_state=seed
-    )
-    name, model = select(data.take(train), kind, seed)
-    model.fit(data.features[train], data.labels[train])
-    calibrated = calibrate(model, data.features[calibration], data.labels[calibration])
+    name, model, calibrated = fit_head(data.take(rest), kind, seed)
     held_out = data.take(test)
     probabilities = calibrated.predict_proba(held_out.features)
     truth = held_out.labels
@@ -107,6 +102,20 @@ def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
         ),
         brier=float(((probabilities - np.eye(3)[truth]) ** 2).sum(1).mean()),
     )
+
+
+def fit_head(data: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline, CalibratedClassifierCV]:
+    """Choose and fit a head on three quarters of the questions, calibrate it on the rest.
+
+    Returns:
+        What was chosen; the fitted head; the same with calibrated probabilities.
+    """
+    train, calibration = train_test_split(
+        np.arange(len(data.labels)), test_size=0.25, stratify=data.labels, random_state=seed
+    )
+    name, model = select(data.take(train), kind, seed)
+    model.fit(data.features[train], data.labels[train])
+    return name, model, calibrate(model, data.features[calibration], data.labels[calibration])
 
 
 def candidates(kind: HeadKind, seed: int) -> dict[str, Pipeline]:

@@ -3,6 +3,7 @@ import pytest
 
 from benchmarks.difficulty_arms import (
     Arm,
+    all_arms,
     at_equal_tokens,
     at_random,
     chosen,
@@ -53,3 +54,12 @@ def test_a_budget_of_equal_tokens_lies_between_its_neighbours() -> None:
     middle = at_equal_tokens(arms, 20.0)
     assert (middle.tokens[0], middle.accuracy[0]) == pytest.approx((20.0, 0.55))
     assert at_equal_tokens(arms, 99.0).accuracy[0] == 0.9
+
+
+def test_all_arms_pay_for_the_prepass_where_a_class_is_asked_for() -> None:
+    labels = np.array([0, 0, 2])
+    arms = all_arms(ACCURACY, TOKENS, labels, [labels, labels[::-1]], prepass=1)
+    assert arms["fixed easy"].tokens.tolist() == TOKENS[0].tolist()
+    assert arms["probe"].tokens.tolist() == [3.0, 3.0, 6.0]
+    assert arms["oracle"].tokens.mean() <= arms["fixed normal"].tokens.mean()
+    assert arms["probe of shuffled labels"].tokens.tolist() == [4.5, 3.0, 8.0]

@@ -128,6 +128,7 @@ def _run(argv: list[str], runner: Runner, steered: list[int] | None) -> None:
     args = _parse(argv)
     configure_logging_from_args(args)
     logger = init_logger("vllm.entrostat")
+    _check_folder(args.model_tag or args.model)
     if args.model_tag is None and not _names_a_model(argv):
         _use_default_model(args, argv)
     _switch_on(args, runner, steered)
@@ -149,6 +150,12 @@ def _parse(argv: list[str]) -> Any:
     subparser = ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
     parser.error = subparser.error = _fail
     return parser.parse_args(["serve", *argv])
+
+
+def _check_folder(model: str) -> None:
+    """Refuse a path with nothing behind it, which would be taken for a repository's name."""
+    if model.startswith((".", "/")) and not Path(model).exists():
+        _fail(f"{model}: no such model folder")
 
 
 def _names_a_model(argv: list[str]) -> bool:

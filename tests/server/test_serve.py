@@ -148,7 +148,7 @@ def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("flags", "words"),
     [
         (["--no-such-flag"], ["--no-such-flag"]),
-        (["/no/such/model"], ["/no/such/model"]),
+        (["/no/such/model"], ["/no/such/model", "no such model folder"]),
         (["--profiles", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
         (["--artifacts", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
     ],

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Two at a time: one process has all tests with the engine, which they share, the other the rest.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 # CPU wheels of torch live on PyTorch's own index; ask it only where pip cannot find one already.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -32,13 +34,13 @@ test: install          ## all checks and all tests, the real engine included
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: install         ## the quick half: no engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not engine and not gpu"
+	$(PYTEST) -m "not engine and not gpu"
 
 fix: install
 	$(BIN)/ruff check --fix .

@@ -218,7 +218,8 @@ def checkpoint() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below tests/engine needs the real engine."""
+    """Everything below tests/engine needs the real engine, of which there is one for all of it."""
     for item in items:
         if "engine" in item.path.parts and item.path.parent.parent.name == "tests":
             item.add_marker(pytest.mark.engine)
+            item.add_marker(pytest.mark.xdist_group("engine"))

@@ -19,11 +19,13 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 from datasets import Dataset
+from pydantic import TypeAdapter
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from benchmarks import machine
+from training.objectives import OBJECTIVES, ObjectiveConfig, ObjectiveList
 from training.policy_config import PolicyConfig, load_config
 from training.train_policy import (
     checkpoint_of,
@@ -35,26 +37,19 @@ from training.train_policy import (
 )
 from training.trainer import EntropyGRPOTrainer
 
+_OBJECTIVES: TypeAdapter[tuple[ObjectiveConfig, ...]] = TypeAdapter(ObjectiveList)
 STOCK = "stock TRL"
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    STOCK: ('["none"]', ()),
-    "none": ('["none"]', ()),
-    "target_entropy": ('["target_entropy"]', ()),
-    "high_entropy_mask": ('["high_entropy_mask"]', ()),
-    "steer": ('["steer"]', ()),
-    "clip_cov": ('["clip_cov"]', ()),
-    "hapo": ('["hapo"]', ()),
-    "canon": ('["canon"]', ()),
-    "lp_reg": ('["lp_reg"]', ()),
-    "dcpo": ('["dcpo"]', ()),
-    "siren": ('["siren"]', ()),
-}
-REUSED = ("rollout.num_minibatches=2",)
-REUSED_ARMS = {
-    f"{STOCK}, reused": ('["none"]', REUSED),
-    "kl_cov, reused": ('["kl_cov"]', REUSED),
-    "canon, reused": ('["canon"]', REUSED),
-}
+REUSED = ", reused"
+"""Ends the names of arms whose rollout serves two optimiser steps."""
+NEEDS_REUSE = ("kl_cov", "soft_clip_high_entropy")
+SCORING = ("canon", "empg", "pear", "ares", "lp_reg", "dcpo")
+"""Those that need to know the policy that sampled: a scoring pass, which TRL makes in reuse."""
+ARMS = (
+    STOCK,
+    *(name for name in OBJECTIVES if name not in NEEDS_REUSE),
+    f"{STOCK}{REUSED}",
+    *(f"{name}{REUSED}" for name in (*NEEDS_REUSE, *SCORING)),
+)
 RESULT = Path("docs/results/policy-overhead")
 
 
@@ -74,18 +69,17 @@ def main(
     torch.set_num_threads(1)
     console, facts = Console(), machine.describe("benchmarks.policy_overhead")
     facts["versions"].update(_versions())
-    arms = {**ARMS, **REUSED_ARMS}
-    configs = {name: _config(model, *choice) for name, choice in arms.items()}
+    configs = {name: _config(model, name) for name in ARMS}
     trainers = _trainers(configs)
-    costs: dict[str, list[Cost]] = {name: [] for name in arms}
+    costs: dict[str, list[Cost]] = {name: [] for name in ARMS}
     chance = random.Random(0)
     for number in range(rounds + 1):  # the first warms up
-        for name in chance.sample(list(arms), len(arms)):
+        for name in chance.sample(ARMS, len(ARMS)):
             cost = _step(*trainers[name])
             if number:
                 costs[name].append(cost)
         console.print(f"round {number} of {rounds}", highlight=False)
-    rows = {name: _row(name, costs) for name in arms}
+    rows = {name: _row(name, costs) for name in ARMS}
     out.with_suffix(".json").write_text(
         json.dumps({"machine": facts, "rows": rows, "samples": costs}, indent=1) + "\n"
     )
@@ -93,13 +87,12 @@ def main(
     console.print(f"wrote {out}.md")
 
 
-def _config(model: str | None, objectives: str, changes: tuple[str, ...]) -> PolicyConfig:
+def _config(model: str | None, arm: str) -> PolicyConfig:
     own = [] if model is None else [f"model={model}"]
-    folder = tempfile.gettempdir()
+    if arm.endswith(REUSED):
+        own.append("rollout.num_minibatches=2")
     small = ["rollout.prompts_per_step=2", "optimiser.micro_batch=8", "optimiser.precision=float32"]
-    return load_config(
-        "plain", [*own, *small, f"objectives={objectives}", f"run={folder}/overhead", *changes]
-    )
+    return load_config("plain", [*own, *small, f"run={tempfile.gettempdir()}/overhead"])
 
 
 def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
@@ -109,21 +102,28 @@ def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dic
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     rows = [
-        {"prompt": conversation(problem, first), "problem": problem.model_dump_json()}
+        {
+            "prompt": conversation(problem, first),
+            "problem": problem.model_dump_json(),
+            "beliefs": [[0.5, 0.5], [1.0, 0.0]],  # for `info_gain`
+        }
         for problem in split_problems(first).train[: first.rollout.prompts_per_step]
     ]
     batch = [row for row in rows for _ in range(first.rollout.num_generations)]
     made = {}
     for name, config in configs.items():
-        own: dict[str, Any] = {"objectives": config.objectives, "grader": is_right}
-        kind = GRPOTrainer if name.startswith(STOCK) else EntropyGRPOTrainer
+        own: dict[str, Any] = {}
+        if not name.startswith(STOCK):
+            objectives = _OBJECTIVES.validate_python([name.removesuffix(REUSED)])
+            own = {"objectives": objectives, "grader": is_right}
+        kind = EntropyGRPOTrainer if own else GRPOTrainer
         trainer = kind(
             model,
             right_answer,
             trl_config(config),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            **({} if name.startswith(STOCK) else own),
+            **own,
         )
         trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         made[name] = trainer, batch
@@ -159,7 +159,7 @@ def _status(field: str) -> float:
 
 
 def _row(name: str, costs: dict[str, list[Cost]]) -> dict[str, float]:
-    base = costs[f"{STOCK}, reused" if name.endswith("reused") else STOCK]
+    base = costs[f"{STOCK}{REUSED}" if name.endswith(REUSED) else STOCK]
     ratios = [own.seconds / stock.seconds for own, stock in zip(costs[name], base, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {
@@ -194,10 +194,14 @@ it.
 |---|---|---|---|---|
 {table}
 
-`canon` needs the entropy of the policy that sampled: one scoring pass more, none where TRL makes
-one anyway. `lp_reg` and `dcpo` make that pass with full logits, `siren` keeps the logits of every
-training forward.
+{_named(SCORING)} need to know the policy that sampled: one scoring pass more, none in reuse, where
+TRL makes one anyway. `lp_reg` and `dcpo` make that pass with full logits, reuse or not; `siren`
+keeps the logits of every training forward. `aepo` draws a second, smaller rollout.
 """
+
+
+def _named(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _versions() -> dict[str, str]:

@@ -48,7 +48,7 @@ def train(
 
         train-policy mine.toml --dry-run
 
-        accelerate launch --num_processes 2 -m training mine.toml
+        accelerate launch --config_file training/configs/cpu.yaml -m training mine.toml
     """
     from training.cli import one_sentence_errors
 

@@ -16,6 +16,7 @@ from training.errors import TrainingError
 from training.extra_rollouts import BranchConfig
 from training.objectives.registry import ObjectiveList, PlainConfig
 from training.scoring import LossType
+from training.served_rollouts import ServedConfig
 from training.settings_check import TrlSettings, refuse_settings
 
 
@@ -52,10 +53,12 @@ class TaskConfig(_Section):
 class RolloutConfig(_Section):
     """How completions are drawn."""
 
-    backend: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
-    """Where from: this process, or one of TRL's two ways with vLLM."""
+    backend: Literal["transformers", "entrostat", "vllm-colocate", "vllm-server"] = "transformers"
+    """Where from: this process, a running `entrostat serve`, or TRL's two ways with vLLM."""
     server: str = "http://127.0.0.1:8000"
-    """Address for `vllm-server`."""
+    """Address for `entrostat` and `vllm-server`."""
+    controls: dict[str, Any] = Field(default_factory=dict)
+    """The field `entropy` of every request to `entrostat serve`; importance weights correct."""
     prompts_per_step: int = Field(4, ge=1)
     num_generations: int = Field(8, ge=2)
     """Completions of each prompt, the group that advantages compare."""
@@ -151,9 +154,17 @@ class PolicyConfig(_Section):
             reuses_rollouts=self.rollout.num_iterations * self.rollout.num_minibatches > 1,
             num_generations=self.rollout.num_generations,
             samples_itself=self.rollout.backend == "transformers",
+            served=self.rollout.backend == "entrostat",
         )
         rollout = self.rollout
         refuse_settings(self.objectives, settings, self.controller, rollout.law, rollout.branch)
+        if settings.served and self.lora is None:
+            raise ValueError(
+                'backend = "entrostat" hands the server an adapter at every rollout: add a section '
+                "[lora], or choose another backend"
+            )
+        if rollout.controls and not settings.served:
+            raise ValueError('controls are for backend = "entrostat"; here, see rollout.law')
         if any(config.type == "info_gain" for config in self.objectives):
             raise ValueError(
                 '"info_gain" needs beliefs that no built-in task has: use EntropyGRPOTrainer with '
@@ -170,6 +181,14 @@ class PolicyConfig(_Section):
                 f"which cannot be resumed: make it a multiple of {every}"
             )
         return self
+
+    @property
+    def served(self) -> ServedConfig | None:
+        """The server that draws the rollouts."""
+        rollout = self.rollout
+        if rollout.backend != "entrostat":
+            return None
+        return ServedConfig(url=rollout.server, controls=rollout.controls)
 
     @property
     def sequences(self) -> int:

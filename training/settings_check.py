@@ -36,6 +36,8 @@ class TrlSettings(NamedTuple):
     """Whether the completions of one prompt lie on several processes."""
     samples_itself: bool = True
     """Whether rollouts come from `transformers` in this process."""
+    served: bool = False
+    """Whether a server draws them, perhaps under controls of its own."""
 
 
 def refuse_settings(
@@ -114,14 +116,15 @@ def _refuse_rollouts(
 ) -> None:
     names = [config.type for config in configs]
     drives = controller is not None and controller.actuator is Actuator.TEMPERATURE
-    if law is not None or drives:
-        who = f'the law "{law.type}"' if law is not None else 'actuator "temperature"'
+    if law is not None or drives or settings.served:
+        who = 'backend "entrostat"' if settings.served else 'actuator "temperature"'
+        who = f'the law "{law.type}"' if law is not None else who
         if settings.truncated_sampling:
             raise ValueError(
                 f"{who} needs the probability that each token was drawn with, and truncated "
                 "sampling hides it: set top_p = 1, top_k = 0, no min_p and repetition_penalty = 1"
             )
-        if not settings.samples_itself:
+        if (law is not None or drives) and (settings.served or not settings.samples_itself):
             raise ValueError(
                 f'{who} acts in rollouts of this process: set backend = "transformers"'
             )
@@ -148,7 +151,7 @@ def _refuse_extra_rollouts(
         return
     if law is not None or drives:
         raise ValueError(f"{who} draws in its own way: leave law and controller out")
-    if not settings.samples_itself:
+    if settings.served or not settings.samples_itself:
         raise ValueError(f'{who} draws extra completions here: set backend = "transformers"')
     if who == '"aepo"':
         if branch is not None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     Raises:
         TrainingError: It cannot be done.
     """
+    if config.tracking != "none" and find_spec(config.tracking) is None:
+        raise TrainingError(f"tracking: run `pip install {config.tracking}` first")
     questions = split_problems(config)
     checkpoint = checkpoint_of(config)
     run = config.run
@@ -150,6 +153,7 @@ def build_trainer(
         controller=config.controller,
         law=config.rollout.law,
         branch=config.rollout.branch,
+        served=config.served,
         importance_cap=config.rollout.importance_cap,
         grader=is_right,
         train_dataset=Dataset.from_list(rows),
@@ -187,9 +191,9 @@ def trl_config(config: PolicyConfig) -> Any:
             f"minibatches cannot be cut into forwards of {batch}"
         )
     accumulation = sequences // batch
-    steps_file = config.run / "tracking"
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(steps_file))
-    os.environ.setdefault("TRACKIO_DIR", str(steps_file))
+    tracking = config.run / "tracking"
+    if config.tracking != "none":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = str(tracking)
     return GRPOConfig(
         output_dir=str(config.run),
         seed=config.seed,
@@ -201,7 +205,7 @@ def trl_config(config: PolicyConfig) -> Any:
         max_completion_length=rollout.max_tokens,
         temperature=rollout.temperature,
         top_k=0,
-        use_vllm=rollout.backend != "transformers",
+        use_vllm=rollout.backend.startswith("vllm"),
         vllm_mode="server" if rollout.backend == "vllm-server" else "colocate",
         vllm_server_base_url=rollout.server if rollout.backend == "vllm-server" else None,
         loss_type=loss.loss_type,

@@ -32,6 +32,7 @@ from training.scoring import (
     policy_mean,
     ratio_limits,
 )
+from training.served_rollouts import ServedConfig, ServedPolicy
 from training.settings_check import TrlSettings, refuse_settings
 from training.trainer_rollouts import Grader, RolloutTrainer
 
@@ -64,6 +65,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         controller: ControllerConfig | None = None,
         law: RolloutLaw | None = None,
         branch: BranchConfig | None = None,
+        served: ServedConfig | None = None,
         importance_cap: float | None = 3.0,
         grader: Grader | None = None,
         **kwargs: Any,
@@ -78,7 +80,9 @@ class EntropyGRPOTrainer(RolloutTrainer):
             controller: Holds the entropy at a target; None leaves it alone.
             law: Temperature of each token of a rollout; None draws at `args.temperature`.
             branch: Forks completions where the policy was unsure; None draws all in full.
-            importance_cap: Largest weight that corrects for the law or for a driven temperature;
+            served: A running server that draws the rollouts; needs a LoRA adapter. None draws
+                here.
+            importance_cap: Largest weight that corrects for whatever controlled the sampling;
                 None corrects nothing, which biases the gradient.
             grader: For objectives that ask whether an answer is right: row and text to verdict.
             **kwargs: As for `GRPOTrainer`.
@@ -86,7 +90,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         Raises:
             ValueError: An objective cannot act under these settings.
         """
-        settings = settings_of(args)
+        settings = settings_of(args)._replace(served=served is not None)
         refuse_settings(objectives, settings, controller, law, branch)
         self.objectives = Objectives(objectives, controller.actuator if controller else None)
         self.controller = EntropyController(controller) if controller else None
@@ -101,6 +105,9 @@ class EntropyGRPOTrainer(RolloutTrainer):
         self._ranks = ranks_of(self.accelerator)
         self._reader = Reader(self._tokenizer, grader)
         self._base_epsilon_high = self.epsilon_high
+        if served is not None:
+            self._served = ServedPolicy(served, Path(args.output_dir) / "served")
+            self._served.connect()
 
     # The loss ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from training.objectives.arbitrary_entropy import Aepo
 from training.objectives.hapo import Hapo
 from training.readings import Answers, Reader
 from training.scoring import ROLLOUT_LOGITS, Scored, score_logits
+from training.served_rollouts import ServedPolicy
 
 _OLD_POLICY = frozenset({Need.OLD_LOGPROBS, Need.OLD_ENTROPY}) | ROLLOUT_LOGITS
 _READ = frozenset(
@@ -46,6 +47,10 @@ class RolloutTrainer(GRPOTrainer):
     objectives: Objectives
     controller: EntropyController | None
     _law: RolloutLaw | None
+    _served: ServedPolicy | None = None
+    """The server that draws; None draws in this process."""
+    _served_step = -1
+    """Whose adapter it has."""
     _reader: Reader
     _generated: Generated | None = None
     _old: tuple[Tensor, Tensor] | None = None
@@ -66,7 +71,8 @@ class RolloutTrainer(GRPOTrainer):
     @property
     def _corrects(self) -> bool:
         """Whether some tokens are drawn from another distribution than is trained."""
-        return self.samples_off_policy or "aepo" in self.objectives.members
+        served = self._served is not None
+        return served or self.samples_off_policy or "aepo" in self.objectives.members
 
     def _drives(self, actuator: Actuator) -> bool:
         return self.controller is not None and self.controller.config.actuator is actuator
@@ -79,6 +85,8 @@ class RolloutTrainer(GRPOTrainer):
         branches = self._branch is not None and self.model.training
         hot = self._extra_temperature is not None
         controlled = (self.samples_off_policy or hot) and self.model.training
+        if self._served is not None and self.model.training:
+            return self._generate_on_server(self._served, prompt_ids)
         if branches and self._branch is not None:
             return self._generate_branches(self._branch, prompt_ids, images, *args, **kwargs)
         if not controlled:
@@ -90,6 +98,26 @@ class RolloutTrainer(GRPOTrainer):
         mean = torch.stack(sampler.temperatures).mean().item()
         self._metrics["train"]["sampling/temperature"].append(mean)
         return completions, sampler.logprobs(completions)
+
+    def _generate_on_server(
+        self, served: ServedPolicy, prompt_ids: list[list[int]]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Hand the adapter over if it is another one than last time, and let the server draw."""
+        step = self.state.global_step
+        if step != self._served_step:
+            state = self.accelerator.get_state_dict(self.model)
+            if self.accelerator.is_main_process:
+                served.publish(self.accelerator.unwrap_model(self.model), state, step)
+            self._served_step = step
+        self.accelerator.wait_for_everyone()
+        drawn = served.draw(
+            prompt_ids,
+            step=step,
+            max_tokens=self.max_completion_length,
+            temperature=self.temperature,
+            seed=int(torch.randint(2**31, ())),
+        )
+        return [one.token_ids for one in drawn], [one.logprobs for one in drawn]
 
     def _drawn(self, sampler: Sampler, *args: Any, **kwargs: Any) -> list[list[int]]:
         """Completions drawn through a sampler."""

@@ -1,9 +1,12 @@
 """What `train-policy` makes of the default model is served as it is."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import torch
 from openai import BadRequestError, NotFoundError
 from rich.console import Console
 
@@ -56,12 +59,102 @@ def test_a_tuned_checkpoint_answers_and_refuses_the_probe_of_its_base(
     assert reason == "made for another model: weights_hash differs"
 
 
-def test_a_trained_adapter_is_served_beside_its_base(checkpoint: Path, tmp_path: Path) -> None:
+RANK = 8
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The base model, with a trained adapter beside it and room for one that changes."""
+    folder = tmp_path_factory.mktemp("adapters")
     # The bonus has a gradient even where all answers earn the same, so that one step tells.
     bonus = 'objectives=["entropy_bonus"]'
-    lora = ("lora={rank=8}", "optimiser.learning_rate=1e-2", bonus)
-    target = trained(tmp_path / "run", checkpoint, *lora)
-    adapter = ("--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={target}")
+    lora = (f"lora={{rank={RANK}}}", "optimiser.learning_rate=1e-2", bonus)
+    target = trained(folder / "run", checkpoint, *lora)
+    adapter = ("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={target}")
+    slots = ("--max-loras", "3")  # vLLM's CPU kernels give rows without an adapter the last one
     command = entrostat("serve", str(checkpoint), "--served-model-name", "base", *FLAGS, *adapter)
-    with run_server([*command, "--max-loras", "2"], tmp_path / "server.log") as server:
-        assert ask(server, "tuned") != ask(server, "base")
+    command += [*slots, "--logprobs-mode", "processed_logprobs"]
+    env = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with run_server(command, folder / "server.log", env=env) as server:
+        yield server
+
+
+def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
+    assert ask(base, "tuned") != ask(base, "base")
+
+
+class Rollouts:
+    """A LoRA run whose rollouts a server draws; what each step scored is kept."""
+
+    def __init__(self, server: Server, checkpoint: Path, run: Path, *changes: str) -> None:
+        from training.policy_config import load_config
+        from training.train_policy import build_trainer, split_problems
+
+        small = ["rollout.prompts_per_step=1", "rollout.max_tokens=8", "optimiser.micro_batch=8"]
+        drawn = ["rollout.backend=entrostat", f"rollout.server={server.url}"]
+        fast = [f"lora.rank={RANK}", "optimiser.learning_rate=2e-2"]
+        where = [f"run={run}", f"model={checkpoint}"]
+        config = load_config("lora", [*small, *drawn, *fast, *where, *changes])
+        self.trainer = build_trainer(config, checkpoint, split_problems(config).train, [])
+        self.scored: list[tuple[Any, dict[str, Any]]] = []
+        importance = self.trainer._importance
+
+        def watched(tokens: Any, inputs: dict[str, Any]) -> Any:
+            self.scored.append((tokens, inputs))
+            return importance(tokens, inputs)
+
+        self.trainer._importance = watched
+        self.trainer.train()
+
+    def behaviour(self, step: int) -> torch.Tensor:
+        """Log-probabilities as the server reported them, of the tokens that count."""
+        tokens, inputs = self.scored[step]
+        behaviour: torch.Tensor = inputs["sampling_per_token_logps"][tokens.mask]
+        return behaviour
+
+    @torch.no_grad()
+    def logits(self, step: int) -> torch.Tensor:
+        """What the policy as it is now says of the same places."""
+        tokens, inputs = self.scored[step]
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        keep = inputs["completion_ids"].shape[1] + 1
+        model = self.trainer.model
+        found = model(input_ids=ids, attention_mask=attention, logits_to_keep=keep).logits
+        kept: torch.Tensor = found[:, :-1].float()[tokens.mask]
+        return kept
+
+    def chosen(self, step: int, logits: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of what was drawn."""
+        tokens, inputs = self.scored[step]
+        ids = inputs["completion_ids"][tokens.mask]
+        return torch.log_softmax(logits, -1).gather(-1, ids[:, None])[:, 0]
+
+
+def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
+    base: Server, checkpoint: Path, tmp_path: Path
+) -> None:
+    bonus = 'objectives=["entropy_bonus"]'
+    run = Rollouts(base, checkpoint, tmp_path, "optimiser.steps=3", bonus)
+    for step in range(3):
+        tokens, _ = run.scored[step]
+        gap = tokens.old_logprobs[tokens.mask] - run.behaviour(step)
+        assert gap.abs().max() < 0.02
+    with run.trainer.model.disable_adapter():  # the base model would have been another policy
+        assert (run.chosen(2, run.logits(2)) - run.behaviour(2)).abs().max() > 0.2
+    served = {model.id for model in base.client.models.list()}
+    assert served == {"base", "tuned", f"{tmp_path.name}-2"}
+
+
+def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(
+    base: Server, checkpoint: Path, tmp_path: Path
+) -> None:
+    from probes.temperature import temperature_for_entropy
+
+    control = "{temperature={type='entropy_target', entropy_target=1.5}}"
+    changes = (f"rollout.controls={control}", "optimiser.steps=1", "optimiser.learning_rate=1e-12")
+    run = Rollouts(base, checkpoint, tmp_path, *changes)
+    logits = run.logits(0)
+    temperature = temperature_for_entropy(logits, 1.5)[:, None]
+    assert (run.chosen(0, logits / temperature) - run.behaviour(0)).abs().max() < 0.02
+    assert (run.chosen(0, logits) - run.behaviour(0)).abs().max() > 0.2

@@ -49,6 +49,16 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
             ["rollout.law={type='fixed', temperature=1.2}", "rollout.backend=vllm-colocate"],
             "acts in rollouts of this process",
         ),
+        (["rollout.backend=entrostat"], "hands the server an adapter"),
+        (["rollout.controls={profile='steady'}"], 'controls are for backend = "entrostat"'),
+        (
+            ["rollout.backend=entrostat", "lora.rank=8", "rollout.law={type='edt'}"],
+            "acts in rollouts of this process",
+        ),
+        (
+            ["rollout.backend=entrostat", "lora.rank=8", "loss.loss_type=luspo"],
+            'backend "entrostat" is corrected token by token',
+        ),
         (["rollout.num_iterations=3", "optimiser.save_every=10"], "a multiple of 3"),
         (["task.held_out=400"], "leaves nothing"),
     ],

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from safetensors.torch import load_file
 
 from tests.training import tiny_policy as tiny
 from training.errors import TrainingError
-from training.policy_config import PolicyConfig, load_config
-from training.policy_live import STEPS_FILE, StepLog, read_steps, sparkline
+from training.objectives import OBJECTIVES
+from training.policy_config import PolicyConfig, load_config, shipped_configs
+from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy_tables import objective_rows
 from training.train_policy import last_checkpoint, train_policy
 
@@ -37,10 +40,7 @@ TIMES = ("step_time",)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny.model().save_pretrained(folder)
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
+    tiny.save(folder)
     return folder
 
 
@@ -123,6 +123,63 @@ def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Pa
     config = config_in(tmp_path, checkpoint, "optimiser.micro_batch=5")
     with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
         train_policy(config, Console(quiet=True))
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(TrainingError, match="pip install trackio"):
+        train_policy(config_in(tmp_path, checkpoint, "tracking=trackio"), Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What `train-policy WORDS` prints."""
+    from training import policy_cli
+
+    with pytest.raises(SystemExit) as end:
+        policy_cli._app([*words], prog_name="train-policy")
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shown = said(
+        capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
+    )
+    assert json.loads(shown[: shown.rindex("}") + 1])["optimiser"]["learning_rate"] == 1e-5
+    for fact in ("weights: ", "memory: about ", "a step: about ", "logits that an objective keeps"):
+        assert fact in shown
+    assert not run.exists()
+
+
+def test_the_list_shows_every_objective_and_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = said(capsys, "--list-objectives")
+    for name in (*OBJECTIVES, *shipped_configs()):
+        assert name in shown
+    assert "experimental" in shown
+
+
+def test_the_live_view_shows_reward_entropy_covariance_and_clipping(tmp_path: Path) -> None:
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    view = LiveView(StepLog(tmp_path / STEPS_FILE), 2, console)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1)
+    logs = {"reward": 0.5, "step_entropy": 1.25, "covariance": 0.125, "grad_norm": 1.0}
+    logs |= {"clip_ratio/region_mean": 0.0625, "objective/steer_weight": 0.875}
+    view.on_train_begin(None, None, None)
+    view.on_log(None, state, None, logs=logs)
+    view.on_train_end(None, None, None)
+    shown = screen.getvalue()
+    for fact in ("step 1 of 2", "0.5", "1.25", "0.125", "0.0625", "steer_weight", "0.875"):
+        assert fact in shown
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:

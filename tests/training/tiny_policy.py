@@ -48,6 +48,14 @@ def model(seed: int = 0, scale: float = 8.0) -> LlamaForCausalLM:
     return made
 
 
+def save(folder: Path) -> None:
+    """Write the model and its tokenizer as a checkpoint that can chat."""
+    model().save_pretrained(folder)
+    chatty = tokenizer()
+    chatty.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    chatty.save_pretrained(folder)
+
+
 def dataset() -> Dataset:
     """Prompts of different lengths."""
     return Dataset.from_list([{"prompt": text, "answer": "e"} for text in PROMPTS])

@@ -110,8 +110,10 @@ class Hapo(Objective[HapoConfig]):
             return plan
         published = config.compat == "published"
         h = standardised_entropy(tokens.entropy, self.statistics, published)
-        low = torch.as_tensor(plan.epsilon_low).to(h).expand_as(h)
-        high = torch.as_tensor(plan.epsilon_high).to(h).expand_as(h)
+        low, high = (
+            torch.as_tensor(limit, dtype=h.dtype, device=h.device).expand_as(h)
+            for limit in (plan.epsilon_low, plan.epsilon_high)
+        )
         if config.asymmetric_clip:
             low = low * (1 - config.alpha * h.clamp_max(0.0))
             high = high * (1 + config.alpha * h.clamp_min(0.0))

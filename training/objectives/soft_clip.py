@@ -34,6 +34,7 @@ class SoftClip(Objective[SoftClipConfig]):
         ratio = tokens.ratio
         silenced = tokens.mask & (plan.advantages > 0) & (ratio > limit)
         weight = torch.where(silenced, limit / ratio, 1.0)
-        high = torch.where(silenced, UNCLIPPED, torch.as_tensor(plan.epsilon_high).to(ratio))
+        high = torch.as_tensor(plan.epsilon_high, dtype=ratio.dtype, device=ratio.device)
+        high = torch.where(silenced, UNCLIPPED, high)
         share = silenced.sum() / tokens.mask.sum().clamp_min(1)
         return plan.weighted(weight).clipped(plan.epsilon_low, high).noting(soft_clip_share=share)

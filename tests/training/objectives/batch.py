@@ -87,8 +87,8 @@ def case(
 def policy_loss(plan: Plan, tokens: Tokens) -> Tensor:
     """The clipped loss per token, (B, T)."""
     ratio = (tokens.logprobs - tokens.old_logprobs).exp()
-    low = 1 - torch.as_tensor(plan.epsilon_low).to(ratio)
-    high = 1 + torch.as_tensor(plan.epsilon_high).to(ratio)
+    low = 1 - torch.as_tensor(plan.epsilon_low, dtype=ratio.dtype)
+    high = 1 + torch.as_tensor(plan.epsilon_high, dtype=ratio.dtype)
     advantages = plan.advantages * plan.weight
     return -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
 

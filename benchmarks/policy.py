@@ -137,12 +137,12 @@ temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over {h
 problems with {samples} answers each, before → after; entropies of rollouts are means of the first
 and the last three. Configs: `training/configs/`.
 
-| config | seed | accuracy | pass@{samples} | reward, last five | entropy, nats | held | min |
+| config | seed | accuracy | pass@{samples} | reward, last five | entropy, nats | held | minutes |
 |---|---|---|---|---|---|---|---|
 {rows}
 
 "held" is the mean and the extremes of the entropy over the second half of the run, as a share of
-the target.
+the target. "minutes" are processor time of the training steps, on one thread.
 
 ![Curves](policy.png)
 
@@ -159,7 +159,7 @@ def _row(run: Run) -> str:
     entropies = [row["step_entropy"] for row in rows]
     reward = statistics.mean(row["reward"] for row in rows[-5:])
     held = "" if run.settings.controller is None else _held(run)
-    minutes = sum(row.get("step_time", 0.0) for row in run.steps) / 60
+    minutes = sum(row.get("processor_time", 0.0) for row in run.steps) / 60
     return (
         f"| {run.config} | {run.seed} | {run.before.accuracy:.2f} → {run.after.accuracy:.2f} ± "
         f"{run.after.standard_error():.2f} | {run.before.pass_at(samples):.2f} → "

@@ -34,7 +34,7 @@ SETTINGS = [
     'objectives=["steer", "target_entropy"]',
     "controller.entropy_target=3.0",
 ]
-TIMES = ("step_time",)
+TIMES = ("step_time", "processor_time")
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def _config(model: str | None, arm: str) -> PolicyConfig:
     own = [] if model is None else [f"model={model}"]
     if arm.endswith(REUSED):
         own.append("rollout.num_minibatches=2")
-    small = ["rollout.prompts_per_step=2", "optimiser.micro_batch=8", "optimiser.precision=float32"]
+    small = ["rollout.prompts_per_step=2", "rollout.num_generations=4", "optimiser.micro_batch=4"]
     return load_config("plain", [*own, *small, f"run={tempfile.gettempdir()}/overhead"])
 
 

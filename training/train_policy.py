@@ -104,7 +104,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     resume = last_checkpoint(run)
     if is_main:
         log.keep(0 if resume is None else _step_of(resume))
-        _evaluated(run / BEFORE, config, trainer, questions.held_out, console, resume is None)
+        _evaluated(run / BEFORE, config, trainer, questions.held_out, console)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
         console.print(f"going on from step {_step_of(resume)}")
@@ -112,7 +112,8 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     target = run / ("adapter" if config.lora else "checkpoint")
     trainer.save_model(str(target))
     if is_main:
-        _evaluated(run / AFTER, config, trainer, questions.held_out, console, True)
+        (run / AFTER).unlink(missing_ok=True)
+        _evaluated(run / AFTER, config, trainer, questions.held_out, console)
         report = write_policy_report(run, config)
         console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
     trainer.accelerator.end_training()
@@ -269,12 +270,11 @@ def _evaluated(
     trainer: Any,
     problems: list[Problem],
     console: Console,
-    again: bool,
 ) -> None:
     """Measure the policy as it is, unless that is on disk already."""
     from training.policy_eval import evaluate
 
-    if path.is_file() and not again:
+    if path.is_file():
         return
     with console.status(f"answering {len(problems)} held-out problems"):
         found = evaluate(
@@ -288,7 +288,9 @@ def _evaluated(
             temperature=config.rollout.temperature,
             seed=config.seed,
         )
-    path.write_text(json.dumps(found._asdict()))
+    staging = path.with_suffix(".tmp")
+    staging.write_text(json.dumps(found._asdict()))
+    staging.replace(path)
     console.print(
         f"held out: accuracy {found.accuracy:.3f}, entropy {found.entropy:.3f} nats",
         highlight=False,

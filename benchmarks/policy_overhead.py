@@ -5,6 +5,7 @@ scoring, the forward and backward passes of all micro-batches; no optimiser, so 
 round visits every arm once in random order. Counted is the processor time of one thread, which a
 busy machine disturbs less than the clock; an arm's figure is its median over stock TRL's in the
 same rounds. The memory is the peak of the process during the step, above what it held before.
+Every round is on disk as it ends, and the command goes on where it stopped.
 """
 
 import gc
@@ -69,22 +70,37 @@ def main(
     torch.set_num_threads(1)
     console, facts = Console(), machine.describe("benchmarks.policy_overhead")
     facts["versions"].update(_versions())
+    facts["model"] = model
     configs = {name: _config(model, name) for name in ARMS}
     trainers = _trainers(configs)
-    costs: dict[str, list[Cost]] = {name: [] for name in ARMS}
-    chance = random.Random(0)
-    for number in range(rounds + 1):  # the first warms up
-        for name in chance.sample(ARMS, len(ARMS)):
-            cost = _step(*trainers[name])
-            if number:
-                costs[name].append(cost)
-        console.print(f"round {number} of {rounds}", highlight=False)
-    rows = {name: _row(name, costs) for name in ARMS}
-    out.with_suffix(".json").write_text(
-        json.dumps({"machine": facts, "rows": rows, "samples": costs}, indent=1) + "\n"
-    )
-    out.with_suffix(".md").write_text(_page(facts, rows, configs[STOCK], rounds))
-    console.print(f"wrote {out}.md")
+    costs = _measured(out.with_suffix(".json"), facts)
+    for name in (STOCK, f"{STOCK}{REUSED}"):  # warms up
+        _step(*trainers[name])
+    for number in range(len(costs[STOCK]), rounds):
+        # Of a round that is cut off, nothing is kept.
+        order = random.Random(number).sample(ARMS, len(ARMS))
+        found = {name: _step(*trainers[name]) for name in order}
+        costs = {name: [*costs[name], found[name]] for name in ARMS}
+        rows = {name: _row(name, costs) for name in ARMS}
+        staging = out.with_suffix(".tmp")
+        staging.write_text(
+            json.dumps({"machine": facts, "rows": rows, "samples": costs}, indent=1) + "\n"
+        )
+        staging.replace(out.with_suffix(".json"))
+        out.with_suffix(".md").write_text(_page(facts, rows, configs[STOCK], number + 1))
+        console.print(f"round {number + 1} of {rounds}, in {out}.md", highlight=False)
+
+
+def _measured(path: Path, facts: dict[str, Any]) -> dict[str, list[Cost]]:
+    """What earlier rounds on this machine and these versions left; nothing if others did."""
+    nothing: dict[str, list[Cost]] = {name: [] for name in ARMS}
+    if not path.is_file():
+        return nothing
+    before = json.loads(path.read_text())
+    same = all(before["machine"].get(key) == facts[key] for key in ("cpu", "versions", "model"))
+    if not same or before["samples"].keys() != nothing.keys():
+        return nothing
+    return {name: [Cost(*cost) for cost in rows] for name, rows in before["samples"].items()}
 
 
 def _config(model: str | None, arm: str) -> PolicyConfig:

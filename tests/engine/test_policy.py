@@ -135,15 +135,15 @@ def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
     base: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
     bonus = 'objectives=["entropy_bonus"]'
-    run = Rollouts(base, checkpoint, tmp_path, "optimiser.steps=2", bonus)
-    for step in range(2):
+    run = Rollouts(base, checkpoint, tmp_path, "optimiser.steps=3", bonus)
+    for step in range(3):
         tokens, _ = run.scored[step]
         gap = tokens.old_logprobs[tokens.mask] - run.behaviour(step)
         assert gap.abs().max() < 0.02
     with run.trainer.model.disable_adapter():  # the base model would have been another policy
-        assert (run.chosen(1, run.logits(1)) - run.behaviour(1)).abs().max() > 0.2
+        assert (run.chosen(2, run.logits(2)) - run.behaviour(2)).abs().max() > 0.2
     served = {model.id for model in base.client.models.list() if "@" not in model.id}
-    assert served == {"base", "tuned", f"{tmp_path.name}-1"}  # the first one is gone
+    assert served == {"base", "tuned", f"{tmp_path.name}-2"}  # those before are gone
 
 
 def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(

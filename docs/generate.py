@@ -21,7 +21,7 @@ from typer.main import get_command
 from probes.inquiry_task import Task
 from server.protocol import Control, Report
 from training import cli as training_cli
-from training import policy_cli
+from training import policy_cli, steering_cli
 from training.objectives import ObjectiveList
 from training.policy_tables import objective_rows
 
@@ -81,7 +81,11 @@ def pages() -> dict[Path, str]:
 def cli_page() -> str:
     """The help of every command, as Markdown."""
     sections = [_CLI_HEAD]
-    for program, app in (("entrostat", _entrostat()), ("train-probe", training_cli._app)):
+    for program, app in (
+        ("entrostat", _entrostat()),
+        ("train-probe", training_cli._app),
+        ("train-steering", steering_cli._app),
+    ):
         group: Any = _plain(app)
         for name in sorted(group.commands):
             sections.append(f"## {program} {name}\n\n```text\n{_help(group, program, name)}\n```\n")

@@ -1,6 +1,8 @@
 """What every job settles before it starts: where it may write, what its artifact is called."""
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,3 +144,19 @@ def identify_served(served: Served, checkpoint: Path | None) -> ModelIdentity:
             "name a copy of the same files with --checkpoint"
         )
     return identify(folder)
+
+
+def default_checkpoint() -> Path:
+    """The embedded model; the server's command makes it, since training imports no server.
+
+    Raises:
+        TrainingError: It cannot be had.
+    """
+    command = [str(Path(sys.executable).with_name("entrostat")), "model"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise TrainingError(
+            "the embedded model cannot be had: name the folder of another one"
+        ) from error
+    return Path(done.stdout.strip())

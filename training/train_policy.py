@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from training.errors import TrainingError
-from training.jobs import make_writable
+from training.jobs import default_checkpoint, make_writable
 from training.policy_config import PolicyConfig, resolved
 from training.tasks.problem import Problem
 from training.tasks.table import load_problems
@@ -63,7 +61,7 @@ def checkpoint_of(config: PolicyConfig) -> Path:
         TrainingError: It is no checkpoint.
     """
     if config.model is None:
-        return _default_model()
+        return default_checkpoint()
     folder = Path(config.model)
     if not (folder / "config.json").is_file():
         raise TrainingError(f"model: {folder} is no checkpoint: there is no config.json in it")
@@ -309,18 +307,6 @@ def _peft_config(config: PolicyConfig) -> Any:
         target_modules=list(config.lora.target_modules),
         task_type="CAUSAL_LM",
     )
-
-
-def _default_model() -> Path:
-    """The embedded model; the server's command makes it, since training imports no server."""
-    command = [str(Path(sys.executable).with_name("entrostat")), "model"]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise TrainingError(
-            "the embedded model cannot be had: name one with model=FOLDER"
-        ) from error
-    return Path(done.stdout.strip())
 
 
 def _quiet() -> None:

@@ -1,0 +1,219 @@
+"""From what was read to a vector: EAST, its controls, where to add it and how much. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes.steering import Weighted, action_entropy, east, gaussian, shuffled
+
+CONTROLS = 20
+"""Shuffled vectors, and as many Gaussian ones."""
+SHORTLIST = 5
+"""Layers that are compared with shuffled vectors before one is chosen."""
+TRIALS = 10
+"""Shuffled vectors that each candidate is compared with; others than the controls."""
+
+Floats = NDArray[np.float64]
+
+
+class Read(NamedTuple):
+    """What was read at the steps of some runs, unsteered."""
+
+    logprobs: Tensor
+    """Of every action, shape (steps, actions)."""
+    states: Tensor
+    """Behind each layer at the last prompt token, shape (steps, layers, hidden)."""
+    runs: Tensor
+    """Which run each step belongs to, shape (steps,)."""
+
+
+class Vector(NamedTuple):
+    """A direction and the length of what it is added to."""
+
+    layer: int
+    direction: Tensor
+    """Float64, shape (hidden,)."""
+    norm: float
+    """Mean norm of the residual stream behind the layer."""
+
+    def move(self, strength: float) -> dict[int, Tensor]:
+        """What is added, for a strength in multiples of the stream's norm."""
+        scaled = self.direction * (strength * self.norm / float(self.direction.norm()))
+        return {self.layer: scaled.float()}
+
+    def along(self, direction: Tensor) -> "Vector":
+        """Another direction in its place."""
+        return self._replace(direction=direction.double())
+
+
+def fit_vectors(read: Read, entropy: Tensor, layers: Sequence[int]) -> dict[int, Vector]:
+    """EAST at every layer.
+
+    Args:
+        read: Of the runs to learn from.
+        entropy: Over the actions at every step, nats; NaN where there is none.
+        layers: Those of `read.states`.
+
+    Raises:
+        ValueError: There is no entropy signal.
+    """
+    found = {}
+    for place, layer in enumerate(layers):
+        states = read.states[:, place]
+        norm = float(states.double().norm(dim=-1).mean())
+        found[layer] = Vector(layer, east(Weighted(states, entropy, read.runs)), norm)
+    if not any(float(vector.direction.norm()) > 1e-9 * vector.norm for vector in found.values()):
+        raise ValueError("no entropy signal: the entropy is the same at all steps of every run")
+    return found
+
+
+def controls(read: Read, entropy: Tensor, place: int, vector: Vector) -> dict[str, list[Vector]]:
+    """What a vector has to beat, all to be added at its own length.
+
+    Args:
+        read: What it was fitted on.
+        entropy: Likewise.
+        place: Of its layer among those of `read.states`.
+        vector: The real one.
+    """
+    steps = Weighted(read.states[:, place], entropy, read.runs)
+    known = steps.states[entropy.isfinite()].double()
+    order = entropy[entropy.isfinite()].argsort()
+    quarter = max(1, len(order) // 4)
+    contrast = known[order[-quarter:]].mean(0) - known[order[:quarter]].mean(0)
+    direction = vector.direction
+    return {
+        "shuffled": [vector.along(shuffled(direction, seed)) for seed in range(CONTROLS)],
+        "Gaussian": [vector.along(gaussian(direction, seed)) for seed in range(CONTROLS)],
+        "uncentred": [vector.along(east(steps, centred=False))],
+        "top against bottom quarter": [vector.along(contrast)],
+    }
+
+
+def trials(vector: Vector) -> list[Vector]:
+    """Shuffled vectors to choose by."""
+    seeds = range(CONTROLS, CONTROLS + TRIALS)
+    return [vector.along(shuffled(vector.direction, seed)) for seed in seeds]
+
+
+def uniform_residue(read: Read, place: int) -> float:
+    """Norm of the vector that equal weights give, which is 0 but for rounding."""
+    even = torch.ones(len(read.runs), dtype=torch.float64)
+    return float(east(Weighted(read.states[:, place], even, read.runs)).norm())
+
+
+class Curve(NamedTuple):
+    """How the runs' steps answer to a vector at each strength."""
+
+    strengths: tuple[float, ...]
+    """Ascending, in multiples of the stream's norm, 0 among them."""
+    entropy: tuple[float, ...]
+    """Over the actions, nats, mean over steps."""
+    mass: tuple[float, ...]
+    """Probability of any action, mean over steps."""
+
+    @classmethod
+    def of(cls, strengths: Sequence[float], logprobs: Tensor) -> "Curve":
+        """From log-probabilities of shape (strengths, steps, actions)."""
+        found = action_entropy(logprobs)
+        return cls(
+            tuple(strengths),
+            tuple(found.entropy.mean(1).tolist()),
+            tuple(found.mass.mean(1).tolist()),
+        )
+
+    def at(self, strength: float) -> tuple[float, float]:
+        """Entropy and mass at a strength of the curve."""
+        place = self.strengths.index(strength)
+        return self.entropy[place], self.mass[place]
+
+    def valid(self, share: float) -> list[int]:
+        """Places around 0 up to where the mass falls below a share of what it is unsteered."""
+        zero = self.strengths.index(0.0)
+        least = share * self.mass[zero]
+        low = high = zero
+        while low > 0 and self.mass[low - 1] >= least:
+            low -= 1
+        while high + 1 < len(self.mass) and self.mass[high + 1] >= least:
+            high += 1
+        return list(range(low, high + 1))
+
+    def knee(self, share: float) -> float:
+        """The largest strength up to which answers stay valid."""
+        return self.strengths[self.valid(share)[-1]]
+
+    def steadiness(self, share: float) -> float:
+        """Spearman correlation of strength and entropy where answers are valid; NaN below 3."""
+        places = self.valid(share)
+        if len(places) < 3:
+            return float("nan")
+        return spearman(
+            np.array([self.strengths[place] for place in places]),
+            np.array([self.entropy[place] for place in places]),
+        )
+
+    def span(self, share: float) -> float:
+        """Entropy at the upper end of the valid strengths less that at the lower end."""
+        places = self.valid(share)
+        return self.entropy[places[-1]] - self.entropy[places[0]]
+
+
+class Choice(NamedTuple):
+    """Where to add a vector, and how much of it."""
+
+    layer: int
+    strength: float
+    """In multiples of the stream's norm."""
+
+
+class Candidate(NamedTuple):
+    """A choice and how it stands out on the validation runs."""
+
+    choice: Choice
+    entropy: float
+    """Mean entropy over actions, nats."""
+    shuffled: tuple[float, ...] = ()
+    """The same with shuffled vectors in its place."""
+
+    @property
+    def lead(self) -> float:
+        """Nats above the mean and two standard deviations of the shuffled ones."""
+        return self.entropy - float(np.mean(self.shuffled) + 2 * np.std(self.shuffled, ddof=1))
+
+
+def candidates(curves: Mapping[int, Curve], share: float) -> list[Candidate]:
+    """The valid strengths that raise entropy, of the layers at which it rises most.
+
+    Layers count at which entropy follows strength steadily (Spearman 0.95 or more where answers are
+    valid, the negative strengths included, at which it has to fall); all of them if none does.
+
+    Args:
+        curves: On validation runs, by layer.
+        share: Of the unsteered mass of valid answers, that must remain.
+    """
+    steady = {layer: one for layer, one in curves.items() if one.steadiness(share) >= 0.95}
+    found = dict[int, list[Candidate]]()
+    for layer, curve in (steady or curves).items():
+        places = [at for at in curve.valid(share) if curve.strengths[at] > 0]
+        raised = [at for at in places if curve.entropy[at] > curve.at(0.0)[0]]
+        found[layer] = [
+            Candidate(Choice(layer, curve.strengths[at]), curve.entropy[at]) for at in raised
+        ]
+    rises = {layer: max(one.entropy for one in mine) for layer, mine in found.items() if mine}
+    best = sorted(rises, key=lambda layer: -rises[layer])[:SHORTLIST]
+    return [candidate for layer in sorted(best) for candidate in found[layer]]
+
+
+def spearman(one: Floats, other: Floats) -> float:
+    """Rank correlation; ties share their mean rank."""
+    ranks = [
+        np.array([(values < value).sum() + (values == value).sum() / 2 for value in values])
+        for values in (one, other)
+    ]
+    if min(float(rank.std()) for rank in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -152,7 +152,7 @@ def test_artifacts_and_profiles_are_listed(server: Server) -> None:
     artifacts = httpx.get(f"{server.url}/v1/entropy/artifacts").json()["data"]
     assert [a["usable"] for a in artifacts if a["id"] == f"{MODEL}/entropy"] == [True]
     profiles = {p["id"] for p in httpx.get(f"{server.url}/v1/entropy/profiles").json()["data"]}
-    assert profiles == {"adaptive", "dynamic", "steady", "cool", "thrifty"}
+    assert profiles == {"adaptive", "dynamic", "steady", "cool", "thrifty", "explore"}
 
 
 def test_ready_shows_steps_that_move(server: Server, client: OpenAI) -> None:

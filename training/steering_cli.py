@@ -157,7 +157,7 @@ def export_vector(
 
     For example:
 
-        train-steering export artifacts/smollm2-135m/explore explore.gguf --strength-relative 0.3
+        train-steering export artifacts/smollm2-135m/explore explore.gguf --strength-relative 0.1
     """
     with _errors("export"):
         from training.exchange import export_gguf

@@ -1,7 +1,7 @@
 """From throughputs to ratios with intervals, and to the table, page, data and plot of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,15 +82,34 @@ def estimate(arm: Arm, samples: Samples) -> Estimate:
     return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
 
 
-def write(facts: dict[str, Any], sections: list[Section], stem: Path, console: Console) -> None:
-    """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png."""
+def write(
+    facts: dict[str, Any],
+    sections: list[Section],
+    stem: Path,
+    console: Console,
+    *,
+    title: str = "What Entrostat costs beside stock vLLM",
+    more: Sequence[str] = (),
+) -> None:
+    """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png.
+
+    Args:
+        facts: From `machine.describe`, with what `_METHOD` names.
+        sections: What was measured.
+        stem: Where to write.
+        console: Where to print.
+        title: Of the page.
+        more: Lines at its end.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     for section in sections:
         if section.mode == sections[-1].mode:
             console.print(_table(section))
     data = {**facts, "sections": [_data(section) for section in sections]}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(_page(facts, sections, stem.name)) + "\n")
+    stem.with_suffix(".md").write_text(
+        "\n".join([f"# {title}", *_page(facts, sections, stem.name), *more]) + "\n"
+    )
     _plot(sections, stem.with_suffix(".png"))
 
 
@@ -110,7 +129,7 @@ def _data(section: Section) -> dict[str, Any]:
 
 
 def _page(facts: dict[str, Any], sections: list[Section], name: str) -> list[str]:
-    lines = ["# What Entrostat costs beside stock vLLM", "", *machine.markdown(facts)]
+    lines = ["", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
     lines += [_METHOD.format(**facts), "", f"![ratios with intervals]({name}.png)"]
     for section in sections:

@@ -122,7 +122,8 @@ class SteeringControl:
 
     def steered(self) -> list[int]:
         """The slots of steered requests."""
-        return np.flatnonzero(self._row).tolist()
+        slots: list[int] = np.flatnonzero(self._row).tolist()
+        return slots
 
     def _take_row(self) -> int:
         if self._free:

@@ -1,7 +1,5 @@
 """Steering on the real model, beside transformers with a hook that adds the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from openai import BadRequestError, OpenAI
 from probes.artifact import Artifact
 from probes.steering import tensor_name
 from tests.conftest import PUSH, PUSH_AGAIN, TURN, Server
-from tests.engine.support import MODEL, PROMPTS, ask, preemptions, report, together
+from tests.engine.support import MODEL, PROMPTS, ask, hooked, preemptions, report, together
 
 STRENGTH = 0.6
 
@@ -33,29 +31,6 @@ def reference(checkpoint: Path) -> Any:
 def vectors(server: Server) -> dict[str, Artifact]:
     root = server.log.parent / "artifacts"
     return {name: Artifact.load(root / name) for name in (PUSH, TURN)}
-
-
-@contextmanager
-def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]:
-    """Change the residual stream behind some layers, from a position on."""
-
-    def hook(edit: Any) -> Any:
-        def run(_: Any, __: Any, output: Any) -> Any:
-            stream = output[0] if isinstance(output, tuple) else output
-            stream[:, start:] = edit(stream[:, start:])
-            return output
-
-        return run
-
-    handles = [
-        reference.model.layers[layer].register_forward_hook(hook(edit))
-        for layer, edit in change.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def steered_logits(

@@ -112,6 +112,8 @@ class Controller:
             self.difficulty.add(slot, control["difficulty"])
         if self.steering is not None:
             self.steering.add(slot, control["steering"])
+        else:  # better no answer than one that is not steered and says it is
+            assert control["steering"] is None, "this worker has no steering vectors"
         return True
 
     def remove(self, slot: int) -> None:

@@ -146,10 +146,6 @@ class SteeringControl:
 
     # -- the step --------------------------------------------------------------------------
 
-    def is_active(self, slots: NDArray[np.int64]) -> bool:
-        """Whether any of these slots is steered."""
-        return bool(self._row[slots].any())
-
     def mark(
         self,
         slots: NDArray[np.int64],

@@ -144,7 +144,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
     from vllm.distributed import cleanup_dist_env_and_memory
 
     if case.ranks > 1:  # processes of their own, where the temperature laws need no compiler either
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        os.environ |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_SIM_MULTI_NUMA": "1"}
     folder = root / case.family
     artifacts = Artifacts([root / "artifacts"], ModelIdentity.of(folder), HIDDEN)
     llm = LLM(

@@ -136,17 +136,17 @@ def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObjec
     """Also with fewer rows than slots, while no more kinds are there than were admitted."""
     rows = data.draw(st.integers(1, SLOTS))
     control, layers = make(rows)
-    seated: dict[int, float] = {}
+    seated: dict[int, tuple[float, bool]] = {}
     for _ in range(data.draw(st.integers(1, 30))):
         slot, other = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
         match data.draw(st.sampled_from(["add", "plain", "remove", "swap"])):
             case "add":
-                factor = float(data.draw(st.integers(1, 6)))
+                kind = float(data.draw(st.integers(1, 4))), data.draw(st.booleans())
                 others = {kind for place, kind in seated.items() if place != slot}
-                if len(others | {factor}) > rows:
+                if len(others | {kind}) > rows:
                     continue
-                seated[slot] = factor
-                control.add(slot, asking("m/a", factor))
+                seated[slot] = kind
+                control.add(slot, asking("m/a", kind[0], everywhere=kind[1]))
             case "plain":
                 control.add(slot, None)
                 seated.pop(slot, None)
@@ -159,9 +159,11 @@ def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObjec
                 if slot == other:
                     one = two = one or two
                 seated |= {k: v for k, v in ((other, one), (slot, two)) if v is not None}
-        step(control, *[(place, 7, 1) for place in range(SLOTS)])
-        got = added(layers[0], SLOTS)[:, 0].tolist()
-        assert got == [seated.get(place, 0.0) for place in range(SLOTS)]
+        kinds = [seated.get(place, (0.0, False)) for place in range(SLOTS)]
+        step(control, *[(place, 7, 1) for place in range(SLOTS)], prompt=5)
+        assert added(layers[0], SLOTS)[:, 0].tolist() == [factor for factor, _ in kinds]
+        step(control, *[(place, 2, 1) for place in range(SLOTS)], prompt=5)
+        assert added(layers[0], SLOTS)[:, 0].tolist() == [f * everywhere for f, everywhere in kinds]
         assert control.steered() == sorted(seated)
 
 

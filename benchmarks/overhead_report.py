@@ -15,16 +15,16 @@ from benchmarks.arms import STOCK, Arm
 Samples = Mapping[str, list[float]]
 """Output tokens per second of every round, by arm."""
 _RESAMPLES = 10_000
-_HEADER = ["arm", "tokens/s", "ratio to stock", "95 % interval", "target", "verdict"]
+_HEADER = ["arm", "tokens/s", "ratio to stock", "low to high", "target", "verdict"]
 _METHOD = """\
 Servers of stock vLLM, of stock vLLM once more and of Entrostat are alive together, with the same
 flags and their engines bound to the same cores; one at a time is under load, the others are frozen
 (SIGSTOP). A round visits every arm once in random order: a short batch to warm the caches, then
 {max_tokens} tokens for each of the concurrent chat requests (`temperature` 1, `ignore_eos`, no
 streaming). tokens/s is the median of {rounds} rounds; the ratio is the median over rounds of the
-arm's throughput over stock's in the same round, its interval a bootstrap over rounds. The second
-stock process is the control: how far its ratio lies from 1 is what the method cannot see. A verdict
-is `unsure` where the interval contains the target."""
+arm's throughput over stock's in the same round; low to high is its 95 % interval, a bootstrap over
+rounds. The second stock process is the control: how far its ratio lies from 1 is what the method
+cannot see. A verdict is `unsure` where the interval contains the target."""
 
 
 class Estimate(NamedTuple):
@@ -82,6 +82,24 @@ def estimate(arm: Arm, samples: Samples) -> Estimate:
     return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
 
 
+def pool(everything: Sequence[Arm], runs: Sequence[Section]) -> Section:
+    """Several runs with servers started anew: the mean of their ratios, and the least and largest.
+
+    Two processes of one program differ by some percent for as long as they live, for their memory
+    lies elsewhere. Rounds with the same processes cannot show that; other processes can.
+    """
+    estimates = []
+    for arm in everything:
+        found = [next((e for e in run.estimates if e.arm == arm.name), None) for run in runs]
+        mine = [one for one in found if one is not None]
+        if mine:
+            ratios = [one.ratio for one in mine]
+            speeds = [speed for one in mine for speed in one.tokens_per_second]
+            mean = float(np.mean(ratios))
+            estimates.append(Estimate(arm.name, speeds, mean, min(ratios), max(ratios), arm.target))
+    return runs[0]._replace(estimates=estimates)
+
+
 def write(
     facts: dict[str, Any],
     sections: list[Section],
@@ -89,6 +107,7 @@ def write(
     console: Console,
     *,
     title: str = "What Entrostat costs beside stock vLLM",
+    method: str = _METHOD,
     more: Sequence[str] = (),
 ) -> None:
     """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png.
@@ -99,6 +118,7 @@ def write(
         stem: Where to write.
         console: Where to print.
         title: Of the page.
+        method: What was done, with places for facts.
         more: Lines at its end.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +128,7 @@ def write(
     data = {**facts, "sections": [_data(section) for section in sections]}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     stem.with_suffix(".md").write_text(
-        "\n".join([f"# {title}", *_page(facts, sections, stem.name), *more]) + "\n"
+        "\n".join([f"# {title}", *_page(facts, sections, stem.name, method), *more]) + "\n"
     )
     _plot(sections, stem.with_suffix(".png"))
 
@@ -128,10 +148,10 @@ def _data(section: Section) -> dict[str, Any]:
     return {**section._asdict(), "estimates": rows}
 
 
-def _page(facts: dict[str, Any], sections: list[Section], name: str) -> list[str]:
+def _page(facts: dict[str, Any], sections: list[Section], name: str, method: str) -> list[str]:
     lines = ["", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
-    lines += [_METHOD.format(**facts), "", f"![ratios with intervals]({name}.png)"]
+    lines += [method.format(**facts), "", f"![ratios with intervals]({name}.png)"]
     for section in sections:
         idle = ", ".join(f"{name} {load:.1%}" for name, load in section.idle.items())
         lines += ["", f"## {section.title}", ""]

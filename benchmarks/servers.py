@@ -110,6 +110,7 @@ def side_by_side(
     *,
     twin: bool,
     own: Sequence[str] = (),
+    backwards: bool = False,
 ) -> Iterator[dict[str, Server]]:
     """Run `stock`, perhaps a second stock server `twin`, and `ours` while the block runs, frozen.
 
@@ -120,6 +121,7 @@ def side_by_side(
         logs: Folder for the servers' output.
         twin: Whether to run the second stock server.
         own: Flags of `ours` alone.
+        backwards: Start ours first.
 
     Raises:
         RuntimeError: Too little memory, or a server did not start.
@@ -135,7 +137,9 @@ def side_by_side(
     _check_memory(_MEMORY * len(kinds))
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
-        for kind, (command, variables, further) in kinds.items():
+        order = reversed(kinds) if backwards else iter(kinds)
+        for kind in order:
+            command, variables, further = kinds[kind]
             port = _free_port()
             where = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
             whole = [*command, str(checkpoint), *where, *flags, *further]

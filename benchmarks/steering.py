@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.arms import PROMPTS, STOCK, Arm
 from benchmarks.overhead import MAX_TOKENS, measure
-from benchmarks.overhead_report import write
+from benchmarks.overhead_report import Section, pool, write
 from benchmarks.servers import Server, side_by_side
 from benchmarks.steering_libraries import Timing
 from benchmarks.steering_vectors import save_random, vector_name
@@ -30,21 +30,35 @@ from server.settings import settings
 BATCH = 16
 _STRENGTH = 0.5
 _FLAGS = ["--no-enforce-eager", "--disable-uvicorn-access-log"]
+_METHOD = """\
+Servers of stock vLLM and of Entrostat are alive together, with the same flags and their engines
+bound to the same cores; one at a time is under load, the others are frozen (SIGSTOP). A round
+visits every arm once in random order: a short batch to warm the caches, then {max_tokens} tokens
+for each of the concurrent chat requests (`temperature` 1, `ignore_eos`, no streaming). All servers
+are started anew {restarts} times, now one, now the other first, with {rounds} rounds each. tokens/s
+is the median of all rounds; the ratio is that to stock in the same round: the median of a start's
+rounds, and the mean of the starts. Low and high are the least and the largest start. Two processes
+of one program differ by some percent for as long as they live, so these lie far apart; the arms of
+Entrostat share a process, so what using a vector costs is the difference between them. A verdict is
+`unsure` where the target lies between low and high."""
 _LIBRARIES = """\
 The same {batch} prompts and {max_tokens} tokens each, sampled at temperature 1 in the server's
-dtype, with one vector behind {layers}; every core of the machine may be used. A batch in these
+dtype, with one vector behind {layers}, on the cores beside the engine's
+(here one, as it has). A batch in these
 libraries is static, and padded to its longest prompt: all start together and end together. `repeng`
 and `steering-vectors` steer a whole batch by one vector; requests with vectors of their own go one
-after another. The factor is the throughput of Entrostat in the section above over theirs.
+after another. The factor is the throughput of Entrostat in the first section over theirs.
 `transformers` and a hook is what one writes by hand: a hook that adds a row per request to the last
 position."""
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm, per start.")] = 4,
     layers: Annotated[
         str, typer.Option(help="Layers with a vector, by commas, or all; one run for each `/`.")
     ] = "20/all",
+    restarts: Annotated[int, typer.Option(min=1, help="Times all servers are started anew.")] = 3,
+    libraries: Annotated[bool, typer.Option(help="Also measure other libraries.")] = True,
     twin: Annotated[bool, typer.Option(help="Also measure a second stock process.")] = True,
     kv_cache: Annotated[int, typer.Option(help="MiB of every server's KV cache.")] = 256,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
@@ -53,28 +67,34 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     facts = machine.describe("benchmarks.steering")
     facts |= {"model": DEFAULT_MODEL, "rounds": rounds, "max_tokens": MAX_TOKENS}
+    facts["restarts"] = restarts
     checkpoint, console = default_model(settings().cache), Console()
     flags = [*_FLAGS, "--kv-cache-memory-bytes", str(kv_cache << 20)]
     sections = []
     for part in layers.split("/"):
-        numbers = _numbers(part, checkpoint)
-        with tempfile.TemporaryDirectory(prefix="entrostat-bench-") as folder:
-            root = Path(folder)
-            save_random(root / "artifacts", checkpoint, numbers, BATCH)
-            own = ("--artifacts", str(root / "artifacts"))
-            with side_by_side(
-                checkpoint, DEFAULT_MODEL, flags, root, twin=twin, own=own
-            ) as servers:
-                _prove(servers["ours"])
-                title = f"compiled, vectors behind {_plural(len(numbers))}"
-                sections += list(measure(title, servers, arms(), rounds, [BATCH]))
-        write(facts, sections, output / "steering-cost", console, title=_TITLE)
+        numbers, runs = _numbers(part, checkpoint), list[Section]()
+        title = f"compiled, vectors behind {_plural(len(numbers))}"
+        for lap in range(restarts):
+            with tempfile.TemporaryDirectory(prefix="entrostat-bench-") as folder:
+                root = Path(folder)
+                save_random(root / "artifacts", checkpoint, numbers, BATCH)
+                own = ("--artifacts", str(root / "artifacts"))
+                order = {"twin": twin, "own": own, "backwards": bool(lap % 2)}
+                with side_by_side(checkpoint, DEFAULT_MODEL, flags, root, **order) as servers:
+                    _prove(servers["ours"])
+                    runs += measure(title, servers, arms(), rounds, [BATCH])
+        sections.append(pool(arms(), runs))
+        facts["runs"] = facts.get("runs", []) + [run._asdict() for run in runs]
+        write(facts, sections, output / "steering-cost", console, title=_TITLE, method=_METHOD)
+    if not libraries:
+        return
     numbers = _numbers(layers.split("/")[0], checkpoint)
     timings = _libraries(checkpoint, numbers)
     speeds = {row.arm: row.tokens_per_second for row in sections[0].estimates}
     lines = _table(timings, speeds, len(numbers))
     facts["libraries"] = [timing._asdict() for timing in timings]
-    write(facts, sections, output / "steering-cost", console, title=_TITLE, more=lines)
+    stem = output / "steering-cost"
+    write(facts, sections, stem, console, title=_TITLE, method=_METHOD, more=lines)
     console.print("\n".join(lines), markup=False, highlight=False)
 
 
@@ -129,7 +149,7 @@ def _prove(server: Server) -> None:
 
 
 def _libraries(checkpoint: Path, layers: list[int]) -> list[Timing]:
-    """Measured in a process of their own, which may use every core."""
+    """Measured in a process of their own, on the cores that this one keeps to."""
     command = [sys.executable, "-m", "benchmarks.steering_libraries", str(checkpoint)]
     done = subprocess.run(
         [*command, *map(str, layers)], check=True, stdout=subprocess.PIPE, text=True

@@ -168,7 +168,9 @@ def _plot(sections: list[Section], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     size = (4.2 * len(sections) + 2, 4.2)
-    figure, panels = plt.subplots(1, len(sections), figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(sections), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
     names = [row.arm for row in max((s.estimates for s in sections), key=len)]
     for panel, section in zip(panels[0], sections, strict=True):
         panel.axvline(1.0, color="0.6", linewidth=1)
@@ -184,7 +186,7 @@ def _plot(sections: list[Section], path: Path) -> None:
         panel.set_xlabel("throughput / stock vLLM")
         panel.grid(axis="x", alpha=0.3)
     panels[0][0].set_yticks(range(len(names), 0, -1), names)
-    figure.suptitle("dot: median, line: 95 % interval, tick: target", fontsize=9)
+    figure.suptitle("dot: ratio, line: low to high, tick: target", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

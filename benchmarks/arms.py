@@ -34,15 +34,20 @@ class Arm(NamedTuple):
     """Least ratio to stock; None is a control of the measurement, not a promise."""
     every: int = 1
     """1: every request carries the control; 2: every other one, which needs a batch."""
+    own: tuple[dict[str, Any], ...] = ()
+    """Instead of `control`, one for each request of the batch."""
 
     def bodies(self, model: str, batch: int, max_tokens: int) -> list[dict[str, Any]]:
         """The batch's requests."""
         fixed = {"model": model, "max_tokens": max_tokens, "temperature": 1, "ignore_eos": True}
         return [
-            {**fixed, "messages": [{"role": "user", "content": prompt}]}
-            | ({} if self.control is None or i % self.every else {"entropy": self.control})
+            {**fixed, "messages": [{"role": "user", "content": prompt}], **self._entropy(i)}
             for i, prompt in enumerate(PROMPTS[:batch])
         ]
+
+    def _entropy(self, number: int) -> dict[str, Any]:
+        control = self.own[number] if self.own else self.control
+        return {} if control is None or number % self.every else {"entropy": control}
 
 
 STOCK = Arm("stock vLLM", "stock")

@@ -61,18 +61,30 @@ def main(
             side_by_side(checkpoint, DEFAULT_MODEL, flags, Path(logs), twin=twin) as servers,
         ):
             sizes = [int(size) for size in batches.split(",")]
-            sections += list(_measure_mode(mode, servers, rounds, sizes))
+            everything = arms(hapo=_has_statistics(servers["ours"]))
+            sections += list(measure(mode, servers, everything, rounds, sizes))
         write(facts, sections, output / name, Console())
 
 
-def _measure_mode(
-    mode: str, servers: dict[str, Server], rounds: int, batches: list[int]
+def measure(
+    mode: str, servers: dict[str, Server], everything: list[Arm], rounds: int, batches: list[int]
 ) -> Iterator[Section]:
+    """Visit every arm in every round; yields what each batch size says.
+
+    Args:
+        mode: Names it.
+        servers: Alive and frozen.
+        everything: The arms, stock among them; those whose server is not there are left out.
+        rounds: Visits to each.
+        batches: Concurrent requests.
+
+    Raises:
+        RuntimeError: The engines are on different cores, or a request did not get what it asked.
+    """
     cores = {name: server.cores() for name, server in servers.items()}
     if len({str(bound) for bound in cores.values()}) > 1:
         raise RuntimeError(f"the engines are bound to different cores: {cores}")
     _leave(cores["ours"] or [])
-    everything = arms(hapo=_has_statistics(servers["ours"]))
     everything = [arm for arm in everything if arm.server in servers]
     samples: dict[int, Samples] = {batch: defaultdict(list) for batch in batches}
     chance = random.Random(0)

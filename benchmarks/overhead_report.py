@@ -1,7 +1,7 @@
 """From throughputs to ratios with intervals, and to the table, page, data and plot of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,16 @@ from benchmarks.arms import STOCK, Arm
 Samples = Mapping[str, list[float]]
 """Output tokens per second of every round, by arm."""
 _RESAMPLES = 10_000
-_HEADER = ["arm", "tokens/s", "ratio to stock", "95 % interval", "target", "verdict"]
+_HEADER = ["arm", "tokens/s", "ratio to stock", "low to high", "target", "verdict"]
 _METHOD = """\
 Servers of stock vLLM, of stock vLLM once more and of Entrostat are alive together, with the same
 flags and their engines bound to the same cores; one at a time is under load, the others are frozen
 (SIGSTOP). A round visits every arm once in random order: a short batch to warm the caches, then
 {max_tokens} tokens for each of the concurrent chat requests (`temperature` 1, `ignore_eos`, no
 streaming). tokens/s is the median of {rounds} rounds; the ratio is the median over rounds of the
-arm's throughput over stock's in the same round, its interval a bootstrap over rounds. The second
-stock process is the control: how far its ratio lies from 1 is what the method cannot see. A verdict
-is `unsure` where the interval contains the target."""
+arm's throughput over stock's in the same round; low to high is its 95 % interval, a bootstrap over
+rounds. The second stock process is the control: how far its ratio lies from 1 is what the method
+cannot see. A verdict is `unsure` where the interval contains the target."""
 
 
 class Estimate(NamedTuple):
@@ -82,15 +82,54 @@ def estimate(arm: Arm, samples: Samples) -> Estimate:
     return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
 
 
-def write(facts: dict[str, Any], sections: list[Section], stem: Path, console: Console) -> None:
-    """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png."""
+def pool(everything: Sequence[Arm], runs: Sequence[Section]) -> Section:
+    """Several runs with servers started anew: the mean of their ratios, and the least and largest.
+
+    Two processes of one program differ by some percent for as long as they live, for their memory
+    lies elsewhere. Rounds with the same processes cannot show that; other processes can.
+    """
+    estimates = []
+    for arm in everything:
+        found = [next((e for e in run.estimates if e.arm == arm.name), None) for run in runs]
+        mine = [one for one in found if one is not None]
+        if mine:
+            ratios = [one.ratio for one in mine]
+            speeds = [speed for one in mine for speed in one.tokens_per_second]
+            mean = float(np.mean(ratios))
+            estimates.append(Estimate(arm.name, speeds, mean, min(ratios), max(ratios), arm.target))
+    return runs[0]._replace(estimates=estimates)
+
+
+def write(
+    facts: dict[str, Any],
+    sections: list[Section],
+    stem: Path,
+    console: Console,
+    *,
+    title: str = "What Entrostat costs beside stock vLLM",
+    method: str = _METHOD,
+    more: Sequence[str] = (),
+) -> None:
+    """Print the latest tables and write everything so far to STEM.md, STEM.json and STEM.png.
+
+    Args:
+        facts: From `machine.describe`, with what `_METHOD` names.
+        sections: What was measured.
+        stem: Where to write.
+        console: Where to print.
+        title: Of the page.
+        method: What was done, with places for facts.
+        more: Lines at its end.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     for section in sections:
         if section.mode == sections[-1].mode:
             console.print(_table(section))
     data = {**facts, "sections": [_data(section) for section in sections]}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(_page(facts, sections, stem.name)) + "\n")
+    stem.with_suffix(".md").write_text(
+        "\n".join([f"# {title}", *_page(facts, sections, stem.name, method), *more]) + "\n"
+    )
     _plot(sections, stem.with_suffix(".png"))
 
 
@@ -109,10 +148,10 @@ def _data(section: Section) -> dict[str, Any]:
     return {**section._asdict(), "estimates": rows}
 
 
-def _page(facts: dict[str, Any], sections: list[Section], name: str) -> list[str]:
-    lines = ["# What Entrostat costs beside stock vLLM", "", *machine.markdown(facts)]
+def _page(facts: dict[str, Any], sections: list[Section], name: str, method: str) -> list[str]:
+    lines = ["", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
-    lines += [_METHOD.format(**facts), "", f"![ratios with intervals]({name}.png)"]
+    lines += [method.format(**facts), "", f"![ratios with intervals]({name}.png)"]
     for section in sections:
         idle = ", ".join(f"{name} {load:.1%}" for name, load in section.idle.items())
         lines += ["", f"## {section.title}", ""]
@@ -129,7 +168,9 @@ def _plot(sections: list[Section], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     size = (4.2 * len(sections) + 2, 4.2)
-    figure, panels = plt.subplots(1, len(sections), figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(sections), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
     names = [row.arm for row in max((s.estimates for s in sections), key=len)]
     for panel, section in zip(panels[0], sections, strict=True):
         panel.axvline(1.0, color="0.6", linewidth=1)
@@ -145,7 +186,7 @@ def _plot(sections: list[Section], path: Path) -> None:
         panel.set_xlabel("throughput / stock vLLM")
         panel.grid(axis="x", alpha=0.3)
     panels[0][0].set_yticks(range(len(names), 0, -1), names)
-    figure.suptitle("dot: median, line: 95 % interval, tick: target", fontsize=9)
+    figure.suptitle("dot: ratio, line: low to high, tick: target", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

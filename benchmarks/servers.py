@@ -103,7 +103,14 @@ class Server:
 
 @contextmanager
 def side_by_side(
-    checkpoint: Path, name: str, flags: Sequence[str], logs: Path, *, twin: bool
+    checkpoint: Path,
+    name: str,
+    flags: Sequence[str],
+    logs: Path,
+    *,
+    twin: bool,
+    own: Sequence[str] = (),
+    backwards: bool = False,
 ) -> Iterator[dict[str, Server]]:
     """Run `stock`, perhaps a second stock server `twin`, and `ours` while the block runs, frozen.
 
@@ -113,6 +120,8 @@ def side_by_side(
         flags: Further flags of vLLM, the same for all.
         logs: Folder for the servers' output.
         twin: Whether to run the second stock server.
+        own: Flags of `ours` alone.
+        backwards: Start ours first.
 
     Raises:
         RuntimeError: Too little memory, or a server did not start.
@@ -121,16 +130,19 @@ def side_by_side(
     env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     env.pop("VLLM_PLUGINS", None)
     # An empty allow-list keeps even the inert part of our plugin out of the baseline.
-    kinds = {"stock": (_STOCK, env | {"VLLM_PLUGINS": ""}), "ours": (_OURS, env)}
+    stock = (_STOCK, env | {"VLLM_PLUGINS": ""}, [])
+    kinds = {"stock": stock, "ours": (_OURS, env, own)}
     if twin:
-        kinds["twin"] = kinds["stock"]
+        kinds["twin"] = stock
     _check_memory(_MEMORY * len(kinds))
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
-        for kind, (command, variables) in kinds.items():
+        order = reversed(kinds) if backwards else iter(kinds)
+        for kind in order:
+            command, variables, further = kinds[kind]
             port = _free_port()
             where = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
-            whole = [*command, str(checkpoint), *where, *flags]
+            whole = [*command, str(checkpoint), *where, *flags, *further]
             server = Server(whole, variables, port, logs / f"{kind}.log")
             stack.callback(server.stop)
             server.wait_until_ready()

@@ -1,10 +1,14 @@
 """Whether what is reported is what happened: `python -m benchmarks.truth`.
 
 A server's entropies and temperatures, token by token, beside those that transformers computes for
-the same text.
+the same text; and steered answers beside transformers with a hook that adds the same vector.
 """
 
 import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,7 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks import machine
-from clients.entropy import controls, entropy_target, report
+from benchmarks.steering_vectors import random_vectors, save_random, vector_name
+from clients.entropy import controls, entropy_target, report, steer
 from probes.entropy import entropy_from_logits
 from server.models import DEFAULT_MODEL, default_model
 from server.settings import settings
@@ -24,6 +29,8 @@ from training.local_server import local_server, serve_command
 from training.prompts import load_prompts
 
 TARGET = 1.0
+STEERED, STRENGTH = [12, 20], 0.6
+"""Layers with a random vector, and how much of it."""
 _T_MIN, _T_MAX = 0.1, 2.0
 _TOKENS = 40
 _HEADER = ["server", "transformers", "tokens", "mean difference", "99th percentile", "largest"]
@@ -34,6 +41,14 @@ nats. In bfloat16 two correct programs differ, because they round at different p
 compares with float32 shows how far rounding alone moves an entropy. Under `entropy_target` {target}
 the entropy of the distribution that was sampled from is computed from transformers' logits and the
 reported temperature, over the tokens whose temperature is not at a limit."""
+_STEERING = """\
+The same prompts, {tokens} tokens each, greedy, with {strength} of a random vector (standard normal)
+behind layers {layers}, from the last prompt token on; steered and unsteered requests share their
+batches. transformers adds the same with a hook. `agrees`: the token is the one with the largest
+logit there. In bfloat16 the two largest logits are often equal or neighbours; `within rounding`
+also counts tokens whose logit is at most one bfloat16 step below the largest. The rows without
+steering are the control: what differs there is not due to steering. `moved`: tokens that
+transformers without the hook would not have chosen."""
 
 
 class Answer(NamedTuple):
@@ -53,15 +68,17 @@ def main(
     """Compare and write truth.md."""
     console, facts = Console(), machine.describe("benchmarks.truth")
     checkpoint, texts = default_model(settings().cache), load_prompts(None)[:prompts]
-    rows, targets = list[list[str]](), list[list[str]]()
+    rows, targets, steering = list[list[str]](), list[list[str]](), list[list[str]]()
     for dtype in dtypes.split(","):
-        command = serve_command(None, ("--dtype", dtype, "--enforce-eager"))
-        log = Path(f"truth-{dtype}.log")
-        with local_server(command, log, console) as url:
+        root = Path(tempfile.mkdtemp(prefix="entrostat-truth-"))
+        save_random(root / "artifacts", checkpoint, STEERED, 1)
+        flags = ("--dtype", dtype, "--enforce-eager", "--artifacts", str(root / "artifacts"))
+        with local_server(serve_command(None, flags), root / "server.log", console) as url:
             plain = asyncio.run(_ask(url, texts, controls(trace="tokens")))
             law = entropy_target(TARGET)
             held = asyncio.run(_ask(url, texts, controls(law, trace="tokens")))
-        log.unlink()
+            greedy = asyncio.run(_ask_both(url, texts))
+        shutil.rmtree(root)
         for reference in dict.fromkeys((dtype, "float32")):
             model = AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=getattr(torch, reference)
@@ -69,18 +86,34 @@ def main(
             rows.append([dtype, reference, *_difference(model, plain)])
             if reference == dtype:
                 targets.append([dtype, *_held(model, held)])
+                for name, answers in zip(("steered", "unsteered"), greedy, strict=True):
+                    row = _agreement(model, answers, steered=name == "steered")
+                    steering.append([dtype, name, *row])
     console.print("\n".join(_table(_HEADER, rows)))
     facts_lines = machine.markdown(facts)
     lines = ["# Whether the report is true", "", *facts_lines, f"- model: {DEFAULT_MODEL}", ""]
     lines += [_METHOD.format(prompts=prompts, tokens=_TOKENS, target=TARGET), ""]
     lines += [*_table(_HEADER, rows), "", f"## `entropy_target` {TARGET}", ""]
     header = ["server", "tokens", "at a limit", "mean entropy of the others", "standard deviation"]
-    lines += _table(header, targets)
+    lines += [*_table(header, targets), "", "## Steering", ""]
+    lines += [_STEERING.format(tokens=_TOKENS, strength=STRENGTH, layers="12 and 20"), ""]
+    header = ["server and transformers", "requests", "tokens", "agrees", "within rounding"]
+    lines += _table([*header, "moved", "mean difference of entropy"], steering)
     output.mkdir(parents=True, exist_ok=True)
     (output / "truth.md").write_text("\n".join(lines) + "\n")
 
 
-async def _ask(url: str, texts: list[str], extra: dict[str, Any]) -> list[Answer]:
+async def _ask_both(url: str, texts: list[str]) -> tuple[list[Answer], list[Answer]]:
+    """Steered and unsteered answers, greedy, at the same time."""
+    steered = controls(steering=[steer(vector_name(0), STRENGTH)], trace="tokens")
+    return await asyncio.gather(
+        _ask(url, texts, steered, 0.0), _ask(url, texts, controls(trace="tokens"), 0.0)
+    )
+
+
+async def _ask(
+    url: str, texts: list[str], extra: dict[str, Any], base: float = 1.0
+) -> list[Answer]:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600) as client:
 
         async def one(number: int, text: str) -> Answer:
@@ -88,7 +121,7 @@ async def _ask(url: str, texts: list[str], extra: dict[str, Any]) -> list[Answer
                 model=DEFAULT_MODEL,
                 messages=[{"role": "user", "content": text}],
                 max_completion_tokens=_TOKENS,
-                temperature=1.0,
+                temperature=base,
                 seed=number,
                 extra_body={**extra, "return_token_ids": True},
             )
@@ -120,6 +153,43 @@ def _difference(model: Any, answers: list[Answer]) -> list[str]:
     )
     figures = (gaps.mean(), gaps.quantile(0.99), gaps.max())
     return [str(len(gaps)), *(f"{float(figure):.2e}" for figure in figures)]
+
+
+@contextmanager
+def _added(model: Any, start: int) -> Iterator[None]:
+    """Add to the residual stream of transformers' model from a position on."""
+    handles = []
+    for layer, vector in random_vectors(model.config.hidden_size, STEERED, 0).items():
+
+        def add(_: Any, __: Any, output: Any, move: Tensor = vector * STRENGTH) -> None:
+            stream = output[0] if isinstance(output, tuple) else output
+            stream[:, start:] += move.to(stream.dtype)
+
+        handles.append(model.model.layers[layer].register_forward_hook(add))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _agreement(model: Any, answers: list[Answer], *, steered: bool) -> list[str]:
+    tokens, gaps, steps, moved, entropy = [], [], [], [], []
+    for one in answers:
+        plain = _logits(model, one)
+        with _added(model, len(one.prompt) - 1) if steered else nullcontext():
+            logits = _logits(model, one)
+        chosen = torch.tensor(one.tokens)
+        top = logits.max(-1).values
+        gaps.append(top - logits.gather(1, chosen.unsqueeze(1)).squeeze(1))
+        steps.append(2.0 ** (top.abs().log2().floor() - 7))  # bfloat16 has eight bits of precision
+        tokens.append(logits.argmax(-1) == chosen)
+        moved.append(plain.argmax(-1) != chosen)
+        entropy.append((entropy_from_logits(logits) - torch.tensor(one.entropy)).abs())
+    agrees, gap, step = torch.cat(tokens), torch.cat(gaps), torch.cat(steps)
+    shares = (agrees, agrees | (gap <= step), torch.cat(moved))
+    figures = [f"{float(share.float().mean()):.2%}" for share in shares]
+    return [str(len(agrees)), *figures, f"{float(torch.cat(entropy).mean()):.2e}"]
 
 
 def _held(model: Any, answers: list[Answer]) -> list[str]:

@@ -14,6 +14,8 @@ CONFIG_KEY = "entrostat"
 """Key in vLLM's `additional_config` that switches the worker side on."""
 LAYERS_KEY = "steering_layers"
 """Key below `CONFIG_KEY`: which decoder layers can be steered."""
+VECTORS_KEY = "max_steering_vectors"
+"""Key below `CONFIG_KEY`: how many kinds of steering may be in use at once."""
 KEY = "entropy"
 """Key in `extra_args`; every key that begins with it is reserved."""
 

@@ -7,7 +7,7 @@ of them: below, as the engine client they call; above, on the response they retu
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from vllm.sampling_params import RequestOutputKind
 
 from server import metrics
+from server.admission import Admission
 from server.control import KEY, engine_control
 from server.difficulty import DifficultyRun, Extend, Waiting
 from server.plan import Plan
@@ -49,6 +50,7 @@ class Generation:
         telemetry: Telemetry,
         timeout: float,
         extend: Extend | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Prepare to run a plan.
 
@@ -57,8 +59,10 @@ class Generation:
             telemetry: Where traces arrive.
             timeout: Seconds to wait for one.
             extend: Renders the prompt with a text after the question; None if it cannot.
+            admission: Where steered requests wait for their turn; None if they need not.
         """
         self.plan = plan
+        self._admission = admission
         self._extend = extend
         self._telemetry = telemetry
         self._timeout = timeout
@@ -125,15 +129,20 @@ class Generation:
     async def _count(
         self, call: Call, outputs: AsyncGenerator[Any, None], delta: bool
     ) -> AsyncGenerator[Any, None]:
-        try:
+        # The engine is asked when its answer is first awaited, so nothing is asked before its turn,
+        # and the place is kept until the engine is told of an answer that nobody reads any more.
+        async with self._turn(), aclosing(outputs):
             async for output in outputs:
                 for completion in output.outputs:
                     count = len(completion.token_ids)
                     before = call.produced[completion.index] if delta else 0
                     call.produced[completion.index] = before + count
                 yield output
-        finally:
-            await outputs.aclose()
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        if self.plan.steering is None or self._admission is None:
+            return nullcontext()
+        return self._admission.admit(self.plan.steering.control["key"])
 
     # -- above them ------------------------------------------------------------------------
 

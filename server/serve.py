@@ -6,7 +6,7 @@ import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -19,6 +19,13 @@ _ALLOW_LISTED = (
     "vllm.stat_logger_plugins",
 )
 """Plugin groups that `VLLM_PLUGINS` restricts as soon as it is set."""
+
+
+class Steering(NamedTuple):
+    """What the flags say of steering; None leaves it open."""
+
+    layers: list[int] | None = None
+    vectors: int | None = None
 
 
 class Runner(StrEnum):
@@ -43,6 +50,14 @@ def serve(
         typer.Option(
             help="Decoder layers that can be steered, by commas, from 0; else those of the "
             "steering vectors that fit the model."
+        ),
+    ] = None,
+    max_steering_vectors: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Different steerings in use at once; further ones wait. Saves memory where many "
+            "requests are batched; else there is room for every request of a batch.",
         ),
     ] = None,
     model_runner: Annotated[
@@ -72,7 +87,7 @@ def serve(
     runner = _choose_runner(model_runner)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
-    _run(ctx.args, runner, _layers(steering_layers))
+    _run(ctx.args, runner, Steering(_layers(steering_layers), max_steering_vectors))
 
 
 def vllm_help(argv: list[str]) -> None:
@@ -119,7 +134,7 @@ def _layers(flag: str | None) -> list[int] | None:
         _fail(f"--steering-layers {flag}: write numbers by commas, such as 18,20")
 
 
-def _run(argv: list[str], runner: Runner, steered: list[int] | None) -> None:
+def _run(argv: list[str], runner: Runner, steering: Steering) -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args, init_logger
@@ -131,7 +146,7 @@ def _run(argv: list[str], runner: Runner, steered: list[int] | None) -> None:
     _check_folder(args.model_tag or args.model)
     if args.model_tag is None and not _names_a_model(argv):
         _use_default_model(args, argv)
-    _switch_on(args, runner, steered)
+    _switch_on(args, runner, steering)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
@@ -182,16 +197,15 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
 
 
-def _switch_on(args: Any, runner: Runner, steered: list[int] | None = None) -> None:
+def _switch_on(args: Any, runner: Runner, steering: Steering) -> None:
     """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
-    from server.control import CONFIG_KEY, LAYERS_KEY
+    from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
-    ours = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
-    args.logits_processors = [*(args.logits_processors or []), ours]
-    args.additional_config = {
-        **(args.additional_config or {}),
-        CONFIG_KEY: {} if steered is None else {LAYERS_KEY: steered},
-    }
+    flags = {LAYERS_KEY: steering.layers, VECTORS_KEY: steering.vectors}
+    ours = {key: value for key, value in flags.items() if value is not None}
+    processor = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
+    args.logits_processors = [*(args.logits_processors or []), processor]
+    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: ours}
     if args.disable_access_log_for_endpoints is None:
         args.disable_access_log_for_endpoints = "/health,/ready,/metrics"
 

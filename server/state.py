@@ -4,8 +4,9 @@ from typing import Any
 
 from fastapi import Request
 
+from server.admission import Admission
 from server.artifacts import load_artifacts
-from server.control import CONFIG_KEY, LAYERS_KEY
+from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 from server.inquiry_reads import Memory
 from server.profiles import Profiles
 from server.settings import Settings
@@ -21,6 +22,8 @@ class ServerState:
         self.profiles = Profiles(settings.profiles)
         ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
+        servers = engine.vllm_config.parallel_config._api_process_count
+        self.admission = _admission(ours.get(VECTORS_KEY), servers)
         self.telemetry = Telemetry()
         self.readings = Memory()
 
@@ -28,6 +31,22 @@ class ServerState:
         """Names a request may put into `model`: the base model's and the adapters'."""
         models = request.app.state.openai_serving_models
         return {path.name for path in models.base_model_paths} | set(models.lora_requests)
+
+
+def _admission(vectors: int | None, servers: int) -> Admission | None:
+    """This API server's share of the steerings in use at once; None if nobody has to wait.
+
+    Raises:
+        ValueError: There are fewer steerings than API servers.
+    """
+    if vectors is None:
+        return None
+    if vectors < servers:
+        raise ValueError(
+            f"--max-steering-vectors {vectors} is too few for {servers} API servers: give at least "
+            "one each"
+        )
+    return Admission(vectors // servers)
 
 
 def state_of(request: Request) -> ServerState:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vllm.utils import length_from_prompt_token_ids_or_embeds
+
 from probes.artifact import Artifact
 from probes.steering import contents_hash, tensor_name
 from server.artifacts import Artifacts
@@ -33,10 +35,12 @@ class SteeringPlan(NamedTuple):
         is part of the salt there.
 
         Args:
-            prompt: As vLLM renders it, a mapping with `prompt_token_ids`.
+            prompt: As vLLM renders it, a mapping with its tokens or their embeddings.
         """
-        length = "all" if self.everywhere else str(len(prompt["prompt_token_ids"]))
-        parts = [self.control["key"], length, prompt.get("cache_salt") or ""]
+        tokens, embeds = prompt.get("prompt_token_ids"), prompt.get("prompt_embeds")
+        length = length_from_prompt_token_ids_or_embeds(tokens, embeds)
+        place = "all" if self.everywhere else str(length)
+        parts = [self.control["key"], place, prompt.get("cache_salt") or ""]
         return {**prompt, "cache_salt": hashlib.sha256("|".join(parts).encode()).hexdigest()}
 
 

@@ -34,6 +34,9 @@ MODEL = "smollm2-135m"
 PLAIN_PROBE, SPOKEN_PROBE = f"{MODEL}/plain", f"{MODEL}/spoken"
 PUSH, PUSH_AGAIN, TURN = f"{MODEL}/push", f"{MODEL}/push-again", f"{MODEL}/turn"
 
+MAX_STEERINGS = 4
+"""Kinds of steering that the shared server takes at once; further ones wait."""
+
 # float32 so that vLLM and transformers can be compared closely; little KV memory so that many
 # requests at once preempt each other; few tokens per step so that a long prompt comes in chunks.
 FLAGS = [
@@ -198,7 +201,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterat
     save_probes(folder / "artifacts", checkpoint)
     save_vectors(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
-    command = entrostat("serve", *FLAGS, *tools, *own)
+    steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
+    command = entrostat("serve", *FLAGS, *tools, *own, *steerings)
     with run_server(command, folder / "server.log") as running:
         yield running
 

@@ -90,16 +90,13 @@ class Controller:
 
     # -- slots -----------------------------------------------------------------------------
 
-    def add(
-        self, slot: int, extra_args: Mapping[str, Any] | None, base: float, prompt_tokens: int = 0
-    ) -> bool:
+    def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
         """Seat a request in a slot, wiping whatever sat there before.
 
         Args:
             slot: Where.
             extra_args: Of its sampling parameters; without a control the slot becomes idle.
             base: Its own temperature; 0 is greedy.
-            prompt_tokens: Length of its prompt.
 
         Returns:
             Whether the request is controlled.
@@ -114,7 +111,9 @@ class Controller:
         if self.difficulty is not None:
             self.difficulty.add(slot, control["difficulty"])
         if self.steering is not None:
-            self.steering.add(slot, control["steering"], prompt_tokens)
+            self.steering.add(slot, control["steering"])
+        else:  # better no answer than one that is not steered and says it is
+            assert control["steering"] is None, "this worker has no steering vectors"
         return True
 
     def remove(self, slot: int) -> None:

@@ -79,7 +79,8 @@ class EntropyLogitsProcessor(LogitsProcessor):
         def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
             batch = runner.input_batch  # vLLM may replace it after loading
             slots = np.arange(batch.num_reqs)
-            steering.mark(slots, batch.num_computed_tokens_cpu[slots], counts)
+            starts, prompts = batch.num_computed_tokens_cpu[slots], batch.num_prompt_tokens[slots]
+            steering.mark(slots, starts, counts, prompts)
             return prepare(scheduler_output, counts)
 
         runner._prepare_inputs = prepare_and_mark
@@ -90,12 +91,13 @@ class EntropyLogitsProcessor(LogitsProcessor):
             return
         for slot in batch_update.removed:
             self.controller.remove(slot)
-        for slot, params, prompt, _ in batch_update.added:
-            # `added` reuses a slot without `removed` when one request replaces another.
+        # `added` reuses a slot without `removed` when one request replaces another. All leave
+        # before any joins, for what they occupy may be what the others need.
+        for slot, *_ in batch_update.added:
+            self.controller.remove(slot)
             self._unnamed.discard(slot)
-            controlled = self.controller.add(
-                slot, params.extra_args, params.temperature, len(prompt or ())
-            )
+        for slot, params, *_ in batch_update.added:
+            controlled = self.controller.add(slot, params.extra_args, params.temperature)
             if controlled and params.extra_args[KEY]["choices"] > 1:
                 self._unnamed.add(slot)
         for source, target, direction in batch_update.moved:

@@ -57,22 +57,29 @@ class EntropyLogitsProcessor(LogitsProcessor):
 
         def prepare_and_mark(scheduler_output: Any, batch: Any, *args: Any) -> Any:
             slots = batch.idx_mapping_np
-            starts = states.num_computed_tokens_np[slots]
-            steering.mark(slots, starts, batch.num_scheduled_tokens)
+            starts, prompts = states.num_computed_tokens_np[slots], states.prompt_len.np[slots]
+            steering.mark(slots, starts, batch.num_scheduled_tokens, prompts)
             return prepare(scheduler_output, batch, *args)
 
         self._runner.prepare_inputs = prepare_and_mark
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Seat a request; a recycled slot is wiped whole."""
+        self._remove_departed()
         extra_args = sampling_params.extra_args
-        prompt_tokens = int(self._req_states.prompt_len.np[req_idx])
-        if not self.controller.add(req_idx, extra_args, sampling_params.temperature, prompt_tokens):
+        if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
             return False
         if extra_args[KEY]["choices"] > 1:
             choice = int(self._request_ids[req_idx].partition("_")[0])
             self.controller.name_choice(req_idx, choice)
         return True
+
+    def _remove_departed(self) -> None:
+        """Free the rows of steered requests that left, of which V2 says nothing."""
+        steering = self.controller.steering
+        for slot in () if steering is None else steering.steered():
+            if slot not in self._request_ids:
+                self.controller.remove(slot)
 
     def apply_staged_writes(self) -> None:
         """Bring the device's slots up to date before the forward pass."""

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
-from server.control import CONFIG_KEY, LAYERS_KEY
-from server.engine.steering import SteeringControl, Vectors, decoder_layers
+from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+from server.engine.steering import Size, SteeringControl, Vectors, decoder_layers, num_rows
 
 
 def register() -> None:
@@ -83,21 +84,43 @@ def steer(runner: Any, vectors: Vectors) -> SteeringControl:
     """Hook the steered layers of a loaded model, before anything is compiled.
 
     Raises:
-        ValueError: The model's layers are not known.
+        ValueError: The model's layers are not known, or its tokens do not stay together.
     """
-    config = runner.vllm_config
+    config, model_config = runner.vllm_config, runner.model_config
+    _refuse_divided_tokens(runner)
     wanted = steered_layers(runner) or sorted({n for layers in vectors.values() for n in layers})
-    # vLLM's compile cache knows nothing of hooks; this makes the layers part of its key.
-    config.additional_config[CONFIG_KEY] = {LAYERS_KEY: wanted}
-    scheduler = config.scheduler_config
+    ours, scheduler = config.additional_config[CONFIG_KEY], config.scheduler_config
+    slots = scheduler.max_num_seqs
     graphs = config.compilation_config.max_cudagraph_capture_size or 0
-    return SteeringControl(
-        scheduler.max_num_seqs,
-        max(scheduler.max_num_batched_tokens, graphs),
-        decoder_layers(runner.model, wanted),
-        vectors,
-        runner.model.model.norm.weight,
+    size = Size(
+        slots=slots,
+        rows=num_rows(slots, ours.get(VECTORS_KEY)),
+        tokens=max(scheduler.max_num_batched_tokens, graphs),
     )
+    stream = torch.empty(
+        model_config.get_hidden_size(), dtype=model_config.dtype, device=runner.device
+    )
+    steering = SteeringControl(size, decoder_layers(runner.get_model(), wanted), vectors, stream)
+    # vLLM's compile cache knows nothing of hooks; this makes what is compiled part of its key.
+    config.additional_config[CONFIG_KEY] = {LAYERS_KEY: wanted, "steering_rows": size.rows}
+    return steering
+
+
+def _refuse_divided_tokens(runner: Any) -> None:
+    """Refuse to steer where a layer does not see all tokens of a step, or a rank not the requests.
+
+    Raises:
+        ValueError: Naming the flag.
+    """
+    parallel = runner.vllm_config.parallel_config
+    is_v2 = not hasattr(runner, "input_batch")
+    for flag, is_set in (
+        ("--enable-dbo", parallel.use_ubatching),
+        ("--prefill-context-parallel-size", parallel.prefill_context_parallel_size > 1),
+        ("--pipeline-parallel-size on runner v2", is_v2 and parallel.pipeline_parallel_size > 1),
+    ):
+        if is_set:
+            raise ValueError(f"steering does not work with {flag}: leave it out, or the vectors")
 
 
 def _custom_processors(runner: Any) -> list[Any]:

@@ -7,7 +7,7 @@ row 0 adds nothing and clamps nothing, and it is what tokens without steering re
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,39 @@ Vectors = Mapping[str, Mapping[int, Tensor]]
 """By artifact id, then by layer; shape (hidden,)."""
 
 
+class Size(NamedTuple):
+    """How large the tables are; all of it is part of the compiled graph."""
+
+    slots: int
+    """Requests in a batch."""
+    rows: int
+    """Kinds of steering in the tables at once."""
+    tokens: int
+    """In a step, those that pad it included."""
+
+
+def num_rows(slots: int, admitted: int | None) -> int:
+    """Rows that no coming and going of requests can exhaust.
+
+    The API servers hold back a new kind of steering until one of the admitted kinds has no request
+    left. They know that before the worker does: of a request that ends at a stop string it hears
+    only with the next output. So while a new kind is seated, all that it replaces may still be
+    there, but each of them once: twice the admitted kinds are enough. So are as many as there are
+    requests in a batch.
+
+    Args:
+        slots: Requests in a batch.
+        admitted: Kinds in use at once, over all API servers; None if nobody is held back.
+    """
+    return slots if admitted is None else min(2 * admitted, slots)
+
+
 class SteeringControl:
     """Tables, and who reads which row of them."""
 
     def __init__(
         self,
-        num_slots: int,
-        max_tokens: int,
+        size: Size,
         layers: Mapping[int, nn.Module],
         vectors: Vectors,
         stream: Tensor,
@@ -42,36 +68,34 @@ class SteeringControl:
         """Hook into the layers of a loaded model.
 
         Args:
-            num_slots: Requests in a batch; as many rows are enough for all of them.
-            max_tokens: Tokens in a step, those that pad it included.
+            size: Of the tables.
             layers: The decoder layers to steer, by number.
             vectors: What requests may name.
             stream: Any tensor of the residual stream's type, device and, at the end, size.
         """
         self._vectors = vectors
-        self._rows = torch.zeros(max_tokens, dtype=torch.int64, device=stream.device)
+        self._rows = torch.zeros(size.tokens, dtype=torch.int64, device=stream.device)
         self._tables = {
-            number: Table(layer, num_slots + 1, stream, self._rows)
+            number: Table(layer, size.rows + 1, stream, self._rows)
             for number, layer in layers.items()
         }
-        self._free = list(range(num_slots, 0, -1))
+        self._free = list(range(size.rows, 0, -1))
         self._known: OrderedDict[str, int] = OrderedDict()
         """Row of every steering in the tables, the longest unused first."""
-        self._users = np.zeros(num_slots + 1, dtype=np.int64)
-        self._row = np.zeros(num_slots, dtype=np.int64)
-        self._first = np.zeros(num_slots, dtype=np.int64)
+        self._users = np.zeros(size.rows + 1, dtype=np.int64)
+        self._row = np.zeros(size.slots, dtype=np.int64)
+        self._everywhere = np.zeros(size.slots, dtype=bool)
         self._marked = 0
         """Tokens at the front of `_rows` that may not be 0."""
 
     # -- slots -----------------------------------------------------------------------------
 
-    def add(self, slot: int, control: Mapping[str, Any] | None, prompt_tokens: int) -> None:
+    def add(self, slot: int, control: Mapping[str, Any] | None) -> None:
         """Seat a request.
 
         Args:
             slot: Where.
             control: From `steering_control`; None seats a request without steering.
-            prompt_tokens: Length of its prompt.
         """
         self.remove(slot)
         if control is None:
@@ -84,7 +108,7 @@ class SteeringControl:
         self._known.move_to_end(control["key"])
         self._users[row] += 1
         self._row[slot] = row
-        self._first[slot] = 0 if control["all"] else prompt_tokens - 1
+        self._everywhere[slot] = control["all"]
 
     def remove(self, slot: int) -> None:
         """Forget whoever sits there; the row is kept for the next one of its kind."""
@@ -93,8 +117,13 @@ class SteeringControl:
 
     def swap(self, one: int, two: int) -> None:
         """Exchange two slots."""
-        for column in (self._row, self._first):
+        for column in (self._row, self._everywhere):
             column[[one, two]] = column[[two, one]]
+
+    def steered(self) -> list[int]:
+        """The slots of steered requests."""
+        slots: list[int] = np.flatnonzero(self._row).tolist()
+        return slots
 
     def _take_row(self) -> int:
         if self._free:
@@ -103,7 +132,7 @@ class SteeringControl:
             if self._users[row] == 0:
                 del self._known[key]
                 return row
-        raise AssertionError("there are as many rows as requests")
+        raise AssertionError("more kinds of steering than were admitted")  # see `num_rows`
 
     def _write(self, row: int, control: Mapping[str, Any]) -> None:
         for table in self._tables.values():
@@ -117,12 +146,12 @@ class SteeringControl:
 
     # -- the step --------------------------------------------------------------------------
 
-    def is_active(self, slots: NDArray[np.int64]) -> bool:
-        """Whether any of these slots is steered."""
-        return bool(self._row[slots].any())
-
     def mark(
-        self, slots: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64]
+        self,
+        slots: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        prompts: NDArray[np.int64],
     ) -> None:
         """Say which row every token of the coming step reads. Without steering: nothing.
 
@@ -130,6 +159,7 @@ class SteeringControl:
             slots: Of the step's requests, in the order of their tokens.
             starts: Tokens of each that are computed already.
             counts: Tokens of each in this step.
+            prompts: Tokens of each one's prompt.
         """
         rows = self._row[slots]
         total = int(counts.sum()) if rows.any() else 0
@@ -138,7 +168,8 @@ class SteeringControl:
             if total:
                 offsets = np.arange(total) - np.repeat(counts.cumsum() - counts, counts)
                 positions = offsets + np.repeat(starts, counts)
-                steered = positions >= np.repeat(self._first[slots], counts)
+                first = np.where(self._everywhere[slots], 0, prompts - 1)
+                steered = positions >= np.repeat(first, counts)
                 reads[:total] = np.where(steered, np.repeat(rows, counts), 0)
             # A fresh pageable array: the one before may still be on its way to the device.
             self._rows[:stale].copy_(torch.from_numpy(reads), non_blocking=True)

@@ -90,7 +90,8 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
         if (reason := _why_unreadable(request, raw_request)) is not None:
             raise BadControl(f"`entropy.difficulty`: {reason}", "entropy.difficulty")
         extend = _extender(request, raw_request)
-    return Generation(plan, state.telemetry, state.settings.trace_timeout, extend)
+    timeout = state.settings.trace_timeout
+    return Generation(plan, state.telemetry, timeout, extend, state.admission)
 
 
 def _why_unreadable(request: Any, raw_request: Request) -> str | None:

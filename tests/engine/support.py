@@ -1,7 +1,9 @@
 """Small helpers of the engine tests."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -64,3 +66,26 @@ def preemptions(server: "Server") -> float:
         if line.startswith("vllm:num_preemptions_total"):
             return float(line.rsplit(" ", 1)[1])
     raise AssertionError("vLLM reports no preemptions metric")
+
+
+@contextmanager
+def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]:
+    """Change the residual stream behind some layers, from a position on."""
+
+    def hook(edit: Any) -> Any:
+        def run(_: Any, __: Any, output: Any) -> Any:
+            stream = output[0] if isinstance(output, tuple) else output
+            stream[:, start:] = edit(stream[:, start:])
+            return output
+
+        return run
+
+    handles = [
+        reference.model.layers[layer].register_forward_hook(hook(edit))
+        for layer, edit in change.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,7 +1,5 @@
 """Steering on the real model, beside transformers with a hook that adds the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ from openai import BadRequestError, OpenAI
 
 from probes.artifact import Artifact
 from probes.steering import tensor_name
-from tests.conftest import PUSH, PUSH_AGAIN, TURN, Server
-from tests.engine.support import MODEL, PROMPTS, ask, preemptions, report, together
+from tests.conftest import MAX_STEERINGS, PUSH, PUSH_AGAIN, TURN, Server
+from tests.engine.support import MODEL, PROMPTS, ask, hooked, preemptions, report, together
 
 STRENGTH = 0.6
 
@@ -33,29 +31,6 @@ def reference(checkpoint: Path) -> Any:
 def vectors(server: Server) -> dict[str, Artifact]:
     root = server.log.parent / "artifacts"
     return {name: Artifact.load(root / name) for name in (PUSH, TURN)}
-
-
-@contextmanager
-def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]:
-    """Change the residual stream behind some layers, from a position on."""
-
-    def hook(edit: Any) -> Any:
-        def run(_: Any, __: Any, output: Any) -> Any:
-            stream = output[0] if isinstance(output, tuple) else output
-            stream[:, start:] = edit(stream[:, start:])
-            return output
-
-        return run
-
-    handles = [
-        reference.model.layers[layer].register_forward_hook(hook(edit))
-        for layer, edit in change.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def steered_logits(
@@ -87,7 +62,7 @@ def told(answer: Any) -> torch.Tensor:
 
 
 def greedy(client: OpenAI, prompt: str, control: dict[str, Any] | None, **more: Any) -> Any:
-    more = {"max_tokens": 32, **more}
+    more = {"max_tokens": 48, **more}
     return ask(
         client, prompt, control, temperature=0, extra_body={"return_token_ids": True}, **more
     )
@@ -116,7 +91,7 @@ def test_a_steered_answer_is_transformers_with_the_same_vector_added(
         tokens = torch.tensor(answer.choices[0].token_ids)
         agree, count = agree + int((logits.argmax(-1) == tokens).sum()), count + len(tokens)
         assert (told(answer) - entropy_of(logits)).abs().max() < 0.02
-    assert count >= 200
+    assert count >= 300
     assert agree >= 0.99 * count
     assert [text(answer) for answer in answers[1::2]] == alone
     assert [text(answer) for answer in answers[::2]] != alone
@@ -195,21 +170,53 @@ def test_contents_and_not_names_are_reported(client: OpenAI) -> None:
     assert report(turned)["steering"][0]["hash"] != report(one)["steering"][0]["hash"]
 
 
-def test_more_steerings_than_rows_take_turns(client: OpenAI) -> None:
-    """Every row of the tables is used several times over."""
-    strengths = [0.1 * number for number in range(1, 81)]
+def first_entropy(client: OpenAI, strength: float, **more: Any) -> float:
+    """Of the first token, which follows from the prompt and the strength alone."""
+    more = {"max_tokens": 6, **more}
+    return float(told(greedy(client, PROMPTS[3], steering(strength=strength), **more))[0])
 
-    def job(strength: float) -> float:
-        """Entropy of the first token, which follows from the prompt and the strength alone."""
-        answer = greedy(client, PROMPTS[3], steering(strength=strength), max_tokens=8)
-        return float(told(answer)[0])
 
-    alone = {strength: job(strength) for strength in strengths[::20]}
-    jobs = [lambda s=strength: job(s) for strength in strengths]
-    found = dict(zip(strengths, together(jobs, workers=40), strict=True))
+def test_more_steerings_than_places_take_turns(client: OpenAI) -> None:
+    """Every row of the tables is used several times over, and neighbours see nothing of it."""
+    strengths = [0.1 * number for number in range(1, 61)]
+    assert len(strengths) > 10 * MAX_STEERINGS
+    alone = {strength: first_entropy(client, strength) for strength in strengths[::20]}
+    plain = text(greedy(client, PROMPTS[5], None))
+    jobs: list[Any] = []
+    for number, strength in enumerate(strengths):
+        jobs.append(lambda s=strength: first_entropy(client, s))
+        if number % 6 == 0:
+            jobs.append(lambda: text(greedy(client, PROMPTS[5], None)))
+    results = together(jobs, workers=40)
+    assert [one for one in results if isinstance(one, str)] == [plain] * 10
+    entropies = [one for one in results if isinstance(one, float)]
+    found = dict(zip(strengths, entropies, strict=True))
     for strength, entropy in alone.items():
         assert found[strength] == pytest.approx(entropy, abs=1e-3)
-    assert len({round(entropy, 3) for entropy in found.values()}) > 60
+    assert len({round(entropy, 3) for entropy in entropies}) > 45
+
+
+def test_places_come_back_from_answers_that_are_stopped_or_abandoned(client: OpenAI) -> None:
+    """A stop string ends an answer in the API server, before the engine hears of it."""
+    alone = first_entropy(client, 2.05)
+
+    def stopped(number: int) -> None:
+        steer, words = steering(strength=1 + number / 40), [" ", "e", "a", "o"]
+        answer = greedy(client, PROMPTS[number % 10], steer, stop=words, max_tokens=64)
+        assert answer.choices[0].finish_reason == "stop"
+
+    def abandoned(number: int) -> None:
+        stream = ask(
+            client, PROMPTS[number % 10], steering(strength=3 + number / 40), stream=True, n=2
+        )
+        next(iter(stream))
+        stream.close()
+
+    jobs = [lambda n=n: (abandoned if n % 3 == 0 else stopped)(n) for n in range(36)]
+    together(jobs, workers=24)
+    assert first_entropy(client, 2.05) == pytest.approx(alone, abs=1e-3)
+    plain = [text(greedy(client, PROMPTS[5], None)) for _ in range(2)]
+    assert plain[0] == plain[1]
 
 
 def test_preempted_and_chunked_requests_stay_steered(
@@ -259,11 +266,22 @@ def test_every_route_steers(client: OpenAI) -> None:
 
     assert complete(None) != complete(strong)
     assert respond(None) != respond(strong)
-    several = ask(client, PROMPTS[0], steering(), n=3, seed=1)
-    assert all(report(several, i)["steering"][0]["vector"] == PUSH for i in range(3))
     stream = ask(client, PROMPTS[0], steering(), stream=True, temperature=0)
     pieces = [choice.delta.content or "" for event in stream for choice in event.choices]
     assert "".join(pieces) == text(ask(client, PROMPTS[0], steering(), temperature=0))
+
+
+def test_every_completion_of_a_request_is_steered(
+    client: OpenAI, reference: Any, vectors: dict[str, Artifact]
+) -> None:
+    extra = {"return_token_ids": True}
+    answer = ask(client, PROMPTS[0], steering(), n=3, seed=1, max_tokens=16, extra_body=extra)
+    for number, choice in enumerate(answer.choices):
+        one = answer.model_copy(update={"choices": [choice]})
+        logits = steered_logits(reference, one, adding(vectors[PUSH]))
+        entropies = torch.tensor([token["entropy"] for token in report(answer, number)["tokens"]])
+        assert (entropies - entropy_of(logits)).abs().max() < 0.02
+        assert report(answer, number)["steering"][0]["vector"] == PUSH
 
 
 @pytest.mark.parametrize(

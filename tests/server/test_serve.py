@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from server import serve
-from server.control import CONFIG_KEY
-from server.serve import Runner
+from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+from server.serve import Runner, Steering
 
 INSTALLED = {
     "vllm.general_plugins": ["entrostat", "lora_resolver"],
@@ -101,10 +101,16 @@ def arguments(**said: Any) -> Any:
 @pytest.mark.parametrize("runner", list(Runner))
 def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> None:
     args = arguments()
-    serve._switch_on(args, runner)
+    serve._switch_on(args, runner, Steering())
     (name,) = args.logits_processors
     assert name == f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
     assert args.additional_config == {CONFIG_KEY: {}}
+
+
+def test_the_worker_learns_what_the_flags_say_of_steering() -> None:
+    args = arguments()
+    serve._switch_on(args, Runner.V1, Steering([3, 5], 4))
+    assert args.additional_config[CONFIG_KEY] == {LAYERS_KEY: [3, 5], VECTORS_KEY: 4}
 
 
 def test_what_the_user_switched_on_stays_on() -> None:
@@ -113,7 +119,7 @@ def test_what_the_user_switched_on_stays_on() -> None:
         additional_config={"mine": 1},
         disable_access_log_for_endpoints="/mine",
     )
-    serve._switch_on(args, Runner.V1)
+    serve._switch_on(args, Runner.V1, Steering())
     assert args.logits_processors[0] == "mine:Class"
     assert len(args.logits_processors) == 2
     assert args.additional_config == {"mine": 1, CONFIG_KEY: {}}
@@ -151,6 +157,7 @@ def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["/no/such/model"], ["/no/such/model", "no such model folder"]),
         (["--profiles", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
         (["--artifacts", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
+        (["--steering-layers", "x"], ["--steering-layers x", "numbers by commas"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(flags: list[str], words: list[str]) -> None:

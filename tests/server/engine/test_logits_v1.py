@@ -1,3 +1,4 @@
+import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,11 @@ from vllm.v1.sample.logits_processor import (
 )
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from probes.entropy import entropy_from_logits
 from probes.temperature import Law
+from server.control import KEY
 from server.engine.logits_v1 import EntropyLogitsProcessor
 from server.engine.logits_v2 import EntropyLogitsProcessor as V2
 from tests.server.engine.support import (
@@ -32,6 +35,8 @@ from tests.server.engine.support import (
     random_logits,
     run_eagerly,
 )
+from tests.server.engine.test_steering import added, make
+from tests.server.engine.test_steering import asking as steered
 
 NUM_ROWS = 6
 SWAP, ONE_WAY = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
@@ -319,3 +324,57 @@ def test_a_batch_that_grows_or_shrinks_is_grouped_anew(runner: Runner) -> None:
     runner.input_batch.remove_request("a")
     runner.sample(random_logits(1))
     assert set(runner.record) == {(2, 0, 0)}
+
+
+# -- steering ----------------------------------------------------------------------------------
+
+
+def steering(kind: str, factor: float = 1.0) -> dict[str, Any]:
+    return {KEY: {**asking(trace=0)[KEY], "steering": steered(kind, factor)}}
+
+
+def host(rows: int) -> tuple[Runner, Any]:
+    """A runner with few rows; what it returns for a step is what the first layer adds to tokens."""
+    runner, (control, layers) = Runner(), make(rows, NUM_ROWS)
+    counts: Any = np.ones(NUM_ROWS, dtype=np.int32)
+    runner._prepare_inputs = lambda scheduled, counts: "inputs"  # type: ignore[attr-defined]
+    runner.processor.steer(control)
+
+    def step() -> dict[str, float]:
+        runner.refresh()
+        number = runner.input_batch.num_reqs
+        assert runner._prepare_inputs("scheduled", counts[:number]) == "inputs"  # type: ignore[attr-defined]
+        runner.input_batch.num_computed_tokens_cpu[:number] += 1
+        found = added(layers[0], number)[:, 0].tolist()
+        return dict(zip(runner.input_batch.req_ids, found, strict=True))
+
+    return runner, step
+
+
+def test_tokens_are_marked_by_the_rows_of_vllms_own_batch() -> None:
+    names = list(inspect.signature(GPUModelRunner._prepare_inputs).parameters)
+    assert names == ["self", "scheduler_output", "num_scheduled_tokens"]
+    runner, step = host(rows=2)
+    runner.add("a", steering("m/a", 2.0))
+    runner.add("plain")
+    runner.add("b", steering("m/a", 3.0))
+    for _ in range(2):  # of prompts of three tokens, one at a time
+        assert step() == {"a": 0, "plain": 0, "b": 0}
+    assert step() == {"a": 2, "plain": 0, "b": 3}
+    runner.input_batch.remove_request("a")
+    assert step() == {"plain": 0, "b": 3}  # b sits where a was
+
+
+def test_who_leaves_makes_room_for_who_joins_in_the_same_step() -> None:
+    """The new kind takes the seat of a plain request; that of the old kind is given away later."""
+    runner, step = host(rows=1)
+    runner.add("plain")
+    runner.add("old", steering("m/a", 2.0))
+    for _ in range(3):
+        step()
+    runner.input_batch.remove_request("plain")
+    runner.input_batch.remove_request("old")
+    runner.add("new", steering("m/a", 4.0))
+    runner.add("other")
+    runner.input_batch.num_computed_tokens_cpu[:2] = 2
+    assert step() == {"new": 4, "other": 0}

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,12 @@ from vllm.v1.sample.logits_processor import LogitsProcessors, MinPLogitsProcesso
 from vllm.v1.sample.ops.topk_topp_sampler import random_sample
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-from server.control import CONFIG_KEY
+from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 from server.engine import plugin
 from server.engine.kernels import Kernels
 from tests.server.engine.support import VOCAB, Record, asking, random_logits
-from tests.server.engine.test_logits_v1 import Runner
+from tests.server.engine.test_logits_v1 import NUM_ROWS, Runner
+from tests.server.engine.test_steering import HIDDEN, VECTORS, Layer
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +146,76 @@ def test_output_tokens_are_spared_only_when_no_other_processor_may_read_them(alo
     runner.input_batch.logitsprocs_need_output_token_ids = True
     plugin.bind(runner)
     assert runner.input_batch.logitsprocs_need_output_token_ids is not alone
+
+
+# -- steering ----------------------------------------------------------------------------------
+
+
+class LlamaForCausalLM(torch.nn.Module):
+    """Two layers of a family that can be steered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Any = torch.nn.Module()
+        self.model.layers = torch.nn.ModuleList([Layer(), Layer()])
+        self.model.start_layer, self.model.end_layer = 0, 2
+
+
+def steerable(**parallel: Any) -> Any:
+    """A runner as it is once a model is loaded, here inside its CUDA graph wrapper."""
+    runner = v1_runner()
+    model = LlamaForCausalLM()
+    runner.model = SimpleNamespace(model=model)  # the wrapper; `get_model` unwraps
+    runner.get_model = lambda: model
+    runner.device = torch.device("cpu")
+    runner.model_config = SimpleNamespace(get_hidden_size=lambda: HIDDEN, dtype=torch.bfloat16)
+    sizes = {"use_ubatching": False, "prefill_context_parallel_size": 1}
+    sizes["pipeline_parallel_size"] = 1
+    config = runner.vllm_config
+    config.parallel_config = SimpleNamespace(**{**sizes, **parallel})
+    config.scheduler_config = SimpleNamespace(max_num_seqs=NUM_ROWS, max_num_batched_tokens=16)
+    config.compilation_config = SimpleNamespace(max_cudagraph_capture_size=24)
+    return runner
+
+
+def test_what_is_compiled_is_part_of_the_key_of_vllms_compile_cache() -> None:
+    """Or a server with other layers, or other tables, would run the graph of this one."""
+    keys = []
+    for flags in ({}, {LAYERS_KEY: [1]}, {VECTORS_KEY: 1}, {VECTORS_KEY: 2}):
+        runner = steerable()
+        runner.vllm_config.additional_config[CONFIG_KEY] = flags
+        plugin.steer(runner, VECTORS)
+        layers = runner.get_model().model.layers
+        hooked = [n for n, layer in enumerate(layers) if hasattr(layer, "steering_sum")]
+        key = runner.vllm_config.additional_config[CONFIG_KEY]
+        assert key[LAYERS_KEY] == hooked
+        assert layers[1].steering_sum.shape == (key["steering_rows"] + 1, HIDDEN)
+        assert layers[1].steering_sum.dtype == torch.bfloat16
+        assert len(layers[1].steering_rows) == 24
+        keys.append(json.dumps(key))
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "flag"),
+    [
+        ({"use_ubatching": True}, "--enable-dbo"),
+        ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size"),
+    ],
+)
+def test_steering_is_refused_where_it_would_reach_the_wrong_tokens(
+    parallel: dict[str, Any], flag: str
+) -> None:
+    with pytest.raises(ValueError, match=flag):
+        plugin.steer(steerable(**parallel), VECTORS)
+
+
+def test_steering_is_refused_where_a_stage_does_not_hear_of_requests() -> None:
+    runner = steerable(pipeline_parallel_size=2)
+    plugin.steer(runner, VECTORS)
+    del runner.input_batch  # as V2 has none
+    with pytest.raises(ValueError, match="--pipeline-parallel-size"):
+        plugin.steer(runner, VECTORS)
 
 
 # -- seeded requests in chunks -----------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from server.control import steering_control
-from server.engine.steering import SteeringControl, decoder_layers
+from server.engine.steering import Size, SteeringControl, decoder_layers, num_rows
 
 HIDDEN, SLOTS, TOKENS = 4, 3, 16
 VECTORS = {
@@ -26,9 +26,10 @@ class Layer(nn.Module):
         return hidden, residual
 
 
-def make() -> tuple[SteeringControl, dict[int, Layer]]:
+def make(rows: int = SLOTS, slots: int = SLOTS) -> tuple[SteeringControl, dict[int, Layer]]:
     layers = {0: Layer(), 1: Layer()}
-    return SteeringControl(SLOTS, TOKENS, layers, VECTORS, torch.zeros(HIDDEN)), layers
+    size = Size(slots, rows, TOKENS)
+    return SteeringControl(size, layers, VECTORS, torch.zeros(HIDDEN)), layers
 
 
 def asking(name: str = "m/a", factor: float = 1.0, *, everywhere: bool = False) -> dict[str, Any]:
@@ -45,31 +46,53 @@ def added(layer: Layer, tokens: int) -> Tensor:
     return hidden
 
 
-def step(control: SteeringControl, *requests: tuple[int, int, int]) -> None:
+def step(control: SteeringControl, *requests: tuple[int, int, int], prompt: int = 1) -> None:
     """Requests as (slot, tokens computed already, tokens now)."""
     slots, starts, counts = np.array(requests).T
-    control.mark(slots, starts, counts)
+    control.mark(slots, starts, counts, np.full(len(slots), prompt))
 
 
 def test_only_the_last_token_of_a_prompt_and_the_answer_are_steered() -> None:
     control, layers = make()
-    control.add(0, asking("m/a", 2.0), prompt_tokens=5)
-    step(control, (0, 0, 3))
+    control.add(0, asking("m/a", 2.0))
+    step(control, (0, 0, 3), prompt=5)
     assert not added(layers[0], 3).any()
-    step(control, (0, 3, 2))
+    step(control, (0, 3, 2), prompt=5)
     assert added(layers[0], 2)[:, 0].tolist() == [0, 2]
     assert added(layers[1], 2)[:, 1].tolist() == [0, 4]
-    step(control, (0, 5, 1))
+    step(control, (0, 5, 1), prompt=5)
     assert added(layers[0], 1)[:, 0].tolist() == [2]
-    control.add(1, asking(everywhere=True), prompt_tokens=5)
-    step(control, (1, 0, 3))
+    control.add(1, asking(everywhere=True))
+    step(control, (1, 0, 3), prompt=5)
     assert added(layers[0], 3)[:, 0].tolist() == [1, 1, 1]
+
+
+def test_a_request_that_starts_again_is_steered_where_it_was() -> None:
+    """Preempted, its prompt and what it had answered are computed anew, in one step or several."""
+    control, layers = make()
+    control.add(2, asking())
+    step(control, (2, 0, 7), prompt=4)
+    assert added(layers[0], 7)[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    control.remove(2)
+    control.add(0, asking())
+    step(control, (0, 0, 5), prompt=4)
+    assert added(layers[0], 5)[:, 0].tolist() == [0, 0, 0, 1, 1]
+    step(control, (0, 5, 2), prompt=4)
+    assert added(layers[0], 2)[:, 0].tolist() == [1, 1]
+
+
+def test_draft_tokens_are_steered_like_those_they_stand_for() -> None:
+    control, layers = make()
+    control.add(0, asking())
+    control.add(1, asking("m/b"))
+    step(control, (0, 9, 4), (2, 3, 3), (1, 5, 1), prompt=4)
+    assert added(layers[1], 8).any(-1).tolist() == [True] * 4 + [False] * 3 + [True]
 
 
 def test_a_mixed_batch_keeps_its_rows_apart() -> None:
     control, layers = make()
-    control.add(0, asking("m/a"), 1)
-    control.add(2, asking("m/b", -1.0), 1)
+    control.add(0, asking("m/a"))
+    control.add(2, asking("m/b", -1.0))
     step(control, (2, 4, 1), (1, 0, 3), (0, 9, 1))
     assert added(layers[1], 5).tolist() == [
         [0, 0, -3, 0],
@@ -81,7 +104,7 @@ def test_a_mixed_batch_keeps_its_rows_apart() -> None:
 
 def test_padding_and_later_steps_find_nothing_left_over() -> None:
     control, layers = make()
-    control.add(0, asking(), 1)
+    control.add(0, asking())
     step(control, (0, 1, 6))
     assert added(layers[0], 8)[:, 0].tolist() == [1] * 6 + [0] * 2
     control.remove(0)
@@ -98,7 +121,7 @@ def test_nothing_is_written_while_nobody_is_steered(monkeypatch: pytest.MonkeyPa
 def test_the_stream_is_held_inside_a_band() -> None:
     control, layers = make()
     band = steering_control(key="c", add=[], clamp=[("m/b", 1, -1.0, 0.5)], everywhere=True)
-    control.add(0, band, 1)
+    control.add(0, band)
     step(control, (0, 0, 3))
     residual = torch.zeros(3, HIDDEN)
     residual[:, 2] = torch.tensor([-4.0, 0.2, 4.0])
@@ -110,16 +133,22 @@ def test_the_stream_is_held_inside_a_band() -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=60)
 def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObject) -> None:
-    control, layers = make()
-    seated: dict[int, float] = {}
+    """Also with fewer rows than slots, while no more kinds are there than were admitted."""
+    rows = data.draw(st.integers(1, SLOTS))
+    control, layers = make(rows)
+    seated: dict[int, tuple[float, bool]] = {}
     for _ in range(data.draw(st.integers(1, 30))):
         slot, other = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
         match data.draw(st.sampled_from(["add", "plain", "remove", "swap"])):
             case "add":
-                seated[slot] = float(data.draw(st.integers(1, 6)))
-                control.add(slot, asking("m/a", seated[slot]), 1)
+                kind = float(data.draw(st.integers(1, 4))), data.draw(st.booleans())
+                others = {kind for place, kind in seated.items() if place != slot}
+                if len(others | {kind}) > rows:
+                    continue
+                seated[slot] = kind
+                control.add(slot, asking("m/a", kind[0], everywhere=kind[1]))
             case "plain":
-                control.add(slot, None, 1)
+                control.add(slot, None)
                 seated.pop(slot, None)
             case "remove":
                 control.remove(slot)
@@ -130,9 +159,50 @@ def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObjec
                 if slot == other:
                     one = two = one or two
                 seated |= {k: v for k, v in ((other, one), (slot, two)) if v is not None}
-        step(control, *[(place, 7, 1) for place in range(SLOTS)])
-        got = added(layers[0], SLOTS)[:, 0].tolist()
-        assert got == [seated.get(place, 0.0) for place in range(SLOTS)]
+        kinds = [seated.get(place, (0.0, False)) for place in range(SLOTS)]
+        step(control, *[(place, 7, 1) for place in range(SLOTS)], prompt=5)
+        assert added(layers[0], SLOTS)[:, 0].tolist() == [factor for factor, _ in kinds]
+        step(control, *[(place, 2, 1) for place in range(SLOTS)], prompt=5)
+        assert added(layers[0], SLOTS)[:, 0].tolist() == [f * everywhere for f, everywhere in kinds]
+        assert control.steered() == sorted(seated)
+
+
+def test_a_row_is_written_once_for_all_of_a_kind_and_kept_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    control, layers = make(rows=2)
+    written: list[int] = []
+    write = SteeringControl._write
+    monkeypatch.setattr(
+        SteeringControl,
+        "_write",
+        lambda self, row, kind: written.append(row) or write(self, row, kind),
+    )
+    for slot in (0, 1):
+        control.add(slot, asking("m/a", 3.0))
+    control.remove(0)
+    control.remove(1)
+    control.add(2, asking("m/a", 3.0))
+    assert len(written) == 1
+    control.add(0, asking("m/b"))
+    control.remove(2)
+    control.add(2, asking("m/a", 4.0))  # takes the idle row, not that of m/b
+    step(control, (2, 7, 1), (0, 7, 1))
+    assert added(layers[0], 2)[:, 0].tolist() == [4, 0]
+    assert added(layers[1], 2)[1].tolist() == [0, 0, 3, 0]
+
+
+def test_no_row_is_never_no_steering() -> None:
+    """A worker that was asked for more kinds than were admitted does not decode one plainly."""
+    control, _ = make(rows=1)
+    control.add(0, asking("m/a"))
+    with pytest.raises(AssertionError, match="admitted"):
+        control.add(1, asking("m/b"))
+
+
+@pytest.mark.parametrize(("admitted", "rows"), [(None, 8), (1, 2), (3, 6), (4, 8), (100, 8)])
+def test_there_are_rows_for_all_that_may_be_there_at_once(admitted: int | None, rows: int) -> None:
+    assert num_rows(8, admitted) == rows
 
 
 def test_a_model_of_another_family_is_refused_by_name() -> None:

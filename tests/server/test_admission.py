@@ -1,0 +1,135 @@
+"""Kinds of steering take turns: first come, first served, and never too many."""
+
+import asyncio
+from contextlib import suppress
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.admission import Admission
+
+
+class Guests:
+    """Requests that come, stay and leave when told to."""
+
+    def __init__(self, capacity: int) -> None:
+        self.admission = Admission(capacity)
+        self.inside: list[str] = []
+        self._leave: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def come(self, name: str) -> None:
+        """`a1` and `a2` are of kind `a`."""
+        self._leave[name] = asyncio.Event()
+        self._tasks[name] = asyncio.create_task(self._stay(name))
+        await self.settle()
+
+    async def _stay(self, name: str) -> None:
+        async with self.admission.admit(name[0]):
+            self.inside.append(name)
+            try:
+                await self._leave[name].wait()
+            finally:
+                self.inside.remove(name)
+
+    async def leave(self, name: str) -> None:
+        self._leave[name].set()
+        await self.settle()
+
+    async def cancel(self, name: str) -> None:
+        self._tasks[name].cancel()
+        with suppress(asyncio.CancelledError):
+            await self._tasks[name]
+        await self.settle()
+
+    @staticmethod
+    async def settle() -> None:
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+
+async def test_a_kind_is_held_back_until_another_has_no_request_left() -> None:
+    guests = Guests(2)
+    for name in ("a1", "b1", "a2", "c1"):
+        await guests.come(name)
+    assert guests.inside == ["a1", "b1", "a2"]
+    await guests.leave("a1")
+    assert "c1" not in guests.inside
+    await guests.leave("a2")
+    assert guests.inside == ["b1", "c1"]
+
+
+async def test_nobody_overtakes_not_even_one_whose_kind_is_in() -> None:
+    guests = Guests(1)
+    for name in ("a1", "b1", "a2", "b2"):
+        await guests.come(name)
+    assert guests.inside == ["a1"]
+    await guests.leave("a1")
+    assert guests.inside == ["b1"]
+    await guests.leave("b1")
+    assert guests.inside == ["a2"]
+
+
+async def test_who_gives_up_waiting_holds_up_nobody() -> None:
+    guests = Guests(1)
+    for name in ("a1", "b1", "a2"):
+        await guests.come(name)
+    await guests.cancel("b1")
+    assert guests.inside == ["a1", "a2"]
+
+
+async def test_an_aborted_request_leaves_its_place() -> None:
+    guests = Guests(1)
+    await guests.come("a1")
+    await guests.come("b1")
+    await guests.cancel("a1")
+    assert guests.inside == ["b1"]
+
+
+async def test_a_place_given_to_one_that_is_cancelled_at_that_moment_is_given_back() -> None:
+    guests = Guests(1)
+    for name in ("a1", "b1", "c1"):
+        await guests.come(name)
+    guests._leave["a1"].set()
+    while guests.inside:  # a1 has left, b1 is called and has not run yet
+        await asyncio.sleep(0)
+    guests._tasks["b1"].cancel()
+    await guests.settle()
+    assert guests.inside == ["c1"]
+
+
+@given(
+    capacity=st.integers(1, 3),
+    moves=st.lists(st.sampled_from(["a", "b", "c", "d", "leave", "cancel"]), max_size=30),
+    chance=st.randoms(use_true_random=False),
+)
+@settings(deadline=None, max_examples=50)
+def test_never_too_many_kinds_and_everybody_gets_in_at_last(
+    capacity: int, moves: list[str], chance: Random
+) -> None:
+    async def play() -> None:
+        guests, present = Guests(capacity), list[str]()
+        for number, move in enumerate(moves):
+            if move in "abcd":
+                present.append(f"{move}{number}")
+                await guests.come(present[-1])
+            elif present:
+                name = present.pop(chance.randrange(len(present)))
+                await getattr(guests, move)(name)
+            assert len({one[0] for one in guests.inside}) <= capacity
+            assert guests.inside or all(task.done() for task in guests._tasks.values())
+        for name in present:
+            guests._leave[name].set()
+        await asyncio.wait_for(asyncio.gather(*guests._tasks.values(), return_exceptions=True), 2)
+        assert guests.inside == []
+        assert not guests.admission._users
+        assert not guests.admission._queue
+
+    asyncio.run(play())
+
+
+def test_no_place_at_all_is_a_mistake() -> None:
+    with pytest.raises(AssertionError):
+        Admission(0)

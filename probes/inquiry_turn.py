@@ -1,6 +1,6 @@
 """One turn of an inquiry: from what was heard to the next question, or to the end. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -68,13 +68,21 @@ def heard(history: History) -> int:
     return len({question for question, answer in history if answer != UNKNOWN})
 
 
-def likelihood_outlook(logprobs: Tensor, history: History) -> Outlook:
-    """What follows from ln P(answer | question, label), shape (Q, 2, K), by Bayes' rule.
+def likelihood_outlook(
+    logprobs: Tensor, history: History, candidates: Iterable[int] | None = None
+) -> Outlook:
+    """What follows from ln P(answer | question, label) by Bayes' rule.
 
     Log-probabilities divided by a temperature soften the beliefs; answers still sum to 1.
+
+    Args:
+        logprobs: Shape (Q, 2, K).
+        history: What was asked.
+        candidates: Questions that may be asked, if they were not; None takes all.
     """
     asked = {question for question, _ in history}
-    left = [question for question in range(len(logprobs)) if question not in asked]
+    allowed = range(len(logprobs)) if candidates is None else candidates
+    left = [question for question in allowed if question not in asked]
     current = posterior(logprobs, history)
     return Outlook(
         left, current, posteriors_after(logprobs[left], current), logprobs[left].softmax(1)

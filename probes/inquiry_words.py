@@ -11,5 +11,7 @@ Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
 the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
 Predictor = Literal["likelihood", "direct"]
 """Bayes' rule over the model's log-likelihoods of statements, or the model asked for the label."""
+Queries = Literal["closed", "open"]
+"""Where questions come from: the task's own, or the model proposes new ones at every turn."""
 StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
 """Why there is no further question."""

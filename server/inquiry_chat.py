@@ -19,7 +19,9 @@ class Exchange(NamedTuple):
     reply: str
 
 
-def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
+def read_conversation(
+    messages: Sequence[Any], task: Task, *, open_questions: bool = False
+) -> list[Exchange]:
     """Questions and replies since the last final answer, which ends a game.
 
     What the user says before the first question is a greeting. Of a conversation that is no game
@@ -28,6 +30,7 @@ def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
     Args:
         messages: As the chat request has them.
         task: Whose questions may have been asked.
+        open_questions: Whether the model may have made up some.
 
     Raises:
         BadControl: A message is no part of a game; names it.
@@ -58,6 +61,8 @@ def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
             exchanges = []
         elif wording(text) in known:
             asked = place, known[wording(text)]
+        elif open_questions and (query := task.open_query(text)) is not None:
+            asked = place, query.question
         else:
             raise _refused(
                 place,

@@ -22,21 +22,23 @@ class FakeReads:
         self.broken = broken
         self.forwards = self.prompt_tokens = self.cached_tokens = 0
         self.prompts: list[str] = []
-        self.labels = {" cat": 5, " dog": 6, " fish": 7}
+        self.labels = {" cat.": [5], " dog.": [6], " fish.": [7]}
 
     def tokens(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
     def tokens_after(self, text: str) -> list[int]:
-        return [self.labels[text] if text in self.labels else list(MEANINGS.values()).index(text)]
+        if text in self.labels:
+            return self.labels[text]
+        return [list(MEANINGS.values()).index(text)]
 
     async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
         if self.broken:
             raise ValueError("too long")
         self.forwards += len(prompts)
         self.prompts += ["".join(map(chr, prompt)) for prompt in prompts]
-        if choices == list(self.labels.values()):
-            return [[0.0, -1.0, -2.0] for _ in prompts]
+        if choices[0] in (5, 6, 7):
+            return [[0.0, -1.0, -2.0][: len(choices)] for _ in prompts]
         replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in self.prompts[-len(prompts) :]]
         rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
         return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
@@ -150,9 +152,21 @@ async def test_direct_without_an_engine_falls_back_to_likelihood(tmp_path: Path)
     assert report.query in (BARK, SWIM)
 
 
-async def test_labels_that_begin_alike_fall_back_too(tmp_path: Path) -> None:
+async def test_labels_that_begin_alike_are_told_apart_by_more_tokens(tmp_path: Path) -> None:
     reads = FakeReads()
-    reads.labels = {" cat": 5, " dog": 5, " fish": 6}
+    reads.labels = {" cat.": [5, 6], " dog.": [5, 7], " fish.": [6, 7]}
+    wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
+    _, report, fallback = await turn(wanted, reads=reads)
+    assert fallback is None
+    assert reads.forwards == 3 * (1 + 2)  # after nothing, after 5 and after 6
+    odds = [report.probabilities[name] for name in ("cat", "dog", "fish")]
+    assert odds[1] / odds[0] == pytest.approx(2.718281828**-1)
+    assert odds[2] / odds[0] == pytest.approx(2.718281828**-1)
+
+
+async def test_labels_that_cannot_be_told_apart_fall_back_too(tmp_path: Path) -> None:
+    reads = FakeReads()
+    reads.labels = {" cat.": [5], " dog.": [5], " fish.": [6]}
     wanted = plan(tmp_path, direct=True, predictor="direct")
     assert (await turn(wanted, reads=reads))[2] == "direct_unavailable"
 

@@ -36,10 +36,12 @@ class FakeReads:
         if self.broken:
             raise ValueError("too long")
         self.forwards += len(prompts)
-        self.prompts += ["".join(map(chr, prompt)) for prompt in prompts]
+        texts = ["".join(map(chr, prompt)) for prompt in prompts]
+        self.prompts += texts
         if choices[0] in (5, 6, 7):
-            return [[0.0, -1.0, -2.0][: len(choices)] for _ in prompts]
-        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in self.prompts[-len(prompts) :]]
+            rows = ([-2.0, -1.0, 0.0] if "yes\n" in one else [0.0, -1.0, -2.0] for one in texts)
+            return [row[: len(choices)] for row in rows]
+        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in texts]
         rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
         return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
 

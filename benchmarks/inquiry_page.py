@@ -49,7 +49,7 @@ def interval(values: Tensor, labels: Tensor) -> tuple[float, float]:
 
     Games about one label are alike, so labels are what is resampled.
     """
-    names, places = labels.unique(return_inverse=True)
+    names, places = torch.unique(labels, return_inverse=True)
     total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, places, values)
     count = torch.zeros_like(total).index_add_(0, places, torch.ones_like(values))
     draw = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ def section(one: Section) -> list[str]:
     lines = [
         f"## {one.title}",
         "",
-        f"{one.note} {len(one.labels)} games about {len(one.labels.unique())} labels.",
+        f"{one.note} {len(one.labels)} games about {len(set(one.labels.tolist()))} labels.",
         "",
         f"| right after | {head} | labels left | coverage | mean over the game against IP |",
         "|---" * (len(shown) + 4) + "|",

@@ -24,12 +24,22 @@ class Player(NamedTuple):
     """Most in a game."""
     max_candidates: int
 
-    def turn(self, history: list[tuple[str, int]], **control: Any) -> dict[str, Any]:
-        """The report of the turn that follows a history of questions and answers."""
+    def turn(
+        self, history: list[tuple[str, int]], *, reply: str | None = None, **control: Any
+    ) -> dict[str, Any]:
+        """The report of the turn that follows a history of questions and answers.
+
+        Args:
+            history: Questions and answers, said in the task's own words.
+            reply: Instead of the last answer.
+            control: Of `entropy.inquiry`.
+        """
         messages: list[Any] = [{"role": "user", "content": "Go ahead."}]
         for question, answer in history:
             messages.append({"role": "assistant", "content": question})
             messages.append({"role": "user", "content": self.task.answers[answer]})
+        if reply is not None:
+            messages[-1]["content"] = reply
         wanted = {
             "task": self.artifact,
             "max_turns": self.questions,

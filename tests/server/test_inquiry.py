@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,18 @@ async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:
     long = [(BARK, "yes"), (SWIM, "yes"), (NICE, "yes")]
     assert (await turn(plan(tmp_path), *long[:2]))[1].calibrated
     assert not (await turn(plan(tmp_path), *long))[1].calibrated
+
+
+def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) -> None:
+    manifest = save_inquiry(tmp_path) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(129)]
+    content["inquiry"]["task"]["labels"] += labels
+    manifest.write_text(json.dumps(content))
+    control = Control.model_validate({"inquiry": {"task": "m/pets"}})
+    with pytest.raises(BadControl, match=r"cannot be used.*at most 128") as caught:
+        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+    assert caught.value.param == "entropy.inquiry.task"
 
 
 def test_only_a_clear_meaning_counts() -> None:

@@ -18,6 +18,7 @@ def marginal_coverage(
     level: float,
     samples: int,
     games: int,
+    draw: torch.Generator,
 ) -> Coverage:
     """Coverage over games of random questions, each calibrated on `samples` games of its own.
 
@@ -32,8 +33,8 @@ def marginal_coverage(
         level: Of the sets.
         samples: Calibration games of each game.
         games: How many.
+        draw: Randomness.
     """
-    draw = torch.Generator().manual_seed(2**31 + 2 + length)
     held = 0
     for start in range(0, games, _AT_ONCE):
         count = min(_AT_ONCE, games - start)
@@ -55,11 +56,13 @@ def coverage_table(
         "| answers | random games, own calibration | inside | " + " | ".join(names) + " |",
         "|---" * (3 + len(names)) + "|",
     ]
-    for length, found in exchangeable.items():
+    together = Coverage(*map(sum, zip(*exchangeable.values(), strict=True)))
+    for name, found in [*exchangeable.items(), ("all", together)]:
         error = 2 * (found.rate * (1 - found.rate) / found.num_sets) ** 0.5
         inside = level - error <= found.rate <= level + 1 / (samples + 1) + error
-        cells = " | ".join(f"{float(arm.covered[:, length].mean()):.3f}" for arm in arms)
+        at = slice(name, name + 1) if isinstance(name, int) else slice(1, None)
+        cells = " | ".join(f"{float(arm.covered[:, at].mean()):.3f}" for arm in arms)
         lines.append(
-            f"| {length} | {found.rate:.3f} ± {error:.3f} | {'yes' if inside else 'no'} | {cells} |"
+            f"| {name} | {found.rate:.3f} ± {error:.3f} | {'yes' if inside else 'no'} | {cells} |"
         )
     return lines

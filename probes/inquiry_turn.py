@@ -89,7 +89,13 @@ def likelihood_outlook(
     )
 
 
-def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule: Rule) -> Turn:
+def take_turn(
+    outlook: Outlook,
+    history: History,
+    calibration: Calibration,
+    rule: Rule,
+    selecting: Calibration | None = None,
+) -> Turn:
     """Choose the next question, or stop.
 
     Args:
@@ -97,6 +103,7 @@ def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule
         history: What was asked; an `UNKNOWN` counts as a question and not as an answer.
         calibration: Thresholds of the predictor that made the outlook.
         rule: How to choose.
+        selecting: Thresholds of the sets that the rule wants small, if these are others.
     """
     length, num_asked = heard(history), len({question for question, _ in history})
     current = outlook.current
@@ -109,7 +116,7 @@ def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule
             rule.policy,
             outlook.after,
             weights,
-            calibration,
+            selecting or calibration,
             length + 1,
             empty=rule.empty,
             seed=seed,

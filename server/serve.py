@@ -180,6 +180,8 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.enforce_eager = True
         if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
+        if args.block_size is None:
+            args.block_size = 16  # vLLM's 128 would cache no prompt that is shorter
 
 
 def _switch_on(args: Any, runner: Runner, steered: list[int] | None = None) -> None:

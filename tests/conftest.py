@@ -39,7 +39,7 @@ PUSH, PUSH_AGAIN, TURN = f"{MODEL}/push", f"{MODEL}/push-again", f"{MODEL}/turn"
 FLAGS = [
     *("--dtype", "float32", "--enforce-eager"),
     *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "32"),
-    *("--kv-cache-memory-bytes", str(160 << 20)),
+    *("--kv-cache-memory-bytes", str(160 << 20), "--block-size", "128"),  # as stock vLLM has it
 ]
 
 

@@ -49,7 +49,8 @@ def test_random_games_are_covered_as_promised(length: int) -> None:
         60, 2, 20, generator=torch.Generator().manual_seed(4), dtype=torch.float64
     )
     games, samples = 1000, 99
-    found = marginal_coverage(noisy, answers, list(range(20)), length, 0.9, samples, games)
+    draw, labels = torch.Generator().manual_seed(5), list(range(20))
+    found = marginal_coverage(noisy, answers, labels, length, 0.9, samples, games, draw)
     error = 2 * (found.rate * (1 - found.rate) / games) ** 0.5
     assert 0.9 - error <= found.rate <= 0.9 + 1 / (samples + 1) + error
 
@@ -69,7 +70,7 @@ def test_a_section_says_where_a_rule_is_better() -> None:
 def test_a_coverage_outside_the_band_is_called_so() -> None:
     found = {1: Coverage(1000, 905), 2: Coverage(1000, 800)}
     lines = coverage_table(found, [arm("IP", True)], 0.9, 99)
-    assert [line.split("|")[3].strip() for line in lines[2:]] == ["yes", "no"]
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["yes", "no", "no"]
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:

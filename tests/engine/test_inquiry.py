@@ -211,6 +211,20 @@ def test_a_direct_turn_reads_each_candidate_with_each_answer_once(
     assert again["query"] == report["query"]
 
 
+def test_the_candidates_of_a_direct_turn_share_the_prefix_cache(
+    client: OpenAI, animals: Task
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    for question in animals.questions[:16]:  # more than one block of the tests' server
+        messages += [
+            {"role": "assistant", "content": question},
+            {"role": "user", "content": truth(animals, "cow", question)},
+        ]
+    _, report = turn(client, messages, predictor="direct", max_candidates=6)
+    assert report["forwards"] == 1 + 6 * 2
+    assert report["cached_tokens"] == 12 * 128
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_game_of_open_questions(client: OpenAI, stream: bool) -> None:
     replies = iter(["yes", "I don't know", "banana 42", "nein"])

@@ -151,6 +151,14 @@ def test_open_questions_are_messages_of_a_game_only_where_they_may_be(tmp_path: 
         read_conversation(said("hi", "Is it true that it ?", "no"), task, open_questions=True)
 
 
+def test_a_game_cannot_ask_for_work_without_end(tmp_path: Path) -> None:
+    task = plan(tmp_path).inquiry.task
+    lines = [line for at in range(101) for line in (f"Is it true that it is {at}?", "no")]
+    assert len(read_conversation(said("hi", *lines[:-2]), task, open_questions=True)) == 100
+    with pytest.raises(Exception, match=r"messages\.201.*at most 100 open questions"):
+        read_conversation(said("hi", *lines), task, open_questions=True)
+
+
 def test_what_the_model_writes_is_read_with_suspicion(tmp_path: Path) -> None:
     assert read_proposals('{"endings": ["has  wings", "...", "can fly"]}') == [
         "has wings",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probes.conformal import Calibration
 from probes.inquiry import Selection, select, stop_reason
-from probes.inquiry_words import EmptySets, LabelWeights, Policy, StopReason
+from probes.inquiry_words import TOLERANCE, EmptySets, LabelWeights, Policy, StopReason
 from probes.likelihood import UNKNOWN, posterior, posteriors_after
 from probes.lookahead import answer_weights
 
@@ -25,6 +25,8 @@ class Rule(NamedTuple):
     budget: int = 20
     """Most questions."""
     seed: int = 0
+    tolerance: float = TOLERANCE
+    """Share by which an expected set may be larger than the smallest and still tie with it."""
 
 
 class Outlook(NamedTuple):
@@ -89,13 +91,7 @@ def likelihood_outlook(
     )
 
 
-def take_turn(
-    outlook: Outlook,
-    history: History,
-    calibration: Calibration,
-    rule: Rule,
-    selecting: Calibration | None = None,
-) -> Turn:
+def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule: Rule) -> Turn:
     """Choose the next question, or stop.
 
     Args:
@@ -103,7 +99,6 @@ def take_turn(
         history: What was asked; an `UNKNOWN` counts as a question and not as an answer.
         calibration: Thresholds of the predictor that made the outlook.
         rule: How to choose.
-        selecting: Thresholds of the sets that the rule wants small, if these are others.
     """
     length, num_asked = heard(history), len({question for question, _ in history})
     current = outlook.current
@@ -116,9 +111,10 @@ def take_turn(
             rule.policy,
             outlook.after,
             weights,
-            selecting or calibration,
+            calibration,
             length + 1,
             empty=rule.empty,
+            tolerance=rule.tolerance,
             seed=seed,
         )
         gains = selection.gain

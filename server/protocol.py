@@ -7,7 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.inquiry_words import EmptySets, LabelWeights, Policy, Predictor, Queries, StopReason
+from probes.inquiry_words import (
+    TOLERANCE,
+    EmptySets,
+    LabelWeights,
+    Policy,
+    Predictor,
+    Queries,
+    StopReason,
+)
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -137,6 +145,9 @@ class InquiryControl(_Strict):
     promise most by the likelihoods of their statements."""
     policy: Policy = "set_size"
     """What the next question shall make small: `set_size` is C-IP, `entropy` plain IP."""
+    tolerance: float = Field(TOLERANCE, ge=0.0, le=1.0)
+    """Expected sets that are larger than the smallest by this share tie with it, and ties go to the
+    lower expected entropy; 0 is as published. Of the policy `set_size`."""
     empty: EmptySets = "full"
     """What a prediction set counts as that no label passes; `raw` is as published."""
     label_weights: LabelWeights = "posterior"

@@ -98,7 +98,6 @@ def play(
     calibration: Calibration,
     rule: Rule,
     known: dict[tuple[tuple[int, int], ...], Turn] | None = None,
-    selecting: Calibration | None = None,
 ) -> list[Step]:
     """Play one game to the end of the budget, worth it or not: curves need every length.
 
@@ -110,7 +109,6 @@ def play(
         rule: How to choose.
         known: Turns by history, of games with the same predictor and the same rule, seed included;
             filled here. Games about one label are alike, so most turns are.
-        selecting: As in `take_turn`.
 
     Returns:
         One step before each question and one after the last.
@@ -122,7 +120,7 @@ def play(
         turn = known.get(tuple(history))
         if turn is None:
             outlook = likelihood_outlook(logprobs, history)
-            turn = take_turn(outlook, history, calibration, rule, selecting)
+            turn = take_turn(outlook, history, calibration, rule)
             known[tuple(history)] = turn
         steps.append(_step(turn, label))
         if turn.question is None or len(history) == rule.budget:

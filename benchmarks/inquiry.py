@@ -102,7 +102,7 @@ _HOW = """\
 "Right after n" is the share of games whose most probable label is the true one after n questions.
 Labels left is the size of the prediction set at the end of the game, coverage the share of sets
 that hold the true label, over the game. Intervals are 95 %, labels drawn anew. C-IP is the server's
-default: sets at most three tenths larger than the smallest tie, a share that was chosen on other
+default: sets a little larger than the smallest tie with it, by a share that was chosen on other
 divisions of the labels than these; `exact ties` is as published."""
 
 

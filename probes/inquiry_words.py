@@ -15,7 +15,7 @@ Queries = Literal["closed", "open"]
 """Where questions come from: the task's own, or the model proposes new ones at every turn."""
 StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
 """Why there is no further question."""
-TOLERANCE = 0.3
+TOLERANCE = 0.2
 """Share by which an expected set may be larger than the smallest and still tie with it. With exact
 ties the default model's games are right less often than those of plain IP; chosen on divisions of
 the labels (seeds 100 to 129) that no result is reported on."""

@@ -103,7 +103,8 @@ _HOW = """\
 Labels left is the size of the prediction set at the end of the game, coverage the share of sets
 that hold the true label, over the game. Intervals are 95 %, labels drawn anew. C-IP is the server's
 default: sets a little larger than the smallest tie with it, by a share chosen on other
-divisions of the labels than these, after a first look at 20 of these; `exact ties` is as published."""
+divisions of the labels than these, after a first look at 20 of these; `exact ties` is as
+published."""
 
 
 def _coverage(task: Task, table: Tensor, one: Section, setting: Setting) -> list[str]:

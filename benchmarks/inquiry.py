@@ -2,23 +2,31 @@
 
 Plays without an engine, on the statement likelihoods that an artifact stores: half of the labels
 are fitted, games are about the others, over many such splits. Beside it the exact table, where
-every answer is known. Intervals resample labels, since games about one label are alike.
+every answer is known, and through a server the predictor `direct` and the model that asks by
+itself. Intervals resample labels, since games about one label are alike.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import openai
 import torch
 import typer
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks import machine
+from benchmarks.inquiry_coverage import coverage_table, marginal_coverage
+from benchmarks.inquiry_page import Arm, Section, plot, section
+from benchmarks.inquiry_served import Player, asked_game, served_game
 from benchmarks.inquiry_uot import uot_game
 from probes.artifact import Artifact
+from probes.inquiry_artifact import InquirySpec
 from probes.inquiry_task import Task
 from probes.inquiry_turn import Rule
+from probes.inquiry_words import Policy, Predictor
 from probes.likelihood import known_answers
 from training.inquiry_fit import (
     calibrate_at,
@@ -29,17 +37,18 @@ from training.inquiry_fit import (
 )
 from training.inquiry_games import Step, play, true_answers
 
-_RESAMPLES = 2000
+_OWN_SAMPLES = 99
+"""Calibration games of each game whose coverage is counted: the promise is 0.9 to 0.91."""
 
 
-class Arm(NamedTuple):
-    """A way to choose questions, and its games."""
+class Setting(NamedTuple):
+    """What is played."""
 
-    name: str
-    correct: Tensor
-    """Shape (games, questions + 1)."""
-    size: Tensor
-    covered: Tensor
+    questions: int
+    splits: int
+    level: float
+    samples: int
+    games: int
 
 
 def main(
@@ -48,21 +57,112 @@ def main(
     splits: Annotated[int, typer.Option(help="How often the labels are divided anew.")] = 20,
     level: Annotated[float, typer.Option(help="Confidence level.")] = 0.9,
     samples: Annotated[int, typer.Option(help="Calibration histories of each length.")] = 500,
+    games: Annotated[int, typer.Option(help="Random games of each length, for coverage.")] = 5000,
+    server: Annotated[
+        str | None, typer.Option(help="Also play there, by `direct`: base URL with its /v1.")
+    ] = None,
+    served_questions: Annotated[int, typer.Option(help="Questions in a game there.")] = 6,
+    max_candidates: Annotated[int, typer.Option(help="Compared at each turn there.")] = 8,
     output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results/inquiry.md"),
 ) -> None:
-    """Play and write a page."""
+    """Play and write a page with plots beside it."""
     facts = machine.describe("benchmarks.inquiry")
-    parts = ["# Which question to ask next", "", *machine.markdown(facts), ""]
+    setting = Setting(questions, splits, level, samples, games)
+    parts = ["# Which question to ask next", "", *machine.markdown(facts), "", _HOW, ""]
     for folder in artifact:
         loaded = Artifact.load(folder)
         assert loaded.manifest.inquiry is not None
-        task = loaded.manifest.inquiry.task
-        table = loaded.tensors["table"].double()
-        games, labels = _model_games(task, table, questions, splits, level, samples)
-        parts += _section(f"`{task.name}` by the likelihoods of `{loaded.id}`", games, labels)
-        exact, labels = _exact_games(task, questions)
-        parts += _section(f"`{task.name}` with every answer known", exact, labels)
+        spec = loaded.manifest.inquiry
+        task, table = spec.task, loaded.tensors["table"].double()
+        shown = [_model_games(f"`{task.name}`, likelihood", task, table, setting)]
+        exact = _exact_games(f"`{task.name}`, every answer known", task, questions)
+        client = openai.OpenAI(base_url=server, api_key="none") if server else None
+        served: list[Section] = []
+        if client is not None:
+            player = Player(
+                client,
+                loaded.manifest.model,
+                loaded.id,
+                task,
+                served_questions,
+                max_candidates,
+            )
+            served = [_served_games(player, spec, predictor) for predictor in spec.predictors]
+        picture = output.with_name(f"{output.stem}-{task.name}.png")
+        plot([*shown, *served, exact], picture)
+        for one in (*shown, exact, *served):
+            parts += section(one)
+            if one is shown[0]:
+                parts += [f"![Accuracy and set size of {task.name}]({picture.name})", ""]
+                parts += _coverage(task, table, one, setting)
     output.write_text("\n".join(parts) + "\n")
+
+
+_HOW = """\
+"Right after n" is the share of games whose most probable label is the true one after n questions.
+Labels left is the size of the prediction set at the end of the game, coverage the share of sets
+that hold the true label, over the game. Intervals are 95 %, labels drawn anew. C-IP is the server's
+default: sets a little larger than the smallest tie with it, by a share chosen on other
+divisions of the labels than these, after a first look at 20 of these; `exact ties` is as
+published."""
+
+
+def _coverage(task: Task, table: Tensor, one: Section, setting: Setting) -> list[str]:
+    """Whether sets hold the true label as often as promised, by length."""
+    answers = task.answer_table()
+    split = split_labels(len(answers), 0)
+    logprobs = likelihood_logprobs(table, fit_half(table, answers, split.fitted, 1.0))
+    draw = torch.Generator().manual_seed(2**31 + 2)
+    lengths = track(range(1, setting.questions + 1), f"coverage of {task.name}")
+    found = {
+        length: marginal_coverage(
+            logprobs,
+            answers,
+            split.calibrated,
+            length,
+            setting.level,
+            _OWN_SAMPLES,
+            setting.games,
+            draw,
+        )
+        for length in lengths
+    }
+    chains = [arm for arm in one.arms if arm.name in ("random", "IP", "C-IP")]
+    top = setting.level + 1 / (_OWN_SAMPLES + 1)
+    return [
+        f"### Coverage, `{task.name}`",
+        "",
+        f"{setting.games} games of random questions at each length, each with {_OWN_SAMPLES} "
+        f"calibration games of its own: the promise is {setting.level} to {top:.2f}, and inside "
+        "means within two standard errors of that, where chance leaves 19 of 20. Beside it games "
+        "of the rules above, whose questions are not random and for which nothing is promised.",
+        "",
+        *coverage_table(found, chains, setting.level, _OWN_SAMPLES),
+        "",
+    ]
+
+
+def _served_games(player: Player, spec: InquirySpec, predictor: Predictor) -> Section:
+    """Games about the labels that were not fitted, by the server's own calibration."""
+    task = player.task
+    said = true_answers(task.answer_table(), torch.Generator().manual_seed(1000))
+    held_out = [at for at, name in enumerate(task.names) if name not in spec.fitted]
+    rules: dict[str, Policy] = {"random": "random", "IP": "entropy", "C-IP": "set_size"}
+    games: dict[str, list[list[Step]]] = {}
+    for label in track(held_out, f"{task.name} by {predictor}"):
+        for name, policy in rules.items():
+            game = served_game(player, said[label], label, predictor, policy)
+            games.setdefault(name, []).append(game)
+        game = asked_game(player, said[label], label, predictor)
+        games.setdefault("model asks", []).append(game)
+    arms = [Arm.of(name, one, player.questions) for name, one in games.items()]
+    note = (
+        f"Through a server; `direct` looks ahead at {player.max_candidates} questions. In the games"
+        " of `model asks` the model writes the next question itself (direct prompting), held to the"
+        " task's questions by a grammar."
+    )
+    title = f"`{task.name}`, {predictor}, through a server"
+    return Section(title, note, arms, torch.tensor(held_out))
 
 
 def _rules(questions: int) -> dict[str, Rule]:
@@ -70,7 +170,8 @@ def _rules(questions: int) -> dict[str, Rule]:
         "random": Rule("random", budget=questions),
         "IP": Rule("entropy", budget=questions),
         "C-IP": Rule("set_size", budget=questions),
-        "C-IP, raw": Rule("set_size", empty="raw", budget=questions),
+        "C-IP, exact ties": Rule("set_size", budget=questions, tolerance=0.0),
+        "C-IP, exact, raw": Rule("set_size", empty="raw", budget=questions, tolerance=0.0),
         "C-IP, uniform": Rule("set_size", label_weights="uniform", budget=questions),
         "bound": Rule("entropy_bound", budget=questions),
         "bound, raw": Rule("entropy_bound", empty="raw", budget=questions),
@@ -89,9 +190,8 @@ def temperature(logprobs: Tensor, scores: Callable[[Tensor], Tensor]) -> float:
     return grid[max(range(len(grid)), key=loss.__getitem__)]
 
 
-def _model_games(
-    task: Task, table: Tensor, questions: int, splits: int, level: float, samples: int
-) -> tuple[list[Arm], Tensor]:
+def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Section:
+    questions, splits, level, samples, _ = setting
     answers = task.answer_table()
     found: dict[str, list[list[Step]]] = {}
     labels: list[int] = []
@@ -117,10 +217,12 @@ def _model_games(
             found.setdefault("IP, scaled", []).append(game)
             game = uot_game(logprobs, said[label], label, calibration, questions)
             found.setdefault("UoT", []).append(game)
-    return [_arm(name, games, questions) for name, games in found.items()], torch.tensor(labels)
+    arms = [Arm.of(name, games, questions) for name, games in found.items()]
+    note = f"By the likelihoods of statements, {splits} divisions of the labels."
+    return Section(title, note, arms, torch.tensor(labels))
 
 
-def _exact_games(task: Task, questions: int) -> tuple[list[Arm], Tensor]:
+def _exact_games(title: str, task: Task, questions: int) -> Section:
     """Every label once, with unknown answers taken for no."""
     answers = task.answer_table().nan_to_num(0.0)
     logprobs = known_answers(answers)
@@ -132,59 +234,47 @@ def _exact_games(task: Task, questions: int) -> tuple[list[Arm], Tensor]:
         games = [
             play(logprobs, said[label], label, calibration, rule) for label in range(len(answers))
         ]
-        arms.append(_arm(name, games, questions))
+        arms.append(Arm.of(name, games, questions))
     games = [
         uot_game(logprobs, said[label], label, calibration, questions)
         for label in range(len(answers))
     ]
-    return [*arms, _arm("UoT", games, questions)], torch.arange(len(answers))
+    arms.append(Arm.of("UoT", games, questions))
+    return Section(title, _tree_note(logprobs, len(answers)), arms, torch.arange(len(answers)))
 
 
-def _arm(name: str, games: list[list[Step]], questions: int) -> Arm:
-    def column(field: str) -> Tensor:
-        rows = [[float(getattr(step, field)) for step in game] for game in games]
-        padded = [row + [row[-1]] * (questions + 1 - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.float64)
-
-    return Arm(name, column("correct"), column("size"), column("covered"))
-
-
-def interval(values: Tensor, labels: Tensor) -> tuple[float, float]:
-    """95 % interval of the mean of games, with labels drawn anew; values of shape (games,)."""
-    names, places = labels.unique(return_inverse=True)
-    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, places, values)
-    count = torch.zeros_like(total).index_add_(0, places, torch.ones_like(values))
-    draw = torch.Generator().manual_seed(0)
-    picked = torch.randint(len(names), (_RESAMPLES, len(names)), generator=draw)
-    means = total[picked].sum(-1) / count[picked].sum(-1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+def _tree_note(logprobs: Tensor, num_labels: int) -> str:
+    """How many questions the tree of IP needs until one label is left, and the least possible."""
+    needed = tree_depths((logprobs[:, 0] > -0.5).T)
+    bound = math.log2(num_labels)
+    return (
+        f"Greedy on this table, IP needs {sum(needed) / len(needed):.2f} questions on average and "
+        f"{max(needed)} at most until one label is left; no rule needs fewer than "
+        f"{bound:.2f} on average. Varying answers count as no."
+    )
 
 
-def _section(title: str, arms: list[Arm], labels: Tensor) -> list[str]:
-    """Accuracy over the game, set size and coverage at its end, and the difference to IP."""
-    questions = arms[0].correct.shape[1] - 1
-    shown = [count for count in (2, 4, 5, 6, 8, 12) if count <= questions]
-    plain = next(arm for arm in arms if arm.name == "IP")
-    head = " | ".join(f"right after {count}" for count in shown)
-    lines = [
-        f"## {title}",
-        "",
-        f"{len(labels)} games about {len(labels.unique())} labels. The last column is the mean "
-        "accuracy over the game less that of IP, with its 95 % interval.",
-        "",
-        f"| rule | {head} | labels left | coverage | against IP |",
-        "|---" * (len(shown) + 4) + "|",
-    ]
-    for arm in arms:
-        cells = " | ".join(f"{float(arm.correct[:, count].mean()):.2f}" for count in shown)
-        gain = (arm.correct[:, 1:] - plain.correct[:, 1:]).mean(-1)
-        low, high = interval(gain, labels)
-        against = f"{float(gain.mean()):+.3f} ({low:+.3f} to {high:+.3f})"
-        size, covered = float(arm.size[:, -1].mean()), float(arm.covered[:, 1:].mean())
-        against = "" if arm.name == "IP" else against
-        lines.append(f"| {arm.name} | {cells} | {size:.1f} | {covered:.3f} | {against} |")
-    return [*lines, ""]
+def tree_depths(yes: Tensor) -> list[int]:
+    """Questions until each label is alone, always asking what divides those left most evenly.
+
+    Args:
+        yes: Known answers, bool, shape (K, Q), no two rows alike.
+    """
+    found = [0] * len(yes)
+    groups = [(list(range(len(yes))), 0)]
+    while groups:
+        labels, depth = groups.pop()
+        if len(labels) == 1:
+            found[labels[0]] = depth
+            continue
+        counts = yes[labels].sum(0)
+        question = int((2 * counts - len(labels)).abs().argmin())
+        answers = yes[labels, question].tolist()
+        groups += [
+            ([one for one, said in zip(labels, answers, strict=True) if said is side], depth + 1)
+            for side in (True, False)
+        ]
+    return found
 
 
 if __name__ == "__main__":

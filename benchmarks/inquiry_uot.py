@@ -1,5 +1,7 @@
 """Uncertainty of Thoughts as a baseline, looking one question ahead."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ def reward(share: Tensor) -> Tensor:
     Source: zhiyuanhubj/UoT, `src/uot/uot.py`, without its exception for counts that differ by one.
     """
     bits = torch.special.entr(share) + torch.special.entr(1 - share)
-    return bits / torch.log(torch.tensor(2.0)) / (1 + (2 * share - 1).abs() / _LAMBDA)
+    found: Tensor = bits / math.log(2) / (1 + (2 * share - 1).abs() / _LAMBDA)
+    return found
 
 
 def uot_game(

@@ -25,6 +25,9 @@ def ask(
         float | None, typer.Option(help="How often the set shall hold the answer, such as 0.9.")
     ] = None,
     turns: Annotated[int | None, typer.Option(help="Most questions.")] = None,
+    open_questions: Annotated[
+        bool, typer.Option("--open", help="The model makes up the questions.")
+    ] = False,
 ) -> None:
     """Think of something and be asked; after each answer, what may it still be?
 
@@ -41,6 +44,7 @@ def ask(
                 model=model,
                 confidence_level=level,
                 max_turns=turns,
+                queries="open" if open_questions else None,
             )
             for turn in session:
                 _show(out, turn.report)
@@ -68,5 +72,5 @@ def _show(out: Console, report: Inquiry) -> None:
     more = "" if len(labels) <= _SHOWN else f" and {len(labels) - _SHOWN} more"
     named = escape(", ".join(labels[:_SHOWN]))
     sure = "" if report.confidence_level is None else f", right {report.confidence_level:.0%}"
-    note = "" if report.calibrated else "; longer than calibrated"
+    note = "" if report.calibrated else "; not calibrated for such a game"
     out.print(f"{len(labels)} left{sure} of the time{note}: {named}{more}", style="cyan")

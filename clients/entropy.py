@@ -133,6 +133,7 @@ def inquiry(
     max_turns: int | None = None,
     policy: Literal["set_size", "entropy_bound", "entropy", "random"] | None = None,
     predictor: Literal["likelihood", "direct"] | None = None,
+    queries: Literal["closed", "open"] | None = None,
 ) -> dict[str, object]:
     """Ask the question that shrinks the set of answers, turn by turn.
 
@@ -142,6 +143,7 @@ def inquiry(
         max_turns: Most questions.
         policy: "set_size" is C-IP, the server's default; "entropy" plain information pursuit.
         predictor: Where label probabilities come from; None takes the artifact's better one.
+        queries: "open" lets the model propose the questions; the server's default is the task's.
 
     Source: C-IP (arXiv 2507.03279).
     """
@@ -150,6 +152,7 @@ def inquiry(
         "max_turns": max_turns,
         "policy": policy,
         "predictor": predictor,
+        "queries": queries,
     }
     return {"task": task} | {key: value for key, value in asked.items() if value is not None}
 

@@ -5,7 +5,7 @@ print(session.run().label)
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import openai
 
@@ -32,6 +32,7 @@ class InquirySession:
         model: str | None = None,
         confidence_level: float | None = None,
         max_turns: int | None = None,
+        queries: Literal["closed", "open"] | None = None,
         messages: list[Message] | None = None,
     ) -> None:
         """Prepare a game; nothing is sent yet.
@@ -43,13 +44,16 @@ class InquirySession:
             model: The first one served if None.
             confidence_level: Of the prediction sets; the server's default if None.
             max_turns: Most questions; the server's default if None.
+            queries: "open" lets the model propose the questions.
             messages: A game to go on with, the user's turn last.
         """
         self._client = client
         self._answer = answer
         self._model = model
         self._body = controls(
-            inquiry=inquiry(task, confidence_level=confidence_level, max_turns=max_turns)
+            inquiry=inquiry(
+                task, confidence_level=confidence_level, max_turns=max_turns, queries=queries
+            )
         )
         self.messages: list[Message] = list(messages or [{"role": "user", "content": "Go ahead."}])
 

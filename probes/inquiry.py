@@ -63,11 +63,14 @@ def select(
     length: int,
     *,
     empty: EmptySets = "full",
+    tolerance: float = 0.0,
     seed: int = 0,
 ) -> Selection:
     """Choose among the candidates; ties go to the lower expected entropy, then to the first.
 
-    Set sizes are small whole numbers, so they tie all the time.
+    Set sizes are small whole numbers, so they tie all the time. With many candidates the smallest
+    of them is also the one that errs most, and a set that is small by mistake loses the label:
+    `tolerance` lets what is almost as small tie, too.
 
     Args:
         policy: What to make small.
@@ -76,6 +79,7 @@ def select(
         calibration: Thresholds for the sets.
         length: Length of the history after the answer.
         empty: What an empty set counts as.
+        tolerance: Expected sizes that are larger than the smallest by this share tie with it.
         seed: Of the random policy; the same seed chooses the same question.
 
     Raises:
@@ -98,17 +102,18 @@ def select(
         case "random":
             generator = torch.Generator().manual_seed(seed)
             objective = torch.rand(len(size), generator=generator, dtype=size.dtype)
-    chosen, runner_up = _best(objective, entropy), None
+    slack = 1 + tolerance if policy == "set_size" else 1.0
+    chosen, runner_up = _best(objective, entropy, slack), None
     if len(objective) > 1:
         others = objective.clone()
         others[chosen] = torch.inf
-        runner_up = _best(others, entropy)
+        runner_up = _best(others, entropy, slack)
     return Selection(chosen, runner_up, size, entropy, information_gain(posteriors, weights))
 
 
-def _best(objective: Tensor, entropy: Tensor) -> int:
-    """First index of the least objective, then the least entropy."""
-    least = objective <= objective.min() + _TIE
+def _best(objective: Tensor, entropy: Tensor, slack: float) -> int:
+    """First index of the least entropy among objectives up to `slack` times the least."""
+    least = objective <= objective.min() * slack + _TIE
     entropy = torch.where(least, entropy, torch.inf)
     return int((entropy <= entropy.min() + _TIE).int().argmax())
 

@@ -40,6 +40,10 @@ class Inquiry(NamedTuple):
     """ln P(answer | question, label), shape (Q, 2, K)."""
     scores: Mapping[Predictor, Tensor]
     """Conformity scores of the true labels, ascending, shape (lengths, samples)."""
+    table: Tensor
+    """Log-likelihoods of the statements, nats, shape (K, Q)."""
+    model: AnswerModel
+    """What they say about the answers."""
 
     @classmethod
     def from_tensors(cls, spec: InquirySpec, tensors: Mapping[str, Tensor]) -> Self:
@@ -55,13 +59,13 @@ class Inquiry(NamedTuple):
             "table": (num_labels, num_queries),
             "slope": (num_queries,),
             "bias": (num_queries,),
+            "pooled": (2,),
         }
-        table, slope, bias = (
-            _tensor(tensors, name, shape).double() for name, shape in shapes.items()
-        )
+        table, *model = (_tensor(tensors, name, shape).double() for name, shape in shapes.items())
         scores = {one: _scores(tensors, f"scores.{one}") for one in spec.predictors}
-        logprobs = answer_logprobs(table, AnswerModel(slope, bias))
-        return cls(spec.task, spec.predictors, spec.score, logprobs, scores)
+        fitted = AnswerModel(*model)
+        logprobs = answer_logprobs(table, fitted)
+        return cls(spec.task, spec.predictors, spec.score, logprobs, scores, table, fitted)
 
     def calibration(self, predictor: Predictor, confidence_level: float) -> Calibration:
         """Thresholds of a predictor at a level.

@@ -4,8 +4,10 @@ No chat template: both are read from the next token, and examples teach the form
 never tuned as well as to one that was.
 """
 
+import json
 from collections.abc import Sequence
 
+from probes.inquiry import wording
 from probes.inquiry_task import Task
 from probes.likelihood import NO, UNKNOWN, YES
 
@@ -45,13 +47,57 @@ def reply_prompt(task: Task, question: str, reply: str) -> str:
 def label_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
     """Ask for the label after questions and answers; a label's name follows after a space.
 
-    Histories that begin alike give prompts that begin alike, which a prefix cache finds.
+    Histories that begin alike give prompts that begin alike, which a prefix cache finds. What is
+    read anew for every candidate is its own line and the last one, so these are short.
 
     Args:
         task: Names the labels.
         history: Question and `YES` or `NO`.
     """
-    said = "".join(
-        f"Question: {question}\nAnswer: {task.answers[answer]}\n" for question, answer in history
+    return f"{_known(task, history)}The {task.subject} is:"
+
+
+def _known(task: Task, history: Sequence[tuple[str, int]]) -> str:
+    said = "".join(f"{question} {task.answers[answer]}\n" for question, answer in history)
+    return f"One {task.subject} of: {', '.join(task.names)}.\n{said}"
+
+
+_OTHER_GAME = """One tool of: hammer, saw, spoon, umbrella, rope.
+Does it have a handle? yes
+Endings of "It ..." that are true of some of them and not of others, as JSON:
+{"endings": ["has a sharp blade", "is used in the kitchen", "can be folded", "is made of metal", \
+"keeps you dry"]}
+
+"""
+
+
+def proposal_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
+    """Ask for properties that divide the labels; JSON as `proposal_schema` says follows.
+
+    An example of another game shows the form.
+    """
+    return (
+        f"{_OTHER_GAME}{_known(task, history)}"
+        'Endings of "It ..." that are true of some of them and not of others, as JSON:\n'
     )
-    return f"One {task.subject} of: {', '.join(task.names)}.\n{said}The {task.subject} is:"
+
+
+def proposal_schema(count: int) -> dict[str, object]:
+    """The JSON schema of some proposals: one-line endings of a sentence, without its full stop."""
+    ending = {"type": "string", "pattern": r'^[^".?!,:;{}\[\]\\\n]{4,60}$'}
+    endings = {"type": "array", "items": ending, "minItems": count, "maxItems": count}
+    return {
+        "type": "object",
+        "properties": {"endings": endings},
+        "required": ["endings"],
+        "additionalProperties": False,
+    }
+
+
+def read_proposals(text: str) -> list[str]:
+    """The endings in what the model wrote; none if it did not come to an end."""
+    try:
+        found = [str(one) for one in json.loads(text)["endings"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [" ".join(one.split()) for one in found if wording(one)]

@@ -77,6 +77,8 @@ class Task(_Strict):
     """Tells a person what to do."""
     guess: Line = "I think it is: {label}."
     """The final answer; holds `{label}` once."""
+    open_question: Line = "Is it true that it {property}?"
+    """Asks about a property that the model proposes; holds `{property}` once."""
     labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS)]
     answers: tuple[Line, Line] = ("yes", "no")
     """Words for yes and no."""
@@ -86,6 +88,8 @@ class Task(_Strict):
     def _consistent(self) -> Self:
         if self.guess.count("{label}") != 1:
             raise ValueError("guess: must hold {label} exactly once")
+        if self.open_question.count("{property}") != 1:
+            raise ValueError("open_question: must hold {property} exactly once")
         if wording(self.answers[0]) == wording(self.answers[1]):
             raise ValueError("answers: the two must differ")
         _refuse_twins("labels", [label.name for label in self.labels])
@@ -134,6 +138,22 @@ class Task(_Strict):
             if wording(text) == wording(self.guess.replace("{label}", name)):
                 return name
         return None
+
+    def proposed(self, prop: str) -> Query:
+        """The open question about a property without its full stop, such as `has stripes`."""
+        question = self.open_question.replace("{property}", prop)
+        return Query(question=question, property=f"{prop}.")
+
+    def open_query(self, text: str) -> Query | None:
+        """The open question that a message asks, or None if it is no such message."""
+        before, after = self.open_question.split("{property}")
+        line = " ".join(text.split())
+        fits = line.startswith(before) and line.endswith(after)
+        prop = line[len(before) : len(line) - len(after)] if fits else ""
+        try:
+            return self.proposed(prop) if wording(prop) else None
+        except ValidationError:  # longer than a question may be
+            return None
 
 
 def _twins(names: Iterable[str]) -> list[str]:

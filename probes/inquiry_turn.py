@@ -1,6 +1,6 @@
 """One turn of an inquiry: from what was heard to the next question, or to the end. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probes.conformal import Calibration
 from probes.inquiry import Selection, select, stop_reason
-from probes.inquiry_words import EmptySets, LabelWeights, Policy, StopReason
+from probes.inquiry_words import TOLERANCE, EmptySets, LabelWeights, Policy, StopReason
 from probes.likelihood import UNKNOWN, posterior, posteriors_after
 from probes.lookahead import answer_weights
 
@@ -25,6 +25,8 @@ class Rule(NamedTuple):
     budget: int = 20
     """Most questions."""
     seed: int = 0
+    tolerance: float = TOLERANCE
+    """Share by which an expected set may be larger than the smallest and still tie with it."""
 
 
 class Outlook(NamedTuple):
@@ -68,13 +70,21 @@ def heard(history: History) -> int:
     return len({question for question, answer in history if answer != UNKNOWN})
 
 
-def likelihood_outlook(logprobs: Tensor, history: History) -> Outlook:
-    """What follows from ln P(answer | question, label), shape (Q, 2, K), by Bayes' rule.
+def likelihood_outlook(
+    logprobs: Tensor, history: History, candidates: Iterable[int] | None = None
+) -> Outlook:
+    """What follows from ln P(answer | question, label) by Bayes' rule.
 
     Log-probabilities divided by a temperature soften the beliefs; answers still sum to 1.
+
+    Args:
+        logprobs: Shape (Q, 2, K).
+        history: What was asked.
+        candidates: Questions that may be asked, if they were not; None takes all.
     """
     asked = {question for question, _ in history}
-    left = [question for question in range(len(logprobs)) if question not in asked]
+    allowed = range(len(logprobs)) if candidates is None else candidates
+    left = [question for question in allowed if question not in asked]
     current = posterior(logprobs, history)
     return Outlook(
         left, current, posteriors_after(logprobs[left], current), logprobs[left].softmax(1)
@@ -104,6 +114,7 @@ def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule
             calibration,
             length + 1,
             empty=rule.empty,
+            tolerance=rule.tolerance,
             seed=seed,
         )
         gains = selection.gain

@@ -25,13 +25,17 @@ class AnswerModel(NamedTuple):
     """Per nat, shape (Q,)."""
     bias: Tensor
     """Nats, shape (Q,): some properties are rare."""
+    pooled: Tensor
+    """Slope and bias of all questions together, shape (2,): of log-likelihoods in units of their
+    spread over the labels. What is known of a question that was not fitted."""
 
 
 def centre(table: Tensor) -> Tensor:
-    """Log-likelihoods less their mean over the labels.
+    """Log-likelihoods less their means over the labels and over the questions.
 
-    What is left is how much better a statement fits this label than the others; how likely its
-    wording is drops out.
+    What is left is how much better a statement fits this label than other statements do, and than
+    it fits other labels. How likely its wording is drops out, and how readily anything is said
+    after this label: "A bat" is followed by an animal's properties less often than "A zebra".
 
     Args:
         table: Nats, shape (K, Q). Count the tokens of the property given the label, not those of
@@ -42,7 +46,24 @@ def centre(table: Tensor) -> Tensor:
     """
     if not bool(table.isfinite().all()):
         raise ValueError("a log-likelihood is not a finite number")
-    return table.double() - table.double().mean(0)
+    return table.double() - table.double().mean(0) - _readiness(table)
+
+
+def _readiness(table: Tensor) -> Tensor:
+    """How much likelier anything is after a label than after the others, nats, shape (K, 1).
+
+    A label's mean over the questions is partly what these happen to be about: it is drawn to 0 by
+    the share of its variance that the spread around it explains. One question says nothing.
+
+    Source: Efron and Morris (1973), the empirical Bayes estimate of many means.
+    """
+    labels, questions = table.shape
+    centred = table.double() - table.double().mean(0)
+    mean = centred.mean(1, keepdim=True)
+    if questions < 2:
+        return torch.zeros_like(mean)
+    noise = (centred - mean).square().sum() / ((labels - 1) * (questions - 1) * questions)
+    return mean * (1 - noise / mean.var().clamp_min(1e-12)).clamp_min(0)
 
 
 def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerModel:
@@ -65,13 +86,17 @@ def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerMod
     if not bool((answers.isnan() | (answers == 0) | (answers == 1)).all()):
         raise ValueError("an answer must be 1, 0 or NaN")
     centred = centre(table)
-    spread = centred.std(0, correction=0)
-    spread = torch.where(spread > 1e-9, spread, 1.0)
+    spread = _spread(centred)
     scaled = centred / spread
     nothing = torch.zeros(2, dtype=torch.float64)
     pooled = _logistic(scaled.reshape(-1, 1), answers.reshape(-1, 1), nothing, ridge)[0]
     slope, bias = _logistic(scaled, answers, pooled * torch.tensor([1.0, 0.0]), ridge).unbind(-1)
-    return AnswerModel(slope / spread, bias)
+    return AnswerModel(slope / spread, bias, pooled)
+
+
+def _spread(centred: Tensor) -> Tensor:
+    spread = centred.std(0, correction=0)
+    return torch.where(spread > 1e-9, spread, 1.0)
 
 
 def _logistic(x: Tensor, answers: Tensor, prior: Tensor, ridge: float) -> Tensor:
@@ -104,8 +129,30 @@ def answer_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
         table: Nats, shape (K, Q).
         model: From `fit_answers`.
     """
-    logits = (centre(table) * model.slope + model.bias).T
-    return torch.nn.functional.logsigmoid(torch.stack([logits, -logits], 1))
+    return _both(centre(table) * model.slope + model.bias)
+
+
+def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> Tensor:
+    """ln P(answer | question, label) of questions that were not fitted, shape (M, 2, K).
+
+    Args:
+        columns: Log-likelihoods of their statements, nats, shape (K, M).
+        table: Of the fitted questions, shape (K, Q): says how readily anything follows a label.
+        model: From `fit_answers`; what holds for all its questions is taken to hold for these.
+
+    Raises:
+        ValueError: A log-likelihood is not finite.
+    """
+    if not bool(columns.isfinite().all()):
+        raise ValueError("a log-likelihood is not a finite number")
+    centred = columns.double() - columns.double().mean(0) - _readiness(table)
+    slope, bias = model.pooled.double()
+    return _both(centred / _spread(centred) * slope + bias)
+
+
+def _both(logits: Tensor) -> Tensor:
+    """ln P of yes and of no from the logits of yes; (K, Q) becomes (Q, 2, K)."""
+    return torch.nn.functional.logsigmoid(torch.stack([logits.T, -logits.T], 1))
 
 
 def known_answers(answers: Tensor, flip: float = 0.0) -> Tensor:

@@ -13,6 +13,7 @@ from probes.inquiry_turn import Turn, likelihood_outlook, take_turn
 from probes.likelihood import UNKNOWN
 from server.inquiry_chat import Exchange, literal
 from server.inquiry_direct import direct_outlook
+from server.inquiry_open import PROPOSALS, with_open_questions
 from server.inquiry_reads import Reads
 from server.plan import InquiryPlan
 from server.protocol import HeardReport, InquiryReport
@@ -98,12 +99,28 @@ async def inquire(
         What the assistant says, the report, and what went wrong, if anything.
     """
     start = time.perf_counter()
-    task = plan.inquiry.task
-    heard, complete = await understand(task, exchanges, reads)
-    places = {wording(question): place for place, question in enumerate(task.questions)}
-    history = [(places[wording(one.question)], one.answer) for one in heard]
-    outlook = likelihood_outlook(plan.inquiry.logprobs, history)
+    heard, complete = await understand(plan.inquiry.task, exchanges, reads)
     fallback = None if complete else "reply_unread"
+    task = plan.inquiry.task
+    own = set(map(wording, task.questions))
+    if plan.control.queries == "open":
+        turn, plan, found = await _open_turn(plan, heard, reads)
+    else:
+        turn, plan, found = await _turn(plan, heard, None, reads)
+    report = _report(plan, heard, turn, reads, time.perf_counter() - start)
+    report.calibrated &= all(wording(one.question) in own for one in heard)
+    text = report.query or task.guess.replace("{label}", task.names[turn.guess])
+    return text, report, found or fallback
+
+
+async def _turn(
+    plan: InquiryPlan, heard: Sequence[Heard], candidates: Sequence[int] | None, reads: Reads
+) -> tuple[Turn, InquiryPlan, str | None]:
+    """Choose among the candidates; returns the plan that was kept, and what went wrong."""
+    places = {wording(query): at for at, query in enumerate(plan.inquiry.task.questions)}
+    history = [(places[wording(one.question)], one.answer) for one in heard]
+    outlook = likelihood_outlook(plan.inquiry.logprobs, history, candidates)
+    fallback = None
     if plan.predictor == "direct":
         try:
             outlook = await direct_outlook(plan, history, outlook, reads)
@@ -111,10 +128,34 @@ async def inquire(
             logger.warning("entrostat: direct prediction failed: %s", error)
             plan = plan._replace(predictor="likelihood", calibration=plan.spare)
             fallback = "direct_unavailable"
-    turn = take_turn(outlook, history, plan.calibration, plan.rule)
-    report = _report(plan, heard, turn, reads, time.perf_counter() - start)
-    text = report.query or task.guess.replace("{label}", task.names[turn.guess])
-    return text, report, fallback
+    return take_turn(outlook, history, plan.calibration, plan.rule), plan, fallback
+
+
+async def _open_turn(
+    plan: InquiryPlan, heard: Sequence[Heard], reads: Reads
+) -> tuple[Turn, InquiryPlan, str | None]:
+    """Propose questions and choose among them, unless the game is over; as `_turn`.
+
+    Where the model proposes nothing new, the task's own questions are asked.
+    """
+    own = plan.inquiry
+    try:
+        grown = await with_open_questions(own, heard, 0, reads)
+        turn, played, fallback = await _turn(plan._replace(inquiry=grown.inquiry), heard, (), reads)
+        if turn.stop in ("singleton", "budget"):
+            return turn, played, fallback
+        count = min(PROPOSALS, plan.control.max_candidates)
+        grown = await with_open_questions(own, heard, count, reads)
+    except ValueError as error:
+        logger.warning("entrostat: open questions failed: %s", error)
+        heard = [one for one in heard if own.task.open_query(one.question) is None]
+        turn, played, _ = await _turn(plan, heard, None, reads)
+        return turn, played, "open_unavailable"
+    candidates = grown.candidates
+    turn, played, fallback = await _turn(
+        plan._replace(inquiry=grown.inquiry), heard, candidates or range(len(own.logprobs)), reads
+    )
+    return turn, played, fallback if candidates else fallback or "no_proposals"
 
 
 def _report(
@@ -146,6 +187,8 @@ def _report(
         confidence_level=plan.control.confidence_level,
         predictor=plan.predictor,
         policy=plan.rule.policy,
+        queries=plan.control.queries,
+        num_candidates=0 if turn.selection is None else len(turn.selection.gain),
         calibrated=plan.calibration.is_calibrated(turn.length),
         forwards=reads.forwards,
         prompt_tokens=reads.prompt_tokens,

@@ -10,6 +10,9 @@ from probes.inquiry_task import Task
 from probes.likelihood import NO, YES
 from server.errors import BadControl
 
+MAX_OPEN = 100
+"""Open questions in a game: for each the model reads as many statements as there are labels."""
+
 
 class Exchange(NamedTuple):
     """A question and what the user said to it."""
@@ -19,7 +22,9 @@ class Exchange(NamedTuple):
     reply: str
 
 
-def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
+def read_conversation(
+    messages: Sequence[Any], task: Task, *, open_questions: bool = False
+) -> list[Exchange]:
     """Questions and replies since the last final answer, which ends a game.
 
     What the user says before the first question is a greeting. Of a conversation that is no game
@@ -28,6 +33,7 @@ def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
     Args:
         messages: As the chat request has them.
         task: Whose questions may have been asked.
+        open_questions: Whether the model may have made up some.
 
     Raises:
         BadControl: A message is no part of a game; names it.
@@ -37,6 +43,7 @@ def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
         raise BadControl("`messages`: the last message must be the user's", "messages")
     known = {wording(question): question for question in task.questions}
     exchanges: list[Exchange] = []
+    num_open = 0
     asked: tuple[int, str] | None = None
     replies: list[str] = []
     for place, message in enumerate(messages):
@@ -55,9 +62,13 @@ def read_conversation(messages: Sequence[Any], task: Task) -> list[Exchange]:
             exchanges.append(_exchange(asked, replies))
         asked, replies = None, []
         if task.guessed(text) is not None:
-            exchanges = []
+            exchanges, num_open = [], 0
         elif wording(text) in known:
             asked = place, known[wording(text)]
+        elif open_questions and (query := task.open_query(text)) is not None:
+            asked, num_open = (place, query.question), num_open + 1
+            if num_open > MAX_OPEN:
+                raise _refused(place, f"a game has at most {MAX_OPEN} open questions")
         else:
             raise _refused(
                 place,

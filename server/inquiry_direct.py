@@ -1,18 +1,18 @@
 """The predictor `direct`: the model is asked for the label, now and after every possible answer."""
 
+import asyncio
+from collections.abc import Sequence
+
 import torch
 
 from probes.inquiry import label_probabilities
 from probes.inquiry_prompts import label_prompt
 from probes.inquiry_turn import History, Outlook
+from probes.label_tokens import branches, label_sequences, sequence_logprobs
 from probes.likelihood import NO, UNKNOWN, YES
 from probes.lookahead import answer_weights, information_gain
 from server.inquiry_reads import Reads
 from server.plan import InquiryPlan
-
-
-class LabelsAlike(ValueError):
-    """Two labels begin with the same token, so that the next token does not tell them apart."""
 
 
 async def direct_outlook(
@@ -27,15 +27,11 @@ async def direct_outlook(
         reads: The engine.
 
     Raises:
-        LabelsAlike: The labels cannot be told apart by one token.
-        ValueError: The engine failed.
+        ValueError: Two labels have the same tokens, or the engine failed.
 
     Source: C-IP (arXiv 2507.03279), the predictor.
     """
     task = plan.inquiry.task
-    tokens = [reads.tokens_after(" " + name)[0] for name in task.names]
-    if len(set(tokens)) < len(tokens):
-        raise LabelsAlike("labels begin with the same token")
     chosen = most_promising(outlook, plan.control.max_candidates)
     questions = [outlook.questions[place] for place in chosen]
     said = [(task.questions[question], answer) for question, answer in history if answer != UNKNOWN]
@@ -43,11 +39,31 @@ async def direct_outlook(
     for question in questions:
         histories += [[*said, (task.questions[question], answer)] for answer in (YES, NO)]
     prompts = [reads.tokens(label_prompt(task, one)) for one in histories]
-    now = await reads.logprobs(prompts[:1], tokens)  # first, so that the others find its blocks
-    rows = now + await reads.logprobs(prompts[1:], tokens)
+    now = await _label_logprobs(task.names, prompts[:1], reads)  # first: the others find its blocks
+    rows = now + await _label_logprobs(task.names, prompts[1:], reads)
     probabilities = label_probabilities(torch.tensor(rows, dtype=torch.float64))
-    after = probabilities[1:].reshape(len(questions), 2, len(tokens))
+    after = probabilities[1:].reshape(len(questions), 2, len(task.names))
     return Outlook(questions, probabilities[0], after, outlook.answers[chosen])
+
+
+async def _label_logprobs(
+    names: Sequence[str], prompts: Sequence[Sequence[int]], reads: Reads
+) -> list[list[float]]:
+    """Log-probability of every label after each prompt, nats."""
+    if not prompts:
+        return []
+    sequences = label_sequences([reads.tokens_after(f" {name}.") for name in names])
+    places = branches(sequences)
+    found = await asyncio.gather(
+        *(
+            reads.logprobs([[*prompt, *beginning] for prompt in prompts], tokens)
+            for beginning, tokens in places.items()
+        )
+    )
+    return [
+        sequence_logprobs(sequences, dict(zip(places, rows, strict=True)))
+        for rows in zip(*found, strict=True)
+    ]
 
 
 def most_promising(outlook: Outlook, limit: int) -> list[int]:

@@ -176,7 +176,13 @@ def _inquiry(control: Control, artifacts: Artifacts) -> InquiryPlan | None:
         raise BadControl(
             f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
         ) from error
-    rule = Rule(wanted.policy, wanted.empty, wanted.label_weights, wanted.max_turns)
+    rule = Rule(
+        wanted.policy,
+        wanted.empty,
+        wanted.label_weights,
+        wanted.max_turns,
+        tolerance=wanted.tolerance,
+    )
     return InquiryPlan(wanted, inquiry, predictor, calibration, spare, rule)
 
 

@@ -7,7 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.inquiry_words import EmptySets, LabelWeights, Policy, Predictor, StopReason
+from probes.inquiry_words import (
+    TOLERANCE,
+    EmptySets,
+    LabelWeights,
+    Policy,
+    Predictor,
+    Queries,
+    StopReason,
+)
 from probes.strategies import DifficultyWord, Strategies
 
 
@@ -130,11 +138,16 @@ class InquiryControl(_Strict):
     """Most questions; then comes the final answer."""
     predictor: Predictor | None = None
     """None takes the one that the artifact names first."""
+    queries: Queries = "closed"
+    """`closed` asks the task's own questions; `open` those that the model proposes at each turn."""
     max_candidates: int = Field(64, ge=1, le=1000)
     """Most questions that the predictor `direct` looks ahead at, two forwards each: those which
     promise most by the likelihoods of their statements."""
     policy: Policy = "set_size"
     """What the next question shall make small: `set_size` is C-IP, `entropy` plain IP."""
+    tolerance: float = Field(TOLERANCE, ge=0.0, le=1.0)
+    """Expected sets that are larger than the smallest by this share tie with it, and ties go to the
+    lower expected entropy; 0 is as published. Of the policy `set_size`."""
     empty: EmptySets = "full"
     """What a prediction set counts as that no label passes; `raw` is as published."""
     label_weights: LabelWeights = "posterior"
@@ -244,9 +257,12 @@ class InquiryReport(BaseModel):
     confidence_level: float
     predictor: Predictor
     policy: Policy
+    queries: Queries
+    num_candidates: int
+    """Questions that were compared in this turn."""
     calibrated: bool
-    """Whether histories of this length were calibrated; else the longest calibrated one's
-    threshold holds."""
+    """Whether histories like this one were calibrated: not if it is longer than any that was, then
+    the longest one's threshold holds, and not if the model made up one of its questions."""
     forwards: int = 0
     """Forward passes of the model in this turn."""
     prompt_tokens: int = 0

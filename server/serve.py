@@ -195,6 +195,8 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.enforce_eager = True
         if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
+        if args.block_size is None:
+            args.block_size = 32  # the least; of 128, as vLLM has it, short prompts fill none
 
 
 def _switch_on(args: Any, runner: Runner, steering: Steering) -> None:

@@ -42,7 +42,7 @@ MAX_STEERINGS = 4
 FLAGS = [
     *("--dtype", "float32", "--enforce-eager"),
     *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "32"),
-    *("--kv-cache-memory-bytes", str(160 << 20)),
+    *("--kv-cache-memory-bytes", str(160 << 20), "--block-size", "128"),  # as stock vLLM has it
 ]
 
 

@@ -9,11 +9,13 @@ import openai
 import torch
 from torch import Tensor
 
+from probes.inquiry import label_probabilities
 from probes.inquiry_prompts import label_prompt
 from probes.inquiry_task import Task
+from probes.label_tokens import Tokens, label_sequences
 from training.errors import TrainingError
 from training.inquiry_games import Histories
-from training.statements import connected, tokens
+from training.statements import connected, continuations, tokens
 
 
 async def direct_scores(
@@ -33,36 +35,52 @@ async def direct_scores(
         advance: Told how many more histories are read.
 
     Raises:
-        TrainingError: Labels begin with the same token, or a server does not answer.
+        TrainingError: Two labels have the same tokens, or a server does not answer.
     """
     free = asyncio.Semaphore(16 * len(urls))
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(url)) for url in urls]
-        labels = [(await tokens(clients[0], " " + name, start=False))[0] for name in task.names]
-        if len(set(labels)) < len(labels):
-            raise TrainingError("labels begin with the same token of this model: rename them")
 
-        async def score(at: int, one: Histories, sample: int) -> float:
-            true = labels[int(one.labels[sample])]
+        async def score(at: int, one: Histories, sample: int, labels: Sequence[Tokens]) -> float:
             pairs = [(task.questions[question], said) for question, said in one.pairs(sample)]
-            body = {
-                "model": model,
-                "query": label_prompt(task, pairs),
-                "items": [[]],
-                "label_token_ids": [true, *(label for label in labels if label != true)],
-            }
+            prompt, true = label_prompt(task, pairs), int(one.labels[sample])
+            client = clients[at % len(clients)]
             async with free:
-                client = clients[at % len(clients)]
-                url = str(client.base_url.join("../generative_scoring"))
-                answer: Any = await client.post(url, body=body, cast_to=object)
+                found = await _probability(client, model, prompt, labels, true)
             advance(1)
-            return -float(answer["data"][0]["score"])
+            return -found
 
         try:
+            ended = [await tokens(clients[0], f" {name}.", start=False) for name in task.names]
+            labels = label_sequences(ended)
             rows = [
-                await asyncio.gather(*(score(at, one, sample) for sample in range(len(one.labels))))
+                await asyncio.gather(
+                    *(score(at, one, sample, labels) for sample in range(len(one.labels)))
+                )
                 for at, one in enumerate(histories)
             ]
         except openai.APIError as error:
             raise TrainingError(f"asking for labels failed: {error.message}") from error
+        except ValueError as error:
+            raise TrainingError(f"this model cannot be asked for a label: {error}") from error
     return torch.tensor(rows, dtype=torch.float64)
+
+
+async def _probability(
+    client: openai.AsyncOpenAI, model: str, prompt: str, labels: Sequence[Tokens], true: int
+) -> float:
+    """Probability of the true label among all, from first tokens where these tell them apart."""
+    if any(len(label) > 1 for label in labels):
+        before = await tokens(client, prompt, start=True)
+        sums = await continuations([client], model, [(before, list(one)) for one in labels])
+        return float(label_probabilities(sums)[true])
+    first = [label[0] for label in labels]
+    body = {
+        "model": model,
+        "query": prompt,
+        "items": [[]],
+        "label_token_ids": [first[true], *(token for token in first if token != first[true])],
+    }
+    url = str(client.base_url.join("../generative_scoring"))
+    answer: Any = await client.post(url, body=body, cast_to=object)
+    return float(answer["data"][0]["score"])

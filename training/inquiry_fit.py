@@ -127,7 +127,7 @@ def play_games(
 
 def likelihood_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
     """ln P(answer | question, label) as a server computes it from what is stored."""
-    stored = AnswerModel(model.slope.float().double(), model.bias.float().double())
+    stored = AnswerModel(*(one.float().double() for one in model))
     return answer_logprobs(table.float().double(), stored)
 
 

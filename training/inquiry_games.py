@@ -119,7 +119,8 @@ def play(
     while True:
         turn = known.get(tuple(history))
         if turn is None:
-            turn = take_turn(likelihood_outlook(logprobs, history), history, calibration, rule)
+            outlook = likelihood_outlook(logprobs, history)
+            turn = take_turn(outlook, history, calibration, rule)
             known[tuple(history)] = turn
         steps.append(_step(turn, label))
         if turn.question is None or len(history) == rule.budget:

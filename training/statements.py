@@ -46,7 +46,7 @@ async def statement_table(
                 for query in task.queries
             ]
             pairs = [(label, words) for label in labels for words in properties]
-            found = await _continuations(clients, model, pairs, advance, concurrency)
+            found = await continuations(clients, model, pairs, advance, concurrency)
         except openai.APIError as error:
             raise TrainingError(f"reading statements failed: {error.message}") from error
     return found.reshape(len(labels), len(properties))
@@ -68,14 +68,25 @@ async def tokens(client: openai.AsyncOpenAI, text: str, *, start: bool) -> list[
     return ids
 
 
-async def _continuations(
+async def continuations(
     clients: Sequence[openai.AsyncOpenAI],
     model: str,
     pairs: Sequence[tuple[list[int], list[int]]],
-    advance: Callable[[int], None],
-    concurrency: int,
+    advance: Callable[[int], None] = lambda _: None,
+    concurrency: int = _PROMPTS,
 ) -> Tensor:
-    """Log-likelihood of the second tokens after the first of each pair, nats, shape (pairs,)."""
+    """Log-likelihood of the second tokens after the first of each pair, nats, shape (pairs,).
+
+    Args:
+        clients: Of the servers.
+        model: Name under which they serve it.
+        pairs: Token ids.
+        advance: Told how many more pairs are read.
+        concurrency: Pairs under way at once.
+
+    Raises:
+        openai.APIError: A server does not answer, or refuses.
+    """
     found = torch.empty(len(pairs), dtype=torch.float64)
     free = asyncio.Semaphore(max(1, concurrency // _PROMPTS))
 

@@ -144,6 +144,7 @@ def fit_and_save(job: InquiryJob, task: Task, readings: Readings, console: Conso
         "table": table.float(),
         "slope": model.slope.float(),
         "bias": model.bias.float(),
+        "pooled": model.pooled.float(),
     } | {f"scores.{name}": found.float() for name, found in all_scores.items()}
     artifact = Artifact(id=_artifact_id(job, served, task), manifest=manifest, tensors=tensors)
     folder = artifact.save(job.out)

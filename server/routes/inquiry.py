@@ -59,7 +59,11 @@ async def play(
     handler = raw_request.app.state.openai_serving_chat
     if (error := await handler._check_model(request)) is not None:
         return JSONResponse(error.model_dump(), status_code=error.error.code)
-    exchanges = read_conversation(request.messages, plan.inquiry.inquiry.task)
+    exchanges = read_conversation(
+        request.messages,
+        plan.inquiry.inquiry.task,
+        open_questions=plan.inquiry.control.queries == "open",
+    )
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings)
     text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)

@@ -1,6 +1,7 @@
 """Games of questions against the real engine, with the calibration that ships."""
 
 import json
+import subprocess
 import time
 from typing import Any
 
@@ -8,8 +9,9 @@ import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
+from probes.inquiry import wording
 from probes.inquiry_task import Task, load_task
-from tests.conftest import Server
+from tests.conftest import Server, entrostat
 from tests.engine.support import MODEL
 
 TASK = f"{MODEL}/animals"
@@ -207,3 +209,62 @@ def test_a_direct_turn_reads_each_candidate_with_each_answer_once(
     _, again = turn(client, messages, predictor="direct", max_candidates=10)
     assert again["forwards"] == 0
     assert again["query"] == report["query"]
+
+
+def test_the_candidates_of_a_direct_turn_share_the_prefix_cache(
+    client: OpenAI, animals: Task
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    for question in animals.questions[:16]:  # more than one block of the tests' server
+        messages += [
+            {"role": "assistant", "content": question},
+            {"role": "user", "content": truth(animals, "cow", question)},
+        ]
+    _, report = turn(client, messages, predictor="direct", max_candidates=6)
+    assert report["forwards"] == 1 + 6 * 2
+    assert report["cached_tokens"] == 12 * 128
+
+
+def test_a_game_of_open_questions(client: OpenAI) -> None:
+    replies = iter(["yes", "I don't know", "nein, banana 42"])
+    messages, reports = game(
+        client, lambda q: next(replies), queries="open", max_turns=3, stream=True
+    )
+    asked = [report["query"] for report in reports[:-1]]
+    assert asked
+    assert len({wording(question) for question in asked}) == len(asked)
+    assert all(load_task("animals").open_query(question) for question in asked)
+    assert reports[0]["calibrated"]
+    assert not reports[-1]["calibrated"]
+    assert 1 <= reports[0]["num_candidates"] <= 5
+    assert reports[0]["forwards"] > 20  # a statement for each label, and what was proposed
+    text, again = turn(client, messages[:-1], queries="open", max_turns=3)
+    assert text == messages[-1]["content"]  # any replica could answer: the messages are the state
+    assert again["label"] == reports[-1]["label"]
+
+
+def test_direct_predicts_after_open_questions(client: OpenAI) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Is it true that it likes to climb?"},
+        {"role": "user", "content": "no"},
+    ]
+    _, report = turn(client, messages, queries="open", predictor="direct", max_candidates=2)
+    assert (report["predictor"], report["queries"], report["calibrated"]) == (
+        "direct",
+        "open",
+        False,
+    )
+    assert report["num_candidates"] <= 2
+    with pytest.raises(BadRequestError) as caught:
+        turn(client, messages)
+    assert caught.value.param == "messages.1"
+
+
+def test_a_game_in_the_terminal(server: Server) -> None:
+    command = entrostat("ask", "animals", "--turns", "3", "--url", f"{server.url}/v1")
+    typed = "yes\nkeine Ahnung\nnot at all\n"
+    result = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("understood:") == 3
+    assert "I think it is:" in result.stdout

@@ -82,6 +82,17 @@ def test_plain_pursuit_and_set_size_may_disagree() -> None:
     assert (by_size.chosen, by_entropy.chosen) == (0, 1)
 
 
+@pytest.mark.parametrize(("tolerance", "chosen"), [(0.0, 0), (0.2, 0), (0.6, 1)])
+def test_what_is_almost_as_small_may_tie_and_the_entropy_decides(
+    tolerance: float, chosen: int
+) -> None:
+    after = torch.tensor([[[0.5, 0.5, 0.0]] * 2, [[0.8, 0.1, 0.1]] * 2], dtype=torch.float64)
+    weights = torch.full((2, 2, 3), 1 / 6, dtype=torch.float64)  # sets of two and of three labels
+    got = select("set_size", after, weights, calibration(0.1), 1, tolerance=tolerance)
+    assert got.chosen == chosen
+    assert got.runner_up == 1 - chosen
+
+
 @pytest.mark.parametrize(
     ("policy", "empty", "chosen"),
     [

@@ -11,6 +11,7 @@ TENSORS = {
     "table": torch.tensor([[-3.0, -2.0, -1.0], [-1.0, -2.0, -3.0]]),
     "slope": torch.ones(3),
     "bias": torch.zeros(3),
+    "pooled": torch.tensor([1.0, 0.0]),
     "scores.likelihood": torch.linspace(-0.9, -0.1, 9).repeat(4, 1),
 }
 
@@ -36,6 +37,7 @@ def test_a_level_that_cannot_be_promised_is_an_error_that_says_which_can() -> No
         ({"table": None}, "`table` is missing"),
         ({"slope": torch.ones(4)}, r"`slope` has shape \(4,\) instead of \(3,\)"),
         ({"bias": torch.full((3,), torch.nan)}, "`bias` holds no finite numbers"),
+        ({"pooled": None}, "`pooled` is missing"),
         ({"scores.likelihood": None}, "`scores.likelihood` is missing"),
         ({"scores.likelihood": torch.ones(4)}, "not \\(lengths, n\\)"),
         ({"scores.likelihood": torch.ones(0, 4)}, "not \\(lengths, n\\)"),

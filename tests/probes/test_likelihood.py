@@ -17,6 +17,7 @@ from probes.likelihood import (
     centre,
     fit_answers,
     known_answers,
+    new_answer_logprobs,
     posterior,
     posteriors_after,
 )
@@ -48,6 +49,24 @@ def test_how_likely_the_wording_is_drops_out(seed: int, shift: float) -> None:
     torch.testing.assert_close(after, before)
 
 
+@given(seed=seeds, shift=st.floats(10, 50))
+@quickly
+def test_how_readily_anything_follows_a_label_drops_out(seed: int, shift: float) -> None:
+    table, _ = planted(seed, 10, 40, slope=0.5)
+    louder = table.clone()
+    louder[3] += shift
+    assert float((centre(louder) - centre(table))[3].mean()) == pytest.approx(0, abs=shift / 10)
+
+
+def test_labels_that_differ_no_more_than_by_chance_are_left_alone() -> None:
+    table, _ = planted(0, 10, 40, slope=0.5)
+    centred = table - table.mean(0)
+    removed = (centred - centre(table)).abs().max()
+    assert float(removed) < float(centred.mean(1).abs().max())
+    one = table[:, :1]
+    torch.testing.assert_close(centre(one), one - one.mean(0))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_log_likelihood_that_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="not a finite number"):
@@ -62,6 +81,18 @@ def test_a_planted_law_is_found_again() -> None:
     model = fit_answers(table, answers)
     assert model.slope.tolist() == pytest.approx([0.7] * 3, abs=0.06)
     assert model.bias.tolist() == pytest.approx([0.0] * 3, abs=0.15)
+
+
+def test_a_question_that_was_not_fitted_follows_the_law_of_all() -> None:
+    table, answers = planted(3, 400, 9, slope=0.7)
+    model = fit_answers(table[:, :8], answers[:, :8])
+    fresh = new_answer_logprobs(table[:, 8:], table[:, :8], model)
+    assert fresh.shape == (1, 2, 400)
+    torch.testing.assert_close(fresh.exp().sum(1), torch.ones(1, 400, dtype=torch.float64))
+    fitted = answer_logprobs(table, fit_answers(table, answers))[8]
+    assert float((fresh[0].exp() - fitted.exp()).abs().mean()) < 0.05
+    with pytest.raises(ValueError, match="not a finite number"):
+        new_answer_logprobs(torch.full((400, 1), math.nan), table, model)
 
 
 def test_a_fit_is_the_minimum_of_its_objective() -> None:
@@ -122,7 +153,9 @@ def test_an_answer_that_is_none_is_refused(bad: float) -> None:
 
 def test_answers_of_a_known_model() -> None:
     table = torch.tensor([[1.0, -5.0], [-1.0, -5.0]])
-    model = AnswerModel(torch.tensor([math.log(3), 1.0]), torch.tensor([0.0, math.log(4)]))
+    model = AnswerModel(
+        torch.tensor([math.log(3), 1.0]), torch.tensor([0.0, math.log(4)]), torch.zeros(2)
+    )
     yes = answer_logprobs(table, model)[:, YES].exp()
     assert yes[0].tolist() == pytest.approx([0.75, 0.25])
     assert yes[1].tolist() == pytest.approx([0.8, 0.8])

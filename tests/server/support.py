@@ -65,6 +65,7 @@ def save_inquiry(
         "table": torch.tensor([[-9.0, -9.0, -5.0], [-3.0, -3.0, -5.0], [-9.0, -3.0, -5.0]]),
         "slope": torch.ones(3),
         "bias": torch.tensor([0.0, 0.0, 3.0]),
+        "pooled": torch.tensor([1.0, 0.0]),
     } | {f"scores.{predictor}": scores.clone() for predictor in predictors}
     return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 

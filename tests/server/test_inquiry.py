@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,26 @@ class FakeReads:
         self.broken = broken
         self.forwards = self.prompt_tokens = self.cached_tokens = 0
         self.prompts: list[str] = []
-        self.labels = {" cat": 5, " dog": 6, " fish": 7}
+        self.labels = {" cat.": [5], " dog.": [6], " fish.": [7]}
 
     def tokens(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
     def tokens_after(self, text: str) -> list[int]:
-        return [self.labels[text] if text in self.labels else list(MEANINGS.values()).index(text)]
+        if text in self.labels:
+            return self.labels[text]
+        return [list(MEANINGS.values()).index(text)]
 
     async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
         if self.broken:
             raise ValueError("too long")
         self.forwards += len(prompts)
-        self.prompts += ["".join(map(chr, prompt)) for prompt in prompts]
-        if choices == list(self.labels.values()):
-            return [[0.0, -1.0, -2.0] for _ in prompts]
-        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in self.prompts[-len(prompts) :]]
+        texts = ["".join(map(chr, prompt)) for prompt in prompts]
+        self.prompts += texts
+        if choices[0] in (5, 6, 7):
+            rows = ([-2.0, -1.0, 0.0] if "yes\n" in one else [0.0, -1.0, -2.0] for one in texts)
+            return [row[: len(choices)] for row in rows]
+        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in texts]
         rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
         return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
 
@@ -150,9 +155,21 @@ async def test_direct_without_an_engine_falls_back_to_likelihood(tmp_path: Path)
     assert report.query in (BARK, SWIM)
 
 
-async def test_labels_that_begin_alike_fall_back_too(tmp_path: Path) -> None:
+async def test_labels_that_begin_alike_are_told_apart_by_more_tokens(tmp_path: Path) -> None:
     reads = FakeReads()
-    reads.labels = {" cat": 5, " dog": 5, " fish": 6}
+    reads.labels = {" cat.": [5, 6], " dog.": [5, 7], " fish.": [6, 7]}
+    wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
+    _, report, fallback = await turn(wanted, reads=reads)
+    assert fallback is None
+    assert reads.forwards == 3 * (1 + 2)  # after nothing, after 5 and after 6
+    odds = [report.probabilities[name] for name in ("cat", "dog", "fish")]
+    assert odds[1] / odds[0] == pytest.approx(2.718281828**-1)
+    assert odds[2] / odds[0] == pytest.approx(2.718281828**-1)
+
+
+async def test_labels_that_cannot_be_told_apart_fall_back_too(tmp_path: Path) -> None:
+    reads = FakeReads()
+    reads.labels = {" cat.": [5], " dog.": [5], " fish.": [6]}
     wanted = plan(tmp_path, direct=True, predictor="direct")
     assert (await turn(wanted, reads=reads))[2] == "direct_unavailable"
 
@@ -161,6 +178,18 @@ async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:
     long = [(BARK, "yes"), (SWIM, "yes"), (NICE, "yes")]
     assert (await turn(plan(tmp_path), *long[:2]))[1].calibrated
     assert not (await turn(plan(tmp_path), *long))[1].calibrated
+
+
+def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) -> None:
+    manifest = save_inquiry(tmp_path) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(129)]
+    content["inquiry"]["task"]["labels"] += labels
+    manifest.write_text(json.dumps(content))
+    control = Control.model_validate({"inquiry": {"task": "m/pets"}})
+    with pytest.raises(BadControl, match=r"cannot be used.*at most 128") as caught:
+        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+    assert caught.value.param == "entropy.inquiry.task"
 
 
 def test_only_a_clear_meaning_counts() -> None:

@@ -21,12 +21,40 @@ class Engine:
     ) -> AsyncGenerator[Any, None]:
         ids = prompt["prompt_token_ids"]
         self.prompts.append(ids)
+        if params.prompt_logprobs is not None or params.structured_outputs is not None:
+            yield self.other(ids, params)
+            return
         row = {
             token: SimpleNamespace(logprob=-abs(token - ids[-1]) * 1.0)
             for token in params.logprob_token_ids
         }
         done = SimpleNamespace(logprobs=[row], finish_reason="length", token_ids=[0])
         yield SimpleNamespace(outputs=[done], prompt_token_ids=ids, num_cached_tokens=1)
+
+    def other(self, ids: list[int], params: Any) -> Any:
+        """Each token of a prompt has minus its own number; what is sampled is the seed."""
+        rows = [None, *({token: SimpleNamespace(logprob=-1.0 * token)} for token in ids[1:])]
+        text = SimpleNamespace(text=str(params.seed), token_ids=[1, 2, 3], finish_reason="stop")
+        return SimpleNamespace(outputs=[text], prompt_logprobs=rows, num_cached_tokens=0)
+
+
+async def test_only_the_tokens_of_a_continuation_count_and_they_are_read_once() -> None:
+    engine = Engine()
+    reads = Reads(engine, "r", Memory())
+    assert await reads.continuations([([1, 2], [3, 4]), ([1], [2])]) == [-7.0, -2.0]
+    assert reads.forwards == 2
+    assert await reads.continuations([([1], [2]), ([1, 2], [3])]) == [-2.0, -3.0]
+    assert engine.prompts == [[1, 2, 3, 4], [1, 2], [1, 2, 3]]
+    assert await reads.logprobs([[1]], [2]) == [[-1.0]]  # another reading of the same tokens
+
+
+async def test_a_sample_counts_each_of_its_tokens_as_a_forward() -> None:
+    reads = Reads(Engine(), "r", Memory())
+    with pytest.raises(ValueError, match="a prompt has 1 tokens"):
+        await reads.sample([1], {"type": "object"}, 0.7, 5)
+    reads._engine.model_config = SimpleNamespace(max_model_len=1000)
+    assert await reads.sample([1], {"type": "object"}, 0.7, 5) == "5"
+    assert (reads.forwards, reads.prompt_tokens) == (3, 1)
 
 
 async def test_rows_come_back_in_the_order_of_prompts_and_tokens() -> None:

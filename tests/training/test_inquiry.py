@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,14 @@ class Model:
         assert body["max_tokens"] == 1
         choices = []
         for index, tokens in enumerate(body["prompt"]):
-            self.statements += 1
-            value = self.likelihood(" ".join(self.words[token] for token in tokens))
+            text = " ".join(self.words[token] for token in tokens)
             rows: list[Any] = [{str(token): {"logprob": -1.0}} for token in tokens]
-            rows[0], rows[-1] = None, {str(tokens[-1]): {"logprob": value - 5}}
+            if text.startswith("One "):  # a label after a history
+                self.labels_asked += 1
+            else:
+                self.statements += 1
+                rows[-1] = {str(tokens[-1]): {"logprob": self.likelihood(text) - 5}}
+            rows[0] = None
             choices.append(
                 {"index": index, "text": "x", "finish_reason": "length", "prompt_logprobs": rows}
             )
@@ -127,6 +132,30 @@ def test_direct_is_calibrated_beside_it_and_ranked(
     assert artifact.manifest.inquiry is not None
     assert artifact.manifest.inquiry.predictors == ("direct", "likelihood")
     assert torch.equal(artifact.tensors["scores.direct"], torch.full((3, 20), -0.5))
+
+
+def test_labels_that_begin_alike_are_scored_by_all_their_tokens(fake: Fake, tmp_path: Path) -> None:
+    names = ["red cat", "red dog", "red fish", "red old fox"]
+    yes = [["red cat", "red dog"], ["red cat", "red fish"]]
+    task = {
+        "name": "reds",
+        "subject": "thing",
+        "labels": [{"name": name, "phrase": f"A {name}"} for name in names],
+        "queries": [
+            {"question": f"Is it {at}?", "property": f"is {at}.", "yes": one}
+            for at, one in enumerate(yes)
+        ],
+    }
+    (tmp_path / "reds.json").write_text(json.dumps(task))
+    model = Model(load_task(str(tmp_path / "reds.json")), fake)
+    train(fake, tmp_path, "--task", tmp_path / "reds.json", "--direct", 20, "--direct-lengths", 1)
+    scores = Artifact.load(tmp_path / "artifacts" / "tiny" / "reds").tensors["scores.direct"]
+    assert model.labels_asked == 2 * 20 * 4
+    short, long = 1 / (3 + math.exp(-1)), 1 / (1 + 3 * math.e)  # one nat for each token
+    assert {round(-one, 5) for one in scores.flatten().tolist()} <= {
+        round(short, 5),
+        round(long, 5),
+    }
 
 
 def test_the_report_has_coverage_and_curves(fake: Fake, model: Model, tmp_path: Path) -> None:

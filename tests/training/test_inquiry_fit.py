@@ -121,8 +121,8 @@ def test_the_surer_predictor_comes_first() -> None:
 
 def test_what_is_served_is_what_was_calibrated(table: torch.Tensor) -> None:
     """Stored numbers are float32, so calibration uses them rounded."""
-    model = AnswerModel(torch.full((72,), 1 / 3), torch.full((72,), 0.1))
-    rounded = AnswerModel(model.slope.float(), model.bias.float())
+    model = AnswerModel(torch.full((72,), 1 / 3), torch.full((72,), 0.1), torch.full((2,), 0.2))
+    rounded = AnswerModel(*(one.float() for one in model))
     first, second = likelihood_logprobs(table, model), likelihood_logprobs(table.float(), rounded)
     assert torch.equal(first, second)
 

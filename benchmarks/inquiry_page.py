@@ -1,0 +1,136 @@
+"""The page and the plots of `benchmarks.inquiry`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from training.inquiry_games import Step
+
+_RESAMPLES = 2000
+_COLOURS = {"random": "tab:gray", "IP": "tab:blue", "C-IP": "tab:red", "model asks": "tab:green"}
+
+
+class Arm(NamedTuple):
+    """A way to choose questions, and its games."""
+
+    name: str
+    correct: Tensor
+    """Shape (games, questions + 1)."""
+    size: Tensor
+    covered: Tensor
+
+    @classmethod
+    def of(cls, name: str, games: list[list[Step]], questions: int) -> "Arm":
+        """Games as rows; one that ended early stays as it ended."""
+
+        def column(field: str) -> Tensor:
+            rows = [[float(getattr(step, field)) for step in game] for game in games]
+            padded = [row + [row[-1]] * (questions + 1 - len(row)) for row in rows]
+            return torch.tensor(padded, dtype=torch.float64)
+
+        return cls(name, column("correct"), column("size"), column("covered"))
+
+
+class Section(NamedTuple):
+    """Games that can be compared: the same labels, answers and predictor."""
+
+    title: str
+    note: str
+    arms: list[Arm]
+    labels: Tensor
+    """What each game was about, shape (games,)."""
+
+
+def interval(values: Tensor, labels: Tensor) -> tuple[float, float]:
+    """95 % interval of the mean of games, with labels drawn anew; values of shape (games,).
+
+    Games about one label are alike, so labels are what is resampled.
+    """
+    names, places = torch.unique(labels, return_inverse=True)
+    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, places, values)
+    count = torch.zeros_like(total).index_add_(0, places, torch.ones_like(values))
+    draw = torch.Generator().manual_seed(0)
+    picked = torch.randint(len(names), (_RESAMPLES, len(names)), generator=draw)
+    means = total[picked].sum(-1) / count[picked].sum(-1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def against(arm: Arm, other: Arm, labels: Tensor, count: int | None = None) -> str:
+    """Difference in accuracy after `count` questions, or its mean over the game; with interval."""
+    gain = arm.correct - other.correct
+    value = gain[:, 1:].mean(-1) if count is None else gain[:, count]
+    low, high = interval(value, labels)
+    return f"{float(value.mean()):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def section(one: Section) -> list[str]:
+    """Accuracy over the game, set size and coverage, and the difference to IP."""
+    questions = one.arms[0].correct.shape[1] - 1
+    shown = [count for count in (1, 2, 4, 5, 6, 8, 12) if count <= questions]
+    plain = next(arm for arm in one.arms if arm.name == "IP")
+    head = " | ".join(str(count) for count in shown)
+    lines = [
+        f"## {one.title}",
+        "",
+        f"{one.note} {len(one.labels)} games about {len(set(one.labels.tolist()))} labels.",
+        "",
+        f"| right after | {head} | labels left | coverage | mean over the game against IP |",
+        "|---" * (len(shown) + 4) + "|",
+    ]
+    for arm in one.arms:
+        cells = " | ".join(f"{float(arm.correct[:, count].mean()):.2f}" for count in shown)
+        size, covered = float(arm.size[:, -1].mean()), float(arm.covered[:, 1:].mean())
+        gain = "" if arm.name == "IP" else against(arm, plain, one.labels)
+        lines.append(f"| {arm.name} | {cells} | {size:.1f} | {covered:.3f} | {gain} |")
+    return [*lines, "", *_by_count(one, plain), ""]
+
+
+def _by_count(one: Section, plain: Arm) -> list[str]:
+    """C-IP less IP after each number of questions, and where the interval leaves out 0."""
+    arm = next(arm for arm in one.arms if arm.name == "C-IP")
+    counts = range(1, arm.correct.shape[1])
+    lines = ["| questions | accuracy, C-IP less IP | labels left, C-IP less IP |", "|---|---|---|"]
+    worse, better, smaller = [], [], []
+    for count in counts:
+        gain, sizes = arm.correct - plain.correct, arm.size - plain.size
+        low, high = interval(gain[:, count], one.labels)
+        least, most = interval(sizes[:, count], one.labels)
+        worse += [count] if high < 0 else []
+        better += [count] if low > 0 else []
+        smaller += [count] if most < 0 else []
+        change = f"{float(sizes[:, count].mean()):+.2f} ({least:+.2f} to {most:+.2f})"
+        lines.append(f"| {count} | {against(arm, plain, one.labels, count)} | {change} |")
+
+    def named(found: list[int]) -> str:
+        return "after " + ", ".join(map(str, found)) if found else "nowhere"
+
+    verdict = (
+        f"Beyond the interval C-IP is worse than IP {named(worse)}, better {named(better)}, and "
+        f"leaves fewer labels {named(smaller)}."
+    )
+    return [verdict, "", *lines]
+
+
+def plot(sections: list[Section], path: Path) -> None:
+    """Accuracy and set size against the number of questions, with 95 % intervals."""
+    figure = Figure(figsize=(9, 3.2 * len(sections)), layout="constrained")
+    axes = figure.subplots(len(sections), 2, squeeze=False)
+    for row, one in zip(axes, sections, strict=True):
+        for arm in one.arms:
+            if arm.name not in _COLOURS:
+                continue
+            for axis, values in zip(row, (arm.correct, arm.size), strict=True):
+                counts = list(range(values.shape[1]))
+                bounds = [interval(values[:, count], one.labels) for count in counts]
+                colour = _COLOURS[arm.name]
+                axis.plot(counts, values.mean(0).tolist(), color=colour, label=arm.name)
+                low, high = zip(*bounds, strict=True)
+                axis.fill_between(counts, low, high, color=colour, alpha=0.12, linewidth=0)
+        row[0].set(title=one.title.replace("`", ""), xlabel="questions", ylabel="right")
+        row[1].set(xlabel="questions", ylabel="labels in the prediction set")
+        row[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -128,8 +128,8 @@ def difficulty(
     task: Annotated[
         str,
         typer.Option(
-            help="Questions, by commas: arithmetic, words, facts, a JSONL file with `prompt` and "
-            "`answer`, openai/gsm8k, HuggingFaceH4/MATH-500."
+            help="Questions, by commas: arithmetic, words, facts, quiz, a JSONL file with "
+            "`prompt` and `answer`, openai/gsm8k, HuggingFaceH4/MATH-500."
         ),
     ] = "arithmetic,words,facts",
     grader: Annotated[
@@ -143,7 +143,8 @@ def difficulty(
         str,
         typer.Option(
             help="How each class is answered: `think` (the answer alone, step by step, or an "
-            "outline), `plain` (no text is added), or a TOML file."
+            "outline), `short` (the answer alone, as it is, or a word that it is not known), "
+            "`plain` (no text is added), or a TOML file."
         ),
     ] = "think",
     labels: Annotated[

@@ -17,7 +17,7 @@ from probes.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
 from training.answers import Answers
 from training.difficulty_figures import Interval, reliability
 from training.difficulty_fit import Data, DifficultyFit
-from training.difficulty_worth import FOLDS, Comparison, Worth
+from training.difficulty_worth import FOLDS, TASK_FOLDS, Comparison, Worth
 from training.machine import machine
 from training.tasks.problem import Problem
 
@@ -253,8 +253,9 @@ def _left_out(worth: Worth) -> str:
     if worth.tasks is None:
         return "No task could be left out: without it a class would be missing."
     rows = [(task, f"{own:.3f}", f"{other:.3f}") for task, (own, other) in worth.by_task.items()]
-    return f"""A probe that only recognises the task fails on one that it never saw. All questions
-guessed by what was trained on the other tasks:
+    return f"""A probe that only recognises the task fails on one that it never saw. So whole tasks
+are left out, in up to {TASK_FOLDS} groups, and all their questions are guessed by what was trained
+on the other tasks:
 
 {_table(_COMPARED, _compared(worth.tasks))}
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -20,6 +22,8 @@ from training.difficulty_fit import Data, HeadKind, select
 
 REPEATS = 3
 FOLDS = 5
+TASK_FOLDS = 10
+"""Groups of whole tasks that are left out in turn; fewer where there are fewer tasks."""
 
 Split = tuple[Labels, Labels]
 """Numbers of the questions to learn from, and of those to guess."""
@@ -65,12 +69,12 @@ def measure_worth(data: Data, kind: HeadKind, seed: int, repeats: int = REPEATS)
     ]
     baselines = _baselines(seed)
     questions = _compare(data, folds, kind, baselines, seed)
-    left_out = _tasks_left_out(data)
+    left_out = _tasks_left_out(data, seed)
     if not left_out:
         return Worth(questions, None, {})
-    guessed = np.concatenate([test for _, test in left_out.values()])
-    unseen = {name: guess for name, guess in baselines.items() if name != _TASK}
-    tasks = _compare(data, [list(left_out.values())], kind, unseen, seed, guessed)
+    guessed = np.concatenate([test for _, test in left_out])
+    unseen = {name: guess for name, guess in baselines.items() if _TASK not in name}
+    tasks = _compare(data, [left_out], kind, unseen, seed, guessed)
     return Worth(questions, tasks, _by_task(data, left_out, tasks, guessed))
 
 
@@ -116,8 +120,13 @@ _TASK = "task of the question"
 
 def _baselines(seed: int) -> dict[str, Guess]:
     logistic = LogisticRegression(class_weight="balanced", max_iter=2000)
+    by_name = OneHotEncoder(handle_unknown="ignore")
     by_length = make_pipeline(StandardScaler(), logistic)
-    by_task = make_pipeline(OneHotEncoder(handle_unknown="ignore"), logistic)
+    by_task = make_pipeline(by_name, logistic)
+    by_both = make_pipeline(
+        ColumnTransformer([("task", by_name, [0]), ("length", StandardScaler(), [1])]),
+        logistic,
+    )
     by_state = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, class_weight="balanced"))
     chance = np.random.default_rng(seed)
     return {
@@ -130,29 +139,41 @@ def _baselines(seed: int) -> dict[str, Guess]:
         _TASK: lambda seen, new: _predict(
             by_task, seen.tasks[:, None], seen.labels, new.tasks[:, None]
         ),
+        f"{_TASK} and length": lambda seen, new: _predict(
+            by_both, _task_and_length(seen), seen.labels, _task_and_length(new)
+        ),
         "the state with shuffled labels": lambda seen, new: _predict(
             by_state, seen.features, chance.permutation(seen.labels), new.features
         ),
     }
 
 
-def _tasks_left_out(data: Data) -> dict[str, Split]:
-    """A split for every task without which all classes can still be learnt."""
-    splits = {}
-    for task in sorted(set(data.tasks.tolist())):
-        seen, own = np.flatnonzero(data.tasks != task), np.flatnonzero(data.tasks == task)
-        if len(seen) and np.bincount(data.labels[seen], minlength=3).min() >= FOLDS:
-            splits[task] = (seen, own)
-    return splits
+def _task_and_length(data: Data) -> NDArray[np.object_]:
+    return np.column_stack([data.tasks.astype(object), data.lengths])
+
+
+def _tasks_left_out(data: Data, seed: int) -> list[Split]:
+    """Splits that leave out whole tasks, as far as all classes can be learnt without them."""
+    number = min(TASK_FOLDS, len(set(data.tasks.tolist())))
+    if number < 2:
+        return []
+    folds = GroupKFold(number, shuffle=True, random_state=seed)
+    return [
+        (seen, new)
+        for seen, new in folds.split(data.features, groups=data.tasks)
+        if np.bincount(data.labels[seen], minlength=3).min() >= FOLDS
+    ]
 
 
 def _by_task(
-    data: Data, splits: dict[str, Split], compared: Comparison, guessed: Labels
+    data: Data, splits: list[Split], compared: Comparison, guessed: Labels
 ) -> dict[str, tuple[float, float]]:
     result = {}
-    for task, (seen, _) in splits.items():
-        own = data.tasks[guessed] == task
-        truth, guesses = compared.truth[own], compared.guesses[0][own]
-        majority = np.full_like(truth, np.bincount(data.labels[seen]).argmax())
-        result[task] = (macro_f1(truth, guesses, 0).value, macro_f1(truth, majority, 0).value)
-    return result
+    for seen, new in splits:
+        commonest = np.bincount(data.labels[seen]).argmax()
+        for task in sorted(set(data.tasks[new].tolist())):
+            own = data.tasks[guessed] == task
+            truth, guesses = compared.truth[own], compared.guesses[0][own]
+            majority = np.full_like(truth, commonest)
+            result[task] = (macro_f1(truth, guesses, 0).value, macro_f1(truth, majority, 0).value)
+    return dict(sorted(result.items()))

@@ -1,14 +1,18 @@
 """What the tests of the server share: artifacts on disk and traces as frames."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.difficulty import Head
 from probes.inquiry_artifact import InquirySpec
 from probes.inquiry_task import Task
 from probes.inquiry_words import Predictor
+from probes.strategies import Outcomes, ProbeSpec, Strategies
 from probes.temperature import HapoStatistics
 from server.artifacts import Artifacts
 from server.trace import TOKEN, write_frame
@@ -33,6 +37,34 @@ def save_statistics(
     )
     tensors = {"hapo": torch.tensor(statistics, dtype=torch.float64)}
     return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
+
+
+def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: str) -> Path:
+    """A difficulty probe on disk that fits the served model, but for what is given."""
+    fitting = ProbeSpec(
+        layer="final",
+        normalised=True,
+        position="last_prompt_token",
+        features=HIDDEN_SIZE,
+        labels=Outcomes(),
+        strategies=Strategies(),
+    )
+    manifest = Manifest(
+        kind="difficulty-probe",
+        model=name.split("/")[0],
+        identity=SERVED.model_copy(update=identity),
+        data_hash="d",
+        seed=0,
+        probe=fitting.model_copy(update=spec),
+    )
+    head = Head(
+        mean=torch.zeros(HIDDEN_SIZE),
+        scale=torch.ones(HIDDEN_SIZE),
+        weight=torch.zeros(3, HIDDEN_SIZE),
+        bias=torch.zeros(3),
+        temperature=torch.tensor(1.0),
+    )
+    return Artifact(id=name, manifest=manifest, tensors=head.tensors()).save(root)
 
 
 def save_inquiry(

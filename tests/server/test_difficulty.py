@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,10 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from probes.strategies import Difficulty, Strategies, Strategy
 from server.control import KEY
 from server.difficulty import DifficultyRun, Waiting
+from server.errors import BadControl
 from server.plan import DifficultyPlan
 from server.telemetry import Decision, TraceBuffer
+from tests.server.support import artifacts, save_probe
 
 EASY, NORMAL, HARD = Difficulty
 END = 2
@@ -246,3 +249,35 @@ async def test_who_leaves_during_the_pre_pass_stops_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert run.engine.open_calls == 0
+
+
+# -- at load -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"config_hash": "other"}, "made for another model: config_hash differs"),
+        ({"weights_hash": "other"}, "made for another model: weights_hash differs"),
+        ({"tokenizer_hash": "other"}, "made for another model: tokenizer_hash differs"),
+        ({"chat_template_hash": "other"}, "made for another model: chat_template_hash differs"),
+        ({"spec": {"layer": "12"}}, "layer is '12'"),
+        ({"spec": {"normalised": False}}, "normalised is False"),
+        ({"spec": {"position": "mean"}}, "position is 'mean'"),
+        ({"spec": {"features": 4}}, "the tensor `mean` has shape (8,) instead of (4,)"),
+    ],
+)
+def test_a_probe_of_another_model_or_place_is_refused_at_load_with_the_field(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    save_probe(tmp_path, "tiny/fits")
+    save_probe(tmp_path, "tiny/other", **wrong)
+    using = artifacts(tmp_path)
+    assert list(using.heads()) == ["tiny/fits"]
+    (card,) = (card for card in using.cards if not card.usable)
+    assert card.id == "tiny/other"
+    assert str(card.reason).startswith(said)
+    with pytest.raises(BadControl, match=r"`tiny/other` cannot be used: ") as refused:
+        using.difficulty_probe("tiny/other", "entropy.difficulty.probe")
+    assert said in str(refused.value)
+    assert refused.value.param == "entropy.difficulty.probe"

@@ -35,7 +35,7 @@ def test_a_planted_class_is_found_and_beats_every_baseline() -> None:
     assert fit_difficulty(data, "linear", seed=0).macro_f1.value > 0.95
     worth = measure_worth(data, "linear", seed=0, repeats=1)
     assert worth.questions.probe.low > 0.95
-    assert len(worth.questions.rivals) == 4
+    assert len(worth.questions.rivals) == 5
     assert worth.tasks is not None
     assert set(worth.by_task) == {"one", "two"}
     for rival in (*worth.questions.rivals.values(), *worth.tasks.rivals.values()):

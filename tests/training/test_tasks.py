@@ -53,6 +53,16 @@ def test_the_answers_of_stories_are_right_and_never_negative() -> None:
         assert len(steps) == (problem.grade + 1) // 2
 
 
+def test_the_quiz_has_every_kind_in_turn_and_no_question_twice() -> None:
+    problems = load_problems(("quiz",), 10_000, 0)
+    assert len({problem.prompt for problem in problems}) == len(problems) > 2000
+    kinds = [problem.task for problem in problems]
+    number = len(set(kinds))
+    assert {kinds[:number].count(kind) for kind in kinds} == {1}
+    assert {kinds[: 20 * number].count(kind) for kind in kinds} == {20}
+    assert all(problem.is_right(f"It is {problem.answer}.") for problem in problems)
+
+
 def test_more_than_there_are_is_refused_rather_than_tried_for_ever() -> None:
     with pytest.raises(ValueError, match="no 3000 different problems"):
         arithmetic(3000, 0)
@@ -98,7 +108,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(TrainingError, match="arithmetic, words, facts, drill, openai/gsm8k"):
+    with pytest.raises(TrainingError, match="arithmetic, words, facts, quiz, drill, openai/gsm8k"):
         load_problems(("algebra",), 50, 0)
     with pytest.raises(TrainingError, match="cannot be read"):
         load_problems(("nowhere.jsonl",), 50, 0)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from probes.strategies import Strategies
 from training.errors import TrainingError
 
-SHIPPED = ("think", "plain")
+SHIPPED = ("think", "short", "plain")
 
 
 def load_strategies(which: str) -> Strategies:

@@ -1,7 +1,9 @@
 """Where questions come from: the name of a built-in task, a file, or a data set of the hub."""
 
 import json
+import random
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +15,7 @@ from training.errors import TrainingError
 from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.problem import Problem
 
-BUILT_IN = ("arithmetic", "words", "facts", "drill")
+BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
 HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
 """Data sets of the Hugging Face hub and their graders."""
 
@@ -47,8 +49,9 @@ def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[
     if task == "words":
         return word_problems(number, seed)
     if task == "facts":
-        text = files("training").joinpath("tasks/facts.jsonl").read_text("utf-8")
-        return _sample(_parse(text, "facts", "facts", "contains"), number, seed)
+        return _sample(_shipped(task), number, seed)
+    if task == "quiz":
+        return _in_turn(_shipped(task), number, seed)
     if task in HUB:
         return _sample(_from_hub(task), number, seed)
     path = Path(task)
@@ -64,9 +67,22 @@ def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[
     raise TrainingError(f"--task `{task}`: neither a JSONL file nor one of {known}")
 
 
-def _sample(problems: list[Problem], number: int, seed: int) -> list[Problem]:
-    import random
+def _shipped(task: str) -> list[Problem]:
+    text = files("training").joinpath(f"tasks/{task}.jsonl").read_text("utf-8")
+    return _parse(text, task, task, "contains")
 
+
+def _in_turn(problems: list[Problem], number: int, seed: int) -> list[Problem]:
+    """As many of every kind, as far as there are."""
+    turns: dict[str, int] = defaultdict(int)
+    rows = []
+    for problem in _sample(problems, len(problems), seed):
+        rows.append((turns[problem.task], problem))
+        turns[problem.task] += 1
+    return [problem for _, problem in sorted(rows, key=lambda row: row[0])][:number]
+
+
+def _sample(problems: list[Problem], number: int, seed: int) -> list[Problem]:
     order = random.Random(seed).sample(range(len(problems)), min(number, len(problems)))
     return [problems[index] for index in order]
 

@@ -84,7 +84,7 @@ def main(
     arms = all_arms(scores, spent, labels, shuffled, prepass=1)
     arms[_BY_TASK] = chosen(_BY_TASK, scores, spent, commonest(data, seed))
     result = Result(facts, _HOW, "probe", arms, budgets, labels, data.tasks, scores, spent)
-    write(result, output / f"difficulty-folds-{settings['model']}", Console())
+    write(result, output / f"difficulty-folds-{Path(settings['model']).name}", Console())
 
 
 def out_of_fold(data: Data, labels: Labels, seed: int) -> Labels:

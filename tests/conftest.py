@@ -221,6 +221,7 @@ def checkpoint() -> Path:
     return default_model(settings().cache)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything below tests/engine needs the real engine, of which there is one for all of it."""
     for item in items:

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Two at a time: one process has all tests with the engine, which they share, the other the rest.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # CPU wheels of torch live on PyTorch's own index; ask it only where pip cannot find one already.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 

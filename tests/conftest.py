@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from openai import OpenAI
+from xdist.scheduler import LoadScopeScheduling
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.difficulty import Head
@@ -221,10 +222,20 @@ def checkpoint() -> Path:
     return default_model(settings().cache)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below tests/engine needs the real engine, of which there is one for all of it."""
+    """Everything below tests/engine needs the real engine."""
     for item in items:
         if "engine" in item.path.parts and item.path.parent.parent.name == "tests":
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group("engine"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2` one process has all tests of the engine, which they share, the other the rest."""
+    return _OneEngine(config, log)
+
+
+class _OneEngine(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engine" if file.startswith("tests/engine/") else file

@@ -35,6 +35,7 @@ class Route:
             profiles={"watch": Control(trace="summary")},
             artifacts=artifacts(),
             settings=SimpleNamespace(trace_timeout=0.2),
+            admission=None,
             served_names=lambda _: {path.name for path in models.base_model_paths},
         )
         app = SimpleNamespace(state=SimpleNamespace(entrostat=state))

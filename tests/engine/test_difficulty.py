@@ -5,6 +5,7 @@ classes; what a trained probe is worth is another matter.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,72 @@ def test_every_completion_and_every_stream_reports_its_class(client: OpenAI) -> 
     assert reports[-1]["difficulty"]["label"] == report(answer)["difficulty"]["label"]
 
 
+def test_a_law_works_around_the_temperature_of_the_class(client: OpenAI) -> None:
+    control = {
+        "difficulty": {"probe": PLAIN_PROBE},
+        "temperature": {"type": "dynatemp", "range": 0.2},
+        "trace": "tokens",
+    }
+    base = {"easy": 0.5, "normal": 0.8, "hard": 0.4}
+    for question in QUESTIONS[:6]:
+        body = report(ask(client, question, control, temperature=None, seed=4))
+        own = base[body["difficulty"]["label"]]
+        applied = [token["temperature"] for token in body["tokens"]]
+        assert all(abs(one - own) <= 0.2 + 1e-5 for one in applied)
+        assert len({round(one, 3) for one in applied}) > 1
+
+
+def test_the_text_goes_after_the_last_of_several_turns_and_beside_tools(client: OpenAI) -> None:
+    turns = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Good day."},
+        {"role": "user", "content": PROMPTS[0]},
+    ]
+    unit = {"type": "object", "properties": {"unit": {"enum": ["c", "f"]}}, "required": ["unit"]}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": unit}}
+    forced = {"type": "function", "function": {"name": "weather"}}
+    control = {"difficulty": {"probe": SPOKEN_PROBE, "effort": True}}
+    sdk: Any = client
+    plain, told = (
+        sdk.chat.completions.create(
+            model="smollm2-135m",
+            messages=turns,
+            max_tokens=60,
+            tools=[tool],
+            tool_choice=forced,
+            reasoning_effort="low",
+            extra_body=extra,
+        )
+        for extra in ({}, {"entropy": control})
+    )
+    assert told.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert report(told)["difficulty"]["strategy"]["prompt"]
+    if told.choices[0].finish_reason != "length":  # else the call is cut at the class's budget
+        call = told.choices[0].message.tool_calls[0].function
+        assert json.loads(call.arguments)["unit"] in {"c", "f"}
+
+
+def test_who_leaves_during_the_pre_pass_stops_it(server: Server) -> None:
+    def count(name: str) -> float:
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    drawn = count("vllm:generation_tokens_total")
+    body = {
+        "model": "smollm2-135m",
+        "messages": [{"role": "user", "content": "the fox runs over the hill " * 300}],
+        "entropy": {"difficulty": {"probe": SPOKEN_PROBE}},
+    }
+    with pytest.raises(httpx.ReadTimeout):  # four steps of 512 tokens take longer
+        httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.5)
+    deadline = time.monotonic() + 20
+    while count("vllm:num_requests_running") + count("vllm:num_requests_waiting{"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert count("vllm:generation_tokens_total") == drawn, "the pass went on to its token"
+
+
 def test_structured_answers_stay_whole(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     answer = ask(
@@ -137,7 +204,9 @@ def test_structured_answers_stay_whole(client: OpenAI) -> None:
         assert set(json.loads(answer.choices[0].message.content)) == {"a"}
 
 
-def test_preempted_requests_keep_their_class(server: Server, client: OpenAI) -> None:
+def test_preempted_requests_keep_their_class(
+    server: Server, client: OpenAI, checkpoint: Path
+) -> None:
     """More tokens than the KV cache holds: requests are thrown out and resumed."""
     strategies = {
         label: {"temperature": temperature, "budget": 1.0}
@@ -152,13 +221,16 @@ def test_preempted_requests_keep_their_class(server: Server, client: OpenAI) -> 
     ]
     answers = together(jobs, workers=24)
     assert preemptions(server) > before, "the test must really preempt"
-    for answer in answers:
+    labels, agreement = decide(offline_probe(checkpoint).probabilities).tolist(), []
+    for number, answer in enumerate(answers):
         body = report(answer)
         assert body["fallback"] is None
         assert body["difficulty"]["prepass_tokens"] is None
         expected = strategies[body["difficulty"]["label"]]["temperature"]
+        agreement.append(body["difficulty"]["label"] == Difficulty(labels[number]).word)
         applied = [token["temperature"] for token in body["tokens"]]
         assert applied == pytest.approx([expected] * 220, abs=1e-5)
+    assert sum(agreement) >= 0.99 * len(answers)
 
 
 @pytest.mark.parametrize(

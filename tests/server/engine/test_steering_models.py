@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.engine.tiny import CASES
+from tests.server.engine.tiny import CASES
+
+pytestmark = pytest.mark.engine  # real engines, but not the shared one
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program of `tiny.py` found."""
-    command = [sys.executable, "-m", "tests.engine.tiny", str(tmp_path_factory.mktemp("tiny"))]
-    root = Path(__file__).parents[2]
+    folder = str(tmp_path_factory.mktemp("tiny"))
+    command = [sys.executable, "-m", "tests.server.engine.tiny", folder]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, timeout=550, cwd=root)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Tiny random models in vLLM's `LLM`, steered, beside transformers: `python -m tests.engine.tiny`.
+"""Tiny random models in vLLM's `LLM`, steered, beside transformers.
 
 A program of its own, for vLLM wants a process to itself. Prints what it found as JSON: by case, how
 far the log-probabilities of each of four requests lie from those of transformers with hooks, and

@@ -176,7 +176,8 @@ def table(laps: dict[str, list[Lap]]) -> list[str]:
     """Rows of Markdown."""
     base = np.array([lap.steps for lap in laps[_ARMS[0]]])
     lines = [
-        "| arm | step, ms | ratio to no probe | 95 % interval | in the probe's code, ms a step | share of the step |",
+        "| arm | step, ms | ratio to no probe | 95 % interval | in the probe's code, ms a step "
+        "| share of the step |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for arm, mine in laps.items():

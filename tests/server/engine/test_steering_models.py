@@ -10,7 +10,8 @@ import pytest
 
 from tests.server.engine.tiny import CASES
 
-pytestmark = pytest.mark.engine  # real engines, but not the shared one
+# Real engines, but not the shared one, which runs beside them.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = str(tmp_path_factory.mktemp("tiny"))
     command = [sys.executable, "-m", "tests.server.engine.tiny", folder]
     root = Path(__file__).parents[3]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=550, cwd=root)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100, cwd=root)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

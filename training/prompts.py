@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.text import read_text
 
 
 def load_prompts(path: Path | None) -> list[str]:
@@ -20,13 +21,7 @@ def load_prompts(path: Path | None) -> list[str]:
     if path is None:
         text, name = files("training").joinpath("prompts.jsonl").read_text("utf-8"), "prompts"
     else:
-        name = str(path)
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise TrainingError(f"{name}: not UTF-8 text") from error
-        except OSError as error:
-            raise TrainingError(f"{name}: cannot be read: {error.strerror}") from error
+        text, name = read_text(path), str(path)
     # Not splitlines(): JSON strings may hold U+2028 and its kin, which are no ends of lines here.
     lines = enumerate(text.split("\n"), start=1)
     prompts = [_prompt(line, f"{name}: line {number}") for number, line in lines if line.strip()]

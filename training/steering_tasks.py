@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import TrainingError
+from training.text import read_text
 
 MAX_ARMS = 8
 _MEAN, _SPREAD = 100.0, 10.0
@@ -149,14 +150,8 @@ def load_runs(path: Path) -> list[Run]:
     Raises:
         TrainingError: The file cannot be read or a line is no step; names the line.
     """
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise TrainingError(f"{path}: not UTF-8 text") from error
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
     runs = dict[int | str, dict[int, Step]]()
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             step = _step(line, f"{path}: line {number}")
             if step.step in runs.setdefault(step.run, {}):

@@ -14,6 +14,7 @@ from probes.grading import GRADERS, GraderName
 from training.errors import TrainingError
 from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.problem import Problem
+from training.text import read_text
 
 BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
 HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
@@ -56,13 +57,7 @@ def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[
         return _sample(_from_hub(task), number, seed)
     path = Path(task)
     if path.suffix == ".jsonl" or path.is_file():
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise TrainingError(f"{path}: not UTF-8 text") from error
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-        return _sample(_parse(text, str(path), path.stem, grader), number, seed)
+        return _sample(_parse(read_text(path), str(path), path.stem, grader), number, seed)
     known = ", ".join([*BUILT_IN, *HUB])
     raise TrainingError(f"--task `{task}`: neither a JSONL file nor one of {known}")
 

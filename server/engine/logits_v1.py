@@ -78,9 +78,9 @@ class EntropyLogitsProcessor(LogitsProcessor):
 
         def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
             batch = runner.input_batch  # vLLM may replace it after loading
-            slots = np.arange(batch.num_reqs)
-            starts, prompts = batch.num_computed_tokens_cpu[slots], batch.num_prompt_tokens[slots]
-            steering.mark(slots, starts, counts, prompts)
+            rows = slice(batch.num_reqs)  # views: this runs at every step, steered or not
+            starts, prompts = batch.num_computed_tokens_cpu[rows], batch.num_prompt_tokens[rows]
+            steering.mark(np.arange(batch.num_reqs), starts, counts, prompts)
             return prepare(scheduler_output, counts)
 
         runner._prepare_inputs = prepare_and_mark

@@ -1,5 +1,6 @@
 """Statistics over the processes that `accelerate` started."""
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 def ranks_of(accelerator: "Accelerator") -> Ranks:
     """The processes of a run."""
     return Processes(accelerator) if accelerator.num_processes > 1 else Alone()
+
+
+def leave(trainer: Any) -> None:
+    """Part from the other processes at the end of a run; the trainer cannot train after it.
+
+    What wraps the model goes first. Were it the last to hold the process group, the group would be
+    torn down with the interpreter locked, and wait for a thread of gloo that wants the same lock to
+    free the tensors of the last exchange: a process that never ends, once in some runs.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.accelerator.end_training()
 
 
 class Processes:

@@ -94,6 +94,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     _quiet()
     from training.policy_live import STEPS_FILE, LiveView, StepLog
     from training.policy_report import AFTER, BEFORE, write_policy_report
+    from training.ranks import leave
 
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
     log = StepLog(run / STEPS_FILE)
@@ -114,7 +115,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
         _evaluated(run / AFTER, config, trainer, questions.held_out, console)
         report = write_policy_report(run, config)
         console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
-    trainer.accelerator.end_training()
+    leave(trainer)
     return target
 
 

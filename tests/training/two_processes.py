@@ -1,16 +1,17 @@
 """What `test_distributed` starts twice: one process of a run of two, over gloo on the CPU."""
 
+import gc
 import json
 import sys
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from pydantic import TypeAdapter
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.training import tiny_policy as tiny
 from training.objectives import ObjectiveList
-from training.ranks import Processes
+from training.ranks import Processes, leave
 from training.trainer import EntropyGRPOTrainer
 
 
@@ -46,7 +47,9 @@ def main(folder: Path, per_device: int, names: str) -> None:
     sums = torch.stack([p.detach().double().sum() for p in trainer.model.parameters()])
     everyone = trainer.accelerator.gather(sums[None])
     assert torch.equal(everyone[0], everyone[-1]), "the processes have different weights"
-    PartialState().destroy_process_group()
+    leave(trainer)
+    wrapped = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+    assert not wrapped, "a wrapper of the model outlives the process group"
 
 
 if __name__ == "__main__":

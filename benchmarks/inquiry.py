@@ -7,6 +7,7 @@ itself. Intervals resample labels, since games about one label are alike.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -26,7 +27,7 @@ from probes.artifact import Artifact
 from probes.inquiry_artifact import InquirySpec
 from probes.inquiry_task import Task
 from probes.inquiry_turn import Rule
-from probes.inquiry_words import Policy, Predictor
+from probes.inquiry_words import TOLERANCE, Policy, Predictor
 from probes.likelihood import known_answers
 from training.inquiry_fit import (
     calibrate_at,
@@ -35,8 +36,10 @@ from training.inquiry_fit import (
     likelihood_logprobs,
     split_labels,
 )
-from training.inquiry_games import Step, play, true_answers
+from training.inquiry_games import Step, Turns, play, true_answers
 
+_FIRST_SPLIT = 1000
+"""Seed of the first division of the labels: those before it chose the server's tolerance."""
 _OWN_SAMPLES = 99
 """Calibration games of each game whose coverage is counted: the promise is 0.9 to 0.91."""
 
@@ -68,7 +71,8 @@ def main(
     """Play and write a page with plots beside it."""
     facts = machine.describe("benchmarks.inquiry")
     setting = Setting(questions, splits, level, samples, games)
-    parts = ["# Which question to ask next", "", *machine.markdown(facts), "", _HOW, ""]
+    parts = ["# Which question to ask next", "", *machine.markdown(facts), ""]
+    parts += [_HOW.format(tolerance=TOLERANCE), ""]
     for folder in artifact:
         loaded = Artifact.load(folder)
         assert loaded.manifest.inquiry is not None
@@ -102,9 +106,8 @@ _HOW = """\
 "Right after n" is the share of games whose most probable label is the true one after n questions.
 Labels left is the size of the prediction set at the end of the game, coverage the share of sets
 that hold the true label, over the game. Intervals are 95 %, labels drawn anew. C-IP is the server's
-default: sets a little larger than the smallest tie with it, by a share chosen on other
-divisions of the labels than these, after a first look at 20 of these; `exact ties` is as
-published."""
+default: sets up to {tolerance:.0%} larger than the smallest tie with it, a share chosen on other
+divisions of the labels than these; `exact ties` is as published."""
 
 
 def _coverage(task: Task, table: Tensor, one: Section, setting: Setting) -> list[str]:
@@ -195,7 +198,7 @@ def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Sec
     answers = task.answer_table()
     found: dict[str, list[list[Step]]] = {}
     labels: list[int] = []
-    for seed in track(range(splits), task.name):
+    for seed in track(range(_FIRST_SPLIT, _FIRST_SPLIT + splits), task.name):
         split = split_labels(len(answers), seed)
         held_out = split.calibrated
         logprobs = likelihood_logprobs(table, fit_half(table, answers, split.fitted, 1.0))
@@ -207,13 +210,15 @@ def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Sec
         scaled = logprobs / temperature(logprobs, scores)
         cool = calibrate_at(scores(scaled), level)
         said = true_answers(answers, torch.Generator().manual_seed(1000 + seed))
+        turns: dict[str, Turns] = defaultdict(dict)
         for label in held_out:
             labels.append(label)
             for name, rule in _rules(questions).items():
                 rule = rule._replace(seed=seed)
-                game = play(logprobs, said[label], label, calibration, rule)
+                game = play(logprobs, said[label], label, calibration, rule, turns[name])
                 found.setdefault(name, []).append(game)
-            game = play(scaled, said[label], label, cool, Rule("entropy", budget=questions))
+            cold = Rule("entropy", budget=questions)
+            game = play(scaled, said[label], label, cool, cold, turns["IP, scaled"])
             found.setdefault("IP, scaled", []).append(game)
             game = uot_game(logprobs, said[label], label, calibration, questions)
             found.setdefault("UoT", []).append(game)

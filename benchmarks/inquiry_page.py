@@ -1,5 +1,6 @@
 """The page and the plots of `benchmarks.inquiry`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +50,43 @@ def interval(values: Tensor, labels: Tensor) -> tuple[float, float]:
 
     Games about one label are alike, so labels are what is resampled.
     """
-    names, places = torch.unique(labels, return_inverse=True)
-    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, places, values)
-    count = torch.zeros_like(total).index_add_(0, places, torch.ones_like(values))
-    draw = torch.Generator().manual_seed(0)
-    picked = torch.randint(len(names), (_RESAMPLES, len(names)), generator=draw)
-    means = total[picked].sum(-1) / count[picked].sum(-1)
+    means = _resampled(values[:, None], labels)[:, 0]
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def band(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % band of the means of columns, for all columns at once, with labels drawn anew.
+
+    Of twelve intervals of 95 % one in two sets of games would leave its truth out somewhere. A
+    claim about every column needs a band that holds for all of them: as wide, in standard errors,
+    as the largest deviation of a redraw is in 95 of 100.
+
+    Args:
+        values: Shape (games, columns).
+        labels: What each game was about, shape (games,).
+
+    Returns:
+        Lower and upper ends, shape (columns,).
+    """
+    means, centre = _resampled(values, labels), values.mean(0)
+    error = means.std(0)
+    moved = error > 1e-9
+    if not bool(moved.any()):
+        return centre, centre
+    away = ((means - centre).abs() / error)[:, moved].max(-1).values.quantile(0.95)
+    return centre - away * error, centre + away * error
+
+
+def _resampled(values: Tensor, labels: Tensor) -> Tensor:
+    """Means of columns with labels drawn anew, shape (resamples, columns)."""
+    names, places = torch.unique(labels, return_inverse=True)
+    total = torch.zeros(len(names), values.shape[1], dtype=torch.float64)
+    total.index_add_(0, places, values)
+    count = torch.bincount(places).double()
+    draw = torch.Generator().manual_seed(0)
+    picked = torch.randint(len(names), (_RESAMPLES, len(names)), generator=draw)
+    return total[picked].sum(1) / count[picked].sum(1, keepdim=True)
 
 
 def against(arm: Arm, other: Arm, labels: Tensor, count: int | None = None) -> str:
@@ -90,29 +120,30 @@ def section(one: Section) -> list[str]:
 
 
 def _by_count(one: Section, plain: Arm) -> list[str]:
-    """C-IP less IP after each number of questions, and where the interval leaves out 0."""
+    """C-IP less IP after each number of questions, and where the difference is not 0."""
     arm = next(arm for arm in one.arms if arm.name == "C-IP")
-    counts = range(1, arm.correct.shape[1])
+    gain, sizes = arm.correct[:, 1:] - plain.correct[:, 1:], arm.size[:, 1:] - plain.size[:, 1:]
     lines = ["| questions | accuracy, C-IP less IP | labels left, C-IP less IP |", "|---|---|---|"]
-    worse, better, smaller = [], [], []
-    for count in counts:
-        gain, sizes = arm.correct - plain.correct, arm.size - plain.size
-        low, high = interval(gain[:, count], one.labels)
-        least, most = interval(sizes[:, count], one.labels)
-        worse += [count] if high < 0 else []
-        better += [count] if low > 0 else []
-        smaller += [count] if most < 0 else []
-        change = f"{float(sizes[:, count].mean()):+.2f} ({least:+.2f} to {most:+.2f})"
-        lines.append(f"| {count} | {against(arm, plain, one.labels, count)} | {change} |")
-
-    def named(found: list[int]) -> str:
-        return "after " + ", ".join(map(str, found)) if found else "nowhere"
-
+    for at in range(gain.shape[1]):
+        least, most = interval(sizes[:, at], one.labels)
+        change = f"{float(sizes[:, at].mean()):+.2f} ({least:+.2f} to {most:+.2f})"
+        lines.append(f"| {at + 1} | {against(arm, plain, one.labels, at + 1)} | {change} |")
+    low, high = band(gain, one.labels)
+    _, most_left = band(sizes, one.labels)
+    alone = [interval(column, one.labels) for column in gain.T]
     verdict = (
-        f"Beyond the interval C-IP is worse than IP {named(worse)}, better {named(better)}, and "
-        f"leaves fewer labels {named(smaller)}."
+        "Beyond a band that holds for all counts at once C-IP is worse than IP "
+        f"{_after(high < 0)}, better {_after(low > 0)}, and leaves fewer labels "
+        f"{_after(most_left < 0)}. Beyond the interval of a single count, of which one in twenty "
+        f"is wrong, it is worse {_after([end < 0 for _, end in alone])} and better "
+        f"{_after([end > 0 for end, _ in alone])}."
     )
     return [verdict, "", *lines]
+
+
+def _after(found: Iterable[bool | Tensor]) -> str:
+    counts = [str(at) for at, here in enumerate(found, 1) if here]
+    return "after " + ", ".join(counts) if counts else "nowhere"
 
 
 def plot(sections: list[Section], path: Path) -> None:

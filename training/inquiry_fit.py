@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration, Coverage, conformal_threshold
-from probes.inquiry_turn import Rule, Turn
+from probes.inquiry_turn import Rule
 from probes.likelihood import AnswerModel, answer_logprobs, fit_answers
 from training.inquiry_games import (
     Step,
+    Turns,
     answered,
     coverage,
     play,
@@ -112,7 +113,7 @@ def play_games(
     """Let a rule play about labels in turn, with answers drawn anew for each game."""
     draw = torch.Generator().manual_seed(2**31 + 1)
     found = []
-    turns: dict[tuple[tuple[int, int], ...], Turn] = {}
+    turns: Turns = {}
     for game in range(games):
         said = true_answers(answers, draw)
         known = answered(answers)

@@ -1,7 +1,7 @@
 """Simulated inquiries: random histories to calibrate with, and games that a rule plays itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ def true_scores(probabilities: Tensor, labels: Tensor) -> Tensor:
     return scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1).sort().values
 
 
+Turns: TypeAlias = dict[tuple[tuple[int, int], ...], Turn]
+"""Turns by the history that they follow."""
+
+
 class Step(NamedTuple):
     """One turn of a simulated game."""
 
@@ -97,7 +101,7 @@ def play(
     label: int,
     calibration: Calibration,
     rule: Rule,
-    known: dict[tuple[tuple[int, int], ...], Turn] | None = None,
+    known: Turns | None = None,
 ) -> list[Step]:
     """Play one game to the end of the budget, worth it or not: curves need every length.
 

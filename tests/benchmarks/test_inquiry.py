@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.inquiry import tree_depths
 from benchmarks.inquiry_coverage import coverage_table, marginal_coverage
-from benchmarks.inquiry_page import Arm, Section, interval, plot, section
+from benchmarks.inquiry_page import Arm, Section, band, interval, plot, section
 from benchmarks.inquiry_uot import reward
 from probes.conformal import Coverage
 from probes.inquiry_task import load_task
@@ -27,6 +27,29 @@ def test_games_about_one_label_do_not_make_the_interval_narrower() -> None:
     many = interval(values.repeat(50), labels.repeat(50))
     assert few == many
     assert few[0] < 0.5 < few[1]
+
+
+def test_a_band_holds_for_all_columns_at_once() -> None:
+    """Twelve columns without an effect: a pointwise interval misses one of them far too often."""
+    draw, labels, games = torch.Generator().manual_seed(1), torch.arange(40), 200
+    alone = together = 0
+    for _ in range(games):
+        values = torch.randn(40, 12, generator=draw, dtype=torch.float64)
+        bounds = [interval(column, labels) for column in values.T]
+        alone += any(low > 0 or high < 0 for low, high in bounds)
+        low, high = band(values, labels)
+        together += bool((low > 0).any() or (high < 0).any())
+    assert alone > 0.3 * games
+    assert together < 0.12 * games
+
+
+def test_columns_that_never_differ_have_a_band_of_nothing() -> None:
+    values = torch.zeros(4, 3, dtype=torch.float64)
+    values[:, 1] = torch.tensor([1.0, -1.0, 2.0, 0.0])
+    low, high = band(values, torch.arange(4))
+    assert (low[0], high[0]) == (0, 0)
+    assert low[1] < 0.5 < high[1]
+    assert torch.equal(*band(torch.ones(4, 2).double(), torch.arange(4)))
 
 
 def test_the_greedy_tree_halves_what_is_left() -> None:
@@ -63,7 +86,11 @@ def arm(name: str, right: bool) -> Arm:
 def test_a_section_says_where_a_rule_is_better() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     text = "\n".join(section(Section("T", "", [arm("IP", False), arm("C-IP", True)], labels)))
-    assert "worse than IP nowhere, better after 1, 2, 3, 4, and leaves fewer labels after" in text
+    everywhere = "after 1, 2, 3, 4"
+    assert (
+        f"worse than IP nowhere, better {everywhere}, and leaves fewer labels {everywhere}" in text
+    )
+    assert f"it is worse nowhere and better {everywhere}." in text
     assert "+1.000 (+1.000 to +1.000)" in text
 
 

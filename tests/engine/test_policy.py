@@ -83,6 +83,15 @@ def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
     assert ask(base, "tuned") != ask(base, "base")
 
 
+def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path: Path) -> None:
+    """Importance weights made of them would be wrong without a sign of it."""
+    from training.errors import TrainingError
+    from training.served_rollouts import ServedConfig, ServedPolicy
+
+    with pytest.raises(TrainingError, match=r"from before the temperature.*processed_logprobs"):
+        ServedPolicy(ServedConfig(url=server.url), tmp_path).connect()
+
+
 class Rollouts:
     """A LoRA run whose rollouts a server draws; what each step scored is kept."""
 

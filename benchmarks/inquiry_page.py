@@ -60,7 +60,8 @@ def band(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Of twelve intervals of 95 % one in two sets of games would leave its truth out somewhere. A
     claim about every column needs a band that holds for all of them: as wide, in standard errors,
-    as the largest deviation of a redraw is in 95 of 100.
+    as the largest deviation of a redraw is in 95 of 100. With 40 labels it left its truth out in 12
+    of 100 tries, not 5: it calls a difference one too easily, as the intervals do.
 
     Args:
         values: Shape (games, columns).

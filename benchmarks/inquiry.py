@@ -211,13 +211,13 @@ def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Sec
         cool = calibrate_at(scores(scaled), level)
         said = true_answers(answers, torch.Generator().manual_seed(1000 + seed))
         turns: dict[str, Turns] = defaultdict(dict)
+        cold = Rule("entropy", budget=questions)
         for label in held_out:
             labels.append(label)
             for name, rule in _rules(questions).items():
                 rule = rule._replace(seed=seed)
                 game = play(logprobs, said[label], label, calibration, rule, turns[name])
                 found.setdefault(name, []).append(game)
-            cold = Rule("entropy", budget=questions)
             game = play(scaled, said[label], label, cool, cold, turns["IP, scaled"])
             found.setdefault("IP, scaled", []).append(game)
             game = uot_game(logprobs, said[label], label, calibration, questions)

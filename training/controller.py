@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Actuator(StrEnum):
@@ -30,6 +31,9 @@ class ControllerConfig(BaseModel):
     proportional: float = Field(1e-3, ge=0.0)
     integral: float = Field(1e-4, ge=0.0)
     """Per optimiser step."""
+    bias: float = 0.0
+    """Output without an error. What is known to hold the entropy spares the integral part the
+    steps in which it would find that out."""
     limit: float = Field(0.01, gt=0.0)
     """The output stays in [-limit, limit]."""
     dead_band: float = Field(0.05, ge=0.0, lt=1.0)
@@ -37,13 +41,19 @@ class ControllerConfig(BaseModel):
     smoothing: float = Field(0.9, ge=0.0, lt=1.0)
     """Weight of the past in the moving average of the entropy; 0 takes each step as it is."""
 
+    @model_validator(mode="after")
+    def _check_bias(self) -> Self:
+        if abs(self.bias) > self.limit:
+            raise ValueError(f"bias {self.bias} is beyond limit {self.limit}")
+        return self
+
 
 class EntropyController:
     """PI control of the moving average of the entropy.
 
     With e = target - EMA(H), or 0 inside the dead band, the output is
-    clip(K_p e + K_i sum(e), -limit, limit). The sum stands still while the output is at a limit
-    and e would push it further (anti-windup), so a target out of reach leaves no debt.
+    clip(bias + K_p e + K_i sum(e), -limit, limit). The sum stands still while the output is at a
+    limit and e would push it further (anti-windup), so a target out of reach leaves no debt.
     """
 
     def __init__(self, config: ControllerConfig) -> None:
@@ -69,7 +79,7 @@ class EntropyController:
         if abs(error) <= config.dead_band * config.entropy_target:
             error = 0.0
         self.sum += error
-        wanted = config.proportional * error + config.integral * self.sum
+        wanted = config.bias + config.proportional * error + config.integral * self.sum
         self.output = min(max(wanted, -config.limit), config.limit)
         if self.output != wanted and wanted * error > 0:
             self.sum -= error

@@ -99,6 +99,9 @@ class OptimiserConfig(_Section):
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0.0)
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's decay of the mean gradient. What a controller changes is felt 1 / (1 - beta1) steps
+    later."""
     micro_batch: int = Field(8, ge=1)
     """Sequences per forward and process."""
     precision: Literal["float32", "bfloat16"] = "float32"

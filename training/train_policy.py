@@ -220,6 +220,7 @@ def trl_config(config: PolicyConfig) -> Any:
         lr_scheduler_type=optimiser.schedule,
         warmup_steps=optimiser.warmup_steps,
         max_grad_norm=optimiser.max_grad_norm,
+        adam_beta1=optimiser.beta1,
         bf16=optimiser.precision == "bfloat16",
         gradient_checkpointing=optimiser.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),

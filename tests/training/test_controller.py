@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from training.controller import Actuator, ControllerConfig, EntropyController
+from training.policy_config import load_config
 
 
 def controller(**settings: float) -> EntropyController:
@@ -20,6 +21,29 @@ def test_the_output_is_proportional_and_integral() -> None:
     pi = controller()
     outputs = [pi.update(h) for h in (0.5, 0.5, 2.0)]
     assert outputs == pytest.approx([5.5e-4, 6.0e-4, -1e-3])
+
+
+def test_the_bias_is_the_output_without_an_error() -> None:
+    pi = controller(bias=4e-3)
+    assert pi.update(1.0) == 4e-3
+    assert pi.update(0.5) == pytest.approx(4e-3 + 5.5e-4)
+
+
+def test_the_shipped_gains_settle_where_momentum_is_short_and_swing_where_it_is_long() -> None:
+    """Entropy falls by 0.25 nats a step and rises by 0.6 of the output, both through a mean."""
+    shipped = load_config("target-entropy", []).controller
+    assert shipped is not None
+
+    def swing(decay: float) -> float:
+        pi, entropy, speed, seen = EntropyController(shipped), 1.73, 0.0, []
+        for _ in range(30):
+            speed = decay * speed + (1 - decay) * (0.6 * pi.update(entropy) - 0.25)
+            entropy += speed
+            seen.append(entropy)
+        return max(abs(one - shipped.entropy_target) for one in seen[15:])
+
+    assert swing(load_config("target-entropy", []).optimiser.beta1) < 0.05
+    assert swing(0.9) > 0.2
 
 
 def test_the_average_starts_at_the_first_value_and_follows() -> None:
@@ -112,6 +136,11 @@ def test_state_of_something_else_is_refused() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         ControllerConfig(**{"entropy_target": 1.0, **wrong})
+
+
+def test_a_bias_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"bias 0.5 is beyond limit 0.01"):
+        controller(bias=0.5)
 
 
 def test_the_actuators_are_the_four_that_exist() -> None:

@@ -30,14 +30,14 @@ def test_the_bias_is_the_output_without_an_error() -> None:
 
 
 def test_the_shipped_gains_settle_where_momentum_is_short_and_swing_where_it_is_long() -> None:
-    """Entropy falls by 0.25 nats a step and rises by 0.6 of the output, both through a mean."""
+    """Entropy falls by 0.25 nats a step and rises by twice the output, both through a mean."""
     shipped = load_config("target-entropy", []).controller
     assert shipped is not None
 
     def swing(decay: float) -> float:
         pi, entropy, speed, seen = EntropyController(shipped), 1.73, 0.0, []
         for _ in range(30):
-            speed = decay * speed + (1 - decay) * (0.6 * pi.update(entropy) - 0.25)
+            speed = decay * speed + (1 - decay) * (2.0 * pi.update(entropy) - 0.25)
             entropy += speed
             seen.append(entropy)
         return max(abs(one - shipped.entropy_target) for one in seen[15:])

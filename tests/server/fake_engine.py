@@ -6,15 +6,31 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from probes.temperature import Law, law_parameters
 from server.control import KEY
+from server.plan import Plan
+from server.protocol import EntropyTarget
 from server.telemetry import Telemetry
 from tests.server.support import frame
 
 Json = dict[str, Any]
 Step = list[tuple[int, int]]
 """One engine output: (completion, how many new tokens)."""
+ONE_BY_ONE: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
+
+
+def plan(trace: str = "tokens") -> Plan:
+    row = law_parameters(
+        Law.ENTROPY_TARGET, entropy_target=1.0, temperature_min=0.5, temperature_max=2.0
+    )
+    law = EntropyTarget(entropy_target=1.0, temperature_min=0.5)
+    return Plan("steady", law, Law.ENTROPY_TARGET, row, trace)
+
+
+def params(n: int = 1, kind: RequestOutputKind = RequestOutputKind.DELTA) -> SamplingParams:
+    return SamplingParams(n=n, output_kind=kind)
 
 
 def entropy_of(trace: int, choice: int, index: int) -> float:

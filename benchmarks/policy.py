@@ -126,7 +126,7 @@ def page(found: list[Run], facts: Sequence[str]) -> str:
     rows = "\n".join(_row(run) for run in found)
     laws = "\n".join(f"- {run.config}, seed {run.seed}: {law_lines(run.steps)[0]}" for run in found)
     first = found[0].settings
-    sequences, tokens = first.sequences, first.rollout.max_tokens
+    tokens = first.rollout.max_tokens
     flipped, cliff = _cliff()
     beside = _beside(found)
     samples, held = first.evaluation.samples, len(found[0].before.correct)
@@ -136,14 +136,15 @@ def page(found: list[Run], facts: Sequence[str]) -> str:
 
 SmolLM2-135M-Instruct, all weights, float32, AdamW at {first.optimiser.learning_rate}; task `drill`
 (products of 2 to 9 and sums up to 40, "Reply with the number only."), reward 1 for the right last
-number. Each rollout is {first.rollout.prompts_per_step} prompts with
-{first.rollout.num_generations} completions of at most {tokens} tokens ({sequences} in all) at
-temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over {held} held-out
-problems with {samples} answers each, before → after; entropies of rollouts are means of the first
-and the last three. Configs: `training/configs/`.
+number. Each step draws {first.rollout.num_generations} completions of at most {tokens} tokens to
+every prompt at temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over
+{held} held-out problems with {samples} answers each, before → after; entropies of rollouts are
+means of the first and the last three. Configs, and what else differs between them:
+`training/configs/`; "drawn" is steps by completions in each.
 
-| config | seed | accuracy | pass@{samples} | reward, last five | entropy, nats | held | minutes |
-|---|---|---|---|---|---|---|---|
+| config | seed | drawn | accuracy | pass@{samples} | reward, last five \
+| entropy, nats | held | minutes |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 
 "held" is the mean and the extremes of the entropy over the second half of the run, as a share of
@@ -222,7 +223,8 @@ def _row(run: Run) -> str:
     held = "" if run.settings.controller is None else _held(run)
     minutes = sum(row.get("processor_time", 0.0) for row in run.steps) / 60
     return (
-        f"| {run.config} | {run.seed} | {run.before.accuracy:.2f} → {run.after.accuracy:.2f} ± "
+        f"| {run.config} | {run.seed} | {len(rows)} by {run.settings.sequences} | "
+        f"{run.before.accuracy:.2f} → {run.after.accuracy:.2f} ± "
         f"{run.after.standard_error():.2f} | {run.before.pass_at(samples):.2f} → "
         f"{run.after.pass_at(samples):.2f} | {reward:.2f} | {statistics.mean(entropies[:3]):.2f} → "
         f"{statistics.mean(entropies[-3:]):.2f} | {held} | {minutes:.1f} |"

@@ -162,6 +162,8 @@ class Artifact(BaseModel):
                 {key: value.contiguous() for key, value in self.tensors.items()},
                 staging / "weights.safetensors",
             )
+            # Who serves need not be who trained, and safetensors writes for its owner alone.
+            shutil.copymode(staging / "manifest.json", staging / "weights.safetensors")
             os.chmod(staging, 0o755)
             _replace(target, staging)
         finally:

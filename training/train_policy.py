@@ -111,6 +111,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     target = run / ("adapter" if config.lora else "checkpoint")
     trainer.save_model(str(target))
     if is_main:
+        _make_servable(target)
         (run / AFTER).unlink(missing_ok=True)
         _evaluated(run / AFTER, config, trainer, questions.held_out, console)
         report = write_policy_report(run, config)
@@ -234,6 +235,14 @@ def trl_config(config: PolicyConfig) -> Any:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _make_servable(folder: Path) -> None:
+    """Drop the pickle that the trainer leaves, and let others than its owner read the weights."""
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    config = next(folder.glob("*config.json"))
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(config, weights)
 
 
 def last_checkpoint(run: Path) -> Path | None:

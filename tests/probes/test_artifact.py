@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,15 @@ def test_a_failure_while_putting_it_in_place_leaves_the_old_one_alone(
     with pytest.raises(OSError, match="input/output"):
         make(value=2.0).save(folder.parent.parent)
     assert Artifact.load(folder).tensors["hapo"].tolist() == [1.0] * 4
+
+
+def test_another_user_can_read_it(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        folder = make().save(tmp_path)
+    finally:
+        os.umask(mask)
+    assert {entry.stat().st_mode & 0o777 for entry in folder.iterdir()} == {0o644}
 
 
 def test_a_crash_between_two_saves_does_not_block_the_next(folder: Path) -> None:

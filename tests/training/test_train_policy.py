@@ -68,6 +68,13 @@ def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> Non
     assert json.loads((whole / "before.json").read_text())["entropies"]
 
 
+def test_the_checkpoint_holds_no_pickle_and_is_not_for_its_owner_alone(whole: Path) -> None:
+    files = [*(whole / "checkpoint").iterdir()]
+    assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
+    config = (whole / "checkpoint" / "config.json").stat().st_mode
+    assert {path.stat().st_mode for path in files} == {config}
+
+
 def test_killed_and_started_again_it_takes_the_same_steps(
     whole: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

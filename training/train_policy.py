@@ -91,6 +91,9 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         _claim(run, config, fresh)
+    if config.tracking != "none":  # before TRL imports trackio, which reads it once
+        folder = str((run / "tracking").absolute())
+        os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = folder
     _quiet()
     from training.policy_live import STEPS_FILE, LiveView, StepLog
     from training.policy_report import AFTER, BEFORE, write_policy_report
@@ -192,9 +195,6 @@ def trl_config(config: PolicyConfig) -> Any:
             f"minibatches cannot be cut into forwards of {batch}"
         )
     accumulation = sequences // batch
-    tracking = config.run / "tracking"
-    if config.tracking != "none":
-        os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = str(tracking)
     return GRPOConfig(
         output_dir=str(config.run),
         seed=config.seed,

@@ -147,8 +147,9 @@ means of the first and the last three. Configs, and what else differs between th
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
-"held" is the mean and the extremes of the entropy over the second half of the run, as a share of
-the target. "minutes" are processor time of the training steps, on one thread.
+"held" is the mean entropy over the second half of the run, as a share of the target, and the
+extremes of means over five steps in a row and of single steps, each of which is a guess from few
+completions. "minutes" are processor time of the training steps, on one thread.
 
 ![Curves](policy.png)
 
@@ -236,7 +237,11 @@ def _held(run: Run) -> str:
     rows = run.rollouts()
     late = [row["step_entropy"] for row in rows[int(WARM_UP * len(rows)) :]]
     shares = [value / run.settings.controller.entropy_target for value in late]
-    return f"{statistics.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    five = [statistics.mean(shares[at : at + 5]) for at in range(len(shares) - 4)]
+    return (
+        f"{statistics.mean(shares):.2f} (five steps: {min(five):.2f} to {max(five):.2f}; "
+        f"one: {min(shares):.2f} to {max(shares):.2f})"
+    )
 
 
 def _curves(run: Run) -> dict[str, object]:

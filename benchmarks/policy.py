@@ -134,17 +134,17 @@ def page(found: list[Run], facts: Sequence[str]) -> str:
 
 {lines}
 
-SmolLM2-135M-Instruct, all weights, float32, AdamW at {first.optimiser.learning_rate}; task `drill`
-(products of 2 to 9 and sums up to 40, "Reply with the number only."), reward 1 for the right last
-number. Each step draws {first.rollout.num_generations} completions of at most {tokens} tokens to
-every prompt at temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over
-{held} held-out problems with {samples} answers each, before → after; entropies of rollouts are
-means of the first and the last three. Configs, and what else differs between them:
-`training/configs/`; "drawn" is steps by completions in each.
+SmolLM2-135M-Instruct, all weights, float32, AdamW; task `drill` (products of 2 to 9 and sums up to
+40, "Reply with the number only."), reward 1 for the right last number. Each step draws
+{first.rollout.num_generations} completions of at most {tokens} tokens to every prompt, at
+temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over {held} held-out
+problems with {samples} answers each, before → after; entropies of rollouts are
+means of the first and the last three. Configs: `training/configs/`; "rate" is the learning rate,
+"drawn" is steps by completions in each.
 
-| config | seed | drawn | accuracy | pass@{samples} | reward, last five \
+| config | seed | rate | drawn | accuracy | pass@{samples} | reward, last five \
 | entropy, nats | held | minutes |
-|---|---|---|---|---|---|---|---|---|
+|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 "held" is the mean entropy over the second half of the run, as a share of the target, and the
@@ -224,7 +224,8 @@ def _row(run: Run) -> str:
     held = "" if run.settings.controller is None else _held(run)
     minutes = sum(row.get("processor_time", 0.0) for row in run.steps) / 60
     return (
-        f"| {run.config} | {run.seed} | {len(rows)} by {run.settings.sequences} | "
+        f"| {run.config} | {run.seed} | {run.settings.optimiser.learning_rate} "
+        f"| {len(rows)} by {run.settings.sequences} | "
         f"{run.before.accuracy:.2f} → {run.after.accuracy:.2f} ± "
         f"{run.after.standard_error():.2f} | {run.before.pass_at(samples):.2f} → "
         f"{run.after.pass_at(samples):.2f} | {reward:.2f} | {statistics.mean(entropies[:3]):.2f} → "

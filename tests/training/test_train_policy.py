@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.training import tiny_policy as tiny
+from training import train_policy as job
 from training.errors import TrainingError
 from training.objectives import OBJECTIVES
 from training.policy_config import PolicyConfig, load_config, shipped_configs
@@ -118,6 +119,24 @@ def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
     assert target == tmp_path / "adapter"
     assert (target / "adapter_model.safetensors").is_file()
     assert not (target / "model.safetensors").exists()
+
+
+def test_trackers_know_their_folder_before_trl_is_imported(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackio reads its folder once, when TRL imports it."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
+    monkeypatch.setenv("TRACKIO_DIR", "")
+    seen = []
+
+    def build(*_: object) -> None:
+        seen.extend(os.environ[name] for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR"))
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(job, "build_trainer", build)
+    with pytest.raises(TrainingError, match="enough"):
+        train_policy(config_in(tmp_path, checkpoint, "tracking=tensorboard"), Console(quiet=True))
+    assert seen == [str(tmp_path / "tracking")] * 2
 
 
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:

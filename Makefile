@@ -19,7 +19,9 @@ $(STAMP): requirements/cpu.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip==26.0" "setuptools==81.0.0"
 	torch=$$(grep '^torch==' requirements/cpu.lock); \
-	$(BIN)/pip download --quiet --no-deps --dest $$(mktemp -d) "$$torch" >/dev/null 2>&1 || index="--extra-index-url $(TORCH_INDEX)"; \
+	wheel=$$(mktemp -d); \
+	$(BIN)/pip download --quiet --no-deps --dest $$wheel "$$torch" >/dev/null 2>&1 || index="--extra-index-url $(TORCH_INDEX)"; \
+	rm -r $$wheel; \
 	$(BIN)/pip install --no-deps --requirement requirements/cpu.lock $$index
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

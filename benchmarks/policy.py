@@ -24,8 +24,9 @@ from training.diagnostics import jitter_response
 from training.law import fit_entropy_law
 from training.policy_config import PolicyConfig, load_config
 from training.policy_eval import Evaluation
+from training.policy_folder import AFTER, BEFORE
 from training.policy_live import STEPS_FILE, read_steps
-from training.policy_report import AFTER, BEFORE, law_lines, read_evaluation
+from training.policy_report import law_lines, read_evaluation
 
 CONFIGS = ("plain", "target-entropy", "kl-cov", "clip-cov", "steer", "lp-reg")
 RESULT = Path("docs/results/policy")

@@ -1,5 +1,6 @@
 """`train-probe`: makes the artifacts that a server acts with. `--help` imports no torch."""
 
+import errno
 import os
 import shlex
 import signal
@@ -340,6 +341,10 @@ def one_sentence_errors(command: str) -> Iterator[None]:
         _fail(command, error)
     except ModuleNotFoundError as error:
         _fail(command, f"needs {error.name}: run `pip install 'entrostat[train]'`")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(command, f"{error}: free some, and the same command goes on from here")
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

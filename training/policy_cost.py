@@ -6,6 +6,7 @@ import time
 import torch
 
 from training.policy_config import PolicyConfig
+from training.policy_folder import disk_needed
 from training.settings_check import needs_logits
 from training.train_policy import checkpoint_of
 
@@ -14,7 +15,7 @@ _PROMPT_TOKENS = 60
 
 
 def estimate(config: PolicyConfig) -> str:
-    """Memory of one process and time of a run, from the model's size and a short benchmark.
+    """Memory of one process, disk and time of a run, from the model's size and a short benchmark.
 
     Counted are weights, gradients and AdamW's two moments in float32, the logits where an
     objective keeps them, and 6 operations per weight and trained token, 2 per scored or generated
@@ -35,6 +36,7 @@ def estimate(config: PolicyConfig) -> str:
     lines = [
         f"weights: {weights / 1e6:.0f} million, of them trained {trained / 1e6:.1f} million",
         f"memory: about {memory / 2**30:.1f} GiB and activations",
+        f"disk: about {disk_needed(config, trained) / 2**30:.1f} GiB for checkpoints",
         f"a step: about {step:.0f} s at {rate / 1e9:.0f} GFLOP/s; {optimiser.steps} steps: "
         f"{optimiser.steps * step / 60:.0f} min",
     ]

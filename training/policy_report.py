@@ -13,10 +13,10 @@ from training.law import fit_entropy_law
 from training.machine import machine
 from training.policy_config import PolicyConfig, resolved
 from training.policy_eval import Evaluation
+from training.policy_folder import AFTER, BEFORE
 from training.policy_live import STEPS_FILE, read_steps
 
 NAME = "report"
-BEFORE, AFTER = "before.json", "after.json"
 Steps = list[dict[str, float]]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -13,11 +12,23 @@ from rich.console import Console
 
 from training.errors import TrainingError
 from training.jobs import default_checkpoint, make_writable
-from training.policy_config import PolicyConfig, resolved
+from training.policy_config import PolicyConfig
+from training.policy_folder import (
+    AFTER,
+    BEFORE,
+    KEPT,
+    claim,
+    drop_checkpoints,
+    is_finished,
+    last_checkpoint,
+    make_servable,
+    num_trained,
+    refuse_full_disk,
+    step_of,
+    target_of,
+)
 from training.tasks.problem import Problem
 from training.tasks.table import load_problems
-
-CONFIG_FILE = "config.json"
 
 
 class Questions(NamedTuple):
@@ -90,13 +101,16 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     make_writable(run)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
-        _claim(run, config, fresh)
+        claim(config, fresh=fresh)
+    target = target_of(config)
+    if is_finished(config) and not fresh:
+        console.print("finished before: nothing is left to train", highlight=False)
+        return _close(config, target, console) if is_main else target
     if config.tracking != "none":  # before TRL imports trackio, which reads it once
         folder = str((run / "tracking").absolute())
         os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = folder
     _quiet()
     from training.policy_live import STEPS_FILE, LiveView, StepLog
-    from training.policy_report import AFTER, BEFORE, write_policy_report
     from training.ranks import leave
 
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
@@ -105,21 +119,30 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     trainer = build_trainer(config, checkpoint, questions.train, [view])
     resume = last_checkpoint(run)
     if is_main:
-        log.keep(0 if resume is None else _step_of(resume))
+        refuse_full_disk(config, num_trained(trainer.model))
+        log.keep(0 if resume is None else step_of(resume))
         _evaluated(run / BEFORE, config, trainer, questions.held_out, console)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
-        console.print(f"going on from step {_step_of(resume)}")
+        console.print(f"going on from step {step_of(resume)}")
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    target = run / ("adapter" if config.lora else "checkpoint")
     trainer.save_model(str(target))
     if is_main:
-        _make_servable(target)
+        make_servable(target)
         (run / AFTER).unlink(missing_ok=True)
         _evaluated(run / AFTER, config, trainer, questions.held_out, console)
-        report = write_policy_report(run, config)
-        console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
+        _close(config, target, console)
     leave(trainer)
+    return target
+
+
+def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
+    """Write the report of a finished run and drop what only an unfinished one needs."""
+    from training.policy_report import write_policy_report
+
+    report = write_policy_report(config.run, config)
+    drop_checkpoints(config.run)
+    console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
     return target
 
 
@@ -227,7 +250,7 @@ def trl_config(config: PolicyConfig) -> Any:
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps",
         save_steps=optimiser.save_every,
-        save_total_limit=2,
+        save_total_limit=KEPT,
         logging_steps=1,
         report_to=config.tracking,
         project="entrostat",
@@ -235,42 +258,6 @@ def trl_config(config: PolicyConfig) -> Any:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _make_servable(folder: Path) -> None:
-    """Drop the pickle that the trainer leaves, and let others than its owner read the weights."""
-    (folder / "training_args.bin").unlink(missing_ok=True)
-    config = next(folder.glob("*config.json"))
-    for weights in folder.glob("*.safetensors"):
-        shutil.copymode(config, weights)
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The latest checkpoint that was written to its end."""
-    from training.trainer import STATE_FILE
-
-    found = [path.parent for path in run.glob(f"checkpoint-*/{STATE_FILE}")]
-    return max(found, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _claim(run: Path, config: PolicyConfig, fresh: bool) -> None:
-    """Refuse to mix two configs in one folder."""
-    text, path = resolved(config), run / CONFIG_FILE
-    if fresh:
-        for entry in run.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    elif path.is_file() and path.read_text() != text:
-        old, new = json.loads(path.read_text()), json.loads(text)
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        raise TrainingError(
-            f"{run} holds a run with another {', '.join(changed)}: name another folder with --set "
-            "run=FOLDER, or start it over with --fresh"
-        )
-    path.write_text(text)
 
 
 def _evaluated(

@@ -22,6 +22,7 @@ from training.controller import Actuator, ControllerConfig, EntropyController
 from training.extra_rollouts import BranchConfig
 from training.objectives import Need, ObjectiveConfig, Objectives, Plan, Tokens
 from training.objectives.registry import PlainConfig
+from training.policy_folder import STATE_FILE
 from training.ranks import ranks_of
 from training.readings import Reader
 from training.scoring import (
@@ -35,8 +36,6 @@ from training.scoring import (
 from training.served_rollouts import ServedConfig, ServedPolicy
 from training.settings_check import TrlSettings, refuse_settings
 from training.trainer_rollouts import Grader, RolloutTrainer
-
-STATE_FILE = "entropy_state.json"
 
 
 class _Loss:

@@ -1,23 +1,17 @@
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from torch import Tensor
 
 from probes import temperature
-from probes.entropy import entropy_from_logits
 from probes.temperature import (
     MIN_TEMPERATURE,
     NUM_PARAMETERS,
-    REFINEMENTS,
     HapoStatistics,
     Law,
     apply_laws,
-    fit_hapo,
     law_parameters,
     temperature_for_entropy,
 )
@@ -232,224 +226,6 @@ def test_a_batch_of_all_laws_decides_each_row_as_if_it_were_alone(
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-6)
     assert together.isfinite().all()
-
-
-# -- the entropy target ------------------------------------------------------------------------
-
-
-def bisected(logits: Tensor, target: Tensor, low: float = 0.1, high: float = 2.0) -> Tensor:
-    """The slow, sure way, in float64; ends at a limit where the target is out of reach."""
-    rows = logits.double()
-    below = torch.full((len(rows),), math.log(low), dtype=torch.float64)
-    above = torch.full_like(below, math.log(high))
-    for _ in range(40):
-        middle = (below + above) / 2
-        too_cold = entropy_from_logits(rows, middle.exp()) < target
-        below, above = torch.where(too_cold, middle, below), torch.where(too_cold, above, middle)
-    return ((below + above) / 2).exp()
-
-
-def random_rows(num_rows: int, vocab: int, scale: float = 3.0) -> Tensor:
-    return torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(0)) * scale
-
-
-@st.composite
-def solvable(draw: st.DrawFn) -> Tensor:
-    """Rows of every shape that a model of some vocabulary gives, masked ones among them."""
-    shape = (draw(st.integers(1, 4)), draw(st.sampled_from([2, 3, 8, 64, 300])))
-    values = draw(hnp.arrays(np.float32, shape, elements=st.floats(-12, 12, width=32)))
-    masked = draw(hnp.arrays(np.bool_, shape))
-    masked[:, 0] = False
-    return torch.from_numpy(np.where(masked, np.float32(-INF), values))
-
-
-def assert_solved(logits: Tensor, target: float, got: Tensor, tolerance: float) -> None:
-    """Where the target can be reached the entropy is the target, elsewhere T is at the limit."""
-    assert got.isfinite().all()
-    assert ((got >= 0.1 * (1 - 1e-6)) & (got <= 2.0 * (1 + 1e-6))).all()
-    rows = logits.double()
-    coldest, warmest = entropy_from_logits(rows, 0.1), entropy_from_logits(rows, 2.0)
-    reached = entropy_from_logits(rows, got.double())
-    expected = torch.full_like(reached, target).clamp(coldest, warmest)
-    torch.testing.assert_close(reached, expected, atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("vocab", [64, 512, 49152])
-@pytest.mark.parametrize("target", [0.2, 0.8, 1.6, 3.0])
-def test_the_solved_temperature_reaches_the_target(vocab: int, target: float) -> None:
-    logits = random_rows(16, vocab)
-    reachable = entropy_from_logits(logits, 0.1) < target
-    reachable &= entropy_from_logits(logits, 2.0) > target
-    assert reachable.sum() >= 4
-    got = temperature_for_entropy(logits, target)[reachable]
-    reached = entropy_from_logits(logits[reachable], got)
-    torch.testing.assert_close(reached, torch.full_like(reached, target), atol=1e-3, rtol=0)
-
-
-@given(logits=solvable(), target=st.floats(0.01, 8))
-@for_all_rows
-def test_the_target_is_met_or_the_nearer_limit_returned(logits: Tensor, target: float) -> None:
-    assert_solved(logits, target, temperature_for_entropy(logits, target), tolerance=2e-2)
-
-
-@pytest.mark.parametrize("share_allowed", [0.5, 0.02, 0.0005])
-def test_masked_tokens_play_no_part_in_the_solution(share_allowed: float) -> None:
-    logits = random_rows(8, 49152)
-    allowed = torch.rand(49152, generator=torch.Generator().manual_seed(1)) < share_allowed
-    masked = temperature_for_entropy(logits.masked_fill(~allowed, -INF), 1.0)
-    torch.testing.assert_close(
-        masked, temperature_for_entropy(logits[:, allowed], 1.0), atol=1e-4, rtol=1e-4
-    )
-    assert_solved(logits[:, allowed], 1.0, masked, tolerance=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "target", "limit"),
-    [
-        ("a single allowed token has no entropy to raise", [5.0, -INF, -INF], 0.5, 2.0),
-        ("two allowed tokens hold at most ln 2", [3.0, 0.0, -INF], 0.7, 2.0),
-        ("a uniform row cannot be sharpened", [1.0] * 8, 0.5, 0.1),
-        ("an exact tie at the top holds ln 2", [9.0, 9.0, 0.0], 0.6, 0.1),
-        ("a near tie at the top holds almost ln 2", [9.0, 8.999, 0.0, -3.0], 0.5, 0.1),
-        ("more than the vocabulary can hold", [2.0, 1.0, 0.0, -1.0], 3.0, 2.0),
-        ("less than the coldest limit leaves", [1.0, 0.9, 0.8, 0.7], 1e-3, 0.1),
-        ("a peak too tall for the warmest limit", [60.0, 0.0, 0.0, 0.0], 1.0, 2.0),
-    ],
-)
-def test_a_target_out_of_reach_ends_at_the_nearer_limit(
-    name: str, row: list[float], target: float, limit: float
-) -> None:
-    for refinements in (REFINEMENTS, 6):
-        got = temperature_for_entropy(torch.tensor([row]), target, refinements=refinements)
-        assert got.item() == pytest.approx(limit, rel=1e-5), name
-
-
-def test_near_ties_just_inside_the_limits_are_solved() -> None:
-    gaps = torch.tensor([0.05, 0.1, 0.2, 0.4])
-    logits = torch.stack([torch.full_like(gaps, 10.0), 10.0 - gaps, torch.zeros(4)], -1)
-    got = temperature_for_entropy(logits, 0.65)
-    expected = bisected(logits, torch.full((4,), 0.65))
-    torch.testing.assert_close(got.double(), expected, atol=0, rtol=1e-3)
-
-
-@given(logits=solvable(), one=st.floats(0.01, 6), two=st.floats(0.01, 6))
-@for_all_rows
-def test_a_higher_target_never_gives_a_lower_temperature(
-    logits: Tensor, one: float, two: float
-) -> None:
-    assume(abs(one - two) > 0.05)
-    low, high = (temperature_for_entropy(logits, target) for target in sorted([one, two]))
-    assert (low <= high * 1.01).all()
-
-
-def test_targets_and_limits_may_differ_from_row_to_row() -> None:
-    logits = random_rows(3, 512).repeat(2, 1)
-    target = torch.tensor([0.5, 1.0, 2.0, 5.5, 5.5, 1e-3])
-    low = torch.tensor([0.1, 0.2, 0.1, 0.1, 0.1, 0.6])
-    high = torch.tensor([2.0, 2.0, 2.0, 1.1, 1.2, 1.0])
-    got = temperature_for_entropy(logits, target, low, high)
-    torch.testing.assert_close(
-        entropy_from_logits(logits[:3], got[:3]), target[:3], atol=1e-3, rtol=0
-    )
-    assert got[3:].tolist() == pytest.approx([1.1, 1.2, 0.6])
-
-
-@pytest.mark.parametrize("broken", [[math.nan, 1.0, 0.0], [INF, 1.0, 0.0], [-INF] * 3])
-def test_a_row_without_a_finite_entropy_has_no_solution_and_spoils_no_other(
-    broken: list[float],
-) -> None:
-    got = temperature_for_entropy(torch.tensor([[2.0, 1.0, 0.0], broken]), 0.6)
-    assert got.isnan().tolist() == [False, True]
-
-
-def test_bfloat16_logits_are_solved_in_float32() -> None:
-    logits = random_rows(4, 512).bfloat16()
-    got = temperature_for_entropy(logits, 1.0)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, temperature_for_entropy(logits.float(), 1.0))
-
-
-def test_the_passes_of_the_decode_loop_are_enough_for_language_like_rows() -> None:
-    ranks = torch.arange(1, 49153).log()  # Zipf, from nearly certain to nearly flat
-    noise = random_rows(10, 49152, 1.0)
-    logits = noise - ranks * torch.linspace(1.0, 4.0, 10).unsqueeze(-1)
-    for target in (0.3, 1.0, 3.0):
-        got = temperature_for_entropy(logits, target, refinements=REFINEMENTS)
-        expected = bisected(logits, torch.full((10,), target))
-        error = entropy_from_logits(logits, got) - entropy_from_logits(logits, expected.float())
-        assert error.abs().mean() < 1e-2
-        assert error.abs().max() < 0.1
-
-
-# -- HAPO's statistics -------------------------------------------------------------------------
-
-
-def hapo_in_numpy(values: np.ndarray, quantile: float, tail: float) -> HapoStatistics:
-    """`compute_entropy_h` of the published code, with tails, written from the formulas."""
-    log_entropy = np.sort(np.log(np.maximum(values.astype(np.float64), 1e-8)))
-    last = len(log_entropy) - 1
-
-    def nearest(ordered: np.ndarray, share: float) -> float:
-        return float(ordered[np.rint(share * last).astype(int)])
-
-    pivot = nearest(log_entropy, quantile)
-    std = math.sqrt(max(np.mean((log_entropy - pivot) ** 2), 1e-8))
-    x = (log_entropy - pivot) / std
-    high, low = max(nearest(x, 1 - tail), 1e-8), min(nearest(x, tail), -1e-8)
-    return HapoStatistics(pivot, std, 1 / high, 1 / low)
-
-
-@pytest.mark.parametrize("count", [2, 3, 10, 1001])
-@pytest.mark.parametrize("quantile", [0.5, 0.8])
-@pytest.mark.parametrize("tail", [0.0, 0.01])
-def test_fitted_statistics_are_those_of_the_formulas(
-    count: int, quantile: float, tail: float
-) -> None:
-    values = np.random.default_rng(count).gamma(0.5, 2.0, count).astype(np.float32)
-    values[0] = 0.0  # a certain token
-    got = fit_hapo(torch.from_numpy(values), quantile, tail)
-    assert got == pytest.approx(hapo_in_numpy(values, quantile, tail), rel=1e-9)
-    assert got.scale_positive > 0 > got.scale_negative
-
-
-def test_extremes_of_the_sample_map_to_the_ends_without_tails() -> None:
-    values = torch.tensor([0.1, 0.3, 0.5, 1.0, 4.0])
-    fitted = fit_hapo(values, tail=0.0)
-    got = applied(Law.HAPO, values.tolist(), parameters={**fitted._asdict(), **HALF})
-    assert (got[0], got[-1]) == pytest.approx((0.5, 1.5), abs=1e-4)
-    assert got[3] == pytest.approx(1.0, abs=1e-5)  # the 0.8 quantile of five is the fourth
-
-
-def test_one_outlier_does_not_decide_the_gain() -> None:
-    values = torch.linspace(0.1, 2.0, 500)
-    spoiled = torch.cat([values, torch.tensor([1e4])])
-    robust = fit_hapo(spoiled).scale_positive / fit_hapo(values).scale_positive
-    extreme = fit_hapo(spoiled, tail=0.0).scale_positive / fit_hapo(values, tail=0.0).scale_positive
-    assert robust == pytest.approx(1.0, rel=0.1)
-    assert extreme < 0.2
-
-
-def test_the_order_and_shape_of_the_sample_do_not_matter() -> None:
-    values = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
-    shuffled = values.flatten()[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
-    assert fit_hapo(values) == pytest.approx(fit_hapo(shuffled), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [[], [1.0], [1.0, math.nan], [1.0, INF], [1.0, -0.1]],
-    ids=["nothing", "one value", "NaN", "infinite", "negative"],
-)
-def test_a_sample_that_cannot_be_fitted_is_refused(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="at least two finite entropies"):
-        fit_hapo(torch.tensor(values))
-
-
-def test_equal_entropies_fit_to_statistics_that_leave_the_base_alone() -> None:
-    fitted = fit_hapo(torch.full((10,), 0.7))
-    assert all(math.isfinite(value) for value in fitted)
-    got = applied(Law.HAPO, [0.1, 0.7, 5.0], 0.9, {**fitted._asdict(), **HALF})
-    assert got == pytest.approx([0.9] * 3)
 
 
 # -- the table of laws -------------------------------------------------------------------------

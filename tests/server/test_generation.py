@@ -1,15 +1,12 @@
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind
 
 from probes.temperature import Law
 from server.control import KEY, EngineControl
@@ -19,80 +16,22 @@ from tests.server.fake_engine import (
     DONE,
     ONE_BY_ONE,
     FakeEngine,
-    Json,
     Step,
     chat_stream,
     completion_stream,
     data,
-    entropy_of,
     envelope,
     params,
     piece,
     plan,
     responses_stream,
 )
-
-Stream = Callable[..., AsyncIterator[str]]
-
-
-class Run:
-    """One controlled HTTP request against the fake engine."""
-
-    def __init__(
-        self, script: list[Step], trace: str = "tokens", timeout: float = 0.2, **faults: Any
-    ) -> None:
-        self.telemetry = Telemetry()
-        self.engine = FakeEngine(self.telemetry, script, **faults)
-        self.controlled = ControlledEngine(self.engine)
-        self.generation = Generation(plan(trace), self.telemetry, timeout)
-        current.set(self.generation)
-
-    async def stream(self, handler: Stream, *arguments: Any) -> list[str]:
-        """Everything that a streaming client receives."""
-        response = StreamingResponse(handler(self.controlled, *arguments))
-        self.response = await self.generation.finish(response)
-        assert isinstance(self.response, StreamingResponse)
-        return [str(event) async for event in self.response.body_iterator]
-
-    async def answer(self, body: Json, *calls: SamplingParams, status: int = 200) -> Response:
-        """What a client that does not stream receives."""
-        for number, call in enumerate(calls):
-            async for _ in self.controlled.generate("prompt", call, str(number)):
-                pass
-        response = JSONResponse(body, status_code=status, headers={"x-request-id": "7"})
-        return await self.generation.finish(response)
+from tests.server.generation_run import Run, bodies, expected_tokens, token_chunks
 
 
 @pytest.fixture(autouse=True)
 def nobody_controls() -> None:
     current.set(None)
-
-
-def bodies(events: list[str]) -> list[Json]:
-    """Payloads of the events that have one."""
-    lines = [line[6:] for event in events for line in event.splitlines() if line[:6] == "data: "]
-    return [json.loads(line) for line in lines if line != "[DONE]"]
-
-
-def token_chunks(events: list[str], index: int) -> list[Json]:
-    """Tokens in the chunks of one choice, in order."""
-    return [
-        token
-        for body in bodies(events)
-        for choice in body["choices"]
-        if choice["index"] == index
-        for token in (choice.get("entropy") or {}).get("tokens") or []
-    ]
-
-
-def expected_tokens(trace: int, choice: int, count: int) -> list[Json]:
-    return [
-        {"entropy": entropy_of(trace, choice, index), "temperature": 0.5} for index in range(count)
-    ]
-
-
-def fallbacks(reason: str) -> float:
-    return REGISTRY.get_sample_value("entrostat_fallbacks_total", {"reason": reason}) or 0.0
 
 
 # -- below vLLM's handlers ---------------------------------------------------------------------
@@ -381,131 +320,3 @@ async def test_an_error_of_vllm_passes_untouched() -> None:
     response = await run.answer({"error": {"message": "too long"}}, status=400)
     assert response.status_code == 400
     assert json.loads(bytes(response.body)) == {"error": {"message": "too long"}}
-
-
-# -- what can go wrong -------------------------------------------------------------------------
-
-
-async def test_a_lost_record_is_reported_and_does_not_hold_the_answer_up() -> None:
-    run = Run(ONE_BY_ONE, timeout=0.2, lost={(0, 1)})
-    before, started = fallbacks("trace_lost"), time.monotonic()
-    response = await run.answer({"choices": [{"index": 0}]}, params())
-    assert 0.19 <= time.monotonic() - started < 2
-    report = json.loads(bytes(response.body))["choices"][0]["entropy"]
-    assert report["fallback"] == "trace_lost"
-    assert report["num_tokens"] == 2
-    assert response.headers["x-entropy-fallback"] == "trace_lost"
-    assert fallbacks("trace_lost") == before + 1
-
-
-async def test_a_stream_waits_for_lost_records_once_and_completes() -> None:
-    script: list[Step] = [[(0, 1)]] * 30
-    run = Run(script, timeout=0.2, lost={(0, index) for index in range(30)})
-    started = time.monotonic()
-    events = await run.stream(chat_stream, params())
-    assert 0.19 <= time.monotonic() - started < 2  # once, not thirty times
-    assert events[-1] == DONE
-    (choice,) = bodies(events)[-1]["choices"]
-    assert choice["entropy"]["fallback"] == "trace_lost"
-    assert choice["entropy"]["num_tokens"] == 0
-    assert choice["entropy"]["entropy_mean"] is None
-
-
-async def test_a_record_that_comes_late_is_waited_for() -> None:
-    run = Run([[(0, 1)]], timeout=5, lost={(0, 0)})
-    answer = asyncio.create_task(run.answer({"choices": [{"index": 0}]}, params()))
-    await asyncio.sleep(0.02)
-    assert not answer.done()
-    (trace,) = run.telemetry._open.values()
-    trace.put(0, 0, (2.0, 0.5))
-    report = json.loads(bytes((await answer).body))["choices"][0]["entropy"]
-    assert (report["fallback"], report["entropy_mean"]) == (None, 2.0)
-
-
-async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
-    run = Run(ONE_BY_ONE, failed={(0, 1)})
-    before = fallbacks("control_failed")
-    events = await run.stream(chat_stream, params())
-    nothing = {"entropy": None, "temperature": None}
-    assert token_chunks(events, 0)[1] == nothing
-    assert bodies(events)[-1]["choices"][0]["entropy"]["fallback"] == "control_failed"
-    assert not any("NaN" in event for event in events)
-    assert fallbacks("control_failed") == before + 1
-
-
-async def test_every_reason_is_named_in_the_header() -> None:
-    run = Run([[(0, 1), (1, 1)]], lost={(0, 0)}, failed={(1, 0)})
-    body = {"choices": [{"index": 0}, {"index": 1}]}
-    response = await run.answer(body, params(n=2))
-    assert response.headers["x-entropy-fallback"] == "control_failed,trace_lost"
-
-
-# -- nothing stays behind ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-@pytest.mark.parametrize("handler", [chat_stream, completion_stream])
-async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: str) -> None:
-    run = Run(ONE_BY_ONE, trace=trace)
-    await run.stream(handler, params())
-    assert not run.telemetry._open
-    assert run.engine.open_calls == 0
-
-
-@pytest.mark.parametrize(
-    "trace",
-    [
-        "none",
-        "summary",
-        "tokens",
-    ],
-)
-async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> None:
-    run = Run(ONE_BY_ONE, trace=trace)
-    await run.stream(responses_stream, params(), 2)
-    assert not run.telemetry._open
-
-
-@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-@pytest.mark.parametrize("status", [200, 400])
-async def test_a_finished_answer_leaves_no_trace_open(trace: str, status: int) -> None:
-    run = Run(ONE_BY_ONE, trace=trace)
-    await run.answer({"choices": []}, params(), status=status)
-    assert not run.telemetry._open
-    assert run.engine.open_calls == 0
-
-
-async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:
-    run = Run(ONE_BY_ONE)
-    response = StreamingResponse(chat_stream(run.controlled, params()))
-    response = await run.generation.finish(response)  # type: ignore[assignment]
-    stream: Any = response.body_iterator
-    await anext(stream)
-    await anext(stream)
-    assert run.telemetry._open
-    await stream.aclose()
-    assert not run.telemetry._open
-
-
-async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_no_trace_open() -> (
-    None
-):
-    run = Run(ONE_BY_ONE, timeout=60, lost={(0, 0)})
-    reading = asyncio.create_task(run.stream(chat_stream, params()))
-    await asyncio.sleep(0.05)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    assert not run.telemetry._open
-
-
-async def test_a_stream_that_breaks_leaves_no_trace_open() -> None:
-    run = Run(ONE_BY_ONE)
-
-    async def handler(engine: Any) -> AsyncIterator[str]:
-        async for event in chat_stream(engine, params()):
-            yield event
-            raise RuntimeError("boom")
-
-    with pytest.raises(RuntimeError, match="boom"):
-        await run.stream(handler)
-    assert not run.telemetry._open

@@ -1,5 +1,6 @@
 """`train-policy` as a whole, on a tiny checkpoint: run, kill, resume, report."""
 
+import errno
 import json
 import os
 import signal
@@ -18,12 +19,14 @@ from safetensors.torch import load_file
 
 from tests.training import tiny_policy as tiny
 from training import train_policy as job
+from training.cli import one_sentence_errors
 from training.errors import TrainingError
 from training.objectives import OBJECTIVES
 from training.policy_config import PolicyConfig, load_config, shipped_configs
+from training.policy_folder import last_checkpoint, refuse_full_disk
 from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy_tables import objective_rows
-from training.train_policy import last_checkpoint, train_policy
+from training.train_policy import train_policy
 
 SETTINGS = [
     "optimiser.steps=6",
@@ -74,6 +77,49 @@ def test_the_checkpoint_holds_no_pickle_and_is_not_for_its_owner_alone(whole: Pa
     assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
     config = (whole / "checkpoint" / "config.json").stat().st_mode
     assert {path.stat().st_mode for path in files} == {config}
+
+
+def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
+    whole: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not list(whole.glob("checkpoint-*"))
+    monkeypatch.setattr(job, "build_trainer", None)  # it would fail
+    page = (whole / "report.md").read_text()
+    (whole / "report.md").unlink()
+    screen = StringIO()
+    assert train_policy(config_in(whole, checkpoint), Console(file=screen)) == whole / "checkpoint"
+    assert "finished before" in screen.getvalue()
+    assert (whole / "report.md").read_text() == page
+
+
+@pytest.mark.parametrize(("save_every", "needed"), [(2, 36), (3, 28), (6, 16)])
+def test_a_disk_that_the_checkpoints_will_fill_is_refused_at_the_start(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, needed: int
+) -> None:
+    """12 bytes a weight for each checkpoint, three at once at most; 4 for the result beside two."""
+    config = config_in(tmp_path, checkpoint, f"optimiser.save_every={save_every}")
+    free = SimpleNamespace(free=needed * 2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
+    refuse_full_disk(config, 2**30)
+    free.free -= 1
+    with pytest.raises(TrainingError, match=rf"take {needed}.0 GiB and .* are free"):
+        refuse_full_disk(config, 2**30)
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its room is used again
+    refuse_full_disk(config, 2**30)
+
+
+def test_a_disk_that_fills_up_ends_the_command_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "steps.jsonl"))
+    with pytest.raises(SystemExit) as end, one_sentence_errors("train-policy"):
+        raise full
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "No space left on device" in said
+    assert "steps.jsonl" in said
 
 
 def test_killed_and_started_again_it_takes_the_same_steps(
@@ -178,7 +224,13 @@ def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
         capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
     )
     assert json.loads(shown[: shown.rindex("}") + 1])["optimiser"]["learning_rate"] == 1e-5
-    for fact in ("weights: ", "memory: about ", "a step: about ", "logits that an objective keeps"):
+    for fact in (
+        "weights: ",
+        "memory: about ",
+        "disk: about ",
+        "a step: about ",
+        "logits that an objective keeps",
+    ):
         assert fact in shown
     assert not run.exists()
 

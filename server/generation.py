@@ -220,16 +220,15 @@ class Generation:
 
     async def _merge(self, response: Response) -> Response:
         headers = self.headers()
-        if self.plan.trace == "none" and self.plan.difficulty is None:
+        if self.plan.trace == "none":  # nothing was recorded but the class, which a header tells
+            run = self._calls[0].difficulty if self._calls else None
+            if run is not None:
+                headers |= _label_header((await run.report(0)).label)
             response.headers.update(headers)
             return response
         reports = await self.reports()
         labels = [one["difficulty"]["label"] for one in reports.values() if one["difficulty"]]
-        if labels and labels[0] is not None:
-            headers["x-entropy-difficulty"] = labels[0]
-        if self.plan.trace == "none":
-            response.headers.update(headers)
-            return response
+        headers |= _label_header(labels[0] if labels else None)
         body = json.loads(bytes(response.body))
         for choice in body.get("choices", []):
             choice["entropy"] = reports.get(choice["index"])
@@ -273,6 +272,10 @@ class Generation:
                 choice["entropy"] = addition
                 changed = True
         return sse(chunk) if changed else event
+
+
+def _label_header(label: str | None) -> dict[str, str]:
+    return {} if label is None else {"x-entropy-difficulty": label}
 
 
 class ControlledEngine:

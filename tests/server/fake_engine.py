@@ -95,7 +95,10 @@ class FakeEngine:
         return SimpleNamespace(
             outputs=[
                 SimpleNamespace(
-                    index=choice, token_ids=[7] * (count if delta else produced[choice])
+                    index=choice,
+                    token_ids=[7] * (count if delta else produced[choice]),
+                    finish_reason=None,
+                    stop_reason=None,
                 )
                 for choice, count in step
             ]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import REGISTRY
 from vllm.sampling_params import SamplingParams
 
 from server.generation import ControlledEngine, Generation, current
@@ -69,3 +70,8 @@ def expected_tokens(trace: int, choice: int, count: int) -> list[Json]:
     return [
         {"entropy": entropy_of(trace, choice, index), "temperature": 0.5} for index in range(count)
     ]
+
+
+def fallbacks(reason: str) -> float:
+    """How often that was counted in this process."""
+    return REGISTRY.get_sample_value("entrostat_fallbacks_total", {"reason": reason}) or 0.0

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.sampling_params import RequestOutputKind
 
+from probes.strategies import Difficulty, Strategies
 from probes.temperature import Law
 from server.control import KEY, EngineControl
 from server.generation import ControlledEngine, Generation, current
+from server.plan import DifficultyPlan
 from server.telemetry import Telemetry
 from tests.server.fake_engine import (
     DONE,
@@ -26,7 +29,7 @@ from tests.server.fake_engine import (
     plan,
     responses_stream,
 )
-from tests.server.generation_run import Run, bodies, expected_tokens, token_chunks
+from tests.server.generation_run import Run, bodies, expected_tokens, fallbacks, token_chunks
 
 
 @pytest.fixture(autouse=True)
@@ -313,6 +316,21 @@ async def test_an_answer_without_trace_is_vllms_own() -> None:
     response = await Run(ONE_BY_ONE, trace="none").answer(body, params())
     assert json.loads(bytes(response.body)) == body
     assert response.headers["x-entropy-profile"] == "steady"
+
+
+async def test_a_class_without_a_trace_is_told_at_once() -> None:
+    """The worker records no tokens then, so there are none to wait for."""
+    run = Run(ONE_BY_ONE, trace="none", timeout=30)
+    run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
+    picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
+    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    lost = fallbacks("trace_lost")
+    async with asyncio.timeout(10):
+        response = await run.answer({"choices": [{"index": 0}]}, params())
+    assert response.headers["x-entropy-difficulty"] == "easy"
+    assert "x-entropy-fallback" not in response.headers
+    assert json.loads(bytes(response.body)) == {"choices": [{"index": 0}]}
+    assert fallbacks("trace_lost") == lost
 
 
 async def test_an_error_of_vllm_passes_untouched() -> None:

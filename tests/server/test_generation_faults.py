@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from fastapi.responses import StreamingResponse
-from prometheus_client import REGISTRY
 
 from server.generation import current
 from tests.server.fake_engine import (
@@ -20,16 +19,12 @@ from tests.server.fake_engine import (
     params,
     responses_stream,
 )
-from tests.server.generation_run import Run, Stream, bodies, token_chunks
+from tests.server.generation_run import Run, Stream, bodies, fallbacks, token_chunks
 
 
 @pytest.fixture(autouse=True)
 def nobody_controls() -> None:
     current.set(None)
-
-
-def fallbacks(reason: str) -> float:
-    return REGISTRY.get_sample_value("entrostat_fallbacks_total", {"reason": reason}) or 0.0
 
 
 async def test_a_lost_record_is_reported_and_does_not_hold_the_answer_up() -> None:

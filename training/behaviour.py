@@ -114,7 +114,7 @@ class Sampler:
         self._take(input_ids[:, -1])
         logits = scores.float()
         entropy = entropy_from_logits(logits)
-        temperature = self._temperature(logits, entropy)
+        temperature = self._temperature(logits, self._seen(logits, entropy))
         self._entropies.append(entropy)
         scaled = logits / temperature[:, None]
         self.temperatures.append(temperature)
@@ -141,6 +141,12 @@ class Sampler:
     def _take(self, tokens: Tensor) -> None:
         if self._last is not None:
             self._drawn.append(self._last.gather(-1, tokens[:, None]).squeeze(-1))
+
+    def _seen(self, logits: Tensor, entropy: Tensor) -> Tensor:
+        """The entropies that a law goes by; HAPO's statistics are of those at the base."""
+        if isinstance(self._law, HapoLaw) and self._base != 1.0:
+            return entropy_from_logits(logits, self._base)
+        return entropy
 
     def _temperature(self, logits: Tensor, entropy: Tensor) -> Tensor:
         base = torch.full_like(logits[:, 0], self._centre)

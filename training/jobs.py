@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -116,6 +117,30 @@ def make_writable(folder: Path) -> None:
         raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
+def load_tokenizer(checkpoint: Path, **options: Any) -> Any:
+    """The tokenizer of a model that is talked to.
+
+    Args:
+        checkpoint: The model's folder.
+        **options: As for `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        TrainingError: There is none, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{checkpoint}: its tokenizer cannot be loaded: {reason}") from error
+    if tokenizer.chat_template is None:
+        raise TrainingError(
+            f"{checkpoint}: its tokenizer has no chat template, which every question is asked in"
+        )
+    return tokenizer
+
+
 def identify(checkpoint: Path) -> ModelIdentity:
     """Fingerprint the model that an artifact will belong to.
 
@@ -124,7 +149,10 @@ def identify(checkpoint: Path) -> ModelIdentity:
     """
     if not (checkpoint / "config.json").is_file():
         raise TrainingError(f"{checkpoint} is no checkpoint: there is no config.json in it")
-    return ModelIdentity.of(checkpoint)
+    try:
+        return ModelIdentity.of(checkpoint)
+    except ValueError as error:
+        raise TrainingError(f"{checkpoint}: cannot be read: {error}") from error
 
 
 def identify_served(served: Served, checkpoint: Path | None) -> ModelIdentity:

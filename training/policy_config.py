@@ -154,6 +154,7 @@ class PolicyConfig(_Section):
             loss_type=self.loss.loss_type,
             importance_sampling_level=self.loss.importance_sampling_level,
             delta=self.loss.delta,
+            epsilon_high=self.loss.epsilon_high or self.loss.epsilon,
             reuses_rollouts=self.rollout.num_iterations * self.rollout.num_minibatches > 1,
             num_generations=self.rollout.num_generations,
             samples_itself=self.rollout.backend == "transformers",

@@ -1,10 +1,11 @@
 """What a run will cost, estimated before it starts."""
 
-import json
 import time
+from pathlib import Path
 
 import torch
 
+from training.errors import TrainingError
 from training.policy_config import PolicyConfig
 from training.policy_folder import disk_needed
 from training.settings_check import needs_logits
@@ -21,8 +22,7 @@ def estimate(config: PolicyConfig) -> str:
     objective keeps them, and 6 operations per weight and trained token, 2 per scored or generated
     one. Activations and whatever the libraries need are not: expect half as much again.
     """
-    shape = json.loads((checkpoint_of(config) / "config.json").read_text())
-    weights, vocabulary = num_weights(shape), int(shape["vocab_size"])
+    weights, vocabulary = shape_of(checkpoint_of(config))
     rollout, optimiser = config.rollout, config.optimiser
     trained = weights if config.lora is None else 0.02 * weights
     memory = 4 * weights + 12 * trained
@@ -45,15 +45,22 @@ def estimate(config: PolicyConfig) -> str:
     return "\n".join(lines)
 
 
-def num_weights(shape: dict[str, int]) -> int:
-    """Weights of a decoder with gated feed-forward layers, from its config."""
-    hidden, layers = shape["hidden_size"], shape["num_hidden_layers"]
-    heads = shape["num_attention_heads"]
-    keys = shape.get("num_key_value_heads", heads) / heads
-    attention = hidden * hidden * (2 + 2 * keys)
-    forward = 3 * hidden * shape["intermediate_size"]
-    embeddings = hidden * shape["vocab_size"] * (1 if shape.get("tie_word_embeddings") else 2)
-    return int(layers * (attention + forward) + embeddings)
+def shape_of(checkpoint: Path) -> tuple[int, int]:
+    """Number of weights and size of the vocabulary of a model, whose weights are not read.
+
+    Raises:
+        TrainingError: Its architecture is not known.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        shape = AutoConfig.from_pretrained(checkpoint)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{checkpoint}: no model that can be trained: {reason}") from error
+    return model.num_parameters(), shape.get_text_config().vocab_size
 
 
 def operations_per_second(precision: str, size: int = 1024) -> float:

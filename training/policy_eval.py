@@ -77,6 +77,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: Any,
     tokenizer: Any,
+    ends: Sequence[int],
     problems: Sequence[Problem],
     prompts: Sequence[list[dict[str, str]]],
     *,
@@ -91,6 +92,7 @@ def evaluate(
     Args:
         model: A `transformers` model.
         tokenizer: Its tokenizer, padding on the left.
+        ends: Ids of the tokens that end an answer, those of training.
         problems: Held-out problems.
         prompts: Their conversations.
         samples: Answers to each.
@@ -99,7 +101,6 @@ def evaluate(
         temperature: Of sampling.
         seed: Same seed, same answers.
     """
-    eos = tokenizer.eos_token_id
     rows = [prompt for prompt in prompts for _ in range(samples)]
     texts: list[str] = []
     confidence: list[float] = []
@@ -122,7 +123,8 @@ def evaluate(
                 temperature=temperature,
                 top_k=0,
                 top_p=1.0,
-                eos_token_id=eos,
+                repetition_penalty=1.0,  # as TRL draws, whatever the model's own settings say
+                eos_token_id=list(ends),
                 pad_token_id=tokenizer.pad_token_id,
             )
             drawn = model.generate(
@@ -130,7 +132,7 @@ def evaluate(
                 generation_config=config,
                 logits_processor=LogitsProcessorList([sampler]),
             )[:, inputs["input_ids"].shape[1] :]
-            answers = [_until(row, eos) for row in drawn.tolist()]
+            answers = [_until(row, ends) for row in drawn.tolist()]
             confidence += [math.exp(_mean(row)) for row in sampler.logprobs(answers)]
             entropies += [value for row in sampler.entropies(answers) for value in row]
             lengths += [len(answer) for answer in answers]
@@ -155,8 +157,9 @@ def _evaluating(model: Any) -> Any:
         model.train(was_training)
 
 
-def _until(row: list[int], eos: int) -> list[int]:
-    return row[: row.index(eos) + 1] if eos in row else row
+def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+    stop = next((at + 1 for at, token in enumerate(row) if token in ends), len(row))
+    return row[:stop]
 
 
 def _grouped(values: list[Any], size: int) -> list[list[Any]]:

@@ -14,6 +14,12 @@ BEFORE, AFTER = "before.json", "after.json"
 STATE_FILE = "entropy_state.json"
 """Written last into a checkpoint: one without it was cut off."""
 
+_OWN = (
+    *(BEFORE, AFTER, CONFIG_FILE, "steps.jsonl", "report.md", "report.png", "README.md"),
+    *("checkpoint", "checkpoint-*", "adapter", "served", "tracking"),
+)
+"""Names in a run folder."""
+
 _BYTES_TO_RESUME = 12
 """Of a trained float32 weight in a checkpoint: itself and AdamW's two moments."""
 _BYTES_TO_SERVE = 4
@@ -26,24 +32,52 @@ def claim(config: PolicyConfig, *, fresh: bool) -> None:
 
     Args:
         config: Of the run.
-        fresh: Throw away what is there.
+        fresh: Throw away the run that is there.
 
     Raises:
-        TrainingError: A run with another config is there.
+        TrainingError: A run with another config is there, or something that is no run.
     """
     run = config.run
     text, path = resolved(config), run / CONFIG_FILE
-    if fresh:
-        for entry in run.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    elif path.is_file() and path.read_text() != text:
-        old, new = json.loads(path.read_text()), json.loads(text)
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if path.is_file():
+        there = _config_in(path)
+        if there is None:
+            raise TrainingError(
+                f"{path} is not of a run: name another folder with --set run=FOLDER"
+            )
+        if not fresh:
+            _refuse_another(run, there, json.loads(text))
+        else:
+            _clear(run)
+    staging = path.with_suffix(".tmp")
+    staging.write_text(text)
+    staging.replace(path)
+
+
+def _config_in(path: Path) -> dict[str, Any] | None:
+    """A run's config as JSON; None for a file of something else."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return None
+    keys = {"run", "objectives", "rollout", "optimiser"}
+    return found if isinstance(found, dict) and keys <= found.keys() else None
+
+
+def _refuse_another(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
         raise TrainingError(
             f"{run} holds a run with another {', '.join(changed)}: name another folder with --set "
             "run=FOLDER, or start it over with --fresh"
         )
-    path.write_text(text)
+
+
+def _clear(run: Path) -> None:
+    """Remove what a run writes, and nothing else that may lie there."""
+    for pattern in _OWN:
+        for path in run.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def target_of(config: PolicyConfig) -> Path:

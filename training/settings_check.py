@@ -22,6 +22,7 @@ class TrlSettings(NamedTuple):
     loss_type: str = "dapo"
     importance_sampling_level: str = "token"
     delta: float | None = None
+    epsilon_high: float = 0.2
     reuses_rollouts: bool = False
     """Whether a rollout serves more than one optimiser step."""
     own_entropy_term: bool = False
@@ -54,10 +55,26 @@ def refuse_settings(
     """
     if controller is not None:
         refuse_actuator(configs, controller.actuator)
+        _refuse_clip(controller, settings)
     _refuse_losses(configs, settings, controller)
     _refuse_doubles(configs, settings)
     _refuse_rollouts(configs, settings, controller, law)
     _refuse_extra_rollouts(configs, settings, controller, law, branch)
+
+
+def _refuse_clip(controller: ControllerConfig, settings: TrlSettings) -> None:
+    if controller.actuator is not Actuator.CLIP_HIGH:
+        return
+    if not settings.reuses_rollouts:
+        raise ValueError(
+            'actuator "clip_high" has no effect while each rollout serves one optimiser step: set '
+            "num_iterations to 2 or more, or cut it into several minibatches"
+        )
+    if controller.limit >= settings.epsilon_high:
+        raise ValueError(
+            f"limit = {controller.limit} lets the controller close the clip range: keep it below "
+            f"epsilon_high = {settings.epsilon_high}"
+        )
 
 
 def _refuse_losses(

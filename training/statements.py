@@ -106,9 +106,12 @@ async def continuations(
             found[start + choice.index] = _sum(logprobs[len(before) :], counted)
         advance(len(part))
 
-    async with asyncio.TaskGroup() as group:
-        for start in range(0, len(pairs), _PROMPTS):
-            group.create_task(read(start))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(pairs), _PROMPTS):
+                group.create_task(read(start))
+    except ExceptionGroup as failed:  # the others were cancelled because of the first
+        raise failed.exceptions[0] from None
     return found
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from training.jobs import default_checkpoint, identify
+from training.jobs import default_checkpoint, identify, load_tokenizer
 from training.steering_reads import Texts, tokenised
 from training.steering_tasks import Run
 
@@ -37,7 +37,7 @@ def load_model(folder: Path | None) -> Loaded:
     checkpoint = default_checkpoint() if folder is None else folder
     identify(checkpoint)
     logging.disable_progress_bar()
+    tokenizer = load_tokenizer(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     name = _DEFAULT_NAME if folder is None else folder.resolve().name
     return Loaded(name, checkpoint, model, tokenizer)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from training.errors import TrainingError
-from training.jobs import default_checkpoint, make_writable
+from training.jobs import default_checkpoint, identify, load_tokenizer, make_writable
 from training.policy_config import PolicyConfig
 from training.policy_folder import (
     AFTER,
@@ -74,8 +74,7 @@ def checkpoint_of(config: PolicyConfig) -> Path:
     if config.model is None:
         return default_checkpoint()
     folder = Path(config.model)
-    if not (folder / "config.json").is_file():
-        raise TrainingError(f"model: {folder} is no checkpoint: there is no config.json in it")
+    identify(folder)
     return folder
 
 
@@ -95,6 +94,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     """
     if config.tracking != "none" and find_spec(config.tracking) is None:
         raise TrainingError(f"tracking: run `pip install {config.tracking}` first")
+    _accumulation(config)
     questions = split_problems(config)
     checkpoint = checkpoint_of(config)
     run = config.run
@@ -125,7 +125,11 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
         console.print(f"going on from step {step_of(resume)}")
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if resume is not None and step_of(resume) >= config.optimiser.steps:
+        # Asked to go on, the trainer would take one more step before it counts them.
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model(str(target))
     if is_main:
         make_servable(target)
@@ -159,7 +163,7 @@ def build_trainer(
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+    from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 
     from training.trainer import EntropyGRPOTrainer
 
@@ -167,7 +171,7 @@ def build_trainer(
         {"prompt": conversation(problem, config), "problem": problem.model_dump_json()}
         for problem in problems
     ]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+    tokenizer = load_tokenizer(checkpoint, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_seed(config.seed)
@@ -210,14 +214,7 @@ def trl_config(config: PolicyConfig) -> Any:
     from trl import GRPOConfig
 
     rollout, loss, optimiser = config.rollout, config.loss, config.optimiser
-    batch = optimiser.micro_batch * int(os.environ.get("WORLD_SIZE", "1"))
-    sequences = config.sequences // rollout.num_minibatches
-    if sequences % batch or config.sequences % rollout.num_minibatches:
-        raise TrainingError(
-            f"optimiser.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
-            f"minibatches cannot be cut into forwards of {batch}"
-        )
-    accumulation = sequences // batch
+    accumulation = _accumulation(config)
     return GRPOConfig(
         output_dir=str(config.run),
         seed=config.seed,
@@ -260,6 +257,23 @@ def trl_config(config: PolicyConfig) -> Any:
     )
 
 
+def _accumulation(config: PolicyConfig) -> int:
+    """Forwards of each process in an optimiser step.
+
+    Raises:
+        TrainingError: The completions cannot be cut into equal ones.
+    """
+    rollout, batch = config.rollout, config.optimiser.micro_batch
+    batch *= int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = config.sequences // rollout.num_minibatches
+    if sequences % batch or config.sequences % rollout.num_minibatches:
+        raise TrainingError(
+            f"optimiser.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
+            f"minibatches cannot be cut into forwards of {batch}"
+        )
+    return sequences // batch
+
+
 def _evaluated(
     path: Path,
     config: PolicyConfig,
@@ -276,6 +290,7 @@ def _evaluated(
         found = evaluate(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
+            trainer.eos_token_ids,
             problems,
             [conversation(problem, config) for problem in problems],
             samples=config.evaluation.samples,

@@ -302,6 +302,7 @@ def settings_of(args: GRPOConfig) -> TrlSettings:
         loss_type=args.loss_type,
         importance_sampling_level=args.importance_sampling_level,
         delta=args.delta,
+        epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
         reuses_rollouts=args.gradient_accumulation_steps % every != 0,
         own_entropy_term=args.entropy_coef != 0.0 or args.use_adaptive_entropy,
         top_entropy_quantile=args.top_entropy_quantile,

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import HapoStatistics
+from probes.temperature import HapoStatistics, fit_hapo
 from training.behaviour import (
     DynatempLaw,
     EdtLaw,
@@ -67,6 +67,16 @@ def test_hapo_is_plain_until_it_has_statistics() -> None:
     hot = Sampler(HapoLaw(tau=0.5), 1.0, statistics=HapoStatistics(-9.0, 1.0, 1.0, -1.0))
     hot(torch.zeros(3, 1, dtype=torch.long), logits())
     torch.testing.assert_close(hot.temperatures[0], torch.full((3,), 1.5))
+
+
+@pytest.mark.parametrize("base", [0.6, 1.0, 1.3])
+def test_hapo_goes_by_entropies_at_the_base_like_its_statistics(base: float) -> None:
+    rows = logits(rows=64, vocabulary=50)
+    statistics = fit_hapo(entropy_from_logits(rows, base))
+    sampler = Sampler(HapoLaw(tau=0.5), base, statistics=statistics)
+    sampler(torch.zeros(64, 1, dtype=torch.long), rows)
+    heated = (sampler.temperatures[0] > base).float().mean()
+    assert heated == pytest.approx(0.2, abs=0.02)  # the pivot is the quantile 0.8
 
 
 def test_a_shift_moves_the_temperature() -> None:

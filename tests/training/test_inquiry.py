@@ -2,8 +2,11 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
+import openai
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from probes.inquiry_artifact import Inquiry
 from probes.inquiry_task import Task, load_task
 from tests.training.fake import Fake, Json
 from training.cli import train_probe
+from training.statements import continuations
 
 
 class Model:
@@ -209,3 +213,12 @@ def test_a_task_without_known_answers_is_refused(
     (tmp_path / "t.json").write_text(json.dumps(task))
     train(fake, tmp_path, "--task", tmp_path / "t.json", code=2)
     assert "questions whose `yes` is known" in capsys.readouterr().err
+
+
+async def test_a_server_that_dies_is_its_error_and_no_group_of_errors() -> None:
+    async def die(**_: Any) -> None:
+        raise openai.APIConnectionError(request=httpx.Request("POST", "http://gone"))
+
+    client: Any = SimpleNamespace(completions=SimpleNamespace(create=die))
+    with pytest.raises(openai.APIConnectionError):
+        await continuations([client], "tiny", [([1], [2])] * 100)

@@ -26,7 +26,19 @@ def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
         (["kl_cov"], {}, (), "no effect while each rollout serves one"),
         (["kl_cov"], {"reuses_rollouts": True, "delta": 4.0}, (), "delta = 4.0 caps"),
         (["hapo"], {"loss_type": "cispo"}, (), '"hapo" sets a clip range'),
-        (["none"], {"loss_type": "sapo"}, (CLIP,), 'actuator "clip_high" sets a clip range'),
+        (
+            ["none"],
+            {"loss_type": "sapo", "reuses_rollouts": True},
+            (CLIP,),
+            'actuator "clip_high" sets a clip range',
+        ),
+        (["none"], {}, (CLIP,), 'actuator "clip_high" has no effect'),
+        (
+            ["none"],
+            {"reuses_rollouts": True, "epsilon_high": 0.01},
+            (CLIP,),
+            "below epsilon_high = 0.01",
+        ),
         (["epo"], {"own_entropy_term": True}, (), "entropy term of TRL"),
         (["empo"], {"normalises_each_reward": True}, (), "one reward"),
         (["high_entropy_mask"], {"top_entropy_quantile": 0.5}, (), "set one of them"),
@@ -55,3 +67,4 @@ def test_everything_else_passes() -> None:
     check(["kl_cov"], TrlSettings(reuses_rollouts=True), HEAT)
     check(["steer", "target_entropy"], TrlSettings(loss_type="cispo"), None, HOT)
     check(["steer"], TrlSettings(), None, None, BranchConfig())
+    check(["none"], TrlSettings(reuses_rollouts=True, epsilon_high=0.28), CLIP)

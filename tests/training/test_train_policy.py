@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from training.cli import one_sentence_errors
 from training.errors import TrainingError
 from training.objectives import OBJECTIVES
 from training.policy_config import PolicyConfig, load_config, shipped_configs
-from training.policy_folder import last_checkpoint, refuse_full_disk
+from training.policy_eval import Evaluation, evaluate
+from training.policy_folder import claim, last_checkpoint, refuse_full_disk
 from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy_tables import objective_rows
+from training.tasks.problem import Problem
 from training.train_policy import train_policy
 
 SETTINGS = [
@@ -149,6 +152,27 @@ def test_killed_and_started_again_it_takes_the_same_steps(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("lora", [(), ("lora={rank=2, target_modules=['q_proj']}",)])
+def test_stopped_after_its_last_step_it_takes_no_other(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: tuple[str, ...]
+) -> None:
+    def stop(config: PolicyConfig, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = config_in(tmp_path, checkpoint, "optimiser.steps=2", *lora)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "make_servable", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_policy(config, Console(quiet=True))
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    saved = load_file(tmp_path / "checkpoint-2" / name)
+    target = train_policy(config, Console(quiet=True))
+    assert [row["step"] for row in read_steps(tmp_path / STEPS_FILE)] == [1, 2]
+    result = load_file(target / name)
+    assert saved.keys() == result.keys()
+    assert all(torch.equal(saved[key], result[key]) for key in saved)
+
+
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMES}
 
@@ -156,6 +180,28 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="another seed"):
         train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
+
+
+def test_starting_over_removes_the_run_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(tmp_path, checkpoint)
+    claim(config, fresh=False)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "steps.jsonl").write_text("{}")
+    claim(config, fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
+
+
+@pytest.mark.parametrize("text", ['{"hidden_size": 8}', '{"run": "x", "obj', "[]"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_left_alone(
+    checkpoint: Path, tmp_path: Path, text: str, fresh: bool
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(TrainingError, match="is not of a run"):
+        claim(config_in(tmp_path, checkpoint), fresh=fresh)
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
@@ -195,6 +241,56 @@ def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Pa
     config = config_in(tmp_path, checkpoint, "optimiser.micro_batch=5")
     with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
         train_policy(config, Console(quiet=True))
+    assert not list(tmp_path.iterdir()), "nothing may be in the way of the right command"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("tokenizer.json", None, "tokenizer cannot be loaded"),
+        ("chat_template.jinja", None, "has no chat template"),
+        ("config.json", '{"hidden', "cannot be read"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, file: str, text: str | None, message: str
+) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(checkpoint, broken)
+    if text is None:
+        (broken / file).unlink()
+    else:
+        (broken / file).write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        train_policy(config_in(tmp_path / "run", broken), Console(quiet=True))
+
+
+def test_held_out_answers_end_and_are_drawn_as_in_training(checkpoint: Path) -> None:
+    """At any of the model's ends, and without the penalty that it brings along."""
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    problem = Problem(task="x", prompt="one", answer="e", grader="exact")
+    say = [{"role": "user", "content": "one"}]
+
+    def drawn(ends: list[int]) -> Evaluation:
+        return evaluate(
+            model,
+            tokenizer,
+            ends,
+            [problem],
+            [say],
+            samples=64,
+            batch=64,
+            max_tokens=12,
+            temperature=1.0,
+            seed=0,
+        )
+
+    plain = drawn([1])
+    many = drawn([1, *range(40, 96)])
+    assert sum(many.lengths[0]) < sum(plain.lengths[0]) / 2
+    model.generation_config.repetition_penalty = 5.0
+    assert drawn([1]) == plain
 
 
 def test_a_tracker_that_is_not_installed_is_named(

@@ -9,7 +9,7 @@ from torch import Tensor
 from training.controller import Actuator
 from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
 from training.objectives.group import group_advantages
-from training.objectives.interface import Config, Objective
+from training.objectives.interface import Config, Objective, Slot
 from training.objectives.ranks import Alone, Ranks
 from training.objectives.registry import ObjectiveConfig, build_objective, refuse_contradictions
 from training.objectives.steer import entropy_change
@@ -56,13 +56,16 @@ class Objectives:
                 member.drive = output
 
     def shape(self, rollout: Rollout) -> Rollout:
-        """Rewards, then the group's advantages if rewards changed, then advantages."""
+        """Rewards, then the group's advantages if rewards changed, then advantages.
+
+        Who decides the baseline makes the advantages anew, so it comes first, whatever the order.
+        """
         members = self.members.values()
         for member in members:
             rollout = replace(rollout, rewards=member.shape_rewards(rollout))
         if any(_overrides(member, "shape_rewards") for member in members):
             rollout = replace(rollout, advantages=group_advantages(rollout))
-        for member in members:
+        for member in sorted(members, key=lambda one: Slot.BASELINE not in one.claims()):
             rollout = replace(rollout, advantages=member.shape_advantages(rollout))
         return rollout
 

@@ -278,6 +278,27 @@ def test_objectives_act_in_the_order_of_the_list() -> None:
     assert not torch.equal(weights[0], weights[2])  # STEER sees the raised advantages
 
 
+@pytest.mark.parametrize("baseline", ["canon", "hapo", "hardness_weight"])
+@pytest.mark.parametrize("other", ["seed_grpo", "hicra"])
+def test_a_baseline_comes_first_and_undoes_nobodys_work(baseline: str, other: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = rollout([1, 0, 0, 1], correct=torch.tensor([True, False, False, True]))
+    measured = {
+        Need.ANSWERS: torch.tensor([0, 1, 2, 0]),
+        Need.OLD_ENTROPY: torch.rand(batch.mask.shape, generator=generator),
+        Need.OLD_LOGPROBS: -torch.rand(batch.mask.shape, generator=generator),
+        Need.PLANNING: torch.rand(batch.mask.shape, generator=generator) < 0.5,
+        **batch.measured,
+    }
+    batch = replace(batch, measured=measured)
+    alone, one, swapped = (
+        objectives(*names).shape(batch).advantages
+        for names in ((baseline,), (baseline, other), (other, baseline))
+    )
+    assert torch.equal(one, swapped)
+    assert one.shape != alone.shape or not torch.equal(one, alone)
+
+
 def test_terms_add_up() -> None:
     one = case()
     plan, _ = plan_of(objectives("steer", "target_entropy", "kl_cov"), one)

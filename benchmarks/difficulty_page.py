@@ -124,8 +124,7 @@ def _page(result: Result, name: str) -> list[str]:
         f"- Tokens saved: {_interval(against.saved, '.1%')}; the paper's best is {_PAPER:.1%}: "
         f"{_verdict(against.saved[1] >= _PAPER, against.saved[0] >= _PAPER)}.",
         f"- Accuracy against the same shares at random: {_interval(chance.accuracy, '+.3f')} at "
-        f"{_interval(chance.saved, '.1%')} fewer tokens: "
-        f"{_verdict(chance.accuracy[1] > 0, False)}.",
+        f"{_fewer(chance.saved)}: {_verdict(chance.accuracy[1] > 0, False)}.",
         f"- Accuracy against a fixed budget that costs as much ({level.tokens.mean():.1f} tokens): "
         f"{_interval(budget.accuracy, '+.3f')}: {_verdict(budget.accuracy[1] > 0, False)}.",
         f"- The oracle's headroom: accuracy {_interval(head.accuracy, '+.3f')}, tokens saved "
@@ -152,6 +151,14 @@ def _kinds(result: Result) -> tuple[list[str], list[list[str]]]:
     words = [f"{one.word}: accuracy / tokens" for one in Difficulty]
     split = "easy / normal / hard"
     return ["kind", "questions", *words, f"probe: {split}", f"oracle: {split}"], rows
+
+
+def _fewer(saved: tuple[float, float, float]) -> str:
+    """Tokens saved, in words that need no second minus."""
+    if saved[0] >= 0:
+        return f"{_interval(saved, '.1%')} fewer tokens"
+    value, low, high = saved
+    return f"{_interval((-value, -high, -low), '.1%')} more tokens"
 
 
 def _interval(values: tuple[float, float, float], form: str) -> str:

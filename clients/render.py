@@ -55,7 +55,8 @@ def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool 
                     painted = paint(piece.text, waiting, temperatures=temperatures)
                     console.print(painted, end="", soft_wrap=True)
                 else:
-                    console.file.write(piece.text)
+                    safe = piece.text.translate(_CONTROLS) if console.is_terminal else piece.text
+                    console.file.write(safe)
                     console.file.flush()
                 waiting = []
     finally:

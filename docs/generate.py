@@ -1,8 +1,8 @@
 """Reference pages that come from code: `python -m docs.generate`; `--check` fails if one is stale.
 
 Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with,
-`wire-schema.json`, the JSON schema of what a request may ask for and of what comes back, and
-`inquiry-task.schema.json`, the one of a task file.
+`policy-config.md`, what its config can say, `wire-schema.json`, the JSON schema of what a request
+may ask for and of what comes back, and `inquiry-task.schema.json`, the one of a task file.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
+from docs.config_page import config_page
 from probes.inquiry_task import Task
 from server.protocol import Control, Report
 from training import cli as training_cli
@@ -73,6 +74,7 @@ def pages() -> dict[Path, str]:
     return {
         FOLDER / "cli.md": cli_page(),
         FOLDER / "objectives.md": objectives_page(),
+        FOLDER / "policy-config.md": config_page(),
         FOLDER / "wire-schema.json": wire_schema(),
         FOLDER / "inquiry-task.schema.json": task_schema(),
     }

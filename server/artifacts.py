@@ -256,6 +256,8 @@ def _unfit_vector(
             return f"the tensor `{name}` has shape {found} instead of ({hidden_size},)"
         if not bool(artifact.tensors[name].isfinite().all()):
             return f"the tensor `{name}` holds no finite numbers"
+        if not bool(artifact.tensors[name].any()):
+            return f"the tensor `{name}` is zero: it points nowhere"
         if steered is not None and layer not in steered:
             return f"layer {layer} is not among --steering-layers"
     return None

@@ -208,7 +208,7 @@ class Generation:
         """Merge the trace into what vLLM's handler returned."""
         if isinstance(response, StreamingResponse):
             response.headers.update(self.headers())
-            if self.plan.trace != "none":
+            if self.plan.trace != "none" or self.plan.difficulty is not None:
                 response.body_iterator = self._stream(response.body_iterator)
             return response
         try:
@@ -244,6 +244,9 @@ class Generation:
         last: dict[str, Any] | None = None
         try:
             async for event in events:
+                if self.plan.trace == "none":
+                    yield event
+                    continue
                 kind, data = parse(event)
                 if data == "[DONE]":
                     if last is not None:

@@ -10,6 +10,8 @@ from probes.inquiry_task import Task
 from probes.likelihood import NO, YES
 from server.errors import BadControl
 
+MAX_EXCHANGES = 1000
+"""Questions in a game: for each that was answered freely the model reads a prompt."""
 MAX_OPEN = 100
 """Open questions in a game: for each the model reads as many statements as there are labels."""
 
@@ -60,6 +62,8 @@ def read_conversation(
             continue
         if asked is not None:
             exchanges.append(_exchange(asked, replies))
+            if len(exchanges) > MAX_EXCHANGES:
+                raise _refused(place, f"a game has at most {MAX_EXCHANGES} questions")
         asked, replies = None, []
         if task.guessed(text) is not None:
             exchanges, num_open = [], 0

@@ -1,6 +1,7 @@
 """From what a request says to what the engine does. Pure: no I/O, no clock, no engine."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, assert_never
 
 from probes.conformal import Calibration
@@ -79,12 +80,14 @@ class Wanted(NamedTuple):
     header: str | None
 
 
-def split_model(model: str | None, served: set[str]) -> tuple[str | None, str | None]:
-    """Split `NAME@PROFILE`; a served name that itself contains `@` stays whole."""
-    if model is None or model in served or "@" not in model:
+def split_model(
+    model: str | None, served: Collection[str], profiles: Collection[str]
+) -> tuple[str | None, str | None]:
+    """Split `NAME@PROFILE` if either is known; any other name stays whole for vLLM to judge."""
+    if model is None or model in served:
         return model, None
-    name, _, profile = model.rpartition("@")
-    return name, profile
+    name, at, profile = model.rpartition("@")
+    return (name, profile) if at and (name in served or profile in profiles) else (model, None)
 
 
 def make_plan(
@@ -120,9 +123,10 @@ def make_plan(
             param = "entropy.temperature"
     _refuse_contradictions(control.temperature, said.temperature)
     tag, parameters = _parameters(control.temperature, artifacts, param)
-    inquiry = _inquiry(control, artifacts)
-    difficulty = _difficulty(control, artifacts, said)
-    steering = control.steering and plan_steering(control.steering, artifacts)
+    with _blamed(named, body):
+        inquiry = _inquiry(control, artifacts)
+        difficulty = _difficulty(control, artifacts, said)
+        steering = control.steering and plan_steering(control.steering, artifacts)
     return Plan(
         name,
         control.temperature,
@@ -133,6 +137,19 @@ def make_plan(
         steering or None,
         inquiry,
     )
+
+
+@contextmanager
+def _blamed(named: tuple[str, str] | None, body: Control | None) -> Iterator[None]:
+    """Lay a mistake in a field that the client did not send at the door of the profile."""
+    try:
+        yield
+    except BadControl as error:
+        field = error.param.split(".")[1]
+        if named is None or (body is not None and field in body.model_fields_set):
+            raise
+        name, param = named
+        raise BadControl(f"`{param}`: the profile `{name}` fails: {error}", param) from error
 
 
 def _difficulty(control: Control, artifacts: Artifacts, said: Said) -> DifficultyPlan | None:

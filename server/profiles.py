@@ -1,6 +1,7 @@
 """Profiles: named controls from TOML, reloaded without a restart."""
 
 import logging
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -12,6 +13,9 @@ from server.errors import describe
 from server.protocol import Control
 
 logger = logging.getLogger("vllm.entrostat")
+
+_NAME = re.compile(r"[!-?A-~]+( +[!-?A-~]+)*")
+"""What a header can carry and a model's name can end with."""
 
 
 class ProfileError(ValueError):
@@ -30,9 +34,14 @@ def parse_profiles(text: str, source: str) -> dict[str, Control]:
         raise ProfileError(f"{source}: not TOML: {error}") from error
     profiles: dict[str, Control] = {}
     for name, table in tables.items():
-        if not isinstance(table, dict) or "@" in name or not name.isprintable():
+        if not isinstance(table, dict):
             raise ProfileError(
                 f"{source}: `{name}` is not a profile: write `[{name}]` and its keys"
+            )
+        if not _NAME.fullmatch(name):
+            raise ProfileError(
+                f"{source}: `{name}` cannot name a profile, which a header carries: write visible "
+                "ASCII characters but `@`, with blanks between them at most"
             )
         if "profile" in table:
             raise ProfileError(f"{source}: `{name}.profile`: a profile cannot start from another")

@@ -100,6 +100,10 @@ class DifficultyControl(_Strict):
     """Instead of those stored with the probe."""
 
 
+_Bound = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Far beyond any residual stream, and a number that the worker's float32 can hold."""
+
+
 class Steer(_Strict):
     """One steering vector and how much of it; say exactly one of the three amounts."""
 
@@ -109,7 +113,7 @@ class Steer(_Strict):
     """Multiples of the vector; negative turns it round."""
     strength_relative: float | None = Field(None, ge=-10.0, le=10.0)
     """Multiples of the mean norm of the residual stream, which is stored with the vector."""
-    clamp: tuple[float, float] | None = None
+    clamp: tuple[_Bound, _Bound] | None = None
     """Hold the stream's component along the vector inside this band instead of adding."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
     """Only these of the vector's layers; None takes all of them."""

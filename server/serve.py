@@ -43,7 +43,7 @@ def serve(
     ] = None,
     artifacts: Annotated[
         Path | None,
-        typer.Option(help="Folder of artifacts (statistics), searched before the shipped ones."),
+        typer.Option(help="Folder of artifacts, searched before the shipped ones."),
     ] = None,
     steering_layers: Annotated[
         str | None,

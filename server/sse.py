@@ -18,7 +18,7 @@ def sse(data: dict[str, Any]) -> str:
 def parse(event: str) -> tuple[str | None, Any]:
     """Event name and payload of a server-sent event; payload None for a comment."""
     kind = None
-    for line in event.splitlines():
+    for line in event.split("\n"):  # the text may hold other line ends, which JSON need not escape
         if line.startswith("event: "):
             kind = line[7:]
         elif line.startswith("data: "):

@@ -32,6 +32,7 @@ class FixedLaw(_Law):
 
     type: Literal["fixed"] = "fixed"
     temperature: float = Field(gt=0.0, le=2.0)
+    """Of every token."""
 
 
 class HapoLaw(_Law):
@@ -43,6 +44,7 @@ class HapoLaw(_Law):
 
     type: Literal["hapo"] = "hapo"
     tau: float = Field(0.05, ge=0.0, lt=1.0)
+    """Largest share of T0 that is added or taken."""
 
 
 class EdtLaw(_Law):
@@ -52,6 +54,7 @@ class EdtLaw(_Law):
     theta: float = Field(0.1, ge=0.0)
     """Nats."""
     base: float = Field(0.8, gt=0.0, lt=1.0)
+    """Share of T0 that is left where H is theta."""
 
 
 class DynatempLaw(_Law):
@@ -59,7 +62,9 @@ class DynatempLaw(_Law):
 
     type: Literal["dynatemp"] = "dynatemp"
     range: float = Field(0.5, ge=0.0, le=1.0)
+    """Half-width of the temperatures around T0."""
     exponent: float = Field(1.0, gt=0.0)
+    """Applied to H / ln(vocab)."""
 
 
 class EntropyTargetLaw(_Law):
@@ -69,7 +74,9 @@ class EntropyTargetLaw(_Law):
     entropy_target: float = Field(gt=0.0)
     """Nats."""
     temperature_min: float = Field(0.5, gt=0.0)
+    """Where a target too low ends."""
     temperature_max: float = Field(1.5, gt=0.0)
+    """Where a target too high ends."""
 
 
 RolloutLaw = Annotated[

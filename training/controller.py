@@ -28,7 +28,9 @@ class ControllerConfig(BaseModel):
     entropy_target: float = Field(gt=0.0)
     """Nats, mean over tokens."""
     actuator: Actuator = Actuator.COEFFICIENT
+    """What the output is added to."""
     proportional: float = Field(1e-3, ge=0.0)
+    """Output for each nat below the target."""
     integral: float = Field(1e-4, ge=0.0)
     """Per optimiser step."""
     bias: float = 0.0

@@ -60,9 +60,11 @@ class RolloutConfig(_Section):
     controls: dict[str, Any] = Field(default_factory=dict)
     """The field `entropy` of every request to `entrostat serve`; importance weights correct."""
     prompts_per_step: int = Field(4, ge=1)
+    """Questions of one rollout, all processes together."""
     num_generations: int = Field(8, ge=2)
     """Completions of each prompt, the group that advantages compare."""
     max_tokens: int = Field(20, ge=1)
+    """Longest completion."""
     temperature: float = Field(1.0, gt=0.0, le=2.0)
     """Of rollouts and, always, of the policy that is trained."""
     law: RolloutLaw | None = None
@@ -81,13 +83,19 @@ class LossConfig(_Section):
     """TRL's loss."""
 
     loss_type: LossType = "dapo"
+    """TRL's name of it."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
+    """One ratio of new to old policy for each token or for each completion."""
     epsilon: float = Field(0.2, gt=0.0)
+    """Clip range of the ratio, downwards and, without `epsilon_high`, upwards."""
     epsilon_high: float | None = Field(None, gt=0.0)
+    """Upper clip range."""
     delta: float | None = Field(None, gt=1.0)
+    """Largest ratio at all, also where the clip lets it pass."""
     beta: float = Field(0.0, ge=0.0)
     """Coefficient of the KL to the reference model."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Whose standard deviation of rewards advantages are divided by."""
 
 
 class OptimiserConfig(_Section):
@@ -96,9 +104,13 @@ class OptimiserConfig(_Section):
     steps: int = Field(20, ge=1)
     """Optimiser steps of the run."""
     learning_rate: float = Field(1e-5, gt=0.0)
+    """Of AdamW, at its highest."""
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
+    """How the learning rate goes on from there."""
     warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps until the learning rate is there."""
     max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are scaled down to this norm."""
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     """AdamW's decay of the mean gradient. What a controller changes is felt 1 / (1 - beta1) steps
     later."""
@@ -107,6 +119,7 @@ class OptimiserConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward; weights and optimiser stay float32. A CPU without AMX prefers float32."""
     gradient_checkpointing: bool = False
+    """Less memory for a slower backward."""
     save_every: int = Field(10, ge=1)
     """Optimiser steps between checkpoints; the last step always has one."""
 
@@ -115,9 +128,13 @@ class LoraConfig(_Section):
     """Train an adapter instead of all weights."""
 
     rank: int = Field(16, ge=1)
+    """Of the adapter's matrices."""
     alpha: int = Field(32, ge=1)
+    """The adapter counts alpha / rank times."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the adapter's inputs left out at random while training."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the layers that get one."""
 
 
 class EvaluationConfig(_Section):
@@ -137,9 +154,13 @@ class PolicyConfig(_Section):
     model: str | None = None
     """Folder of a checkpoint; None is the embedded default model."""
     seed: int = Field(0, ge=0)
+    """Of the split, the order of the questions and everything drawn."""
     objectives: ObjectiveList = (PlainConfig(),)
+    """In the order in which they act, as names or as tables with a `type` and settings."""
     controller: ControllerConfig | None = None
+    """Holds the entropy at a target; None leaves it alone."""
     lora: LoraConfig | None = None
+    """None trains all weights."""
     tracking: Literal["none", "tensorboard", "trackio"] = "none"
     """Both write below the run folder and ask no network."""
     task: TaskConfig = TaskConfig()

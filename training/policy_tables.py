@@ -1,6 +1,7 @@
 """Every objective in one table."""
 
 import inspect
+from itertools import takewhile
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -45,6 +46,6 @@ def objective_table() -> RenderableType:
         table.add_row(*row)
     configs = Table("config", "what it is", title="Shipped configs")
     for name, text in shipped_configs().items():
-        lines = (line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
-        configs.add_row(name, next(lines, ""))
+        head = takewhile(lambda line: line.startswith("# "), text.splitlines())
+        configs.add_row(name, " ".join(line.removeprefix("# ") for line in head))
     return Group(table, configs)

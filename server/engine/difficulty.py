@@ -174,11 +174,15 @@ class DifficultyControl:
         return torch.where((classes >= 0) & (chosen > 0) & (own > 0), chosen, own)
 
     def may_end(self, slots: NDArray[np.int64] | None, indices: NDArray[np.int64] | Tensor) -> bool:
-        """Whether any row may be at its budget's end; the host knows, or has to say yes."""
+        """Whether any row may be at its budget's end; the host knows, or has to say yes.
+
+        The host does not know the classes, so it says yes at the budget of each. No row goes on
+        behind its own.
+        """
         if slots is None or isinstance(indices, Tensor):
             return True
         budgets = self._table[slots, 3:6]
-        return bool(((budgets > 0) & (indices[:, None] + 1 >= budgets)).any())
+        return bool(((budgets > 0) & (indices[:, None] + 1 == budgets)).any())
 
     def limit(
         self,

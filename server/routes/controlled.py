@@ -30,6 +30,8 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         raw_request: The HTTP request.
         vllm_route: vLLM's handler of this path.
     """
+    # A request that came behind another one on the same connection starts in a copy of its context.
+    current.set(None)
     state = state_of(raw_request)
     try:
         generation = _plan(request, raw_request, state)
@@ -67,12 +69,17 @@ async def _play(request: Any, raw_request: Request, state: ServerState, plan: Pl
 
 
 def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation | None:
-    for key in reserved_keys(getattr(request, "vllm_xargs", None)):
+    xargs = getattr(request, "vllm_xargs", None)
+    if xargs is not None and not isinstance(xargs, Mapping):  # one route of vLLM takes anything
+        raise BadControl("`vllm_xargs`: input should be an object", "vllm_xargs")
+    for key in reserved_keys(xargs):
         raise BadControl(
             f"`vllm_xargs.{key}` is reserved: send the `entropy` field instead",
             f"vllm_xargs.{key}",
         )
-    request.model, suffix = split_model(request.model, state.served_names(raw_request))
+    request.model, suffix = split_model(
+        request.model, state.served_names(raw_request), state.profiles
+    )
     control, request.entropy = request.entropy, None
     wanted = Wanted(control, suffix, raw_request.headers.get("x-entropy-profile"))
     said = Said(request.temperature, getattr(request, "reasoning_effort", None))
@@ -82,6 +89,12 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     if getattr(request, "use_beam_search", False):
         raise BadControl(
             "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
+        )
+    if getattr(request, "background", False) and plan.trace != "none":
+        raise BadControl(
+            "`background` answers before there is anything to report: leave it out, or set "
+            '`entropy.trace` to "none"',
+            "background",
         )
     if plan.inquiry is not None:
         refuse_unplayable(request, raw_request)

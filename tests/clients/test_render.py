@@ -120,6 +120,14 @@ def test_no_color_wins_over_the_terminal() -> None:
     write_answer(out, EntropyStream([parsed(event) for event in HELLO]))
     write_report(out, REPORT)
     assert "\x1b" not in written(out)
+    write_answer(out, EntropyStream([parsed(chunk("a\x1b]0;pwned\x07b", tokens(1.0)))]))
+    assert written(out).endswith("a]0;pwnedb\n")
+
+
+def test_a_file_gets_every_byte() -> None:
+    out = console(terminal=False)
+    write_answer(out, EntropyStream([parsed(chunk("a\x1b[1mb", tokens(1.0)))]))
+    assert written(out) == "a\x1b[1mb\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

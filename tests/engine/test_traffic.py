@@ -1,6 +1,13 @@
 """Many requests at once, some of them leaving early."""
 
+import json
+import socket
+from http.client import parse_headers
+from typing import IO, Any
+from urllib.parse import urlsplit
+
 import httpx
+import pytest
 from openai import OpenAI
 
 from tests.conftest import Server
@@ -88,3 +95,35 @@ def test_a_seeded_request_with_a_chunked_prompt_does_not_kill_the_engine(
     crowd = together([*short, lambda: ask(client, long + " 281", seed=21, max_tokens=8)])
     assert all(answer.choices[0].message.content is not None for answer in crowd)
     assert httpx.get(f"{server.url}/ready").json()["ready"]
+
+
+def _choice(answers: IO[bytes]) -> dict[str, Any]:
+    """The one choice of the next answer on a connection."""
+    assert b" 200 " in answers.readline()
+    length = int(parse_headers(answers)["content-length"])
+    (choice,) = json.loads(answers.read(length))["choices"]
+    return dict(choice)
+
+
+def test_a_request_right_behind_another_one_is_not_under_its_controls(
+    server: Server, client: OpenAI
+) -> None:
+    """Pipelined, as a proxy may send the requests of two users over one connection."""
+    said = {"messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 16, "seed": 5}
+    hot = {"temperature": {"type": "fixed", "temperature": 1.9}}
+    address = urlsplit(server.url)
+    requests = b""
+    for fields in ({"entropy": hot}, {}):
+        body = json.dumps({"model": MODEL, **said, **fields}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        requests += head.encode() + body
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(requests)
+        answers = connection.makefile("rb")
+        first, second = (_choice(answers) for _ in range(2))
+    alone = ask(client, PROMPTS[1], max_tokens=16, seed=5)
+    assert first["entropy"]["temperature_mean"] == pytest.approx(1.9)
+    assert "entropy" not in second
+    assert second["message"]["content"] == alone.choices[0].message.content
+    assert first["message"]["content"] != second["message"]["content"]

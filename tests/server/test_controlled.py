@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from server.generation import ControlledEngine
+from server.generation import ControlledEngine, current
 from server.protocol import Control
 from server.routes.controlled import run_controlled
 from server.telemetry import Telemetry
@@ -89,6 +89,9 @@ async def test_a_profile_can_be_named_three_ways_and_vllm_sees_its_own_request(
         ({"vllm_xargs": {"entropy": {"law": 5}}}, "vllm_xargs.entropy"),
         ({"vllm_xargs": {"entropy_target": 1}}, "vllm_xargs.entropy_target"),
         ({"model": "m@watch", "use_beam_search": True}, "use_beam_search"),
+        ({"model": "m@watch", "background": True}, "background"),
+        ({"vllm_xargs": [1]}, "vllm_xargs"),
+        ({"vllm_xargs": "entropy"}, "vllm_xargs"),
     ],
 )
 async def test_a_mistake_is_a_400_that_never_reaches_vllm(request_fields: Json, param: str) -> None:
@@ -99,6 +102,21 @@ async def test_a_mistake_is_a_400_that_never_reaches_vllm(request_fields: Json, 
     assert json.loads(bytes(response.body))["error"]["param"] == param
     assert not route.called
     assert REGISTRY.get_sample_value("entrostat_refused_total") == refused + 1
+
+
+async def test_a_request_behind_another_one_on_its_connection_is_not_under_its_controls() -> None:
+    """Web servers start a pipelined request in a copy of the context of the one before it."""
+    first, second = Route(model="m@watch"), Route()
+    await first.run()
+    assert current.get() is not None, "or this test shows nothing"
+    await second.run()
+    assert second.engine.params[0].extra_args is None
+
+
+async def test_without_a_report_a_law_may_answer_in_the_background() -> None:
+    route = Route(entropy=Control(trace="none"), background=True)
+    assert (await route.run()).status_code == 200
+    assert not route.telemetry._open
 
 
 async def test_a_client_that_left_before_the_answer_leaves_no_trace_open() -> None:

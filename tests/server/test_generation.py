@@ -222,6 +222,21 @@ async def test_what_is_no_chunk_passes_untouched(foreign: str) -> None:
     assert token_chunks([e for e in events if e != foreign], 0) == expected_tokens(1, 0, 3)
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
+async def test_a_text_may_hold_line_ends_that_json_leaves_as_they_are(end: str) -> None:
+    text = json.dumps(envelope([piece(0, {"content": f"a{end}b"})]), ensure_ascii=False)
+
+    async def handler(engine: Any, *_: Any) -> AsyncIterator[str]:
+        async for _output in engine.generate("prompt", params(), "r"):
+            pass
+        yield f"data: {text}\n\n"
+        yield DONE
+
+    events = await Run(ONE_BY_ONE, trace="summary").stream(handler)
+    assert events[0] == f"data: {text}\n\n"
+    assert events[-1] == DONE
+
+
 async def test_a_stream_that_failed_before_its_first_chunk_ends_as_vllm_ended_it() -> None:
     run = Run(ONE_BY_ONE)
     error = 'data: {"error": {"message": "boom"}}\n\n'

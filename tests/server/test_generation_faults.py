@@ -4,12 +4,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.responses import StreamingResponse
 
+from probes.strategies import Difficulty, Strategies
 from server.generation import current
+from server.plan import DifficultyPlan
 from tests.server.fake_engine import (
     DONE,
     ONE_BY_ONE,
@@ -114,6 +117,16 @@ async def test_a_finished_answer_leaves_no_trace_open(trace: str, status: int) -
     await run.answer({"choices": []}, params(), status=status)
     assert not run.telemetry._open
     assert run.engine.open_calls == 0
+
+
+async def test_a_stream_that_waits_for_a_class_alone_leaves_no_trace_open() -> None:
+    run = Run(ONE_BY_ONE, trace="none")
+    run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
+    picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
+    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    events = await run.stream(chat_stream, params())
+    assert not any("entropy" in event for event in events)
+    assert not run.telemetry._open
 
 
 async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:

@@ -6,7 +6,7 @@ import pytest
 from probes.inquiry_task import Task
 from probes.likelihood import NO, YES
 from server.errors import BadControl
-from server.inquiry_chat import Exchange, literal, read_conversation
+from server.inquiry_chat import MAX_EXCHANGES, Exchange, literal, read_conversation
 from tests.server.support import artifacts, save_inquiry
 
 
@@ -86,6 +86,13 @@ def test_what_is_no_game_is_refused_by_message(
     with pytest.raises(BadControl) as caught:
         read_conversation(conversation, task)
     assert caught.value.param == param
+
+
+def test_a_game_has_an_end(task: Task) -> None:
+    turns = said("hi", *([BARK, "perhaps"] * MAX_EXCHANGES))
+    assert len(read_conversation(turns, task)) == MAX_EXCHANGES
+    with pytest.raises(BadControl, match="at most 1000 questions"):
+        read_conversation([*turns, *said("hi", SWIM, "so", BARK, "so")[1:]], task)
 
 
 def test_only_the_tasks_own_words_need_no_model(task: Task) -> None:

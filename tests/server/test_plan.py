@@ -23,6 +23,9 @@ PROFILES = {
     "steady": Control.model_validate({"temperature": TARGET}),
     "adaptive": Control.model_validate({"temperature": {"type": "hapo", "tau": 0.2}}),
     "watch": Control(trace="tokens"),
+    "hard": Control.model_validate({"difficulty": {}}),
+    "pushed": Control.model_validate({"steering": [{"vector": "no/such", "strength": 1}]}),
+    "game": Control.model_validate({"inquiry": {"task": "no/such"}}),
 }
 NO_ARTIFACTS = artifacts()
 
@@ -246,6 +249,24 @@ def test_statistics_without_their_numbers_are_refused_and_no_crash(
     refusal({"temperature": {"type": "hapo"}}, using=artifacts(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("profile", "field"),
+    [("hard", "difficulty.probe"), ("pushed", "steering.0.vector"), ("game", "inquiry.task")],
+)
+def test_what_a_profile_asks_for_in_vain_is_laid_at_its_door(profile: str, field: str) -> None:
+    for where, param in (
+        ({"suffix": profile}, "model"),
+        ({"header": profile}, "X-Entropy-Profile"),
+        ({"body": {"profile": profile, "trace": "none"}}, "entropy.profile"),
+    ):
+        error = refusal(**where)
+        assert error.param == param
+        assert f"profile `{profile}`" in str(error)
+        assert f"`entropy.{field}`" in str(error)
+    own = PROFILES[profile].model_dump(exclude_unset=True)
+    assert refusal({**own, "profile": "watch"}).param == f"entropy.{field}"
+
+
 # -- model names -------------------------------------------------------------------------------
 
 
@@ -258,19 +279,21 @@ def test_statistics_without_their_numbers_are_refused_and_no_crash(
         ("a@b", ("a@b", None)),
         ("a@b@cool", ("a@b", "cool")),
         ("unknown@cool", ("unknown", "cool")),
+        ("unknown@revision", ("unknown@revision", None)),
+        ("m@revision", ("m", "revision")),
         ("m@", ("m", "")),
     ],
 )
 def test_a_model_name_splits_at_its_profile(
     model: str | None, expected: tuple[str | None, str | None]
 ) -> None:
-    assert split_model(model, {"m", "a@b"}) == expected
+    assert split_model(model, {"m", "a@b"}, {"cool"}) == expected
 
 
 @given(name=st.text(min_size=1), profile=st.text(min_size=1).filter(lambda text: "@" not in text))
 def test_every_served_name_can_take_every_profile(name: str, profile: str) -> None:
-    assert split_model(name, {name}) == (name, None)
-    assert split_model(f"{name}@{profile}", {name}) == (name, profile)
+    assert split_model(name, {name}, ()) == (name, None)
+    assert split_model(f"{name}@{profile}", {name}, ()) == (name, profile)
 
 
 def test_an_empty_suffix_is_an_unknown_profile() -> None:

@@ -40,6 +40,11 @@ def test_a_file_wins_over_a_shipped_profile_of_the_same_name(file: Path) -> None
         ("[calm", ["mine.toml", "not TOML"]),
         ("calm = 1", ["mine.toml", "`calm`", "[calm]"]),
         ('["a@b"]', ["mine.toml", "`a@b`"]),
+        ('["严格"]', ["mine.toml", "`严格`", "ASCII"]),
+        ('["é"]', ["mine.toml", "ASCII"]),
+        ('[" calm"]', ["mine.toml", "ASCII"]),
+        ('[""]', ["mine.toml", "ASCII"]),
+        ('["a\\tb"]', ["mine.toml", "ASCII"]),
         ("[calm]\ncolour = 1", ["mine.toml", "`calm.colour`", "unknown key"]),
         (
             '[calm]\ntemperature = { type = "hapo", tua = 1 }',
@@ -61,6 +66,13 @@ def test_a_mistake_is_named_with_file_profile_and_field(text: str, words: list[s
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_may_hold_what_a_header_can() -> None:
+    assert {*parse_profiles('["Very calm, v2.1"]\n[x-y_z]', "mine.toml")} == {
+        "Very calm, v2.1",
+        "x-y_z",
+    }
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from probes.artifact import Artifact, Manifest
 from probes.steering import SteeringSpec, tensor_name
@@ -16,7 +17,9 @@ from tests.server.support import HIDDEN_SIZE, SERVED, artifacts
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 
 
-def save(root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0) -> None:
+def save(
+    root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0, scale: float = 1.0
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     manifest = Manifest(
         kind="steering-vector",
@@ -26,7 +29,9 @@ def save(root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0)
         seed=seed,
         steering=SteeringSpec(features=HIDDEN_SIZE, norms=dict.fromkeys(layers, 8.0)),
     )
-    tensors = {tensor_name(layer): torch.randn(HIDDEN_SIZE, generator=draw) for layer in layers}
+    tensors = {
+        tensor_name(layer): scale * torch.randn(HIDDEN_SIZE, generator=draw) for layer in layers
+    }
     Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 
 
@@ -107,6 +112,20 @@ def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
     absolute = plan(root, {"vector": "m/a", "strength": -2.0, "layers": [2]})
     assert absolute.control["add"] == [["m/a", 2, -2.0]]
     assert absolute.reports[0].layers == [2]
+
+
+@pytest.mark.parametrize("clamp", [[-1, 1e39], [-1e300, 0], [0, 1e7]])
+def test_a_band_that_float32_cannot_hold_never_reaches_the_worker(clamp: list[float]) -> None:
+    """There it would raise outside of any request and end the engine."""
+    with pytest.raises(ValidationError, match="clamp"):
+        Steer.model_validate({"vector": "m/a", "clamp": clamp})
+
+
+def test_a_vector_that_points_nowhere_is_not_usable(root: Path) -> None:
+    save(root, "m/zero", seed=0, scale=0.0)
+    card = next(card for card in artifacts(root).cards if card.id == "m/zero")
+    assert not card.usable
+    assert "points nowhere" in str(card.reason)
 
 
 @pytest.mark.parametrize(

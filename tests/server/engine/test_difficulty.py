@@ -216,7 +216,7 @@ def test_the_last_token_of_a_budget_can_only_be_the_end(bench: Bench) -> None:
     bench.runner.add("plain", None, temperature=1.0)
     hidden = [state(EASY), state(NORMAL), state(EASY)]
     before = random_logits(3)
-    for token in range(5):
+    for token in range(3):
         after = bench.step(hidden, before)
         assert torch.equal(bits(after[2]), bits(before[2]))
         assert after[1].isfinite().all()
@@ -225,6 +225,26 @@ def test_the_last_token_of_a_budget_can_only_be_the_end(bench: Bench) -> None:
         else:
             assert after[0].argmax() == END
             assert (after[0] > -math.inf).sum() == 1
+
+
+def test_logits_are_looked_through_at_the_budgets_of_the_classes_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at every step behind the smallest, which a harder question goes on for."""
+    looked: list[int] = []
+    limit = module.DifficultyControl.limit
+
+    def counted(control: module.DifficultyControl, *arguments: Any) -> None:
+        looked.append(int(bench.runner.input_batch.num_tokens_no_spec[0]) - prompt)
+        limit(control, *arguments)
+
+    monkeypatch.setattr(module.DifficultyControl, "limit", counted)
+    bench.runner.add("a", judged(budgets=(2, 0, 4)), temperature=1.0)
+    bench.runner.refresh()
+    prompt = int(bench.runner.input_batch.num_tokens_no_spec[0])
+    for _ in range(6):
+        bench.step([state(NORMAL)])
+    assert looked == [1, 3]
 
 
 def test_the_end_is_forced_even_where_a_mask_forbade_it(bench: Bench) -> None:

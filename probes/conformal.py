@@ -183,14 +183,18 @@ class Coverage(NamedTuple):
         """Share of sets that held it; NaN before the first set."""
         return self.num_covered / self.num_sets if self.num_sets else math.nan
 
-    def interval(self, z: float = 1.959964) -> tuple[float, float]:
-        """Where the true coverage lies, by Wilson's interval (z = 1.96 is 95 %).
+    def interval(self, z: float = 1.959964, independent: int | None = None) -> tuple[float, float]:
+        """Where the true coverage lies, by Wilson's interval.
+
+        Args:
+            z: Quantile of the normal distribution; 1.96 is 95 %.
+            independent: How many of the sets say something that no other says; None is all.
 
         Source: Wilson (1927).
         """
         if not self.num_sets:
             return 0.0, 1.0
-        n, rate = self.num_sets, self.rate
+        n, rate = min(self.num_sets, independent or self.num_sets), self.rate
         middle = rate + z * z / (2 * n)
         reach = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
         scale = 1 + z * z / n

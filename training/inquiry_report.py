@@ -94,7 +94,8 @@ Share of prediction sets that hold the true label, with 95 % intervals: on new r
 which the promise holds (from {calibration.confidence_level} to
 {calibration.confidence_level + 1 / (calibration.num_samples + 1):.3f} but for chance), and on the
 histories of {len(facts.curves[0].games)} games in which a rule chose the questions, for which
-nothing is promised.
+nothing is promised. Games about the same label are much alike, so their intervals are those of
+{len(facts.split.calibrated)} games, one for each label.
 
 {_coverage_table(facts)}
 
@@ -105,17 +106,18 @@ nothing is promised.
 
 
 def _coverage_table(facts: InquiryFacts) -> str:
-    columns = [facts.fresh, *(curve.coverage() for curve in facts.curves)]
+    columns: list[tuple[dict[int, Coverage], int | None]] = [(facts.fresh, None)]
+    columns += [(curve.coverage(), len(facts.split.calibrated)) for curve in facts.curves]
     names = ["random histories", *(f"{curve.name} games" for curve in facts.curves)]
     lines = ["| answers | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for length in range(len(facts.calibration.thresholds)):
-        cells = (_interval(column.get(length, Coverage(0, 0))) for column in columns)
+        cells = (_interval(found.get(length, Coverage(0, 0)), n) for found, n in columns)
         lines.append(f"| {length} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _interval(found: Coverage) -> str:
-    low, high = found.interval()
+def _interval(found: Coverage, independent: int | None) -> str:
+    low, high = found.interval(independent=independent)
     return f"{found.rate:.3f} ({low:.3f} to {high:.3f})" if found.num_sets else "none"
 
 

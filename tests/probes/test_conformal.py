@@ -268,6 +268,8 @@ def test_the_interval_is_wilsons(num: int, covered: int, low: float, high: float
 
 
 def test_nothing_observed_says_nothing() -> None:
+    assert Coverage(200, 190).interval(independent=20) == Coverage(20, 19).interval()
+    assert Coverage(5, 4).interval(independent=20) == Coverage(5, 4).interval()
     assert math.isnan(Coverage(0, 0).rate)
     assert Coverage(0, 0).interval() == (0.0, 1.0)
 

@@ -3,52 +3,133 @@
 import re
 import unicodedata
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Literal
 
 GraderName = Literal["exact", "contains", "numeric", "math", "choice"]
 
 _MARK = re.compile(r"(?:final answer|answer)\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
-_NUMBER = re.compile(r"[-\u2212]?\d+(?:,\d{3})+(?:\.\d+)?|[-\u2212]?\d+(?:\.\d+)?|[-\u2212]?\.\d+")
-_CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z'])")
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=\S)(.+?)(?<=\S)\1(?![\w*])")
+
+NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or a letter is no sign
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+\u2212]?\d{1,3}(?!\w))?"
+)
+"""A number in a text: with sign, thousands separators, decimals and exponent as far as given."""
+
+_LETTER = r"(?<![\w.-])(?<!\w['\u2019])([A-J])"
+_ARTICLE = r"(?<=A) (?!(?:is|because|since)\b)[a-z]"  # "A cat", not "A is right"
+_CHOICE = re.compile(rf"{_LETTER}(?![\w+#]|['\u2019-]\w|\.[a-z]|{_ARTICLE}|(?<=I) [a-z])")
+_FIRST_CHOICE = re.compile(rf"\W*{_CHOICE.pattern}")
+_LONE_CHOICE = re.compile(r"\W*([A-J])\W*", re.IGNORECASE)
+_MARKED_CHOICE = re.compile(rf"{_LETTER}(?=[)\]:]|\.(?!\w))")
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b(?:St|Mt|Dr|Mr|Ms)\.)\s+|\n")
+_INTERJECTION = re.compile(
+    r"(?:sure|yes|no|ok|okay|certainly|absolutely|hello|hi)[.!]\s+", re.IGNORECASE
+)
+
+_BULLET = re.compile(r"^\s*[-*•#]+\s+(?=[^\W\d])")
+_JOINT = re.compile(r"(?<=[^\W\d])[-/](?=\w)|(?<=\w)[-/](?=[^\W\d])")
+_LATEX = re.compile(r"\\[()\[\]]")
+_STOP = re.compile(r"\.(?!\w)|(?<=\.)\.|(?<=[^\W\d])\.|(?<=\d)\.(?!\d)")
+_APART = re.compile(r"[=%°$€£¥]")
+_SYMBOLS = "-#%&*/@\\_."
+"""Punctuation, as Unicode has it, that is no punctuation of sentences."""
+
+
+def after_thinking(text: str) -> str:
+    """What follows the last `</think>`; nothing where a `<think>` never closes."""
+    said = text.rpartition("</think>")[2]
+    return "" if "<think>" in said else said
 
 
 def final_answer(text: str) -> str:
-    """What follows the last `Answer:`, up to the end of its line; the whole text without one."""
-    marks = list(_MARK.finditer(text))
+    """What follows the last `Answer:`, up to the end of its line; the whole text without one.
+
+    Thinking is no part of the text, and neither are the asterisks of Markdown.
+    """
+    said = _EMPHASIS.sub(r"\2", after_thinking(text))
+    marks = list(_MARK.finditer(said))
     if not marks:
-        return text.strip()
-    rest = text[marks[-1].end() :].strip()
+        return said.strip()
+    rest = said[marks[-1].end() :].strip()
     return rest.splitlines()[0].strip() if rest else ""
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text; "St." and the like end none."""
+    return _SENTENCE_END.split(text)
+
+
+def without_accents(text: str, form: Literal["NFD", "NFKD"] = "NFKD") -> str:
+    """The text without combining marks; NFKD makes plain characters of variants, such as ² of 2."""
+    letters = unicodedata.normalize(form, text)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def plain(text: str) -> str:
+    """The words of a text without case, accents, articles and the punctuation of sentences.
+
+    Signs and symbols stay with their word, as in `-5`, `c++` and `.fr`. A text of nothing but
+    articles and punctuation stays as it is.
+    """
+    letters = without_accents(_EMPHASIS.sub(r"\2", text).casefold())
+    letters = re.sub("[\u2212\u2013]", "-", letters.replace("\u2044", "/"))
+    for separator in (_BULLET, _LATEX, _JOINT, _STOP):
+        letters = separator.sub(" ", letters)
+    letters = _APART.sub(r" \g<0> ", letters)
+    words = "".join(" " if _is_punctuation(letter) else letter for letter in letters).split()
+    kept = [word for word in words if word not in ("a", "an", "the")]
+    return " ".join(kept or words) or text.strip().casefold()
+
+
+def numbers(text: str) -> list[Decimal]:
+    """The numbers of a text, in order."""
+    return [_number(found) for found in NUMBER.findall(text)]
+
+
 def exact(text: str, answer: str) -> bool:
-    """Whether the final answer is this one, but for case, accents, articles and punctuation."""
-    return _plain(final_answer(text)) == _plain(answer)
+    """Whether the final answer is this one, but for case, accents, articles and punctuation.
+
+    Signs and symbols count: `-5` is not `5`, and `C++` is not `C`.
+    """
+    return plain(final_answer(text)) == plain(answer)
 
 
 def contains(text: str, answer: str) -> bool:
     """Whether the final answer names this one in whole words, and that within its first sentence.
 
-    A list of guesses further on does not count.
+    A list of guesses further on does not count; a word such as "Sure!" before it is no sentence.
     """
-    first = re.split(r"(?<=[.!?])\s|\n", final_answer(text), maxsplit=1)[0]
-    return f" {_plain(answer)} " in f" {_plain(first)} "
+    final = final_answer(text)
+    opening = _INTERJECTION.match(final)
+    start = opening.end() if opening else 0
+    length = len(sentences(answer))  # "D. H. Lawrence" is one name
+    first = final[:start] + " ".join(sentences(final[start:])[:length])
+    return f" {plain(answer)} " in f" {plain(first)} "
 
 
 def numeric(text: str, answer: str) -> bool:
     """Whether the last number of the final answer equals this one.
 
-    Thousands separators are read; `12.50` equals `12.5`. Nothing is rounded.
+    Thousands separators and exponents are read; `12.50` equals `12.5`. Nothing is rounded. The
+    answer is the one number it has, be it with a currency, a percent sign or a unit.
     """
-    found = _NUMBER.findall(final_answer(text)) or _NUMBER.findall(text)
-    return bool(found) and _number(found[-1]) == _number(answer)
+    found = numbers(final_answer(text)) or numbers(after_thinking(text))
+    return bool(found) and found[-1:] == numbers(answer)
 
 
 def choice(text: str, answer: str) -> bool:
-    """Whether the last letter of the final answer that stands for a choice, A to J, is this one."""
-    found = _CHOICE.findall(final_answer(text)) or _CHOICE.findall(text)
-    return bool(found) and str(found[-1]) == answer.strip().strip("()").upper()
+    """Whether the letter of the final answer that stands for a choice, A to J, is this one.
+
+    That is the letter it begins with; else the last one in brackets or before `)`, `.` or `:`;
+    else the last that stands alone and is no word, as in "A cat" or "I think". The answer may have
+    text after its letter, as in `B) Paris`.
+    """
+    found = _choice(final_answer(text)) or _choice(after_thinking(text))
+    return found is not None and found == _choice(answer)
 
 
 def math(text: str, answer: str) -> bool:
@@ -73,14 +154,19 @@ GRADERS: dict[GraderName, Callable[[str, str], bool]] = {
 }
 
 
-def _plain(text: str) -> str:
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    words = re.findall(r"[\w]+", "".join(c for c in letters if not unicodedata.combining(c)))
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+def _is_punctuation(letter: str) -> bool:
+    """Whether it is punctuation of sentences; a backtick serves as a quote."""
+    is_mark = unicodedata.category(letter).startswith("P") and letter not in _SYMBOLS
+    return is_mark or letter == "`"
 
 
-def _number(text: str) -> Decimal | None:
-    try:
-        return Decimal(text.strip().strip("$").replace(",", "").replace("\u2212", "-"))
-    except InvalidOperation:
-        return None
+def _number(found: str) -> Decimal:
+    return Decimal(re.sub("[,$€£¥]", "", found).replace("\u2212", "-"))
+
+
+def _choice(text: str) -> str | None:
+    first = _LONE_CHOICE.fullmatch(text) or _FIRST_CHOICE.match(text)
+    if first:
+        return first[1].upper()
+    found: list[str] = _MARKED_CHOICE.findall(text) or _CHOICE.findall(text)
+    return found[-1] if found else None

@@ -32,7 +32,8 @@ class TaskConfig(_Section):
     grader: GraderName | None = None
     """For JSONL files whose lines name none."""
     num_problems: int = Field(400, ge=8)
-    """Over all tasks, the held-out ones included."""
+    """Over all tasks, the held-out ones included. Of a data set of the hub the held-out ones come
+    from its test part and the others from its training part."""
     held_out: int = Field(48, ge=4)
     """Never trained on; pass@k is measured on them before and after."""
     instruction: str = ""

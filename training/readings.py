@@ -5,8 +5,8 @@ the text alone.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Context
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -14,11 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.grading import final_answer
+from probes.grading import NUMBER, final_answer, numbers, plain, sentences, without_accents
 from training.objectives.batch import Need
 from training.objectives.hicra import planning_mask
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_IS = r"(?:(?<![<>!~:])=|\b(?:is|are|was|equals)\b:?)"
+_LEAD = rf"(?:(?!{_IS})[^=])*{_IS}\s*(?:[a-z]+ly\s+)?"  # "It is usually"
+_STATED = re.compile(rf"(?:{_LEAD})?[\"'`$]*({NUMBER.pattern})[.\"'`]*")
+_NO_MATHS = r"[^\d\\^+*/<>]*"
+_MENTIONED = re.compile(rf"(?:{_NO_MATHS}[\s=$(])?({NUMBER.pattern})(?![\w%]){_NO_MATHS}")
+_DELIMITER = re.compile(r"\\[()\[\]]")
+_SYMBOLS = "\\^+*/=<>\u2212"
+_NEAR_SYMBOL = re.compile(r"\s*([^\w\s])\s*")
 
 STRATEGY_PHRASES = (
     "let us first",
@@ -52,18 +59,21 @@ class Answers(NamedTuple):
 
 
 def cluster_number(text: str) -> int:
-    """A number that equal final answers share; -1 where there is no answer.
+    r"""A number that equal final answers share; -1 where there is no answer.
 
-    The last number of the final answer if it has one, else its words without case, accents and
-    punctuation.
+    Numbers are equal by value, words but for case, accents, articles and punctuation, and whatever
+    has digits or symbols but for case, accents and spaces. What `\boxed` holds goes before the
+    text around it. "It is 5" is 5, and so are sentences of which the last has this number only.
     """
-    final = final_answer(text)
-    numbers = _NUMBER.findall(final.replace(",", ""))
-    if numbers:
-        key = f"{float(numbers[-1]):.12g}"
+    answer = _DELIMITER.sub("", _boxed(final_answer(text))).strip("$ \n").rstrip(".,;:!?$ \n")
+    number = _number(answer)
+    if number is not None:
+        key = number
+    elif any(letter.isnumeric() or letter in _SYMBOLS for letter in answer):
+        key = _NEAR_SYMBOL.sub(r"\1", without_accents(answer.casefold(), "NFD"))
+        key = " ".join(key.replace("\u2212", "-").split())
     else:
-        letters = unicodedata.normalize("NFKD", final.casefold())
-        key = " ".join(re.findall(r"\w+", letters))
+        key = plain(answer)
     return int.from_bytes(sha256(key.encode()).digest()[:6]) if key else -1
 
 
@@ -172,3 +182,25 @@ def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
             "before and after the question, such as [[0.5, 0.5], [1.0, 0.0]]"
         )
     return torch.tensor([row["beliefs"] for row in rows], dtype=torch.float64)
+
+
+def _boxed(text: str) -> str:
+    r"""What the last `\boxed{...}` holds; the whole text without one."""
+    _, mark, rest = text.rpartition(r"\boxed{")
+    depth = 1
+    for index, letter in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if mark and depth == 0:
+            return rest[:index]
+    return text
+
+
+def _number(answer: str) -> str | None:
+    """The number that an answer is or states, spelt the one way that equal numbers share."""
+    *reasons, last = sentences(answer)
+    stated = _STATED.fullmatch(last) or (_MENTIONED.fullmatch(last) if reasons else None)
+    if stated is None:
+        return None
+    (value,) = numbers(stated[1])
+    exact = Context(prec=len(stated[1]))  # the usual 28 digits would merge longer numbers
+    return str(value.normalize(exact) if value else 0)

@@ -28,7 +28,7 @@ from training.policy_folder import (
     target_of,
 )
 from training.tasks.problem import Problem
-from training.tasks.table import load_problems
+from training.tasks.table import HUB, load_problems
 
 
 class Questions(NamedTuple):
@@ -41,18 +41,25 @@ class Questions(NamedTuple):
 def split_problems(config: PolicyConfig) -> Questions:
     """Problems to train on and problems held out, none in both.
 
+    Of a data set of the hub the first come from its training part, the others from its test part.
+
     Raises:
         TrainingError: There are too few.
     """
     task = config.task
-    problems = load_problems(task.tasks, task.num_problems, config.seed, task.grader)
-    held, train = problems[: task.held_out], problems[task.held_out :]
+    number, seed, grader = task.num_problems, config.seed, task.grader
+    if HUB.keys() & set(task.tasks):  # what others measure on is never trained on
+        train = load_problems(task.tasks, number - task.held_out, seed, grader, split="train")
+        held = load_problems(task.tasks, task.held_out, seed, grader)
+    else:
+        problems = load_problems(task.tasks, number, seed, grader)
+        held, train = problems[: task.held_out], problems[task.held_out :]
     asked = {problem.prompt for problem in held}
     train = [problem for problem in train if problem.prompt not in asked]
     if len(train) < config.rollout.prompts_per_step:
         raise TrainingError(
-            f"task: {len(problems)} problems less {task.held_out} held out leave {len(train)} to "
-            f"train on, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
+            f"task: of {number} problems wanted there are {len(train)} to train on beside those "
+            f"held out, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
         )
     return Questions(train, held)
 

@@ -1,6 +1,17 @@
+from collections.abc import Callable
+
 import pytest
 
-from probes.grading import choice, contains, exact, final_answer, math, numeric
+from probes.grading import (
+    after_thinking,
+    choice,
+    contains,
+    exact,
+    final_answer,
+    math,
+    numeric,
+    plain,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,10 +22,40 @@ from probes.grading import choice, contains, exact, final_answer, math, numeric
         ("The answer is: 12", "12"),
         ("no mark at all ", "no mark at all"),
         ("Answer:", ""),
+        ("**Answer:** 7", "7"),
+        ("**Answer: 7**", "7"),
+        ("2*3*4", "2*3*4"),
+        ("<think>Answer: 3</think>\n\nno mark", "no mark"),
     ],
 )
 def test_the_final_answer_follows_the_last_mark(text: str, expected: str) -> None:
     assert final_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think>b", "b"),
+        ("a</think>b", "b"),  # where the template opens the thinking
+        ("<think>a</think>b</think>c", "c"),
+        ("<think>for ever", ""),
+        ("<think>a</think>b<think>c", ""),
+    ],
+)
+def test_thinking_is_no_part_of_the_text(text: str, said: str) -> None:
+    assert after_thinking(text) == said
+
+
+@pytest.mark.parametrize(
+    ("grader", "answer"),
+    [(exact, "5"), (contains, "5"), (numeric, "5"), (choice, "B"), (math, "5")],
+)
+def test_no_grader_reads_thinking(grader: Callable[[str, str], bool], answer: str) -> None:
+    assert grader(f"<think>Answer: 7 (A)</think>\n\n{answer}", answer)
+    assert not grader(f"<think>Answer: {answer}</think>I do not know", answer)
+    assert not grader(f"<think>{answer}", answer)
+    assert not grader(f"<think>{answer}</think>Answer: none", answer)  # nor does a second look
 
 
 @pytest.mark.parametrize(
@@ -31,6 +72,23 @@ def test_the_final_answer_follows_the_last_mark(text: str, expected: str) -> Non
         ("Answer: forty-two (42)", "42", True),
         ("none", "42", False),
         ("Answer: unknown, though 42 came up", "42", True),
+        ("10-5", "5", True),
+        ("pages 3-5", "5", True),
+        ("(10)-5", "5", True),
+        ("10-5", "-5", False),
+        ("-5", "-5", True),
+        ("x = -5", "-5", True),
+        ("it costs -$5", "-5", True),
+        ("1e3", "1000", True),
+        ("2.5E-1", "0.25", True),
+        ("1e3", "3", False),
+        ("in all 1,234,567 people", "1234567", True),
+        ("5 euros", "\u20ac5", True),
+        ("50%", "50%", True),
+        ("5000 m or 5", "5 km", True),
+        ("2", "1/2", False),
+        ("1/2", "1/2", False),
+        ("none", "none", False),
     ],
 )
 def test_the_last_number_counts(text: str, answer: str, right: bool) -> None:
@@ -43,12 +101,45 @@ def test_the_last_number_counts(text: str, answer: str, right: bool) -> None:
         ("Answer: The Bogotá!", "bogota", True),
         ("Bogotá is nice", "bogota", False),
         ("paris.", "Paris", True),
+        ("The Paris!", "paris", True),
+        ("- Paris", "Paris", True),
+        ("**Paris**", "Paris", True),
+        ("St. Petersburg", "St. Petersburg", True),
+        ("Porto Novo", "Porto-Novo", True),
+        ("J. R. R. Tolkien", "J.R.R. Tolkien", True),
     ],
 )
 def test_exact_forgives_case_accents_articles_and_punctuation(
     text: str, answer: str, right: bool
 ) -> None:
     assert exact(text, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("5", "-5"),
+        ("C", "C++"),
+        ("C", "C#"),
+        (">", "<"),
+        ("", "!"),
+        ("1/2", "1 2"),
+        ("3.5", "35"),
+        ("do", ".do"),
+        ("50%", "50"),
+        ("a", "the"),
+    ],
+)
+def test_exact_tells_signs_and_symbols_apart(one: str, other: str) -> None:
+    assert not exact(one, other)
+    assert not exact(other, one)
+    assert exact(other, other)
+
+
+def test_plain_words_keep_their_signs_and_lose_punctuation() -> None:
+    assert plain("(The) \u20185%\u2019 of N'Djamena, C++ & .fr...") == "5 % of n djamena c++ & .fr"
+    assert plain("\u22125 or 3\u20135") == "-5 or 3-5"
+    assert plain("...") == "..."
 
 
 @pytest.mark.parametrize(
@@ -59,6 +150,23 @@ def test_exact_forgives_case_accents_articles_and_punctuation(
         ("It is London. Or Paris.", "Paris", False),  # a second guess does not count
         ("I think it is New Delhi", "New Delhi", True),
         ("The symbol is Fe", "F", False),
+        ("It is -5", "5", False),
+        ("It is -5.", "-5", True),
+        ("2 + 3=5", "5", True),
+        ("It boils at 100\u00b0C", "100", True),
+        (r"The symbol is \(U\).", "U", True),
+        ('The domain is ".fr".', ".fr", True),
+        ("I do not know. It is", ".do", False),
+        ("What is it?", ".is", False),
+        ("It is St. Petersburg.", "St. Petersburg", True),
+        ("It is St. Petersburg.", "St Petersburg", True),
+        ("It was D. H. Lawrence.", "D. H. Lawrence", True),
+        ("It is London. Or D. H. Lawrence.", "D. H. Lawrence", False),
+        ("Sure! It is Paris.", "Paris", True),
+        ("Yes.\n\nIt is Paris.", "Paris", True),
+        ("Yes. It is.", "Yes", True),
+        ("Sure! It is London. Or Paris.", "Paris", False),
+        ("London. Paris.", "Paris", False),
     ],
 )
 def test_contains_wants_whole_words_of_the_first_sentence(
@@ -72,11 +180,31 @@ def test_contains_wants_whole_words_of_the_first_sentence(
     [
         ("Answer: (B)", "B", True),
         ("I pick C.", "C", True),
-        ("Answer: B because A is wrong", "B", False),
+        ("Answer: B because A is wrong", "B", True),
         ("Because", "B", False),
+        ("Answer: B. I am sure.", "B", True),
+        ("B because I checked it", "B", True),
+        ("(B) A dog", "B", True),
+        ("Answer: B. A cat", "B", True),
+        ("'B' because it barks", "B", True),
+        ("b", "B", True),
+        ("A", "A", True),
+        ("A is right", "A", True),
+        ("A cat, so B", "B", True),
+        ("A cat", "A", False),
+        ("I think it is B", "B", True),
+        ("I think so", "I", False),
+        ("I'm sure", "I", False),
+        ("It is (C). A dog has 4 legs", "C", True),
+        ("Not (A). So (C) is left, said I", "C", True),
+        ("The answer is B as E. coli show", "E", True),
+        ("B", "B) Paris", True),
+        ("(b) Paris", "B", False),
+        ("Paris", "Paris", False),
+        ("Answer: none\n", "B", False),
     ],
 )
-def test_the_last_letter_is_the_choice(text: str, answer: str, right: bool) -> None:
+def test_the_letter_that_is_no_word_is_the_choice(text: str, answer: str, right: bool) -> None:
     assert choice(text, answer) is right
 
 

@@ -1,6 +1,9 @@
 import json
 import re
+import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,15 +66,36 @@ def test_the_quiz_has_every_kind_in_turn_and_no_question_twice() -> None:
     assert all(problem.is_right(f"It is {problem.answer}.") for problem in problems)
 
 
-def test_more_than_there_are_is_refused_rather_than_tried_for_ever() -> None:
-    with pytest.raises(ValueError, match="no 3000 different problems"):
-        arithmetic(3000, 0)
+def test_shipped_answers_are_none_of_a_model_that_does_not_know() -> None:
+    for problem in load_problems(("quiz", "facts"), 10_000, 0):
+        assert not problem.is_right("I do not know."), problem.prompt
+        assert not problem.is_right("I am not sure. It is an answer."), problem.prompt
+
+
+def test_a_grade_that_has_no_more_is_left_out_and_the_others_go_on() -> None:
+    problems = arithmetic(3000, 0)
+    assert len({problem.prompt for problem in problems}) == len(problems) == 3000
+    grades = Counter(problem.grade for problem in problems)
+    assert grades[3] == 64
+    assert grades[6] == 72
+    assert max(grades.values()) - grades[4] <= 1
+    assert arithmetic(300, 0) == problems[:300]
+    assert len(load_problems(("arithmetic",), 650, 0)) == 650
 
 
 def test_tasks_share_the_number_of_questions() -> None:
     problems = load_problems(("arithmetic", "words", "facts"), 60, 0)
     kinds = [problem.task for problem in problems]
     assert (kinds.count("arithmetic"), kinds.count("words"), len(problems)) == (20, 20, 60)
+    assert problems == load_problems(("arithmetic", "words", "facts"), 60, 0)
+
+
+def test_tasks_take_turns_and_one_that_has_fewer_ends_earlier(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(f'{{"prompt": "{n}?", "answer": {n}}}\n' for n in range(3)))
+    problems = load_problems(("drill", str(file), "words"), 30, 0, "numeric")
+    kinds = [problem.task for problem in problems]
+    assert kinds == ["drill", "mine", "words"] * 3 + ["drill", "words"] * 7
 
 
 def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
@@ -98,6 +122,25 @@ def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
         ('{"prompt": "x"}', "line 1: answer"),
         ('{"prompt": "", "answer": "1"}', "line 1: prompt"),
         ('{"prompt": "x", "answer": "1", "grader": "guess"}', "line 1: grader"),
+        *[
+            (f'{{"prompt": "x", "answer": {value}}}', "line 1: answer: must be a text or a number")
+            for value in ("null", "true", "[1]", '{"a": 1}')
+        ],
+        ('{"prompt": "x", "answer": " "}', "line 1: answer"),
+        ('{"prompt": "x", "answer": "1/2"}', "line 1: answer: `1/2` .* wants one number"),
+        ('{"prompt": "x", "answer": "NaN"}', "line 1: answer: `NaN` .* wants one number"),
+        (
+            '{"prompt": "x", "answer": "Paris", "grader": "choice"}',
+            "line 1: answer: `Paris` .* `choice` wants a letter from A to J",
+        ),
+        (
+            '{"prompt": "x", "answer": "Answer: yes", "grader": "exact"}',
+            "line 1: answer: .* wants text without `Answer:`",
+        ),
+        (
+            '{"prompt": "x", "answer": "1"}\n\n{"prompt": "x", "answer": "2"}',
+            "line 3 asks what line 1 asks, and has another answer: `2`, not `1`",
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -105,6 +148,51 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     file.write_text(line + "\n")
     with pytest.raises(TrainingError, match=said):
         load_problems((str(file),), 50, 0, "numeric")
+
+
+@pytest.mark.parametrize(
+    ("answer", "grader", "said"),
+    [
+        ("\u20ac5", "numeric", "5"),
+        ("50%", "numeric", "50"),
+        ("5 km", "numeric", "It is 5 km."),
+        (-0.5, "numeric", "-.5"),
+        ("B) Paris", "choice", "(B)"),
+        ("b", "choice", "B"),
+        (r"\frac12", "math", r"\boxed{0.5}"),
+        ("C++", "exact", "c++"),
+    ],
+)
+def test_an_answer_that_its_grader_can_read_is_taken(
+    tmp_path: Path, answer: str | float, grader: str, said: str
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"prompt": "x", "answer": answer, "grader": grader}))
+    (problem,) = load_problems((str(file),), 50, 0)
+    assert problem.is_right(said)
+
+
+def test_a_question_that_comes_again_is_asked_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    line = json.dumps({"prompt": "2 + 2?", "answer": 4})
+    file.write_text(f"{line}\n{line}\n")
+    assert len(load_problems((str(file),), 50, 0, "numeric")) == 1
+
+
+def test_data_sets_of_the_hub_are_trained_on_their_own_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load_dataset(name: str, *config: str, split: str) -> list[dict[str, str]]:
+        assert (name, config) == ("openai/gsm8k", ("main",))
+        return [{"question": f"What is in {split}?", "answer": "Much.\n#### 1,234"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    (measured,) = load_problems(("openai/gsm8k",), 5, 0)
+    (trained,) = load_problems(("openai/gsm8k",), 5, 0, split="train")
+    assert (measured.prompt, measured.answer) == ("What is in test?", "1234")
+    assert trained.prompt == "What is in train?"
+    with pytest.raises(TrainingError, match="a test set, to measure on and not to train on"):
+        load_problems(("HuggingFaceH4/MATH-500",), 5, 0, split="train")
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:

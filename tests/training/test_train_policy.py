@@ -376,3 +376,27 @@ def test_the_table_marks_what_was_never_checked() -> None:
     assert "experimental" in rows["hicra"]
     assert "experimental" not in rows["steer"]
     assert "reused rollouts" in rows["kl_cov"]
+
+
+def test_a_test_set_of_the_hub_is_held_out_and_never_trained_on(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(name: str, *_: str, split: str) -> list[dict[str, str]]:
+        return [{"question": f"{split} {n}?", "answer": f"so #### {n}"} for n in range(300)]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
+    config = config_in(tmp_path, checkpoint, 'task.tasks=["openai/gsm8k"]', "task.num_problems=100")
+    questions = job.split_problems(config)
+    assert [len(part) for part in questions] == [92, 8]
+    assert {problem.prompt.split()[0] for problem in questions.train} == {"train"}
+    assert {problem.prompt.split()[0] for problem in questions.held_out} == {"test"}
+    with pytest.raises(TrainingError, match="MATH-500"):
+        job.split_problems(config_in(tmp_path, checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]'))
+
+
+def test_every_task_is_held_out_and_trained_on(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(
+        tmp_path, checkpoint, 'task.tasks=["arithmetic", "words"]', "task.num_problems=100"
+    )
+    for part in job.split_problems(config):
+        assert {problem.task for problem in part} == {"arithmetic", "words"}

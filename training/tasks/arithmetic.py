@@ -1,19 +1,24 @@
 """Sums and word problems in ten grades, made from a seed."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from training.tasks.problem import Problem
+from training.tasks.turns import in_turn
 
 GRADES = range(1, 11)
+_PATIENCE = 50
+"""Attempts per problem found before a grade counts as exhausted."""
 
 
 def arithmetic(number: int, seed: int) -> list[Problem]:
     """Expressions: from one-digit sums (grade 1) to products of three and two digits (grade 10).
 
     Args:
-        number: How many, spread evenly over the grades; no two are the same.
+        number: How many, no two the same, spread evenly over the grades; a grade that has fewer
+            gives all it has.
         seed: Same seed, same problems.
     """
     return _spread("arithmetic", _expression, number, seed)
@@ -23,7 +28,8 @@ def word_problems(number: int, seed: int) -> list[Problem]:
     """Stories of one step (grades 1 and 2) to five steps (grades 9 and 10).
 
     Args:
-        number: How many, spread evenly over the grades; no two are the same.
+        number: How many, no two the same, spread evenly over the grades; a grade that has fewer
+            gives all it has.
         seed: Same seed, same problems.
     """
     return _spread("words", _story, number, seed)
@@ -57,20 +63,22 @@ def drill(number: int, seed: int) -> list[Problem]:
 def _spread(
     task: str, make: Callable[[int, random.Random], tuple[str, int]], number: int, seed: int
 ) -> list[Problem]:
-    chance = random.Random(f"{task}:{seed}")
-    problems: dict[str, Problem] = {}
-    attempts = 0
-    while len(problems) < number:
-        grade = GRADES[len(problems) % len(GRADES)]
-        prompt, answer = make(grade, chance)
-        attempts += 1
-        if attempts > 100 * number:
-            raise ValueError(f"there are no {number} different problems of the task {task}")
-        if prompt not in problems:
-            problems[prompt] = Problem(
-                task=task, grade=grade, prompt=prompt, answer=str(answer), grader="numeric"
-            )
-    return list(problems.values())
+    chance, asked = random.Random(f"{task}:{seed}"), set[str]()
+
+    def of(grade: int) -> Iterator[Problem]:
+        num_found = misses = 0
+        # Each problem that is left comes up once in about `num_found` attempts or sooner.
+        while misses <= _PATIENCE * (num_found + 1):
+            prompt, answer = make(grade, chance)
+            misses += 1
+            if prompt not in asked:
+                asked.add(prompt)
+                num_found, misses = num_found + 1, 0
+                yield Problem(
+                    task=task, grade=grade, prompt=prompt, answer=str(answer), grader="numeric"
+                )
+
+    return list(islice(in_turn(of(grade) for grade in GRADES), number))
 
 
 class _Level(NamedTuple):

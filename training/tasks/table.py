@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -14,35 +16,54 @@ from probes.grading import GRADERS, GraderName
 from training.errors import TrainingError
 from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.problem import Problem
+from training.tasks.turns import in_turn
 from training.text import read_text
 
 BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
 HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
 """Data sets of the Hugging Face hub and their graders."""
+Split = Literal["train", "test"]
+
+_WANTED: dict[GraderName, str] = {
+    "exact": "text without `Answer:`",
+    "contains": "text without `Answer:`",
+    "numeric": "one number",
+    "math": "mathematics in LaTeX",
+    "choice": "a letter from A to J",
+}
 
 
 def load_problems(
-    tasks: Sequence[str], number: int, seed: int, grader: GraderName | None = None
+    tasks: Sequence[str],
+    number: int,
+    seed: int,
+    grader: GraderName | None = None,
+    *,
+    split: Split = "test",
 ) -> list[Problem]:
-    """Questions of these tasks, evenly.
+    """Questions of these tasks in turn, so that the first few have all of them evenly.
 
     Args:
         tasks: Built-in names, paths of JSONL files with `prompt` and `answer`, or ids of `HUB`.
         number: How many over all tasks; a task that has fewer gives all it has.
         seed: Same seed, same questions.
         grader: For files whose lines name none.
+        split: Of the data sets of the hub; train on "train", measure on "test".
 
     Raises:
-        TrainingError: A task is unknown, or a file cannot be read; names the line.
+        TrainingError: A task is unknown or has no such split, or a file cannot be read or has an
+            answer that its grader cannot use; names the line.
     """
     share = -(-number // len(tasks))
-    chosen = [problem for task in tasks for problem in _load(task, share, seed, grader)]
+    chosen = list(in_turn(_load(task, share, seed, grader, split) for task in tasks))
     if not chosen:
         raise TrainingError("there are no questions in these tasks")
     return chosen[:number]
 
 
-def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[Problem]:
+def _load(
+    task: str, number: int, seed: int, grader: GraderName | None, split: Split
+) -> list[Problem]:
     if task == "arithmetic":
         return arithmetic(number, seed)
     if task == "drill":
@@ -54,7 +75,7 @@ def _load(task: str, number: int, seed: int, grader: GraderName | None) -> list[
     if task == "quiz":
         return _in_turn(_shipped(task), number, seed)
     if task in HUB:
-        return _sample(_from_hub(task), number, seed)
+        return _sample(_from_hub(task, split), number, seed)
     path = Path(task)
     if path.suffix == ".jsonl" or path.is_file():
         return _sample(_parse(read_text(path), str(path), path.stem, grader), number, seed)
@@ -83,36 +104,74 @@ def _sample(problems: list[Problem], number: int, seed: int) -> list[Problem]:
 
 
 def _parse(text: str, where: str, task: str, grader: GraderName | None) -> list[Problem]:
-    problems = []
+    found: dict[str, tuple[int, Problem]] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-            fields = {key: record[key] for key in ("prompt", "answer", "grade") if key in record}
-            fields["grader"] = record.get("grader", grader)
-            if fields["grader"] is None:
-                raise TrainingError(
-                    f"{where}: line {number} names no `grader`: add one, or say --grader "
-                    f"{'|'.join(GRADERS)}"
-                )
-            fields["answer"] = str(fields.get("answer", ""))
-            problems.append(Problem(task=str(record.get("task", task)), **fields))
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{where}: line {number} is no JSON object") from error
-        except ValidationError as error:
-            finding = error.errors()[0]
-            field = ".".join(map(str, finding["loc"]))
-            raise TrainingError(f"{where}: line {number}: {field}: {finding['msg']}") from error
-    return problems
+        place = f"{where}: line {number}"
+        problem = _problem(line, place, task, grader)
+        first, known = found.setdefault(problem.prompt, (number, problem))
+        if known.answer != problem.answer:
+            raise TrainingError(
+                f"{place} asks what line {first} asks, and has another answer: "
+                f"`{problem.answer}`, not `{known.answer}`"
+            )
+    return [problem for _, problem in found.values()]
 
 
-def _from_hub(name: str) -> list[Problem]:
+def _problem(line: str, place: str, task: str, grader: GraderName | None) -> Problem:
+    """The problem of a line.
+
+    Raises:
+        TrainingError: It is none; begins with the place.
+    """
+    try:
+        record = json.loads(line)
+        fields = {key: record[key] for key in ("prompt", "grade") if key in record}
+        fields["answer"] = _answer(record.get("answer"), place)
+        fields["grader"] = record.get("grader", grader)
+        if fields["grader"] is None:
+            raise TrainingError(
+                f"{place} names no `grader`: add one, or say --grader {'|'.join(GRADERS)}"
+            )
+        problem = Problem(task=str(record.get("task", task)), **fields)
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{place} is no JSON object") from error
+    except ValidationError as error:
+        finding = error.errors()[0]
+        field = ".".join(map(str, finding["loc"]))
+        raise TrainingError(f"{place}: {field}: {finding['msg']}") from error
+    _check_answer(problem, place)
+    return problem
+
+
+def _answer(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TrainingError(f"{place}: answer: must be a text or a number")
+    return str(value).strip()
+
+
+def _check_answer(problem: Problem, place: str) -> None:
+    """Refuse an answer that would make every reply wrong."""
+    is_math = problem.grader == "math"
+    if is_math and find_spec("math_verify") is None:
+        return
+    reply = f"${problem.answer}$" if is_math else problem.answer
+    if not problem.is_right(reply):
+        raise TrainingError(
+            f"{place}: answer: `{problem.answer}` can never be given, because the grader "
+            f"`{problem.grader}` wants {_WANTED[problem.grader]}"
+        )
+
+
+def _from_hub(name: str, split: Split) -> list[Problem]:
+    if split == "train" and name != "openai/gsm8k":
+        raise TrainingError(f"--task {name}: is a test set, to measure on and not to train on")
     try:
         from datasets import load_dataset
 
         config = ("main",) if name == "openai/gsm8k" else ()
-        rows = load_dataset(name, *config, split="test")
+        rows = load_dataset(name, *config, split=split)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # whatever the hub's client raises without a network

@@ -183,7 +183,11 @@ class Artifacts:
 
 
 def load_artifacts(
-    model_config: Any, chat_template: str | None = None, steered: Sequence[int] | None = None
+    model_config: Any,
+    chat_template: str | None = None,
+    steered: Sequence[int] | None = None,
+    *,
+    any_template: bool = False,
 ) -> Artifacts:
     """What this process may use: the shipped artifacts and those of `--artifacts`.
 
@@ -191,12 +195,16 @@ def load_artifacts(
         model_config: vLLM's.
         chat_template: The served one, where it is not the model's own.
         steered: As in `Artifacts`.
+        any_template: Whether to take artifacts of every template: a worker is not told which one
+            is served, and must have all that the API servers take.
     """
     roots = [shipped_artifacts()]
     if (own := settings().artifacts) is not None:
         roots.insert(0, own)
     served = ModelIdentity.of(_checkpoint(model_config))
-    if chat_template is not None:
+    if any_template:
+        served = served.model_copy(update={"chat_template_hash": None})
+    elif chat_template is not None:
         served = served.model_copy(update={"chat_template_hash": text_hash(chat_template)})
     return Artifacts(roots, served, model_config.get_hidden_size(), steered)
 
@@ -256,8 +264,8 @@ def _unfit_vector(
             return f"the tensor `{name}` has shape {found} instead of ({hidden_size},)"
         if not bool(artifact.tensors[name].isfinite().all()):
             return f"the tensor `{name}` holds no finite numbers"
-        if not bool(artifact.tensors[name].any()):
-            return f"the tensor `{name}` is zero: it points nowhere"
+        if not float(artifact.tensors[name].float().norm()) > 0:
+            return f"the tensor `{name}` has no length: it points nowhere"
         if steered is not None and layer not in steered:
             return f"layer {layer} is not among --steering-layers"
     return None

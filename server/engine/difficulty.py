@@ -203,9 +203,11 @@ class DifficultyControl:
         table = self._device_table[slots]
         budget = table.gather(1, classes.clamp_min(0).unsqueeze(1) + 3).squeeze(1)
         drawn = torch.as_tensor(indices, device=self._device)
-        over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget)
+        end, last = table[:, 6].long(), logits.shape[1] - 1
+        # Some tokenizers end with a token that their model does not have: no answer can end at it.
+        over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget) & (end <= last)
+        end = end.clamp_max(last)
         where = torch.arange(len(slots), device=self._device) if rows is None else rows
-        end = table[:, 6].long()
         kept = torch.where(over, 0.0, logits[where, end])
         cut = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
         cut[where] = over

@@ -61,7 +61,8 @@ def bind(runner: Any) -> Any | None:
         if type(processor).__module__.startswith("server.engine.logits_v"):
             processor.controller.kernels.warm_up()
             processor.bind(runner)
-            artifacts = load_artifacts(runner.model_config, steered=steered_layers(runner))
+            steered = steered_layers(runner)
+            artifacts = load_artifacts(runner.model_config, steered=steered, any_template=True)
             if heads := artifacts.heads():
                 processor.controller.read_difficulty(runner.model, heads)
             if vectors := artifacts.steering_vectors():

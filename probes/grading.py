@@ -8,8 +8,8 @@ from typing import Literal
 
 GraderName = Literal["exact", "contains", "numeric", "math", "choice"]
 
-_MARK = re.compile(r"(?:final answer|answer)\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
-_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=\S)(.+?)(?<=\S)\1(?![\w*])")
+_MARK = re.compile(r"(?:final answer|answer)(?:\s*is)?\s*[:=]\s*", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=\S)([^*\n]+)(?<=\S)\1(?![\w*])")
 
 NUMBER = re.compile(
     r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or a letter is no sign

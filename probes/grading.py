@@ -9,7 +9,12 @@ from typing import Literal
 GraderName = Literal["exact", "contains", "numeric", "math", "choice"]
 
 _MARK = re.compile(r"(?:final answer|answer)(?:\s*is)?\s*[:=]\s*", re.IGNORECASE)
-_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=\S)([^*\n]+)(?<=\S)\1(?![\w*])")
+_FRAME = re.compile(r"\\\[|\$\$|```\w*|-{3,}|")
+"""A line that opens a formula or a block, or is empty."""
+_EMPHASIS = re.compile(
+    r"(?<![\w*])(\*{2,3})(?=\S)((?:[^*\n]|\*(?!\*))+)(?<=\S)\1(?![\w*])"
+    r"|(?<![\w*])(\*)(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])"
+)
 
 NUMBER = re.compile(
     r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or a letter is no sign
@@ -18,9 +23,14 @@ NUMBER = re.compile(
 )
 """A number in a text: with sign, thousands separators, decimals and exponent as far as given."""
 
-_LETTER = r"(?<![\w.-])(?<!\w['\u2019])([A-J])"
+_LATIN = "0-9A-Za-z_\u00c0-\u024f"  # a letter may touch other scripts
+_LETTER = rf"(?<![{_LATIN}.-])(?<![{_LATIN}]['\u2019])([A-J])"
 _ARTICLE = r"(?<=A) (?!(?:is|because|since)\b)[a-z]"  # "A cat", not "A is right"
-_CHOICE = re.compile(rf"{_LETTER}(?![\w+#]|['\u2019-]\w|\.[a-z]|{_ARTICLE}|(?<=I) [a-z])")
+_CHOICE = re.compile(rf"{_LETTER}(?![{_LATIN}+#]|['\u2019-]\w|\.[a-z]|{_ARTICLE}|(?<=I) [a-z])")
+_SAID_CHOICE = re.compile(
+    r"(?i:answer|option|choice)\s+(?i:is|must be)\s+(?i:option\s+)?"
+    rf"(?:\\boxed\{{|[($\"'\u201c])*{_CHOICE.pattern}"
+)
 _FIRST_CHOICE = re.compile(rf"\W*{_CHOICE.pattern}")
 _LONE_CHOICE = re.compile(r"\W*([A-J])\W*", re.IGNORECASE)
 _MARKED_CHOICE = re.compile(rf"{_LETTER}(?=[)\]:]|\.(?!\w))")
@@ -50,12 +60,12 @@ def final_answer(text: str) -> str:
 
     Thinking is no part of the text, and neither are the asterisks of Markdown.
     """
-    said = _EMPHASIS.sub(r"\2", after_thinking(text))
+    said = _EMPHASIS.sub(r"\2\4", after_thinking(text))
     marks = list(_MARK.finditer(said))
     if not marks:
         return said.strip()
-    rest = said[marks[-1].end() :].strip()
-    return rest.splitlines()[0].strip() if rest else ""
+    lines = (line.strip() for line in said[marks[-1].end() :].splitlines())
+    return next((line for line in lines if not _FRAME.fullmatch(line)), "")
 
 
 def sentences(text: str) -> list[str]:
@@ -75,7 +85,7 @@ def plain(text: str) -> str:
     Signs and symbols stay with their word, as in `-5`, `c++` and `.fr`. A text of nothing but
     articles and punctuation stays as it is.
     """
-    letters = without_accents(_EMPHASIS.sub(r"\2", text).casefold())
+    letters = without_accents(_EMPHASIS.sub(r"\2\4", text).casefold())
     letters = re.sub("[\u2212\u2013]", "-", letters.replace("\u2044", "/"))
     for separator in (_BULLET, _LATEX, _JOINT, _STOP):
         letters = separator.sub(" ", letters)
@@ -124,9 +134,10 @@ def numeric(text: str, answer: str) -> bool:
 def choice(text: str, answer: str) -> bool:
     """Whether the letter of the final answer that stands for a choice, A to J, is this one.
 
-    That is the letter it begins with; else the last one in brackets or before `)`, `.` or `:`;
-    else the last that stands alone and is no word, as in "A cat" or "I think". The answer may have
-    text after its letter, as in `B) Paris`.
+    That is the letter it calls the answer; else, where it does not go through several, the letter
+    it begins with or the one in brackets or before `)`, `.` or `:`; else the last that stands alone
+    and is no word, as in "A cat" or "I think". The answer may have text after its letter, as in
+    `B) Paris`.
     """
     found = _choice(final_answer(text)) or _choice(after_thinking(text))
     return found is not None and found == _choice(answer)
@@ -165,8 +176,15 @@ def _number(found: str) -> Decimal:
 
 
 def _choice(text: str) -> str | None:
-    first = _LONE_CHOICE.fullmatch(text) or _FIRST_CHOICE.match(text)
-    if first:
-        return first[1].upper()
-    found: list[str] = _MARKED_CHOICE.findall(text) or _CHOICE.findall(text)
+    if alone := _LONE_CHOICE.fullmatch(text):
+        return alone[1].upper()
+    if said := _SAID_CHOICE.findall(text):
+        return str(said[-1])
+    marked: list[str] = _MARKED_CHOICE.findall(text)
+    if len(set(marked)) <= 1:  # not where a text goes through the choices
+        if first := _FIRST_CHOICE.match(text):
+            return first[1]
+        if marked:
+            return marked[0]
+    found = [letter for letter in _CHOICE.findall(text) if not marked or letter in marked]
     return found[-1] if found else None

@@ -15,10 +15,10 @@ STATE_FILE = "entropy_state.json"
 """Written last into a checkpoint: one without it was cut off."""
 
 _OWN = (
-    *(BEFORE, AFTER, CONFIG_FILE, "steps.jsonl", "report.md", "report.png", "README.md"),
-    *("checkpoint", "checkpoint-*", "adapter", "served", "tracking"),
+    *(BEFORE, AFTER, "steps.jsonl", "report.md", "report.png", "README.md"),
+    *("checkpoint", "adapter", "served", "tracking"),
 )
-"""Names in a run folder."""
+"""Names in a run folder, but for the checkpoints under way and the config."""
 
 _BYTES_TO_RESUME = 12
 """Of a trained float32 weight in a checkpoint: itself and AdamW's two moments."""
@@ -75,9 +75,13 @@ def _refuse_another(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None
 
 def _clear(run: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
-    for pattern in _OWN:
-        for path in run.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    drop_checkpoints(run)
+    for path in (run / name for name in _OWN):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    (run / CONFIG_FILE).unlink()  # last: as long as it is there, what is left can be cleared again
 
 
 def target_of(config: PolicyConfig) -> Path:
@@ -92,8 +96,17 @@ def is_finished(config: PolicyConfig) -> bool:
 
 def last_checkpoint(run: Path) -> Path | None:
     """The latest checkpoint that was written to its end."""
-    found = [path.parent for path in run.glob(f"checkpoint-*/{STATE_FILE}")]
+    found = [path for path in _checkpoints(run) if (path / STATE_FILE).is_file()]
     return max(found, key=step_of, default=None)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Those that the trainer wrote; a copy by another name is the user's."""
+    return [
+        path
+        for path in run.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal()
+    ]
 
 
 def step_of(checkpoint: Path) -> int:
@@ -143,7 +156,7 @@ def make_servable(folder: Path) -> None:
 
 def drop_checkpoints(run: Path) -> None:
     """Remove what only a run under way needs: three times its result, and pickles among it."""
-    for path in run.glob("checkpoint-*"):
+    for path in _checkpoints(run):
         shutil.rmtree(path)
 
 

@@ -24,6 +24,10 @@ from probes.grading import (
         ("no mark at all ", "no mark at all"),
         ("Answer:", ""),
         ("**Answer:** 7", "7"),
+        ("The final answer is:\n\\[\n\\boxed{5}\n\\]", "\\boxed{5}"),
+        ("**Final Answer:**\n\n$$\n5\n$$", "5"),
+        ("Answer:\n```python\nx + 1\n```", "x + 1"),
+        ("Answer: >", ">"),
         ("**Answer: 7**", "7"),
         ("2*3*4", "2*3*4"),
         ("<think>Answer: 3</think>\n\nno mark", "no mark"),
@@ -198,7 +202,7 @@ def test_contains_wants_whole_words_of_the_first_sentence(
         ("I'm sure", "I", False),
         ("It is (C). A dog has 4 legs", "C", True),
         ("Not (A). So (C) is left, said I", "C", True),
-        ("The answer is B as E. coli show", "E", True),
+        ("The answer is B as E. coli show", "B", True),
         ("B", "B) Paris", True),
         ("(b) Paris", "B", False),
         ("Paris", "Paris", False),
@@ -222,3 +226,28 @@ def test_a_long_text_of_nothing_takes_no_longer_than_any_other(text: str) -> Non
     for grade in (exact, contains, numeric, choice):
         grade(text, "5" if grade is numeric else "A")
     assert time.process_time() - begin < 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A) Paris\nB) London\nC) Rome\n\nThe answer is B",
+        "Let us see.\nA. no\nB. yes\nC. no\nD. no\nThe correct answer is **B**",
+        "The answer is \\boxed{B}. (C) is wrong",
+        "答案是B",
+        "정답은 B입니다",
+        "Answer: B입니다",
+    ],
+)
+def test_a_choice_is_found_behind_a_list_of_all_and_beside_other_scripts(text: str) -> None:
+    assert choice(text, "B")
+    assert not choice(text, "A")
+
+
+def test_emphasis_may_hold_asterisks() -> None:
+    assert contains("It is **12 * 4 = 48**.", "48")
+    assert exact("**2*3**", "2*3")
+
+
+def test_a_formula_below_the_mark_is_the_answer() -> None:
+    assert math("The final answer is:\n\\[\n\\boxed{5}\n\\]", "5")

@@ -25,7 +25,7 @@ from training.errors import TrainingError
 from training.objectives import OBJECTIVES
 from training.policy_config import PolicyConfig, load_config, shipped_configs
 from training.policy_eval import Evaluation, evaluate
-from training.policy_folder import claim, last_checkpoint, refuse_full_disk
+from training.policy_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
 from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy_tables import objective_rows
 from training.tasks.problem import Problem
@@ -191,6 +191,24 @@ def test_starting_over_removes_the_run_and_nothing_else(checkpoint: Path, tmp_pa
     (tmp_path / "steps.jsonl").write_text("{}")
     claim(config, fresh=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
+
+
+def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(tmp_path, checkpoint)
+    claim(config, fresh=False)
+    for name in ("checkpoint-2", "checkpoint-2-good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / STATE_FILE).write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("cut off")))
+        with pytest.raises(OSError, match="cut off"):
+            claim(config, fresh=True)
+    claim(config, fresh=True)
+    assert last_checkpoint(tmp_path) is None
+    assert (tmp_path / "checkpoint-2-good").is_dir()
 
 
 @pytest.mark.parametrize("text", ['{"hidden_size": 8}', '{"run": "x", "obj', "[]"])

@@ -25,7 +25,7 @@ from training.errors import TrainingError
 from training.objectives import OBJECTIVES
 from training.policy_config import PolicyConfig, load_config, shipped_configs
 from training.policy_eval import Evaluation, evaluate
-from training.policy_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
+from training.policy_folder import last_checkpoint
 from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy_tables import objective_rows
 from training.tasks.problem import Problem
@@ -93,23 +93,6 @@ def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
     assert train_policy(config_in(whole, checkpoint), Console(file=screen)) == whole / "checkpoint"
     assert "finished before" in screen.getvalue()
     assert (whole / "report.md").read_text() == page
-
-
-@pytest.mark.parametrize(("save_every", "needed"), [(2, 36), (3, 28), (6, 16)])
-def test_a_disk_that_the_checkpoints_will_fill_is_refused_at_the_start(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, needed: int
-) -> None:
-    """12 bytes a weight for each checkpoint, three at once at most; 4 for the result beside two."""
-    config = config_in(tmp_path, checkpoint, f"optimiser.save_every={save_every}")
-    free = SimpleNamespace(free=needed * 2**30)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
-    refuse_full_disk(config, 2**30)
-    free.free -= 1
-    with pytest.raises(TrainingError, match=rf"take {needed}.0 GiB and .* are free"):
-        refuse_full_disk(config, 2**30)
-    (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its room is used again
-    refuse_full_disk(config, 2**30)
 
 
 def test_a_disk_that_fills_up_ends_the_command_with_a_sentence(
@@ -180,46 +163,6 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="another seed"):
         train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
-
-
-def test_starting_over_removes_the_run_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
-    config = config_in(tmp_path, checkpoint)
-    claim(config, fresh=False)
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
-    (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "steps.jsonl").write_text("{}")
-    claim(config, fresh=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
-
-
-def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = config_in(tmp_path, checkpoint)
-    claim(config, fresh=False)
-    for name in ("checkpoint-2", "checkpoint-2-good"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / STATE_FILE).write_text("{}")
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("cut off")))
-        with pytest.raises(OSError, match="cut off"):
-            claim(config, fresh=True)
-    claim(config, fresh=True)
-    assert last_checkpoint(tmp_path) is None
-    assert (tmp_path / "checkpoint-2-good").is_dir()
-
-
-@pytest.mark.parametrize("text", ['{"hidden_size": 8}', '{"run": "x", "obj', "[]"])
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_of_something_else_is_left_alone(
-    checkpoint: Path, tmp_path: Path, text: str, fresh: bool
-) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(TrainingError, match="is not of a run"):
-        claim(config_in(tmp_path, checkpoint), fresh=fresh)
-    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:

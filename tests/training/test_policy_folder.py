@@ -1,0 +1,69 @@
+"""The folder of a policy run: whose it is, what may be removed from it, whether it has room."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from training.errors import TrainingError
+from training.policy_config import PolicyConfig, load_config
+from training.policy_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
+
+
+def config_in(run: Path, *changes: str) -> PolicyConfig:
+    return load_config("plain", ["optimiser.steps=6", f"run={run}", *changes])
+
+
+@pytest.mark.parametrize(("save_every", "needed"), [(2, 36), (3, 28), (6, 16)])
+def test_a_disk_that_the_checkpoints_will_fill_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, needed: int
+) -> None:
+    """12 bytes a weight for each checkpoint, three at once at most; 4 for the result beside two."""
+    config = config_in(tmp_path, f"optimiser.save_every={save_every}")
+    free = SimpleNamespace(free=needed * 2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
+    refuse_full_disk(config, 2**30)
+    free.free -= 1
+    with pytest.raises(TrainingError, match=rf"take {needed}.0 GiB and .* are free"):
+        refuse_full_disk(config, 2**30)
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its room is used again
+    refuse_full_disk(config, 2**30)
+
+
+def test_starting_over_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    claim(config, fresh=False)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "steps.jsonl").write_text("{}")
+    claim(config, fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
+
+
+def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(tmp_path)
+    claim(config, fresh=False)
+    for name in ("checkpoint-2", "checkpoint-2-good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / STATE_FILE).write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("cut off")))
+        with pytest.raises(OSError, match="cut off"):
+            claim(config, fresh=True)
+    claim(config, fresh=True)
+    assert last_checkpoint(tmp_path) is None
+    assert (tmp_path / "checkpoint-2-good").is_dir()
+
+
+@pytest.mark.parametrize("text", ['{"hidden_size": 8}', '{"run": "x", "obj', "[]"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, text: str, fresh: bool) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(TrainingError, match="is not of a run"):
+        claim(config_in(tmp_path), fresh=fresh)
+    assert (tmp_path / "config.json").read_text() == text

@@ -26,7 +26,7 @@ from benchmarks.difficulty_budgets import fixed_budgets
 from benchmarks.difficulty_page import Result, write
 from clients.entropy import controls, difficulty, report
 from probes.artifact import Artifact
-from probes.strategies import Difficulty
+from probes.difficulty.strategies import Difficulty
 from training.answers import AnswersJob, draw_answers, grade
 from training.features import hidden_states
 from training.rollouts import request_seed

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.strategies import Difficulty
+from probes.difficulty.strategies import Difficulty
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

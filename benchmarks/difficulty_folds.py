@@ -21,8 +21,8 @@ from benchmarks import machine
 from benchmarks.difficulty_arms import PERMUTATIONS, Floats, Labels, all_arms, chosen
 from benchmarks.difficulty_budgets import fixed_budgets
 from benchmarks.difficulty_page import Result, write
-from probes.difficulty import cheapest, decide
-from probes.strategies import Difficulty, Outcomes
+from probes.difficulty.probe import cheapest, decide
+from probes.difficulty.strategies import Difficulty, Outcomes
 from training.answers import grade, problems_hash
 from training.difficulty_fit import Data, fit_head
 from training.tasks.table import load_problems

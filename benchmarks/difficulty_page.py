@@ -19,7 +19,7 @@ from benchmarks.difficulty_arms import (
     frequencies,
     oracle,
 )
-from probes.strategies import Difficulty
+from probes.difficulty.strategies import Difficulty
 
 _PAPER = 0.224
 _METHOD = """\

@@ -22,10 +22,10 @@ from rich.progress import track
 from benchmarks import machine
 from benchmarks.arms import PROMPTS
 from benchmarks.difficulty_cost import PLAIN, save_probes
-from probes.temperature import Law, law_parameters
-from server.control import KEY, difficulty_control, engine_control
-from server.models import DEFAULT_MODEL, default_model
+from probes.laws import Law, law_parameters
+from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
+from server.worker.message import KEY, difficulty_control, engine_control
 
 TOKENS = 32
 _END = 2
@@ -82,7 +82,7 @@ def _measure(rounds: int, address: str) -> dict[str, list[Lap]]:
         max_num_seqs=len(PROMPTS),
         kv_cache_memory_bytes=512 << 20,
         distributed_executor_backend="uni",
-        logits_processors=["server.engine.logits_v1:EntropyLogitsProcessor"],
+        logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
         additional_config={"entrostat": {}},
     )
     engine: Any = llm.llm_engine

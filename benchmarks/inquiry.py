@@ -24,11 +24,11 @@ from benchmarks.inquiry_page import Arm, Section, plot, section
 from benchmarks.inquiry_served import Player, asked_game, served_game
 from benchmarks.inquiry_uot import uot_game
 from probes.artifact import Artifact
-from probes.inquiry_artifact import InquirySpec
-from probes.inquiry_task import Task
-from probes.inquiry_turn import Rule
-from probes.inquiry_words import TOLERANCE, Policy, Predictor
-from probes.likelihood import known_answers
+from probes.inquiry.artifact import InquirySpec
+from probes.inquiry.likelihood import known_answers
+from probes.inquiry.task import Task
+from probes.inquiry.turn import Rule
+from probes.inquiry.words import TOLERANCE, Policy, Predictor
 from training.inquiry_fit import (
     calibrate_at,
     calibration_scores,

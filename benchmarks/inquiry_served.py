@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import openai
 from torch import Tensor
 
-from probes.inquiry_prompts import label_prompt
-from probes.inquiry_task import Task
-from probes.inquiry_words import Policy, Predictor
+from probes.inquiry.prompts import label_prompt
+from probes.inquiry.task import Task
+from probes.inquiry.words import Policy, Predictor
 from training.inquiry_games import Step
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration
-from probes.inquiry_turn import Rule, likelihood_outlook, take_turn
-from probes.likelihood import YES
+from probes.inquiry.likelihood import YES
+from probes.inquiry.turn import Rule, likelihood_outlook, take_turn
 from training.inquiry_games import Step
 
 _LAMBDA = 0.4

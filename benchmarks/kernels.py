@@ -72,7 +72,7 @@ def _formulas(rows: int) -> dict[str, Callable[[], object]]:
     import torch
 
     from probes.entropy import entropy_from_logits, measure
-    from probes.temperature import NUM_PARAMETERS, Law, law_parameters
+    from probes.laws import NUM_PARAMETERS, Law, law_parameters
     from server.engine.kernels import Kernels
 
     logits = 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(0))

@@ -28,7 +28,7 @@ from benchmarks import machine
 from benchmarks.arms import Arm, arms
 from benchmarks.overhead_report import Samples, Section, estimate, write
 from benchmarks.servers import Server, side_by_side
-from server.models import DEFAULT_MODEL, default_model
+from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 
 MAX_TOKENS = 64

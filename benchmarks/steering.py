@@ -24,7 +24,7 @@ from benchmarks.overhead_report import Section, pool, write
 from benchmarks.servers import Server, side_by_side
 from benchmarks.steering_libraries import Timing
 from benchmarks.steering_vectors import save_random, vector_name
-from server.models import DEFAULT_MODEL, default_model
+from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 
 BATCH = 16

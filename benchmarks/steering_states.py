@@ -13,7 +13,7 @@ import typer
 from torch import Tensor
 
 from benchmarks import machine
-from server.models import DEFAULT_MODEL, default_model
+from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 from training.steering_model import load_model
 from training.steering_reads import Reader, Texts, tokenised

@@ -6,7 +6,7 @@ import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.steering import SteeringSpec, tensor_name
-from server.models import DEFAULT_MODEL
+from server.commands.default_model import DEFAULT_MODEL
 
 
 def vector_name(number: int) -> str:

@@ -23,7 +23,7 @@ from benchmarks import machine
 from benchmarks.steering_vectors import random_vectors, save_random, vector_name
 from clients.entropy import controls, entropy_target, report, steer
 from probes.entropy import entropy_from_logits
-from server.models import DEFAULT_MODEL, default_model
+from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 from training.local_server import local_server, serve_command
 from training.prompts import load_prompts

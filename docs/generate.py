@@ -19,8 +19,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
 from docs.config_page import config_page
-from probes.inquiry_task import Task
-from server.protocol import Control, Report
+from probes.inquiry.task import Task
+from server.wire.request import Control, Report
 from training import cli as training_cli
 from training import policy_cli, steering_cli
 from training.objectives import ObjectiveList

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probes.inquiry_artifact import InquirySpec
+from probes.difficulty.strategies import ProbeSpec
+from probes.inquiry.artifact import InquirySpec
 from probes.steering import SteeringSpec
-from probes.strategies import ProbeSpec
 
 SCHEMA_VERSION = 1
 Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector", "inquiry-calibration"]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.inquiry_words import EmptySets
+from probes.inquiry.words import EmptySets
 
 Score = Literal["lac", "aps"]
 """How badly a label fits a distribution; see `conformity_scores`."""

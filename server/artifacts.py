@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
-from probes.difficulty import Head
-from probes.inquiry_artifact import Inquiry
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import ProbeSpec
+from probes.inquiry.artifact import Inquiry
+from probes.laws import HapoStatistics
 from probes.steering import tensor_name
-from probes.strategies import ProbeSpec
-from probes.temperature import HapoStatistics
 from server.errors import BadControl
-from server.protocol import ArtifactCard
 from server.settings import settings
+from server.wire.request import ArtifactCard
 
 logger = logging.getLogger("vllm.entrostat")
 

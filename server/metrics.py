@@ -2,8 +2,8 @@
 
 from prometheus_client import Counter, Histogram
 
-from server.plan import Plan
-from server.protocol import Report
+from server.planning.plan import Plan
+from server.wire.request import Report
 
 _REQUESTS = Counter(
     "entrostat_requests",

@@ -11,10 +11,10 @@ from starlette.datastructures import State
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.version import __version__ as vllm_version
 
-from server.control import CONFIG_KEY
-from server.generation import ControlledEngine
+from server.requests.generation import ControlledEngine
 from server.settings import settings
 from server.state import ServerState
+from server.worker.message import CONFIG_KEY
 
 logger = logging.getLogger("vllm.entrostat")
 
@@ -66,11 +66,11 @@ def _check(config: Any) -> None:
         ValueError: The worker side is off, so that controls would be promised and not kept.
     """
     processors = [str(name) for name in config.model_config.logits_processors or ()]
-    ours = any("server.engine.logits_v" in name for name in processors)
+    ours = any("server.engine.runner_v" in name for name in processors)
     if not ours or CONFIG_KEY not in (config.additional_config or {}):
         raise ValueError(
             "the entrostat plugin is on but its worker side is off: start with `entrostat serve`, "
-            "or add --logits-processors server.engine.logits_v1:EntropyLogitsProcessor "
+            "or add --logits-processors server.engine.runner_v1:EntropyLogitsProcessor "
             f"--additional-config '{{\"{CONFIG_KEY}\": {{}}}}'"
         )
     if not vllm_version.startswith(_TESTED):

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from server.errors import describe
-from server.protocol import Control
+from server.wire.request import Control
 
 logger = logging.getLogger("vllm.entrostat")
 

@@ -4,13 +4,13 @@ from typing import Any
 
 from fastapi import Request
 
-from server.admission import Admission
 from server.artifacts import load_artifacts
-from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
-from server.inquiry_reads import Memory
+from server.inquiry.engine_reads import Memory
 from server.profiles import Profiles
+from server.requests.admission import Admission
+from server.requests.telemetry import Telemetry
 from server.settings import Settings
-from server.telemetry import Telemetry
+from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
 
 class ServerState:

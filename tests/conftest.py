@@ -20,9 +20,9 @@ from openai import OpenAI
 from xdist.scheduler import LoadScopeScheduling
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
-from probes.difficulty import Head
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
-from probes.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from tests.engine.support import PROMPTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -216,7 +216,7 @@ def client(server: Server) -> OpenAI:
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
     """Folder of the default model."""
-    from server.models import default_model
+    from server.commands.default_model import default_model
     from server.settings import settings
 
     return default_model(settings().cache)

@@ -87,7 +87,7 @@ def test_one_file_reads_our_part_of_the_environment_and_one_sets_it(path: Path) 
         return
     text = path.read_text()
     assert list(environment_names(ast.parse(text))) == []
-    if name != "server/serve.py":
+    if name != "server/commands/serve.py":
         assert '"ENTROSTAT_' not in text
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from probes.strategies import Strategy, with_text
+from probes.difficulty.strategies import Strategy, with_text
 from training.jobs import Job, check_name, identify_served
 from training.rollouts import Ask, Fleet, Sampling, Served, request_seed
 from training.sampling import draw, run_folder

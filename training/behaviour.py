@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import (
+from probes.laws import (
     HapoStatistics,
     Law,
     apply_laws,
@@ -175,7 +175,7 @@ class Sampler:
 
 
 def _row(law: RolloutLaw, statistics: HapoStatistics | None) -> tuple[Law, list[float]]:
-    """The law's tag and parameters, as `probes.temperature` lays them out."""
+    """The law's tag and parameters, as `probes.laws` lays them out."""
     tag = Law[law.type.upper()]
     values = law.model_dump(exclude={"type"})
     if statistics is not None and tag is Law.HAPO:

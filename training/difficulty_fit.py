@@ -14,8 +14,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probes.difficulty import Head
-from probes.strategies import Difficulty
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Difficulty
 from training.difficulty_figures import (
     Floats,
     Interval,

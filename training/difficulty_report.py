@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from probes.artifact import Artifact
-from probes.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
+from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
 from training.answers import Answers
 from training.difficulty_figures import Interval, reliability
 from training.difficulty_fit import Data, DifficultyFit

@@ -9,10 +9,10 @@ import openai
 import torch
 from torch import Tensor
 
-from probes.inquiry import label_probabilities
-from probes.inquiry_prompts import label_prompt
-from probes.inquiry_task import Task
-from probes.label_tokens import Tokens, label_sequences
+from probes.inquiry.label_tokens import Tokens, label_sequences
+from probes.inquiry.prompts import label_prompt
+from probes.inquiry.pursuit import label_probabilities
+from probes.inquiry.task import Task
 from training.errors import TrainingError
 from training.inquiry_games import Histories
 from training.statements import connected, continuations, tokens

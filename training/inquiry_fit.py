@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration, Coverage, conformal_threshold
-from probes.inquiry_turn import Rule
-from probes.likelihood import AnswerModel, answer_logprobs, fit_answers
+from probes.inquiry.likelihood import AnswerModel, answer_logprobs, fit_answers
+from probes.inquiry.turn import Rule
 from training.inquiry_games import (
     Step,
     Turns,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration, Coverage, CoverageMonitor, conformity_scores
-from probes.inquiry_turn import Rule, Turn, likelihood_outlook, take_turn
-from probes.likelihood import NO, YES
+from probes.inquiry.likelihood import NO, YES
+from probes.inquiry.turn import Rule, Turn, likelihood_outlook, take_turn
 
 
 class Histories(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.conformal import Calibration, Coverage
-from probes.inquiry_task import Task
+from probes.inquiry.task import Task
 from training.inquiry_fit import Curve, Split
 from training.machine import machine
 

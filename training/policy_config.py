@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from probes.grading import GraderName
+from probes.graders import GraderName
 from training.behaviour import RolloutLaw
 from training.controller import ControllerConfig
 from training.errors import TrainingError

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.grading import NUMBER, final_answer, numbers, plain, sentences, without_accents
+from probes.graders import NUMBER, final_answer, numbers, plain, sentences, without_accents
 from training.objectives.batch import Need
 from training.objectives.hicra import planning_mask
 

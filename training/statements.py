@@ -10,7 +10,7 @@ import openai
 import torch
 from torch import Tensor
 
-from probes.inquiry_task import Task
+from probes.inquiry.task import Task
 from training.errors import TrainingError
 
 _PROMPTS = 32

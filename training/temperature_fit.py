@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.temperature import HapoStatistics, Law, fit_hapo, hapo, law_parameters
+from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
 
 NUM_RESAMPLES = 100
 

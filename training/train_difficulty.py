@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
-from probes.difficulty import cheapest, classify, default_thresholds
-from probes.grading import GraderName
-from probes.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
+from probes.difficulty.probe import cheapest, classify, default_thresholds
+from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
+from probes.graders import GraderName
 from training.answers import Answers, AnswersJob, Drawn, artifact_id, draw_answers, grade
 from training.difficulty_fit import Data, DifficultyFit, HeadKind, fit_difficulty
 from training.difficulty_report import Facts, write_report, write_summary

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions, text_hash
-from probes.inquiry_artifact import InquirySpec
-from probes.inquiry_task import Task, TaskError, load_task
-from probes.inquiry_turn import Rule
-from probes.inquiry_words import Predictor
+from probes.inquiry.artifact import InquirySpec
+from probes.inquiry.task import Task, TaskError, load_task
+from probes.inquiry.turn import Rule
+from probes.inquiry.words import Predictor
 from training.direct_scores import direct_scores
 from training.errors import TrainingError
 from training.inquiry_fit import (

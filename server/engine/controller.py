@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.logger import init_logger
 
-from probes.difficulty import Head
-from probes.temperature import NUM_PARAMETERS, Law
-from server.control import KEY
+from probes.difficulty.probe import Head
+from probes.laws import NUM_PARAMETERS, Law
 from server.engine.difficulty import DifficultyControl
 from server.engine.kernels import Kernels
 from server.engine.publisher import Directory, Publisher
 from server.engine.steering import SteeringControl
+from server.worker.message import KEY
 
 logger = init_logger("vllm.entrostat")
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.difficulty import Head, decide
+from probes.difficulty.probe import Head, decide
 from server.engine.publisher import Directory, Publisher
 
 _UNDECIDED = -1

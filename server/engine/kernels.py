@@ -14,7 +14,7 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.entropy import measure, moments, power_sums
-from probes.temperature import (
+from probes.laws import (
     NUM_PARAMETERS,
     REFINEMENTS,
     Bracket,

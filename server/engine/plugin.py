@@ -12,8 +12,8 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
-from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 from server.engine.steering import Size, SteeringControl, Vectors, decoder_layers, num_rows
+from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
 
 def register() -> None:
@@ -58,7 +58,7 @@ def bind(runner: Any) -> Any | None:
     """
     processors = _custom_processors(runner)
     for processor in processors:
-        if type(processor).__module__.startswith("server.engine.logits_v"):
+        if type(processor).__module__.startswith("server.engine.runner_v"):
             processor.controller.kernels.warm_up()
             processor.bind(runner)
             steered = steered_layers(runner)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.logger import init_logger
 
-from server.trace import DECISION, TOKEN, Records, write_frame
+from server.worker.records import DECISION, TOKEN, Records, write_frame
 
 logger = init_logger("vllm.entrostat")
 

@@ -9,15 +9,15 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
-from probes.strategies import with_text
+from probes.difficulty.strategies import with_text
 from server import metrics
-from server.control import reserved_keys
-from server.difficulty import Extend
 from server.errors import BadControl, bad_request
-from server.generation import Generation, current
-from server.plan import Plan, Said, Wanted, make_plan, split_model
+from server.planning.plan import Plan, Said, Wanted, make_plan, split_model
+from server.requests.difficulty import Extend
+from server.requests.generation import Generation, current
 from server.routes.inquiry import play, refuse_unplayable
 from server.state import ServerState, state_of
+from server.worker.message import reserved_keys
 
 VllmRoute = Callable[..., Awaitable[Any]]
 

@@ -5,8 +5,8 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.protocol import ArtifactList, ProfileCard, ProfileList, Readiness
 from server.state import state_of
+from server.wire.request import ArtifactList, ProfileCard, ProfileList, Readiness
 
 router = APIRouter()
 

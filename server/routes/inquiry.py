@@ -11,13 +11,13 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 
 from server import metrics
 from server.errors import BadControl
-from server.inquiry import inquire
-from server.inquiry_chat import read_conversation
-from server.inquiry_reads import Reads
-from server.plan import Plan
-from server.protocol import Report
-from server.sse import sse, summary_chunk
+from server.inquiry.conversation import read_conversation
+from server.inquiry.engine_reads import Reads
+from server.inquiry.turn import inquire
+from server.planning.plan import Plan
+from server.requests.sse import sse, summary_chunk
 from server.state import ServerState
+from server.wire.request import Report
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
 """What asks for something that a chosen question does not have."""

@@ -26,9 +26,9 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import VLLMValidationError
 
 from server.errors import describe
-from server.protocol import Control, Report
 from server.routes.controlled import run_controlled
 from server.state import state_of
+from server.wire.request import Control, Report
 
 _CONTROL = "How entropy is measured and controlled while this answer is decoded."
 _REPORT = "What was measured and applied; present when the request asked for control."

@@ -8,8 +8,8 @@ from benchmarks.inquiry_coverage import coverage_table, marginal_coverage
 from benchmarks.inquiry_page import Arm, Section, band, interval, plot, section
 from benchmarks.inquiry_uot import reward
 from probes.conformal import Coverage
-from probes.inquiry_task import load_task
-from probes.likelihood import known_answers
+from probes.inquiry.likelihood import known_answers
+from probes.inquiry.task import load_task
 from training.inquiry_games import Step
 
 

@@ -74,7 +74,7 @@ def test_a_law_is_what_the_wire_says(law: Law, wire: Json) -> None:
 
 
 def test_the_server_accepts_every_law_as_built() -> None:
-    from server.protocol import Control
+    from server.wire.request import Control
 
     for law in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2)):
         asked = controls(law, profile="adaptive", trace="tokens")["entropy"]
@@ -107,8 +107,8 @@ def test_a_newer_servers_fields_are_kept_and_harmless() -> None:
 
 
 def test_a_report_of_the_server_reads_back_equal() -> None:
-    from server.protocol import Report as Sent
-    from server.protocol import TokenReport
+    from server.wire.request import Report as Sent
+    from server.wire.request import TokenReport
 
     sent = Sent(
         **{**SUMMARY, "tokens": [TokenReport(entropy=None, temperature=0.5)]},
@@ -230,7 +230,7 @@ def test_importing_the_clients_stays_light() -> None:
 
 
 def test_difficulty_is_asked_for_as_the_server_reads_it() -> None:
-    from server.protocol import Control
+    from server.wire.request import Control
 
     body = controls(difficulty=difficulty("m/probe", shadow=True, effort=True))["entropy"]
     asked = Control.model_validate(body).difficulty

@@ -12,8 +12,8 @@ from openai import OpenAI
 from safetensors.torch import save_file
 
 from probes.artifact import Artifact
-from probes.difficulty import Head, decide
-from probes.strategies import Difficulty
+from probes.difficulty.probe import Head, decide
+from probes.difficulty.strategies import Difficulty
 from tests.conftest import FLAGS, MODEL, PLAIN_PROBE, offline_probe, run_server, save_probes
 from tests.engine.support import PROMPTS, ask, law, report, together
 
@@ -50,7 +50,7 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(checkpoint), "--served-model-name", MODEL, *FLAGS),
-        *("--logits-processors", "server.engine.logits_v1:EntropyLogitsProcessor"),
+        *("--logits-processors", "server.engine.runner_v1:EntropyLogitsProcessor"),
         *("--additional-config", '{"entrostat": {}}'),
         *("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={folder}"),
         *("--max-loras", "2"),  # vLLM's CPU kernels give rows without an adapter the last slot

@@ -14,8 +14,8 @@ import pytest
 import torch
 from openai import BadRequestError, OpenAI
 
-from probes.difficulty import decide
-from probes.strategies import Difficulty
+from probes.difficulty.probe import decide
+from probes.difficulty.strategies import Difficulty
 from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
 from tests.engine.support import PROMPTS, ask, preemptions, report, together
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
-from probes.inquiry import wording
-from probes.inquiry_task import Task, load_task
+from probes.inquiry.pursuit import wording
+from probes.inquiry.task import Task, load_task
 from tests.conftest import Server, entrostat
 from tests.engine.support import MODEL
 

@@ -66,7 +66,7 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     client: OpenAI, reference: Any, checkpoint: Path
 ) -> None:
     from probes.artifact import ModelIdentity
-    from probes.temperature import Law, apply_laws, law_parameters
+    from probes.laws import Law, apply_laws, law_parameters
     from server.artifacts import Artifacts, shipped_artifacts
 
     artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint), 576)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from probes.difficulty import MARGIN, Head, cheapest, classify, decide, default_thresholds
-from probes.strategies import (
+from probes.difficulty.probe import MARGIN, Head, cheapest, classify, decide, default_thresholds
+from probes.difficulty.strategies import (
     Difficulty,
     Outcomes,
     ProbeSpec,

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from probes.grading import (
+from probes.graders import (
     after_thinking,
     choice,
     contains,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.temperature import HapoStatistics, Law, fit_hapo
+from probes.laws import HapoStatistics, Law, fit_hapo
 from tests.probes.test_temperature import HALF, applied
 
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probes.conformal import Calibration
-from probes.inquiry import (
+from probes.inquiry.likelihood import known_answers, posterior, posteriors_after
+from probes.inquiry.lookahead import answer_weights
+from probes.inquiry.pursuit import (
     MIN_GAIN,
     Selection,
     fresh_questions,
@@ -16,9 +18,7 @@ from probes.inquiry import (
     select,
     stop_reason,
 )
-from probes.inquiry_words import EmptySets, Policy, StopReason
-from probes.likelihood import known_answers, posterior, posteriors_after
-from probes.lookahead import answer_weights
+from probes.inquiry.words import EmptySets, Policy, StopReason
 
 quickly = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from probes.inquiry_artifact import Inquiry, InquirySpec, TooFewSamples
+from probes.inquiry.artifact import Inquiry, InquirySpec, TooFewSamples
 from tests.probes.test_inquiry_task import PETS
 
 SPEC = InquirySpec.model_validate(

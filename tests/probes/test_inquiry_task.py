@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from probes.inquiry_task import MAX_LABELS, Task, TaskError, builtin_tasks, load_task, parse_task
+from probes.inquiry.task import MAX_LABELS, Task, TaskError, builtin_tasks, load_task, parse_task
 
 PETS: dict[str, Any] = {
     "name": "pets",

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from probes.conformal import Calibration
-from probes.inquiry_task import load_task
-from probes.inquiry_turn import Rule, Turn, heard, likelihood_outlook, take_turn
-from probes.likelihood import NO, UNKNOWN, YES, known_answers
+from probes.inquiry.likelihood import NO, UNKNOWN, YES, known_answers
+from probes.inquiry.task import load_task
+from probes.inquiry.turn import Rule, Turn, heard, likelihood_outlook, take_turn
 
 TABLE = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 LOGPROBS = known_answers(TABLE, flip=0.1)

@@ -1,6 +1,6 @@
 import pytest
 
-from probes.label_tokens import branches, label_sequences, sequence_logprobs
+from probes.inquiry.label_tokens import branches, label_sequences, sequence_logprobs
 
 DOT = 0
 

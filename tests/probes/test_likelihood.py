@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from probes.likelihood import (
+from probes.inquiry.likelihood import (
     NO,
     UNKNOWN,
     YES,

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probes.inquiry_words import LabelWeights
-from probes.lookahead import (
+from probes.inquiry.lookahead import (
     answer_weights,
     entropy_bound,
     expected_entropy,
     expected_size,
     information_gain,
 )
+from probes.inquiry.words import LabelWeights
 
 LN2 = math.log(2)
 quickly = settings(deadline=None, max_examples=50)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import temperature
-from probes.temperature import (
+from probes import laws as temperature
+from probes.laws import (
     MIN_TEMPERATURE,
     NUM_PARAMETERS,
     HapoStatistics,

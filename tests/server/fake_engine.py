@@ -8,11 +8,11 @@ from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from probes.temperature import Law, law_parameters
-from server.control import KEY
-from server.plan import Plan
-from server.protocol import EntropyTarget
-from server.telemetry import Telemetry
+from probes.laws import Law, law_parameters
+from server.planning.plan import Plan
+from server.requests.telemetry import Telemetry
+from server.wire.request import EntropyTarget
+from server.worker.message import KEY
 from tests.server.support import frame
 
 Json = dict[str, Any]

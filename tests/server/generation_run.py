@@ -8,8 +8,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import REGISTRY
 from vllm.sampling_params import SamplingParams
 
-from server.generation import ControlledEngine, Generation, current
-from server.telemetry import Telemetry
+from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.telemetry import Telemetry
 from tests.server.fake_engine import (
     FakeEngine,
     Json,

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
-from probes.difficulty import Head
-from probes.inquiry_artifact import InquirySpec
-from probes.inquiry_task import Task
-from probes.inquiry_words import Predictor
-from probes.strategies import Outcomes, ProbeSpec, Strategies
-from probes.temperature import HapoStatistics
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Outcomes, ProbeSpec, Strategies
+from probes.inquiry.artifact import InquirySpec
+from probes.inquiry.task import Task
+from probes.inquiry.words import Predictor
+from probes.laws import HapoStatistics
 from server.artifacts import Artifacts
-from server.trace import TOKEN, write_frame
+from server.worker.records import TOKEN, write_frame
 
 SERVED = ModelIdentity(
     config_hash="c", weights_hash="w", tokenizer_hash="t", chat_template_hash="j"

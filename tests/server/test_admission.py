@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.admission import Admission
+from server.requests.admission import Admission
 
 
 class Guests:

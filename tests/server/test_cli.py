@@ -14,7 +14,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from server.cli import main
+from server.commands.entrostat import main
 
 sys.argv[0] = "entrostat"
 main()

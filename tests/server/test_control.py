@@ -6,10 +6,10 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from probes.temperature import Law, law_parameters
-from server.control import KEY, EngineControl, engine_control, refuse_reserved, reserved_keys
-from server.engine.logits_v1 import EntropyLogitsProcessor as V1
-from server.engine.logits_v2 import EntropyLogitsProcessor as V2
+from probes.laws import Law, law_parameters
+from server.engine.runner_v1 import EntropyLogitsProcessor as V1
+from server.engine.runner_v2 import EntropyLogitsProcessor as V2
+from server.worker.message import KEY, EngineControl, engine_control, refuse_reserved, reserved_keys
 
 
 def control() -> EngineControl:

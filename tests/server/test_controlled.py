@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from server.generation import ControlledEngine, current
-from server.protocol import Control
+from server.requests.generation import ControlledEngine, current
+from server.requests.telemetry import Telemetry
 from server.routes.controlled import run_controlled
-from server.telemetry import Telemetry
+from server.wire.request import Control
 from tests.server.fake_engine import FakeEngine, Json, Step
 from tests.server.support import artifacts
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from probes.strategies import Difficulty, Strategies, Strategy
-from server.control import KEY
-from server.difficulty import DifficultyRun, Waiting
+from probes.difficulty.strategies import Difficulty, Strategies, Strategy
 from server.errors import BadControl
-from server.plan import DifficultyPlan
-from server.telemetry import Decision, TraceBuffer
+from server.planning.plan import DifficultyPlan
+from server.requests.difficulty import DifficultyRun, Waiting
+from server.requests.telemetry import Decision, TraceBuffer
+from server.worker.message import KEY
 from tests.server.support import artifacts, save_probe
 
 EASY, NORMAL, HARD = Difficulty

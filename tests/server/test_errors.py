@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from probes.temperature import Law
+from probes.laws import Law
 from server.errors import bad_request, describe
-from server.protocol import Control
+from server.wire.request import Control
 
 
 def mistake(body: Any, root: str = "entropy") -> tuple[str, str]:

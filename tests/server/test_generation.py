@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.sampling_params import RequestOutputKind
 
-from probes.strategies import Difficulty, Strategies
-from probes.temperature import Law
-from server.control import KEY, EngineControl
-from server.generation import ControlledEngine, Generation, current
-from server.plan import DifficultyPlan
-from server.telemetry import Telemetry
+from probes.difficulty.strategies import Difficulty, Strategies
+from probes.laws import Law
+from server.planning.plan import DifficultyPlan
+from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.telemetry import Telemetry
+from server.worker.message import KEY, EngineControl
 from tests.server.fake_engine import (
     DONE,
     ONE_BY_ONE,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fastapi.responses import StreamingResponse
 
-from probes.strategies import Difficulty, Strategies
-from server.generation import current
-from server.plan import DifficultyPlan
+from probes.difficulty.strategies import Difficulty, Strategies
+from server.planning.plan import DifficultyPlan
+from server.requests.generation import current
 from tests.server.fake_engine import (
     DONE,
     ONE_BY_ONE,

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from probes.inquiry_prompts import MEANINGS
-from probes.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.prompts import MEANINGS
 from server.errors import BadControl
-from server.inquiry import inquire, meaning_of
-from server.inquiry_chat import Exchange
-from server.plan import InquiryPlan, Said, Wanted, make_plan
-from server.protocol import Control, InquiryReport
+from server.inquiry.conversation import Exchange
+from server.inquiry.turn import inquire, meaning_of
+from server.planning.plan import InquiryPlan, Said, Wanted, make_plan
+from server.wire.request import Control, InquiryReport
 from tests.server.support import artifacts, save_inquiry
 
 BARK, SWIM, NICE = "Does it bark?", "Can it swim?", "Is it nice?"

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from probes.inquiry_task import Task
-from probes.likelihood import NO, YES
+from probes.inquiry.likelihood import NO, YES
+from probes.inquiry.task import Task
 from server.errors import BadControl
-from server.inquiry_chat import MAX_EXCHANGES, Exchange, literal, read_conversation
+from server.inquiry.conversation import MAX_EXCHANGES, Exchange, literal, read_conversation
 from tests.server.support import artifacts, save_inquiry
 
 

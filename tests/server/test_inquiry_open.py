@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from probes.inquiry_prompts import proposal_prompt, proposal_schema, read_proposals
-from probes.likelihood import UNKNOWN, YES
-from server.inquiry_chat import Exchange, read_conversation
-from server.inquiry_open import propose, with_open_questions
+from probes.inquiry.likelihood import UNKNOWN, YES
+from probes.inquiry.prompts import proposal_prompt, proposal_schema, read_proposals
+from server.inquiry.conversation import Exchange, read_conversation
+from server.inquiry.open_questions import propose, with_open_questions
 from tests.server.test_inquiry import BARK, FakeReads, plan, turn
 from tests.server.test_inquiry_chat import said
 

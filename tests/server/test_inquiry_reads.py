@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.inquiry_reads import Memory, Reads
+from server.inquiry.engine_reads import Memory, Reads
 
 
 class Engine:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server import models
-from server.models import DEFAULT_MODEL, ModelUnavailable, default_model
+from server.commands import default_model as models
+from server.commands.default_model import DEFAULT_MODEL, ModelUnavailable, default_model
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.artifact import Artifact
-from probes.temperature import HapoStatistics, Law, law_parameters
+from probes.laws import HapoStatistics, Law, law_parameters
 from server.artifacts import Artifacts
 from server.errors import BadControl
-from server.plan import Plan, Said, Wanted, make_plan, split_model
-from server.protocol import Control
+from server.planning.plan import Plan, Said, Wanted, make_plan, split_model
+from server.wire.request import Control
 from tests.server.support import STATISTICS, artifacts, save_statistics
 
 TARGET = {"type": "entropy_target", "entropy_target": 1.5}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from probes.temperature import Law
-from server.protocol import (
+from probes.laws import Law
+from server.wire.request import (
     Control,
     Dynatemp,
     Edt,

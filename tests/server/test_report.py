@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.temperature import Law, law_parameters
-from server.plan import Plan
-from server.protocol import EntropyTarget, FixedTemperature, Hapo, TemperatureLaw
-from server.report import summarise, token_reports
-from server.telemetry import Token
+from probes.laws import Law, law_parameters
+from server.planning.plan import Plan
+from server.requests.merge import summarise, token_reports
+from server.requests.telemetry import Token
+from server.wire.request import EntropyTarget, FixedTemperature, Hapo, TemperatureLaw
 
 NAN = math.nan
 numbers = st.floats(0, 12)

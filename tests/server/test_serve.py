@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server import serve
-from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
-from server.serve import Runner, Steering
+from server.commands import serve
+from server.commands.serve import Runner, Steering
+from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
 INSTALLED = {
     "vllm.general_plugins": ["entrostat", "lora_resolver"],
@@ -103,7 +103,7 @@ def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> No
     args = arguments()
     serve._switch_on(args, runner, Steering())
     (name,) = args.logits_processors
-    assert name == f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
+    assert name == f"server.engine.runner_{runner.value}:EntropyLogitsProcessor"
     assert args.additional_config == {CONFIG_KEY: {}}
 
 
@@ -184,7 +184,7 @@ def test_help_comes_without_torch_or_vllm(arguments: list[str]) -> None:
     script = f"""
 import sys
 sys.argv = ["entrostat", *{arguments!r}]
-from server.cli import main
+from server.commands.entrostat import main
 try:
     main()
 except SystemExit as done:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from probes.artifact import Artifact, Manifest
 from probes.steering import SteeringSpec, tensor_name
 from server.errors import BadControl
-from server.protocol import Steer
-from server.steering import SteeringPlan, plan_steering
+from server.planning.steering import SteeringPlan, plan_steering
+from server.wire.request import Steer
 from tests.server.support import HIDDEN_SIZE, SERVED, artifacts
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}

@@ -12,8 +12,8 @@ import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.telemetry import Telemetry, TraceBuffer
-from server.trace import TOKEN, read_frame
+from server.requests.telemetry import Telemetry, TraceBuffer
+from server.worker.records import TOKEN, read_frame
 from tests.server.support import frame
 
 

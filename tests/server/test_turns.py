@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from server.admission import Admission
-from server.control import steering_control
-from server.generation import ControlledEngine, Generation, current
-from server.steering import SteeringPlan
-from server.telemetry import Telemetry
+from server.planning.steering import SteeringPlan
+from server.requests.admission import Admission
+from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.telemetry import Telemetry
+from server.worker.message import steering_control
 from tests.server.fake_engine import ONE_BY_ONE, FakeEngine, params, plan
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import HapoStatistics, fit_hapo
+from probes.laws import HapoStatistics, fit_hapo
 from training.behaviour import (
     DynatempLaw,
     EdtLaw,

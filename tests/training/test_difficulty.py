@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from probes.artifact import Artifact
-from probes.difficulty import Head
-from probes.strategies import Difficulty, Outcomes, Thresholds
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
 from tests.training.fake import GREETING, Fake, Json, running
 from tests.training.tiny import HIDDEN, save_tiny
 from training.cli import train_probe

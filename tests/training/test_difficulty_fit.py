@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from probes.strategies import Difficulty
+from probes.difficulty.strategies import Difficulty
 from training.difficulty_figures import expected_calibration_error, lead, macro_f1
 from training.difficulty_fit import (
     Data,

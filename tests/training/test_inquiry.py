@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from probes.artifact import Artifact
-from probes.inquiry_artifact import Inquiry
-from probes.inquiry_task import Task, load_task
+from probes.inquiry.artifact import Inquiry
+from probes.inquiry.task import Task, load_task
 from tests.training.fake import Fake, Json
 from training.cli import train_probe
 from training.statements import continuations

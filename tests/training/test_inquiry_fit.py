@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from probes.conformal import Coverage
-from probes.inquiry_task import load_task
-from probes.inquiry_turn import Rule
-from probes.likelihood import AnswerModel
+from probes.inquiry.likelihood import AnswerModel
+from probes.inquiry.task import load_task
+from probes.inquiry.turn import Rule
 from training.inquiry_fit import (
     calibrate_at,
     calibration_scores,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probes.artifact import Artifact, ModelIdentity
-from probes.temperature import fit_hapo
+from probes.laws import fit_hapo
 from tests.training.fake import Fake, answer, running
 from training.cli import train_probe
 from training.prompts import load_prompts

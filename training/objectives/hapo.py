@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from probes.temperature import HapoStatistics, Law, fit_hapo, hapo, law_parameters
+from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
 from training.objectives.batch import Plan, Rollout, Step, Tokens
 from training.objectives.interface import Config, Objective, Slot
 from training.objectives.ranks import Ranks
@@ -68,7 +68,7 @@ class HapoConfig(Config):
 class Hapo(Objective[HapoConfig]):
     """Three of HAPO's four parts, each on its own switch.
 
-    h in [-1, 1] is the scaled log-entropy of `probes.temperature.fit_hapo`.
+    h in [-1, 1] is the scaled log-entropy of `probes.laws.fit_hapo`.
 
     - Token-level group average: `token_group_advantages`.
     - Redistribution: with "neutral" 1 - lo/2 < r < 1 + hi/2, A becomes A (1 + beta h) where h > 0

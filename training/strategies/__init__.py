@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from probes.strategies import Strategies
+from probes.difficulty.strategies import Strategies
 from training.errors import TrainingError
 
 SHIPPED = ("think", "short", "plain")

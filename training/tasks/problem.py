@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from probes.grading import GRADERS, GraderName
+from probes.graders import GRADERS, GraderName
 
 
 class Problem(BaseModel):

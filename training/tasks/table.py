@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from probes.grading import GRADERS, GraderName
+from probes.graders import GRADERS, GraderName
 from training.errors import TrainingError
 from training.tasks.arithmetic import arithmetic, drill, word_problems
 from training.tasks.problem import Problem

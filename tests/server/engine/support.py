@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.temperature import Law, law_parameters
-from server.control import KEY, engine_control
+from probes.laws import Law, law_parameters
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
+from server.worker.message import KEY, engine_control
 
 VOCAB = 64
 CPU = torch.device("cpu")

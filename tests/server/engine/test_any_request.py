@@ -21,10 +21,10 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from server.artifacts import Artifacts
 from server.engine.steering import Size, SteeringControl
 from server.errors import BadControl
-from server.generation import ControlledEngine, Generation, current
-from server.plan import Said, Wanted, make_plan
-from server.protocol import Control
-from server.telemetry import Telemetry
+from server.planning.plan import Said, Wanted, make_plan
+from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.telemetry import Telemetry
+from server.wire.request import Control
 from tests.server.engine import test_logits_v1 as v1
 from tests.server.engine import test_logits_v2 as v2
 from tests.server.engine.support import VOCAB, bits, random_logits

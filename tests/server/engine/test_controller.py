@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import Law, apply_laws, law_parameters
+from probes.laws import Law, apply_laws, law_parameters
 from server.engine import controller as module
 from server.engine.controller import Controller
 from tests.server.engine.support import (

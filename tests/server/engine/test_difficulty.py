@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.difficulty import Head
-from probes.strategies import Difficulty
-from probes.temperature import Law, law_parameters
-from server.control import KEY, difficulty_control, engine_control
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Difficulty
+from probes.laws import Law, law_parameters
 from server.engine import difficulty as module
+from server.worker.message import KEY, difficulty_control, engine_control
 from tests.server.engine.support import PARAMETERS, asking, bits, random_logits
 from tests.server.engine.test_logits_v1 import Runner
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import Law, apply_laws, law_parameters, temperature_for_entropy
+from probes.laws import Law, apply_laws, law_parameters, temperature_for_entropy
 from server.engine import kernels as module
 from server.engine.kernels import Kernels
 from tests.server.engine.support import CPU, PARAMETERS, random_logits

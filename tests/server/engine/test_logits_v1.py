@@ -22,10 +22,10 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from probes.entropy import entropy_from_logits
-from probes.temperature import Law
-from server.control import KEY
-from server.engine.logits_v1 import EntropyLogitsProcessor
-from server.engine.logits_v2 import EntropyLogitsProcessor as V2
+from probes.laws import Law
+from server.engine.runner_v1 import EntropyLogitsProcessor
+from server.engine.runner_v2 import EntropyLogitsProcessor as V2
+from server.worker.message import KEY
 from tests.server.engine.support import (
     CPU,
     VOCAB,
@@ -132,11 +132,11 @@ def update(
 
 
 def test_the_v1_loader_takes_the_v1_class_and_refuses_the_v2_one() -> None:
-    name = "server.engine.logits_v1:EntropyLogitsProcessor"
+    name = "server.engine.runner_v1:EntropyLogitsProcessor"
     assert _load_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
     assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
     with pytest.raises(ValueError, match="must be a subclass of LogitsProcessor"):
-        _load_logitsprocs_by_fqcns(["server.engine.logits_v2:EntropyLogitsProcessor"])
+        _load_logitsprocs_by_fqcns(["server.engine.runner_v2:EntropyLogitsProcessor"])
     assert not issubclass(V2, LogitsProcessor)
 
 

@@ -18,12 +18,12 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 from vllm.v1.worker.gpu.states import RequestState
 
+from probes.difficulty.strategies import Difficulty
 from probes.entropy import entropy_from_logits
-from probes.strategies import Difficulty
-from probes.temperature import Law
-from server.control import KEY
-from server.engine.logits_v1 import EntropyLogitsProcessor as V1
-from server.engine.logits_v2 import EntropyLogitsProcessor
+from probes.laws import Law
+from server.engine.runner_v1 import EntropyLogitsProcessor as V1
+from server.engine.runner_v2 import EntropyLogitsProcessor
+from server.worker.message import KEY
 from tests.server.engine.support import (
     CPU,
     VOCAB,
@@ -103,11 +103,11 @@ def runner() -> Runner:
 
 
 def test_the_v2_loader_takes_the_v2_class_and_refuses_the_v1_one() -> None:
-    name = "server.engine.logits_v2:EntropyLogitsProcessor"
+    name = "server.engine.runner_v2:EntropyLogitsProcessor"
     assert _load_v2_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
     assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
     with pytest.raises(ValueError, match="is not a subclass"):
-        _load_v2_logitsprocs_by_fqcns(["server.engine.logits_v1:EntropyLogitsProcessor"])
+        _load_v2_logitsprocs_by_fqcns(["server.engine.runner_v1:EntropyLogitsProcessor"])
     assert not issubclass(V1, LogitsProcessor)
 
 

@@ -10,9 +10,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessors, MinPLogitsProcesso
 from vllm.v1.sample.ops.topk_topp_sampler import random_sample
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 from server.engine import plugin
 from server.engine.kernels import Kernels
+from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 from tests.server.engine.support import VOCAB, Record, asking, random_logits
 from tests.server.engine.test_logits_v1 import NUM_ROWS, Runner
 from tests.server.engine.test_steering import HIDDEN, VECTORS, Layer

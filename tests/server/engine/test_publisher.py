@@ -10,7 +10,7 @@ import torch
 import zmq
 
 from server.engine.publisher import Directory, Publisher
-from server.trace import read_frame
+from server.worker.records import read_frame
 
 NUM_SLOTS = 4
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from server.control import steering_control
 from server.engine.steering import Size, SteeringControl, decoder_layers, num_rows
+from server.worker.message import steering_control
 
 HIDDEN, SLOTS, TOKENS = 4, 3, 16
 VECTORS = {

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.laws import Law, law_parameters
 from probes.steering import SteeringSpec, tensor_name
-from probes.temperature import Law, law_parameters
 from server.artifacts import Artifacts
-from server.control import CONFIG_KEY, KEY, LAYERS_KEY, engine_control
-from server.protocol import Steer
-from server.steering import SteeringPlan, plan_steering
+from server.planning.steering import SteeringPlan, plan_steering
+from server.wire.request import Steer
+from server.worker.message import CONFIG_KEY, KEY, LAYERS_KEY, engine_control
 from tests.engine.support import hooked
 
 HIDDEN, VOCAB, LAYERS = 64, 96, 3
@@ -158,7 +158,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
         max_num_batched_tokens=16,  # less than a prompt, which therefore comes in chunks
         max_logprobs=-1,
         kv_cache_memory_bytes=16 << 20,
-        logits_processors=["server.engine.logits_v1:EntropyLogitsProcessor"],
+        logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
         additional_config={CONFIG_KEY: {LAYERS_KEY: case.layers}},
     )
     wanted = steers(case)
@@ -221,7 +221,7 @@ def refuse(root: Path) -> str:
             enforce_eager=True,
             max_model_len=64,
             kv_cache_memory_bytes=16 << 20,
-            logits_processors=["server.engine.logits_v1:EntropyLogitsProcessor"],
+            logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
             additional_config={CONFIG_KEY: {}},
         )
     except ValueError as error:

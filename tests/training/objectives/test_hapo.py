@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from probes.temperature import HapoStatistics, fit_hapo
+from probes.laws import HapoStatistics, fit_hapo
 from tests.training.objectives.batch import case, objectives, plan_of, rollout
 from training.objectives import Objectives
 from training.objectives.hapo import standardised_entropy, token_group_advantages

@@ -181,7 +181,7 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
     """Serve the embedded model, and start quickly where nothing else was said."""
     from vllm.platforms import current_platform
 
-    from server.models import DEFAULT_MODEL, ModelUnavailable, default_model
+    from server.commands.default_model import DEFAULT_MODEL, ModelUnavailable, default_model
     from server.settings import settings
 
     try:
@@ -201,11 +201,11 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
 
 def _switch_on(args: Any, runner: Runner, steering: Steering) -> None:
     """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
-    from server.control import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+    from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
     flags = {LAYERS_KEY: steering.layers, VECTORS_KEY: steering.vectors}
     ours = {key: value for key, value in flags.items() if value is not None}
-    processor = f"server.engine.logits_{runner.value}:EntropyLogitsProcessor"
+    processor = f"server.engine.runner_{runner.value}:EntropyLogitsProcessor"
     args.logits_processors = [*(args.logits_processors or []), processor]
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: ours}
     if args.disable_access_log_for_endpoints is None:

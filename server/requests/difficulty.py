@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from vllm.sampling_params import SamplingParams
 
-from probes.strategies import Difficulty, Strategy
-from probes.temperature import Law, law_parameters
-from server.control import KEY, difficulty_control, engine_control
-from server.plan import DifficultyPlan
-from server.protocol import DifficultyReport, StrategyReport
-from server.telemetry import Decision, TraceBuffer
+from probes.difficulty.strategies import Difficulty, Strategy
+from probes.laws import Law, law_parameters
+from server.planning.plan import DifficultyPlan
+from server.requests.telemetry import Decision, TraceBuffer
+from server.wire.request import DifficultyReport, StrategyReport
+from server.worker.message import KEY, difficulty_control, engine_control
 
 Source = Literal["probe", "effort", "fallback"]
 Extend = Callable[[str], Awaitable[Any | None]]

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import torch
 
-from probes.inquiry import label_probabilities
-from probes.inquiry_prompts import label_prompt
-from probes.inquiry_turn import History, Outlook
-from probes.label_tokens import branches, label_sequences, sequence_logprobs
-from probes.likelihood import NO, UNKNOWN, YES
-from probes.lookahead import answer_weights, information_gain
-from server.inquiry_reads import Reads
-from server.plan import InquiryPlan
+from probes.inquiry.label_tokens import branches, label_sequences, sequence_logprobs
+from probes.inquiry.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.lookahead import answer_weights, information_gain
+from probes.inquiry.prompts import label_prompt
+from probes.inquiry.pursuit import label_probabilities
+from probes.inquiry.turn import History, Outlook
+from server.inquiry.engine_reads import Reads
+from server.planning.plan import InquiryPlan
 
 
 async def direct_outlook(

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from probes.inquiry import wording
+from probes.inquiry.pursuit import wording
 
 MAX_LABELS = 128
 """As many as the log-probabilities that vLLM gathers for one token."""
@@ -167,7 +167,7 @@ def _refuse_twins(where: str, texts: Iterable[str]) -> None:
 
 def builtin_tasks() -> list[str]:
     """Names of the tasks that come with the package."""
-    found = (file.name for file in files("probes.tasks").iterdir())
+    found = (file.name for file in files("probes.inquiry.tasks").iterdir())
     return sorted(name.removesuffix(".json") for name in found if name.endswith(".json"))
 
 
@@ -178,7 +178,7 @@ def load_task(source: str) -> Task:
         TaskError: There is no such task, or the file is wrong; says where.
     """
     if source in builtin_tasks():
-        text = (files("probes.tasks") / f"{source}.json").read_text("utf-8")
+        text = (files("probes.inquiry.tasks") / f"{source}.json").read_text("utf-8")
     else:
         try:
             text = Path(source).read_text("utf-8")

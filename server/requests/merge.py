@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from server.plan import Plan
-from server.protocol import EntropyTarget, Report, TokenReport
-from server.telemetry import Token
+from server.planning.plan import Plan
+from server.requests.telemetry import Token
+from server.wire.request import EntropyTarget, Report, TokenReport
 
 
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:

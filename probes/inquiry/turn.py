@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration
-from probes.inquiry import Selection, select, stop_reason
-from probes.inquiry_words import TOLERANCE, EmptySets, LabelWeights, Policy, StopReason
-from probes.likelihood import UNKNOWN, posterior, posteriors_after
-from probes.lookahead import answer_weights
+from probes.inquiry.likelihood import UNKNOWN, posterior, posteriors_after
+from probes.inquiry.lookahead import answer_weights
+from probes.inquiry.pursuit import Selection, select, stop_reason
+from probes.inquiry.words import TOLERANCE, EmptySets, LabelWeights, Policy, StopReason
 
 History = Sequence[tuple[int, int]]
 """Pairs of question and answer index, `UNKNOWN` among the answers."""

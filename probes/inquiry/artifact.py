@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from probes.conformal import Calibration, Score, conformal_rank, conformal_threshold
-from probes.inquiry_task import Task
-from probes.inquiry_words import Predictor
-from probes.likelihood import AnswerModel, answer_logprobs
+from probes.inquiry.likelihood import AnswerModel, answer_logprobs
+from probes.inquiry.task import Task
+from probes.inquiry.words import Predictor
 
 
 class InquirySpec(BaseModel):

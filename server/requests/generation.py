@@ -15,13 +15,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from vllm.sampling_params import RequestOutputKind
 
 from server import metrics
-from server.admission import Admission
-from server.control import KEY, engine_control
-from server.difficulty import DifficultyRun, Extend, Waiting
-from server.plan import Plan
-from server.report import summarise, token_reports
-from server.sse import only_opens, parse, sse, summary_chunk
-from server.telemetry import Telemetry, TraceBuffer
+from server.planning.plan import Plan
+from server.requests.admission import Admission
+from server.requests.difficulty import DifficultyRun, Extend, Waiting
+from server.requests.merge import summarise, token_reports
+from server.requests.sse import only_opens, parse, sse, summary_chunk
+from server.requests.telemetry import Telemetry, TraceBuffer
+from server.worker.message import KEY, engine_control
 
 current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
 """The generation of the HTTP request being handled; None for one without controls."""

@@ -38,7 +38,7 @@ def main() -> None:
     try:
         if called == "serve" and any(argument.startswith("--help=") for argument in sys.argv):
             with _explained():
-                from server.serve import vllm_help
+                from server.commands.serve import vllm_help
 
                 vllm_help(sys.argv[2:])
             return

@@ -15,10 +15,10 @@ from torch import Tensor
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from server.control import KEY, refuse_reserved
 from server.engine.controller import Controller, Group
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
+from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

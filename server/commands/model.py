@@ -8,7 +8,7 @@ def model() -> None:
 
     Any tool that reads Hugging Face checkpoints can use it; `train-policy` does.
     """
-    from server.models import ModelUnavailable, default_model
+    from server.commands.default_model import ModelUnavailable, default_model
     from server.settings import settings
 
     try:

@@ -10,9 +10,9 @@ from vllm.utils import length_from_prompt_token_ids_or_embeds
 from probes.artifact import Artifact
 from probes.steering import contents_hash, tensor_name
 from server.artifacts import Artifacts
-from server.control import steering_control
 from server.errors import BadControl
-from server.protocol import Steer, SteeringReport
+from server.wire.request import Steer, SteeringReport
+from server.worker.message import steering_control
 
 _PARAM = "entropy.steering"
 

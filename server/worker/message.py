@@ -8,7 +8,7 @@ worker it is a plain map.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probes.temperature import NUM_PARAMETERS, Law
+from probes.laws import NUM_PARAMETERS, Law
 
 CONFIG_KEY = "entrostat"
 """Key in vLLM's `additional_config` that switches the worker side on."""

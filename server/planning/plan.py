@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from typing import NamedTuple, assert_never
 
 from probes.conformal import Calibration
-from probes.inquiry_artifact import Inquiry, TooFewSamples
-from probes.inquiry_turn import Rule
-from probes.inquiry_words import Predictor
-from probes.strategies import Difficulty, Strategies
-from probes.temperature import Law, law_parameters
+from probes.difficulty.strategies import Difficulty, Strategies
+from probes.inquiry.artifact import Inquiry, TooFewSamples
+from probes.inquiry.turn import Rule
+from probes.inquiry.words import Predictor
+from probes.laws import Law, law_parameters
 from server.artifacts import Artifacts
 from server.errors import BadControl
-from server.protocol import (
+from server.planning.steering import SteeringPlan, plan_steering
+from server.wire.request import (
     Control,
     Dynatemp,
     Edt,
@@ -22,7 +23,6 @@ from server.protocol import (
     InquiryControl,
     TemperatureLaw,
 )
-from server.steering import SteeringPlan, plan_steering
 
 _EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
 

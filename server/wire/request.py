@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from probes.inquiry_words import (
+from probes.difficulty.strategies import DifficultyWord, Strategies
+from probes.inquiry.words import (
     TOLERANCE,
     EmptySets,
     LabelWeights,
@@ -16,7 +17,6 @@ from probes.inquiry_words import (
     Queries,
     StopReason,
 )
-from probes.strategies import DifficultyWord, Strategies
 
 
 class _Strict(BaseModel):

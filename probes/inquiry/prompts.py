@@ -7,9 +7,9 @@ never tuned as well as to one that was.
 import json
 from collections.abc import Sequence
 
-from probes.inquiry import wording
-from probes.inquiry_task import Task
-from probes.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.pursuit import wording
+from probes.inquiry.task import Task
 
 MEANINGS = {YES: " yes", NO: " no", UNKNOWN: " unknown"}
 """How the prompt names the meaning of a reply; what is asked of the model is the first token."""

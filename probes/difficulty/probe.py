@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.strategies import Difficulty, Outcomes, Thresholds
+from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
 
 MARGIN = 0.05
 """Two classes whose probabilities differ by less are not told apart."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.inquiry_words import LabelWeights
+from probes.inquiry.words import LabelWeights
 
 
 def answer_weights(

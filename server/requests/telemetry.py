@@ -17,8 +17,8 @@ from uuid import uuid4
 import zmq
 import zmq.asyncio
 
-from probes.strategies import Difficulty
-from server.trace import DECISION, read_frame
+from probes.difficulty.strategies import Difficulty
+from server.worker.records import DECISION, read_frame
 
 Token = tuple[float, float]
 """Entropy in nats and applied temperature; NaN where there was none."""

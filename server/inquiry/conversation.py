@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from probes.inquiry import wording
-from probes.inquiry_task import Task
-from probes.likelihood import NO, YES
+from probes.inquiry.likelihood import NO, YES
+from probes.inquiry.pursuit import wording
+from probes.inquiry.task import Task
 from server.errors import BadControl
 
 MAX_EXCHANGES = 1000

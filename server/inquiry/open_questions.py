@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import torch
 
-from probes.inquiry import fresh_questions, wording
-from probes.inquiry_artifact import Inquiry
-from probes.inquiry_prompts import proposal_prompt, proposal_schema, read_proposals
-from probes.inquiry_task import Query, Task
-from probes.likelihood import UNKNOWN, new_answer_logprobs
-from server.inquiry_reads import Reads
+from probes.inquiry.artifact import Inquiry
+from probes.inquiry.likelihood import UNKNOWN, new_answer_logprobs
+from probes.inquiry.prompts import proposal_prompt, proposal_schema, read_proposals
+from probes.inquiry.pursuit import fresh_questions, wording
+from probes.inquiry.task import Query, Task
+from server.inquiry.engine_reads import Reads
 
 logger = logging.getLogger("vllm.entrostat")
 

@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from probes.inquiry import wording
-from probes.inquiry_prompts import MEANINGS, reply_prompt
-from probes.inquiry_task import Task
-from probes.inquiry_turn import Turn, likelihood_outlook, take_turn
-from probes.likelihood import UNKNOWN
-from server.inquiry_chat import Exchange, literal
-from server.inquiry_direct import direct_outlook
-from server.inquiry_open import PROPOSALS, with_open_questions
-from server.inquiry_reads import Reads
-from server.plan import InquiryPlan
-from server.protocol import HeardReport, InquiryReport
+from probes.inquiry.likelihood import UNKNOWN
+from probes.inquiry.prompts import MEANINGS, reply_prompt
+from probes.inquiry.pursuit import wording
+from probes.inquiry.task import Task
+from probes.inquiry.turn import Turn, likelihood_outlook, take_turn
+from server.inquiry.conversation import Exchange, literal
+from server.inquiry.direct import direct_outlook
+from server.inquiry.engine_reads import Reads
+from server.inquiry.open_questions import PROPOSALS, with_open_questions
+from server.planning.plan import InquiryPlan
+from server.wire.request import HeardReport, InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")
 

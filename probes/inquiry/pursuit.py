@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from probes.conformal import Calibration
-from probes.inquiry_words import EmptySets, Policy, StopReason
-from probes.lookahead import (
+from probes.inquiry.lookahead import (
     entropy_bound,
     expected_entropy,
     expected_size,
     information_gain,
 )
+from probes.inquiry.words import EmptySets, Policy, StopReason
 
 MIN_GAIN = 1e-3
 """Nats; a question that moves the prediction by less is not worth a turn."""

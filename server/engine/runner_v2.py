@@ -16,10 +16,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     LogitsProcRequestState,
 )
 
-from server.control import KEY, refuse_reserved
 from server.engine.controller import Controller, Group
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
+from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

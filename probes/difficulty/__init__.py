@@ -1,0 +1,1 @@
+"""Difficulty probes and the strategies of each class."""

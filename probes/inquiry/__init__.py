@@ -1,0 +1,1 @@
+"""Conformal information pursuit: tasks, predictors, questions, prediction sets."""

@@ -1,0 +1,1 @@
+"""The `entrostat` command and its subcommands."""

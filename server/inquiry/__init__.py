@@ -1,0 +1,1 @@
+"""Inquiry (C-IP) as chat behaviour."""

@@ -1,0 +1,1 @@
+"""The wire format: requests, reports and cards as pydantic models."""

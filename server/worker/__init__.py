@@ -1,0 +1,1 @@
+"""Messages between the API server and the vLLM worker."""

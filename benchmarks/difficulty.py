@@ -27,11 +27,11 @@ from benchmarks.difficulty_page import Result, write
 from clients.entropy import controls, difficulty, report
 from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty
-from training.answers import AnswersJob, draw_answers, grade
-from training.features import hidden_states
-from training.rollouts import request_seed
-from training.tasks.problem import Problem
-from training.tasks.table import load_problems
+from training.common.server_pool import request_seed
+from training.datasets.loaders import load_problems
+from training.datasets.problem import Problem
+from training.difficulty.hidden_states import hidden_states
+from training.difficulty.labels import AnswersJob, draw_answers, grade
 
 _HOW = """\
 The probe was not fitted on these questions. The arm `probe, as served` is what the server answered

@@ -6,8 +6,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks.difficulty_arms import Arm
-from training.tasks.problem import Problem
-from training.traces import Traces
+from training.common.rollout_store import Traces
+from training.datasets.problem import Problem
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
@@ -19,7 +19,7 @@ def fixed_budgets(
 
     Args:
         problems: The questions.
-        normal: Answers of the strategy normal, numbered as by `training.answers.pending`.
+        normal: Answers of the strategy normal, numbered as by `training.difficulty.labels.pending`.
         samples: Answers to each question.
         max_tokens: The whole budget.
         checkpoint: Whose tokenizer cuts the answers.

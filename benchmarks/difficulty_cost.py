@@ -25,7 +25,7 @@ from clients.entropy import controls, difficulty
 from probes.artifact import Artifact
 from server.artifacts import shipped_artifacts
 from server.commands.default_model import DEFAULT_MODEL
-from training.local_server import local_server, serve_command
+from training.common.local_server import local_server, serve_command
 
 PLAIN, SPOKEN = f"{DEFAULT_MODEL}/plain", f"{DEFAULT_MODEL}/spoken"
 PROMPT_TOKENS = 300

@@ -23,10 +23,10 @@ from benchmarks.difficulty_budgets import fixed_budgets
 from benchmarks.difficulty_page import Result, write
 from probes.difficulty.probe import cheapest, decide
 from probes.difficulty.strategies import Difficulty, Outcomes
-from training.answers import grade, problems_hash
-from training.difficulty_fit import Data, fit_head
-from training.tasks.table import load_problems
-from training.traces import Traces
+from training.common.rollout_store import Traces
+from training.datasets.loaders import load_problems
+from training.difficulty.fit import Data, fit_head
+from training.difficulty.labels import grade, problems_hash
 
 FOLDS = 5
 _BY_TASK = "commonest class of the task"

@@ -29,14 +29,14 @@ from probes.inquiry.likelihood import known_answers
 from probes.inquiry.task import Task
 from probes.inquiry.turn import Rule
 from probes.inquiry.words import TOLERANCE, Policy, Predictor
-from training.inquiry_fit import (
+from training.inquiry.fit import (
     calibrate_at,
     calibration_scores,
     fit_half,
     likelihood_logprobs,
     split_labels,
 )
-from training.inquiry_games import Step, Turns, play, true_answers
+from training.inquiry.simulate import Step, Turns, play, true_answers
 
 _FIRST_SPLIT = 1000
 """Seed of the first division of the labels: those before it chose the server's tolerance."""

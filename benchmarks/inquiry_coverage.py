@@ -5,7 +5,7 @@ from torch import Tensor
 
 from benchmarks.inquiry_page import Arm
 from probes.conformal import Coverage, calibrate, prediction_sets
-from training.inquiry_games import predictions, random_histories
+from training.inquiry.simulate import predictions, random_histories
 
 _AT_ONCE = 100
 

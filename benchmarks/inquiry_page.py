@@ -10,7 +10,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 from torch import Tensor
 
-from training.inquiry_games import Step
+from training.inquiry.simulate import Step
 
 _RESAMPLES = 2000
 _COLOURS = {"random": "tab:gray", "IP": "tab:blue", "C-IP": "tab:red", "model asks": "tab:green"}

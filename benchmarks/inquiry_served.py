@@ -9,7 +9,7 @@ from torch import Tensor
 from probes.inquiry.prompts import label_prompt
 from probes.inquiry.task import Task
 from probes.inquiry.words import Policy, Predictor
-from training.inquiry_games import Step
+from training.inquiry.simulate import Step
 
 
 class Player(NamedTuple):

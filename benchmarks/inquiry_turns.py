@@ -17,7 +17,7 @@ from rich.progress import track
 from benchmarks import machine
 from benchmarks.inquiry_served import Player
 from probes.artifact import Artifact
-from training.inquiry_games import true_answers
+from training.inquiry.simulate import true_answers
 
 
 class Kind(NamedTuple):

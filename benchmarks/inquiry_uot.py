@@ -8,7 +8,7 @@ from torch import Tensor
 from probes.conformal import Calibration
 from probes.inquiry.likelihood import YES
 from probes.inquiry.turn import Rule, likelihood_outlook, take_turn
-from training.inquiry_games import Step
+from training.inquiry.simulate import Step
 
 _LAMBDA = 0.4
 _IN_PLAY = 1e-3

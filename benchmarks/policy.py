@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import machine
-from training.diagnostics import jitter_response
-from training.law import fit_entropy_law
-from training.policy_config import PolicyConfig, load_config
-from training.policy_eval import Evaluation
-from training.policy_folder import AFTER, BEFORE
-from training.policy_live import STEPS_FILE, read_steps
-from training.policy_report import law_lines, read_evaluation
+from training.policy.config import PolicyConfig, load_config
+from training.policy.diagnostics import jitter_response
+from training.policy.entropy_law import fit_entropy_law
+from training.policy.evaluation import Evaluation
+from training.policy.progress import STEPS_FILE, read_steps
+from training.policy.report import law_lines, read_evaluation
+from training.policy.run_folder import AFTER, BEFORE
 
 CONFIGS = ("plain", "target-entropy", "kl-cov", "clip-cov", "steer", "lp-reg")
 RESULT = Path("docs/results/policy")
@@ -140,8 +140,8 @@ SmolLM2-135M-Instruct, all weights, float32, AdamW; task `drill` (products of 2 
 {first.rollout.num_generations} completions of at most {tokens} tokens to every prompt, at
 temperature {first.rollout.temperature}. Accuracy and pass@{samples} are over {held} held-out
 problems with {samples} answers each, before → after; entropies of rollouts are
-means of the first and the last three. Configs: `training/configs/`; "rate" is the learning rate,
-"drawn" is steps by completions in each.
+means of the first and the last three. Configs: `training/policy/configs/`; "rate" is the learning
+rate, "drawn" is steps by completions in each.
 
 | config | seed | rate | drawn | accuracy | pass@{samples} | reward, last five \
 | entropy, nats | held | minutes |

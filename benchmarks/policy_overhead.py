@@ -27,8 +27,8 @@ from trl import GRPOTrainer
 
 from benchmarks import machine
 from training.objectives import OBJECTIVES, ObjectiveConfig, ObjectiveList
-from training.policy_config import PolicyConfig, load_config
-from training.train_policy import (
+from training.policy.config import PolicyConfig, load_config
+from training.policy.job import (
     checkpoint_of,
     conversation,
     is_right,
@@ -36,7 +36,7 @@ from training.train_policy import (
     split_problems,
     trl_config,
 )
-from training.trainer import EntropyGRPOTrainer
+from training.policy.trainer import EntropyGRPOTrainer
 
 _OBJECTIVES: TypeAdapter[tuple[ObjectiveConfig, ...]] = TypeAdapter(ObjectiveList)
 STOCK = "stock TRL"

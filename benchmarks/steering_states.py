@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmarks import machine
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
-from training.steering_model import load_model
-from training.steering_reads import Reader, Texts, tokenised
-from training.steering_tasks import BANDITS, bandit_runs
+from training.steering.model import load_model
+from training.steering.reader import Reader, Texts, tokenised
+from training.steering.tasks import BANDITS, bandit_runs
 
 _METHOD = """\
 Cosine of the residual stream behind each decoder layer (from 0) at the last prompt token, between

@@ -25,8 +25,8 @@ from clients.entropy import controls, entropy_target, report, steer
 from probes.entropy import entropy_from_logits
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
-from training.local_server import local_server, serve_command
-from training.prompts import load_prompts
+from training.common.local_server import local_server, serve_command
+from training.common.prompts import load_prompts
 
 TARGET = 1.0
 STEERED, STRENGTH = [12, 20], 0.6

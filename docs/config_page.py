@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from training.policy_config import PolicyConfig
+from training.policy.config import PolicyConfig
 
 _HEAD = """\
 # The config of `train-policy`

@@ -21,10 +21,11 @@ from typer.main import get_command
 from docs.config_page import config_page
 from probes.inquiry.task import Task
 from server.wire.request import Control, Report
-from training import cli as training_cli
-from training import policy_cli, steering_cli
+from training.cli import policy as policy_cli
+from training.cli import probe as training_cli
+from training.cli import steering as steering_cli
+from training.cli.objective_table import objective_rows
 from training.objectives import ObjectiveList
-from training.policy_tables import objective_rows
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _WIDTH = 88

@@ -1,6 +1,6 @@
 """`python -m training` is `train-policy`, for `accelerate launch -m training CONFIG`."""
 
-from training.policy_cli import train_policy
+from training.cli.policy import train_policy
 
 if __name__ == "__main__":
     train_policy()

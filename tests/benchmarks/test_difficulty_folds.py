@@ -1,7 +1,7 @@
 import numpy as np
 
 from benchmarks.difficulty_folds import commonest, out_of_fold
-from training.difficulty_fit import Data
+from training.difficulty.fit import Data
 
 
 def planted(gap: float) -> Data:

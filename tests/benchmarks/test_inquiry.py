@@ -10,7 +10,7 @@ from benchmarks.inquiry_uot import reward
 from probes.conformal import Coverage
 from probes.inquiry.likelihood import known_answers
 from probes.inquiry.task import load_task
-from training.inquiry_games import Step
+from training.inquiry.simulate import Step
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def test_mixed_probes_say_of_200_prompts_what_transformers_says(
     client: OpenAI, checkpoint: Path
 ) -> None:
     from server.artifacts import shipped_artifacts
-    from training.features import hidden_states
-    from training.tasks.table import load_problems
+    from training.datasets.loaders import load_problems
+    from training.difficulty.hidden_states import hidden_states
 
     shipped = Artifact.load(shipped_artifacts() / MODEL / "difficulty")
     heads = {

@@ -45,7 +45,7 @@ def test_the_worker_decides_what_transformers_says(client: OpenAI, checkpoint: P
 
 
 def test_a_prompt_read_in_chunks_is_read_at_its_end(client: OpenAI, checkpoint: Path) -> None:
-    from training.features import hidden_states
+    from training.difficulty.hidden_states import hidden_states
 
     question = "Sum up: " + "the fox runs over the hill and " * 150  # three steps of 512 tokens
     states, _ = hidden_states(checkpoint, [question], lambda _: None)

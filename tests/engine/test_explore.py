@@ -13,10 +13,10 @@ from probes.steering import action_entropy, shuffled, tensor_name
 from server.artifacts import shipped_artifacts
 from server.profiles import Profiles
 from tests.engine.support import MODEL, report
-from training.steering_fit import Vector
-from training.steering_model import Loaded, load_model
-from training.steering_reads import PLAIN, Condition, Reader, tokenised
-from training.steering_tasks import BANDITS, Step, bandit_runs
+from training.steering.fit import Vector
+from training.steering.model import Loaded, load_model
+from training.steering.reader import PLAIN, Condition, Reader, tokenised
+from training.steering.tasks import BANDITS, Step, bandit_runs
 
 RUNS = bandit_runs(BANDITS["fruits"], 4, runs=3, steps=4, seed=1234)
 

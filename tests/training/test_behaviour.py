@@ -6,7 +6,7 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from probes.laws import HapoStatistics, fit_hapo
-from training.behaviour import (
+from training.policy.rollouts.sampler import (
     DynatempLaw,
     EdtLaw,
     EntropyTargetLaw,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.fake import Fake
-from training.cli import train_probe
+from training.cli.probe import train_probe
 
 Refused = Callable[..., str]
 
@@ -105,7 +105,7 @@ def test_a_missing_library_names_the_extra(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [name for name in sys.modules if name.split(".")[0] == "training"]:
-        if module.startswith("training.t"):
+        if module.startswith("training.temperature"):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'entrostat[train]'" in refused()
@@ -115,7 +115,7 @@ def test_a_missing_library_names_the_extra(
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     script = f"""
 import sys
-from training.cli import train_probe
+from training.cli.probe import train_probe
 try:
     train_probe({words!r})
 except SystemExit as end:

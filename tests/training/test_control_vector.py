@@ -5,8 +5,8 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 
-from training.control_vector import read_control_vector, write_control_vector
-from training.errors import TrainingError
+from training.common.errors import TrainingError
+from training.steering.gguf import read_control_vector, write_control_vector
 
 DIRECTIONS = {20: torch.linspace(-1, 1, 8), 3: torch.arange(1.0, 9.0)}
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from training.controller import Actuator, ControllerConfig, EntropyController
-from training.policy_config import load_config
+from training.objectives.controller import Actuator, ControllerConfig, EntropyController
+from training.policy.config import load_config
 
 
 def controller(**settings: float) -> EntropyController:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.objectives.batch import case
-from training.diagnostics import agreement, jitter_response, policy_kl
 from training.objectives import Objectives, Step
 from training.objectives.registry import PlainConfig
+from training.policy.diagnostics import agreement, jitter_response, policy_kl
 
 
 def test_agreement_of_a_perfect_and_of_a_useless_predictor() -> None:

@@ -10,7 +10,7 @@ from probes.difficulty.probe import Head
 from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
 from tests.training.fake import GREETING, Fake, Json, running
 from tests.training.tiny import HIDDEN, save_tiny
-from training.cli import train_probe
+from training.cli.probe import train_probe
 
 # Kinds of questions that a random model's states tell apart, and how each is answered.
 KINDS = {"easy": "aaaa", "normal": "zzzz", "hard": "????"}

@@ -4,8 +4,9 @@ import torch
 from sklearn.metrics import f1_score
 
 from probes.difficulty.strategies import Difficulty
-from training.difficulty_figures import expected_calibration_error, lead, macro_f1
-from training.difficulty_fit import (
+from training.common.errors import TrainingError
+from training.difficulty.baselines import measure_worth
+from training.difficulty.fit import (
     Data,
     HeadKind,
     calibrate,
@@ -13,9 +14,8 @@ from training.difficulty_fit import (
     export,
     fit_difficulty,
 )
-from training.difficulty_report import shape_of
-from training.difficulty_worth import measure_worth
-from training.errors import TrainingError
+from training.difficulty.metrics import expected_calibration_error, lead, macro_f1
+from training.difficulty.report import shape_of
 
 FEATURES = 12
 

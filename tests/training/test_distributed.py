@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.training import tiny_policy as tiny
-from training import configs
-from training.policy_live import STEPS_FILE, read_steps
+from training.policy import configs
+from training.policy.progress import STEPS_FILE, read_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = Path(configs.__file__).parent / "cpu.yaml"

@@ -2,7 +2,7 @@ import random
 
 import torch
 
-from training.extra_rollouts import BranchConfig, forks, with_replaced
+from training.policy.rollouts.branch import BranchConfig, forks, with_replaced
 
 
 def batch(rows: int, prompt: int, tokens: int, start: int) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from probes.artifact import Artifact
 from probes.inquiry.artifact import Inquiry
 from probes.inquiry.task import Task, load_task
 from tests.training.fake import Fake, Json
-from training.cli import train_probe
-from training.statements import continuations
+from training.cli.probe import train_probe
+from training.inquiry.statement_logprobs import continuations
 
 
 class Model:

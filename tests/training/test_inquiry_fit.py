@@ -7,7 +7,7 @@ from probes.conformal import Coverage
 from probes.inquiry.likelihood import AnswerModel
 from probes.inquiry.task import load_task
 from probes.inquiry.turn import Rule
-from training.inquiry_fit import (
+from training.inquiry.fit import (
     calibrate_at,
     calibration_scores,
     exchangeable_coverage,
@@ -16,9 +16,9 @@ from training.inquiry_fit import (
     play_games,
     split_labels,
 )
-from training.inquiry_games import predictions, random_histories, true_answers
-from training.inquiry_report import pooled, separation
-from training.train_inquiry import ranked
+from training.inquiry.job import ranked
+from training.inquiry.report import pooled, separation
+from training.inquiry.simulate import predictions, random_histories, true_answers
 
 LEVEL, GAMES = 0.9, 500
 ANSWERS = load_task("animals").answer_table()

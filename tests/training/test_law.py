@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.law import MIN_POINTS, fit_entropy_law
+from training.policy.entropy_law import MIN_POINTS, fit_entropy_law
 
 ENTROPIES = [2.1, 1.7, 1.3, 1.0, 0.7, 0.5, 0.35, 0.25, 0.2, 0.15]
 A, B = 0.08, 0.7

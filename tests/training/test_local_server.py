@@ -9,8 +9,8 @@ from urllib.request import urlopen
 import pytest
 from rich.console import Console
 
-from training.errors import TrainingError
-from training.local_server import local_server, serve_command
+from training.common.errors import TrainingError
+from training.common.local_server import local_server, serve_command
 
 SERVER = """
 import os, sys
@@ -102,7 +102,7 @@ def test_a_killed_job_leaves_no_server(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from training.local_server import local_server
+from training.common.local_server import local_server
 with local_server([sys.executable, "-c", {SERVER!r}], Path("log"), Console(quiet=True)) as url:
     print(url, flush=True)
     time.sleep(60)

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from training import configs as shipped
-from training.errors import TrainingError
-from training.policy_config import PolicyConfig, load_config, resolved, shipped_configs
-from training.train_policy import conversation, is_right, right_answer, split_problems
+from training.common.errors import TrainingError
+from training.policy import configs as shipped
+from training.policy.config import PolicyConfig, load_config, resolved, shipped_configs
+from training.policy.job import conversation, is_right, right_answer, split_problems
 
 
 @pytest.mark.parametrize("name", shipped_configs())

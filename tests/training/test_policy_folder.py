@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.errors import TrainingError
-from training.policy_config import PolicyConfig, load_config
-from training.policy_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
+from training.common.errors import TrainingError
+from training.policy.config import PolicyConfig, load_config
+from training.policy.run_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
 
 
 def config_in(run: Path, *changes: str) -> PolicyConfig:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import TrainingError
-from training.prompts import load_prompts
+from training.common.errors import TrainingError
+from training.common.prompts import load_prompts
 
 
 def test_the_shipped_prompts_are_many_and_different() -> None:

@@ -3,7 +3,7 @@ import torch
 
 from tests.training import tiny_policy as tiny
 from training.objectives import Need
-from training.readings import (
+from training.policy.text_features import (
     STRATEGY_PHRASES,
     Answers,
     Reader,

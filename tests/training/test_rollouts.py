@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.training.fake import Fake, answer, running
-from training.errors import TrainingError
-from training.rollouts import Ask, Fleet, Rollout, Sampling, request_seed
+from training.common.errors import TrainingError
+from training.common.server_pool import Ask, Fleet, Rollout, Sampling, request_seed
 
 
 def asks(count: int) -> list[Ask]:

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from training.objectives import Need, ObjectiveList, Objectives
 from training.objectives.batch import UNCLIPPED
-from training.scoring import (
+from training.policy.loss import (
     ROLLOUT_LOGITS,
     TRAINING_LOGITS,
     importance_weight,

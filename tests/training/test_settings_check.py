@@ -3,11 +3,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from training.behaviour import FixedLaw
-from training.controller import Actuator, ControllerConfig
-from training.extra_rollouts import BranchConfig
 from training.objectives import ObjectiveList
-from training.settings_check import TrlSettings, refuse_settings
+from training.objectives.controller import Actuator, ControllerConfig
+from training.policy.rollouts.branch import BranchConfig
+from training.policy.rollouts.sampler import FixedLaw
+from training.policy.validation import TrlSettings, refuse_settings
 
 HOT = FixedLaw(temperature=1.2)
 CLIP = ControllerConfig(entropy_target=1.0, actuator=Actuator.CLIP_HIGH)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probes.steering import shuffled
-from training.steering_fit import (
+from training.steering.fit import (
     CONTROLS,
     SHORTLIST,
     Candidate,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import TrainingError
-from training.steering_reads import named_action
-from training.steering_tasks import BANDITS, bandit_runs, load_runs
+from training.common.errors import TrainingError
+from training.steering.reader import named_action
+from training.steering.tasks import BANDITS, bandit_runs, load_runs
 
 LINE = {"run": 1, "step": 0, "prompt": "Which?", "actions": ["left", "right"]}
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.errors import TrainingError
-from training.tasks.arithmetic import arithmetic, drill, word_problems
-from training.tasks.table import load_problems
+from training.common.errors import TrainingError
+from training.datasets.arithmetic import arithmetic, drill, word_problems
+from training.datasets.loaders import load_problems
 
 
 @pytest.mark.parametrize("make", [arithmetic, word_problems])

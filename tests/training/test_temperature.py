@@ -13,9 +13,9 @@ import torch
 from probes.artifact import Artifact, ModelIdentity
 from probes.laws import fit_hapo
 from tests.training.fake import Fake, answer, running
-from training.cli import train_probe
-from training.prompts import load_prompts
-from training.rollouts import request_seed
+from training.cli.probe import train_probe
+from training.common.prompts import load_prompts
+from training.common.server_pool import request_seed
 
 
 class Bench:
@@ -108,7 +108,7 @@ def test_a_killed_run_repeats_nothing_and_ends_with_the_same_sample(bench: Bench
     bench.train(out="whole", runs="whole-runs")
     bench.fake.asked.clear()
     bench.fake.delay = 0.2
-    script = "from training.cli import train_probe; train_probe()"
+    script = "from training.cli.probe import train_probe; train_probe()"
     with subprocess.Popen(
         [sys.executable, "-c", script, *bench.words()],
         stdout=subprocess.DEVNULL,

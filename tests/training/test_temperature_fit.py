@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from training.temperature_fit import fit_temperature, scaled
-from training.temperature_report import limits
+from training.temperature.fit import fit_temperature, scaled
+from training.temperature.report import limits
 
 
 def answers(count: int = 60, length: int = 50) -> list[list[float]]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.steering_reads import PLAIN, Condition, Reader, Texts
-from training.token_tree import TokenTree, added, captured, merge, pad
+from training.steering.reader import PLAIN, Condition, Reader, Texts
+from training.steering.token_tree import TokenTree, added, captured, merge, pad
 
 RUNS = [
     Texts([[5, 6, 7], [5, 6, 8, 9], [5, 6, 8, 9, 4, 3]], [[[1], [2, 3, 4], [2]]] * 3),
@@ -99,7 +99,7 @@ def test_many_conditions_at_once_are_each_alone(
         Condition({0: one}, temperature=0.5),
     ]
     for tokens in (10_000, 30, 1):
-        monkeypatch.setattr("training.steering_reads._TAIL_TOKENS", tokens)
+        monkeypatch.setattr("training.steering.reader._TAIL_TOKENS", tokens)
         reader = Reader(model, RUNS)
         together = reader.sweep(conditions)
         for place, condition in enumerate(conditions):

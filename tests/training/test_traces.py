@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import TrainingError
-from training.rollouts import Rollout
-from training.traces import Traces, content_hash, first_rollouts
+from training.common.errors import TrainingError
+from training.common.rollout_store import Traces, content_hash, first_rollouts
+from training.common.server_pool import Rollout
 
 
 def rollout(number: int, *entropies: float | None) -> Rollout:

@@ -19,17 +19,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.training import tiny_policy as tiny
-from training import train_policy as job
-from training.cli import one_sentence_errors
-from training.errors import TrainingError
+from training.cli.objective_table import objective_rows
+from training.cli.probe import one_sentence_errors
+from training.common.errors import TrainingError
+from training.datasets.problem import Problem
 from training.objectives import OBJECTIVES
-from training.policy_config import PolicyConfig, load_config, shipped_configs
-from training.policy_eval import Evaluation, evaluate
-from training.policy_folder import last_checkpoint
-from training.policy_live import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
-from training.policy_tables import objective_rows
-from training.tasks.problem import Problem
-from training.train_policy import train_policy
+from training.policy import job
+from training.policy.config import PolicyConfig, load_config, shipped_configs
+from training.policy.evaluation import Evaluation, evaluate
+from training.policy.job import train_policy
+from training.policy.progress import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
+from training.policy.run_folder import last_checkpoint
 
 SETTINGS = [
     "optimiser.steps=6",
@@ -265,7 +265,7 @@ def test_a_tracker_that_is_not_installed_is_named(
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What `train-policy WORDS` prints."""
-    from training import policy_cli
+    from training.cli import policy as policy_cli
 
     with pytest.raises(SystemExit) as end:
         policy_cli._app([*words], prog_name="train-policy")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from probes.artifact import Artifact
 from probes.steering import tensor_name
 from tests.training.tiny import save_tiny
-from training import steering_run
-from training.steering_cli import train_steering
+from training.cli.steering import train_steering
+from training.steering import cache as steering_run
 
 SMALL = (
     *("--histories", 3, "--held-out", 2, "--steps", 3, "--arms", 3, "--completions", 3),
@@ -174,7 +174,7 @@ def test_files_that_cannot_be_exchanged(refused: Callable[..., str]) -> None:
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     script = f"""
 import sys
-from training.steering_cli import train_steering
+from training.cli.steering import train_steering
 try:
     train_steering({words!r})
 except SystemExit as end:

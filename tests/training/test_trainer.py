@@ -10,12 +10,12 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from tests.training import tiny_policy as tiny
-from training.behaviour import FixedLaw
-from training.controller import Actuator, ControllerConfig
-from training.extra_rollouts import BranchConfig
 from training.objectives import OBJECTIVES, ObjectiveList, Objectives
+from training.objectives.controller import Actuator, ControllerConfig
 from training.objectives.interface import Objective
-from training.trainer import EntropyGRPOTrainer
+from training.policy.rollouts.branch import BranchConfig
+from training.policy.rollouts.sampler import FixedLaw
+from training.policy.trainer import EntropyGRPOTrainer
 
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 REUSE = {"num_iterations": 2, "max_steps": 4}

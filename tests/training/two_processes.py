@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.training import tiny_policy as tiny
 from training.objectives import ObjectiveList
-from training.ranks import Processes, leave
-from training.trainer import EntropyGRPOTrainer
+from training.policy.distributed import Processes, leave
+from training.policy.trainer import EntropyGRPOTrainer
 
 
 def check_ranks(processes: Processes) -> None:

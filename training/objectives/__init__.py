@@ -6,7 +6,7 @@ a trainer calls.
 
 from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
 from training.objectives.compose import Objectives
-from training.objectives.ranks import Alone, Ranks
+from training.objectives.distributed import Alone, Ranks
 from training.objectives.registry import (
     OBJECTIVES,
     ObjectiveConfig,

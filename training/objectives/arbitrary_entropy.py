@@ -13,10 +13,10 @@ from typing import Literal, TypeVar
 from pydantic import Field
 from torch import Tensor
 
-from training.controller import Actuator
 from training.objectives.batch import Need, Rollout, Step
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Ranks
 
 
 class _TwoTemperatures(Config):

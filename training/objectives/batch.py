@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from training.objectives.ranks import Alone, Ranks
+from training.objectives.distributed import Alone, Ranks
 
 UNCLIPPED = 1e6
 """A clip range that no importance ratio leaves."""

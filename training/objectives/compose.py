@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.controller import Actuator
 from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Alone, Ranks
 from training.objectives.group import group_advantages
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Alone, Ranks
 from training.objectives.registry import ObjectiveConfig, build_objective, refuse_contradictions
 from training.objectives.steer import entropy_change
 

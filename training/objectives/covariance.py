@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.objectives.batch import UNCLIPPED, Plan, Tokens
+from training.objectives.distributed import smallest, token_count, token_max, token_mean
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import smallest, token_count, token_max, token_mean
 
 
 def token_covariance(tokens: Tokens, advantages: Tensor) -> Tensor:

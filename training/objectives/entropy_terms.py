@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.controller import Actuator
 from training.objectives.batch import Plan, Step, Tokens
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Ranks, token_mean
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Ranks, token_mean
 
 
 class EntropyBonusConfig(Config):

@@ -6,8 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.objectives.batch import Plan, Step, Tokens
+from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Ranks
 
 
 def phase_weight(step: float, num_steps: float) -> float:

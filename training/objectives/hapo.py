@@ -10,8 +10,8 @@ from torch import Tensor
 
 from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
 from training.objectives.batch import Plan, Rollout, Step, Tokens
+from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Ranks
 
 _MAX_ENTROPIES = 2**22
 """Tokens of all processes that statistics are fitted to; a larger step is thinned evenly."""

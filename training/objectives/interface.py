@@ -15,9 +15,9 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from training.controller import Actuator
 from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
-from training.objectives.ranks import Ranks
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Ranks
 
 
 class Slot(StrEnum):

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from training.objectives.batch import UNCLIPPED, Need, Plan, Tokens
+from training.objectives.distributed import smallest, token_count
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import smallest, token_count
 
 _MAX_GAP = 20.0
 """Nats; e^20 is far above where k3 is cut off, and an infinite e^d would make its gradient NaN."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from training.controller import Actuator
 from training.objectives.arbitrary_entropy import Aepo, AepoConfig, Dcpo, DcpoConfig
 from training.objectives.ares import Ares, AresConfig
+from training.objectives.controller import Actuator
 from training.objectives.covariance import ClipCov, ClipCovConfig, KlCov, KlCovConfig
 from training.objectives.empg import Empg, EmpgConfig
 from training.objectives.entropy_terms import (

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from training.objectives.batch import Need, Plan, Step, Tokens
+from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
-from training.objectives.ranks import Ranks
 
 
 def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.objectives.batch import Plan, Tokens
+from training.objectives.distributed import token_max
 from training.objectives.interface import Config, Objective
-from training.objectives.ranks import token_max
 
 _FLOOR = 0.02
 """Smallest scale of the exponential map: a batch of tiny changes is not blown up to a large one."""

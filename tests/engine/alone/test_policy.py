@@ -22,8 +22,8 @@ QUESTION = [{"role": "user", "content": "What is 2 + 3? Reply with the number on
 
 def trained(folder: Path, checkpoint: Path, *changes: str) -> Path:
     """What one step of training leaves to serve."""
-    from training.policy_config import load_config
-    from training.train_policy import train_policy
+    from training.policy.config import load_config
+    from training.policy.job import train_policy
 
     config = load_config("plain", [*SMALL, f"run={folder}", f"model={checkpoint}", *changes])
     return train_policy(config, Console(quiet=True))
@@ -85,8 +85,8 @@ def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
 
 def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path: Path) -> None:
     """Importance weights made of them would be wrong without a sign of it."""
-    from training.errors import TrainingError
-    from training.served_rollouts import ServedConfig, ServedPolicy
+    from training.common.errors import TrainingError
+    from training.policy.rollouts.served import ServedConfig, ServedPolicy
 
     with pytest.raises(TrainingError, match=r"from before the temperature.*processed_logprobs"):
         ServedPolicy(ServedConfig(url=server.url), tmp_path).connect()
@@ -96,8 +96,8 @@ class Rollouts:
     """A LoRA run whose rollouts a server draws; what each step scored is kept."""
 
     def __init__(self, server: Server, checkpoint: Path, run: Path, *changes: str) -> None:
-        from training.policy_config import load_config
-        from training.train_policy import build_trainer, split_problems
+        from training.policy.config import load_config
+        from training.policy.job import build_trainer, split_problems
 
         small = ["rollout.prompts_per_step=1", "rollout.max_tokens=8", "optimiser.micro_batch=8"]
         drawn = ["rollout.backend=entrostat", f"rollout.server={server.url}"]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from training.objectives import Need, Objectives, Plan, Rollout, Step, Tokens
+from training.objectives.distributed import Alone, Ranks
 from training.objectives.group import group_advantages
-from training.objectives.ranks import Alone, Ranks
 from training.objectives.registry import ObjectiveList
 
 VOCAB = 11

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.training.objectives.batch import only, rollout, step
-from training.controller import Actuator
 from training.objectives import Need, Objectives, Rollout
 from training.objectives.arbitrary_entropy import DcpoConfig
-from training.objectives.ranks import Alone
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Alone
 
 RIGHT = torch.tensor([True, False, False, False])
 

@@ -19,8 +19,8 @@ from tests.training.objectives.batch import (
     rollout,
     trainer_loss,
 )
-from training.controller import Actuator
 from training.objectives import OBJECTIVES, Need, Objectives, Plan, Ranks, Tokens
+from training.objectives.controller import Actuator
 from training.objectives.entropy_terms import EntropyBonusConfig
 from training.objectives.registry import build_objective
 

@@ -10,10 +10,10 @@ from tests.training.objectives.batch import (
     plan_of,
     step,
 )
-from training.controller import Actuator
 from training.objectives import Objectives
+from training.objectives.controller import Actuator
+from training.objectives.distributed import Alone
 from training.objectives.entropy_terms import TargetEntropyConfig
-from training.objectives.ranks import Alone
 
 UP, DOWN = 99.0, 0.01  # targets that no case reaches
 

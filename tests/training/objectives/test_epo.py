@@ -5,8 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.objectives.batch import case, loss_and_gradient, objectives, plan_of, step
+from training.objectives.distributed import Alone
 from training.objectives.epo import phase_weight
-from training.objectives.ranks import Alone
 
 
 @pytest.mark.parametrize(

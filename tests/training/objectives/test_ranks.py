@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.objectives.batch import on_ranks
-from training.objectives.ranks import Alone, smallest, token_count, token_max, token_mean
+from training.objectives.distributed import Alone, smallest, token_count, token_max, token_mean
 
 ALL = torch.ones(2, 3, dtype=torch.bool)
 

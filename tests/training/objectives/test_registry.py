@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.training.objectives.batch import CONFIGS, objectives
-from training.controller import Actuator
 from training.objectives import OBJECTIVES, Need, ObjectiveConfig, refuse_actuator
+from training.objectives.controller import Actuator
 from training.objectives.registry import build_objective
 
 UNION = get_args(get_args(ObjectiveConfig)[0])

@@ -6,7 +6,7 @@ import torch
 
 from tests.training.objectives.batch import case, objectives, only, plan_of, step, trainer_loss
 from training.objectives import Need
-from training.objectives.ranks import Alone
+from training.objectives.distributed import Alone
 from training.objectives.siren import nucleus_entropy
 
 SKEWED = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()

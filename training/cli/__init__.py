@@ -1,0 +1,1 @@
+"""Command-line entry points; `--help` imports no torch."""

@@ -1,0 +1,81 @@
+"""`train-policy`: GRPO that keeps its entropy. `--help` imports no torch."""
+
+import os
+from typing import Annotated
+
+import typer
+
+_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def train_policy() -> None:
+    """Run `train-policy CONFIG`."""
+    _app(prog_name="train-policy")
+
+
+@_app.command()
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="TOML file, or the name of a shipped config.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value for one run, such as optimiser.steps=40."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the whole config and what it will cost.")
+    ] = False,
+    list_objectives: Annotated[
+        bool, typer.Option("--list-objectives", help="Show every objective and shipped config.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start the run over.")] = False,
+) -> None:
+    """Train a policy with GRPO and entropy objectives.
+
+    The same command goes on where it stopped. The run folder holds checkpoints, the
+    measurements of every step and a report with a figure.
+
+    For example:
+
+        train-policy plain
+
+        train-policy target-entropy --set seed=1 --set run=runs/second
+
+        train-policy mine.toml --dry-run
+
+        accelerate launch --config_file training/policy/configs/cpu.yaml -m training mine.toml
+    """
+    from training.cli.probe import one_sentence_errors
+
+    with one_sentence_errors("train-policy"):
+        from rich.console import Console
+
+        from training.common.errors import TrainingError
+
+        console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)
+        if list_objectives:
+            from training.cli.objective_table import objective_table
+
+            console.print(objective_table())
+            return
+        if config is None:
+            raise TrainingError(
+                "name a config: a TOML file or a shipped one, see --list-objectives"
+            )
+        from training.policy.config import load_config, resolved
+
+        chosen = load_config(config, change or ())
+        if dry_run:
+            from training.policy.cost import estimate
+
+            console.print_json(resolved(chosen))
+            console.print(estimate(chosen), highlight=False)
+            return
+        from training.policy import job
+
+        job.train_policy(chosen, console, fresh=fresh)

@@ -1,0 +1,1 @@
+"""What every training job shares: servers, rollouts on disk, prompts, errors."""

@@ -1,0 +1,123 @@
+"""A server of our own for the time of a job."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from training.common.errors import TrainingError
+
+READY_TIMEOUT = 1800.0
+"""Seconds; a large model is read from disk and compiled in this time."""
+STOP_TIMEOUT = 20.0
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_libc = ctypes.CDLL(None)
+
+
+def serve_command(model: str | None, flags: Sequence[str]) -> list[str]:
+    """The command that serves `model`, None being the embedded default."""
+    command = Path(sys.executable).with_name("entrostat")
+    return [str(command), "serve", *([] if model is None else [model]), *flags]
+
+
+@contextmanager
+def local_server(
+    command: Sequence[str], log: Path, console: Console, *, ready_timeout: float = READY_TIMEOUT
+) -> Iterator[str]:
+    """Run a server on a free port of this machine while the block runs; yields its address.
+
+    Args:
+        command: As of `serve_command`; host and port are added.
+        log: Where it writes what it has to say.
+        console: Shows that something happens.
+        ready_timeout: Seconds until it must be ready.
+
+    Raises:
+        TrainingError: It did not start or did not last; ends with the tail of its log.
+    """
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        try:
+            process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the job, which then stops the server
+                preexec_fn=_end_with_parent,
+            )
+        except OSError as error:
+            raise TrainingError(f"cannot start {command[0]}: {error.strerror}") from error
+    try:
+        message = f"starting the server; it writes to {log}"
+        if not console.is_terminal:
+            console.print(message, soft_wrap=True, highlight=False)
+        with console.status(message):
+            _wait_until_ready(process, url, log, ready_timeout)
+        yield url
+    except TrainingError as error:
+        if process.poll() is None:
+            raise
+        raise TrainingError(
+            f"the server ended with exit code {process.returncode}{_tail(log)}"
+        ) from error
+    finally:
+        _stop(process)
+
+
+def _end_with_parent() -> None:
+    """Even a job that is killed leaves no server behind (Linux)."""
+    if sys.platform == "linux":
+        _libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, log: Path, timeout: float
+) -> None:
+    begin = time.monotonic()
+    while time.monotonic() - begin < timeout:
+        if process.poll() is not None:
+            raise TrainingError("the server ended")
+        if _is_ready(url):
+            return
+        time.sleep(0.5)
+    raise TrainingError(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # not listening yet, or not ready yet
+        return False
+
+
+def _tail(log: Path, num_lines: int = 20) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-num_lines:]
+    return "; its last words:\n" + "\n".join(lines) if lines else " and said nothing"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and everything it started."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT)
+    with suppress(ProcessLookupError):  # nobody left in the group
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

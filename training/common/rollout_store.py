@@ -1,0 +1,107 @@
+"""Rollouts on disk as they come, so that a killed run goes on where it was."""
+
+import fcntl
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from training.common.errors import TrainingError
+from training.common.server_pool import Rollout
+
+
+class Traces:
+    """A JSONL file of rollouts and what it holds; use as `with`.
+
+    One process at a time: the file is locked.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        """Open or make the file and read it. A last line cut short by a kill is dropped.
+
+        Args:
+            path: The file; its folder must exist.
+            fresh: Throw away what is in it.
+
+        Raises:
+            TrainingError: Another process writes to it, or a line is no rollout.
+        """
+        self._path = path
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fresh:
+                self._file.truncate(0)
+            self.rollouts = self._read()
+        except BlockingIOError as error:
+            self._file.close()
+            raise TrainingError(f"{path}: another run writes to it: wait for its end") from error
+        except TrainingError:
+            self._file.close()
+            raise
+        self.num_tokens = sum(len(rollout.measured) for rollout in self.rollouts.values())
+        """Entropies in the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _read(self) -> dict[int, Rollout]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        rollouts = {}
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                rollout = Rollout.model_validate_json(line)
+            except ValidationError as error:
+                raise TrainingError(
+                    f"{self._path}: line {number} is no rollout: repair it or start with --fresh"
+                ) from error
+            rollouts[rollout.number] = rollout
+        return rollouts
+
+    def append(self, rollout: Rollout) -> None:
+        """Keep a rollout, on disk before anything else happens."""
+        self._file.write(rollout.model_dump_json().encode() + b"\n")
+        self._file.flush()
+        self.rollouts[rollout.number] = rollout
+        self.num_tokens += len(rollout.measured)
+
+
+def first_rollouts(rollouts: dict[int, Rollout], num_tokens: int) -> list[Rollout]:
+    """The shortest run of rollouts 0, 1, 2, ... that holds so many tokens.
+
+    In the order asked, not answered: taking whatever finishes first would favour short answers,
+    and this way a run that was killed ends with the same sample as one that was not.
+
+    Raises:
+        ValueError: They do not hold so many.
+    """
+    chosen: list[Rollout] = []
+    found = 0
+    while found < num_tokens:
+        if len(chosen) not in rollouts:
+            raise ValueError(f"rollout {len(chosen)} is missing")
+        chosen.append(rollouts[len(chosen)])
+        found += len(chosen[-1].measured)
+    return chosen
+
+
+def content_hash(rollouts: Sequence[Rollout]) -> str:
+    """The sha256 of what the rollouts hold."""
+    digest = hashlib.sha256()
+    for rollout in rollouts:
+        digest.update(rollout.model_dump_json().encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""What every job that samples a model does: find its run folder, draw what is missing there."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from training.common.rollout_store import Traces
+from training.common.server_pool import Ask, Fleet, Served
+
+
+def run_folder(runs: Path, job: str, served: Served, settings: Mapping[str, Any]) -> Path:
+    """The folder of everything made in this way: the same settings find it again.
+
+    Args:
+        runs: Folder of runs.
+        job: First word of the name.
+        served: The model that is sampled.
+        settings: What decides which answers are drawn; written beside them.
+    """
+    text = json.dumps({"model": served.model, **settings}, indent=2)
+    digest = sha256(text.encode()).hexdigest()[:8]
+    run = runs / f"{job}-{Path(served.model).name}-{digest}"
+    run.mkdir(exist_ok=True)
+    (run / "settings.json").write_text(text + "\n")
+    return run
+
+
+async def draw(
+    fleet: Fleet,
+    run: Path,
+    asks: Callable[[Traces], Iterator[Ask]],
+    console: Console,
+    *,
+    fresh: bool,
+    total: int,
+    unit: str,
+    done: Callable[[Traces], int],
+) -> Traces:
+    """Draw what a run folder does not hold yet, each answer on disk as it comes.
+
+    Args:
+        fleet: Connected servers.
+        run: The folder; `traces.jsonl` is made in it.
+        asks: What is missing, looked at again whenever a place is free.
+        console: For the progress bar.
+        fresh: Throw away what is there.
+        total: How much there will be.
+        unit: Of what.
+        done: How much there is.
+
+    Returns:
+        All of it, closed.
+
+    Raises:
+        TrainingError: A request failed for good; what had finished is kept.
+    """
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit)
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeElapsedColumn())
+    with Traces(run / "traces.jsonl", fresh=fresh) as traces:
+        console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+        if traces.rollouts:
+            console.print(f"going on: {done(traces):,} {unit} are there already")
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task("sampling", total=total, completed=min(done(traces), total))
+            async with aclosing(fleet.run(asks(traces))) as rollouts:
+                async for rollout in rollouts:
+                    traces.append(rollout)
+                    progress.update(bar, completed=min(done(traces), total))
+        return traces

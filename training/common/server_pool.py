@@ -1,0 +1,259 @@
+"""Rollouts: answers and their per-token traces, drawn from a fleet of running servers."""
+
+import asyncio
+import hashlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import NamedTuple, Self, cast
+
+import openai
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clients.connection import Message
+from clients.entropy import controls, report
+from training.common.errors import TrainingError
+
+MAX_PAUSE = 30.0
+"""Seconds; the longest wait between two attempts."""
+
+
+class Sampling(NamedTuple):
+    """How answers are drawn."""
+
+    temperature: float = 1.0
+    max_tokens: int = 256
+
+
+class Ask(NamedTuple):
+    """One answer to be drawn."""
+
+    number: int
+    messages: list[dict[str, str]]
+    seed: int
+
+
+class Rollout(BaseModel):
+    """One answer and what was measured at each of its tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    messages: list[dict[str, str]]
+    seed: int
+    text: str
+    finish_reason: str
+    entropies: list[float | None]
+    """Nats, at temperature 1; None where it was not a number."""
+    temperatures: list[float | None]
+
+    @property
+    def measured(self) -> list[float]:
+        """The entropies that are numbers."""
+        return [entropy for entropy in self.entropies if entropy is not None]
+
+
+class Served(NamedTuple):
+    """What a server says about itself."""
+
+    model: str
+    root: str
+    """Folder or hub id that the model was loaded from, as the server sees it."""
+    vllm: str
+
+
+class _Passing(Exception):
+    """May succeed at another attempt or at another server."""
+
+
+def request_seed(seed: int, number: int) -> int:
+    """Seed of request `number`; hashed, so that neighbouring jobs share no random stream."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4]) >> 1
+
+
+class Fleet:
+    """Servers of one model, asked in turn; use as `async with`."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        sampling: Sampling,
+        *,
+        concurrency: int = 16,
+        attempts: int = 6,
+        pause: float = 1.0,
+        timeout: float = 600.0,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            urls: Addresses of servers, with or without `/v1`.
+            sampling: How answers are drawn.
+            concurrency: Requests under way at once, over all servers together.
+            attempts: Tries per request before the run fails; each goes to the next server.
+            pause: Seconds before the second try; doubles from try to try.
+            timeout: Seconds an answer may take.
+        """
+        key = os.environ.get("OPENAI_API_KEY") or "none"  # vLLM asks for none unless told to
+        bases = [f"{url.rstrip('/').removesuffix('/v1')}/v1" for url in urls]
+        self._clients = [
+            openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, timeout=timeout)
+            for base in bases
+        ]
+        self._turns = itertools.count()
+        self._model = ""
+        self._sampling = sampling
+        self._concurrency = concurrency
+        self._attempts = attempts
+        self._pause = pause
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            await client.close()
+
+    async def connect(self) -> Served:
+        """Ask every server what it serves and whether it measures entropy.
+
+        Raises:
+            TrainingError: One does not answer, is no Entrostat server or serves something else.
+        """
+        answers = [await _describe(client) for client in self._clients]
+        for client, served in zip(self._clients, answers, strict=True):
+            if served != answers[0]:
+                raise TrainingError(
+                    f"the servers differ: {self._clients[0].base_url} has {answers[0]}, "
+                    f"{client.base_url} has {served}"
+                )
+        self._model = answers[0].model
+        greeting = Ask(0, [{"role": "user", "content": "Hello"}], 0)
+        for client in self._clients:
+            try:
+                await self._ask(client, greeting, max_tokens=1)
+            except _Passing as error:
+                raise TrainingError(str(error)) from error
+        return answers[0]
+
+    async def run(self, asks: Iterable[Ask]) -> AsyncGenerator[Rollout, None]:
+        """Draw answers, in the order in which they finish.
+
+        Args:
+            asks: Drawn from lazily: the next one when a place is free, so that a generator can
+                look at what has arrived and stop.
+
+        Raises:
+            TrainingError: A request failed for good. What had finished by then is yielded first.
+        """
+        source, under_way = iter(asks), set[asyncio.Task[Rollout]]()
+        try:
+            while True:
+                free = self._concurrency - len(under_way)
+                started = [self.sample(ask) for ask in itertools.islice(source, free)]
+                under_way |= {asyncio.create_task(rollout) for rollout in started}
+                if not under_way:
+                    return
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda task: task.exception() is not None):
+                    yield task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def sample(self, ask: Ask) -> Rollout:
+        """Draw one answer.
+
+        Raises:
+            TrainingError: The request is refused, or every attempt failed.
+        """
+        turn = next(self._turns)
+        for attempt in itertools.count(1):
+            # Counted per request: others must not take the turns of the living servers.
+            client = self._clients[(turn + attempt - 1) % len(self._clients)]
+            try:
+                return await self._ask(client, ask, self._sampling.max_tokens)
+            except _Passing as error:
+                if attempt == self._attempts:
+                    raise TrainingError(f"{error} ({attempt} attempts)") from error
+                await asyncio.sleep(min(self._pause * 2 ** (attempt - 1), MAX_PAUSE))
+        raise AssertionError("unreachable")
+
+    async def _ask(self, client: openai.AsyncOpenAI, ask: Ask, max_tokens: int) -> Rollout:
+        try:
+            answer = await client.chat.completions.create(
+                model=self._model,
+                messages=cast(list[Message], ask.messages),
+                temperature=self._sampling.temperature,
+                max_completion_tokens=max_tokens,
+                seed=ask.seed,
+                extra_body=controls(trace="tokens"),
+            )
+        except openai.APIError as error:
+            raise _explained(error, client) from error
+        choice = answer.choices[0]
+        measured = report(choice)
+        if measured is None:
+            raise TrainingError(
+                f"{client.base_url} sends no `entropy` with its answers: it is not an Entrostat "
+                "server, start one with `entrostat serve`"
+            )
+        tokens = measured.tokens or ()
+        rollout = Rollout(
+            **ask._asdict(),
+            text=choice.message.content or "",
+            finish_reason=choice.finish_reason,
+            entropies=[token.entropy for token in tokens],
+            temperatures=[token.temperature for token in tokens],
+        )
+        # A token without an entropy is a fact about the model; anything else missing is a failure.
+        if measured.fallback not in (None, "no_entropy") or not rollout.measured:
+            reason = measured.fallback or "no token was measured"
+            raise _Passing(f"{client.base_url} sent an incomplete trace: {reason}")
+        return rollout
+
+
+class _Card(BaseModel):
+    id: str
+    root: str | None = None
+
+
+class _Models(BaseModel):
+    data: list[_Card]
+
+
+class _Version(BaseModel):
+    version: str
+
+
+async def _describe(client: openai.AsyncOpenAI) -> Served:
+    try:
+        models = await client.get("/models", cast_to=object)
+        version = await client.get(str(client.base_url.join("../version")), cast_to=object)
+        card = _Models.model_validate(models).data[0]
+        return Served(card.id, card.root or "", _Version.model_validate(version).version)
+    except (ValidationError, IndexError, openai.NotFoundError) as error:
+        raise TrainingError(
+            f"{client.base_url} is not a vLLM server: start one with `entrostat serve`"
+        ) from error
+    except openai.APIConnectionError as error:
+        raise TrainingError(
+            f"no server answers at {client.base_url}: start one with `entrostat serve`, "
+            "or leave out --server"
+        ) from error
+    except openai.APIError as error:
+        raise TrainingError(str(_explained(error, client))) from error
+
+
+def _explained(error: openai.APIError, client: openai.AsyncOpenAI) -> Exception:
+    """What to raise instead of an error of the SDK."""
+    if isinstance(error, openai.APIConnectionError):
+        return _Passing(f"{client.base_url} does not answer")
+    if not isinstance(error, openai.APIStatusError):
+        return TrainingError(f"{client.base_url} broke off: {error.message}")
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    text = " ".join(str(said or error.message).split())
+    sentence = f"{client.base_url} answers {error.status_code}: {text}"
+    may_pass = error.status_code == 429 or error.status_code >= 500
+    return _Passing(sentence) if may_pass else TrainingError(sentence)

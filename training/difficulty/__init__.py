@@ -1,0 +1,1 @@
+"""Job: difficulty probes."""

@@ -1,0 +1,187 @@
+"""From features and labels to a calibrated difficulty probe, and to what it is worth."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Difficulty
+from training.common.errors import TrainingError
+from training.difficulty.metrics import (
+    Floats,
+    Interval,
+    Labels,
+    accuracy,
+    expected_calibration_error,
+    macro_f1,
+)
+
+HeadKind = Literal["auto", "linear", "mlp"]
+MIN_PER_CLASS = 10
+"""Fewer questions of a class cannot be split three ways."""
+_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_UNITS = (64, 256)
+
+
+class Data(NamedTuple):
+    """What is known about every question."""
+
+    features: Floats
+    """Shape (questions, hidden)."""
+    labels: Labels
+    """Values of `Difficulty`, shape (questions,)."""
+    tasks: NDArray[np.str_]
+    lengths: Labels
+    """Tokens of the prompt."""
+
+    def take(self, chosen: Labels) -> "Data":
+        """The questions with these numbers."""
+        features, labels, tasks, lengths = self
+        return Data(features[chosen], labels[chosen], tasks[chosen], lengths[chosen])
+
+
+class DifficultyFit(NamedTuple):
+    """A probe and its figures on questions that it has not seen."""
+
+    head: Head
+    name: str
+    """Which head won the cross-validation."""
+    test: Labels
+    """Numbers of the held-out questions."""
+    probabilities: Floats
+    """Of these, shape (held out, 3)."""
+    macro_f1: Interval
+    accuracy: Interval
+    calibration_error: float
+    """Expected calibration error over ten bins."""
+    uncalibrated_error: float
+    brier: float
+
+
+def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
+    """Fit on three fifths of the questions, calibrate on one, test on one.
+
+    Raises:
+        TrainingError: A class has too few questions; names it.
+    """
+    counts = np.bincount(data.labels, minlength=3)
+    for difficulty in Difficulty:
+        if counts[difficulty] < MIN_PER_CLASS:
+            raise TrainingError(
+                f"{counts[difficulty]} of {len(data.labels)} questions are {difficulty.word}, "
+                f"{MIN_PER_CLASS} are needed: take more or other questions, or set --alpha, "
+                "--beta and --gamma"
+            )
+    everyone = np.arange(len(data.labels))
+    rest, test = train_test_split(everyone, test_size=0.2, stratify=data.labels, random_state=seed)
+    name, model, calibrated = fit_head(data.take(rest), kind, seed)
+    held_out = data.take(test)
+    probabilities = calibrated.predict_proba(held_out.features)
+    truth = held_out.labels
+    guesses = probabilities.argmax(1)
+    return DifficultyFit(
+        head=export(calibrated),
+        name=name,
+        test=test,
+        probabilities=probabilities,
+        macro_f1=macro_f1(truth, guesses, seed),
+        accuracy=accuracy(truth, guesses, seed),
+        calibration_error=expected_calibration_error(truth, probabilities),
+        uncalibrated_error=expected_calibration_error(
+            truth, model.predict_proba(held_out.features)
+        ),
+        brier=float(((probabilities - np.eye(3)[truth]) ** 2).sum(1).mean()),
+    )
+
+
+def fit_head(data: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline, CalibratedClassifierCV]:
+    """Choose and fit a head on three quarters of the questions, calibrate it on the rest.
+
+    Returns:
+        What was chosen; the fitted head; the same with calibrated probabilities.
+    """
+    train, calibration = train_test_split(
+        np.arange(len(data.labels)), test_size=0.25, stratify=data.labels, random_state=seed
+    )
+    name, model = select(data.take(train), kind, seed)
+    model.fit(data.features[train], data.labels[train])
+    return name, model, calibrate(model, data.features[calibration], data.labels[calibration])
+
+
+def candidates(kind: HeadKind, seed: int) -> dict[str, Pipeline]:
+    """The heads to choose from, unfitted, by name."""
+    linear = {
+        f"linear, C = {c:g}": make_pipeline(
+            StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
+        )
+        for c in _REGULARISATIONS
+    }
+    # The paper's head; early stopping and the penalty are ours, its own are not published.
+    mlp = {
+        f"mlp, {units} units": make_pipeline(
+            StandardScaler(),
+            MLPClassifier(
+                (units,),
+                alpha=1.0,
+                batch_size=64,
+                learning_rate_init=1e-3,
+                max_iter=100,
+                early_stopping=True,
+                random_state=seed,
+            ),
+        )
+        for units in _UNITS
+    }
+    return {"linear": linear, "mlp": mlp, "auto": linear | mlp}[kind]
+
+
+def select(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
+    """The head with the best cross-validated macro-F1 on the training questions."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    tried = candidates(kind, seed)
+    scores = {
+        name: cross_val_score(
+            model, train.features, train.labels, cv=folds, scoring="f1_macro"
+        ).mean()
+        for name, model in tried.items()
+    }
+    best = max(scores, key=lambda name: scores[name])
+    return best, tried[best]
+
+
+def calibrate(model: ClassifierMixin, features: Floats, labels: Labels) -> CalibratedClassifierCV:
+    """Scale the scores of a fitted model by one temperature, learnt on these questions."""
+    calibrated = CalibratedClassifierCV(FrozenEstimator(model), method="temperature")
+    calibrated.fit(features, labels)
+    return calibrated
+
+
+def export(calibrated: CalibratedClassifierCV) -> Head:
+    """The tensors of what `calibrate` gave: the same probabilities without scikit-learn."""
+    (member,) = calibrated.calibrated_classifiers_
+    (scaling,) = member.calibrators
+    scaler, model = member.estimator.estimator
+    if isinstance(model, MLPClassifier):
+        (first, second), (first_bias, second_bias) = model.coefs_, model.intercepts_
+        hidden = {"hidden_weight": first.T, "hidden_bias": first_bias}
+        output = {"weight": second.T, "bias": second_bias}
+    else:
+        hidden, output = {}, {"weight": model.coef_, "bias": model.intercept_}
+    parts = {"mean": scaler.mean_, "scale": scaler.scale_, **output, **hidden}
+    parts["temperature"] = np.asarray(1 / scaling.beta_)
+    return Head(
+        **{
+            key: torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)).reshape(part.shape)
+            for key, part in parts.items()
+        }
+    )

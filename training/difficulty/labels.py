@@ -1,0 +1,133 @@
+"""Answers to questions by one strategy, and what they say about every question."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from probes.difficulty.strategies import Strategy, with_text
+from training.common.job import Job, check_name, identify_served
+from training.common.rollout_store import Traces
+from training.common.sampling import draw, run_folder
+from training.common.server_pool import Ask, Fleet, Sampling, Served, request_seed
+from training.datasets.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersJob(Job):
+    """How questions are answered, beside what every job is told."""
+
+    samples: int
+    """Answers to each question."""
+    max_tokens: int
+    """What a strategy's budget is a share of."""
+
+
+class Drawn(NamedTuple):
+    """All answers by one strategy."""
+
+    served: Served
+    run: Path
+    traces: Traces
+
+
+class Answers(NamedTuple):
+    """What the model's own answers say about every question."""
+
+    accuracy: Tensor
+    """Share of right answers, shape (questions,)."""
+    entropy: Tensor
+    """Mean over the answers of their mean entropy, nats per token, shape (questions,)."""
+    tokens: Tensor
+    """Mean length, shape (questions,)."""
+    cut: Tensor
+    """Share of answers that reached the limit, shape (questions,)."""
+
+
+async def draw_answers(
+    job: AnswersJob,
+    urls: tuple[str, ...],
+    problems: list[Problem],
+    strategy: Strategy,
+    console: Console,
+) -> Drawn:
+    """Draw what the strategy's run folder does not hold yet.
+
+    Raises:
+        TrainingError: A server is none, or a request failed for good; what had finished is kept.
+    """
+    sampling = Sampling(strategy.temperature, strategy.max_tokens(job.max_tokens))
+    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
+        served = await fleet.connect()
+        check_name(artifact_id(job, served))
+        settings = {
+            "identity": identify_served(served, job.checkpoint).model_dump(),
+            "serve_flags": job.serve_flags,
+            "problems": problems_hash(problems),
+            "samples": job.samples,
+            "max_tokens": job.max_tokens,
+            "strategy": strategy.model_dump(),
+            "seed": job.seed,
+        }
+        run = run_folder(job.runs, "difficulty", served, settings)
+        traces = await draw(
+            fleet,
+            run,
+            lambda traces: pending(problems, job.samples, strategy.prompt, job.seed, traces),
+            console,
+            fresh=job.fresh,
+            total=len(problems) * job.samples,
+            unit="answers",
+            done=lambda traces: len(traces.rollouts),
+        )
+        return Drawn(served, run, traces)
+
+
+def artifact_id(job: Job, served: Served) -> str:
+    """The probe's id: the one asked for, else made of the model's name."""
+    return job.name or f"{Path(served.model).name}/difficulty"
+
+
+def pending(
+    problems: list[Problem], samples: int, text: str, seed: int, traces: Traces
+) -> Iterator[Ask]:
+    """Requests still to be made: answer s of question q has the number q * samples + s."""
+    for number in range(len(problems) * samples):
+        if number not in traces.rollouts:
+            content = with_text(problems[number // samples].prompt, text)
+            messages = [{"role": "user", "content": content}]
+            yield Ask(number, messages, request_seed(seed, number))
+
+
+def problems_hash(problems: list[Problem]) -> str:
+    """The sha256 of a list of problems."""
+    return sha256(json.dumps([p.model_dump() for p in problems]).encode()).hexdigest()
+
+
+def grade(problems: list[Problem], traces: Traces, samples: int) -> Answers:
+    """Accuracy, entropy and length of every question's answers.
+
+    Args:
+        problems: The questions.
+        traces: All their answers, numbered as in `pending`.
+        samples: Answers per question.
+    """
+    figures = torch.zeros(len(problems), samples, 4, dtype=torch.float64)
+    for number, rollout in traces.rollouts.items():
+        question, sample = divmod(number, samples)
+        figures[question, sample] = torch.tensor(
+            [
+                float(problems[question].is_right(rollout.text)),
+                float(np.mean(rollout.measured)),
+                float(len(rollout.entropies)),
+                float(rollout.finish_reason == "length"),
+            ]
+        )
+    return Answers(*figures.mean(1).unbind(1))

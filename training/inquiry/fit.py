@@ -1,0 +1,137 @@
+"""Fits the predictor `likelihood`, calibrates it and measures its coverage. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.conformal import Calibration, Coverage, conformal_threshold
+from probes.inquiry.likelihood import AnswerModel, answer_logprobs, fit_answers
+from probes.inquiry.turn import Rule
+from training.inquiry.simulate import (
+    Step,
+    Turns,
+    answered,
+    coverage,
+    play,
+    predictions,
+    random_histories,
+    true_answers,
+    true_scores,
+)
+
+
+class Split(NamedTuple):
+    """Labels, by what their known answers are used for."""
+
+    fitted: list[int]
+    calibrated: list[int]
+
+
+class Curve(NamedTuple):
+    """Games of one rule: what was right after each number of questions."""
+
+    name: str
+    games: list[list[Step]]
+
+    def accuracy(self, questions: int) -> float:
+        """Share of games whose most probable label is the true one by then."""
+        return sum(_at(steps, questions).correct for steps in self.games) / len(self.games)
+
+    def size(self, questions: int) -> float:
+        """Mean size of the prediction set by then."""
+        return sum(_at(steps, questions).size for steps in self.games) / len(self.games)
+
+    def coverage(self) -> dict[int, Coverage]:
+        """Coverage by history length."""
+        return coverage(self.games)
+
+
+def _at(steps: Sequence[Step], questions: int) -> Step:
+    return steps[min(questions, len(steps) - 1)]
+
+
+def split_labels(num_labels: int, seed: int) -> Split:
+    """Half of the labels to fit on, the others to calibrate with."""
+    order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(seed)).tolist()
+    half = num_labels // 2
+    return Split(sorted(order[:half]), sorted(order[half:]))
+
+
+def fit_half(table: Tensor, answers: Tensor, fitted: Sequence[int], ridge: float) -> AnswerModel:
+    """Fit the answer model on some labels' known answers; tables of shape (K, Q)."""
+    seen = torch.full_like(answers, torch.nan)
+    seen[list(fitted)] = answers[list(fitted)]
+    return fit_answers(table, seen, ridge)
+
+
+def calibration_scores(
+    logprobs: Tensor, answers: Tensor, labels: Sequence[int], lengths: int, samples: int, seed: int
+) -> Tensor:
+    """Scores of the true labels on random histories, ascending, shape (lengths, samples).
+
+    Args:
+        logprobs: ln P(answer | question, label), shape (Q, 2, K).
+        answers: Known answers, shape (K, Q).
+        labels: Labels to draw from.
+        lengths: Lengths 0 to `lengths` - 1.
+        samples: Histories of each.
+        seed: Of the draw.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rows = []
+    for length in range(lengths):
+        histories = random_histories(answers, labels, length, samples, draw)
+        rows.append(true_scores(predictions(logprobs, histories), histories.labels))
+    return torch.stack(rows)
+
+
+def exchangeable_coverage(
+    logprobs: Tensor, answers: Tensor, labels: Sequence[int], calibration: Calibration, games: int
+) -> dict[int, Coverage]:
+    """Coverage on fresh histories of the kind that the calibration drew, by length."""
+    draw = torch.Generator().manual_seed(2**31)  # no seed of a calibration is so large
+    found = {}
+    for length in range(len(calibration.thresholds)):
+        histories = random_histories(answers, labels, length, games, draw)
+        sets = calibration.sets(predictions(logprobs, histories), length)
+        held = sets.gather(-1, histories.labels.unsqueeze(-1))
+        found[length] = Coverage(games, int(held.sum()))
+    return found
+
+
+def play_games(
+    name: str,
+    logprobs: Tensor,
+    answers: Tensor,
+    labels: Sequence[int],
+    calibration: Calibration,
+    rule: Rule,
+    games: int,
+) -> Curve:
+    """Let a rule play about labels in turn, with answers drawn anew for each game."""
+    draw = torch.Generator().manual_seed(2**31 + 1)
+    found = []
+    turns: Turns = {}
+    for game in range(games):
+        said = true_answers(answers, draw)
+        known = answered(answers)
+        label = labels[game % len(labels)]
+        row = torch.full((len(logprobs),), -1)
+        row[known] = said[label, known]
+        shared = None if rule.policy == "random" else turns
+        seeded = rule._replace(seed=game)
+        found.append(play(logprobs, row, label, calibration, seeded, shared))
+    return Curve(name, found)
+
+
+def likelihood_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
+    """ln P(answer | question, label) as a server computes it from what is stored."""
+    stored = AnswerModel(*(one.float().double() for one in model))
+    return answer_logprobs(table.float().double(), stored)
+
+
+def calibrate_at(scores: Tensor, level: float) -> Calibration:
+    """Thresholds from ascending scores of shape (lengths, samples)."""
+    return Calibration(conformal_threshold(scores, level), scores.shape[-1], level, "lac")

@@ -1,0 +1,1 @@
+"""Job: policy training (GRPO with entropy objectives)."""

@@ -1,0 +1,63 @@
+"""Statistics over the processes that `accelerate` started."""
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from training.objectives.distributed import Alone, Ranks
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def ranks_of(accelerator: "Accelerator") -> Ranks:
+    """The processes of a run."""
+    return Processes(accelerator) if accelerator.num_processes > 1 else Alone()
+
+
+def leave(trainer: Any) -> None:
+    """Part from the other processes at the end of a run; the trainer cannot train after it.
+
+    What wraps the model goes first. Were it the last to hold the process group, the group would be
+    torn down with the interpreter locked, and wait for a thread of gloo that wants the same lock to
+    free the tensors of the last exchange: a process that never ends, once in some runs.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.accelerator.end_training()
+
+
+class Processes:
+    """Several processes, as `objectives.ranks.Ranks`."""
+
+    def __init__(self, accelerator: "Accelerator") -> None:
+        self._accelerator: Any = accelerator
+        self.index = int(accelerator.process_index)
+        self.size = int(accelerator.num_processes)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over processes."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over processes."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """The 1-D tensors of all processes; the shorter ones travel padded."""
+        own = values.detach()
+        length = torch.tensor([len(own)], device=own.device)
+        lengths: list[int] = self._accelerator.gather(length).tolist()
+        longest = max(lengths)
+        padded = torch.nn.functional.pad(own, (0, longest - len(own)))
+        rows = self._accelerator.gather(padded[None])
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        copy = values.detach().clone()
+        dist.all_reduce(copy, op=operation)
+        return copy

@@ -1,0 +1,337 @@
+"""Policy training as a job: a model, a task and objectives become a checkpoint to serve."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from training.common.errors import TrainingError
+from training.common.job import default_checkpoint, identify, load_tokenizer, make_writable
+from training.datasets.loaders import HUB, load_problems
+from training.datasets.problem import Problem
+from training.policy.config import PolicyConfig
+from training.policy.run_folder import (
+    AFTER,
+    BEFORE,
+    KEPT,
+    claim,
+    drop_checkpoints,
+    is_finished,
+    last_checkpoint,
+    make_servable,
+    num_trained,
+    refuse_full_disk,
+    step_of,
+    target_of,
+)
+
+
+class Questions(NamedTuple):
+    """The problems of a run."""
+
+    train: list[Problem]
+    held_out: list[Problem]
+
+
+def split_problems(config: PolicyConfig) -> Questions:
+    """Problems to train on and problems held out, none in both.
+
+    Of a data set of the hub the first come from its training part, the others from its test part.
+
+    Raises:
+        TrainingError: There are too few.
+    """
+    task = config.task
+    number, seed, grader = task.num_problems, config.seed, task.grader
+    if HUB.keys() & set(task.tasks):  # what others measure on is never trained on
+        train = load_problems(task.tasks, number - task.held_out, seed, grader, split="train")
+        held = load_problems(task.tasks, task.held_out, seed, grader)
+    else:
+        problems = load_problems(task.tasks, number, seed, grader)
+        held, train = problems[: task.held_out], problems[task.held_out :]
+    asked = {problem.prompt for problem in held}
+    train = [problem for problem in train if problem.prompt not in asked]
+    if len(train) < config.rollout.prompts_per_step:
+        raise TrainingError(
+            f"task: of {number} problems wanted there are {len(train)} to train on beside those "
+            f"held out, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
+        )
+    return Questions(train, held)
+
+
+def conversation(problem: Problem, config: PolicyConfig) -> list[dict[str, str]]:
+    """The messages that a problem is asked with."""
+    task = config.task
+    question = f"{problem.prompt} {task.instruction}".strip()
+    system = [] if task.system is None else [{"role": "system", "content": task.system}]
+    return [*system, {"role": "user", "content": question}]
+
+
+def checkpoint_of(config: PolicyConfig) -> Path:
+    """Folder of the model to train.
+
+    Raises:
+        TrainingError: It is no checkpoint.
+    """
+    if config.model is None:
+        return default_checkpoint()
+    folder = Path(config.model)
+    identify(folder)
+    return folder
+
+
+def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False) -> Path:
+    """Run the job, or go on with it.
+
+    Args:
+        config: What to do.
+        console: For the live view.
+        fresh: Throw away what is in the run folder.
+
+    Returns:
+        The folder to serve: a checkpoint, or an adapter.
+
+    Raises:
+        TrainingError: It cannot be done.
+    """
+    if config.tracking != "none" and find_spec(config.tracking) is None:
+        raise TrainingError(f"tracking: run `pip install {config.tracking}` first")
+    _accumulation(config)
+    questions = split_problems(config)
+    checkpoint = checkpoint_of(config)
+    run = config.run
+    make_writable(run)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        claim(config, fresh=fresh)
+    target = target_of(config)
+    if is_finished(config) and not fresh:
+        console.print("finished before: nothing is left to train", highlight=False)
+        return _close(config, target, console) if is_main else target
+    if config.tracking != "none":  # before TRL imports trackio, which reads it once
+        folder = str((run / "tracking").absolute())
+        os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = folder
+    _quiet()
+    from training.policy.distributed import leave
+    from training.policy.progress import STEPS_FILE, LiveView, StepLog
+
+    console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+    log = StepLog(run / STEPS_FILE)
+    view = LiveView(log, config.optimiser.steps, console)
+    trainer = build_trainer(config, checkpoint, questions.train, [view])
+    resume = last_checkpoint(run)
+    if is_main:
+        refuse_full_disk(config, num_trained(trainer.model))
+        log.keep(0 if resume is None else step_of(resume))
+        _evaluated(run / BEFORE, config, trainer, questions.held_out, console)
+    trainer.accelerator.wait_for_everyone()
+    if resume is not None:
+        console.print(f"going on from step {step_of(resume)}")
+    if resume is not None and step_of(resume) >= config.optimiser.steps:
+        # Asked to go on, the trainer would take one more step before it counts them.
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.save_model(str(target))
+    if is_main:
+        make_servable(target)
+        (run / AFTER).unlink(missing_ok=True)
+        _evaluated(run / AFTER, config, trainer, questions.held_out, console)
+        _close(config, target, console)
+    leave(trainer)
+    return target
+
+
+def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
+    """Write the report of a finished run and drop what only an unfinished one needs."""
+    from training.policy.report import write_policy_report
+
+    report = write_policy_report(config.run, config)
+    drop_checkpoints(config.run)
+    console.print(f"model:  {target}\nreport: {report}", highlight=False, soft_wrap=True)
+    return target
+
+
+def build_trainer(
+    config: PolicyConfig, checkpoint: Path, problems: Sequence[Problem], callbacks: list[Any]
+) -> Any:
+    """The trainer of a config.
+
+    Args:
+        config: Of the run.
+        checkpoint: The model to start from.
+        problems: To train on.
+        callbacks: Beside TRL's own.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
+
+    from training.policy.trainer import EntropyGRPOTrainer
+
+    rows = [
+        {"prompt": conversation(problem, config), "problem": problem.model_dump_json()}
+        for problem in problems
+    ]
+    tokenizer = load_tokenizer(checkpoint, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    set_seed(config.seed)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    trainer = EntropyGRPOTrainer(
+        model,
+        right_answer,
+        trl_config(config),
+        objectives=config.objectives,
+        controller=config.controller,
+        law=config.rollout.law,
+        branch=config.rollout.branch,
+        served=config.served,
+        importance_cap=config.rollout.importance_cap,
+        grader=is_right,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_peft_config(config),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def is_right(row: Mapping[str, Any], text: str) -> bool:
+    """Whether a row's problem is answered by a text."""
+    return Problem.model_validate_json(row["problem"]).is_right(text)
+
+
+def right_answer(completions: Sequence[Any], problem: Sequence[str], **_: Any) -> list[float]:
+    """The reward: 1 for a right answer, 0 for a wrong one."""
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    rows = zip(problem, texts, strict=True)
+    return [float(is_right({"problem": text}, answer)) for text, answer in rows]
+
+
+def trl_config(config: PolicyConfig) -> Any:
+    """TRL's settings of a config."""
+    import torch
+    from trl import GRPOConfig
+
+    rollout, loss, optimiser = config.rollout, config.loss, config.optimiser
+    accumulation = _accumulation(config)
+    return GRPOConfig(
+        output_dir=str(config.run),
+        seed=config.seed,
+        per_device_train_batch_size=optimiser.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation * rollout.num_minibatches,
+        num_iterations=rollout.num_iterations,
+        num_generations=rollout.num_generations,
+        max_completion_length=rollout.max_tokens,
+        temperature=rollout.temperature,
+        top_k=0,
+        use_vllm=rollout.backend.startswith("vllm"),
+        vllm_mode="server" if rollout.backend == "vllm-server" else "colocate",
+        vllm_server_base_url=rollout.server if rollout.backend == "vllm-server" else None,
+        loss_type=loss.loss_type,
+        importance_sampling_level=loss.importance_sampling_level,
+        epsilon=loss.epsilon,
+        epsilon_high=loss.epsilon_high,
+        delta=loss.delta,
+        beta=loss.beta,
+        scale_rewards=loss.scale_rewards,
+        max_steps=optimiser.steps,
+        learning_rate=optimiser.learning_rate,
+        lr_scheduler_type=optimiser.schedule,
+        warmup_steps=optimiser.warmup_steps,
+        max_grad_norm=optimiser.max_grad_norm,
+        adam_beta1=optimiser.beta1,
+        bf16=optimiser.precision == "bfloat16",
+        gradient_checkpointing=optimiser.gradient_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=optimiser.save_every,
+        save_total_limit=KEPT,
+        logging_steps=1,
+        report_to=config.tracking,
+        project="entrostat",
+        run_name=config.run.name,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _accumulation(config: PolicyConfig) -> int:
+    """Forwards of each process in an optimiser step.
+
+    Raises:
+        TrainingError: The completions cannot be cut into equal ones.
+    """
+    rollout, batch = config.rollout, config.optimiser.micro_batch
+    batch *= int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = config.sequences // rollout.num_minibatches
+    if sequences % batch or config.sequences % rollout.num_minibatches:
+        raise TrainingError(
+            f"optimiser.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
+            f"minibatches cannot be cut into forwards of {batch}"
+        )
+    return sequences // batch
+
+
+def _evaluated(
+    path: Path,
+    config: PolicyConfig,
+    trainer: Any,
+    problems: list[Problem],
+    console: Console,
+) -> None:
+    """Measure the policy as it is, unless that is on disk already."""
+    from training.policy.evaluation import evaluate
+
+    if path.is_file():
+        return
+    with console.status(f"answering {len(problems)} held-out problems"):
+        found = evaluate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            trainer.eos_token_ids,
+            problems,
+            [conversation(problem, config) for problem in problems],
+            samples=config.evaluation.samples,
+            batch=config.evaluation.batch,
+            max_tokens=config.rollout.max_tokens,
+            temperature=config.rollout.temperature,
+            seed=config.seed,
+        )
+    staging = path.with_suffix(".tmp")
+    staging.write_text(json.dumps(found._asdict()))
+    staging.replace(path)
+    console.print(
+        f"held out: accuracy {found.accuracy:.3f}, entropy {found.entropy:.3f} nats",
+        highlight=False,
+    )
+
+
+def _peft_config(config: PolicyConfig) -> Any:
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=list(config.lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _quiet() -> None:
+    """Libraries warn of what is chosen here on purpose."""
+    warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,317 @@
+"""GRPO with entropy objectives, on TRL's trainer.
+
+TRL has no hook for a loss per token, and copies of its loss drift away from it. So nothing is
+copied here: TRL's own `_compute_loss` runs on advantages and clip ranges that the objectives have
+changed, which covers every weight, mask and shaped advantage, and terms that are no policy gradient
+are added to what it returns. The objectives act at the moment when TRL has scored a micro-batch
+and has not read its advantages yet, so there is one forward per micro-batch.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig
+
+from training.objectives import Need, ObjectiveConfig, Objectives, Plan, Tokens
+from training.objectives.controller import Actuator, ControllerConfig, EntropyController
+from training.objectives.registry import PlainConfig
+from training.policy.distributed import ranks_of
+from training.policy.loss import (
+    CLIPPED,
+    ROLLOUT_LOGITS,
+    TRAINING_LOGITS,
+    importance_weight,
+    policy_mean,
+    ratio_limits,
+)
+from training.policy.rollouts.branch import BranchConfig
+from training.policy.rollouts.sampler import RolloutLaw
+from training.policy.rollouts.served import ServedConfig, ServedPolicy
+from training.policy.rollouts.source import Grader, RolloutTrainer
+from training.policy.run_folder import STATE_FILE
+from training.policy.text_features import Reader
+from training.policy.validation import TrlSettings, refuse_settings
+
+
+class _Loss:
+    """What is known about the loss of the micro-batch at hand."""
+
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        self.inputs = dict(inputs)
+        self.plan: Plan | None = None
+        mask = self.inputs["completion_mask"]
+        self.mask = (mask * self.inputs.get("tool_mask", 1)).bool()
+
+
+class EntropyGRPOTrainer(RolloutTrainer):
+    """TRL's trainer with objectives, a controller and rollouts at controlled temperatures."""
+
+    epsilon_low: Any
+    epsilon_high: Any
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: GRPOConfig,
+        *,
+        objectives: Sequence[ObjectiveConfig] = (PlainConfig(),),
+        controller: ControllerConfig | None = None,
+        law: RolloutLaw | None = None,
+        branch: BranchConfig | None = None,
+        served: ServedConfig | None = None,
+        importance_cap: float | None = 3.0,
+        grader: Grader | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the trainer.
+
+        Args:
+            model: As for `GRPOTrainer`.
+            reward_funcs: As for `GRPOTrainer`.
+            args: As for `GRPOTrainer`.
+            objectives: What acts on rewards, advantages and loss, in this order.
+            controller: Holds the entropy at a target; None leaves it alone.
+            law: Temperature of each token of a rollout; None draws at `args.temperature`.
+            branch: Forks completions where the policy was unsure; None draws all in full.
+            served: A running server that draws the rollouts; needs a LoRA adapter. None draws
+                here.
+            importance_cap: Largest weight that corrects for whatever controlled the sampling;
+                None corrects nothing, which biases the gradient.
+            grader: For objectives that ask whether an answer is right: row and text to verdict.
+            **kwargs: As for `GRPOTrainer`.
+
+        Raises:
+            ValueError: An objective cannot act under these settings.
+        """
+        settings = settings_of(args)._replace(served=served is not None)
+        refuse_settings(objectives, settings, controller, law, branch)
+        self.objectives = Objectives(objectives, controller.actuator if controller else None)
+        self.controller = EntropyController(controller) if controller else None
+        if Need.CORRECT in self.objectives.needs and grader is None:
+            raise ValueError(
+                f"{[*self.objectives.members]} ask which answers are right: pass grader"
+            )
+        self._law, self._branch, self._importance_cap = law, branch, importance_cap
+        self._loss: _Loss | None = None
+        self._entropy_before: float | None = None
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self._ranks = ranks_of(self.accelerator)
+        self._reader = Reader(self._tokenizer, grader)
+        self._base_epsilon_high = self.epsilon_high
+        if served is not None:
+            self._served = ServedPolicy(served, Path(args.output_dir) / "served")
+            self._served.connect()
+
+    # The loss ---------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's scoring pass; during a training forward the objectives then plan the loss."""
+        loss = self._loss
+        wanted = self.objectives.needs & TRAINING_LOGITS
+        if loss is not None and wanted:
+            scored = self._score_with_logits(
+                model, input_ids, attention_mask, logits_to_keep, wanted
+            )
+            self._plan(loss, scored.logprobs, scored.entropy, scored.measured)
+            return scored.logprobs, scored.entropy, None
+        awaits_old, self._awaits_old = self._awaits_old, False
+        result: tuple[Tensor, Tensor | None, Tensor | None]
+        result = super()._get_per_token_logps_and_entropies(
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size=batch_size,
+            compute_entropy=compute_entropy or awaits_old,
+            **kwargs,
+        )
+        logprobs, entropy, _ = result
+        if awaits_old and entropy is not None:
+            self._old = logprobs, entropy
+        elif loss is not None and entropy is not None:
+            self._plan(loss, logprobs, entropy, {})
+        return result
+
+    def _plan(
+        self, loss: _Loss, logprobs: Tensor, entropy: Tensor, measured: Mapping[Need, Tensor]
+    ) -> None:
+        """Let the objectives plan, and put their plan where TRL reads it next."""
+        inputs = loss.inputs
+        old = inputs.get("old_per_token_logps")
+        tokens = Tokens(
+            logprobs=logprobs,
+            entropy=entropy,
+            old_logprobs=logprobs.detach() if old is None else old,
+            mask=loss.mask,
+            measured={n: inputs[n] for n in ROLLOUT_LOGITS if str(n) in inputs} | {**measured},
+            ranks=self._ranks,
+        )
+        plan = self.objectives.plan(
+            tokens,
+            inputs["advantages"],
+            *ratio_limits(self.loss_type, self.epsilon_low, self.epsilon_high),
+        )
+        weight = self._importance(tokens, inputs)
+        if weight is not None:
+            plan = plan.weighted(weight)
+        if weight is not None or self.objectives.acts_on_tokens:
+            inputs["advantages"] = (plan.advantages * plan.weight).detach()
+            if self.loss_type in CLIPPED:
+                # `torch.clamp` wants two numbers or two tensors.
+                low, high = plan.epsilon_low, plan.epsilon_high
+                if isinstance(low, Tensor) or isinstance(high, Tensor):
+                    low, high = (torch.as_tensor(limit).to(logprobs) for limit in (low, high))
+                self.epsilon_low, self.epsilon_high = low, high
+        loss.plan = plan
+
+    def _importance(self, tokens: Tokens, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Weights that undo a controlled temperature; None where nothing was controlled."""
+        behaviour = inputs.get("sampling_per_token_logps")
+        if behaviour is None or not self._corrects or self._importance_cap is None:
+            return None
+        raw = importance_weight(tokens.old_logprobs, behaviour, tokens.mask, float("inf"))
+        self._metrics["train"]["sampling/behaviour_ratio"].append(raw[tokens.mask].mean().item())
+        return raw.clamp_max(self._importance_cap)
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """TRL's loss on what the objectives planned, plus their own terms."""
+        if not self.model.training:
+            plain: Tensor = super()._compute_loss(model, inputs)
+            return plain
+        loss = self._loss = _Loss(inputs)
+        limits = self.epsilon_low, self.epsilon_high
+        try:
+            value: Tensor = super()._compute_loss(model, loss.inputs)
+        finally:
+            self._loss = None
+            self.epsilon_low, self.epsilon_high = limits
+        assert loss.plan is not None
+        for name, number in loss.plan.metrics.items():
+            self._metrics["train"][f"objective/{name}"].append(number.item())
+        return self._with_terms(value, loss, loss.plan)
+
+    def _with_terms(self, value: Tensor, loss: _Loss, plan: Plan) -> Tensor:
+        """Add the terms that are no policy gradient."""
+        steps = self.current_gradient_accumulation_steps
+        share = steps / self.args.steps_per_generation
+        # Tokens of an optimiser step, per process: exact if a rollout serves one optimiser step,
+        # the rollout's average otherwise.
+        items = float(loss.inputs["num_items_in_batch"]) / self.accelerator.num_processes * share
+        items = max(items, 1.0)
+        if plan.policy_terms is not None:
+            mean = policy_mean(
+                plan.policy_terms,
+                loss.mask,
+                loss_type=self.loss_type,
+                num_items=items / steps,
+                max_length=self.max_completion_length,
+            )
+            value = value + mean / steps
+        if plan.mean_terms is not None:
+            value = value + plan.mean_terms.masked_fill(~loss.mask, 0.0).sum() / items
+        if plan.scalar is not None:
+            value = value + plan.scalar / steps
+        return value
+
+    # Optimiser steps and checkpoints ------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """TRL's; after an optimiser step's last micro-batch, objectives and controller move."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._end_step()
+        return loss
+
+    def _end_step(self) -> None:
+        step = self.objectives.end_step(self._ranks)
+        measured = {"covariance": step.covariance, "predicted_change": -step.predicted_change}
+        measured["step_entropy"] = step.entropy
+        if self._entropy_before is not None:
+            measured["entropy_change"] = step.entropy - self._entropy_before
+        self._entropy_before = step.entropy
+        if self.controller is not None:
+            output = self.controller.update(step.entropy)
+            self.objectives.drive(output)
+            if self._drives(Actuator.CLIP_HIGH):
+                self.epsilon_high = self._base_epsilon_high + output
+            measured |= {"controller/output": output}
+            measured |= {"controller/entropy": self.controller.average or 0.0}
+        for name, value in measured.items():
+            self._metrics["train"][name].append(value)
+
+    def entropy_state(self) -> dict[str, Any]:
+        """Everything of objectives and controller that a resumed run needs, as JSON."""
+        return {
+            "objectives": self.objectives.state_dict(),
+            "controller": self.controller.state_dict() if self.controller else None,
+            "entropy": self._entropy_before,
+        }
+
+    def load_entropy_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `entropy_state` returned.
+
+        Raises:
+            ValueError: It was saved by a run with other objectives, or without a controller.
+        """
+        if (state["controller"] is None) != (self.controller is None):
+            raise ValueError("the checkpoint and the run differ in whether there is a controller")
+        self.objectives.load_state_dict(state["objectives"])
+        self._entropy_before = state["entropy"]
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])
+            self.objectives.drive(self.controller.output)
+            if self._drives(Actuator.CLIP_HIGH):
+                self.epsilon_high = self._base_epsilon_high + self.controller.output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = (
+                Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            )
+            staging = folder / f".{STATE_FILE}"
+            staging.write_text(json.dumps(self.entropy_state(), indent=2))
+            os.replace(staging, folder / STATE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.load_entropy_state(json.loads((Path(checkpoint) / STATE_FILE).read_text()))
+
+
+def settings_of(args: GRPOConfig) -> TrlSettings:
+    """What decides whether objectives can act, from TRL's own config."""
+    every = args.steps_per_generation * args.num_iterations
+    plain = args.top_p == 1.0 and not args.top_k and args.min_p is None
+    return TrlSettings(
+        loss_type=args.loss_type,
+        importance_sampling_level=args.importance_sampling_level,
+        delta=args.delta,
+        epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
+        reuses_rollouts=args.gradient_accumulation_steps % every != 0,
+        own_entropy_term=args.entropy_coef != 0.0 or args.use_adaptive_entropy,
+        top_entropy_quantile=args.top_entropy_quantile,
+        normalises_each_reward=args.multi_objective_aggregation == "normalize_then_sum",
+        truncated_sampling=not plain or args.repetition_penalty != 1.0,
+        num_generations=args.num_generations,
+        splits_groups=args.per_device_train_batch_size
+        * args.steps_per_generation
+        % args.num_generations
+        != 0,
+        samples_itself=not (args.use_vllm or args.use_transformers_continuous_batching),
+    )

@@ -1,0 +1,97 @@
+"""A run folder of readings: each batch is on disk before the next one begins."""
+
+import json
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.steering.reader import Reader, Texts, batches
+
+
+class Readings:
+    """Reads runs batch by batch, and what was read before a kill from disk."""
+
+    def __init__(self, folder: Path, model: Any, console: Console) -> None:
+        """Use a run folder.
+
+        Args:
+            folder: Must exist.
+            model: A causal language model of transformers.
+            console: For the progress bars.
+        """
+        self.folder = folder
+        self.model = model
+        self._console = console
+
+    def status(self, text: str) -> Status:
+        """Say what goes on while a block runs."""
+        return self._console.status(text)
+
+    def over(
+        self, name: str, runs: Sequence[Texts], read: Callable[[Reader, int], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `read` says of every batch, joined along the first dimension.
+
+        Args:
+            name: Of the readings, unique in the folder.
+            runs: The runs, in order.
+            read: Asks the reader of a batch, which has a number; tensors of shape (steps, ...).
+        """
+        found = list[dict[str, Tensor]]()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+            bar = progress.add_task(name, total=len(runs))
+            for number, batch in enumerate(batches(runs)):
+                file = self.folder / f"{name.replace(' ', '-')}-{number:03}.safetensors"
+                if file.is_file():
+                    found.append(load_file(file))
+                else:
+                    found.append(read(Reader(self.model, batch), number))
+                    _keep(file, found[-1])
+                progress.advance(bar, len(batch))
+        return {key: torch.cat(_widened([one[key] for one in found])) for key in found[0]}
+
+
+def _widened(parts: list[Tensor]) -> list[Tensor]:
+    """Batches whose steps have fewer actions than others' get ones that are never taken."""
+    width = max(part.shape[-1] for part in parts)
+    return [
+        torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=-torch.inf)
+        if part.is_floating_point()
+        else torch.nn.functional.pad(part, (0, width - part.shape[-1]))
+        for part in parts
+    ]
+
+
+def run_folder(runs: Path, model: str, settings: dict[str, Any], *, fresh: bool) -> Path:
+    """The folder of everything read in this way: the same settings find it again.
+
+    Args:
+        runs: Folder of runs.
+        model: Name of the model.
+        settings: What decides what is read; written beside it.
+        fresh: Throw away what is there.
+    """
+    text = json.dumps({"model": model, **settings}, indent=2)
+    folder = runs / f"steering-{model}-{sha256(text.encode()).hexdigest()[:8]}"
+    folder.mkdir(exist_ok=True)
+    (folder / "settings.json").write_text(text + "\n")
+    if fresh:
+        for file in (*folder.glob("*.safetensors"), folder / "speech.json"):
+            file.unlink(missing_ok=True)
+    return folder
+
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a file whole or not at all."""
+    staging = file.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, staging)
+    staging.rename(file)

@@ -1,0 +1,378 @@
+"""Steering vectors: read an agent's runs, fit EAST, choose where to add it, test it elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from probes.artifact import Artifact, Manifest, package_versions
+from probes.steering import SteeringSpec, action_entropy, sampled_entropy, tensor_name
+from training.common.errors import TrainingError
+from training.common.job import check_name, identify, make_writable
+from training.steering.cache import Readings, run_folder
+from training.steering.fit import (
+    TRIALS,
+    Candidate,
+    Choice,
+    Curve,
+    Read,
+    Vector,
+    candidates,
+    controls,
+    fit_vectors,
+    trials,
+    uniform_residue,
+)
+from training.steering.generations import speak
+from training.steering.model import Loaded, load_model
+from training.steering.reader import PLAIN, Condition, Reader, Texts, count_actions, end_token
+from training.steering.report import Facts, Rival, Tested, write_report, write_summary
+from training.steering.tasks import BANDITS, MAX_ARMS, Run, bandit_runs, load_runs
+from training.steering.token_tree import decoder_layers
+
+TEMPERATURES = (1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringJob:
+    """What to do; `training.cli.steering` explains and defaults every field."""
+
+    model: Path | None
+    task: str
+    """A built-in bandit, or a JSONL file."""
+    transfer: tuple[str, ...]
+    """Where the vector is tested beside the task's own test runs; `TASK` or `TASK:ARMS`."""
+    arms: int
+    histories: int
+    """Runs to learn from."""
+    held_out: int
+    """Runs to choose on, and as many to test on, per task."""
+    steps: int
+    estimator: Literal["logit", "sampled"]
+    completions: int
+    max_tokens: int
+    miller_madow: bool
+    layers: tuple[int, ...] | None
+    strengths: tuple[float, ...]
+    valid_share: float
+    seed: int
+    out: Path
+    name: str | None
+    runs: Path
+    fresh: bool
+    command: str
+
+
+class Split(NamedTuple):
+    """Runs by what they are for; what is learnt or chosen never sees the tests."""
+
+    train: list[Run]
+    validation: list[Run]
+    tests: dict[str, list[Run]]
+
+
+def digest(runs: Sequence[Run]) -> str:
+    """The sha256 of what some runs ask."""
+    steps = [step.model_dump_json() for run in runs for step in run]
+    return sha256("\n".join(steps).encode()).hexdigest()
+
+
+def train_steering(job: SteeringJob, console: Console) -> Path:
+    """Run the job.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        TrainingError: It cannot be done; what was read stays in the run folder.
+    """
+    if job.name is not None:
+        check_name(job.name)
+    split = split_runs(job)
+    for folder in (job.out, job.runs):
+        make_writable(folder)
+    loaded = load_model(job.model)
+    name = job.name or f"{loaded.name}/explore"
+    check_name(name)
+    layers = _layers(job.layers, len(decoder_layers(loaded.model)))
+    settings = {
+        "identity": identify(loaded.folder).model_dump(),
+        **_deciding(job),
+        "layers": layers,
+        "seed": job.seed,
+        "data": [digest(runs) for runs in (split.train, split.validation, *split.tests.values())],
+    }
+    folder = run_folder(job.runs, loaded.name, settings, fresh=job.fresh)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    readings = Readings(folder, loaded.model, console)
+
+    read = _read(readings, loaded.texts(split.train), layers)
+    entropy = _entropy(job, readings, loaded, split.train, read)
+    try:
+        vectors = fit_vectors(read, entropy, layers)
+    except ValueError as error:
+        raise TrainingError(f"--task {job.task}: {error}") from error
+    curves = _curves(job, readings, loaded.texts(split.validation), vectors)
+    compared = _compared(job, readings, loaded.texts(split.validation), vectors, curves)
+    if not compared:
+        raise TrainingError(
+            "no strength raises the entropy while answers stay valid, at no layer: try other "
+            "--strengths, a lower --valid-share or other runs"
+        )
+    choice = max(compared, key=lambda candidate: candidate.lead).choice
+    vector, place = vectors[choice.layer], layers.index(choice.layer)
+    rivals = controls(read, entropy, place, vector)
+    tests = {
+        task: _test(readings, task, loaded.texts(runs), vector, choice, rivals, job.strengths)
+        for task, runs in split.tests.items()
+    }
+    speech = speak(
+        readings,
+        loaded.tokenizer,
+        split.tests[job.task],
+        vector,
+        choice,
+        job.strengths,
+        completions=job.completions,
+        tokens=job.max_tokens,
+        seed=job.seed,
+    )
+    artifact = Artifact(
+        id=name,
+        manifest=_manifest(job, loaded, split, vector, choice, tests[job.task]),
+        tensors={tensor_name(vector.layer): vector.direction.float()},
+    )
+    facts = Facts(
+        artifact=artifact,
+        choice=choice,
+        curves=curves,
+        compared=compared,
+        share=job.valid_share,
+        tests=tests,
+        speech=speech,
+        estimates=(entropy, action_entropy(read.logprobs)),
+        size=float(vector.direction.norm()) / vector.norm,
+        residue=uniform_residue(read, place) / vector.norm,
+        command=job.command,
+    )
+    target = artifact.save(job.out)
+    report = write_report(facts, folder)
+    write_summary(facts, console)
+    console.print(f"artifact: {target}\nreport:   {report}", highlight=False, soft_wrap=True)
+    return target
+
+
+def split_runs(job: SteeringJob) -> Split:
+    """Make or read the runs, apart by what they are for.
+
+    Raises:
+        TrainingError: A task is unknown, or there are too few runs.
+    """
+    if job.task.partition(":")[0] not in BANDITS:
+        runs = [run for run in load_runs(Path(job.task)) if len(run) > 1]
+        validation, test = runs[: job.held_out], runs[job.held_out : 2 * job.held_out]
+        train = runs[2 * job.held_out :]
+        if not train:
+            raise TrainingError(
+                f"--task {job.task}: {len(runs)} runs of two steps or more are too few to choose "
+                f"on {job.held_out}, test on {job.held_out} and learn from the others; see "
+                "--held-out"
+            )
+        tests = {job.task: test}
+    else:
+        train = _bandit(job.task, job, job.histories, 0)
+        validation = _bandit(job.task, job, job.held_out, 1)
+        tests = {job.task: _bandit(job.task, job, job.held_out, 4)}
+    tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer}
+    return Split(train, validation, tests)
+
+
+def _bandit(task: str, job: SteeringJob, runs: int, part: int) -> list[Run]:
+    """`TASK` with `--arms` arms, or `TASK:ARMS`."""
+    name, _, arms = task.partition(":")
+    if name not in BANDITS or (arms and not arms.isdecimal()):
+        raise TrainingError(
+            f"`{task}` is no task: take a JSONL file for --task, or one of {', '.join(BANDITS)}, "
+            "perhaps with a number of arms, such as buttons:2"
+        )
+    number = int(arms) if arms else job.arms
+    if not 2 <= number <= MAX_ARMS:
+        raise TrainingError(f"`{task}`: a bandit has 2 to {MAX_ARMS} arms")
+    return bandit_runs(BANDITS[name], number, runs, job.steps, job.seed * 8 + part)
+
+
+def _layers(wanted: tuple[int, ...] | None, number: int) -> list[int]:
+    if wanted is None:
+        return list(range(number))
+    if unknown := [layer for layer in wanted if not 0 <= layer < number]:
+        raise TrainingError(
+            f"--layers: there is no layer {unknown[0]}: the model's layers are 0 to {number - 1}"
+        )
+    return sorted(set(wanted))
+
+
+def _deciding(job: SteeringJob) -> dict[str, float | int | str]:
+    """The settings on which the readings depend."""
+    return {
+        "task": Path(job.task).name,
+        "transfer": ",".join(job.transfer),
+        "arms": job.arms,
+        "histories": job.histories,
+        "held_out": job.held_out,
+        "steps": job.steps,
+        "estimator": job.estimator,
+        "completions": job.completions,
+        "max_tokens": job.max_tokens,
+        "miller_madow": int(job.miller_madow),
+        "strengths": ",".join(f"{strength:g}" for strength in job.strengths),
+        "valid_share": job.valid_share,
+    }
+
+
+def _read(readings: Readings, texts: Sequence[Texts], layers: Sequence[int]) -> Read:
+    def read(reader: Reader, _: int) -> dict[str, Tensor]:
+        logprobs, states = reader.states(layers)
+        return {"logprobs": logprobs, "states": states}
+
+    found = readings.over("reading states", texts, read)
+    steps = torch.tensor([len(run.prompts) for run in texts])
+    runs = torch.arange(len(texts)).repeat_interleave(steps)
+    return Read(found["logprobs"], found["states"], runs)
+
+
+def _entropy(
+    job: SteeringJob, readings: Readings, loaded: Loaded, runs: Sequence[Run], read: Read
+) -> Tensor:
+    """Over the actions at every step, by the estimator that was asked for."""
+    if job.estimator == "logit":
+        return action_entropy(read.logprobs).entropy
+    answers = job.completions, job.max_tokens
+
+    def sample(reader: Reader, batch: int) -> dict[str, Tensor]:
+        chance = torch.Generator().manual_seed(job.seed * 100_000 + batch)
+        drawn = reader.sample(PLAIN, *answers, chance, end_token(loaded.tokenizer))
+        return {"counts": count_actions(reader, drawn, loaded.tokenizer)}
+
+    counts = readings.over("sampling answers", loaded.texts(runs), sample)["counts"]
+    return sampled_entropy(counts, miller_madow=job.miller_madow)
+
+
+def _steered(
+    readings: Readings, name: str, texts: Sequence[Texts], conditions: Sequence[Condition]
+) -> Tensor:
+    """Log-probabilities of the actions, shape (conditions, steps, actions)."""
+
+    def read(reader: Reader, _: int) -> dict[str, Tensor]:
+        return {"logprobs": reader.sweep(conditions)}
+
+    return readings.over(name, texts, read)["logprobs"].transpose(0, 1)
+
+
+def _curves(
+    job: SteeringJob, readings: Readings, texts: Sequence[Texts], vectors: dict[int, Vector]
+) -> dict[int, Curve]:
+    """Of every layer, on the validation runs."""
+    conditions = [
+        Condition(vector.move(strength))
+        for vector in vectors.values()
+        for strength in job.strengths
+    ]
+    found = _steered(readings, "choosing a layer", texts, conditions)
+    parts = torch.split(found, len(job.strengths))
+    return {
+        layer: Curve.of(job.strengths, part) for layer, part in zip(vectors, parts, strict=True)
+    }
+
+
+def _compared(
+    job: SteeringJob,
+    readings: Readings,
+    texts: Sequence[Texts],
+    vectors: dict[int, Vector],
+    curves: dict[int, Curve],
+) -> list[Candidate]:
+    """The candidates beside shuffled vectors, on the validation runs."""
+    found = candidates(curves, job.valid_share)
+    conditions = [
+        Condition(trial.move(one.choice.strength))
+        for one in found
+        for trial in trials(vectors[one.choice.layer])
+    ]
+    if not conditions:
+        return []
+    logprobs = _steered(readings, "comparing with shuffled vectors", texts, conditions)
+    entropy = action_entropy(logprobs).entropy.mean(1).view(len(found), TRIALS)
+    return [
+        one._replace(shuffled=tuple(mine))
+        for one, mine in zip(found, entropy.tolist(), strict=True)
+    ]
+
+
+def _test(
+    readings: Readings,
+    task: str,
+    texts: Sequence[Texts],
+    vector: Vector,
+    choice: Choice,
+    rivals: dict[str, list[Vector]],
+    strengths: Sequence[float],
+) -> Tested:
+    """What the chosen vector and its rivals do to runs that neither was made with."""
+    others = [rival.move(choice.strength) for group in rivals.values() for rival in group]
+    conditions = [
+        *(Condition(vector.move(strength)) for strength in strengths),
+        *(Condition(move) for move in others),
+        *(Condition(temperature=temperature) for temperature in TEMPERATURES),
+    ]
+    found = _steered(readings, f"testing {Path(task).name}", texts, conditions)
+    curve = Curve.of(strengths, found[: len(strengths)])
+    rest = action_entropy(found[len(strengths) :])
+    entropy, mass = rest.entropy.mean(1).tolist(), rest.mass.mean(1).tolist()
+    groups = dict[str, Rival]()
+    for name, group in rivals.items():
+        size = len(group)
+        groups[name] = Rival(tuple(entropy[:size]), tuple(mass[:size]))
+        entropy, mass = entropy[size:], mass[size:]
+    warm = {one: (entropy[i], mass[i]) for i, one in enumerate(TEMPERATURES)}
+    most = max(len(run.actions[0]) for run in texts)
+    return Tested(len(found[0]), most, curve, groups, warm)
+
+
+def _manifest(
+    job: SteeringJob, loaded: Loaded, split: Split, vector: Vector, choice: Choice, test: Tested
+) -> Manifest:
+    return Manifest(
+        kind="steering-vector",
+        model=loaded.name,
+        identity=identify(loaded.folder),
+        data_hash=digest(split.train + split.validation),
+        seed=job.seed,
+        versions=package_versions("entrostat", "transformers", "safetensors"),
+        settings={
+            **_deciding(job),
+            "model_type": str(loaded.model.config.model_type),
+            "strength_relative": choice.strength,
+        },
+        steering=SteeringSpec(features=len(vector.direction), norms={vector.layer: vector.norm}),
+        metrics=_metrics(test, choice, job.valid_share),
+    )
+
+
+def _metrics(test: Tested, choice: Choice, share: float) -> dict[str, float | int]:
+    """What the manifest says was measured on the task's own test runs."""
+    entropy, mass = test.curve.at(choice.strength)
+    return {
+        "entropy_unsteered": round(test.curve.at(0.0)[0], 4),
+        "entropy_steered": round(entropy, 4),
+        "mass_unsteered": round(test.curve.at(0.0)[1], 4),
+        "mass_steered": round(mass, 4),
+        "spearman": round(test.curve.steadiness(share), 4),
+        "shuffled_mean": round(test.rivals["shuffled"].mean, 4),
+        "shuffled_sd": round(test.rivals["shuffled"].spread, 4),
+        "num_steps": test.steps,
+    }

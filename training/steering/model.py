@@ -1,0 +1,43 @@
+"""The model that is steered, in float32 by transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from training.common.job import default_checkpoint, identify, load_tokenizer
+from training.steering.reader import Texts, tokenised
+from training.steering.tasks import Run
+
+_DEFAULT_NAME = "smollm2-135m"
+
+
+class Loaded(NamedTuple):
+    """A model and what it is called."""
+
+    name: str
+    folder: Path
+    model: Any
+    tokenizer: Any
+
+    def texts(self, runs: Sequence[Run]) -> list[Texts]:
+        """Runs in tokens."""
+        return [tokenised(self.tokenizer, run) for run in runs]
+
+
+def load_model(folder: Path | None) -> Loaded:
+    """A model in float32, the embedded default without a folder.
+
+    Raises:
+        TrainingError: The folder holds no model, or one whose layers are not known.
+    """
+    checkpoint = default_checkpoint() if folder is None else folder
+    identify(checkpoint)
+    logging.disable_progress_bar()
+    tokenizer = load_tokenizer(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    name = _DEFAULT_NAME if folder is None else folder.resolve().name
+    return Loaded(name, checkpoint, model, tokenizer)

@@ -1,0 +1,187 @@
+"""Runs of an agent that chooses among actions: synthetic bandits, and logs of the user's own."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.common.errors import TrainingError
+from training.common.files import read_text
+
+MAX_ARMS = 8
+_MEAN, _SPREAD = 100.0, 10.0
+"""Of every arm's reward: equal means, as the paper's vectors were made on."""
+
+
+class Message(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    content: str
+
+
+class Step(BaseModel):
+    """What an agent was asked at one step of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: int | str
+    step: int
+    prompt: str | tuple[Message, ...]
+    """One user message, or a whole chat that ends before the agent's answer."""
+    actions: tuple[str, ...] = Field(min_length=2)
+    """As an answer names them."""
+    begin: str = ""
+    """How the answer is begun for the agent, up to the word before the action."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt as a chat."""
+        if isinstance(self.prompt, str):
+            return [{"role": "user", "content": self.prompt}]
+        return [message.model_dump() for message in self.prompt]
+
+
+Run: TypeAlias = list[Step]
+"""The steps of one run, in order."""
+
+
+def neutral_step(prompt: str) -> Step:
+    """A question that has no actions, as a step whose actions nobody looks at."""
+    return Step(run=0, step=0, prompt=prompt, actions=("yes", "no"))
+
+
+class Story(NamedTuple):
+    """How a bandit is told."""
+
+    opening: str
+    """With `{arms}`."""
+    event: str
+    """One line of history, with `{arm}` and `{reward}`."""
+    question: str
+    begin: str
+
+
+class Bandit(NamedTuple):
+    """A built-in task: a story and what its arms are called."""
+
+    story: Story
+    arms: Sequence[str]
+    """Eight names, of which a task with K arms takes the first K."""
+
+
+_FRUIT_STORY = Story(
+    "Choose one fruit among {arms}. Each choice gives you a reward. Your goal is to have the "
+    "largest total reward.",
+    "I choose fruit {arm}. Reward: {reward}.",
+    "Which fruit do you choose next?",
+    "I choose fruit",
+)
+_SLOT_STORY = Story(
+    "Play one slot machine among {arms}. Each play wins you some coins. Your goal is to win the "
+    "most coins in total.",
+    "I play slot machine {arm}. Coins: {reward}.",
+    "Which slot machine do you play next?",
+    "I play slot machine",
+)
+_BUTTON_STORY = Story(
+    "Press one button among {arms}. Each press gives you points. Your goal is to get the most "
+    "points in total.",
+    "I press button {arm}. Points: {reward}.",
+    "Which button do you press next?",
+    "I press button",
+)
+_LETTERS, _NUMBERS = tuple("ABCDEFGH"), tuple("12345678")
+_COLOURS = ("red", "blue", "green", "gold", "black", "white", "pink", "brown")
+_BEASTS = ("lion", "tiger", "dragon", "eagle", "wolf", "bear", "snake", "horse")
+_FRUITS = ("apple", "banana", "cherry", "mango", "peach", "lemon", "grape", "melon")
+
+BANDITS = {
+    "fruits": Bandit(_FRUIT_STORY, _FRUITS),
+    "more-fruits": Bandit(_FRUIT_STORY, _FRUITS[::-1]),
+    "slots": Bandit(_SLOT_STORY, _BEASTS),
+    "coloured-slots": Bandit(_SLOT_STORY, _COLOURS),
+    "lettered-slots": Bandit(_SLOT_STORY, _LETTERS),
+    "numbered-slots": Bandit(_SLOT_STORY, _NUMBERS),
+    "buttons": Bandit(_BUTTON_STORY, _BEASTS),
+    "coloured-buttons": Bandit(_BUTTON_STORY, _COLOURS),
+    "lettered-buttons": Bandit(_BUTTON_STORY, _LETTERS),
+    "numbered-buttons": Bandit(_BUTTON_STORY, _NUMBERS),
+}
+
+
+def bandit_runs(bandit: Bandit, arms: int, runs: int, steps: int, seed: int) -> list[Run]:
+    """Histories of a Gaussian bandit whose arms were pulled at random.
+
+    Args:
+        bandit: Story and names.
+        arms: How many, 2 to 8; all have the same mean reward.
+        runs: How many.
+        steps: Of each; a first pull, which nobody was asked for, is history to all of them.
+        seed: Of pulls and rewards.
+    """
+    names = tuple(bandit.arms[:arms])
+    return [
+        _run(bandit.story, names, number, steps, random.Random(f"{seed}:{number}"))
+        for number in range(runs)
+    ]
+
+
+def _run(
+    story: Story, arms: tuple[str, ...], number: int, steps: int, chance: random.Random
+) -> Run:
+    opening, history, run = story.opening.format(arms=", ".join(arms)), list[str](), list[Step]()
+    for step in range(steps):
+        reward = round(chance.gauss(_MEAN, _SPREAD))
+        history.append(story.event.format(arm=chance.choice(arms), reward=reward))
+        prompt = "\n".join([opening, "History:", *history, story.question])
+        run.append(Step(run=number, step=step, prompt=prompt, actions=arms, begin=story.begin))
+    return run
+
+
+def load_runs(path: Path) -> list[Run]:
+    """Read an agent's log from JSONL: `run`, `step`, `prompt`, `actions` and perhaps `begin`.
+
+    Raises:
+        TrainingError: The file cannot be read or a line is no step; names the line.
+    """
+    runs = dict[int | str, dict[int, Step]]()
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            step = _step(line, f"{path}: line {number}")
+            if step.step in runs.setdefault(step.run, {}):
+                raise TrainingError(
+                    f"{path}: line {number}: run {step.run} has a step {step.step} already"
+                )
+            runs[step.run][step.step] = step
+    found = [[steps[number] for number in sorted(steps)] for steps in runs.values()]
+    if not found:
+        raise TrainingError(f"{path}: there are no steps in it")
+    return found
+
+
+def _step(line: str, where: str) -> Step:
+    try:
+        record: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{where}: not JSON: {error.msg}") from error
+    try:
+        step = Step.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the line"
+        raise TrainingError(
+            f"{where}: {field}: {first['msg']}; a step has run, step, prompt and two actions or "
+            "more"
+        ) from error
+    words = {action.strip().casefold() for action in step.actions}
+    if len(words) < len(step.actions) or "" in words:
+        raise TrainingError(
+            f"{where}: the actions must differ, not only in capitals, and none may be empty"
+        )
+    return step

@@ -1,0 +1,1 @@
+"""Job: entropy statistics for the `hapo` law."""

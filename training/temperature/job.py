@@ -1,0 +1,156 @@
+"""Entropy statistics: sample a model, see where its log-entropies lie, write what HAPO needs."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from probes.artifact import Artifact, Manifest, package_versions
+from training.common.errors import TrainingError
+from training.common.job import Job, check_job, check_name, identify_served, servers_of
+from training.common.prompts import load_prompts
+from training.common.rollout_store import Traces, content_hash, first_rollouts
+from training.common.sampling import draw, run_folder
+from training.common.server_pool import Ask, Fleet, Rollout, Sampling, Served, request_seed
+from training.temperature.fit import Fit, fit_temperature
+from training.temperature.report import Facts, write_report, write_summary
+
+MIN_TOKENS = 2000
+"""Fewer leave the tails, 1 % by default, to a handful of tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureJob(Job):
+    """What to do, beside what every job is told."""
+
+    prompts: Path | None
+    tokens: int
+    max_tokens: int
+    temperature: float
+    quantile: float
+    tail: float
+
+
+def train_temperature(job: TemperatureJob, console: Console) -> Path:
+    """Run the job.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        TrainingError: It cannot be done; what was sampled stays in the run folder.
+    """
+    prompts = _checked(job)
+    with servers_of(job, console) as urls:
+        served, run, chosen = asyncio.run(_sample(job, urls, prompts, console))
+    fit = fit_temperature(
+        [rollout.measured for rollout in chosen], job.quantile, job.tail, job.seed
+    )
+    artifact = _artifact(job, served, prompts, chosen, fit)
+    folder = artifact.save(job.out)
+    facts = Facts(artifact, fit, job.command)
+    report = write_report(facts, run)
+    write_summary(facts, console)
+    console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def _checked(job: TemperatureJob) -> list[str]:
+    """Refuse what can be refused before anything is started; returns the prompts."""
+    if job.tokens < MIN_TOKENS:
+        raise TrainingError(
+            f"--tokens {job.tokens} is too few for statistics: take {MIN_TOKENS} or more"
+        )
+    check_job(job)
+    return load_prompts(job.prompts)
+
+
+async def _sample(
+    job: TemperatureJob, urls: tuple[str, ...], prompts: list[str], console: Console
+) -> tuple[Served, Path, list[Rollout]]:
+    """Draw what the run folder does not hold yet."""
+    sampling = Sampling(job.temperature, job.max_tokens)
+    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
+        served = await fleet.connect()
+        check_name(_artifact_id(job, served))
+        run = run_folder(job.runs, "temperature", served, _run_settings(job, served, prompts))
+        traces = await draw(
+            fleet,
+            run,
+            lambda traces: pending(job, prompts, traces),
+            console,
+            fresh=job.fresh,
+            total=job.tokens,
+            unit="tokens",
+            done=lambda traces: traces.num_tokens,
+        )
+        return served, run, first_rollouts(traces.rollouts, job.tokens)
+
+
+def _run_settings(job: TemperatureJob, served: Served, prompts: list[str]) -> dict[str, Any]:
+    """What decides which answers are drawn.
+
+    The number of tokens and the settings of the fit do not count: more tokens go on from fewer.
+    """
+    return {
+        "identity": identify_served(served, job.checkpoint).model_dump(),
+        "serve_flags": job.serve_flags,
+        "prompts": prompts_hash(prompts),
+        "max_tokens": job.max_tokens,
+        "temperature": job.temperature,
+        "seed": job.seed,
+    }
+
+
+def prompts_hash(prompts: list[str]) -> str:
+    """The sha256 of a list of prompts."""
+    return sha256(json.dumps(prompts).encode()).hexdigest()
+
+
+def pending(job: TemperatureJob, prompts: list[str], traces: Traces) -> Iterator[Ask]:
+    """Requests still to be made: gaps left by a kill, then new ones until there is enough."""
+    last = max(traces.rollouts, default=-1)
+    for number in itertools.count():
+        if number > last and traces.num_tokens >= job.tokens:
+            return
+        if number not in traces.rollouts:
+            prompt = prompts[number % len(prompts)]
+            messages = [{"role": "user", "content": prompt}]
+            yield Ask(number, messages, request_seed(job.seed, number))
+
+
+def _artifact_id(job: TemperatureJob, served: Served) -> str:
+    return job.name or f"{Path(served.model).name}/entropy"
+
+
+def _artifact(
+    job: TemperatureJob, served: Served, prompts: list[str], chosen: list[Rollout], fit: Fit
+) -> Artifact:
+    manifest = Manifest(
+        kind="entropy-statistics",
+        model=Path(served.model).name,
+        identity=identify_served(served, job.checkpoint),
+        data_hash=content_hash(chosen),
+        seed=job.seed,
+        versions=package_versions("entrostat", "transformers", "safetensors", "numpy")
+        | {"vllm": served.vllm},
+        settings={
+            "tokens": job.tokens,
+            "max_tokens": job.max_tokens,
+            "temperature": job.temperature,
+            "quantile": job.quantile,
+            "tail": job.tail,
+            "num_prompts": len(prompts),
+            "prompts_hash": prompts_hash(prompts),
+        },
+        metrics=fit.metrics(),
+    )
+    tensors = {"hapo": torch.tensor(fit.statistics, dtype=torch.float64)}
+    return Artifact(id=_artifact_id(job, served), manifest=manifest, tensors=tensors)

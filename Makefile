@@ -48,11 +48,11 @@ fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install         ## cost beside stock vLLM, written to docs/results/
+bench: install         ## cost beside stock vLLM, written to benchmarks/results/
 	$(BIN)/python -m benchmarks.overhead
 
 docs: install          ## regenerate the reference pages that come from code
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m scripts.docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,1 +1,1 @@
-"""One script per claim; each writes its result, with machine and versions, to `docs/results/`."""
+"""One script per claim; each writes its result, with machine and versions, to `benchmarks/results`."""

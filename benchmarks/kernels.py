@@ -34,7 +34,9 @@ Timings = dict[str, dict[int, float]]
 
 def main(
     repeats: Annotated[int, typer.Option(min=3, help="Repetitions of every formula.")] = 200,
-    output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path(
+        "benchmarks/results"
+    ),
 ) -> None:
     """Time the formulas and write kernels.md."""
     facts = machine.describe("benchmarks.kernels")

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks import machine
-from benchmarks.steering_vectors import random_vectors, save_random, vector_name
+from benchmarks.steering.vectors import random_vectors, save_random, vector_name
 from clients.entropy import controls, entropy_target, report, steer
 from probes.entropy import entropy_from_logits
 from server.commands.default_model import DEFAULT_MODEL, default_model
@@ -63,7 +63,9 @@ class Answer(NamedTuple):
 def main(
     dtypes: Annotated[str, typer.Option(help="Of the server, by commas.")] = "float32,bfloat16",
     prompts: Annotated[int, typer.Option(help="How many prompts.")] = 24,
-    output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path(
+        "benchmarks/results"
+    ),
 ) -> None:
     """Compare and write truth.md."""
     console, facts = Console(), machine.describe("benchmarks.truth")

@@ -23,7 +23,7 @@ from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
-from tests.engine.support import PROMPTS
+from tests.integration.support import PROMPTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -223,9 +223,9 @@ def checkpoint() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below tests/engine needs the real engine."""
+    """Everything below tests/integration needs the real engine."""
     for item in items:
-        if item.nodeid.startswith("tests/engine/"):
+        if item.nodeid.startswith("tests/integration/"):
             item.add_marker(pytest.mark.engine)
 
 
@@ -233,7 +233,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n 2` one process has the tests that share the engine, the other the rest.
 
-    What starts servers of its own, in tests/engine/alone, is rest: so both take about as long.
+    What starts servers of its own, in tests/integration/own_server, is rest: so both take about as long.
     """
     return _OneEngine(config, log)
 
@@ -241,4 +241,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 class _OneEngine(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "engine" if file.startswith("tests/engine/test_") else file
+        return "engine" if file.startswith("tests/integration/test_") else file

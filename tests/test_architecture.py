@@ -97,6 +97,6 @@ def test_no_file_is_too_long_to_read_at_once(path: Path) -> None:
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    command = [sys.executable, "-m", "docs.generate", "--check"]
+    command = [sys.executable, "-m", "scripts.docs", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""What a difficulty probe is worth and what it costs."""

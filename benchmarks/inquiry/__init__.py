@@ -1,0 +1,1 @@
+"""What inquiry is worth and what a turn costs."""

@@ -1,0 +1,1 @@
+"""Policy training: results and cost of objectives."""

@@ -1,1 +1,0 @@
-"""The documentation, and the script that keeps its reference pages equal to the code."""

@@ -1,0 +1,168 @@
+"""Reference pages that come from code: `python -m scripts.docs`; `--check` fails if one is stale.
+
+Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with,
+`policy-config.md`, what its config can say, `wire-schema.json`, the JSON schema of what a request
+may ask for and of what comes back, and `inquiry-task.schema.json`, the one of a task file.
+"""
+
+import argparse
+import json
+import sys
+from copy import copy
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from typer.main import get_command
+
+from probes.inquiry.task import Task
+from scripts.config_page import config_page
+from server.wire.request import Control, Report
+from training.cli import policy as policy_cli
+from training.cli import probe as training_cli
+from training.cli import steering as steering_cli
+from training.cli.objective_table import objective_rows
+from training.objectives import ObjectiveList
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+_WIDTH = 88
+
+_CLI_HEAD = """\
+# Commands
+
+<!-- Written by `python -m scripts.docs`; do not edit. -->
+
+The same text as `COMMAND --help`.
+"""
+
+_OBJECTIVES_HEAD = """\
+# Objectives of `train-policy`
+
+<!-- Written by `python -m scripts.docs`; do not edit. -->
+
+`train-policy --list-objectives` shows the same. Formulas, sources and what differs from published
+code stand in the docstrings of `training/objectives/`. "Acts on groups" means rewards or
+advantages of whole groups of answers, "on tokens" the loss of each token. "Experimental" says what
+was never checked against the authors' own formula.
+"""
+
+
+def main() -> int:
+    """Write the pages, or with `--check` compare them.
+
+    Returns:
+        Exit code: 1 if a page is stale under `--check`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m scripts.docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in pages().items() if _read(path) != text}
+    if check and stale:
+        names = ", ".join(path.name for path in stale)
+        print(f"stale: {names}: run `make docs`", file=sys.stderr)
+        return 1
+    for path, text in stale.items():
+        path.write_text(text)
+        print(f"wrote docs/reference/{path.name}")
+    return 0
+
+
+def pages() -> dict[Path, str]:
+    """What every generated page should hold."""
+    return {
+        FOLDER / "cli.md": cli_page(),
+        FOLDER / "objectives.md": objectives_page(),
+        FOLDER / "policy-config.md": config_page(),
+        FOLDER / "wire-schema.json": wire_schema(),
+        FOLDER / "inquiry-task.schema.json": task_schema(),
+    }
+
+
+def cli_page() -> str:
+    """The help of every command, as Markdown."""
+    sections = [_CLI_HEAD]
+    for program, app in (
+        ("entrostat", _entrostat()),
+        ("train-probe", training_cli._app),
+        ("train-steering", steering_cli._app),
+    ):
+        group: Any = _plain(app)
+        for name in sorted(group.commands):
+            sections.append(f"## {program} {name}\n\n```text\n{_help(group, program, name)}\n```\n")
+    alone: Any = _plain(policy_cli._app)
+    context = alone.make_context("train-policy", [], resilient_parsing=True, terminal_width=_WIDTH)
+    sections.append(f"## train-policy\n\n```text\n{_text(alone, context)}\n```\n")
+    return "\n".join(sections)
+
+
+def objectives_page() -> str:
+    """Every objective of `train-policy`, its settings and what is not verified about it."""
+    parts = [_OBJECTIVES_HEAD]
+    for name, what, acts, notes in objective_rows():
+        lines = [f"## {name}\n", f"{what}\n", f"Acts on {acts}{f'; {notes}' if notes else ''}.\n"]
+        fields = _config_of(name).model_fields
+        rows = [
+            f"| `{field}` | `{info.get_default(call_default_factory=True)}` |"
+            for field, info in fields.items()
+            if field != "type"
+        ]
+        if rows:
+            lines.append("\n".join(["| setting | default |", "|---|---|", *rows]) + "\n")
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def _config_of(name: str) -> type[BaseModel]:
+    (config,) = TypeAdapter(ObjectiveList).validate_python([name])
+    return type(config)
+
+
+def wire_schema() -> str:
+    """JSON schema of `Control` (the request's field) and `Report` (the answer's)."""
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]]
+    modes = [(Control, "validation"), (Report, "serialization")]
+    _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def task_schema() -> str:
+    """JSON schema of an inquiry's task file."""
+    return json.dumps(Task.model_json_schema(), indent=2) + "\n"
+
+
+def _entrostat() -> typer.Typer:
+    app = typer.Typer()
+    for entry in entry_points(group="entrostat.commands"):
+        app.command(entry.name)(entry.load())
+    return app
+
+
+def _plain(app: typer.Typer) -> Any:
+    """The app's commands, with help that does not depend on a terminal."""
+    plain = copy(app)
+    plain.rich_markup_mode = None
+    return get_command(plain)
+
+
+def _help(group: Any, program: str, name: str) -> str:
+    command = group.commands[name]
+    context = command.make_context(
+        f"{program} {name}", [], resilient_parsing=True, terminal_width=_WIDTH
+    )
+    return _text(command, context)
+
+
+def _text(command: Any, context: Any) -> str:
+    lines = command.get_help(context).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The shipped vector `explore`: what training measured with transformers is what a server does."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from openai import OpenAI
+
+from probes.artifact import Artifact
+from probes.steering import action_entropy, shuffled, tensor_name
+from server.artifacts import shipped_artifacts
+from server.profiles import Profiles
+from tests.integration.support import MODEL, report
+from training.steering.fit import Vector
+from training.steering.model import Loaded, load_model
+from training.steering.reader import PLAIN, Condition, Reader, tokenised
+from training.steering.tasks import BANDITS, Step, bandit_runs
+
+RUNS = bandit_runs(BANDITS["fruits"], 4, runs=3, steps=4, seed=1234)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> Loaded:
+    return load_model(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def reader(loaded: Loaded) -> Reader:
+    return Reader(loaded.model, [tokenised(loaded.tokenizer, run) for run in RUNS])
+
+
+@pytest.fixture(scope="module")
+def vector() -> Vector:
+    artifact = Artifact.load(shipped_artifacts() / MODEL / "explore")
+    assert artifact.manifest.steering is not None
+    ((layer, norm),) = artifact.manifest.steering.norms.items()
+    return Vector(layer, artifact.tensors[tensor_name(layer)].double(), norm)
+
+
+def strength() -> float:
+    """Of the profile, in multiples of the stream's norm."""
+    ((steer,),) = [Profiles()["explore"].steering]
+    assert steer.strength_relative is not None
+    return steer.strength_relative
+
+
+def test_the_profile_raises_the_entropy_and_chance_does_not(reader: Reader, vector: Vector) -> None:
+    """On histories that training never saw."""
+
+    def entropy(one: Vector, times: float) -> float:
+        return float(action_entropy(reader.logprobs(Condition(one.move(times)))).entropy.mean())
+
+    plain, moved = entropy(vector, 0.0), entropy(vector, strength())
+    others = [
+        entropy(vector.along(shuffled(vector.direction, seed)), strength()) for seed in range(5)
+    ]
+    assert moved > plain + 0.1
+    assert moved > max(others) + 0.05
+    assert entropy(vector, -strength()) < plain - 0.1
+
+
+def test_a_server_gives_the_actions_those_probabilities(
+    client: OpenAI, loaded: Loaded, reader: Reader, vector: Vector
+) -> None:
+    plain = reader.logprobs(PLAIN)
+    moved = reader.logprobs(Condition(vector.move(strength())))
+    for number, step in enumerate(RUNS[0]):
+        words = [f" {action}" for action in step.actions]
+        for expected, control in ((plain, None), (moved, {"profile": "explore"})):
+            answer = chosen(client, step.messages, step.begin, control)
+            prompt = tokenised(loaded.tokenizer, [step]).prompts[0]
+            assert answer.prompt_token_ids == prompt
+            content = answer.choices[0].logprobs.content
+            told = {top.token: top.logprob for top in content[0].top_logprobs}
+            seen = [place for place, word in enumerate(words) if word in told]
+            assert len(seen) >= 2
+            for place in seen:
+                assert told[words[place]] == pytest.approx(float(expected[number, place]), abs=0.02)
+            if control is not None:
+                assert report(answer)["steering"][0]["layers"] == [vector.layer]
+
+
+def test_a_server_steers_the_stream_that_training_reads(
+    client: OpenAI, reader: Reader, vector: Vector
+) -> None:
+    """A clamp to what training has read changes nothing; to anything else, it does."""
+    _, states = reader.states([vector.layer])
+    direction = vector.direction.float() / vector.direction.float().norm()
+    for number, step in enumerate(RUNS[0][:2]):
+        along = float(states[number, 0] @ direction)
+
+        def told(control: dict[str, Any] | None, step: Step = step) -> float:
+            answer = chosen(client, step.messages, step.begin, control)
+            return max(top.logprob for top in answer.choices[0].logprobs.content[0].top_logprobs)
+
+        def held(at: float) -> dict[str, Any]:
+            return {"steering": [{"vector": f"{MODEL}/explore", "clamp": [at, at]}]}
+
+        assert told(held(along)) == pytest.approx(told(None), abs=5e-3)
+        assert abs(told(held(along + 0.2 * vector.norm)) - told(None)) > 0.05
+
+
+def chosen(client: OpenAI, messages: Any, begin: str, control: dict[str, Any] | None) -> Any:
+    """The next token of an answer that was begun."""
+    extra = {} if control is None else {"entropy": control}
+    return client.chat.completions.create(
+        model=MODEL,
+        messages=[*messages, {"role": "assistant", "content": begin}],
+        max_tokens=1,
+        logprobs=True,
+        top_logprobs=20,
+        extra_body={
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+            "return_token_ids": True,
+            **extra,
+        },
+    )
+
+
+def test_what_the_manifest_claims_is_an_effect() -> None:
+    metrics = Artifact.load(shipped_artifacts() / MODEL / "explore").manifest.metrics
+    lead = metrics["entropy_steered"] - metrics["shuffled_mean"]
+    assert lead > 2 * metrics["shuffled_sd"]
+    assert metrics["spearman"] >= 0.95
+    assert metrics["mass_steered"] >= 0.8 * metrics["mass_unsteered"]
+    assert not math.isnan(torch.tensor(list(metrics.values())).sum())

@@ -1,0 +1,270 @@
+"""Games of questions against the real engine, with the calibration that ships."""
+
+import json
+import subprocess
+import time
+from typing import Any
+
+import httpx
+import pytest
+from openai import BadRequestError, OpenAI
+
+from probes.inquiry.pursuit import wording
+from probes.inquiry.task import Task, load_task
+from tests.conftest import Server, entrostat
+from tests.integration.support import MODEL
+
+TASK = f"{MODEL}/animals"
+
+
+@pytest.fixture(scope="module")
+def animals() -> Task:
+    return load_task("animals")
+
+
+def truth(task: Task, label: str, question: str) -> str:
+    query = next(query for query in task.queries if query.question == question)
+    assert query.yes is not None
+    return "yes" if label in query.yes else "no"
+
+
+def turn(
+    client: OpenAI, messages: list[Any], stream: bool = False, **inquiry: Any
+) -> tuple[str, dict[str, Any]]:
+    body = {"entropy": {"inquiry": {"task": TASK, **inquiry}}}
+    create: Any = client.chat.completions.create
+    answer = create(model=MODEL, messages=messages, extra_body=body, stream=stream)
+    if not stream:
+        return answer.choices[0].message.content, answer.choices[0].entropy["inquiry"]
+    text, report = "", None
+    for chunk in answer:
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            report = getattr(choice, "entropy", None) or report
+    assert report is not None
+    return text, report["inquiry"]
+
+
+def game(client: OpenAI, reply: Any, **options: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Play to the final answer; returns the messages and the report of each turn."""
+    messages: list[Any] = [{"role": "user", "content": "Let us play."}]
+    reports = []
+    while True:
+        text, report = turn(client, messages, **options)
+        messages.append({"role": "assistant", "content": text})
+        reports.append(report)
+        if report["action"] == "answer":
+            return messages, reports
+        messages.append({"role": "user", "content": reply(text)})
+        assert len(reports) < 60
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_whole_game_by_the_sdk(client: OpenAI, animals: Task, stream: bool) -> None:
+    messages, reports = game(client, lambda q: truth(animals, "zebra", q), stream=stream)
+    asked = [report["query"] for report in reports[:-1]]
+    assert len(asked) == len(set(asked))
+    assert [report["turn"] for report in reports[:-1]] == list(range(1, len(asked) + 1))
+    assert len(reports[0]["prediction_set"]) == 20
+    assert len(reports[-1]["prediction_set"]) < 20
+    assert reports[-1]["label"] in messages[-1]["content"]
+    assert all(report["forwards"] == 0 for report in reports)
+
+
+def test_a_turn_of_known_words_takes_at_most_50_ms(client: OpenAI, animals: Task) -> None:
+    messages, reports = game(client, lambda q: truth(animals, "bee", q))
+    assert sorted(report["seconds"] for report in reports)[len(reports) // 2] <= 0.05
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        turn(client, messages[:-1])
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[5] <= 0.1  # with HTTP
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda q: "banana 42 ¯\\_(ツ)_/¯",
+        lambda q: "I don't know",
+        lambda q: "yes. No, wait: no! Or yes?",
+        lambda q: "Nein, das glaube ich nicht.",
+        lambda q: "",
+        lambda q: "x" * 20_000,
+    ],
+)
+def test_no_reply_breaks_a_game(client: OpenAI, reply: Any) -> None:
+    _, reports = game(client, reply, max_turns=3)
+    assert reports[-1]["label"]
+    assert len(reports) == 4
+
+
+def test_replies_in_free_text_are_read_once_per_server(client: OpenAI) -> None:
+    question = "Can it fly?"
+    messages: list[Any] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": question},
+        {"role": "user", "content": "certainly not, never ever"},
+    ]
+    _, first = turn(client, messages)
+    assert first["forwards"] == 1
+    assert first["prompt_tokens"] > 0
+    _, again = turn(client, messages)
+    assert again["forwards"] == 0
+    assert again["heard"] == first["heard"]
+
+
+def test_the_same_game_is_played_again(client: OpenAI, animals: Task) -> None:
+    first, _ = game(client, lambda q: truth(animals, "duck", q))
+    assert game(client, lambda q: truth(animals, "duck", q))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("inquiry", "messages", "param"),
+    [
+        ({"task": "nobody/nothing"}, None, "entropy.inquiry.task"),
+        ({"task": f"{MODEL}/entropy"}, None, "entropy.inquiry.task"),
+        ({"task": TASK, "confidence_level": 1.0}, None, "entropy.inquiry.confidence_level"),
+        ({"task": TASK, "confidence_level": 0.0}, None, "entropy.inquiry.confidence_level"),
+        ({"task": TASK, "confidence_level": 0.9999}, None, "entropy.inquiry.confidence_level"),
+        ({"task": TASK, "colour": 1}, None, "entropy.inquiry.colour"),
+        (
+            {"task": TASK},
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Hi!"}],
+            "messages",
+        ),
+        (
+            {"task": TASK},
+            [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": "How may I help?"},
+                {"role": "user", "content": "no"},
+            ],
+            "messages.1",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(
+    client: OpenAI, inquiry: dict[str, Any], messages: Any, param: str
+) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL,
+            messages=messages or [{"role": "user", "content": "go"}],
+            extra_body={"entropy": {"inquiry": inquiry}},
+        )
+    assert caught.value.param == param
+
+
+def test_other_routes_and_fields_that_contradict_are_refused(server: Server) -> None:
+    control = {"inquiry": {"task": TASK}}
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "go"}], "entropy": control}
+    wrong = [
+        ("/v1/completions", {"model": MODEL, "prompt": "x", "entropy": control}, "entropy.inquiry"),
+        ("/v1/chat/completions", {**chat, "n": 2}, "n"),
+        ("/v1/chat/completions", {**chat, "logprobs": True}, "logprobs"),
+        (
+            "/v1/chat/completions",
+            {**chat, "entropy": {**control, "temperature": {"type": "edt"}}},
+            "entropy.temperature",
+        ),
+    ]
+    for path, body, param in wrong:
+        answer = httpx.post(server.url + path, json=body, timeout=60)
+        assert answer.status_code == 400, (path, answer.text)
+        assert answer.json()["error"]["param"] == param
+    stranger = httpx.post(f"{server.url}/v1/chat/completions", json={**chat, "model": "nobody"})
+    assert stranger.status_code == 404
+
+
+def test_the_stream_ends_as_the_protocol_says(server: Server) -> None:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "go"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "entropy": {"inquiry": {"task": TASK}},
+    }
+    lines = httpx.post(f"{server.url}/v1/chat/completions", json=body).text.split("\n\n")
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [one["choices"][0]["finish_reason"] for one in events[:3]] == [None, None, "stop"]
+    assert events[3]["usage"]["completion_tokens"] > 0
+    assert events[4]["choices"][0]["entropy"]["inquiry"]["action"] == "ask"
+
+
+def test_a_direct_turn_reads_each_candidate_with_each_answer_once(
+    client: OpenAI, animals: Task
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    for question in animals.questions[:4]:
+        messages += [
+            {"role": "assistant", "content": question},
+            {"role": "user", "content": truth(animals, "zebra", question)},
+        ]
+    _, report = turn(client, messages, predictor="direct", max_candidates=10)
+    assert (report["predictor"], report["forwards"]) == ("direct", 1 + 10 * 2)
+    assert report["prompt_tokens"] > 1000
+    _, again = turn(client, messages, predictor="direct", max_candidates=10)
+    assert again["forwards"] == 0
+    assert again["query"] == report["query"]
+
+
+def test_the_candidates_of_a_direct_turn_share_the_prefix_cache(
+    client: OpenAI, animals: Task
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    for question in animals.questions[:16]:  # more than one block of the tests' server
+        messages += [
+            {"role": "assistant", "content": question},
+            {"role": "user", "content": truth(animals, "cow", question)},
+        ]
+    _, report = turn(client, messages, predictor="direct", max_candidates=6)
+    assert report["forwards"] == 1 + 6 * 2
+    assert report["cached_tokens"] == 12 * 128
+
+
+def test_a_game_of_open_questions(client: OpenAI) -> None:
+    replies = iter(["yes", "I don't know", "nein, banana 42"])
+    messages, reports = game(
+        client, lambda q: next(replies), queries="open", max_turns=3, stream=True
+    )
+    asked = [report["query"] for report in reports[:-1]]
+    assert asked
+    assert len({wording(question) for question in asked}) == len(asked)
+    assert all(load_task("animals").open_query(question) for question in asked)
+    assert reports[0]["calibrated"]
+    assert not reports[-1]["calibrated"]
+    assert 1 <= reports[0]["num_candidates"] <= 5
+    assert reports[0]["forwards"] > 20  # a statement for each label, and what was proposed
+    text, again = turn(client, messages[:-1], queries="open", max_turns=3)
+    assert text == messages[-1]["content"]  # any replica could answer: the messages are the state
+    assert again["label"] == reports[-1]["label"]
+
+
+def test_direct_predicts_after_open_questions(client: OpenAI) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Is it true that it likes to climb?"},
+        {"role": "user", "content": "no"},
+    ]
+    _, report = turn(client, messages, queries="open", predictor="direct", max_candidates=2)
+    assert (report["predictor"], report["queries"], report["calibrated"]) == (
+        "direct",
+        "open",
+        False,
+    )
+    assert report["num_candidates"] <= 2
+    with pytest.raises(BadRequestError) as caught:
+        turn(client, messages)
+    assert caught.value.param == "messages.1"
+
+
+def test_a_game_in_the_terminal(server: Server) -> None:
+    command = entrostat("ask", "animals", "--turns", "3", "--url", f"{server.url}/v1")
+    typed = "yes\nkeine Ahnung\nnot at all\n"
+    result = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("understood:") == 3
+    assert "I think it is:" in result.stdout

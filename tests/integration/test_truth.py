@@ -1,0 +1,149 @@
+"""What the report says is what happened: checked against transformers, token by token."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from openai import OpenAI
+
+from probes.entropy import entropy_from_logits
+from tests.integration.support import PROMPTS, ask, law, report, together
+
+
+class Sample(NamedTuple):
+    logits: torch.Tensor  # of every answer token, as transformers computes them
+    entropy: torch.Tensor
+    temperature: torch.Tensor
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+
+
+def sample(client: OpenAI, reference: Any, entropy: dict[str, Any], **options: Any) -> Sample:
+    """Answers to every prompt under one control, with the logits behind every token."""
+    options = {"max_tokens": 40, "temperature": None, **options}
+    options = {key: value for key, value in options.items() if value is not None}
+
+    def job(index: int) -> Any:
+        extra = {"return_token_ids": True, **options.get("extra_body", {})}
+        rest = {key: value for key, value in options.items() if key != "extra_body"}
+        return ask(client, PROMPTS[index], entropy, seed=index, extra_body=extra, **rest)
+
+    answers = together([lambda i=i: job(i) for i in range(len(PROMPTS))])
+    logits, entropies, temperatures = [], [], []
+    for answer in answers:
+        prompt, tokens = answer.prompt_token_ids, answer.choices[0].token_ids
+        with torch.inference_mode():
+            out = reference(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        logits.append(out)
+        trace = report(answer)["tokens"]
+        assert len(trace) == len(tokens)
+        entropies += [token["entropy"] for token in trace]
+        temperatures += [token["temperature"] for token in trace]
+    return Sample(
+        torch.cat(logits), torch.tensor(entropies), torch.tensor(temperatures), report(answers[0])
+    )
+
+
+def test_reported_entropies_are_those_of_the_full_distribution(
+    client: OpenAI, reference: Any
+) -> None:
+    drawn = sample(client, reference, {"trace": "tokens"})
+    truth = entropy_from_logits(drawn.logits)
+    assert len(truth) >= 300
+    difference = (drawn.entropy - truth).abs()
+    assert difference.mean() <= 2e-3, f"mean {difference.mean():.2e}, max {difference.max():.2e}"
+    assert (drawn.temperature == 1.0).all()
+
+
+def test_hapo_applies_its_law_to_the_reported_entropy(
+    client: OpenAI, reference: Any, checkpoint: Path
+) -> None:
+    from probes.artifact import ModelIdentity
+    from probes.laws import Law, apply_laws, law_parameters
+    from server.artifacts import Artifacts, shipped_artifacts
+
+    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint), 576)
+    statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
+    drawn = sample(client, reference, law("hapo", tau=0.3), temperature=0.9)
+    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=0.3, published=0.0)
+    count = len(drawn.entropy)
+    expected = apply_laws(
+        drawn.entropy,
+        torch.full((count,), 0.9),
+        torch.full((count,), float(Law.HAPO)),
+        torch.tensor([row] * count),
+        0.0,
+    )
+    assert (drawn.temperature - expected).abs().max() <= 1e-4
+    assert drawn.temperature.min() < 0.9 < drawn.temperature.max()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [("edt", {"theta": 0.7, "base": 0.8}), ("dynatemp", {"range": 0.4, "exponent": 0.8})],
+)
+def test_other_laws_apply_to_the_reported_entropy(
+    client: OpenAI, reference: Any, kind: str, parameters: dict[str, float]
+) -> None:
+    drawn = sample(client, reference, law(kind, **parameters), temperature=0.8)
+    h = drawn.entropy
+    if kind == "edt":
+        expected = 0.8 * 0.8 ** (0.7 / h.clamp_min(1e-6))
+    else:
+        expected = 0.4 + 0.8 * (h / torch.log(torch.tensor(49152.0))) ** 0.8
+    assert (drawn.temperature - expected.clamp_min(0.01)).abs().max() <= 1e-4
+
+
+def test_entropy_target_is_met_by_the_distribution_that_is_sampled(
+    client: OpenAI, reference: Any
+) -> None:
+    drawn = sample(client, reference, law("entropy_target", entropy_target=1.0))
+    applied = entropy_from_logits(drawn.logits, drawn.temperature)
+    clamped = ((drawn.temperature - 0.1).abs() < 1e-4) | ((drawn.temperature - 2.0).abs() < 1e-4)
+    reachable = applied[~clamped]
+    assert len(reachable) >= 300
+    assert abs(float(reachable.mean()) - 1.0) <= 0.02
+    assert (reachable - 1.0).abs().quantile(0.99) <= 0.05
+
+
+def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:
+    answer = ask(client, PROMPTS[0], law("entropy_target", entropy_target=10.7), max_tokens=16)
+    body = report(answer)
+    assert body["num_clamped"] == body["num_tokens"] > 0
+    assert all(token["temperature"] == pytest.approx(2.0) for token in body["tokens"])
+    assert body["fallback"] is None
+
+
+def test_entropy_is_measured_after_penalties_also_for_greedy_requests(
+    client: OpenAI, reference: Any
+) -> None:
+    """The trap: V1 runs processors before the penalties, and no late ones when all is greedy."""
+    penalty = 1.5
+    answer = ask(
+        client,
+        PROMPTS[1],
+        {"trace": "tokens"},
+        temperature=0,
+        max_tokens=20,
+        extra_body={"return_token_ids": True, "repetition_penalty": penalty},
+    )
+    prompt, tokens = answer.prompt_token_ids, answer.choices[0].token_ids
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    logits = logits.clone()  # out of inference mode
+    for position, row in enumerate(logits):
+        seen = torch.tensor(sorted(set(prompt + tokens[:position])))
+        row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+    truth = entropy_from_logits(logits)
+    trace = report(answer)["tokens"]
+    measured = torch.tensor([token["entropy"] for token in trace])
+    assert (measured - truth).abs().mean() <= 2e-3
+    assert all(token["temperature"] == 0.0 for token in trace)
+    assert logits.argmax(-1).tolist() == tokens

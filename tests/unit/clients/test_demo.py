@@ -1,0 +1,89 @@
+"""The demo's server handling, with a stand-in for the server."""
+
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from rich.console import Console
+
+from clients import demo
+from clients.connection import Trouble
+from clients.demo import converse, serving
+from tests.unit.clients.fake import SUMMARY, Fake, chunk
+
+SERVER = """
+import http.server, os, signal, sys
+{preamble}
+print("talking to", os.getpid(), flush=True)
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response({status}); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+"""
+CONSOLE = Console(quiet=True)
+
+
+def stand_in(preamble: str = "", status: int = 200) -> list[str]:
+    return [sys.executable, "-c", SERVER.format(preamble=preamble, status=status)]
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_the_server_runs_inside_the_block_only() -> None:
+    with serving(stand_in(), CONSOLE) as url:
+        assert answers(url)
+    assert not answers(url)
+
+
+def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STOP_TIMEOUT", 0.1)
+    deaf = stand_in("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    with serving(deaf, CONSOLE) as url:
+        assert answers(url)
+    assert not answers(url)
+
+
+def test_a_server_that_ends_shows_its_last_words() -> None:
+    dying = stand_in("print('no such model'); sys.exit(3)")
+    with pytest.raises(Trouble, match=r"(?s)exit code 3.*no such model"), serving(dying, CONSOLE):
+        pass
+
+
+def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
+    slow = stand_in(status=503)
+    with (
+        pytest.raises(Trouble, match=r"(?s)not ready after 2 s.*talking to \d+") as caught,
+        serving(slow, CONSOLE, ready_timeout=2),
+    ):
+        pass
+    pid = str(caught.value).split("talking to ")[1].split()[0]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_missing_command_is_named() -> None:
+    with (
+        pytest.raises(Trouble, match="cannot start /nowhere/entrostat"),
+        serving(["/nowhere/entrostat"], CONSOLE),
+    ):
+        pass
+
+
+def test_both_prompts_are_asked_the_second_under_the_profile(fake: Fake) -> None:
+    converse(fake.url.removesuffix("/v1"), CONSOLE)
+    assert [request["model"] for request in fake.requests] == ["fake", "fake@adaptive"]
+
+
+@pytest.mark.parametrize("summary", [None, {**SUMMARY, "fallback": "control_failed"}])
+def test_the_demo_fails_without_report_or_control(
+    fake: Fake, summary: dict[str, object] | None
+) -> None:
+    fake.events = [chunk("Hello"), chunk("", summary)]
+    with pytest.raises(Trouble, match="without"):
+        converse(fake.url.removesuffix("/v1"), CONSOLE)

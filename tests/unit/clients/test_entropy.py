@@ -1,0 +1,241 @@
+import subprocess
+import sys
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+from clients.entropy import (
+    EntropyStream,
+    Law,
+    Report,
+    Token,
+    controls,
+    difficulty,
+    dynatemp,
+    edt,
+    entropy_target,
+    fixed,
+    hapo,
+    report,
+)
+from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
+
+
+def parsed(event: Json) -> ChatCompletionChunk:
+    return ChatCompletionChunk.construct(**event)
+
+
+def fed(events: list[Json]) -> EntropyStream:
+    answer = EntropyStream()
+    for event in events:
+        answer.feed(parsed(event))
+    return answer
+
+
+def completion(*entropies: Json | None) -> ChatCompletion:
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
+        | ({} if entropy is None else {"entropy": entropy})
+        for i, entropy in enumerate(entropies)
+    ]
+    return ChatCompletion.construct(**envelope(choices, "chat.completion"))
+
+
+@pytest.mark.parametrize(
+    ("law", "wire"),
+    [
+        (fixed(0.7), {"type": "fixed", "temperature": 0.7}),
+        (hapo(), {"type": "hapo", "tau": 0.05}),
+        (
+            hapo(0.2, statistics="a/b", compat="published"),
+            {"type": "hapo", "tau": 0.2, "statistics": "a/b", "compat": "published"},
+        ),
+        (edt(), {"type": "edt", "theta": 0.5, "base": 0.8}),
+        (dynatemp(0.3), {"type": "dynatemp", "range": 0.3, "exponent": 1.0}),
+        (
+            entropy_target(1.2, temperature_max=1.5),
+            {
+                "type": "entropy_target",
+                "entropy_target": 1.2,
+                "temperature_min": 0.1,
+                "temperature_max": 1.5,
+            },
+        ),
+    ],
+)
+def test_a_law_is_what_the_wire_says(law: Law, wire: Json) -> None:
+    assert law == wire
+
+
+def test_the_server_accepts_every_law_as_built() -> None:
+    from server.wire.request import Control
+
+    for law in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2)):
+        asked = controls(law, profile="adaptive", trace="tokens")["entropy"]
+        control = Control.model_validate(asked)
+        assert control.model_dump(exclude_none=True) == asked
+
+
+def test_what_was_not_asked_is_not_sent() -> None:
+    assert controls() == {"entropy": {}}
+    assert controls(profile="adaptive") == {"entropy": {"profile": "adaptive"}}
+
+
+def test_every_choice_has_its_own_report() -> None:
+    answer = completion(SUMMARY, {**SUMMARY, "entropy_mean": 3.0}, None)
+    means = [r and r.entropy_mean for r in map(report, answer.choices)]
+    assert means == [1.25, 3.0, None]
+
+
+def test_a_newer_servers_fields_are_kept_and_harmless() -> None:
+    newer = {
+        **SUMMARY,
+        "weather": {"label": "easy"},
+        "tokens": [{"entropy": 1.0, "temperature": None, "varentropy": 2.0}],
+    }
+    read = report(completion(newer).choices[0])
+    assert read is not None
+    assert read.model_extra == {"weather": {"label": "easy"}}
+    assert read.tokens is not None
+    assert (read.tokens[0].entropy, read.tokens[0].temperature) == (1.0, None)
+
+
+def test_a_report_of_the_server_reads_back_equal() -> None:
+    from server.wire.request import Report as Sent
+    from server.wire.request import TokenReport
+
+    sent = Sent(
+        **{**SUMMARY, "tokens": [TokenReport(entropy=None, temperature=0.5)]},
+    ).model_dump()
+    read = report(completion(sent).choices[0])
+    assert read is not None
+    assert read.model_dump(mode="json") == sent
+
+
+def test_null_means_absent_everywhere() -> None:
+    assert Report.model_validate(dict.fromkeys(Report.model_fields)) == Report()
+
+
+def test_a_stream_says_what_one_answer_says() -> None:
+    whole = report(ChatCompletion.construct(**WHOLE).choices[0])
+    streamed = fed(HELLO)
+    assert streamed.text() == "Hello"
+    assert streamed.report() == whole
+
+
+def test_pieces_carry_their_own_tokens() -> None:
+    pieces = [p for event in HELLO for p in EntropyStream().feed(parsed(event))]
+    assert [(p.text, [t.entropy for t in p.tokens], p.choice) for p in pieces] == [
+        ("Hel", [0.5], 0),
+        ("lo", [1.25, 2.0], 0),
+    ]
+
+
+def test_no_report_before_the_end_of_the_stream() -> None:
+    assert fed(HELLO[:-1]).report() is None
+
+
+def test_a_server_without_entropy_still_streams() -> None:
+    answer = fed([chunk("a"), chunk("b")])
+    assert (answer.text(), answer.report()) == ("ab", None)
+
+
+def test_a_summary_without_tokens_has_none() -> None:
+    read = fed([chunk("a"), chunk("", SUMMARY)]).report()
+    assert read == Report.model_validate(SUMMARY)
+    assert read.tokens is None
+
+
+def test_an_answer_without_tokens_has_a_report() -> None:
+    read = fed([chunk("", {**SUMMARY, "num_tokens": 0, "entropy_mean": None})]).report()
+    assert read is not None
+    assert (read.num_tokens, read.law) == (0, "hapo")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 10)), min_size=1, max_size=30))
+def test_choices_never_mix(said: list[tuple[int, float]]) -> None:
+    events = [chunk(f"{h} ", tokens(h), index) for index, h in said]
+    ends = [chunk("", {**SUMMARY, "entropy_max": float(i)}, i) for i in range(3)]
+    answer = fed(events + ends)
+    for index in range(3):
+        expected = [h for i, h in said if i == index]
+        read = answer.report(index)
+        assert read is not None
+        assert [t.entropy for t in read.tokens or ()] == expected
+        assert answer.text(index) == "".join(f"{h} " for h in expected)
+        assert read.entropy_max == index
+
+
+def test_completions_stream_like_chat() -> None:
+    answer = EntropyStream()
+    for text, entropy in (("a", tokens(1.0)), ("b", tokens(2.0)), ("", SUMMARY)):
+        choice = {"index": 0, "text": text, "finish_reason": None, "entropy": entropy}
+        answer.feed(Completion.construct(**envelope([choice], "text_completion")))
+    read = answer.report()
+    assert read is not None
+    assert answer.text() == "ab"
+    assert read.tokens == (
+        Token(entropy=1.0, temperature=1.0),
+        Token(entropy=2.0, temperature=1.0),
+    )
+
+
+def ask(**options: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **options}
+
+
+def test_the_sdk_carries_controls_there_and_reports_back(fake: Fake) -> None:
+    with openai.OpenAI(base_url=fake.url, api_key="none") as client:
+        body = controls(hapo(), trace="tokens")
+        with client.chat.completions.create(**ask(stream=True, extra_body=body)) as stream:
+            answer = EntropyStream(stream)
+            text = "".join(piece.text for piece in answer)
+    read = answer.report()
+    assert text == "Hello"
+    assert fake.requests[0]["entropy"] == body["entropy"]
+    assert read is not None
+    assert (read.law, len(read.tokens or ())) == ("hapo", 3)
+
+
+async def test_the_async_client_streams_the_same(fake: Fake) -> None:
+    async with openai.AsyncOpenAI(base_url=fake.url, api_key="none") as client:
+        stream = await client.chat.completions.create(**ask(stream=True))
+        async with stream:
+            answer = EntropyStream(stream)
+            pieces = [piece async for piece in answer]
+            with pytest.raises(TypeError, match="async for"):
+                list(answer)
+    assert [piece.text for piece in pieces] == ["Hel", "lo"]
+    assert answer.report() == fed(HELLO).report()
+
+
+def test_reports_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Report().law = "hapo"  # type: ignore[misc]
+    assert issubclass(Report, BaseModel)
+
+
+def test_importing_the_clients_stays_light() -> None:
+    code = "import clients.entropy, clients.chat, clients.demo, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "clients.entropy" in loaded
+    assert not loaded & {"torch", "vllm", "numpy", "server", "probes", "training"}
+
+
+def test_difficulty_is_asked_for_as_the_server_reads_it() -> None:
+    from server.wire.request import Control
+
+    body = controls(difficulty=difficulty("m/probe", shadow=True, effort=True))["entropy"]
+    asked = Control.model_validate(body).difficulty
+    assert asked is not None
+    assert (asked.probe, asked.mode, asked.effort) == ("m/probe", "shadow", True)
+    plain = Control.model_validate(controls(difficulty=difficulty())["entropy"]).difficulty
+    assert plain is not None
+    assert (plain.probe, plain.mode, plain.effort) == (None, "act", False)

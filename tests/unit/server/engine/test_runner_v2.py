@@ -1,0 +1,339 @@
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.cpu import buffer_utils as cpu_buffer_utils
+from vllm.v1.worker.gpu import buffer_utils
+from vllm.v1.worker.gpu.model_runner import BatchReqState, GPUModelRunner
+from vllm.v1.worker.gpu.sample.logits_processor import (
+    LogitsContext,
+    LogitsProcessor,
+    LogitsProcRequestState,
+)
+from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
+from vllm.v1.worker.gpu.states import RequestState
+
+from probes.difficulty.strategies import Difficulty
+from probes.entropy import entropy_from_logits
+from probes.laws import Law
+from server.engine.runner_v1 import EntropyLogitsProcessor as V1
+from server.engine.runner_v2 import EntropyLogitsProcessor
+from server.worker.message import KEY
+from tests.unit.server.engine.support import (
+    CPU,
+    VOCAB,
+    Record,
+    asking,
+    bits,
+    random_logits,
+    run_eagerly,
+)
+from tests.unit.server.engine.test_difficulty import Model, head, judged, state
+from tests.unit.server.engine.test_steering import added, make
+from tests.unit.server.engine.test_steering import asking as steered
+
+NUM_SLOTS = 5
+
+
+class Runner:
+    """The slots of a V2 runner around our processor."""
+
+    def __init__(self) -> None:
+        self.prompt_len = torch.zeros(NUM_SLOTS, dtype=torch.int32)
+        lengths: Any = SimpleNamespace(gpu=self.prompt_len, np=self.prompt_len.numpy())
+        unused: Any = None
+        state = LogitsProcRequestState(
+            device=CPU,
+            max_num_reqs=NUM_SLOTS,
+            vocab_size=VOCAB,
+            all_token_ids=unused,
+            prompt_len=lengths,
+            prefill_len=unused,
+            total_len=unused,
+        )
+        config: Any = SimpleNamespace()
+        self.processor = EntropyLogitsProcessor(config, state)
+        self.controller = self.processor.controller
+        run_eagerly(self.controller)
+        self.record = Record()
+        self.controller._publisher = self.record  # type: ignore[assignment]
+        self.req_states = SimpleNamespace(index_to_req_id={})
+        self.processor.bind(self)
+
+    def add(
+        self, slot: int, extra: dict[str, Any] | None = None, name: str = "r", **sampling: Any
+    ) -> bool:
+        sampling.setdefault("temperature", 1.0)
+        self.prompt_len[slot] = 3
+        self.req_states.index_to_req_id[slot] = name
+        params = SamplingParams(extra_args=extra, **sampling)
+        return self.processor.add_request(slot, params)
+
+    def step(self, logits: Tensor, rows: list[tuple[int, int]]) -> Tensor:
+        """One step over rows of (slot, position); rows of a slot stand together."""
+        self.processor.apply_staged_writes()
+        slots = [slot for slot, _ in rows]
+        batch = list(dict.fromkeys(slots))
+        local = [sum(s == slot for s in slots[:at]) for at, slot in enumerate(slots)]
+        context = LogitsContext(
+            expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
+            idx_mapping=torch.tensor(batch, dtype=torch.int32),
+            idx_mapping_np=np.array(batch, dtype=np.int32),
+            expanded_local_pos=torch.tensor(local, dtype=torch.int32),
+            input_ids=torch.zeros(len(rows), dtype=torch.int32),
+            pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
+            seq_lens_upper_bound_np=np.array(
+                [max(p for s, p in rows if s == slot) + 1 for slot in batch], dtype=np.int32
+            ),
+        )
+        return self.processor.apply(logits, context)
+
+
+@pytest.fixture
+def runner() -> Runner:
+    return Runner()
+
+
+# -- what vLLM makes of the class --------------------------------------------------------------
+
+
+def test_the_v2_loader_takes_the_v2_class_and_refuses_the_v1_one() -> None:
+    name = "server.engine.runner_v2:EntropyLogitsProcessor"
+    assert _load_v2_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
+    assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
+    with pytest.raises(ValueError, match="is not a subclass"):
+        _load_v2_logitsprocs_by_fqcns(["server.engine.runner_v1:EntropyLogitsProcessor"])
+    assert not issubclass(V1, LogitsProcessor)
+
+
+def test_every_method_of_the_interface_has_the_parameters_vllm_passes() -> None:
+    for name in ("__init__", "add_request", "apply_staged_writes", "apply", "validate_params"):
+        ours = inspect.signature(getattr(EntropyLogitsProcessor, name))
+        theirs = inspect.signature(getattr(LogitsProcessor, name))
+        assert list(ours.parameters) == list(theirs.parameters), name
+
+
+# -- slots -------------------------------------------------------------------------------------
+
+
+def test_vllm_is_told_which_requests_are_changed(runner: Runner) -> None:
+    assert runner.add(0, asking())
+    assert runner.add(1, asking(), temperature=0.0)
+    assert not runner.add(2)
+    assert not runner.add(3, {"other": 1})
+
+
+def test_a_recycled_slot_leaks_nothing(runner: Runner) -> None:
+    runner.add(2, asking(Law.ENTROPY_TARGET))
+    runner.step(random_logits(1), [(2, 3)])
+    runner.record.clear()
+    runner.add(2)
+    before = random_logits(1)
+    after = runner.step(before.clone(), [(2, 3)])
+    assert torch.equal(bits(after), bits(before))
+    assert runner.record == {}
+
+
+def test_a_slot_taken_over_follows_the_new_request(runner: Runner) -> None:
+    runner.add(2, asking(Law.ENTROPY_TARGET, 1, choices=4), name="3_a")
+    runner.add(2, asking(Law.FIXED, 2), name="b")
+    before = random_logits(1)
+    after = runner.step(before.clone(), [(2, 2)])
+    torch.testing.assert_close(after, before / 0.5)
+    assert set(runner.record) == {(2, 0, 0)}
+
+
+def test_a_request_that_left_costs_the_others_nothing(runner: Runner) -> None:
+    runner.add(0, asking())  # V2 says nothing when it leaves
+    runner.add(1)
+    logits = random_logits(1)
+    assert runner.step(logits, [(1, 3)]) is logits
+    assert torch.equal(bits(logits), bits(random_logits(1)))
+    assert runner.record == {}
+    assert runner.controller.steps == 1
+
+
+def test_completions_are_named_by_the_request_ids_of_vllm(runner: Runner) -> None:
+    names = {0: "0_chatcmpl-a", 3: "2_chatcmpl-a", 1: "11_chatcmpl-a"}
+    for slot, name in names.items():
+        runner.add(slot, asking(Law.NONE, 5, choices=12), name=name)
+    runner.add(2, asking(Law.NONE, 6), name="chatcmpl-b")
+    runner.step(random_logits(4), [(0, 2), (1, 2), (2, 2), (3, 2)])
+    assert set(runner.record) == {(5, 0, 0), (5, 2, 0), (5, 11, 0), (6, 0, 0)}
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def test_rows_follow_their_slot_in_whatever_order_they_come(runner: Runner) -> None:
+    runner.add(0, asking(Law.FIXED, 1))
+    runner.add(1)
+    runner.add(4, asking(Law.ENTROPY_TARGET, 2))
+    before = random_logits(3)
+    after = runner.step(before.clone(), [(4, 5), (1, 9), (0, 2)])
+    assert torch.equal(bits(after[1]), bits(before[1]))
+    torch.testing.assert_close(after[2], before[2] / 0.5)
+    assert entropy_from_logits(after[0]).item() == pytest.approx(1.0, abs=0.05)
+    assert set(runner.record) == {(1, 0, 0), (2, 0, 3)}
+    entropies = entropy_from_logits(before).tolist()
+    assert runner.record[1, 0, 0][0] == pytest.approx(entropies[2], abs=1e-5)
+    assert runner.record[2, 0, 3][0] == pytest.approx(entropies[0], abs=1e-5)
+
+
+def test_every_row_of_a_request_with_draft_tokens_is_controlled_and_counted(
+    runner: Runner,
+) -> None:
+    runner.add(3, asking(Law.FIXED, 1))
+    runner.add(1)
+    before = random_logits(4)
+    after = runner.step(before.clone(), [(3, 4), (3, 5), (3, 6), (1, 2)])
+    torch.testing.assert_close(after[:3], before[:3] / 0.5)
+    assert torch.equal(bits(after[3]), bits(before[3]))
+    assert set(runner.record) == {(1, 0, 2), (1, 0, 3), (1, 0, 4)}
+
+
+def test_rows_of_a_prompt_that_is_still_read_are_not_published(runner: Runner) -> None:
+    for slot in range(3):
+        runner.add(slot, asking(Law.FIXED, slot + 1))
+    runner.prompt_len[:3] = 8
+    runner.step(random_logits(3), [(0, 3), (1, 6), (2, 7)])  # the last prompt token is at 7
+    assert set(runner.record) == {(3, 0, 0)}
+
+
+def test_greedy_and_uncontrolled_rows_are_untouched_beside_controlled_ones(
+    runner: Runner,
+) -> None:
+    runner.add(0, asking(Law.ENTROPY_TARGET, 1), temperature=0.0)
+    runner.add(1, asking(Law.ENTROPY_TARGET, 2), temperature=0.7)
+    runner.add(2, temperature=0.4)
+    before = random_logits(3)
+    before[:, 7] = -torch.inf
+    after = runner.step(before.clone(), [(0, 2), (1, 2), (2, 2)])
+    assert torch.equal(bits(after[[0, 2]]), bits(before[[0, 2]]))
+    assert entropy_from_logits(after[1] / 0.7).item() == pytest.approx(1.0, abs=0.05)
+    assert (after[:, 7] == -torch.inf).all()
+
+
+def test_an_untraced_batch_is_controlled_and_publishes_nothing(runner: Runner) -> None:
+    runner.add(0, asking(Law.FIXED, trace=0))
+    before = random_logits(1)
+    torch.testing.assert_close(runner.step(before.clone(), [(0, 2)]), before / 0.5)
+    assert runner.record == {}
+
+
+# -- difficulty --------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runner) -> None:
+    model = Model()
+    runner.controller.read_difficulty(model, {"m/probe": head()})
+    decided: list[tuple[list[int], list[int]]] = []
+    runner.record.publish_decisions = (  # type: ignore[attr-defined]
+        lambda classes, probabilities, slots, directory: decided.append(
+            (classes.tolist(), slots.tolist())
+        )
+    )
+    runner.add(2, judged(trace=1), name="a")
+    runner.add(0, judged(trace=2), name="b")
+    before = random_logits(2)
+
+    def step(hidden: list[Difficulty], rows: list[tuple[int, int]]) -> Tensor:
+        model.compute_logits(torch.stack([state(one) for one in hidden]))
+        return runner.step(before.clone(), rows)
+
+    step([Difficulty.HARD, Difficulty.HARD], [(2, 1), (0, 0)])  # both prompts have three tokens
+    assert decided == []
+    after = step([Difficulty.EASY, Difficulty.HARD], [(2, 2), (0, 1)])
+    assert decided == [([Difficulty.EASY], [2])]
+    torch.testing.assert_close(after[0], before[0] / 0.5)
+    after = step([Difficulty.HARD, Difficulty.NORMAL], [(0, 2), (2, 3)])
+    torch.testing.assert_close(after, before / torch.tensor([[0.4], [0.5]]))
+
+
+# -- steering ----------------------------------------------------------------------------------
+
+
+class Host:
+    """vLLM's own request slots, and what its runner does to them before a forward pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int = NUM_SLOTS) -> None:
+        names = list(inspect.signature(GPUModelRunner.prepare_inputs).parameters)
+        assert names[1:3] == ["scheduler_output", "batch_req_state"]
+        assert {"idx_mapping_np", "num_scheduled_tokens"} <= set(BatchReqState.__annotations__)
+        monkeypatch.setattr(buffer_utils, "UvaBuffer", cpu_buffer_utils.UvaBuffer)
+        self.req_states = RequestState(
+            max_num_reqs=NUM_SLOTS,
+            max_model_len=32,
+            max_num_batched_tokens=16,
+            num_speculative_steps=0,
+            vocab_size=VOCAB,
+            device=CPU,
+        )
+        state = LogitsProcRequestState.from_request_state(self.req_states)
+        config: Any = SimpleNamespace()
+        self.processor = EntropyLogitsProcessor(config, state)
+        self.prepared: list[tuple[Any, ...]] = []
+        self.processor.bind(self)
+        control, self.layers = make(rows, NUM_SLOTS)
+        self.processor.steer(control)
+
+    def prepare_inputs(self, *arguments: Any) -> str:
+        self.prepared.append(arguments)
+        return "inputs"
+
+    def add(self, name: str, tokens: int, steering: Any = None, *, prompt: int = 3) -> None:
+        """A request with so many tokens to be computed, those after its prompt once answered."""
+        self.req_states.add_request(name, prompt, list(range(tokens)), 0, 9)
+        extra = {KEY: {**asking(trace=0)[KEY], "steering": steering}} if steering else None
+        slot = self.req_states.req_id_to_index[name]
+        self.processor.add_request(slot, SamplingParams(extra_args=extra))
+
+    def step(self, **counts: int) -> list[float]:
+        """Tokens of each request; what the first layer adds to each token's first feature."""
+        slots = [self.req_states.req_id_to_index[name] for name in counts]
+        batch = SimpleNamespace(
+            idx_mapping_np=np.array(slots, dtype=np.int32),
+            num_scheduled_tokens=np.array(list(counts.values()), dtype=np.int32),
+        )
+        prepare: Any = self.prepare_inputs
+        assert prepare("scheduled", batch, "graph", 0) == "inputs"
+        assert self.prepared[-1][2:] == ("graph", 0)
+        self.req_states.num_computed_tokens_np[slots] += batch.num_scheduled_tokens
+        return added(self.layers[0], sum(counts.values()))[:, 0].tolist()
+
+
+def test_tokens_are_marked_before_the_inputs_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch)
+    host.add("a", 3, steered("m/a", 2.0))
+    host.add("b", 3)
+    host.add("c", 3, steered("m/a", 5.0, everywhere=True))
+    assert host.step(b=1, a=2, c=2) == [0, 0, 0, 5, 5]
+    assert host.step(c=1, a=1, b=2) == [5, 2, 0, 0]
+    assert host.step(a=1, b=1) == [2, 0]
+
+
+def test_a_preempted_request_comes_back_steered(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch)
+    host.add("a", 3, steered("m/a", 2.0))
+    assert host.step(a=3) == [0, 0, 2]
+    host.req_states.remove_request("a")
+    host.add("b", 3)
+    host.add("a", 6, steered("m/a", 2.0))  # three of them are answered already
+    assert host.step(b=3, a=6) == [0, 0, 0, 0, 0, 2, 2, 2, 2]
+
+
+def test_a_request_that_left_keeps_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """V2 does not tell a processor who leaves; one row has to do for one after another."""
+    host = Host(monkeypatch, rows=1)
+    for factor in (1.0, 2.0, 3.0):
+        name = f"r{factor:.0f}"
+        host.add(name, 3, steered("m/a", factor))
+        host.add(f"plain{name}", 3)
+        assert host.step(**{f"plain{name}": 3, name: 3}) == [0, 0, 0, 0, 0, factor]
+        host.req_states.remove_request(name)
+        host.req_states.remove_request(f"plain{name}")

@@ -1,0 +1,174 @@
+"""An engine that answers from a script, and vLLM's handlers as far as their SSE goes."""
+
+import json
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from probes.laws import Law, law_parameters
+from server.planning.plan import Plan
+from server.requests.telemetry import Telemetry
+from server.wire.request import EntropyTarget
+from server.worker.message import KEY
+from tests.unit.server.support import frame
+
+Json = dict[str, Any]
+Step = list[tuple[int, int]]
+"""One engine output: (completion, how many new tokens)."""
+ONE_BY_ONE: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
+
+
+def plan(trace: str = "tokens") -> Plan:
+    row = law_parameters(
+        Law.ENTROPY_TARGET, entropy_target=1.0, temperature_min=0.5, temperature_max=2.0
+    )
+    law = EntropyTarget(entropy_target=1.0, temperature_min=0.5)
+    return Plan("steady", law, Law.ENTROPY_TARGET, row, trace)
+
+
+def params(n: int = 1, kind: RequestOutputKind = RequestOutputKind.DELTA) -> SamplingParams:
+    return SamplingParams(n=n, output_kind=kind)
+
+
+def entropy_of(trace: int, choice: int, index: int) -> float:
+    """What the fake worker measures: different for every token of every completion."""
+    return trace + choice / 4 + index / 64  # exact in float32
+
+
+class FakeEngine:
+    """Produces tokens by a script and sends their records, as engine and worker do.
+
+    Args:
+        telemetry: Where records go.
+        script: Steps of every call.
+        lost: (choice, index) of records that never arrive.
+        failed: (choice, index) of tokens whose control failed.
+    """
+
+    name = "the fake"
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        script: list[Step],
+        lost: set[tuple[int, int]] | None = None,
+        failed: set[tuple[int, int]] | None = None,
+    ) -> None:
+        self.telemetry, self.script = telemetry, script
+        self.lost, self.failed = lost or set(), failed or set()
+        self.params: list[Any] = []
+        self.open_calls = 0
+
+    async def generate(
+        self, prompt: Any, params: Any, request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        self.params.append(params)
+        self.open_calls += 1
+        try:
+            control = (params.extra_args or {}).get(KEY)
+            produced = [0] * params.n
+            for step in self.script:
+                for choice, count in step:
+                    indices = range(produced[choice], produced[choice] + count)
+                    produced[choice] += count
+                    if control is not None and control["trace"]:
+                        self._measure(control["trace"], choice, indices)
+                yield self._output(params, step, produced)
+        finally:
+            self.open_calls -= 1
+
+    def _measure(self, trace: int, choice: int, indices: range) -> None:
+        for index in indices:
+            if (choice, index) in self.lost:
+                continue
+            values = (entropy_of(trace, choice, index), 0.5)
+            if (choice, index) in self.failed:
+                values = (math.nan, math.nan)
+            self.telemetry.feed(frame((trace, choice, index, *values)))
+
+    @staticmethod
+    def _output(params: Any, step: Step, produced: list[int]) -> Any:
+        delta = params.output_kind == RequestOutputKind.DELTA
+        return SimpleNamespace(
+            outputs=[
+                SimpleNamespace(
+                    index=choice,
+                    token_ids=[7] * (count if delta else produced[choice]),
+                    finish_reason=None,
+                    stop_reason=None,
+                )
+                for choice, count in step
+            ]
+        )
+
+
+def data(body: Json) -> str:
+    return f"data: {json.dumps(body)}\n\n"
+
+
+DONE = "data: [DONE]\n\n"
+
+
+def envelope(choices: list[Json]) -> Json:
+    kind = "chat.completion.chunk"
+    return {"id": "x", "object": kind, "created": 1, "model": "m", "choices": choices}
+
+
+def piece(index: int, delta: Json, finish: str | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def chat_stream(engine: Any, params: Any) -> AsyncIterator[str]:
+    """vLLM's chat stream: role chunks once the first token is there, text, usage, done.
+
+    As in vLLM, the engine is called at once and read while the stream is.
+    """
+    return _chat_events(engine.generate("prompt", params, "chatcmpl-1"), params.n)
+
+
+async def _chat_events(outputs: Any, num_choices: int) -> AsyncIterator[str]:
+    first = True
+    async for output in outputs:
+        if first:
+            first = False
+            for choice in range(num_choices):
+                yield data(envelope([piece(choice, {"role": "assistant", "content": ""})]))
+        for completion in output.outputs:
+            yield data(envelope([piece(completion.index, {"content": "é"})]))
+    yield data({**envelope([]), "usage": {"total_tokens": 9}})
+    yield DONE
+
+
+def completion_stream(engine: Any, params: Any, num_prompts: int = 1) -> AsyncIterator[str]:
+    """vLLM's completion stream over several prompts: choices count through all of them."""
+    calls = [engine.generate(f"p{i}", params.clone(), f"cmpl-{i}") for i in range(num_prompts)]
+    return _completion_events(calls, params.n)
+
+
+async def _completion_events(calls: list[Any], num_choices: int) -> AsyncIterator[str]:
+    for at, call in enumerate(calls):
+        async for output in call:
+            for completion in output.outputs:
+                index = at * num_choices + completion.index
+                choice = {"index": index, "text": "x", "logprobs": None, "finish_reason": None}
+                yield data({**envelope([choice]), "object": "text_completion"})
+    yield DONE
+
+
+async def responses_stream(engine: Any, params: Any, num_turns: int = 1) -> AsyncIterator[str]:
+    """vLLM's Responses stream: named events; each tool call is another `generate`.
+
+    As in vLLM, the engine is called only once the stream is read.
+    """
+
+    def event(kind: str, **fields: Any) -> str:
+        return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
+
+    yield event("response.created", response={"output": []})
+    for turn in range(num_turns):
+        async for _ in engine.generate("prompt", params.clone(), f"resp-{turn}"):
+            yield event("response.output_text.delta", delta="x")
+    yield event("response.completed", response={"id": "r", "output": [{"type": "message"}]})

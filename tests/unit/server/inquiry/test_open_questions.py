@@ -1,0 +1,177 @@
+"""Games whose questions the model makes up, with an engine that says what the test wants."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probes.inquiry.likelihood import UNKNOWN, YES
+from probes.inquiry.prompts import proposal_prompt, proposal_schema, read_proposals
+from server.inquiry.conversation import Exchange, read_conversation
+from server.inquiry.open_questions import propose, with_open_questions
+from tests.unit.server.inquiry.test_conversation import said
+from tests.unit.server.inquiry.test_turn import BARK, FakeReads, plan, turn
+
+SINGS, FLIES = "Is it true that it sings?", "Is it true that it can fly?"
+
+
+class Proposer(FakeReads):
+    """Proposes what it is told; statements about dogs are likely, about fish are not."""
+
+    def __init__(self, *proposals: list[str], broken: bool = False) -> None:
+        super().__init__(broken)
+        self.proposals = list(proposals)
+        self.seeds: list[int] = []
+        self.read: list[str] = []
+
+    def tokens_after(self, text: str) -> list[int]:
+        known = text in self.labels or text in (" yes", " no", " unknown")
+        return super().tokens_after(text) if known else self.tokens(text)
+
+    async def sample(
+        self, prompt: list[int], schema: dict[str, Any], temperature: float, seed: int
+    ) -> str:
+        if self.broken:
+            raise ValueError("too long")
+        self.prompts.append("".join(map(chr, prompt)))
+        self.seeds.append(seed)
+        self.forwards += 1
+        return json.dumps({"endings": self.proposals.pop(0) if self.proposals else []})
+
+    async def continuations(self, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+        texts = ["".join(map(chr, [*before, *after])) for before, after in pairs]
+        self.read += texts
+        return [-5.0 - 5.0 * text.startswith("A fish") - len(text) / 100 for text in texts]
+
+
+async def test_a_question_that_the_model_proposed_is_asked(tmp_path: Path) -> None:
+    reads = Proposer(["sings", "can fly"])
+    text, report, fallback = await turn(plan(tmp_path, queries="open"), reads=reads)
+    assert (report.action, fallback) == ("ask", None)
+    assert text == report.query
+    assert text in (SINGS, FLIES)
+    assert (report.queries, report.num_candidates) == ("open", 2)
+    assert "A dog can fly." in reads.read
+    assert report.calibrated  # nothing open was asked yet
+
+
+async def test_its_answer_moves_the_beliefs_and_the_level_is_no_longer_promised(
+    tmp_path: Path,
+) -> None:
+    wanted = plan(tmp_path, queries="open", confidence_level=0.98)
+    _, report, _ = await turn(wanted, (SINGS, "no"), reads=Proposer(["can fly"]))
+    assert max(report.probabilities, key=lambda name: report.probabilities[name]) == "fish"
+    assert not report.calibrated
+    assert report.query == FLIES
+    assert report.turn == 2
+
+
+async def test_unknown_to_an_open_question_is_no_information(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, queries="open")
+    _, report, _ = await turn(wanted, (SINGS, "..."), reads=Proposer(["can fly"]))
+    assert len({round(one, 6) for one in report.probabilities.values()}) == 1
+    assert report.query == FLIES
+
+
+async def test_nothing_is_asked_twice_in_either_form(tmp_path: Path) -> None:
+    task = plan(tmp_path).inquiry.task
+    reads = Proposer(["Sings", "barks", "SINGS ", "can fly", "Can  fly", "..."])
+    heard = [(SINGS, YES), (BARK, UNKNOWN)]
+    fresh = await propose(task, heard, 5, reads)
+    assert [query.question for query in fresh] == [FLIES]
+    assert BARK not in reads.prompts[0]  # unknown says nothing
+    assert f"{SINGS} yes" in reads.prompts[0]
+
+
+async def test_proposals_are_tried_again_with_another_seed_and_then_given_up(
+    tmp_path: Path,
+) -> None:
+    wanted, reads = plan(tmp_path, queries="open"), Proposer([], ["sings"], ["can fly"])
+    _, report, fallback = await turn(wanted, (SINGS, "hm..."), reads=reads)
+    assert (report.query, reads.seeds, fallback) == (FLIES, [0, 1, 2], None)
+    reads = Proposer()
+    _, report, fallback = await turn(wanted, reads=reads)
+    assert (fallback, reads.seeds) == ("no_proposals", [0, 1, 2])
+    assert report.query in wanted.inquiry.task.questions
+
+
+async def test_no_more_are_proposed_than_may_be_compared(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, queries="open", max_candidates=2)
+    asked: list[int] = []
+
+    class Counting(Proposer):
+        async def sample(self, prompt: Any, schema: Any, temperature: float, seed: int) -> str:
+            asked.append(schema["properties"]["endings"]["maxItems"])
+            return await super().sample(prompt, schema, temperature, seed)
+
+    await turn(wanted, reads=Counting(["sings", "can fly"]))
+    assert asked == [2]
+
+
+async def test_a_game_that_is_over_proposes_nothing(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, queries="open", max_turns=1, confidence_level=0.98)
+    reads = Proposer(["can fly"])
+    _, report, _ = await turn(wanted, (SINGS, "no"), reads=reads)
+    assert (report.action, report.reason, reads.seeds) == ("answer", "budget", [])
+
+
+async def test_direct_predicts_after_open_questions_too(tmp_path: Path) -> None:
+    reads = Proposer(["sings", "can fly"])
+    wanted = plan(tmp_path, direct=True, predictor="direct", queries="open", confidence_level=0.98)
+    _, report, fallback = await turn(wanted, reads=reads)
+    assert (report.predictor, fallback) == ("direct", None)
+    assert report.query in (SINGS, FLIES)
+    assert any(f"{FLIES} no" in prompt for prompt in reads.prompts)
+
+
+async def test_without_an_engine_the_tasks_own_questions_go_on(tmp_path: Path) -> None:
+    wanted, reads = plan(tmp_path, queries="open"), Proposer(broken=True)
+    _, report, fallback = await turn(wanted, (SINGS, "no"), reads=reads)
+    assert fallback == "open_unavailable"
+    assert report.query in wanted.inquiry.task.questions
+
+
+async def test_a_table_grows_by_the_open_questions_of_the_history(tmp_path: Path) -> None:
+    inquiry = plan(tmp_path).inquiry
+    heard = [(BARK, YES), (SINGS, YES), (SINGS, YES)]
+    grown = await with_open_questions(inquiry, heard, 0, Proposer())
+    assert grown.inquiry.logprobs.shape == (4, 2, 3)
+    assert grown.inquiry.task.questions[3] == SINGS
+    assert grown.candidates is None
+
+
+def test_open_questions_are_messages_of_a_game_only_where_they_may_be(tmp_path: Path) -> None:
+    task = plan(tmp_path).inquiry.task
+    messages = said("hi", "  Is it true that  it can fly? ", "no")
+    assert read_conversation(messages, task, open_questions=True) == [Exchange(FLIES, "no")]
+    with pytest.raises(Exception, match=r"messages\.1"):
+        read_conversation(messages, task)
+    with pytest.raises(Exception, match=r"messages\.1"):
+        read_conversation(said("hi", "Is it true that it ?", "no"), task, open_questions=True)
+
+
+def test_a_game_cannot_ask_for_work_without_end(tmp_path: Path) -> None:
+    task = plan(tmp_path).inquiry.task
+    lines = [line for at in range(101) for line in (f"Is it true that it is {at}?", "no")]
+    assert len(read_conversation(said("hi", *lines[:-2]), task, open_questions=True)) == 100
+    with pytest.raises(Exception, match=r"messages\.201.*at most 100 open questions"):
+        read_conversation(said("hi", *lines), task, open_questions=True)
+
+
+def test_what_the_model_writes_is_read_with_suspicion(tmp_path: Path) -> None:
+    assert read_proposals('{"endings": ["has  wings", "...", "can fly"]}') == [
+        "has wings",
+        "can fly",
+    ]
+    for broken in ('{"endings": ["has w', "[]", '{"x": 1}', "null", '{"endings": 3}'):
+        assert read_proposals(broken) == []
+
+
+def test_the_prompt_shows_the_form_and_the_game(tmp_path: Path) -> None:
+    task = plan(tmp_path).inquiry.task
+    prompt = proposal_prompt(task, [(BARK, YES)])
+    assert "One pet of: cat, dog, fish." in prompt
+    assert f"{BARK} yes\n" in prompt
+    schema: Any = proposal_schema(4)
+    assert schema["properties"]["endings"]["minItems"] == 4

@@ -1,0 +1,223 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probes.inquiry.likelihood import NO, UNKNOWN, YES
+from probes.inquiry.prompts import MEANINGS
+from server.errors import BadControl
+from server.inquiry.conversation import Exchange
+from server.inquiry.turn import inquire, meaning_of
+from server.planning.plan import InquiryPlan, Said, Wanted, make_plan
+from server.wire.request import Control, InquiryReport
+from tests.unit.server.support import artifacts, save_inquiry
+
+BARK, SWIM, NICE = "Does it bark?", "Can it swim?", "Is it nice?"
+
+
+class FakeReads:
+    """Understands `ja` and `nein`; counts what it is asked."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+        self.forwards = self.prompt_tokens = self.cached_tokens = 0
+        self.prompts: list[str] = []
+        self.labels = {" cat.": [5], " dog.": [6], " fish.": [7]}
+
+    def tokens(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def tokens_after(self, text: str) -> list[int]:
+        if text in self.labels:
+            return self.labels[text]
+        return [list(MEANINGS.values()).index(text)]
+
+    async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
+        if self.broken:
+            raise ValueError("too long")
+        self.forwards += len(prompts)
+        texts = ["".join(map(chr, prompt)) for prompt in prompts]
+        self.prompts += texts
+        if choices[0] in (5, 6, 7):
+            rows = ([-2.0, -1.0, 0.0] if "yes\n" in one else [0.0, -1.0, -2.0] for one in texts)
+            return [row[: len(choices)] for row in rows]
+        replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in texts]
+        rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
+        return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
+
+
+def plan(root: Path, *, direct: bool = False, **inquiry: Any) -> InquiryPlan:
+    save_inquiry(root, direct=direct)
+    control = Control.model_validate({"inquiry": {"task": "m/pets", **inquiry}})
+    made = make_plan(Wanted(control, None, None), {}, artifacts(root), Said())
+    assert made is not None
+    assert made.inquiry is not None
+    return made.inquiry
+
+
+async def turn(
+    wanted: InquiryPlan, *replies: tuple[str, str], reads: Any = None
+) -> tuple[str, InquiryReport, str | None]:
+    exchanges = [Exchange(*one) for one in replies]
+    return await inquire(wanted, exchanges, reads or FakeReads())
+
+
+async def test_the_first_turn_asks_what_divides_the_labels(tmp_path: Path) -> None:
+    text, report, fallback = await turn(plan(tmp_path))
+    assert report.action == "ask"
+    assert text == report.query
+    assert text in (BARK, SWIM)
+    assert (report.turn, report.forwards, fallback) == (1, 0, None)
+    assert sorted(report.prediction_set) == ["cat", "dog", "fish"]
+    assert report.expected_size is not None
+    assert report.runner_up_size is not None
+    assert report.expected_size <= report.runner_up_size
+
+
+async def test_a_game_ends_with_the_label_that_fits(tmp_path: Path) -> None:
+    text, report, _ = await turn(plan(tmp_path), (BARK, "yes"), (SWIM, "yes"))
+    assert text == "I think it is: dog."
+    assert (report.action, report.label, report.reason) == ("answer", "dog", "singleton")
+    assert report.prediction_set == ["dog"]
+    assert report.query is None
+
+
+async def test_replies_in_free_text_are_read_by_the_model(tmp_path: Path) -> None:
+    reads = FakeReads()
+    _, report, _ = await turn(plan(tmp_path), (BARK, "nein"), (SWIM, "ja"), reads=reads)
+    assert [one.answer for one in report.heard] == ["no", "yes"]
+    assert reads.forwards == 2
+    assert report.label == "fish"
+
+
+async def test_the_tasks_own_words_cost_no_forward(tmp_path: Path) -> None:
+    reads = FakeReads()
+    await turn(plan(tmp_path), (BARK, "No."), reads=reads)
+    assert reads.forwards == 0
+
+
+async def test_unknown_is_no_information_and_never_asked_again(tmp_path: Path) -> None:
+    before = (await turn(plan(tmp_path)))[1]
+    text, report, _ = await turn(plan(tmp_path), (BARK, "¯\\_(ツ)_/¯"), (SWIM, "..."))
+    assert [one.answer for one in report.heard] == ["unknown", "unknown"]
+    assert report.probabilities == before.probabilities
+    assert text not in (BARK, SWIM)
+    assert report.turn in (2, 3)
+
+
+async def test_a_contradiction_counts_as_the_later_answer(tmp_path: Path) -> None:
+    _, report, _ = await turn(plan(tmp_path), (BARK, "yes"), (BARK, "no"), (SWIM, "no"))
+    assert report.label == "cat"
+
+
+async def test_the_budget_ends_the_game(tmp_path: Path) -> None:
+    _, report, _ = await turn(plan(tmp_path, max_turns=1), (NICE, "yes"))
+    assert (report.action, report.reason, report.turn) == ("answer", "budget", 1)
+
+
+async def test_a_bank_without_questions_left_ends_it_too(tmp_path: Path) -> None:
+    asked = [(one, "hm") for one in (BARK, SWIM, NICE)]
+    _, report, _ = await turn(plan(tmp_path), *asked)
+    assert (report.action, report.reason) == ("answer", "exhausted")
+
+
+async def test_replies_that_the_engine_cannot_read_are_unknown_with_a_fallback(
+    tmp_path: Path,
+) -> None:
+    wanted, reads = plan(tmp_path), FakeReads(broken=True)
+    _, report, fallback = await turn(wanted, (BARK, "ja"), (SWIM, "no"), reads=reads)
+    assert fallback == "reply_unread"
+    assert [one.answer for one in report.heard] == ["unknown", "no"]
+
+
+async def test_direct_reads_every_candidate_and_answer_in_one_batch(tmp_path: Path) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    _, report, fallback = await turn(wanted, (BARK, "no"), reads=reads)
+    assert (report.predictor, fallback) == ("direct", None)
+    assert reads.forwards == 1 + 2 * 2
+    assert max(report.probabilities, key=lambda name: report.probabilities[name]) == "cat"
+
+
+async def test_direct_looks_ahead_at_no_more_candidates_than_allowed(tmp_path: Path) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
+    await turn(wanted, reads=reads)
+    assert reads.forwards == 1 + 2
+    assert not any(NICE in prompt for prompt in reads.prompts)  # which all answer alike
+
+
+async def test_direct_without_an_engine_falls_back_to_likelihood(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    _, report, fallback = await turn(wanted, reads=FakeReads(broken=True))
+    assert (report.predictor, fallback) == ("likelihood", "direct_unavailable")
+    assert report.query in (BARK, SWIM)
+
+
+async def test_labels_that_begin_alike_are_told_apart_by_more_tokens(tmp_path: Path) -> None:
+    reads = FakeReads()
+    reads.labels = {" cat.": [5, 6], " dog.": [5, 7], " fish.": [6, 7]}
+    wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
+    _, report, fallback = await turn(wanted, reads=reads)
+    assert fallback is None
+    assert reads.forwards == 3 * (1 + 2)  # after nothing, after 5 and after 6
+    odds = [report.probabilities[name] for name in ("cat", "dog", "fish")]
+    assert odds[1] / odds[0] == pytest.approx(2.718281828**-1)
+    assert odds[2] / odds[0] == pytest.approx(2.718281828**-1)
+
+
+async def test_labels_that_cannot_be_told_apart_fall_back_too(tmp_path: Path) -> None:
+    reads = FakeReads()
+    reads.labels = {" cat.": [5], " dog.": [5], " fish.": [6]}
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    assert (await turn(wanted, reads=reads))[2] == "direct_unavailable"
+
+
+async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:
+    long = [(BARK, "yes"), (SWIM, "yes"), (NICE, "yes")]
+    assert (await turn(plan(tmp_path), *long[:2]))[1].calibrated
+    assert not (await turn(plan(tmp_path), *long))[1].calibrated
+
+
+def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) -> None:
+    manifest = save_inquiry(tmp_path) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(129)]
+    content["inquiry"]["task"]["labels"] += labels
+    manifest.write_text(json.dumps(content))
+    control = Control.model_validate({"inquiry": {"task": "m/pets"}})
+    with pytest.raises(BadControl, match=r"cannot be used.*at most 128") as caught:
+        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+    assert caught.value.param == "entropy.inquiry.task"
+
+
+def test_only_a_clear_meaning_counts() -> None:
+    assert meaning_of({YES: 0.0, NO: -3.0, UNKNOWN: -6.0}) == YES
+    assert meaning_of({YES: -3.0, NO: 0.0, UNKNOWN: -6.0}) == NO
+    assert meaning_of({YES: -1.0, NO: -1.05, UNKNOWN: -9.0}) == UNKNOWN
+    assert meaning_of({YES: 0.0, NO: -6.0, UNKNOWN: -1.0}) == UNKNOWN
+    assert meaning_of({YES: -float("inf"), NO: -float("inf"), UNKNOWN: 0.0}) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"inquiry": {"task": "m/none"}}, "entropy.inquiry.task"),
+        ({"inquiry": {"task": "m/pets", "confidence_level": 0.999}}, "confidence_level"),
+        ({"inquiry": {"task": "m/pets", "predictor": "direct"}}, "entropy.inquiry.predictor"),
+        (
+            {"inquiry": {"task": "m/pets"}, "temperature": {"type": "edt"}},
+            "entropy.temperature",
+        ),
+        ({"inquiry": {"task": "m/pets"}, "difficulty": {}}, "entropy.difficulty"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_by_name(
+    tmp_path: Path, asked: dict[str, Any], param: str
+) -> None:
+    save_inquiry(tmp_path)
+    control = Control.model_validate(asked)
+    with pytest.raises(BadControl) as caught:
+        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+    assert caught.value.param.endswith(param)

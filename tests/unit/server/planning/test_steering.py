@@ -1,0 +1,157 @@
+"""What a request's vectors mean, and who may share a cache with whom."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from probes.artifact import Artifact, Manifest
+from probes.steering import SteeringSpec, tensor_name
+from server.errors import BadControl
+from server.planning.steering import SteeringPlan, plan_steering
+from server.wire.request import Steer
+from tests.unit.server.support import HIDDEN_SIZE, SERVED, artifacts
+
+PROMPT = {"prompt_token_ids": [1, 2, 3]}
+
+
+def save(
+    root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0, scale: float = 1.0
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    manifest = Manifest(
+        kind="steering-vector",
+        model="m",
+        identity=SERVED,
+        data_hash="d",
+        seed=seed,
+        steering=SteeringSpec(features=HIDDEN_SIZE, norms=dict.fromkeys(layers, 8.0)),
+    )
+    tensors = {
+        tensor_name(layer): scale * torch.randn(HIDDEN_SIZE, generator=draw) for layer in layers
+    }
+    Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    save(tmp_path, "m/a")
+    save(tmp_path, "m/again")
+    save(tmp_path, "m/b", seed=1)
+    return tmp_path
+
+
+def plan(root: Path, *wanted: dict[str, Any]) -> SteeringPlan:
+    return plan_steering([Steer.model_validate(one) for one in wanted], artifacts(root))
+
+
+def salt(root: Path, *wanted: dict[str, Any], prompt: dict[str, Any] = PROMPT) -> str:
+    return str(plan(root, *wanted).salted(prompt)["cache_salt"])
+
+
+def test_the_salt_is_of_contents_and_amounts(root: Path) -> None:
+    one = {"vector": "m/a", "strength": 1.0}
+    same = salt(root, one)
+    assert salt(root, {"vector": "m/again", "strength": 1.0}) == same
+    others = [
+        {"vector": "m/b", "strength": 1.0},
+        {**one, "strength": 1.5},
+        {**one, "strength": -1.0},
+        {**one, "layers": [1]},
+        {**one, "positions": "all"},
+        {"vector": "m/a", "strength_relative": 1.0},
+        {"vector": "m/a", "clamp": [-1.0, 1.0]},
+        {"vector": "m/a", "clamp": [-1.0, 2.0]},
+    ]
+    salts = [same, *(salt(root, other) for other in others)]
+    assert len(set(salts)) == len(salts)
+    both = [one, {"vector": "m/b", "strength": 1.0}]
+    assert salt(root, *both) not in salts
+
+
+def test_a_name_that_means_something_else_after_a_restart_has_another_salt(root: Path) -> None:
+    """Or blocks that outlive the server, on a disk or in another one, would be taken for ours."""
+    wanted = {"vector": "m/a", "strength": 1.0}
+    before = salt(root, wanted)
+    save(root, "m/a", seed=7)
+    assert salt(root, wanted) != before
+    save(root, "m/renamed", seed=0)
+    assert salt(root, {"vector": "m/renamed", "strength": 1.0}) == before
+
+
+def test_the_callers_own_salt_still_keeps_callers_apart(root: Path) -> None:
+    wanted = {"vector": "m/a", "strength": 1.0}
+    mine = salt(root, wanted, prompt={**PROMPT, "cache_salt": "mine"})
+    yours = salt(root, wanted, prompt={**PROMPT, "cache_salt": "yours"})
+    assert len({mine, yours, salt(root, wanted)}) == 3
+
+
+def test_a_prompt_that_holds_an_earlier_steered_answer_finds_other_blocks(root: Path) -> None:
+    """Then steered and now not, unless the whole prompt is."""
+    longer = {"prompt_token_ids": [1, 2, 3, 4]}
+    answer, every = {"vector": "m/a", "strength": 1.0}, {"positions": "all"}
+    assert salt(root, answer) != salt(root, answer, prompt=longer)
+    assert salt(root, answer | every) == salt(root, answer | every, prompt=longer)
+
+
+def test_prompts_of_embeddings_have_a_length_too(root: Path) -> None:
+    wanted = {"vector": "m/a", "strength": 1.0}
+    of_embeddings = {"prompt_embeds": torch.zeros(3, HIDDEN_SIZE)}
+    assert salt(root, wanted, prompt=of_embeddings) == salt(root, wanted)
+
+
+def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
+    tensors = artifacts(root).steering_vector("m/a", "").tensors
+    found = plan(root, {"vector": "m/a", "strength_relative": 0.5}).control["add"]
+    for (name, layer, factor), expected in zip(found, (1, 2), strict=True):
+        assert (name, layer) == ("m/a", expected)
+        moved = factor * float(tensors[tensor_name(layer)].norm())
+        assert moved == pytest.approx(0.5 * 8.0)
+    absolute = plan(root, {"vector": "m/a", "strength": -2.0, "layers": [2]})
+    assert absolute.control["add"] == [["m/a", 2, -2.0]]
+    assert absolute.reports[0].layers == [2]
+
+
+@pytest.mark.parametrize("clamp", [[-1, 1e39], [-1e300, 0], [0, 1e7]])
+def test_a_band_that_float32_cannot_hold_never_reaches_the_worker(clamp: list[float]) -> None:
+    """There it would raise outside of any request and end the engine."""
+    with pytest.raises(ValidationError, match="clamp"):
+        Steer.model_validate({"vector": "m/a", "clamp": clamp})
+
+
+def test_a_vector_that_points_nowhere_is_not_usable(root: Path) -> None:
+    save(root, "m/zero", seed=0, scale=0.0)
+    card = next(card for card in artifacts(root).cards if card.id == "m/zero")
+    assert not card.usable
+    assert "points nowhere" in str(card.reason)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ([{"vector": "m/none", "strength": 1}], "entropy.steering.0.vector"),
+        (
+            [{"vector": "m/a", "strength": 1}, {"vector": "m/b", "strength": 1, "layers": [9]}],
+            "entropy.steering.1.layers",
+        ),
+        (
+            [
+                {"vector": "m/a", "strength": 1},
+                {"vector": "m/b", "strength": 1, "positions": "all"},
+            ],
+            "entropy.steering.positions",
+        ),
+        (
+            [{"vector": "m/a", "clamp": [0, 1]}, {"vector": "m/b", "clamp": [0, 1]}],
+            "entropy.steering",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(
+    root: Path, wanted: list[dict[str, Any]], param: str
+) -> None:
+    with pytest.raises(BadControl) as caught:
+        plan(root, *wanted)
+    assert caught.value.param == param

@@ -1,0 +1,283 @@
+"""Who decides, and what a strategy makes of prompt and parameters, against a scripted engine."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from probes.difficulty.strategies import Difficulty, Strategies, Strategy
+from server.errors import BadControl
+from server.planning.plan import DifficultyPlan
+from server.requests.difficulty import DifficultyRun, Waiting
+from server.requests.telemetry import Decision, TraceBuffer
+from server.worker.message import KEY
+from tests.unit.server.support import artifacts, save_probe
+
+EASY, NORMAL, HARD = Difficulty
+END = 2
+PLAIN = Strategies()
+SPOKEN = Strategies(
+    easy=Strategy(prompt="Be brief.", temperature=0.5, budget=0.4),
+    normal=Strategy(temperature=0.8, budget=1.0),
+    hard=Strategy(prompt="Outline.", temperature=0.4, budget=0.5),
+)
+PROMPT = {"prompt_token_ids": [1] * 10}
+LONGER = {"prompt_token_ids": [1] * 14}
+
+
+class Engine:
+    """Answers a pre-pass with a decision, if it has one."""
+
+    def __init__(self, waiting: Waiting, said: Difficulty | None) -> None:
+        self.waiting, self.said = waiting, said
+        self.asked: list[tuple[Any, SamplingParams, str, dict[str, Any]]] = []
+        self.open_calls = 0
+        self.renderer = SimpleNamespace(get_eos_token_id=lambda: END)
+        self.model_config = SimpleNamespace(max_model_len=100)
+        self.stuck = asyncio.Event()
+        self.stuck.set()
+
+    async def generate(
+        self, prompt: Any, params: SamplingParams, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        self.asked.append((prompt, params, request_id, kwargs))
+        self.open_calls += 1
+        try:
+            await self.stuck.wait()
+            if self.said is not None:
+                one = [0.1, 0.1, 0.1]
+                one[self.said] = 0.8
+                self.waiting.trace.decide(0, Decision(self.said, (one[0], one[1], one[2])))
+            yield SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=[])
+        finally:
+            self.open_calls -= 1
+
+
+class Run:
+    """One answer in preparation."""
+
+    def __init__(
+        self,
+        strategies: Strategies = SPOKEN,
+        said: Difficulty | None = None,
+        shadow: bool = False,
+        picked: Difficulty | None = None,
+        sets_temperature: bool = True,
+        ceiling: int = 50,
+        longer: Any = LONGER,
+    ) -> None:
+        self.waiting = Waiting(TraceBuffer(7), "ipc:///x", 0.05)
+        self.engine = Engine(self.waiting, said)
+        self.longer = longer
+        self.texts: list[str] = []
+        plan = DifficultyPlan("m/probe", strategies, shadow, picked, sets_temperature)
+        self.ceiling = ceiling
+        self.run = DifficultyRun(plan, ceiling, self.waiting, self._extend)
+
+    async def _extend(self, text: str) -> Any:
+        self.texts.append(text)
+        return self.longer
+
+    async def prepare(self, **sampling: Any) -> tuple[Any, SamplingParams, Any]:
+        params = SamplingParams(max_tokens=self.ceiling, **sampling)
+        prompt, part = await self.run.prepare(
+            self.engine, PROMPT, params, "r", lora_request=None, priority=3
+        )
+        return prompt, params, part
+
+
+# -- in the engine -----------------------------------------------------------------------------
+
+
+async def test_without_texts_the_answers_own_prompt_is_read_and_nothing_comes_before() -> None:
+    run = Run(PLAIN)
+    prompt, params, part = await run.prepare(temperature=1.0)
+    assert prompt is PROMPT
+    assert (params.max_tokens, params.temperature) == (50, 1.0)
+    assert not run.engine.asked
+    assert part == {
+        "probe": "m/probe",
+        "trace": 7,
+        "temperatures": [0.5, 0.8, 0.4],
+        "budgets": [20, 0, 25],  # vLLM keeps the ceiling itself
+        "stop": END,
+    }
+
+
+async def test_a_temperature_of_the_request_wins_in_the_engine() -> None:
+    _, _, part = await Run(PLAIN, sets_temperature=False).prepare(temperature=1.3)
+    assert part["temperatures"] == [0.0, 0.0, 0.0]
+
+
+async def test_in_shadow_nothing_is_changed_though_strategies_have_texts() -> None:
+    run = Run(SPOKEN, shadow=True)
+    prompt, params, part = await run.prepare(temperature=1.0)
+    assert prompt is PROMPT
+    assert params.max_tokens == 50
+    assert (part["temperatures"], part["budgets"]) == ([0.0] * 3, [0] * 3)
+    assert not run.engine.asked
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"ignore_eos": True},
+        {"min_tokens": 4},
+        {"structured_outputs": StructuredOutputsParams(json={})},
+    ],
+)
+async def test_an_answer_that_may_not_just_end_gets_its_budget_from_a_pre_pass(
+    sampling: dict[str, Any],
+) -> None:
+    run = Run(PLAIN, said=EASY)
+    _, params, part = await run.prepare(**sampling)
+    assert part is None
+    assert params.max_tokens == 20
+    assert len(run.engine.asked) == 1
+
+
+async def test_an_answer_cut_by_the_worker_says_length() -> None:
+    run = Run(PLAIN)
+    await run.prepare()
+    run.waiting.trace.decide(0, Decision(EASY, (0.8, 0.1, 0.1)))
+
+    async def reason(produced: int, **fields: Any) -> str:
+        finished = {"index": 0, "finish_reason": "stop", "stop_reason": None}
+        completion = SimpleNamespace(**finished | fields)
+        await run.run.explain_end(completion, produced)
+        return str(completion.finish_reason)
+
+    assert await reason(20) == "length"
+    assert await reason(19) == "stop"
+    assert await reason(20, stop_reason="\n") == "stop"
+    assert await reason(20, finish_reason="abort") == "abort"
+
+
+# -- by a pre-pass -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "texts", "temperature", "max_tokens"),
+    [(EASY, ["Be brief."], 0.5, 20), (NORMAL, [], 0.8, 50), (HARD, ["Outline."], 0.4, 25)],
+)
+async def test_a_pre_pass_chooses_text_temperature_and_budget(
+    said: Difficulty, texts: list[str], temperature: float, max_tokens: int
+) -> None:
+    run = Run(said=said)
+    prompt, params, part = await run.prepare(temperature=1.0)
+    assert prompt is (LONGER if texts else PROMPT)
+    assert (params.temperature, params.max_tokens, part) == (temperature, max_tokens, None)
+    assert run.texts == texts
+    ((asked, alone, name, kwargs),) = run.engine.asked
+    assert asked is PROMPT
+    assert (alone.max_tokens, alone.temperature, name) == (1, 0.0, "r-prepass")
+    assert kwargs == {"lora_request": None, "priority": 3}
+    assert alone.extra_args is not None
+    assert alone.extra_args[KEY]["difficulty"]["probe"] == "m/probe"
+    report = await run.run.report(0)
+    assert (report.label, report.source, report.prepass_tokens) == (said.word, "probe", 10)
+    assert report.strategy is not None
+    assert report.strategy.max_tokens == max_tokens
+
+
+async def test_effort_picks_the_class_without_a_pass() -> None:
+    run = Run(picked=HARD)
+    prompt, params, _ = await run.prepare(temperature=1.0)
+    assert (prompt, params.max_tokens) == (LONGER, 25)
+    assert not run.engine.asked
+    report = await run.run.report(0)
+    assert (report.label, report.source, report.probabilities) == ("hard", "effort", None)
+
+
+async def test_greedy_stays_greedy_and_keeps_text_and_budget() -> None:
+    run = Run(said=EASY)
+    prompt, params, _ = await run.prepare(temperature=0.0)
+    assert (prompt, params.temperature, params.max_tokens) == (LONGER, 0.0, 20)
+
+
+async def test_a_probe_that_does_not_answer_means_normal_and_is_reported() -> None:
+    run = Run(said=None)
+    prompt, params, _ = await run.prepare(temperature=1.0)
+    assert (prompt, params.max_tokens, params.temperature) == (PROMPT, 50, 0.8)
+    assert (await run.run.report(0)).source == "fallback"
+
+
+async def test_a_decision_that_never_comes_from_the_engine_has_no_label() -> None:
+    run = Run(PLAIN)
+    await run.prepare()
+    report = await run.run.report(0)
+    assert (report.label, report.strategy, report.source) == (None, None, "fallback")
+
+
+async def test_a_state_that_was_not_finite_has_no_probabilities() -> None:
+    run = Run(PLAIN)
+    await run.prepare()
+    run.waiting.trace.decide(0, Decision(NORMAL, (math.nan,) * 3))
+    report = await run.run.report(0)
+    assert (report.label, report.probabilities) == ("normal", None)
+
+
+@pytest.mark.parametrize(
+    ("longer", "prompt", "max_tokens"),
+    [
+        ({"prompt_token_ids": [1] * 90}, "longer", 10),  # ten places left of a hundred
+        ({"prompt_token_ids": [1] * 100}, "own", 20),
+        (None, "own", 20),
+    ],
+)
+async def test_a_text_that_does_not_fit_is_left_out(
+    longer: Any, prompt: str, max_tokens: int
+) -> None:
+    run = Run(said=EASY, longer=longer)
+    got, params, _ = await run.prepare()
+    assert got is (longer if prompt == "longer" else PROMPT)
+    assert params.max_tokens == max_tokens
+
+
+async def test_who_leaves_during_the_pre_pass_stops_it() -> None:
+    run = Run(said=EASY)
+    run.engine.stuck.clear()
+    task = asyncio.create_task(run.prepare())
+    await asyncio.sleep(0.01)
+    assert run.engine.open_calls == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert run.engine.open_calls == 0
+
+
+# -- at load -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"config_hash": "other"}, "made for another model: config_hash differs"),
+        ({"weights_hash": "other"}, "made for another model: weights_hash differs"),
+        ({"tokenizer_hash": "other"}, "made for another model: tokenizer_hash differs"),
+        ({"chat_template_hash": "other"}, "made for another model: chat_template_hash differs"),
+        ({"spec": {"layer": "12"}}, "layer is '12'"),
+        ({"spec": {"normalised": False}}, "normalised is False"),
+        ({"spec": {"position": "mean"}}, "position is 'mean'"),
+        ({"spec": {"features": 4}}, "the tensor `mean` has shape (8,) instead of (4,)"),
+    ],
+)
+def test_a_probe_of_another_model_or_place_is_refused_at_load_with_the_field(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    save_probe(tmp_path, "tiny/fits")
+    save_probe(tmp_path, "tiny/other", **wrong)
+    using = artifacts(tmp_path)
+    assert list(using.heads()) == ["tiny/fits"]
+    (card,) = (card for card in using.cards if not card.usable)
+    assert card.id == "tiny/other"
+    assert str(card.reason).startswith(said)
+    with pytest.raises(BadControl, match=r"`tiny/other` cannot be used: ") as refused:
+        using.difficulty_probe("tiny/other", "entropy.difficulty.probe")
+    assert said in str(refused.value)
+    assert refused.value.param == "entropy.difficulty.probe"

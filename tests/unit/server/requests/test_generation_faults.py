@@ -1,0 +1,165 @@
+"""Records that are lost, clients that leave, streams that break: nothing stays behind."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi.responses import StreamingResponse
+
+from probes.difficulty.strategies import Difficulty, Strategies
+from server.planning.plan import DifficultyPlan
+from server.requests.generation import current
+from tests.unit.server.fake_engine import (
+    DONE,
+    ONE_BY_ONE,
+    Step,
+    chat_stream,
+    completion_stream,
+    params,
+    responses_stream,
+)
+from tests.unit.server.requests.generation_run import Run, Stream, bodies, fallbacks, token_chunks
+
+
+@pytest.fixture(autouse=True)
+def nobody_controls() -> None:
+    current.set(None)
+
+
+async def test_a_lost_record_is_reported_and_does_not_hold_the_answer_up() -> None:
+    run = Run(ONE_BY_ONE, timeout=0.2, lost={(0, 1)})
+    before, started = fallbacks("trace_lost"), time.monotonic()
+    response = await run.answer({"choices": [{"index": 0}]}, params())
+    assert 0.19 <= time.monotonic() - started < 2
+    report = json.loads(bytes(response.body))["choices"][0]["entropy"]
+    assert report["fallback"] == "trace_lost"
+    assert report["num_tokens"] == 2
+    assert response.headers["x-entropy-fallback"] == "trace_lost"
+    assert fallbacks("trace_lost") == before + 1
+
+
+async def test_a_stream_waits_for_lost_records_once_and_completes() -> None:
+    script: list[Step] = [[(0, 1)]] * 30
+    run = Run(script, timeout=0.2, lost={(0, index) for index in range(30)})
+    started = time.monotonic()
+    events = await run.stream(chat_stream, params())
+    assert 0.19 <= time.monotonic() - started < 2  # once, not thirty times
+    assert events[-1] == DONE
+    (choice,) = bodies(events)[-1]["choices"]
+    assert choice["entropy"]["fallback"] == "trace_lost"
+    assert choice["entropy"]["num_tokens"] == 0
+    assert choice["entropy"]["entropy_mean"] is None
+
+
+async def test_a_record_that_comes_late_is_waited_for() -> None:
+    run = Run([[(0, 1)]], timeout=5, lost={(0, 0)})
+    answer = asyncio.create_task(run.answer({"choices": [{"index": 0}]}, params()))
+    await asyncio.sleep(0.02)
+    assert not answer.done()
+    (trace,) = run.telemetry._open.values()
+    trace.put(0, 0, (2.0, 0.5))
+    report = json.loads(bytes((await answer).body))["choices"][0]["entropy"]
+    assert (report["fallback"], report["entropy_mean"]) == (None, 2.0)
+
+
+async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
+    run = Run(ONE_BY_ONE, failed={(0, 1)})
+    before = fallbacks("control_failed")
+    events = await run.stream(chat_stream, params())
+    nothing = {"entropy": None, "temperature": None}
+    assert token_chunks(events, 0)[1] == nothing
+    assert bodies(events)[-1]["choices"][0]["entropy"]["fallback"] == "control_failed"
+    assert not any("NaN" in event for event in events)
+    assert fallbacks("control_failed") == before + 1
+
+
+async def test_every_reason_is_named_in_the_header() -> None:
+    run = Run([[(0, 1), (1, 1)]], lost={(0, 0)}, failed={(1, 0)})
+    body = {"choices": [{"index": 0}, {"index": 1}]}
+    response = await run.answer(body, params(n=2))
+    assert response.headers["x-entropy-fallback"] == "control_failed,trace_lost"
+
+
+# -- nothing stays behind ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
+@pytest.mark.parametrize("handler", [chat_stream, completion_stream])
+async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: str) -> None:
+    run = Run(ONE_BY_ONE, trace=trace)
+    await run.stream(handler, params())
+    assert not run.telemetry._open
+    assert run.engine.open_calls == 0
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "none",
+        "summary",
+        "tokens",
+    ],
+)
+async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> None:
+    run = Run(ONE_BY_ONE, trace=trace)
+    await run.stream(responses_stream, params(), 2)
+    assert not run.telemetry._open
+
+
+@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_finished_answer_leaves_no_trace_open(trace: str, status: int) -> None:
+    run = Run(ONE_BY_ONE, trace=trace)
+    await run.answer({"choices": []}, params(), status=status)
+    assert not run.telemetry._open
+    assert run.engine.open_calls == 0
+
+
+async def test_a_stream_that_waits_for_a_class_alone_leaves_no_trace_open() -> None:
+    run = Run(ONE_BY_ONE, trace="none")
+    run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
+    picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
+    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    events = await run.stream(chat_stream, params())
+    assert not any("entropy" in event for event in events)
+    assert not run.telemetry._open
+
+
+async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:
+    run = Run(ONE_BY_ONE)
+    response = StreamingResponse(chat_stream(run.controlled, params()))
+    response = await run.generation.finish(response)  # type: ignore[assignment]
+    stream: Any = response.body_iterator
+    await anext(stream)
+    await anext(stream)
+    assert run.telemetry._open
+    await stream.aclose()
+    assert not run.telemetry._open
+
+
+async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_no_trace_open() -> (
+    None
+):
+    run = Run(ONE_BY_ONE, timeout=60, lost={(0, 0)})
+    reading = asyncio.create_task(run.stream(chat_stream, params()))
+    await asyncio.sleep(0.05)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert not run.telemetry._open
+
+
+async def test_a_stream_that_breaks_leaves_no_trace_open() -> None:
+    run = Run(ONE_BY_ONE)
+
+    async def handler(engine: Any) -> AsyncIterator[str]:
+        async for event in chat_stream(engine, params()):
+            yield event
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await run.stream(handler)
+    assert not run.telemetry._open

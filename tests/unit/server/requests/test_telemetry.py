@@ -1,0 +1,272 @@
+import asyncio
+import math
+import stat
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.requests.telemetry import Telemetry, TraceBuffer
+from server.worker.records import TOKEN, read_frame
+from tests.unit.server.support import frame
+
+
+@pytest.fixture(autouse=True)
+async def contexts(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[zmq.asyncio.Context]]:
+    """Every ZeroMQ context that a test makes, ended with the test."""
+    made: list[zmq.asyncio.Context] = []
+
+    class Recorded(zmq.asyncio.Context):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(zmq.asyncio, "Context", Recorded)
+    yield made
+    for context in made:
+        context.destroy(linger=0)
+
+
+@pytest.fixture
+async def telemetry() -> AsyncIterator[Telemetry]:
+    """A bound receiver."""
+    receiver = Telemetry()
+    receiver.start()
+    yield receiver
+    await receiver.stop()
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def socket_of(telemetry: Telemetry) -> Path:
+    return Path(telemetry.address.removeprefix("ipc://"))
+
+
+async def push(address: str, *frames: bytes) -> None:
+    """What a worker does."""
+    with zmq.asyncio.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.connect(address)
+        for content in frames:
+            await socket.send(content)
+        socket.close(linger=1000)
+
+
+# -- a frame -----------------------------------------------------------------------------------
+
+
+def test_a_frame_is_a_packed_array_of_records() -> None:
+    (record,) = read_frame(frame((2**64 - 1, 2**32 - 1, 7, 0.5, math.nan))).tolist()
+    assert record[:4] == (2**64 - 1, 2**32 - 1, 7, 0.5)
+    assert math.isnan(record[4])
+    assert TOKEN.itemsize == 24
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])
+def test_a_frame_of_no_known_kind_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no known kind"):
+        read_frame(content)
+
+
+@pytest.mark.parametrize("content", [b"tx", b"t" + b"x" * 23, b"t" + b"x" * 25, b"d" + b"x" * 24])
+def test_a_frame_that_is_not_whole_records_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="buffer size"):
+        read_frame(content)
+
+
+# -- one trace ---------------------------------------------------------------------------------
+
+
+@given(order=st.permutations(range(8)))
+def test_tokens_come_back_in_order_whatever_order_they_arrived_in(order: list[int]) -> None:
+    trace = TraceBuffer(1)
+    for index in order:
+        trace.put(0, index, (index / 10, 1.0))
+    assert trace.get(0, 2, 6) == [(index / 10, 1.0) for index in range(2, 6)]
+    assert trace.has(0, 0, 8)
+    assert not trace.has(0, 0, 9)
+
+
+def test_a_later_record_of_a_token_wins() -> None:
+    trace = TraceBuffer(1)
+    trace.put(0, 0, (1.0, 1.0))
+    trace.put(0, 0, (2.0, 0.5))
+    assert trace.get(0, 0, 1) == [(2.0, 0.5)]
+
+
+def test_completions_do_not_mix() -> None:
+    trace = TraceBuffer(1)
+    trace.put(0, 0, (1.0, 1.0))
+    trace.put(2, 0, (2.0, 1.0))
+    assert [trace.get(choice, 0, 1) for choice in range(3)] == [[(1.0, 1.0)], [], [(2.0, 1.0)]]
+    assert [trace.has(choice, 0, 1) for choice in range(3)] == [True, False, True]
+
+
+def test_missing_tokens_are_left_out() -> None:
+    trace = TraceBuffer(1)
+    trace.put(0, 1, (1.0, 1.0))
+    assert trace.get(0, 0, 3) == [(1.0, 1.0)]
+    assert not trace.has(0, 0, 2)
+
+
+async def test_a_complete_trace_is_not_waited_for_even_past_the_deadline() -> None:
+    trace = TraceBuffer(1)
+    trace.put(0, 0, (1.0, 1.0))
+    assert await trace.wait(0, 0, 1, deadline=time.monotonic() - 1)
+    assert await trace.wait(0, 0, 0, deadline=time.monotonic() - 1)
+
+
+async def test_a_wait_ends_as_soon_as_the_last_record_arrives() -> None:
+    trace = TraceBuffer(1)
+    waiting = asyncio.create_task(trace.wait(0, 0, 2, soon(60)))
+    await asyncio.sleep(0)
+    trace.put(0, 1, (1.0, 1.0))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    trace.put(0, 0, (1.0, 1.0))
+    assert await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_wait_gives_up_at_its_deadline_though_other_records_keep_coming() -> None:
+    trace = TraceBuffer(1)
+
+    async def chatter() -> None:
+        for index in range(1, 1000):
+            trace.put(0, index, (1.0, 1.0))
+            await asyncio.sleep(0.005)
+
+    noise = asyncio.create_task(chatter())
+    started = time.monotonic()
+    assert not await trace.wait(0, 0, 2, soon(0.1))
+    assert 0.09 <= time.monotonic() - started < 3
+    noise.cancel()
+
+
+async def test_two_waits_on_one_trace_both_end() -> None:
+    trace = TraceBuffer(1)
+    waits = [asyncio.create_task(trace.wait(choice, 0, 1, soon())) for choice in (0, 1)]
+    await asyncio.sleep(0)
+    trace.put(0, 0, (1.0, 1.0))
+    trace.put(1, 0, (1.0, 1.0))
+    assert await asyncio.gather(*waits) == [True, True]
+
+
+# -- the receiver, fed directly ----------------------------------------------------------------
+
+
+def test_every_trace_gets_its_own_records() -> None:
+    telemetry = Telemetry()
+    one, two = telemetry.open(), telemetry.open()
+    assert one.id != two.id
+    assert 0 not in (one.id, two.id)  # 0 asks the worker for no trace
+    telemetry.feed(frame((two.id, 0, 0, 2.0, 0.5), (one.id, 0, 0, 1.0, 1.0)))
+    assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([(1.0, 1.0)], [(2.0, 0.5)])
+
+
+def test_the_completions_of_one_call_are_told_apart() -> None:
+    telemetry = Telemetry()
+    trace = telemetry.open()
+    telemetry.feed(frame(*((trace.id, choice, 0, choice / 4, 1.0) for choice in (2, 0, 1))))
+    assert [trace.get(choice, 0, 1) for choice in range(3)] == [
+        [(0.0, 1.0)],
+        [(0.25, 1.0)],
+        [(0.5, 1.0)],
+    ]
+
+
+def test_a_record_for_a_closed_or_unknown_trace_is_dropped() -> None:
+    telemetry = Telemetry()
+    trace = telemetry.open()
+    telemetry.close(trace)
+    telemetry.close(trace)
+    telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0), (999, 0, 0, 1.0, 1.0)))
+    assert not trace.has(0, 0, 1)
+    assert not telemetry._open
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"not a frame at all, in any way"])
+def test_a_malformed_frame_is_dropped_and_the_next_one_read(content: bytes) -> None:
+    telemetry = Telemetry()
+    trace = telemetry.open()
+    telemetry.feed(content)
+    telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0)))
+    assert trace.get(0, 0, 1) == [(1.0, 1.0)]
+
+
+# -- the receiver, over a real socket ----------------------------------------------------------
+
+
+async def pushed_records_arrive() -> None:
+    telemetry = Telemetry()
+    telemetry.start()
+    try:
+        trace = telemetry.open()
+        steps = [frame((trace.id, 0, index, index / 2, 1.0)) for index in range(50)]
+        pushing = asyncio.create_task(push(telemetry.address, b"junk", *steps))
+        assert await trace.wait(0, 0, 50, soon())
+        await pushing
+        assert trace.get(0, 0, 50) == [(index / 2, 1.0) for index in range(50)]
+    finally:
+        await telemetry.stop()
+
+
+async def test_pushed_records_arrive_on_the_loop_of_the_standard_library() -> None:
+    await pushed_records_arrive()
+
+
+def test_pushed_records_arrive_on_the_loop_that_vllm_runs() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    def run(main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+
+    run(pushed_records_arrive())
+
+
+async def test_two_receivers_have_different_addresses(telemetry: Telemetry) -> None:
+    other = Telemetry()
+    other.start()
+    try:
+        assert other.address != telemetry.address
+        mine, theirs = telemetry.open(), other.open()
+        assert mine.id == theirs.id  # only the address tells them apart
+        await push(other.address, frame((theirs.id, 0, 0, 1.0, 1.0)))
+        assert await theirs.wait(0, 0, 1, soon())
+        assert not mine.has(0, 0, 1)
+    finally:
+        await other.stop()
+
+
+async def test_only_the_owner_may_write_and_nothing_is_left_on_disk() -> None:
+    telemetry = Telemetry()
+    telemetry.start()
+    await asyncio.sleep(0.01)
+    path = socket_of(telemetry)
+    assert len(str(path)) < 100
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await telemetry.stop()
+    assert not path.exists()
+
+
+async def test_stopping_what_never_started_is_harmless() -> None:
+    await Telemetry().stop()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01])
+async def test_a_stopped_receiver_holds_no_socket_and_no_context(
+    contexts: list[zmq.asyncio.Context], pause: float
+) -> None:
+    telemetry = Telemetry()
+    telemetry.start()
+    if pause:
+        await asyncio.sleep(pause)
+    await telemetry.stop()
+    assert [context.closed for context in contexts] == [True]

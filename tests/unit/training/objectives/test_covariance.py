@@ -1,0 +1,122 @@
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.unit.training.objectives.batch import (
+    Case,
+    case,
+    loss_and_gradient,
+    objectives,
+    plan_of,
+    policy_loss,
+)
+from training.objectives.covariance import token_covariance
+
+
+def by_hand(one: Case) -> torch.Tensor:
+    """The covariance of each token, one at a time."""
+    logprobs = one.tokens().logprobs.detach()
+    tokens = one.mask.nonzero().tolist()
+    lp = {(i, t): float(logprobs[i, t]) for i, t in tokens}
+    mean_lp = sum(lp.values()) / len(lp)
+    mean_a = sum(float(one.advantages[i]) for i, _ in tokens) / len(tokens)
+    result = torch.zeros(one.mask.shape, dtype=torch.float64)
+    for i, t in tokens:
+        result[i, t] = (float(one.advantages[i]) - mean_a) * (lp[i, t] - mean_lp)
+    return result
+
+
+def test_the_covariance_is_the_product_of_deviations() -> None:
+    one = case()
+    _, tokens = plan_of(objectives("none"), one)
+    found = token_covariance(tokens, one.advantages[:, None].expand(one.mask.shape))
+    torch.testing.assert_close(found[one.mask], by_hand(one)[one.mask])
+    assert not found.requires_grad
+
+
+def test_clip_cov_drops_candidates_only_and_keeps_the_rest() -> None:
+    one = case(rows=40)
+    config = {"type": "clip_cov", "share": 0.05, "covariance_min": 0.5}
+    plan, tokens = plan_of(objectives(config), one)
+    covariance, ratio = by_hand(one), tokens.ratio
+    advantages = one.advantages[:, None]
+    clipped = ((advantages > 0) & (ratio > 1.28)) | ((advantages < 0) & (ratio < 0.8))
+    candidates = (covariance > 0.5) & (covariance < 5) & ~clipped & one.mask
+    dropped = plan.weight == 0
+    count = int(0.05 * int(one.mask.sum()))
+    assert int(candidates.sum()) > count > 1
+    assert int(dropped.sum()) == count
+    assert not (dropped & ~candidates).any()
+    assert int(plan.metrics["clip_cov_candidates"]) == int(candidates.sum())
+    assert float(plan.metrics["covariance_max"]) == pytest.approx(float(covariance.max()))
+
+
+def test_clip_cov_takes_another_random_few_each_time() -> None:
+    one = case(rows=40)
+    config = {"type": "clip_cov", "share": 0.05, "covariance_min": 0.0}
+    torch.manual_seed(0)
+    first, second = (plan_of(objectives(config), one)[0].weight for _ in range(2))
+    torch.manual_seed(0)
+    again = plan_of(objectives(config), one)[0].weight
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+def test_clip_cov_in_a_small_batch_drops_one_token_and_without_candidates_none() -> None:
+    """The floor of one token is far more than 2e-4 of a small batch: the metrics say so."""
+    one = case()
+    wide = {"type": "clip_cov", "covariance_min": -99.0, "covariance_max": 99.0}
+    plan, _ = plan_of(objectives(wide), one)
+    assert int((plan.weight == 0).sum()) == 1
+    assert float(plan.metrics["clip_cov_share"]) == pytest.approx(1 / int(one.mask.sum()))
+    tame = one._replace(advantages=one.advantages * 1e-3)
+    plan, _ = plan_of(objectives("clip_cov"), tame)
+    assert bool((plan.weight == 1).all())
+    assert int(plan.metrics["clip_cov_candidates"]) == 0
+
+
+def test_clip_cov_acts_on_policy() -> None:
+    one = case(lag=0.0)
+    config = {"type": "clip_cov", "share": 0.2, "covariance_min": -9.0, "covariance_max": 9.0}
+    gradients = [loss_and_gradient(objectives(c), one)[1] for c in ("none", config)]
+    assert not torch.allclose(gradients[0], gradients[1])
+
+
+def test_a_crossed_band_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"covariance_min = 6\.0 must be below"):
+        objectives({"type": "clip_cov", "covariance_min": 6.0})
+
+
+def test_kl_cov_ties_the_top_and_clips_nothing() -> None:
+    one = case(rows=20, lag=0.8)
+    plan, tokens = plan_of(objectives({"type": "kl_cov", "share": 0.1, "beta": 0.5}), one)
+    count = int(0.1 * int(one.mask.sum()))
+    top = by_hand(one).masked_fill(~one.mask, -99).flatten().topk(count).indices
+    tied = torch.zeros(one.mask.numel(), dtype=torch.bool)
+    tied[top] = True
+    gap = (tokens.logprobs - tokens.old_logprobs).abs() * tied.view(one.mask.shape)
+    torch.testing.assert_close(plan.policy_terms, 0.5 * gap)
+    unclipped = -tokens.ratio * one.advantages[:, None]
+    torch.testing.assert_close(policy_loss(plan, tokens).detach()[one.mask], unclipped[one.mask])
+
+
+def test_kl_cov_takes_exactly_its_share_when_all_covariances_are_equal() -> None:
+    """Groups without a winner have advantage 0 throughout, and every token ties."""
+    one = case(rows=20)
+    plan, _ = plan_of(
+        objectives({"type": "kl_cov", "share": 0.1}), one._replace(advantages=torch.zeros(20))
+    )
+    assert plan.policy_terms is not None
+    assert int((plan.policy_terms > 0).sum()) == int(0.1 * int(one.mask.sum()))
+
+
+def test_kl_cov_is_inert_on_policy_and_says_so() -> None:
+    """|logprob - old| has neither value nor gradient where the two are equal."""
+    one = case(lag=0.0)
+    kl_cov, plain = objectives({"type": "kl_cov", "share": 0.5, "beta": 50.0}), objectives("none")
+    (loss, gradient), (plain_loss, plain_gradient) = (
+        loss_and_gradient(c, one) for c in (kl_cov, plain)
+    )
+    torch.testing.assert_close(loss, plain_loss)
+    torch.testing.assert_close(gradient, plain_gradient)
+    assert kl_cov.members["kl_cov"].inert_on_policy

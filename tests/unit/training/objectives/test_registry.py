@@ -1,0 +1,136 @@
+import inspect
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from tests.unit.training.objectives.batch import CONFIGS, objectives
+from training.objectives import OBJECTIVES, Need, ObjectiveConfig, refuse_actuator
+from training.objectives.controller import Actuator
+from training.objectives.registry import build_objective
+
+UNION = get_args(get_args(ObjectiveConfig)[0])
+
+
+def test_table_and_union_have_the_same_names() -> None:
+    assert [config.model_fields["type"].default for config in UNION] == list(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_name_builds_its_own_class_with_defaults(name: str) -> None:
+    (config,) = CONFIGS.validate_python([name])
+    assert type(build_objective(config)) is OBJECTIVES[name]
+    assert CONFIGS.validate_json(CONFIGS.dump_json((config,))) == (config,)
+
+
+@pytest.mark.parametrize("config", UNION)
+def test_every_unknown_key_is_refused(config: Any) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        config(alien=1)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "none"])
+def test_every_objective_names_its_source(name: str) -> None:
+    kind = OBJECTIVES[name]
+    text = inspect.getdoc(kind) or ""
+    module = inspect.getdoc(inspect.getmodule(kind)) or ""
+    assert "Source" in text + module
+    assert "arXiv" in text + module or "Williams" in text
+
+
+def test_what_was_never_checked_is_marked() -> None:
+    marked = {name for name, kind in OBJECTIVES.items() if kind.experimental}
+    assert marked == {
+        "seed_grpo",
+        "empg",
+        "hicra",
+        "soft_clip_high_entropy",
+        "pear",
+        "ares",
+        "info_gain",
+    }
+
+
+def test_names_and_tables_may_be_mixed() -> None:
+    steer, target = CONFIGS.validate_python(
+        ["steer", {"type": "target_entropy", "entropy_target": 1.5}]
+    )
+    assert steer.type == "steer"
+    assert target.entropy_target == 1.5
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["none", "steer"], "stands alone"),
+        (["steer", "steer"], "listed twice: steer"),
+        (["entropy_bonus", "target_entropy"], "both decide which way the entropy goes"),
+        (["siren", "epo"], "which way the entropy goes"),
+        (["kl_cov", "lp_reg"], "both decide the clip range"),
+        (["hapo", "soft_clip_high_entropy"], "both decide the clip range"),
+        (["hapo", "canon"], "both decide the group baseline"),
+        (["empo", "pear"], "both decide the reward"),
+        (["hardness_weight", "empo"], "both decide the reward"),
+        (["dcpo", "aepo"], "which samples"),
+        (["stear"], "union_tag_invalid"),
+        ([], "too_short"),
+    ],
+)
+def test_contradictions_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        CONFIGS.validate_python(names)
+    assert message in str(caught.value) + str(caught.value.errors())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["steer", "target_entropy"],
+        ["clip_cov", "steer", "entropy_bonus", "canon"],
+        ["kl_cov", "target_entropy", "seed_grpo", "empo"],
+        [{"type": "hapo", "asymmetric_clip": False}, "kl_cov"],
+        [{"type": "hapo", "token_average": False}, "canon"],
+    ],
+)
+def test_what_can_act_together_is_accepted(names: list[Any]) -> None:
+    assert len(objectives(*names).members) == len(names)
+
+
+def test_needs_add_up() -> None:
+    assert objectives("canon", "lp_reg").needs == {Need.OLD_ENTROPY, Need.PROXY_LOGPROBS}
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "steer", "clip_cov", "kl_cov", "target_entropy", "epo", "hapo", "aepo"]
+)
+def test_most_objectives_cost_no_extra_pass(name: str) -> None:
+    assert objectives(name).needs == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("names", "actuator", "message"),
+    [
+        (["steer"], "coefficient", "drives one of"),
+        (["adaptive_entropy"], "coefficient", "entropy_bonus"),
+        (["aepo"], "dcpo_alpha", "dcpo"),
+        (["kl_cov"], "clip_high", "both decide the clip range"),
+    ],
+)
+def test_a_controller_without_anything_to_drive_is_refused(
+    names: list[str], actuator: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        refuse_actuator(CONFIGS.validate_python(names), Actuator(actuator))
+
+
+@pytest.mark.parametrize(
+    ("names", "actuator"),
+    [
+        (["target_entropy"], "coefficient"),
+        (["dcpo"], "dcpo_alpha"),
+        (["none"], "temperature"),
+        (["steer"], "clip_high"),
+    ],
+)
+def test_a_controller_with_an_actuator_is_accepted(names: list[str], actuator: str) -> None:
+    refuse_actuator(CONFIGS.validate_python(names), Actuator(actuator))

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from training.common.errors import TrainingError
+from training.policy import configs as shipped
+from training.policy.config import PolicyConfig, load_config, resolved, shipped_configs
+from training.policy.job import conversation, is_right, right_answer, split_problems
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_is_read(name: str) -> None:
+    config = load_config(name)
+    assert PolicyConfig.model_validate_json(resolved(config)) == config
+
+
+def test_there_is_a_shipped_config_for_each_method_of_the_results() -> None:
+    expected = {"plain", "target-entropy", "kl-cov", "clip-cov", "steer", "lp-reg", "hapo", "lora"}
+    assert expected <= set(shipped_configs())
+
+
+def test_a_value_can_be_changed_from_the_command_line() -> None:
+    changes = ["optimiser.steps=7", "model=./x", 'objectives=["steer", "target_entropy"]']
+    config = load_config("plain", changes)
+    assert config.optimiser.steps == 7
+    assert config.model == "./x"
+    assert [objective.type for objective in config.objectives] == ["steer", "target_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["optimiser.stepps=7"], "optimiser.stepps: Extra inputs"),
+        (["optimiser.steps=0"], "optimiser.steps: .*greater than or equal to 1"),
+        (["optimiser"], "--set optimiser: write key=value"),
+        (["seed.x=1"], "seed: "),
+        (["model.x=1", "model.x.y=2"], "x is no section"),
+        (['objectives=["stear"]'], "stear"),
+        (['objectives=["none", "steer"]'], '"none" stands alone'),
+        (['objectives=["kl_cov"]'], '"kl_cov" has no effect while each rollout serves one'),
+        (['objectives=["info_gain"]'], "needs beliefs"),
+        (["loss.loss_type=luspo", 'objectives=["steer"]'], "act on single tokens"),
+        (["loss.importance_sampling_level=sequence", 'objectives=["steer"]'], "single tokens"),
+        (["loss.loss_type=cispo", 'objectives=["lp_reg"]'], '"lp_reg" sets a clip range'),
+        (["loss.delta=4.0", 'objectives=["lp_reg"]'], "delta = 4.0 caps"),
+        (["controller.entropy_target=1.0"], 'actuator "coefficient" drives one of'),
+        (["rollout.law={type='hapo'}"], 'the law "hapo" takes its statistics'),
+        (
+            ["rollout.law={type='fixed', temperature=1.2}", "rollout.backend=vllm-colocate"],
+            "acts in rollouts of this process",
+        ),
+        (["rollout.backend=entrostat"], "hands the server an adapter"),
+        (["rollout.controls={profile='steady'}"], 'controls are for backend = "entrostat"'),
+        (
+            ["rollout.backend=entrostat", "lora.rank=8", "rollout.law={type='edt'}"],
+            "acts in rollouts of this process",
+        ),
+        (
+            ["rollout.backend=entrostat", "lora.rank=8", "loss.loss_type=luspo"],
+            'backend "entrostat" is corrected token by token',
+        ),
+        (["rollout.num_iterations=3", "optimiser.save_every=10"], "a multiple of 3"),
+        (["task.held_out=400"], "leaves nothing"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_with_one_sentence(changes: list[str], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        load_config("plain", changes)
+
+
+def test_a_file_that_is_not_there_names_the_shipped_ones() -> None:
+    with pytest.raises(TrainingError, match=r"absent.toml: neither a file nor .*plain"):
+        load_config("absent.toml")
+
+
+def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 3\n[optimiser]\nsteps = 2\n")
+    assert load_config(str(path)).seed == 3
+    path.write_text("seed = \n")
+    with pytest.raises(TrainingError, match="not TOML"):
+        load_config(str(path))
+
+
+def test_the_config_of_the_how_to_page_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[4] / "docs/how-to/train-policy.md"
+    text = page.read_text().split("```toml\n")[1].split("```")[0]
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert load_config(str(path)).controller is not None
+
+
+@pytest.mark.parametrize("name", ["cpu", "fsdp", "deepspeed"])
+def test_accelerate_reads_what_is_shipped_for_it(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(shipped.__file__).parent
+    assert load_config_from_file(str(folder / f"{name}.yaml")).num_processes >= 2
+
+
+def test_no_problem_is_both_trained_on_and_held_out() -> None:
+    config = load_config("plain")
+    questions = split_problems(config)
+    asked = {problem.prompt for problem in questions.train}
+    assert len(questions.held_out) == 48
+    assert not asked & {problem.prompt for problem in questions.held_out}
+    other = split_problems(load_config("plain", ["seed=1"]))
+    assert other.held_out != questions.held_out
+
+
+def test_a_question_is_asked_with_its_instruction() -> None:
+    config = load_config("plain", ["task.system=Be brief."])
+    problem = split_problems(config).train[0]
+    assert conversation(problem, config) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"{problem.prompt} Reply with the number only."},
+    ]
+
+
+def test_the_reward_is_the_grader() -> None:
+    problem = split_problems(load_config("plain")).train[0]
+    row = {"problem": problem.model_dump_json()}
+    completions = [[{"role": "assistant", "content": f"It is {problem.answer}"}], "none"]
+    assert is_right(row, f"= {problem.answer}")
+    assert right_answer(completions, [row["problem"]] * 2) == [1.0, 0.0]

@@ -1,0 +1,363 @@
+"""`train-policy` as a whole, on a tiny checkpoint: run, kill, resume, report."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from tests.unit.training import tiny_policy as tiny
+from training.cli.objective_table import objective_rows
+from training.cli.probe import one_sentence_errors
+from training.common.errors import TrainingError
+from training.datasets.problem import Problem
+from training.objectives import OBJECTIVES
+from training.policy import job
+from training.policy.config import PolicyConfig, load_config, shipped_configs
+from training.policy.evaluation import Evaluation, evaluate
+from training.policy.job import train_policy
+from training.policy.progress import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
+from training.policy.run_folder import last_checkpoint
+
+SETTINGS = [
+    "optimiser.steps=6",
+    "optimiser.save_every=2",
+    "optimiser.precision=float32",
+    "optimiser.learning_rate=1e-3",
+    "task.held_out=8",
+    "evaluation.samples=2",
+    'objectives=["steer", "target_entropy"]',
+    "controller.entropy_target=3.0",
+]
+TIMES = ("step_time", "processor_time")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny.save(folder)
+    return folder
+
+
+def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
+    return load_config("plain", [*SETTINGS, f"run={run}", f"model={checkpoint}", *changes])
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole")
+    train_policy(config_in(run, checkpoint), Console(quiet=True))
+    return run
+
+
+def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> None:
+    assert [row["step"] for row in read_steps(whole / STEPS_FILE)] == [1, 2, 3, 4, 5, 6]
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
+        path.name for path in (whole / "checkpoint").iterdir()
+    }
+    report = (whole / "report.md").read_text()
+    assert "steer, target_entropy" in report
+    assert "R = -a e^H + b" in report
+    assert (whole / "report.png").stat().st_size > 10_000
+    assert json.loads((whole / "before.json").read_text())["entropies"]
+
+
+def test_the_checkpoint_holds_no_pickle_and_is_not_for_its_owner_alone(whole: Path) -> None:
+    files = [*(whole / "checkpoint").iterdir()]
+    assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
+    config = (whole / "checkpoint" / "config.json").stat().st_mode
+    assert {path.stat().st_mode for path in files} == {config}
+
+
+def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
+    whole: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not list(whole.glob("checkpoint-*"))
+    monkeypatch.setattr(job, "build_trainer", None)  # it would fail
+    page = (whole / "report.md").read_text()
+    (whole / "report.md").unlink()
+    screen = StringIO()
+    assert train_policy(config_in(whole, checkpoint), Console(file=screen)) == whole / "checkpoint"
+    assert "finished before" in screen.getvalue()
+    assert (whole / "report.md").read_text() == page
+
+
+def test_a_disk_that_fills_up_ends_the_command_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "steps.jsonl"))
+    with pytest.raises(SystemExit) as end, one_sentence_errors("train-policy"):
+        raise full
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "No space left on device" in said
+    assert "steps.jsonl" in said
+
+
+def test_killed_and_started_again_it_takes_the_same_steps(
+    whole: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = [word for change in SETTINGS for word in ("--set", change)]
+    options += ["--set", f"run={tmp_path}", "--set", f"model={checkpoint}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "plain", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[4])},
+    )
+    deadline = time.monotonic() + 240
+    while last_checkpoint(tmp_path) is None and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert last_checkpoint(tmp_path) is not None, errors.decode()[-3000:]
+    assert not (tmp_path / "checkpoint").exists(), "it was not killed in time"
+
+    train_policy(config_in(tmp_path, checkpoint), Console(quiet=True))
+    mine, theirs = (read_steps(run / STEPS_FILE) for run in (tmp_path, whole))
+    assert [without_times(row) for row in mine] == [without_times(row) for row in theirs]
+    one, other = (load_file(run / "checkpoint/model.safetensors") for run in (tmp_path, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("lora", [(), ("lora={rank=2, target_modules=['q_proj']}",)])
+def test_stopped_after_its_last_step_it_takes_no_other(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: tuple[str, ...]
+) -> None:
+    def stop(config: PolicyConfig, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = config_in(tmp_path, checkpoint, "optimiser.steps=2", *lora)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "make_servable", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_policy(config, Console(quiet=True))
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    saved = load_file(tmp_path / "checkpoint-2" / name)
+    target = train_policy(config, Console(quiet=True))
+    assert [row["step"] for row in read_steps(tmp_path / STEPS_FILE)] == [1, 2]
+    result = load_file(target / name)
+    assert saved.keys() == result.keys()
+    assert all(torch.equal(saved[key], result[key]) for key in saved)
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="another seed"):
+        train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
+
+
+def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    lora = "lora={rank=2, target_modules=['q_proj']}"
+    config = config_in(tmp_path, checkpoint, lora, "optimiser.steps=2")
+    target = train_policy(config, Console(quiet=True))
+    assert target == tmp_path / "adapter"
+    assert (target / "adapter_model.safetensors").is_file()
+    assert not (target / "model.safetensors").exists()
+
+
+def test_trackers_know_their_folder_before_trl_is_imported(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackio reads its folder once, when TRL imports it."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
+    monkeypatch.setenv("TRACKIO_DIR", "")
+    seen = []
+
+    def build(*_: object) -> None:
+        seen.extend(os.environ[name] for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR"))
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(job, "build_trainer", build)
+    with pytest.raises(TrainingError, match="enough"):
+        train_policy(config_in(tmp_path, checkpoint, "tracking=tensorboard"), Console(quiet=True))
+    assert seen == [str(tmp_path / "tracking")] * 2
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    config = load_config("plain", [f"model={tmp_path}", f"run={tmp_path / 'run'}"])
+    with pytest.raises(TrainingError, match="is no checkpoint"):
+        train_policy(config, Console(quiet=True))
+
+
+def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(tmp_path, checkpoint, "optimiser.micro_batch=5")
+    with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
+        train_policy(config, Console(quiet=True))
+    assert not list(tmp_path.iterdir()), "nothing may be in the way of the right command"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("tokenizer.json", None, "tokenizer cannot be loaded"),
+        ("chat_template.jinja", None, "has no chat template"),
+        ("config.json", '{"hidden', "cannot be read"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, file: str, text: str | None, message: str
+) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(checkpoint, broken)
+    if text is None:
+        (broken / file).unlink()
+    else:
+        (broken / file).write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        train_policy(config_in(tmp_path / "run", broken), Console(quiet=True))
+
+
+def test_held_out_answers_end_and_are_drawn_as_in_training(checkpoint: Path) -> None:
+    """At any of the model's ends, and without the penalty that it brings along."""
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    problem = Problem(task="x", prompt="one", answer="e", grader="exact")
+    say = [{"role": "user", "content": "one"}]
+
+    def drawn(ends: list[int]) -> Evaluation:
+        return evaluate(
+            model,
+            tokenizer,
+            ends,
+            [problem],
+            [say],
+            samples=64,
+            batch=64,
+            max_tokens=12,
+            temperature=1.0,
+            seed=0,
+        )
+
+    plain = drawn([1])
+    many = drawn([1, *range(40, 96)])
+    assert sum(many.lengths[0]) < sum(plain.lengths[0]) / 2
+    model.generation_config.repetition_penalty = 5.0
+    assert drawn([1]) == plain
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(TrainingError, match="pip install trackio"):
+        train_policy(config_in(tmp_path, checkpoint, "tracking=trackio"), Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What `train-policy WORDS` prints."""
+    from training.cli import policy as policy_cli
+
+    with pytest.raises(SystemExit) as end:
+        policy_cli._app([*words], prog_name="train-policy")
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shown = said(
+        capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
+    )
+    assert json.loads(shown[: shown.rindex("}") + 1])["optimiser"]["learning_rate"] == 1e-5
+    for fact in (
+        "weights: ",
+        "memory: about ",
+        "disk: about ",
+        "a step: about ",
+        "logits that an objective keeps",
+    ):
+        assert fact in shown
+    assert not run.exists()
+
+
+def test_the_list_shows_every_objective_and_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = said(capsys, "--list-objectives")
+    for name in (*OBJECTIVES, *shipped_configs()):
+        assert name in shown
+    assert "experimental" in shown
+
+
+def test_the_live_view_shows_reward_entropy_covariance_and_clipping(tmp_path: Path) -> None:
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    view = LiveView(StepLog(tmp_path / STEPS_FILE), 2, console)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1)
+    logs = {"reward": 0.5, "step_entropy": 1.25, "covariance": 0.125, "grad_norm": 1.0}
+    logs |= {"clip_ratio/region_mean": 0.0625, "objective/steer_weight": 0.875}
+    view.on_train_begin(None, None, None)
+    view.on_log(None, state, None, logs=logs)
+    view.on_train_end(None, None, None)
+    shown = screen.getvalue()
+    for fact in ("step 1 of 2", "0.5", "1.25", "0.125", "0.0625", "steer_weight", "0.875"):
+        assert fact in shown
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / STEPS_FILE
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    log = StepLog(path)
+    log.keep(1)
+    log.append(2, {"reward": 0.5, "text": "x"})
+    assert read_steps(path) == [{"step": 1}, {"step": 2, "reward": 0.5}]
+
+
+def test_a_sparkline_shows_the_shape() -> None:
+    assert sparkline([0.0, 1.0, float("nan"), 0.5]) == "▁█▅"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def test_the_table_marks_what_was_never_checked() -> None:
+    rows = {name: notes for name, _, _, notes in objective_rows()}
+    assert "experimental" in rows["hicra"]
+    assert "experimental" not in rows["steer"]
+    assert "reused rollouts" in rows["kl_cov"]
+
+
+def test_a_test_set_of_the_hub_is_held_out_and_never_trained_on(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(name: str, *_: str, split: str) -> list[dict[str, str]]:
+        return [{"question": f"{split} {n}?", "answer": f"so #### {n}"} for n in range(300)]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
+    config = config_in(tmp_path, checkpoint, 'task.tasks=["openai/gsm8k"]', "task.num_problems=100")
+    questions = job.split_problems(config)
+    assert [len(part) for part in questions] == [92, 8]
+    assert {problem.prompt.split()[0] for problem in questions.train} == {"train"}
+    assert {problem.prompt.split()[0] for problem in questions.held_out} == {"test"}
+    with pytest.raises(TrainingError, match="MATH-500"):
+        job.split_problems(config_in(tmp_path, checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]'))
+
+
+def test_every_task_is_held_out_and_trained_on(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(
+        tmp_path, checkpoint, 'task.tasks=["arithmetic", "words"]', "task.num_problems=100"
+    )
+    for part in job.split_problems(config):
+        assert {problem.task for problem in part} == {"arithmetic", "words"}

@@ -1,0 +1,119 @@
+import pytest
+import torch
+
+from tests.unit.training import tiny_policy as tiny
+from training.objectives import Need
+from training.policy.text_features import (
+    STRATEGY_PHRASES,
+    Answers,
+    Reader,
+    cluster_number,
+    sentence_steps,
+    thinking_mask,
+)
+
+
+def answers(*texts: str) -> Answers:
+    encoded = tiny.tokenizer()(list(texts), padding=True, padding_side="right", return_tensors="pt")
+    rows = [{"answer": "e"} for _ in texts]
+    return Answers(rows, texts, encoded["input_ids"], encoded["attention_mask"].bool())
+
+
+def test_equal_answers_share_a_number_and_no_answer_has_none() -> None:
+    assert cluster_number("It is 42.") == cluster_number("Answer: 42") == cluster_number("42.0")
+    assert cluster_number("The Cat!") == cluster_number("the  cat")
+    assert cluster_number("42") != cluster_number("43")
+    assert cluster_number("") == cluster_number(" ... ") == -1
+    assert cluster_number("1,000") == cluster_number("1000")
+    assert cluster_number("<think>Answer: 5") == -1
+
+
+@pytest.mark.parametrize(
+    "equal",
+    [
+        ("5", "5.0", "5.", "$5", "$5$", "05", "5e0", "<think>Answer: 7</think>5"),
+        ("5", "The answer is 5", "Answer: 5", "**Answer:** 5", "2 + 3 = 5.", r"So \boxed{5}."),
+        ("5", "It is `5`.", 'It is "5."', "It is usually 5."),
+        ("5", "He had 3. Then 2 more came. So he has 5 apples."),
+        ("-5", "\u22125", "x = -5", "It is -5."),
+        ("0", "-0", "0.00"),
+        ("1,000", "1000", "1e3"),
+        ("R\u00e9union", "Reunion", "the REUNION!"),
+        (r"\boxed{\frac{1}{2}}", r"It is \(\boxed{\frac{1}{2}}\).", r"$\frac{1}{2}$"),
+        ("x + 1", "x+1"),
+        ("A", "A.", "Answer: (A)"),
+    ],
+)
+def test_equal_answers_share_a_number(equal: tuple[str, ...]) -> None:
+    assert len({cluster_number(text) for text in equal}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1/2", "3/2"),
+        (r"\frac12", r"\frac52"),
+        (r"2\sqrt3", r"5\sqrt3"),
+        ("x^2", "y^2+7x^2"),
+        ("x\u00b2", "x2"),
+        ("(1,2)", "12"),
+        ("(1,2)", "[1,2]"),
+        ("1 2", "12"),
+        ("1e3", "3"),
+        ("5", "-5"),
+        ("10-5", "5"),
+        ("5%", "5"),
+        ("5 million", "5"),
+        ("CO2", "SO2"),
+        ("May 5", "June 5"),
+        ("x = 1, y = 2", "x = 3, y = 2"),
+        ("x is 1 and y is 2", "x is 3 and y is 2"),
+        ("x <= 5", "x = 5"),
+        ("Simplify it.\n\nx^2", "Simplify it.\n\ny^2"),
+        ("C", "C++"),
+        ("A", "B"),
+        ("1" * 40 + "2", "1" * 40 + "3"),
+    ],
+)
+def test_different_answers_share_no_number(one: str, other: str) -> None:
+    assert cluster_number(one) != cluster_number(other)
+
+
+def test_correct_is_what_the_grader_says() -> None:
+    reader = Reader(tiny.tokenizer(), lambda row, text: text.endswith(row["answer"]))
+    assert reader.read(Need.CORRECT, answers("abe", "abc")).tolist() == [True, False]
+    with pytest.raises(ValueError, match="pass a grader"):
+        Reader(tiny.tokenizer(), None).read(Need.CORRECT, answers("a"))
+
+
+def test_steps_are_sentences() -> None:
+    ids = torch.tensor([[5, 9, 6, 7, 9, 8, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0]]).bool()
+    assert sentence_steps(ids, mask, torch.tensor([9])).tolist() == [[0, 0, 1, 1, 1, 2, -1]]
+    read = Reader(tiny.tokenizer(), None).read(Need.STEPS, answers("a.b!c"))
+    assert read.tolist() == [[0, 0, 1, 1, 2]]
+
+
+def test_thinking_ends_with_its_mark() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 5, 5, 5, 5]])
+    mask = torch.ones_like(ids).bool()
+    expected = [[True, True, True, False, False], [False] * 5]
+    assert thinking_mask(ids, mask, [6, 7]).tolist() == expected
+    read = Reader(tiny.tokenizer(), None).read(Need.THINKING, answers("ab</think>c"))
+    assert read[0].sum() == len("ab</think>")
+
+
+def test_planning_marks_the_phrases() -> None:
+    phrase = STRATEGY_PHRASES[0]
+    read = Reader(tiny.tokenizer(), None).read(Need.PLANNING, answers(f"x {phrase} y", "nothing"))
+    assert read[0].sum() == len(f" {phrase}")
+    assert not read[1].any()
+
+
+def test_beliefs_come_from_the_rows() -> None:
+    reader = Reader(tiny.tokenizer(), None)
+    with pytest.raises(ValueError, match="field `beliefs`"):
+        reader.read(Need.BELIEFS, answers("a"))
+    row = {"beliefs": [[0.5, 0.5], [1.0, 0.0]]}
+    read = reader.read(Need.BELIEFS, answers("a")._replace(rows=[row]))
+    assert read.shape == (1, 2, 2)

@@ -1,1 +1,1 @@
-"""One script per claim; each writes its result, with machine and versions, to `benchmarks/results`."""
+"""One script per claim; each writes its result, machine and versions to `benchmarks/results`."""

@@ -233,7 +233,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n 2` one process has the tests that share the engine, the other the rest.
 
-    What starts servers of its own, in tests/integration/own_server, is rest: so both take about as long.
+    Tests that start servers of their own (tests/integration/own_server) belong to the rest, so that
+    both halves take about as long.
     """
     return _OneEngine(config, log)
 

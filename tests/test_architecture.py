@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,47 @@ ALLOWED = {
     "probes": {"probes"},
 }
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+OTHERS = [
+    path
+    for folder in ("benchmarks", "scripts", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+JOBS = ("temperature", "difficulty", "inquiry", "steering", "policy")
+"""The five jobs of `training/`, which know nothing of each other."""
+SHARED_BY_JOBS = ("common", "datasets", "objectives")
+
+MAX_MODULES = 20
+MAX_LINES = 400
+
+CROWDED = {"training/objectives": 22}
+"""Folders that still have more than `MAX_MODULES` modules. The list may only shrink."""
+
+DEFINED_TWICE = {
+    *("Answers", "Curve", "Difficulty", "DifficultyControl", "Drawn", "EntropyLogitsProcessor"),
+    *("Facts", "Hapo", "Heard", "Inquiry", "Plan", "Reader", "Readings", "Report", "Rival"),
+    *("Rollout", "Split", "Steer", "Steering", "Step", "Strategy", "Turn"),
+}
+"""Public class names that still mean two things. The list may only shrink."""
+
+WITHOUT = {
+    "torch": (
+        "clients.ask",
+        "clients.chat",
+        "clients.entropy",
+        "clients.inquiry",
+        "probes.graders",
+        "server.commands.entrostat",
+        "server.commands.serve",
+        "server.profiles",
+        "server.settings",
+        "server.wire.request",
+        "training.cli.policy",
+        "training.cli.probe",
+        "training.cli.steering",
+    ),
+}
+"""Modules that are imported before, or without, the heavy package named first."""
 
 
 def name_of(path: Path) -> str:
@@ -91,9 +133,50 @@ def test_one_file_reads_our_part_of_the_environment_and_one_sets_it(path: Path) 
         assert '"ENTROSTAT_' not in text
 
 
-@each_file
+@pytest.mark.parametrize("path", [*SOURCES, *OTHERS], ids=name_of)
 def test_no_file_is_too_long_to_read_at_once(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    modules = [path for path in SOURCES if path.name != "__init__.py"]
+    counts = Counter(name_of(path.parent) for path in modules)
+    crowded = {name: n for name, n in counts.items() if n > CROWDED.get(name, MAX_MODULES)}
+    assert crowded == {}
+
+
+@each_file
+def test_the_jobs_of_training_know_nothing_of_each_other(path: Path) -> None:
+    top, job, *_ = (*path.relative_to(ROOT).parts, "")
+    if top != "training" or job not in (*JOBS, *SHARED_BY_JOBS):
+        return
+    others = {f"training.{other}" for other in (*JOBS, "cli") if other != job}
+    if job not in ("policy", "objectives"):
+        others.add("training.objectives")
+    assert {m for m in imports(path) for other in others if inside(m, other)} == set()
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    names = Counter(
+        node.name
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in names.items() if count > 1} - DEFINED_TWICE == set()
+
+
+@pytest.mark.parametrize("heavy", WITHOUT)
+def test_light_modules_import_nothing_heavy(heavy: str) -> None:
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[2:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert sys.argv[1] not in sys.modules, f'{name} imports {sys.argv[1]}'\n"
+    )
+    command = [sys.executable, "-c", program, heavy, *WITHOUT[heavy]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_generated_pages_are_up_to_date() -> None:

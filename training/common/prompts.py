@@ -1,15 +1,17 @@
-"""The prompts that rollouts start from: a file of the user's, or the shipped ones."""
+"""Prompts for rollouts: from the user's JSONL file, or the shipped ones."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from training.common.errors import TrainingError
-from training.common.files import read_text
+from training.common.files import parse_json_lines, read_text
 
 
 def load_prompts(path: Path | None) -> list[str]:
-    """Read prompts from JSONL: the field `prompt` of every line; other fields are left alone.
+    """Read prompts from JSONL: `prompt` (a text or a chat of one message) or `question`.
+
+    Other fields are ignored.
 
     Args:
         path: None takes the shipped ones: chat, stories, code, arithmetic, lists, explanations
@@ -19,26 +21,22 @@ def load_prompts(path: Path | None) -> list[str]:
         TrainingError: The file cannot be read or a line is no prompt; names the line.
     """
     if path is None:
-        text, name = (
-            files("training.common").joinpath("prompts.jsonl").read_text("utf-8"),
-            "prompts",
-        )
+        text = files("training.common").joinpath("prompts.jsonl").read_text("utf-8")
+        name = "prompts"
     else:
         text, name = read_text(path), str(path)
-    # Not splitlines(): JSON strings may hold U+2028 and its kin, which are no ends of lines here.
-    lines = enumerate(text.split("\n"), start=1)
-    prompts = [_prompt(line, f"{name}: line {number}") for number, line in lines if line.strip()]
+    prompts = [_prompt(record, place) for place, record in parse_json_lines(text, name)]
     if not prompts:
-        raise TrainingError(f"{name}: there are no prompts in it")
+        raise TrainingError(f"{name}: contains no prompts")
     return prompts
 
 
-def _prompt(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{where}: not JSON: {error.msg}") from error
-    prompt = record.get("prompt") if isinstance(record, dict) else None
+def _prompt(record: dict[str, Any], place: str) -> str:
+    prompt = record.get("prompt", record.get("question"))
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
+        prompt = prompt[0].get("content")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise TrainingError(f'{where}: expected an object such as {{"prompt": "Why?"}}')
+        raise TrainingError(
+            f'{place}: expected an object such as {{"prompt": "Why?"}}; a chat may have one message'
+        )
     return prompt

@@ -1,6 +1,5 @@
 """Runs of an agent that chooses among actions: synthetic bandits, and logs of the user's own."""
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.common.errors import TrainingError
-from training.common.files import read_text
+from training.common.files import read_json_lines
 
 MAX_ARMS = 8
 _MEAN, _SPREAD = 100.0, 10.0
@@ -151,25 +150,18 @@ def load_runs(path: Path) -> list[Run]:
         TrainingError: The file cannot be read or a line is no step; names the line.
     """
     runs = dict[int | str, dict[int, Step]]()
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            step = _step(line, f"{path}: line {number}")
-            if step.step in runs.setdefault(step.run, {}):
-                raise TrainingError(
-                    f"{path}: line {number}: run {step.run} has a step {step.step} already"
-                )
-            runs[step.run][step.step] = step
+    for place, record in read_json_lines(path):
+        step = _step(record, place)
+        if step.step in runs.setdefault(step.run, {}):
+            raise TrainingError(f"{place}: run {step.run} has a step {step.step} already")
+        runs[step.run][step.step] = step
     found = [[steps[number] for number in sorted(steps)] for steps in runs.values()]
     if not found:
         raise TrainingError(f"{path}: there are no steps in it")
     return found
 
 
-def _step(line: str, where: str) -> Step:
-    try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{where}: not JSON: {error.msg}") from error
+def _step(record: dict[str, Any], where: str) -> Step:
     try:
         step = Step.model_validate(record)
     except ValidationError as error:

@@ -19,15 +19,29 @@ def test_a_file_may_hold_other_fields_blank_lines_and_any_character(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "Why?"}',
+        '{"question": "Why?"}',
+        '{"prompt": [{"role": "user", "content": "Why?"}]}',
+    ],
+)
+def test_published_shapes_are_read(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line)
+    assert load_prompts(path) == ["Why?"]
+
+
+@pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b'{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
-        (b'{"prompt": "a"}\n\n"b"\n', "line 3: expected an object"),
+        (b'{"prompt": "a"}\n\n"b"\n', "line 3: not a JSON object"),
         (b'{"text": "a"}\n', "line 1: expected an object"),
         (b'{"prompt": " "}\n', "line 1: expected an object"),
         (b'{"prompt": 3}\n', "line 1: expected an object"),
-        (b"\n\n", "no prompts"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\n\n", "contains no prompts"),
+        (b"\xff\xfe", "UTF-16"),
     ],
 )
 def test_a_bad_file_is_refused_by_its_line(tmp_path: Path, content: bytes, complaint: str) -> None:

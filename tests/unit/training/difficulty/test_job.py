@@ -160,7 +160,7 @@ def test_a_class_without_questions_is_named(
         (("--tolerance", 0.1), "belongs to --labels outcome"),
         (("--labels", "guess"), "one of entropy, outcome"),
         (("--name", "no/good/name"), "write MODEL/NAME"),
-        (("--strategies", "nowhere.toml"), "cannot be read"),
+        (("--strategies", "nowhere.toml"), "not a file, nor one of"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_asked(

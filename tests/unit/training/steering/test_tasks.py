@@ -59,7 +59,7 @@ def test_a_log_is_read_run_by_run_in_the_order_of_its_steps(tmp_path: Path) -> N
         ((LINE | {"actions": ["left", "left"]},), "line 1: the actions must differ"),
         ((LINE | {"actions": ["left", " "]},), "none may be empty"),
         (({"run": 1},), "line 1: step"),
-        (("[1]",), "line 1: the line"),
+        (("[1]",), "line 1: not a JSON object"),
     ],
 )
 def test_what_is_no_log_is_refused_by_line(

@@ -130,7 +130,7 @@ def side_by_side(
     env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     env.pop("VLLM_PLUGINS", None)
     # An empty allow-list keeps even the inert part of our plugin out of the baseline.
-    stock = (_STOCK, env | {"VLLM_PLUGINS": ""}, [])
+    stock: tuple[list[str], dict[str, str], list[str]] = (_STOCK, env | {"VLLM_PLUGINS": ""}, [])
     kinds = {"stock": stock, "ours": (_OURS, env, own)}
     if twin:
         kinds["twin"] = stock

@@ -56,8 +56,8 @@ class Answer(NamedTuple):
 
     prompt: list[int]
     tokens: list[int]
-    entropy: list[float]
-    temperature: list[float]
+    entropy: list[float | None]
+    temperature: list[float | None]
 
 
 def main(
@@ -143,7 +143,8 @@ async def _ask(
 def _logits(model: Any, answer: Answer) -> Tensor:
     with torch.inference_mode():
         out = model(torch.tensor([answer.prompt + answer.tokens])).logits
-    return out[0, len(answer.prompt) - 1 : -1].float()
+    logits: Tensor = out[0, len(answer.prompt) - 1 : -1].float()
+    return logits
 
 
 def _difference(model: Any, answers: list[Answer]) -> list[str]:

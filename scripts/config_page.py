@@ -96,7 +96,7 @@ def _default(info: Any) -> str:
     if isinstance(value, BaseModel):
         return "its own"
     if isinstance(value, tuple):
-        value = [one.type if isinstance(one, BaseModel) else one for one in value]
+        value = [one.model_dump()["type"] if isinstance(one, BaseModel) else one for one in value]
     return f"`{json.dumps(value, default=str)}`"
 
 

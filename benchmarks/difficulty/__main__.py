@@ -27,6 +27,7 @@ from benchmarks.difficulty.page import Result, write
 from clients.entropy import controls, difficulty, report
 from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty
+from probes.graders import GraderName
 from training.common.server_pool import request_seed
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
@@ -60,7 +61,7 @@ def main(
     ] = None,
     problems: Annotated[int, typer.Option(help="How many new questions.")] = 150,
     samples: Annotated[int, typer.Option(help="Answers to each, by each arm.")] = 4,
-    grader: Annotated[str | None, typer.Option(help="For JSONL that names none.")] = None,
+    grader: Annotated[GraderName | None, typer.Option(help="For JSONL that names none.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same new questions.")] = 1,
     checkpoint: Annotated[
         Path | None, typer.Option(help="As the run had it, where it had one.")

@@ -77,15 +77,14 @@ def compare(arm: Arm, other: Arm, seed: int = 0) -> Comparison:
     gains = draws @ (arm.accuracy - other.accuracy)
     savings = 1 - (draws @ arm.tokens) / (draws @ other.tokens)
     return Comparison(
-        (
-            float(arm.accuracy.mean() - other.accuracy.mean()),
-            *map(float, np.quantile(gains, (0.025, 0.975))),
-        ),
-        (
-            float(1 - arm.tokens.mean() / other.tokens.mean()),
-            *map(float, np.quantile(savings, (0.025, 0.975))),
-        ),
+        _with_interval(float(arm.accuracy.mean() - other.accuracy.mean()), gains),
+        _with_interval(float(1 - arm.tokens.mean() / other.tokens.mean()), savings),
     )
+
+
+def _with_interval(value: float, resampled: Floats) -> tuple[float, float, float]:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return value, float(low), float(high)
 
 
 def at_equal_tokens(budgets: list[Arm], tokens: float) -> Arm:

@@ -78,7 +78,7 @@ def band(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(moved.any()):
         return centre, centre
     away = float(((means - centre).abs() / error)[:, moved].max(-1).values.quantile(0.95))
-    freedom = len(labels.unique()) - 1
+    freedom = len(set(labels.tolist())) - 1
     away = float(student.isf(normal.sf(away), freedom)) * ((freedom + 1) / freedom) ** 0.5
     return centre - away * error, centre + away * error
 

@@ -81,8 +81,12 @@ def main(
                 root = Path(folder)
                 save_random(root / "artifacts", checkpoint, numbers, BATCH)
                 own = ("--artifacts", str(root / "artifacts"))
-                order = {"twin": twin, "own": own, "backwards": bool(lap % 2)}
-                with side_by_side(checkpoint, DEFAULT_MODEL, flags, root, **order) as servers:
+                with side_by_side(
+                    *(checkpoint, DEFAULT_MODEL, flags, root),
+                    twin=twin,
+                    own=own,
+                    backwards=bool(lap % 2),
+                ) as servers:
                     _prove(servers["ours"])
                     runs += measure(title, servers, arms(), rounds, [BATCH])
         sections.append(pool(arms(), runs))

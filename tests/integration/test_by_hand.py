@@ -88,7 +88,8 @@ def test_the_question_of_an_adapter_is_not_read_by_the_base_models_probe(client:
 
     with pytest.raises(BadRequestError) as refused:
         ask(client, PROMPTS[0], {"difficulty": {}}, model="tuned")
-    assert refused.value.body["param"].startswith("entropy.difficulty")
+    body: Any = refused.value.body
+    assert body["param"].startswith("entropy.difficulty")
 
 
 def test_mixed_probes_say_of_200_prompts_what_transformers_says(

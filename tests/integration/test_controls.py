@@ -79,7 +79,8 @@ def test_several_prompts_each_have_their_own_report(client: OpenAI) -> None:
         max_tokens=6,
         extra_body={"entropy": {"trace": "tokens"}},
     )
-    first = [choice.entropy["tokens"][0]["entropy"] for choice in answer.choices]
+    choices: list[Any] = answer.choices
+    first = [choice.entropy["tokens"][0]["entropy"] for choice in choices]
     assert first[0] == pytest.approx(first[1], abs=1e-3)
     assert first[2] == pytest.approx(first[3], abs=1e-3)
     assert abs(first[0] - first[2]) > 0.01
@@ -174,9 +175,9 @@ def test_a_stream_carries_the_same_trace_as_an_answer(client: OpenAI, kind: str)
     options: dict[str, Any] = {"model": MODEL, "max_tokens": 20, "seed": 4, "temperature": 0.8}
     body = {"entropy": LAWS[3]}
     if kind == "chat":
-        messages = [{"role": "user", "content": PROMPTS[4]}]
-        whole = client.chat.completions.create(messages=messages, extra_body=body, **options)
-        stream = client.chat.completions.create(
+        messages: Any = [{"role": "user", "content": PROMPTS[4]}]
+        whole: Any = client.chat.completions.create(messages=messages, extra_body=body, **options)
+        stream: Any = client.chat.completions.create(
             messages=messages, extra_body=body, stream=True, **options
         )
     else:
@@ -184,7 +185,8 @@ def test_a_stream_carries_the_same_trace_as_an_answer(client: OpenAI, kind: str)
         stream = client.completions.create(
             prompt=PROMPTS[4], extra_body=body, stream=True, **options
         )
-    tokens, summary = [], None
+    tokens: list[Any] = []
+    summary: dict[str, Any] | None = None
     for chunk in stream:
         for choice in chunk.choices:
             extra = choice.model_extra.get("entropy") or {}
@@ -197,6 +199,7 @@ def test_a_stream_carries_the_same_trace_as_an_answer(client: OpenAI, kind: str)
     assert [t["temperature"] for t in tokens] == pytest.approx(
         [t["temperature"] for t in expected["tokens"]], abs=1e-3
     )
+    assert summary is not None
     assert summary["entropy_mean"] == pytest.approx(expected["entropy_mean"], abs=1e-3)
 
 

@@ -69,7 +69,8 @@ def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenA
         lambda q=q: ask(client, q, control, max_tokens=50, seed=2, temperature=None)
         for q in QUESTIONS
     ]
-    temperatures, budgets = {"easy": 0.5, "normal": 0.8, "hard": 0.4}, {}
+    temperatures = {"easy": 0.5, "normal": 0.8, "hard": 0.4}
+    budgets: dict[str, Any] = {}
     for answer in together(jobs):
         body = report(answer)
         label = body["difficulty"]["label"]

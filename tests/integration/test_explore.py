@@ -41,7 +41,9 @@ def vector() -> Vector:
 
 def strength() -> float:
     """Of the profile, in multiples of the stream's norm."""
-    ((steer,),) = [Profiles()["explore"].steering]
+    steering = Profiles()["explore"].steering
+    assert steering is not None
+    (steer,) = steering
     assert steer.strength_relative is not None
     return steer.strength_relative
 
@@ -93,7 +95,9 @@ def test_a_server_steers_the_stream_that_training_reads(
 
         def told(control: dict[str, Any] | None, step: Step = step) -> float:
             answer = chosen(client, step.messages, step.begin, control)
-            return max(top.logprob for top in answer.choices[0].logprobs.content[0].top_logprobs)
+            return max(
+                float(top.logprob) for top in answer.choices[0].logprobs.content[0].top_logprobs
+            )
 
         def held(at: float) -> dict[str, Any]:
             return {"steering": [{"vector": f"{MODEL}/explore", "clamp": [at, at]}]}

@@ -157,8 +157,12 @@ def test_bad_input_is_refused_by_name(
 
 
 def test_other_routes_and_fields_that_contradict_are_refused(server: Server) -> None:
-    control = {"inquiry": {"task": TASK}}
-    chat = {"model": MODEL, "messages": [{"role": "user", "content": "go"}], "entropy": control}
+    control: dict[str, Any] = {"inquiry": {"task": TASK}}
+    chat: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "go"}],
+        "entropy": control,
+    }
     wrong = [
         ("/v1/completions", {"model": MODEL, "prompt": "x", "entropy": control}, "entropy.inquiry"),
         ("/v1/chat/completions", {**chat, "n": 2}, "n"),

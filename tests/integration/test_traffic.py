@@ -74,7 +74,7 @@ def test_clients_that_leave_do_not_disturb_the_others(server: Server, client: Op
 
     def stay(seed: int) -> bool:
         answer = ask(client, PROMPTS[seed % 10], {"trace": "tokens"}, seed=seed, max_tokens=30)
-        return len(report(answer)["tokens"]) == answer.usage.completion_tokens
+        return bool(len(report(answer)["tokens"]) == answer.usage.completion_tokens)
 
     results = together(
         [*(lambda i=i: leave(i) for i in range(6)), *(lambda i=i: stay(i) for i in range(6))]

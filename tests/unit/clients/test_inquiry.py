@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -79,7 +81,7 @@ def test_a_session_goes_on_from_the_messages_of_another(playing: Fake) -> None:
     with connect(playing.url) as client:
         first = InquirySession(client, "m/animals", lambda _: "no", model="m")
         next(iter(first))
-        messages = [*first.messages, {"role": "user", "content": "no"}]
+        messages: list[Any] = [*first.messages, {"role": "user", "content": "no"}]
         second = InquirySession(client, "m/animals", lambda _: "yes", messages=messages)
         assert second.run().label == "bee"
 

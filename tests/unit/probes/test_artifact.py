@@ -324,7 +324,7 @@ def test_nothing_in_the_source_can_unpickle(package: str) -> None:
                 assert not members & _LOADERS, f"{path}:{node.lineno}"
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in _LOADERS, f"{path}:{node.lineno}"
-            assert not names & _CODE_IN_DISGUISE, f"{path}:{node.lineno}"
+            assert not names & _CODE_IN_DISGUISE, path
 
 
 def test_only_installed_packages_have_a_version() -> None:

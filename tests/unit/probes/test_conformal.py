@@ -1,6 +1,7 @@
 import math
 import warnings
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,7 +287,8 @@ class Prefit(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return x.argmax(1)
+        predicted: np.ndarray = x.argmax(1)
+        return predicted
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         return x
@@ -295,7 +297,7 @@ class Prefit(ClassifierMixin, BaseEstimator):
 class Ones(np.random.RandomState):
     """Takes the randomness out of APS: the score is then what lies strictly above a label."""
 
-    def uniform(self, low: float = 0.0, high: float = 1.0, size: int = 1) -> np.ndarray:
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         return np.ones(size)
 
 

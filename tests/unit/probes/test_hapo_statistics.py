@@ -19,7 +19,7 @@ def hapo_in_numpy(values: np.ndarray, quantile: float, tail: float) -> HapoStati
         return float(ordered[np.rint(share * last).astype(int)])
 
     pivot = nearest(log_entropy, quantile)
-    std = math.sqrt(max(np.mean((log_entropy - pivot) ** 2), 1e-8))
+    std = math.sqrt(max(float(np.mean((log_entropy - pivot) ** 2)), 1e-8))
     x = (log_entropy - pivot) / std
     high, low = max(nearest(x, 1 - tail), 1e-8), min(nearest(x, tail), -1e-8)
     return HapoStatistics(pivot, std, 1 / high, 1 / low)

@@ -49,6 +49,8 @@ class FakeEngine:
     """
 
     name = "the fake"
+    renderer: Any = None
+    """What routes ask for the id of the end token, where a test needs one."""
 
     def __init__(
         self,

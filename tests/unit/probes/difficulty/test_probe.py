@@ -92,8 +92,8 @@ def test_beta_is_the_median_entropy_of_what_is_solved() -> None:
 def test_the_cheapest_strategy_that_loses_nothing_labels_a_question(
     accuracy: tuple[float, ...], tokens: tuple[int, ...], expected: Difficulty
 ) -> None:
-    columns = [torch.tensor([row], dtype=torch.float64).T for row in (accuracy, tokens)]
-    assert cheapest(*columns, Outcomes(tolerance=0.1 + 1e-9, gamma=0.3)).tolist() == [expected]
+    right, spent = (torch.tensor([row], dtype=torch.float64).T for row in (accuracy, tokens))
+    assert cheapest(right, spent, Outcomes(tolerance=0.1 + 1e-9, gamma=0.3)).tolist() == [expected]
 
 
 def test_thresholds_out_of_order_are_refused() -> None:

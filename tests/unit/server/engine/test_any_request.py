@@ -119,6 +119,15 @@ class Worker:
         self.plain: dict[str, bool] = {}  # of every request, by name
         self.tokens: dict[str, list[int]] = {}  # how many are computed and how many known
 
+    def join(self, name: str, extra: Any, **odd: Any) -> None:
+        raise NotImplementedError
+
+    def seated(self) -> dict[str, int]:
+        raise NotImplementedError
+
+    def sample(self, logits: Tensor, ends: Any, known: Any) -> Tensor:
+        raise NotImplementedError
+
     def decided(self, logits: Tensor, base: Tensor, *rest: Any, **options: Any) -> Any:
         entropy, chosen = self.decide(logits, base, *rest, **options)  # or it counts as a failure
         assert torch.where(base > 0, chosen.isfinite() & (chosen > 0), chosen == 0).all()
@@ -186,15 +195,16 @@ class OnV2(Worker):
 
     def sample(self, logits: Tensor, ends: Any, known: Any) -> Tensor:
         rows = zip(self.seated().values(), (ends - 1).tolist(), strict=True)
-        return self.runner.step(logits, list(rows))
+        after: Tensor = self.runner.step(logits, list(rows))
+        return after
 
 
 async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifacts) -> None:
     """As a route does; a request that is refused goes nowhere."""
     odd = {key: chance.choice(some) for key, some in SAMPLING.items() if chance.random() < 0.1}
     said = Said(odd.get("temperature"), chance.choice([None, "low", "high"]))
-    several = chance.choice([{}, {}, {"n": 3}, {"temperature": 0.0}])
-    params = SamplingParams(**{"max_tokens": 40} | odd | several)
+    several: dict[str, Any] = chance.choice([{}, {}, {"n": 3}, {"temperature": 0.0}])
+    params = SamplingParams(**{"max_tokens": 40, **odd, **several})
     control = None if body is None else Control.model_validate(body)
     try:
         plan = make_plan(Wanted(control, None, None), {}, using, said)

@@ -131,6 +131,7 @@ def test_one_rank_of_many_sends_the_trace_and_all_control(
     runner.refresh()
     before = random_logits(1)
     after = before.clone()
+    assert runner.processor is not None
     runner.processor.before_sampling(after)
     torch.testing.assert_close(after, before / 0.5)
     assert (runner.record != Record()) == traced
@@ -156,9 +157,10 @@ class LlamaForCausalLM(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model: Any = torch.nn.Module()
-        self.model.layers = torch.nn.ModuleList([Layer(), Layer()])
-        self.model.start_layer, self.model.end_layer = 0, 2
+        model: Any = torch.nn.Module()
+        model.layers = torch.nn.ModuleList([Layer(), Layer()])
+        model.start_layer, model.end_layer = 0, 2
+        self.model = model
 
 
 def steerable(**parallel: Any) -> Any:

@@ -69,7 +69,7 @@ class Runner:
         self.model_config: Any = None
         self.model: Any = None
         self.discard_request_mask = SimpleNamespace(np=np.zeros(NUM_ROWS, dtype=bool))
-        self.processor.bind(self)  # type: ignore[arg-type]
+        self.processor.bind(self)
 
     def add(self, name: str, extra: dict[str, Any] | None = None, **sampling: Any) -> None:
         seed = sampling.get("seed")
@@ -94,7 +94,8 @@ class Runner:
         """One step of vLLM's sampler on these logits."""
         self.refresh()
         output = self.sampler(logits.clone(), self.input_batch.sampling_metadata)
-        return output.sampled_token_ids.flatten().tolist()
+        sampled: list[int] = output.sampled_token_ids.flatten().tolist()
+        return sampled
 
     def traces(self) -> list[tuple[int, int]]:
         """Trace and choice of each row."""
@@ -177,7 +178,7 @@ def test_completions_are_named_by_the_request_ids_of_vllm(
     runner: Runner, added_and_moved: bool
 ) -> None:
     ids = ["0_chatcmpl-a", "2_chatcmpl-a", "1_chatcmpl-a", "chatcmpl-b", "11_cmpl_9_c"]
-    runner.input_batch = SimpleNamespace(req_ids=ids)  # type: ignore[assignment]
+    runner.input_batch = SimpleNamespace(req_ids=ids)
     several = params(5, choices=12)
     start = [(0, several), (1, several), (2, several), (3, params(6)), (4, several)]
     expected = [(5, 0), (5, 2), (5, 1), (6, 0), (5, 11)]

@@ -41,6 +41,7 @@ def asking(name: str = "m/a", factor: float = 1.0, *, everywhere: bool = False) 
 def added(layer: Layer, tokens: int) -> Tensor:
     """What a layer adds to each token."""
     zeros = torch.zeros(tokens, HIDDEN)
+    hidden: torch.Tensor
     hidden, residual = layer(zeros, zeros)
     assert residual is zeros
     return hidden
@@ -173,11 +174,12 @@ def test_a_row_is_written_once_for_all_of_a_kind_and_kept_for_the_next(
     control, layers = make(rows=2)
     written: list[int] = []
     write = SteeringControl._write
-    monkeypatch.setattr(
-        SteeringControl,
-        "_write",
-        lambda self, row, kind: written.append(row) or write(self, row, kind),
-    )
+
+    def counting(self: SteeringControl, row: Any, kind: Any) -> None:
+        written.append(row)
+        write(self, row, kind)
+
+    monkeypatch.setattr(SteeringControl, "_write", counting)
     for slot in (0, 1):
         control.add(slot, asking("m/a", 3.0))
     control.remove(0)
@@ -217,9 +219,10 @@ def test_a_layer_that_the_model_lacks_is_named() -> None:
     class LlamaForCausalLM(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model: Any = nn.Module()
-            self.model.layers = nn.ModuleList([Layer(), Layer()])
-            self.model.start_layer, self.model.end_layer = 0, 2
+            model: Any = nn.Module()
+            model.layers = nn.ModuleList([Layer(), Layer()])
+            model.start_layer, model.end_layer = 0, 2
+            self.model = model
 
     model = LlamaForCausalLM()
     assert list(decoder_layers(model, [1])) == [1]

@@ -123,19 +123,29 @@ def edits(wanted: list[Steer], artifacts: Artifacts) -> Edits:
         artifact = artifacts.steering_vector(one.vector, "")
         assert artifact.manifest.steering is not None
         (layer,) = artifact.manifest.steering.norms
-        before, vector = found.get(layer, lambda x: x), artifact.tensors[tensor_name(layer)]
-        if one.clamp is None:
-            assert one.strength is not None
-            found[layer] = lambda x, f=before, v=vector * one.strength: f(x) + v
-        else:
-            found[layer] = lambda x, f=before, v=vector, band=one.clamp: _held(f(x), v, band)
+        before, vector = found.get(layer, _unchanged), artifact.tensors[tensor_name(layer)]
+        found[layer] = _edit(before, vector, one)
     return found
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _edit(before: Callable[[Tensor], Tensor], vector: Tensor, one: Steer) -> Callable[..., Tensor]:
+    if one.clamp is not None:
+        band = one.clamp
+        return lambda x: _held(before(x), vector, band)
+    assert one.strength is not None
+    added = vector * one.strength
+    return lambda x: before(x) + added
 
 
 def _held(x: Tensor, vector: Tensor, band: tuple[float, float]) -> Tensor:
     unit = vector / vector.norm()
     along = (x @ unit).unsqueeze(-1)
-    return x + (along.clamp(*band) - along) * unit
+    held: Tensor = x + (along.clamp(*band) - along) * unit
+    return held
 
 
 def run(root: Path, case: Case) -> dict[str, list[float]]:
@@ -241,7 +251,7 @@ def main(root: Path) -> dict[str, Any]:
     from server.engine.kernels import Kernels
 
     # The temperature laws need not be compiled.
-    Kernels.warm_up = lambda kernels: kernels._use(lambda f, dynamic: f)  # type: ignore[method-assign]
+    setattr(Kernels, "warm_up", lambda kernels: kernels._use(lambda f, dynamic: f))  # noqa: B010
     for family, model_type in FAMILIES.items():
         build(root, family, model_type)
     import vllm  # noqa: F401

@@ -76,7 +76,7 @@ async def test_unknown_to_an_open_question_is_no_information(tmp_path: Path) -> 
 
 async def test_nothing_is_asked_twice_in_either_form(tmp_path: Path) -> None:
     task = plan(tmp_path).inquiry.task
-    reads = Proposer(["Sings", "barks", "SINGS ", "can fly", "Can  fly", "..."])
+    reads: Any = Proposer(["Sings", "barks", "SINGS ", "can fly", "Can  fly", "..."])
     heard = [(SINGS, YES), (BARK, UNKNOWN)]
     fresh = await propose(task, heard, 5, reads)
     assert [query.question for query in fresh] == [FLIES]
@@ -135,7 +135,8 @@ async def test_without_an_engine_the_tasks_own_questions_go_on(tmp_path: Path) -
 async def test_a_table_grows_by_the_open_questions_of_the_history(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     heard = [(BARK, YES), (SINGS, YES), (SINGS, YES)]
-    grown = await with_open_questions(inquiry, heard, 0, Proposer())
+    reads: Any = Proposer()
+    grown = await with_open_questions(inquiry, heard, 0, reads)
     assert grown.inquiry.logprobs.shape == (4, 2, 3)
     assert grown.inquiry.task.questions[3] == SINGS
     assert grown.candidates is None

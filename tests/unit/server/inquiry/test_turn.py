@@ -40,8 +40,8 @@ class FakeReads:
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
         self.prompts += texts
         if choices[0] in (5, 6, 7):
-            rows = ([-2.0, -1.0, 0.0] if "yes\n" in one else [0.0, -1.0, -2.0] for one in texts)
-            return [row[: len(choices)] for row in rows]
+            found = ([-2.0, -1.0, 0.0] if "yes\n" in one else [0.0, -1.0, -2.0] for one in texts)
+            return [row[: len(choices)] for row in found]
         replies = [prompt.rsplit("Reply: ", 1)[1] for prompt in texts]
         rows = {"ja": [0.0, -9.0, -9.0], "nein": [-9.0, 0.0, -9.0]}
         return [rows.get(one.split("\n")[0], [-1.0, -1.1, -1.2]) for one in replies]
@@ -60,7 +60,8 @@ async def turn(
     wanted: InquiryPlan, *replies: tuple[str, str], reads: Any = None
 ) -> tuple[str, InquiryReport, str | None]:
     exchanges = [Exchange(*one) for one in replies]
-    return await inquire(wanted, exchanges, reads or FakeReads())
+    fake: Any = FakeReads() if reads is None else reads
+    return await inquire(wanted, exchanges, fake)
 
 
 async def test_the_first_turn_asks_what_divides_the_labels(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_salt_is_of_contents_and_amounts(root: Path) -> None:
     one = {"vector": "m/a", "strength": 1.0}
     same = salt(root, one)
     assert salt(root, {"vector": "m/again", "strength": 1.0}) == same
-    others = [
+    others: list[dict[str, Any]] = [
         {"vector": "m/b", "strength": 1.0},
         {**one, "strength": 1.5},
         {**one, "strength": -1.0},

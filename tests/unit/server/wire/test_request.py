@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from probes.laws import Law
 from server.wire.request import (
@@ -20,7 +20,7 @@ from server.wire.request import (
     TokenReport,
 )
 
-LAWS = [FixedTemperature, Hapo, Edt, Dynatemp, EntropyTarget]
+LAWS: list[type[BaseModel]] = [FixedTemperature, Hapo, Edt, Dynatemp, EntropyTarget]
 MINIMAL: dict[str, dict[str, Any]] = {
     "fixed": {"temperature": 0.5},
     "hapo": {},

@@ -216,8 +216,10 @@ def test_a_task_without_known_answers_is_refused(
 
 
 async def test_a_server_that_dies_is_its_error_and_no_group_of_errors() -> None:
+    request: Any = httpx.Request("POST", "http://gone")
+
     async def die(**_: Any) -> None:
-        raise openai.APIConnectionError(request=httpx.Request("POST", "http://gone"))
+        raise openai.APIConnectionError(request=request)
 
     client: Any = SimpleNamespace(completions=SimpleNamespace(create=die))
     with pytest.raises(openai.APIConnectionError):

@@ -158,7 +158,7 @@ def lp_reg(tokens: list[Token]) -> Tensor:
 
 def siren(tokens: list[Token]) -> Tensor:
     def nucleus(t: Token) -> Tensor:
-        total, kept = 0.0, []
+        total, kept = 0.0, list[Tensor]()
         for index in t.p.argsort(descending=True).tolist():
             total += float(t.p[index].detach())
             if kept and total >= 0.8:

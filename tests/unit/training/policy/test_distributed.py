@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.unit.training import tiny_policy as tiny
+from tests.unit.training.policy import tiny_policy as tiny
 from training.policy import configs
 from training.policy.progress import STEPS_FILE, read_steps
 

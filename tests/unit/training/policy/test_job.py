@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.unit.training import tiny_policy as tiny
+from tests.unit.training.policy import tiny_policy as tiny
 from training.cli.objective_table import objective_rows
 from training.cli.probe import one_sentence_errors
 from training.common.errors import TrainingError
@@ -180,7 +180,7 @@ def test_trackers_know_their_folder_before_trl_is_imported(
     """Trackio reads its folder once, when TRL imports it."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
     monkeypatch.setenv("TRACKIO_DIR", "")
-    seen = []
+    seen: list[str] = []
 
     def build(*_: object) -> None:
         seen.extend(os.environ[name] for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR"))

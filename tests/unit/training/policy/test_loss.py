@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -54,10 +55,10 @@ def test_full_logits_give_what_each_objective_measures() -> None:
     logits = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 0]])
     scored = score_logits(logits, ids, objectives, ROLLOUT_LOGITS)
-    table = torch.distributions.Categorical(logits=logits)
+    categorical: Any = torch.distributions.Categorical
+    table, hot = categorical(logits=logits), categorical(logits=logits / 1.2)
     torch.testing.assert_close(scored.logprobs, table.log_prob(ids))
     torch.testing.assert_close(scored.entropy, table.entropy())
-    hot = torch.distributions.Categorical(logits=logits / 1.2)
     torch.testing.assert_close(scored.measured[Need.RESCORED_LOGPROBS], hot.log_prob(ids))
     proxy = objectives.members["lp_reg"].measure(logits, ids)
     torch.testing.assert_close(scored.measured[Need.PROXY_LOGPROBS], proxy)

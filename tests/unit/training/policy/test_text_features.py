@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.unit.training import tiny_policy as tiny
+from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives import Need
 from training.policy.text_features import (
     STRATEGY_PHRASES,

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from trl import GRPOTrainer
 
-from tests.unit.training import tiny_policy as tiny
+from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives import OBJECTIVES, ObjectiveList, Objectives
 from training.objectives.controller import Actuator, ControllerConfig
 from training.objectives.interface import Objective
@@ -32,7 +32,7 @@ class Steps:
         self.gradients: list[Tensor] = []
         outer = self
 
-        class Recording(kind):  # type: ignore[misc, valid-type]
+        class Recording(kind):  # type: ignore[misc]
             def _clip_grad_norm(self, model: Any) -> Any:
                 rows = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
                 outer.gradients.append(torch.cat(rows).clone())
@@ -257,7 +257,7 @@ def test_the_controller_holds_the_entropy_that_plain_training_loses(
     held = ours(tmp_path, target, controller=controller, **settings)
 
     def late(run: Steps, key: str) -> float:
-        return sum(row[key] for row in run.logs[30:]) / 30
+        return float(sum(row[key] for row in run.logs[30:]) / 30)
 
     assert plain.logs[0]["step_entropy"] > 4
     assert late(plain, "step_entropy") < 0.5

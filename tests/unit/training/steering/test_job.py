@@ -16,7 +16,8 @@ from probes.artifact import Artifact
 from probes.steering import tensor_name
 from tests.unit.training.tiny import save_tiny
 from training.cli.steering import train_steering
-from training.steering import cache as steering_run
+from training.steering import cache
+from training.steering.reader import Reader
 
 SMALL = (
     *("--histories", 3, "--held-out", 2, "--steps", 3, "--arms", 3, "--completions", 3),
@@ -82,13 +83,12 @@ def test_a_killed_run_goes_on_and_ends_the_same(run: Run, monkeypatch: pytest.Mo
     (lost,) = (root / "runs").glob("*/testing-fruits-*.safetensors")
     lost.unlink()
     read = list[Any]()
-    reader = steering_run.Reader
 
     def counting(*words: Any) -> Any:
         read.append(words)
-        return reader(*words)
+        return Reader(*words)
 
-    monkeypatch.setattr(steering_run, "Reader", counting)
+    monkeypatch.setattr(cache, "Reader", counting)
     run("east", "tiny", *SMALL)
     assert len(read) == 1
     again = Artifact.load(root / "artifacts/tiny/explore")

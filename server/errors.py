@@ -15,10 +15,14 @@ class BadControl(ValueError):
         self.param = param
 
 
+def error_body(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
+    """The body of an error in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
 def bad_request(message: str, param: str | None) -> JSONResponse:
     """A 400 in OpenAI's shape."""
-    error = {"message": message, "type": "BadRequestError", "param": param, "code": 400}
-    return JSONResponse({"error": error}, status_code=400)
+    return JSONResponse(error_body(message, "BadRequestError", param, 400), status_code=400)
 
 
 def describe(error: ValidationError, root: str) -> BadControl:

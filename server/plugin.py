@@ -24,6 +24,7 @@ _HANDLERS = (
     "openai_serving_chat_batch",
     "openai_serving_completion",
     "openai_serving_responses",
+    "anthropic_serving_messages",
 )
 
 
@@ -35,10 +36,9 @@ class EntrostatPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Put our routes over vLLM's; vLLM replaces routes of the same path and method."""
-        from server.routes import entropy, openai
+        from server.routes.table import attach_routes
 
-        app.include_router(openai.router)
-        app.include_router(entropy.router)
+        attach_routes(app, app.state.args)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Load profiles and artifacts, start telemetry, stand between handlers and engine."""

@@ -1,10 +1,9 @@
-"""vLLM's OpenAI routes with the `entropy` field, and the model list with its profiles."""
+"""vLLM's OpenAI routes with the `entropy` field."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
 from pydantic import Field, ValidationError, WrapValidator
 from vllm.entrypoints.openai.chat_completion import api_router as chat
 from vllm.entrypoints.openai.chat_completion.protocol import (
@@ -21,17 +20,18 @@ from vllm.entrypoints.openai.completion.protocol import (
 )
 from vllm.entrypoints.openai.responses import api_router as responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import VLLMValidationError
 
 from server.errors import describe
 from server.routes.controlled import run_controlled
-from server.state import state_of
 from server.wire.request import Control, Report
 
-_CONTROL = "How entropy is measured and controlled while this answer is decoded."
-_REPORT = "What was measured and applied; present when the request asked for control."
+CONTROL = "How entropy is measured and controlled while this answer is decoded."
+"""Describes the field `entropy` of a request."""
+REPORT = "What was measured and applied; present when the request asked for control."
+"""Describes the field `entropy` of an answer."""
 
 router = APIRouter()
 
@@ -56,31 +56,31 @@ ControlField = Annotated[Control | None, WrapValidator(_name_the_field)]
 class ControlledChatRequest(ChatCompletionRequest):
     """vLLM's chat request with the `entropy` field."""
 
-    entropy: ControlField = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=CONTROL)
 
 
 class ControlledBatchRequest(BatchChatCompletionRequest):
     """vLLM's batch of conversations with the `entropy` field."""
 
-    entropy: ControlField = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=CONTROL)
 
 
 class ControlledCompletionRequest(CompletionRequest):
     """vLLM's completion request with the `entropy` field."""
 
-    entropy: ControlField = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=CONTROL)
 
 
 class ControlledResponsesRequest(ResponsesRequest):
     """vLLM's Responses request with the `entropy` field."""
 
-    entropy: ControlField = Field(None, description=_CONTROL)
+    entropy: ControlField = Field(None, description=CONTROL)
 
 
 class ReportedChatChoice(ChatCompletionResponseChoice):
     """A chat choice with its report."""
 
-    entropy: Report | None = Field(None, description=_REPORT)
+    entropy: Report | None = Field(None, description=REPORT)
 
 
 class ReportedChatResponse(ChatCompletionResponse):
@@ -92,7 +92,7 @@ class ReportedChatResponse(ChatCompletionResponse):
 class ReportedCompletionChoice(CompletionResponseChoice):
     """A completion choice with its report."""
 
-    entropy: Report | None = Field(None, description=_REPORT)
+    entropy: Report | None = Field(None, description=REPORT)
 
 
 class ReportedCompletionResponse(CompletionResponse):
@@ -104,7 +104,7 @@ class ReportedCompletionResponse(CompletionResponse):
 class ReportedResponsesResponse(ResponsesResponse):
     """vLLM's Responses answer with its report."""
 
-    entropy: Report | None = Field(None, description=_REPORT)
+    entropy: Report | None = Field(None, description=REPORT)
 
 
 def _documented(model: type[Any], *, streams: bool = True) -> dict[int | str, dict[str, Any]]:
@@ -163,19 +163,3 @@ async def create_completion(request: ControlledCompletionRequest, raw_request: R
 async def create_responses(request: ControlledResponsesRequest, raw_request: Request) -> Any:
     """Answer through the Responses API; the report is the field `entropy` of the response."""
     return await run_controlled(request, raw_request, responses.create_responses)
-
-
-@router.get("/v1/models")
-async def list_models(raw_request: Request) -> JSONResponse:
-    """Every model, and every model under every profile."""
-    models = await raw_request.app.state.openai_serving_models.show_available_models()
-    profiles = state_of(raw_request).profiles
-    cards = list(models.data)
-    for card in models.data:
-        cards += [_profiled(card, profile) for profile in profiles]
-    models.data = cards
-    return JSONResponse(models.model_dump())
-
-
-def _profiled(card: ModelCard, profile: str) -> ModelCard:
-    return card.model_copy(update={"id": f"{card.id}@{profile}", "parent": card.id})

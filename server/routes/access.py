@@ -1,0 +1,75 @@
+"""The API key: every route needs it but those that watch over the server and its documentation.
+
+vLLM's own middleware guards some path prefixes. It leaves open routes that generate
+(`/invocations`, `/generative_scoring`) or change the server (`/scale_elastic_ep`).
+"""
+
+from argparse import Namespace
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from vllm import envs
+from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+
+from server.errors import error_body
+
+PUBLIC_PATHS = frozenset(
+    {
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/health",
+        "/load",
+        "/metrics",
+        "/openapi.json",
+        "/ping",
+        "/ready",
+        "/redoc",
+        "/version",
+    }
+)
+"""Health, load, metrics, version and the API documentation."""
+_PUBLIC_FOLDERS = ("/metrics/", "/static/")
+
+
+def is_public(method: str, path: str) -> bool:
+    """Whether a route answers without the API key.
+
+    Args:
+        method: Of HTTP; empty for a WebSocket.
+        path: Without the server's root path.
+    """
+    if method == "POST":
+        return path == "/ping"  # SageMaker's health check
+    if method not in ("GET", "HEAD"):
+        return False
+    return path in PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDERS)
+
+
+class ApiKeyGuard(AuthenticationMiddleware):
+    """vLLM's check of the key, on every route that is not public."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 without the key, else pass on. CORS preflights (OPTIONS) carry no key."""
+        if (
+            scope["type"] not in ("http", "websocket")
+            or scope.get("method") == "OPTIONS"
+            or is_public(scope.get("method", ""), _route_path(scope))
+            or self.verify_token(Headers(scope=scope))
+        ):
+            await self.app(scope, receive, send)
+            return
+        body = error_body("this route needs the API key", "AuthenticationError", None, 401)
+        await JSONResponse(body, status_code=401)(scope, receive, send)
+
+
+def _route_path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def guard(app: FastAPI, args: Namespace) -> None:
+    """Put the guard before every route if the server has a key."""
+    if tokens := [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]:
+        app.add_middleware(ApiKeyGuard, tokens=tokens)

@@ -1,0 +1,45 @@
+"""vLLM's Anthropic Messages API with the `entropy` field."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+from vllm.entrypoints.anthropic import api_router as vllm_route
+from vllm.entrypoints.anthropic.protocol import (
+    AnthropicErrorResponse,
+    AnthropicMessagesRequest,
+    AnthropicMessagesResponse,
+)
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+
+from server.routes.controlled import run_controlled
+from server.routes.openai import CONTROL, REPORT, ControlField
+from server.wire.request import Report
+
+router = APIRouter()
+
+
+class ControlledMessagesRequest(AnthropicMessagesRequest):
+    """vLLM's Messages request with the `entropy` field."""
+
+    entropy: ControlField = Field(None, description=CONTROL)
+
+
+class ReportedMessagesResponse(AnthropicMessagesResponse):
+    """vLLM's Messages answer with its report."""
+
+    entropy: Report | None = Field(None, description=REPORT)
+
+
+@router.post(
+    "/v1/messages",
+    dependencies=[Depends(validate_json_request)],
+    response_model=None,
+    responses={
+        200: {"model": ReportedMessagesResponse, "content": {"text/event-stream": {}}},
+        **{code: {"model": AnthropicErrorResponse} for code in (400, 404, 500)},
+    },
+)
+async def create_messages(request: ControlledMessagesRequest, raw_request: Request) -> Any:
+    """Answer a conversation of the Messages API, under control if asked."""
+    return await run_controlled(request, raw_request, vllm_route.create_messages)

@@ -1,0 +1,33 @@
+"""Errors of the framework and of ours, in the shape that the OpenAI API has."""
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from server import metrics
+from server.errors import BadControl, bad_request, error_body
+
+
+def shape_errors(app: FastAPI) -> None:
+    """Answer every error of the framework in one shape, `{"error": {...}}`.
+
+    vLLM does so for what its own code raises. Not for an unknown path, a wrong method, or a body
+    that is not UTF-8, which are `{"detail": ...}` in FastAPI.
+    """
+    app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(BadControl)(_refusal)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    kind = HTTPStatus(error.status_code).phrase
+    body = error_body(error.detail, kind, None, error.status_code)
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _refusal(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BadControl)
+    metrics.refused()
+    return bad_request(str(error), error.param)

@@ -1,0 +1,119 @@
+"""All routes of the server: which need the API key, generate, and take controls."""
+
+from argparse import Namespace
+from typing import Literal, NamedTuple
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Mount
+
+from server.routes import anthropic, entropy, models, openai
+from server.routes.access import guard, is_public
+from server.routes.failures import shape_errors
+from server.routes.uncontrolled import refuses_controls, refusing_routes
+
+Controls = Literal["takes", "refuses", "profile names", ""]
+"""What a route does with the `entropy` field, the header and `NAME@PROFILE`."""
+
+_CONTROLLED = (openai.router, anthropic.router)
+_OURS = (*_CONTROLLED, models.router, entropy.router)
+
+_SILENT = frozenset(
+    {
+        "/abort_requests",
+        "/adapters",
+        "/collective_rpc",
+        "/detokenize",
+        "/fault_tolerance/apply",
+        "/finish_weight_update",
+        "/inference/v1/abort_requests",
+        "/init_weight_transfer_engine",
+        "/is_scaling_elastic_ep",
+        "/pause",
+        "/ping",
+        "/release_kv_cache_memory",
+        "/reset_encoder_cache",
+        "/reset_mm_cache",
+        "/reset_prefix_cache",
+        "/resume",
+        "/scale_elastic_ep",
+        "/shutdown_weight_transfer_engine",
+        "/sleep",
+        "/start_draft_weight_update",
+        "/start_profile",
+        "/start_weight_update",
+        "/stop_profile",
+        "/tokenize",
+        "/update_weight_version",
+        "/update_weights",
+        "/v1/load_lora_adapter",
+        "/v1/messages/count_tokens",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/unload_lora_adapter",
+        "/wake_up",
+        "/weight_checker",
+    }
+)
+"""Routes with a body that run no forward pass for a client; every other one counts as generating,
+so that a route that a later vLLM adds is never taken for harmless."""
+
+
+class RouteFacts(NamedTuple):
+    """One method of one path."""
+
+    path: str
+    method: str
+    needs_key: bool
+    generates: bool
+    controls: Controls
+
+
+def attach_routes(app: FastAPI, args: Namespace) -> None:
+    """Attach our routes, the refusals on vLLM's others, the API key and the error shape.
+
+    Args:
+        app: With vLLM's own routes attached.
+        args: The command line.
+    """
+    refusing = refusing_routes(app, _OURS)
+    for router in (*_OURS, refusing):
+        app.include_router(router)
+    shape_errors(app)
+    guard(app, args)
+
+
+def route_facts(app: FastAPI) -> list[RouteFacts]:
+    """Every route of an app, sorted by path and method."""
+    found = set[RouteFacts]()
+    for route in app.routes:
+        path = getattr(route, "path", "") + ("/" if isinstance(route, Mount) else "")
+        for method in (getattr(route, "methods", None) or {"GET"}) - {"HEAD"}:
+            found.add(
+                RouteFacts(
+                    path,
+                    method,
+                    needs_key=not is_public(method, path),
+                    generates=_generates(path, method),
+                    controls=_controls(route, path, method),
+                )
+            )
+    return sorted(found)
+
+
+def _generates(path: str, method: str) -> bool:
+    return method == "POST" and path not in _SILENT and not path.endswith(("/render", "/derender"))
+
+
+def _controls(route: object, path: str, method: str) -> Controls:
+    if refuses_controls(route):
+        return "refuses"
+    if any(_has(router, path, method) for router in _CONTROLLED):
+        return "takes"
+    return "profile names" if method == "POST" and _has(models.router, path, method) else ""
+
+
+def _has(router: APIRouter, path: str, method: str) -> bool:
+    return any(
+        isinstance(route, APIRoute) and route.path == path and method in route.methods
+        for route in router.routes
+    )

@@ -1,0 +1,140 @@
+"""Every route of the app: who needs the key, who takes controls, and what an error looks like."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from scripts.routes_page import build_app, routes_page
+from server.routes.table import RouteFacts, route_facts
+from server.wire.request import Control
+
+KEY = {"Authorization": "Bearer secret"}
+JSON = {"Content-Type": "application/json"}
+DEVELOPER = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+APP = build_app("--api-key", "secret", "--enable-scale-out", env=DEVELOPER)
+FACTS = route_facts(APP)
+OURS = [one.path for one in FACTS if one.controls in ("takes", "profile names")]
+REFUSING = [one for one in FACTS if one.controls == "refuses"]
+
+
+@pytest.fixture
+def client() -> TestClient:
+    """A client of the app, whose engine and handlers are missing."""
+    APP.state.entrostat = SimpleNamespace(
+        profiles={"watch": Control(trace="summary")}, served_names=lambda _: {"m"}
+    )
+    APP.state.args.log_error_stack = False
+    return TestClient(APP, raise_server_exceptions=False)
+
+
+def called(client: TestClient, one: RouteFacts, **options: Any) -> Any:
+    path = one.path.replace("{response_id}", "resp_1").replace("{adapter_name}", "a")
+    return client.request(one.method, path, follow_redirects=False, **options)
+
+
+@pytest.mark.parametrize("one", FACTS, ids=lambda one: f"{one.method} {one.path}")
+def test_a_route_needs_the_key_exactly_where_the_page_says_so(
+    client: TestClient, one: RouteFacts
+) -> None:
+    options = {"json": {"model": "m"}} if one.method == "POST" else {}
+    assert (called(client, one, **options).status_code == 401) == one.needs_key
+    wrong = called(client, one, headers={"Authorization": "Bearer wrong"}, **options)
+    assert (wrong.status_code == 401) == one.needs_key
+
+
+def test_whatever_generates_or_changes_the_server_needs_the_key() -> None:
+    open_routes = {(one.method, one.path) for one in FACTS if not one.needs_key}
+    assert {one for one in open_routes if one[0] != "GET"} == {("POST", "/ping")}
+    assert not any(one.generates and not one.needs_key for one in FACTS)
+
+
+@pytest.mark.parametrize(
+    "path", ["/invocations/", "//invocations", "/metricsx", "/health/../invocations", "/new_route"]
+)
+def test_an_unknown_path_needs_the_key_too(client: TestClient, path: str) -> None:
+    assert client.post(path, json={}).status_code == 401
+    assert client.get(path).status_code == 401
+
+
+def test_a_preflight_and_a_server_without_a_key_are_not_held_up(client: TestClient) -> None:
+    preflight = {"Origin": "http://x", "Access-Control-Request-Method": "POST"}
+    assert client.options("/v1/chat/completions", headers=preflight).status_code != 401
+    without: FastAPI = build_app()
+    without.state.args.log_error_stack = False
+    answer = TestClient(without, raise_server_exceptions=False).post("/ping", json={})
+    assert answer.status_code != 401
+
+
+@pytest.mark.parametrize("one", REFUSING, ids=lambda one: one.path)
+@pytest.mark.parametrize(
+    ("body", "headers", "param"),
+    [
+        ({"entropy": {"trace": "summary"}}, {}, "entropy"),
+        ({"entropy": {}}, {}, "entropy"),
+        ({"model": "m"}, {"X-Entropy-Profile": "watch"}, "X-Entropy-Profile"),
+        ({"model": "m@watch"}, {}, "model"),
+    ],
+)
+def test_a_route_without_controls_refuses_them(
+    client: TestClient, one: RouteFacts, body: Any, headers: Any, param: str
+) -> None:
+    answer = called(client, one, json=body, headers=KEY | headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+
+
+def test_every_generating_route_takes_controls_or_refuses_them() -> None:
+    generating = [one for one in FACTS if one.generates]
+    assert all(one.controls in ("takes", "refuses") for one in generating)
+    assert {one.path for one in generating if one.controls == "takes"} == {
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/responses",
+    }
+
+
+@pytest.mark.parametrize("path", OURS)
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"\xff\xfe{", JSON),
+        (b'{"model": "\xe9"}', JSON),
+        (b"{", JSON),
+        (b"", JSON),
+        (b"[]", JSON),
+        (b"null", JSON),
+        (b"{}", {"Content-Type": "text/plain"}),
+        (b"{}", {}),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_answered_in_one_shape(
+    client: TestClient, path: str, content: bytes, headers: dict[str, str]
+) -> None:
+    answer = client.post(path, content=content, headers=KEY | headers)
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.json()["error"]["code"] == 400
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/chat/completions", 405), ("/v1/nothing", 404)])
+def test_a_wrong_method_or_path_has_the_same_shape(
+    client: TestClient, path: str, status: int
+) -> None:
+    answer = client.get(path, headers=KEY)
+    assert answer.status_code == answer.json()["error"]["code"] == status
+
+
+def test_the_committed_page_is_true() -> None:
+    """But for its last column: what an app of this process switched on stays on in vLLM."""
+
+    def rows(page: str) -> list[str]:
+        return [line.rpartition(" | ")[0] for line in page.splitlines()]
+
+    page = Path(__file__).parents[4] / "docs" / "reference" / "routes.md"
+    assert rows(page.read_text()) == rows(routes_page())

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 
 from server.artifacts import load_artifacts
-from server.inquiry.engine_reads import Memory
+from server.inquiry.engine_reads import ReadCache
 from server.profiles import Profiles
 from server.requests.admission import Admission
 from server.requests.telemetry import Telemetry
@@ -25,7 +25,7 @@ class ServerState:
         servers = engine.vllm_config.parallel_config._api_process_count
         self.admission = _admission(ours.get(VECTORS_KEY), servers)
         self.telemetry = Telemetry()
-        self.readings = Memory()
+        self.readings = ReadCache()
 
     def served_names(self, request: Request) -> set[str]:
         """Names a request may put into `model`: the base model's and the adapters'."""

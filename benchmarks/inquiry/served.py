@@ -29,6 +29,8 @@ class Player(NamedTuple):
     ) -> dict[str, Any]:
         """The report of the turn that follows a history of questions and answers.
 
+        Its `cached_tokens` are None unless the server runs with `--enable-prompt-tokens-details`.
+
         Args:
             history: Questions and answers, said in the task's own words.
             reply: Instead of the last answer.
@@ -46,11 +48,12 @@ class Player(NamedTuple):
             "max_candidates": self.max_candidates,
             **control,
         }
-        choice = self.client.chat.completions.create(
+        answer = self.client.chat.completions.create(
             model=self.model, messages=messages, extra_body={"entropy": {"inquiry": wanted}}
-        ).choices[0]
-        report: dict[str, Any] = (choice.model_extra or {})["entropy"]["inquiry"]
-        return report
+        )
+        report: dict[str, Any] = (answer.choices[0].model_extra or {})["entropy"]["inquiry"]
+        details = answer.usage and answer.usage.prompt_tokens_details
+        return {**report, "cached_tokens": details.cached_tokens if details else None}
 
     def ask(self, history: list[tuple[str, int]]) -> str:
         """What the model asks next, held to the task's own questions by a grammar.

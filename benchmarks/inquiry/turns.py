@@ -1,7 +1,8 @@
 """What a turn of an inquiry costs: `python -m benchmarks.inquiry.turns --help`.
 
 Every turn here is one that the server has not seen: it remembers what it read, and would answer
-from memory. Run it beside a server that nobody else uses.
+from memory. Run it beside a server that nobody else uses, started with
+`--enable-prompt-tokens-details`.
 """
 
 from collections.abc import Iterator
@@ -46,7 +47,9 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="Folder of an inquiry calibration.")],
     server: Annotated[str, typer.Option(help="Base URL of the server, with its /v1.")],
     turns: Annotated[int, typer.Option(help="Turns of each kind.")] = 5,
-    note: Annotated[str, typer.Option(help="How the server was started.")] = "`entrostat serve`",
+    note: Annotated[
+        str, typer.Option(help="How the server was started.")
+    ] = "`entrostat serve --enable-prompt-tokens-details`",
     output: Annotated[Path, typer.Option(help="The page.")] = Path(
         "benchmarks/results/inquiry-turns.md"
     ),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from probes.conformal import Calibration, Score, conformal_rank, conformal_threshold
+from probes.inquiry.index import TaskIndex
 from probes.inquiry.likelihood import AnswerModel, answer_logprobs
 from probes.inquiry.task import Task
 from probes.inquiry.words import Predictor
@@ -34,6 +35,7 @@ class Inquiry(NamedTuple):
     """An artifact, ready to be played with."""
 
     task: Task
+    lookup: TaskIndex
     predictors: tuple[Predictor, ...]
     score: Score
     logprobs: Tensor
@@ -65,7 +67,16 @@ class Inquiry(NamedTuple):
         scores = {one: _scores(tensors, f"scores.{one}") for one in spec.predictors}
         fitted = AnswerModel(*model)
         logprobs = answer_logprobs(table, fitted)
-        return cls(spec.task, spec.predictors, spec.score, logprobs, scores, table, fitted)
+        return cls(
+            task=spec.task,
+            lookup=TaskIndex(spec.task),
+            predictors=spec.predictors,
+            score=spec.score,
+            logprobs=logprobs,
+            scores=scores,
+            table=table,
+            model=fitted,
+        )
 
     def calibration(self, predictor: Predictor, confidence_level: float) -> Calibration:
         """Thresholds of a predictor at a level.

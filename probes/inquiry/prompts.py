@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 
 from probes.inquiry.likelihood import NO, UNKNOWN, YES
-from probes.inquiry.pursuit import wording
 from probes.inquiry.task import Task
+from probes.inquiry.text import wording
 
 MEANINGS = {YES: " yes", NO: " no", UNKNOWN: " unknown"}
 """How the prompt names the meaning of a reply; what is asked of the model is the first token."""

@@ -4,7 +4,6 @@ Pure selection on tensors of Q candidate questions, A answers to each and K labe
 predictions come from is the caller's business. Candidates are questions not asked yet.
 """
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from probes.inquiry.lookahead import (
     expected_size,
     information_gain,
 )
+from probes.inquiry.text import wording
 from probes.inquiry.words import EmptySets, Policy, StopReason
 
 MIN_GAIN = 1e-3
@@ -152,10 +152,3 @@ def fresh_questions(proposed: Sequence[str], asked: Iterable[str]) -> list[int]:
             seen.add(words)
             fresh.append(index)
     return fresh
-
-
-def wording(text: str) -> str:
-    """A text without case, spaces and punctuation: what makes two questions the same."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
-    return " ".join(words.split())

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from probes.inquiry.pursuit import wording
+from probes.inquiry.text import wording
 
 MAX_LABELS = 128
 """As many as the log-probabilities that vLLM gathers for one token."""
@@ -131,13 +131,6 @@ class Task(_Strict):
                 if name not in query.varies:
                     table[row, column] = float(name in query.yes)
         return table
-
-    def guessed(self, text: str) -> str | None:
-        """The label that a message names as the final answer, or None if it is no such message."""
-        for name in self.names:
-            if wording(text) == wording(self.guess.replace("{label}", name)):
-                return name
-        return None
 
     def proposed(self, prop: str) -> Query:
         """The open question about a property without its full stop, such as `has stripes`."""

@@ -96,11 +96,12 @@ def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule
 
     Args:
         outlook: Predictions.
-        history: What was asked; an `UNKNOWN` counts as a question and not as an answer.
+        history: What was asked; an `UNKNOWN` counts as a question and not as an answer, and a
+            repeated question counts each time towards the budget.
         calibration: Thresholds of the predictor that made the outlook.
         rule: How to choose.
     """
-    length, num_asked = heard(history), len({question for question, _ in history})
+    length, num_asked = heard(history), len(history)
     current = outlook.current
     members = calibration.sets(current, length, rule.empty)
     selection, gains = None, torch.empty(0)

@@ -1,67 +1,80 @@
 """The predictor `direct`: the model is asked for the label, now and after every possible answer."""
 
-import asyncio
 from collections.abc import Sequence
 
 import torch
 
-from probes.inquiry.label_tokens import branches, label_sequences, sequence_logprobs
+from probes.inquiry.label_tokens import Tokens, branches, label_sequences, sequence_logprobs
 from probes.inquiry.likelihood import NO, UNKNOWN, YES
 from probes.inquiry.lookahead import answer_weights, information_gain
 from probes.inquiry.prompts import label_prompt
 from probes.inquiry.pursuit import label_probabilities
 from probes.inquiry.turn import History, Outlook
-from server.inquiry.engine_reads import Reads
+from server.inquiry.engine_reads import ReadError, Reads
 from server.planning.plan import InquiryPlan
 
 
+async def label_tokens(names: Sequence[str], reads: Reads) -> list[Tokens]:
+    """Tokens that tell the labels apart, as `label_sequences` has them.
+
+    Raises:
+        ReadError: Two labels have the same tokens.
+    """
+    ended = await reads.tokens([f" {name}." for name in names], start=False)
+    try:
+        return label_sequences(ended)
+    except ValueError as error:
+        raise ReadError(str(error)) from error
+
+
 async def direct_outlook(
-    plan: InquiryPlan, history: History, outlook: Outlook, reads: Reads
+    plan: InquiryPlan,
+    history: History,
+    outlook: Outlook,
+    labels: Sequence[Tokens],
+    reads: Reads,
 ) -> Outlook:
-    """Predictions read from the model, all candidates and answers in one batch after the present.
+    """Predictions read from the model: the present first, then all candidates and answers.
 
     Args:
         plan: What is wanted.
         history: What was asked.
         outlook: By `likelihood`: which questions are left, and how likely each answer is.
+        labels: From `label_tokens`.
         reads: The engine.
 
     Raises:
-        ValueError: Two labels have the same tokens, or the engine failed.
+        ReadError: The engine failed.
 
     Source: C-IP (arXiv 2507.03279), the predictor.
     """
     task = plan.inquiry.task
     chosen = most_promising(outlook, plan.control.max_candidates)
     questions = [outlook.questions[place] for place in chosen]
-    said = [(task.questions[question], answer) for question, answer in history if answer != UNKNOWN]
+    latest = {question: answer for question, answer in history if answer != UNKNOWN}
+    said = [(task.questions[question], answer) for question, answer in latest.items()]
     histories = [said]
     for question in questions:
         histories += [[*said, (task.questions[question], answer)] for answer in (YES, NO)]
-    prompts = [reads.tokens(label_prompt(task, one)) for one in histories]
-    now = await _label_logprobs(task.names, prompts[:1], reads)  # first: the others find its blocks
-    rows = now + await _label_logprobs(task.names, prompts[1:], reads)
+    prompts = await reads.tokens([label_prompt(task, one) for one in histories])
+    now = await _label_logprobs(labels, prompts[:1], reads)  # first: the others find its blocks
+    rows = now + await _label_logprobs(labels, prompts[1:], reads)
     probabilities = label_probabilities(torch.tensor(rows, dtype=torch.float64))
     after = probabilities[1:].reshape(len(questions), 2, len(task.names))
     return Outlook(questions, probabilities[0], after, outlook.answers[chosen])
 
 
 async def _label_logprobs(
-    names: Sequence[str], prompts: Sequence[Sequence[int]], reads: Reads
+    labels: Sequence[Tokens], prompts: Sequence[Sequence[int]], reads: Reads
 ) -> list[list[float]]:
     """Log-probability of every label after each prompt, nats."""
-    if not prompts:
-        return []
-    sequences = label_sequences([reads.tokens_after(f" {name}.") for name in names])
-    places = branches(sequences)
-    found = await asyncio.gather(
-        *(
-            reads.logprobs([[*prompt, *beginning] for prompt in prompts], tokens)
-            for beginning, tokens in places.items()
-        )
-    )
+    places = branches(labels)
+    found = [
+        await reads.logprobs([[*prompt, *beginning] for prompt in prompts], tokens)
+        for beginning, tokens in places.items()
+    ]
     return [
-        sequence_logprobs(sequences, dict(zip(places, rows, strict=True)))
+        sequence_logprobs(labels, dict(zip(places, rows, strict=True)))
         for rows in zip(*found, strict=True)
     ]
 

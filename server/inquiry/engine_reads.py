@@ -1,73 +1,136 @@
-"""What an inquiry asks of the served model, many at once, counted for the report."""
+"""What an inquiry asks of the served model: readings in batches, cached, counted for the report."""
 
 import asyncio
+import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from vllm.entrypoints.generate.label_reads import next_token_label_reads
-from vllm.inputs import tokens_input
+from vllm.exceptions import GenerationError
+from vllm.inputs import TextPrompt, tokens_input
+from vllm.renderers import TokenizeParams
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-_MAX_SAMPLE = 160
-"""Tokens of what is sampled."""
+T = TypeVar("T")
+
+MAX_SAMPLE = 160
+"""Most tokens of a sampled text."""
+_BATCH = 64
+"""Requests in flight at once: one inquiry leaves room in the queue, and on the event loop."""
+_ROW_BYTES = 200
+"""What a cache entry takes beside its numbers, about."""
 
 
-class Memory:
-    """What was read lately: every turn of a game repeats the readings of those before it."""
+class ReadError(ValueError):
+    """A reading failed: the prompt is too long, or the engine did not answer."""
 
-    def __init__(self, size: int = 10_000) -> None:
-        self._size = size
-        self._rows: OrderedDict[tuple[bytes, bytes], list[float]] = OrderedDict()
+
+class ReadCache:
+    """Readings by the digest of what was read: every turn of a game repeats those before it."""
+
+    def __init__(self, max_bytes: int = 64 << 20) -> None:
+        """Start without readings.
+
+        Args:
+            max_bytes: Size at which the least recently used readings are dropped.
+        """
+        self._max_bytes = max_bytes
+        self._rows: OrderedDict[bytes, array[float]] = OrderedDict()
+        self.num_bytes = 0
 
     @staticmethod
-    def key(prompt: Sequence[int], tokens: Sequence[int], kind: bytes = b"") -> tuple[bytes, bytes]:
-        """Prompt and tokens, in as few bytes as they take, and what was read of them."""
-        return array("I", prompt).tobytes(), kind + array("I", tokens).tobytes()
+    def key(salt: str | None, kind: str, *tokens: Sequence[int]) -> bytes:
+        """Digest of a reading: readings of requests with different cache salts stay apart."""
+        digest = hashlib.blake2b(digest_size=24)
+        text = [kind.encode(), (salt or "").encode()]
+        for part in (*text, *(array("I", one).tobytes() for one in tokens)):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.digest()
 
-    def get(self, key: tuple[bytes, bytes]) -> list[float] | None:
-        """A reading, if it is still known."""
+    def get(self, key: bytes) -> list[float] | None:
+        """A reading, if it is still cached."""
+        if key not in self._rows:
+            return None
+        self._rows.move_to_end(key)
+        return self._rows[key].tolist()
+
+    def put(self, key: bytes, row: Sequence[float]) -> None:
+        """Add a reading; drop the least recently used ones where the cache is full."""
         if key in self._rows:
-            self._rows.move_to_end(key)
-        return self._rows.get(key)
+            self.num_bytes -= _size(self._rows.pop(key))
+        self._rows[key] = array("d", row)
+        self.num_bytes += _size(self._rows[key])
+        while self.num_bytes > self._max_bytes:
+            self.num_bytes -= _size(self._rows.popitem(last=False)[1])
 
-    def put(self, key: tuple[bytes, bytes], row: list[float]) -> None:
-        """Remember a reading; forget the one that was not asked for longest."""
-        self._rows[key] = row
-        if len(self._rows) > self._size:
-            self._rows.popitem(last=False)
+
+def _size(row: "array[float]") -> int:
+    return len(row) * row.itemsize + _ROW_BYTES
+
+
+def engine_salt(cache_salt: str | None) -> str | None:
+    """The salt of an inquiry's engine prompts, which differs from that of any other request.
+
+    A client chooses `cache_salt` freely: without a domain of their own, these prompts could be
+    given the blocks of a steered request.
+    """
+    if cache_salt is None:
+        return None
+    salt = cache_salt.encode(errors="surrogatepass")
+    return hashlib.blake2b(salt, digest_size=24, person=b"entrostat-inq").hexdigest()
 
 
 class Reads:
-    """What one turn asks of the engine."""
+    """What one turn asks of the engine.
 
-    def __init__(self, engine: Any, request_id: str, memory: Memory) -> None:
-        """Ask nothing yet.
+    `forwards` and `prompt_tokens` count what the turn consists of, cached or not: what other
+    clients asked before does not show in them.
+    """
+
+    def __init__(
+        self, engine: Any, request_id: str, cache: ReadCache, cache_salt: str | None = None
+    ) -> None:
+        """Prepare; nothing is read yet.
 
         Args:
             engine: vLLM's engine client.
             request_id: Of the HTTP request.
-            memory: Of this server.
+            cache: Of this server.
+            cache_salt: Of the HTTP request; only requests with the same one share readings.
         """
-        self._memory = memory
+        self._cache = cache
         self._engine = engine
-        self._tokenizer = engine.renderer.get_tokenizer()
         self._request_id = request_id
+        self._salt = engine_salt(cache_salt)
         self._requests = 0
+        self._counted: set[bytes] = set()
         self.forwards = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
 
-    def tokens(self, text: str) -> list[int]:
-        """Token ids of a prompt."""
-        ids: list[int] = self._tokenizer.encode(text)
-        return ids
+    async def tokens(self, texts: Sequence[str], *, start: bool = True) -> list[list[int]]:
+        """Token ids of texts, made by vLLM's tokenizer threads.
 
-    def tokens_after(self, text: str) -> list[int]:
-        """Token ids of a text that continues a prompt."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        Args:
+            texts: Prompts, or their continuations.
+            start: Whether each is the start of a prompt, which may get special tokens.
+
+        Raises:
+            ReadError: A text is too long for the model: its length is checked before the work.
+        """
+        params = TokenizeParams(
+            max_total_tokens=self._engine.model_config.max_model_len, add_special_tokens=start
+        )
+        found: list[list[int]] = []
+        for batch in _batches([TextPrompt(prompt=text) for text in texts]):
+            try:
+                prompts = await self._engine.renderer.tokenize_prompts_async(batch, params)
+            except ValueError as error:
+                raise ReadError(str(error)) from error
+            found += [prompt["prompt_token_ids"] for prompt in prompts]
+        return found
 
     async def logprobs(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[int]
@@ -79,16 +142,11 @@ class Reads:
             choices: The tokens, at most 128 and all different.
 
         Raises:
-            ValueError: A prompt is too long for the model, or the engine failed.
+            ReadError: A prompt is too long for the model, or the engine failed.
         """
-        keys = [Memory.key(prompt, choices) for prompt in prompts]
-        known = {key: row for key in keys if (row := self._memory.get(key)) is not None}
-        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
-        if new:
-            rows = await self._read(list(new.values()), choices)
-            for key, row in zip(new, rows, strict=True):
-                known[key] = row
-                self._memory.put(key, row)
+        keys = [ReadCache.key(self._salt, "next", prompt, choices) for prompt in prompts]
+        known, new = self._split(keys, prompts)
+        known |= self._store(new, await self._read(list(new.values()), choices))
         return [known[key] for key in keys]
 
     async def continuations(
@@ -100,24 +158,17 @@ class Reads:
             pairs: Token ids.
 
         Raises:
-            ValueError: A pair is too long for the model, or the engine failed.
+            ReadError: A pair is too long for the model, or the engine failed.
         """
-        keys = [Memory.key(before, counted, b"after") for before, counted in pairs]
-        known = {key: row[0] for key in keys if (row := self._memory.get(key)) is not None}
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        found = await asyncio.gather(*(self._continuation(*pair) for pair in new.values()))
-        for key, value in zip(new, found, strict=True):
-            known[key] = value
-            self._memory.put(key, [value])
-        return [known[key] for key in keys]
-
-    async def _continuation(self, before: Sequence[int], counted: Sequence[int]) -> float:
-        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        output = await self._run([*before, *counted], params)
-        rows = (output.prompt_logprobs or [])[len(before) :]
-        if len(rows) != len(counted):
-            raise ValueError("the engine returned no log-probabilities of a prompt")
-        return sum(float(row[token].logprob) for row, token in zip(rows, counted, strict=True))
+        keys = [ReadCache.key(self._salt, "after", *pair) for pair in pairs]
+        known, new = self._split(keys, [[*before, *counted] for before, counted in pairs])
+        lengths = dict(zip(keys, (len(before) for before, _ in pairs), strict=True))
+        found: list[list[float]] = []
+        for batch in _batches(list(new)):
+            read = (self._continuation(new[key], lengths[key]) for key in batch)
+            found += [[value] for value in await asyncio.gather(*read)]
+        known |= self._store(new, found)
+        return [known[key][0] for key in keys]
 
     async def sample(
         self, prompt: Sequence[int], schema: dict[str, object], temperature: float, seed: int
@@ -125,45 +176,75 @@ class Reads:
         """Sample JSON that fits a schema; the same seed gives the same, but for rounding.
 
         Raises:
-            ValueError: The prompt is too long for the model, or the engine failed.
+            ReadError: The prompt is too long for the model, or the engine failed.
         """
         params = SamplingParams(
             temperature=temperature,
             seed=seed,
-            max_tokens=_MAX_SAMPLE,
+            max_tokens=MAX_SAMPLE,
             structured_outputs=StructuredOutputsParams(json=schema),
         )
         output = await self._run(prompt, params)
         completion = output.outputs[0]
-        self.forwards += len(completion.token_ids) - 1
+        self.forwards += len(completion.token_ids)
+        self.prompt_tokens += len(prompt)
         return str(completion.text)
+
+    def _split(
+        self, keys: Sequence[bytes], prompts: Sequence[Sequence[int]]
+    ) -> tuple[dict[bytes, list[float]], dict[bytes, Sequence[int]]]:
+        """Count every reading once; returns the cached ones, and the prompts of the others."""
+        self._refuse_long(prompts, 1)
+        known: dict[bytes, list[float]] = {}
+        new: dict[bytes, Sequence[int]] = {}
+        for key, prompt in dict(zip(keys, prompts, strict=True)).items():
+            if key not in self._counted:
+                self._counted.add(key)
+                self.forwards += 1
+                self.prompt_tokens += len(prompt)
+            row = self._cache.get(key)
+            if row is None:
+                new[key] = prompt
+            else:
+                known[key] = row
+        return known, new
+
+    def _store(
+        self, keys: Iterable[bytes], rows: Sequence[list[float]]
+    ) -> dict[bytes, list[float]]:
+        found = dict(zip(keys, rows, strict=True))
+        for key, row in found.items():
+            self._cache.put(key, row)
+        return found
+
+    async def _continuation(self, prompt: Sequence[int], first: int) -> float:
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        output = await self._run(prompt, params)
+        rows = (output.prompt_logprobs or [])[first:]
+        counted = prompt[first:]
+        if len(rows) != len(counted):
+            raise ReadError("the engine returned no log-probabilities of a prompt")
+        return sum(float(row[token].logprob) for row, token in zip(rows, counted, strict=True))
 
     async def _run(self, prompt: Sequence[int], params: SamplingParams) -> Any:
         """One request to its end."""
         self._refuse_long([prompt], params.max_tokens or 1)
         self._requests += 1
+        name = f"{self._request_id}-run{self._requests}"
         output = None
-        async for state in self._engine.generate(
-            tokens_input(list(prompt)), params, f"{self._request_id}-run{self._requests}"
-        ):
-            output = state
+        try:
+            async for state in self._engine.generate(self._input(prompt), params, name):
+                output = state
+        except (ValueError, GenerationError) as error:
+            raise ReadError(str(error)) from error
         if output is None or not output.outputs or output.outputs[0].finish_reason == "error":
-            raise ValueError("the engine did not answer")
-        self.forwards += 1
-        self.prompt_tokens += len(prompt)
+            raise ReadError("the engine did not answer")
         self.cached_tokens += output.num_cached_tokens or 0
         return output
-
-    def _refuse_long(self, prompts: Sequence[Sequence[int]], room: int) -> None:
-        limit = self._engine.model_config.max_model_len - room
-        if (longest := max(map(len, prompts))) > limit:
-            raise ValueError(f"a prompt has {longest} tokens, the model takes {limit}")
 
     async def _read(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[int]
     ) -> list[list[float]]:
-        self._refuse_long(prompts, 1)
-        self._requests += 1
         params = SamplingParams(
             temperature=0.0,
             max_tokens=1,
@@ -171,14 +252,31 @@ class Reads:
             logprob_token_ids=list(choices),
             detokenize=False,
         )
-        reads = await next_token_label_reads(
-            self._engine,
-            [tokens_input(list(prompt)) for prompt in prompts],
-            [params] * len(prompts),
-            f"{self._request_id}-read{self._requests}",
-        )
-        self.forwards += len(reads)
-        for read in reads:
-            self.prompt_tokens += len(read.result.prompt_token_ids or ())
-            self.cached_tokens += read.result.num_cached_tokens or 0
-        return [read.logprobs for read in reads]
+        rows: list[list[float]] = []
+        for batch in _batches(prompts):
+            self._requests += 1
+            try:
+                reads = await next_token_label_reads(
+                    self._engine,
+                    [self._input(prompt) for prompt in batch],
+                    [params] * len(batch),
+                    f"{self._request_id}-read{self._requests}",
+                )
+            except (ValueError, GenerationError) as error:
+                raise ReadError(str(error)) from error
+            self.cached_tokens += sum(read.result.num_cached_tokens or 0 for read in reads)
+            rows += [read.logprobs for read in reads]
+        return rows
+
+    def _input(self, prompt: Sequence[int]) -> Any:
+        return tokens_input(list(prompt), cache_salt=self._salt)
+
+    def _refuse_long(self, prompts: Sequence[Sequence[int]], room: int) -> None:
+        limit = self._engine.model_config.max_model_len - room
+        longest = max(map(len, prompts), default=0)
+        if longest > limit:
+            raise ReadError(f"a prompt has {longest} tokens, the model takes {limit}")
+
+
+def _batches(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[at : at + _BATCH] for at in range(0, len(items), _BATCH)]

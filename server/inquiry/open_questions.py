@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 
 from probes.inquiry.artifact import Inquiry
+from probes.inquiry.index import TaskIndex
 from probes.inquiry.likelihood import UNKNOWN, new_answer_logprobs
 from probes.inquiry.prompts import proposal_prompt, proposal_schema, read_proposals
-from probes.inquiry.pursuit import fresh_questions, wording
-from probes.inquiry.task import Query, Task
+from probes.inquiry.pursuit import fresh_questions
+from probes.inquiry.task import Query
 from server.inquiry.engine_reads import Reads
 
 logger = logging.getLogger("vllm.entrostat")
@@ -24,7 +25,7 @@ PROPOSALS = 5
 """At each turn, as published."""
 _TEMPERATURE = 0.7
 """As published."""
-_ATTEMPTS = 3
+ATTEMPTS = 3
 """The published code asks for proposals until they are valid."""
 
 
@@ -49,19 +50,16 @@ async def with_open_questions(
         reads: The engine.
 
     Raises:
-        ValueError: The engine failed.
+        ReadError: The engine failed.
     """
     task = inquiry.task
-    known = set(map(wording, task.questions))
-    asked = [query for question, _ in heard if (query := task.open_query(question)) is not None]
-    asked = [query for query in asked if wording(query.question) not in known]
-    asked = [asked[at] for at in fresh_questions([one.question for one in asked], ())]
-    fresh = await propose(task, heard, count, reads) if count else []
+    asked = asked_openly(inquiry, [question for question, _ in heard])
+    fresh = await propose(inquiry, heard, count, reads) if count else []
     new = [*asked, *fresh]
     if not new:
         return Open(inquiry, None)
-    begun = [reads.tokens(label.phrase) for label in task.labels]
-    said = [reads.tokens_after(f" {query.property}") for query in new]
+    begun = await reads.tokens([label.phrase for label in task.labels])
+    said = await reads.tokens([f" {query.property}" for query in new], start=False)
     pairs = [(before, words) for before in begun for words in said]
     found = torch.tensor(await reads.continuations(pairs), dtype=torch.float64)
     columns = found.reshape(len(begun), len(said))
@@ -71,38 +69,54 @@ async def with_open_questions(
     longer = task.model_copy(update={"queries": (*task.queries, *new)})
     first = len(task.queries) + len(asked)
     candidates = list(range(first, first + len(fresh))) or None
-    return Open(inquiry._replace(task=longer, logprobs=logprobs), candidates)
+    grown = inquiry._replace(task=longer, lookup=TaskIndex(longer), logprobs=logprobs)
+    return Open(grown, candidates)
+
+
+def asked_openly(inquiry: Inquiry, questions: Sequence[str]) -> list[Query]:
+    """Those of the questions that are not the task's own, each once."""
+    found = [
+        query
+        for one in questions
+        if inquiry.lookup.question(one) is None and (query := inquiry.task.open_query(one))
+    ]
+    return [found[at] for at in fresh_questions([one.question for one in found], ())]
 
 
 async def propose(
-    task: Task, heard: Sequence[tuple[str, int]], count: int, reads: Reads
+    inquiry: Inquiry, heard: Sequence[tuple[str, int]], count: int, reads: Reads
 ) -> list[Query]:
     """Questions that the model makes up, all new by their wording; possibly none.
 
     Args:
-        task: What they are about.
+        inquiry: What they are about.
         heard: Questions and answers so far; none of them is asked again, in either form.
         count: How many to ask for.
         reads: The engine.
 
     Raises:
-        ValueError: The engine failed.
+        ReadError: The engine failed.
     """
+    task = inquiry.task
     said = [(question, answer) for question, answer in heard if answer != UNKNOWN]
-    prompt = reads.tokens(proposal_prompt(task, said))
-    past = _properties(task, [question for question, _ in heard])
-    for attempt in range(_ATTEMPTS):
+    (prompt,) = await reads.tokens([proposal_prompt(task, said)])
+    past = _properties(inquiry, [question for question, _ in heard])
+    for attempt in range(ATTEMPTS):
         text = await reads.sample(prompt, proposal_schema(count), _TEMPERATURE, attempt)
         endings = read_proposals(text)
         fresh = [endings[at] for at in fresh_questions(endings, past)]
         if fresh:
             return [task.proposed(ending) for ending in fresh]
-    logger.warning("entrostat: no new question after %d attempts", _ATTEMPTS)
+    logger.warning("entrostat: no new question after %d attempts", ATTEMPTS)
     return []
 
 
-def _properties(task: Task, questions: Sequence[str]) -> list[str]:
+def _properties(inquiry: Inquiry, questions: Sequence[str]) -> list[str]:
     """What the questions ask about."""
-    own = {wording(query.question): query for query in task.queries}
-    found = [own.get(wording(one)) or task.open_query(one) for one in questions]
-    return [query.property for query in found if query is not None]
+    found: list[str] = []
+    for one in questions:
+        place = inquiry.lookup.question(one)
+        query = inquiry.task.open_query(one) if place is None else inquiry.task.queries[place]
+        if query is not None:
+            found.append(query.property)
+    return found

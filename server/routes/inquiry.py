@@ -1,5 +1,6 @@
-"""A chat request that plays a game of questions: nothing is sampled, so no handler of vLLM runs."""
+"""A chat request that is a turn of an inquiry: nothing is sampled, so no handler of vLLM runs."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -59,24 +60,26 @@ async def play(
     handler = raw_request.app.state.openai_serving_chat
     if (error := await handler._check_model(request)) is not None:
         return JSONResponse(error.model_dump(), status_code=error.error.code)
-    exchanges = read_conversation(
+    exchanges = await asyncio.to_thread(
+        read_conversation,
         request.messages,
-        plan.inquiry.inquiry.task,
+        plan.inquiry.inquiry,
         open_questions=plan.inquiry.control.queries == "open",
     )
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
-    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings)
+    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt)
     text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     metrics.observe(report)
     metrics.asked(inquiry.action)
-    tokens = len(reads.tokens_after(text))
-    usage = {
+    (said,) = await reads.tokens([text], start=False)
+    usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": reads.prompt_tokens + tokens,
-        "prompt_tokens_details": {"cached_tokens": reads.cached_tokens},
+        "completion_tokens": len(said),
+        "total_tokens": reads.prompt_tokens + len(said),
     }
+    if handler.enable_prompt_tokens_details:  # what others asked shows in it, so it is opt-in
+        usage["prompt_tokens_details"] = {"cached_tokens": reads.cached_tokens}
     envelope = {
         "id": name,
         "created": int(time.time()),

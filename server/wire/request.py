@@ -268,11 +268,9 @@ class InquiryReport(BaseModel):
     """Whether histories like this one were calibrated: not if it is longer than any that was, then
     the longest one's threshold holds, and not if the model made up one of its questions."""
     forwards: int = 0
-    """Forward passes of the model in this turn."""
+    """Forward passes of the model that this turn consists of, cached readings among them."""
     prompt_tokens: int = 0
     """Tokens of their prompts."""
-    cached_tokens: int = 0
-    """Of these, found in the prefix cache."""
     seconds: float
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from probes.inquiry.index import TaskIndex
 from probes.inquiry.task import MAX_LABELS, Task, TaskError, builtin_tasks, load_task, parse_task
 
 PETS: dict[str, Any] = {
@@ -73,9 +74,9 @@ def test_a_file_is_read_like_a_built_in_task(tmp_path: Path) -> None:
 
 
 def test_the_final_answer_is_recognised_whatever_its_case_and_stops() -> None:
-    task = parse_task(pets(guess="It is: {label}!"), "pets.json")
-    assert task.guessed("it is cat") == "cat"
-    assert task.guessed("Is it a cat?") is None
+    lookup = TaskIndex(parse_task(pets(guess="It is: {label}!"), "pets.json"))
+    assert lookup.guess("it is cat") == "cat"
+    assert lookup.guess("Is it a cat?") is None
 
 
 @pytest.mark.parametrize(("name", "labels", "queries"), [("animals", 20, 60), ("triage", 10, 20)])

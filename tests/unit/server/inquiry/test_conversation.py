@@ -1,19 +1,28 @@
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from probes.inquiry.artifact import Inquiry
 from probes.inquiry.likelihood import NO, YES
-from probes.inquiry.task import Task
 from server.errors import BadControl
-from server.inquiry.conversation import MAX_EXCHANGES, Exchange, literal, read_conversation
+from server.inquiry.conversation import (
+    MAX_EXCHANGES,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_REPLY_CHARS,
+    Exchange,
+    literal,
+    read_conversation,
+)
 from tests.unit.server.support import artifacts, save_inquiry
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
+def pets(tmp_path: Path) -> Inquiry:
     save_inquiry(tmp_path)
-    return artifacts(tmp_path).inquiry("m/pets", "p").task
+    return artifacts(tmp_path).inquiry("m/pets", "p")
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
@@ -25,43 +34,43 @@ def said(*texts: str) -> list[dict[str, Any]]:
 BARK, SWIM = "Does it bark?", "Can it swim?"
 
 
-def test_each_question_has_the_reply_after_it(task: Task) -> None:
-    exchanges = read_conversation(said("hi", BARK, "no", SWIM, "dunno"), task)
+def test_each_question_has_the_reply_after_it(pets: Inquiry) -> None:
+    exchanges = read_conversation(said("hi", BARK, "no", SWIM, "dunno"), pets)
     assert exchanges == [Exchange(BARK, "no"), Exchange(SWIM, "dunno")]
 
 
-def test_a_greeting_alone_begins_a_game(task: Task) -> None:
-    assert read_conversation(said("Does it bark? yes"), task) == []
+def test_a_greeting_alone_begins_a_game(pets: Inquiry) -> None:
+    assert read_conversation(said("Does it bark? yes"), pets) == []
 
 
-def test_system_messages_are_no_part_of_it(task: Task) -> None:
+def test_system_messages_are_no_part_of_it(pets: Inquiry) -> None:
     system: dict[str, Any] = {"role": "system", "content": "be brief"}
     conversation = [system, *said("hi", BARK, "no")]
-    assert read_conversation(conversation, task) == [Exchange(BARK, "no")]
+    assert read_conversation(conversation, pets) == [Exchange(BARK, "no")]
 
 
-def test_a_question_is_known_by_its_wording(task: Task) -> None:
-    assert read_conversation(said("hi", " does it BARK", "no"), task) == [Exchange(BARK, "no")]
+def test_a_question_is_known_by_its_wording(pets: Inquiry) -> None:
+    assert read_conversation(said("hi", " does it BARK", "no"), pets) == [Exchange(BARK, "no")]
 
 
-def test_several_messages_make_one_reply(task: Task) -> None:
+def test_several_messages_make_one_reply(pets: Inquiry) -> None:
     more: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "not at all"}]}
-    assert read_conversation([*said("hi", BARK, "no"), more], task) == [
+    assert read_conversation([*said("hi", BARK, "no"), more], pets) == [
         Exchange(BARK, "no\nnot at all")
     ]
 
 
-def test_parts_may_be_texts_without_more(task: Task) -> None:
+def test_parts_may_be_texts_without_more(pets: Inquiry) -> None:
     parts: dict[str, Any] = {
         "role": "user",
         "content": iter(["not", {"type": "text", "text": "no"}]),
     }
-    assert read_conversation([*said("hi", BARK), parts], task) == [Exchange(BARK, "not\nno")]
+    assert read_conversation([*said("hi", BARK), parts], pets) == [Exchange(BARK, "not\nno")]
 
 
-def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(task: Task) -> None:
+def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(pets: Inquiry) -> None:
     conversation = said("hi", BARK, "yes", "I think it is: dog.", "again!", SWIM, "no")
-    assert read_conversation(conversation, task) == [Exchange(SWIM, "no")]
+    assert read_conversation(conversation, pets) == [Exchange(SWIM, "no")]
 
 
 @pytest.mark.parametrize(
@@ -81,24 +90,78 @@ def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(task: Ta
     ],
 )
 def test_what_is_no_game_is_refused_by_message(
-    task: Task, conversation: list[Any], param: str
+    pets: Inquiry, conversation: list[Any], param: str
 ) -> None:
     with pytest.raises(BadControl) as caught:
-        read_conversation(conversation, task)
+        read_conversation(conversation, pets)
     assert caught.value.param == param
 
 
-def test_a_game_has_an_end(task: Task) -> None:
+def test_a_game_has_an_end(pets: Inquiry) -> None:
     turns = said("hi", *([BARK, "perhaps"] * MAX_EXCHANGES))
-    assert len(read_conversation(turns, task)) == MAX_EXCHANGES
+    assert len(read_conversation(turns, pets)) == MAX_EXCHANGES
     with pytest.raises(BadControl, match="at most 1000 questions"):
-        read_conversation([*turns, *said("hi", SWIM, "so", BARK, "so")[1:]], task)
+        read_conversation([*turns, *said("hi", SWIM, "so", BARK, "so")[1:]], pets)
 
 
-def test_only_the_tasks_own_words_need_no_model(task: Task) -> None:
-    assert literal(task, "Yes!") == YES
-    assert literal(task, " no. ") == NO
-    assert literal(task, "no idea") is None
-    german = task.model_copy(update={"answers": ("ja", "nein")})
+def test_only_the_tasks_own_words_need_no_model(pets: Inquiry) -> None:
+    assert literal(pets.task, "Yes!") == YES
+    assert literal(pets.task, " no. ") == NO
+    assert literal(pets.task, "no idea") is None
+    german = pets.task.model_copy(update={"answers": ("ja", "nein")})
     assert literal(german, "Nein") == NO
     assert literal(german, "no") is None
+
+
+class _Normalized:
+    """Counts the characters that are normalized, which is what a long message costs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.chars = 0
+        real = unicodedata.normalize
+
+        def normalize(form: Any, text: str) -> str:
+            self.chars += len(text)
+            return real(form, text)
+
+        monkeypatch.setattr(unicodedata, "normalize", normalize)
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
+def test_the_length_of_a_message_does_not_decide_the_work(
+    pets: Inquiry, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = _Normalized(monkeypatch)
+    exchanges = read_conversation(said("x" * size, BARK, "y" * size), pets, open_questions=True)
+    assert len(exchanges[0].reply) == MAX_REPLY_CHARS
+    assert literal(pets.task, exchanges[0].reply) is None
+    for strange in ("z" * size, "? " * size, f"Is it true that it {'flies ' * size}?"):
+        with pytest.raises(BadControl, match=r"messages\.1.*send back what the server said"):
+            read_conversation(said("hi", strange, "no"), pets, open_questions=True)
+    assert counted.chars <= 10 * MAX_REPLY_CHARS
+
+
+def test_a_message_is_normalized_once_however_many_labels_there_are(
+    pets: Inquiry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = _Normalized(monkeypatch)
+    read_conversation(said("hi", "  does it BARK", "no"), pets)
+    assert counted.chars <= 2 * len("  does it BARK")
+
+
+def test_too_many_messages_or_parts_are_refused_before_they_are_read(pets: Inquiry) -> None:
+    class Unread(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            if self is not messages[-1]:
+                raise AssertionError("read before it was counted")
+            return super().get(key, default)
+
+    messages = [Unread(role="user", content="hi") for _ in range(MAX_MESSAGES + 1)]
+    with pytest.raises(BadControl, match="at most 4096") as caught:
+        read_conversation(messages, pets)
+    assert caught.value.param == "messages"
+    endless = iter({"type": "text", "text": "no"} for _ in range(10**9))
+    many = [*said("hi", BARK), {"role": "user", "content": endless}]
+    with pytest.raises(BadControl, match=f"at most {MAX_PARTS} parts") as caught:
+        read_conversation(many, pets)
+    assert caught.value.param == "messages.2"

@@ -1,26 +1,38 @@
+import asyncio
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.exceptions import GenerationError
 
-from server.inquiry.engine_reads import Memory, Reads
+from server.inquiry.engine_reads import ReadCache, ReadError, Reads
 
 
 class Engine:
     """Says of each next token how far it is from the prompt's last."""
 
     model_config = SimpleNamespace(max_model_len=8)
-    renderer = SimpleNamespace(get_tokenizer=lambda: None)
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.prompts: list[list[int]] = []
+        self.salts: list[str | None] = []
+        self.open = self.most_open = 0
+        self.error = error
+        self.renderer: Any = None
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, **_: Any
     ) -> AsyncGenerator[Any, None]:
+        if self.error is not None:
+            raise self.error
         ids = prompt["prompt_token_ids"]
         self.prompts.append(ids)
+        self.salts.append(prompt.get("cache_salt"))
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        await asyncio.sleep(0)
+        self.open -= 1
         if params.prompt_logprobs is not None or params.structured_outputs is not None:
             yield self.other(ids, params)
             return
@@ -40,7 +52,7 @@ class Engine:
 
 async def test_only_the_tokens_of_a_continuation_count_and_they_are_read_once() -> None:
     engine = Engine()
-    reads = Reads(engine, "r", Memory())
+    reads = Reads(engine, "r", ReadCache())
     assert await reads.continuations([([1, 2], [3, 4]), ([1], [2])]) == [-7.0, -2.0]
     assert reads.forwards == 2
     assert await reads.continuations([([1], [2]), ([1, 2], [3])]) == [-2.0, -3.0]
@@ -49,8 +61,8 @@ async def test_only_the_tokens_of_a_continuation_count_and_they_are_read_once() 
 
 
 async def test_a_sample_counts_each_of_its_tokens_as_a_forward() -> None:
-    reads = Reads(Engine(), "r", Memory())
-    with pytest.raises(ValueError, match="a prompt has 1 tokens"):
+    reads = Reads(Engine(), "r", ReadCache())
+    with pytest.raises(ReadError, match="a prompt has 1 tokens"):
         await reads.sample([1], {"type": "object"}, 0.7, 5)
     reads._engine.model_config = SimpleNamespace(max_model_len=1000)
     assert await reads.sample([1], {"type": "object"}, 0.7, 5) == "5"
@@ -58,38 +70,109 @@ async def test_a_sample_counts_each_of_its_tokens_as_a_forward() -> None:
 
 
 async def test_rows_come_back_in_the_order_of_prompts_and_tokens() -> None:
-    reads = Reads(Engine(), "r", Memory())
+    engine = Engine()
+    reads = Reads(engine, "r", ReadCache())
     assert await reads.logprobs([[1, 5], [7]], [5, 7]) == [[0, -2], [-2, 0]]
     assert (reads.forwards, reads.prompt_tokens, reads.cached_tokens) == (2, 3, 2)
+    assert engine.salts == [None, None]
 
 
 async def test_what_was_read_is_not_read_again() -> None:
-    engine, memory = Engine(), Memory()
+    engine, memory = Engine(), ReadCache()
     first = await Reads(engine, "a", memory).logprobs([[1], [2], [1]], [5])
     later = Reads(engine, "b", memory)
     assert await later.logprobs([[2], [1], [3]], [5]) == [first[1], first[0], [-2]]
     assert engine.prompts == [[1], [2], [3]]
-    assert later.forwards == 1
+    assert later.forwards == 3  # what others asked before does not show
+    assert later.prompt_tokens == 3
 
 
 async def test_other_tokens_of_the_same_prompt_are_another_reading() -> None:
-    reads = Reads(Engine(), "r", Memory())
+    reads = Reads(Engine(), "r", ReadCache())
     await reads.logprobs([[1]], [5])
     assert await reads.logprobs([[1]], [6]) == [[-5]]
 
 
 async def test_a_prompt_that_is_too_long_is_an_error_before_the_engine_is_asked() -> None:
     engine = Engine()
-    with pytest.raises(ValueError, match="a prompt has 8 tokens, the model takes 7"):
-        await Reads(engine, "r", Memory()).logprobs([[1], [1] * 8], [5])
+    with pytest.raises(ReadError, match="a prompt has 8 tokens, the model takes 7"):
+        await Reads(engine, "r", ReadCache()).logprobs([[1], [1] * 8], [5])
     assert engine.prompts == []
 
 
-def test_a_full_memory_forgets_what_was_not_asked_for_longest() -> None:
-    memory = Memory(2)
-    keys = [Memory.key([at], [0]) for at in range(3)]
-    memory.put(keys[0], [0.0])
-    memory.put(keys[1], [1.0])
-    memory.get(keys[0])
-    memory.put(keys[2], [2.0])
-    assert [memory.get(key) for key in keys] == [[0.0], None, [2.0]]
+async def test_readings_are_shared_only_by_requests_with_the_same_cache_salt() -> None:
+    engine, cache = Engine(), ReadCache()
+    for salt in (None, "mine", "yours", "mine"):
+        await Reads(engine, "r", cache, salt).logprobs([[1]], [5])
+    assert len(engine.prompts) == 3
+    unsalted, mine, yours = engine.salts
+    assert unsalted is None
+    assert mine != yours
+    assert "mine" not in str(mine)  # else a client could name the salt of another kind of request
+
+
+async def test_a_large_batch_goes_to_the_engine_in_parts() -> None:
+    engine = Engine()
+    reads = Reads(engine, "r", ReadCache())
+    prompts = [[at] for at in range(200)]
+    assert await reads.logprobs(prompts, [5]) == [[-abs(5.0 - at)] for at in range(200)]
+    assert await reads.continuations([([at], [1]) for at in range(200)]) == [-1.0] * 200
+    assert engine.most_open <= 64
+
+
+@pytest.mark.parametrize("error", [GenerationError("engine error"), ValueError("bad prompt")])
+async def test_an_engine_that_fails_is_one_kind_of_error(error: Exception) -> None:
+    reads = Reads(Engine(error), "r", ReadCache())
+    with pytest.raises(ReadError):
+        await reads.logprobs([[1]], [5])
+    with pytest.raises(ReadError):
+        await reads.continuations([([1], [2])])
+
+
+def test_the_cache_is_bounded_in_bytes_and_drops_what_was_not_used_longest() -> None:
+    cache = ReadCache(max_bytes=2_500)
+    keys = [ReadCache.key(None, "next", [at], [0]) for at in range(100)]
+    cache.put(keys[0], [0.0])
+    for key in keys[1:]:
+        assert cache.get(keys[0]) == [0.0]
+        cache.put(key, [1.0])
+    assert cache.num_bytes <= 2_500
+    assert cache.get(keys[1]) is None
+    assert cache.get(keys[99]) == [1.0]
+    cache.put(keys[99], [2.0] * 1_000)
+    assert cache.num_bytes <= 2_500
+
+
+def test_a_key_is_a_digest_of_everything_that_was_read() -> None:
+    keys = {
+        ReadCache.key(*one)
+        for one in (
+            (None, "next", [1, 2], [3]),
+            (None, "next", [1], [2, 3]),
+            (None, "after", [1, 2], [3]),
+            ("salt", "next", [1, 2], [3]),
+        )
+    }
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {len(ReadCache.key(None, "next", [0] * 10_000, [1]))}
+
+
+class Renderer:
+    """vLLM's renderer as far as texts become tokens, one for each letter."""
+
+    async def tokenize_prompts_async(self, prompts: Any, params: Any) -> list[Any]:
+        for prompt in prompts:
+            if len(prompt["prompt"]) > params.max_total_tokens:
+                raise ValueError("too long")
+        start = [0] if params.add_special_tokens else []
+        return [{"prompt_token_ids": [*start, *map(ord, one["prompt"])]} for one in prompts]
+
+
+async def test_texts_become_tokens_in_the_renderers_threads() -> None:
+    engine = Engine()
+    engine.renderer = Renderer()
+    reads = Reads(engine, "r", ReadCache())
+    assert await reads.tokens(["ab", "c"]) == [[0, 97, 98], [0, 99]]
+    assert await reads.tokens(["ab"], start=False) == [[97, 98]]
+    with pytest.raises(ReadError):
+        await reads.tokens(["a" * 9])

@@ -8,7 +8,10 @@ import pytest
 
 from probes.inquiry.likelihood import UNKNOWN, YES
 from probes.inquiry.prompts import proposal_prompt, proposal_schema, read_proposals
+from probes.inquiry.task import Task
+from server.errors import BadControl
 from server.inquiry.conversation import Exchange, read_conversation
+from server.inquiry.engine_reads import ReadError
 from server.inquiry.open_questions import propose, with_open_questions
 from tests.unit.server.inquiry.test_conversation import said
 from tests.unit.server.inquiry.test_turn import BARK, FakeReads, plan, turn
@@ -25,15 +28,15 @@ class Proposer(FakeReads):
         self.seeds: list[int] = []
         self.read: list[str] = []
 
-    def tokens_after(self, text: str) -> list[int]:
+    def after(self, text: str) -> list[int]:
         known = text in self.labels or text in (" yes", " no", " unknown")
-        return super().tokens_after(text) if known else self.tokens(text)
+        return super().after(text) if known else self.letters(text)
 
     async def sample(
         self, prompt: list[int], schema: dict[str, Any], temperature: float, seed: int
     ) -> str:
         if self.broken:
-            raise ValueError("too long")
+            raise ReadError("too long")
         self.prompts.append("".join(map(chr, prompt)))
         self.seeds.append(seed)
         self.forwards += 1
@@ -75,10 +78,10 @@ async def test_unknown_to_an_open_question_is_no_information(tmp_path: Path) -> 
 
 
 async def test_nothing_is_asked_twice_in_either_form(tmp_path: Path) -> None:
-    task = plan(tmp_path).inquiry.task
+    inquiry = plan(tmp_path).inquiry
     reads: Any = Proposer(["Sings", "barks", "SINGS ", "can fly", "Can  fly", "..."])
     heard = [(SINGS, YES), (BARK, UNKNOWN)]
-    fresh = await propose(task, heard, 5, reads)
+    fresh = await propose(inquiry, heard, 5, reads)
     assert [query.question for query in fresh] == [FLIES]
     assert BARK not in reads.prompts[0]  # unknown says nothing
     assert f"{SINGS} yes" in reads.prompts[0]
@@ -143,21 +146,21 @@ async def test_a_table_grows_by_the_open_questions_of_the_history(tmp_path: Path
 
 
 def test_open_questions_are_messages_of_a_game_only_where_they_may_be(tmp_path: Path) -> None:
-    task = plan(tmp_path).inquiry.task
+    inquiry = plan(tmp_path).inquiry
     messages = said("hi", "  Is it true that  it can fly? ", "no")
-    assert read_conversation(messages, task, open_questions=True) == [Exchange(FLIES, "no")]
+    assert read_conversation(messages, inquiry, open_questions=True) == [Exchange(FLIES, "no")]
     with pytest.raises(Exception, match=r"messages\.1"):
-        read_conversation(messages, task)
+        read_conversation(messages, inquiry)
     with pytest.raises(Exception, match=r"messages\.1"):
-        read_conversation(said("hi", "Is it true that it ?", "no"), task, open_questions=True)
+        read_conversation(said("hi", "Is it true that it ?", "no"), inquiry, open_questions=True)
 
 
 def test_a_game_cannot_ask_for_work_without_end(tmp_path: Path) -> None:
-    task = plan(tmp_path).inquiry.task
+    inquiry = plan(tmp_path).inquiry
     lines = [line for at in range(101) for line in (f"Is it true that it is {at}?", "no")]
-    assert len(read_conversation(said("hi", *lines[:-2]), task, open_questions=True)) == 100
+    assert len(read_conversation(said("hi", *lines[:-2]), inquiry, open_questions=True)) == 100
     with pytest.raises(Exception, match=r"messages\.201.*at most 100 open questions"):
-        read_conversation(said("hi", *lines), task, open_questions=True)
+        read_conversation(said("hi", *lines), inquiry, open_questions=True)
 
 
 def test_what_the_model_writes_is_read_with_suspicion(tmp_path: Path) -> None:
@@ -176,3 +179,20 @@ def test_the_prompt_shows_the_form_and_the_game(tmp_path: Path) -> None:
     assert f"{BARK} yes\n" in prompt
     schema: Any = proposal_schema(4)
     assert schema["properties"]["endings"]["minItems"] == 4
+
+
+async def test_statements_without_end_are_refused_before_the_first_is_read(tmp_path: Path) -> None:
+    inquiry = plan(tmp_path).inquiry
+    labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(125)]
+    task = Task.model_validate(
+        {**inquiry.task.model_dump(), "labels": [*inquiry.task.model_dump()["labels"], *labels]}
+    )
+    wanted = plan(tmp_path, queries="open")
+    wanted = wanted._replace(inquiry=wanted.inquiry._replace(task=task))
+    reads = Proposer()
+    with pytest.raises(BadControl, match="engine requests") as caught:
+        await turn(
+            wanted, *[(f"Is it true that it is {at}?", "no") for at in range(100)], reads=reads
+        )
+    assert caught.value.param == "messages"
+    assert (reads.forwards, reads.read) == (0, [])

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from probes.inquiry.likelihood import NO, UNKNOWN, YES
 from probes.inquiry.prompts import MEANINGS
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange
+from server.inquiry.engine_reads import ReadError
 from server.inquiry.turn import inquire, meaning_of
 from server.planning.plan import InquiryPlan, Said, Wanted, make_plan
 from server.wire.request import Control, InquiryReport
@@ -21,21 +23,25 @@ class FakeReads:
 
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
-        self.forwards = self.prompt_tokens = self.cached_tokens = 0
+        self.forwards = self.prompt_tokens = 0
         self.prompts: list[str] = []
         self.labels = {" cat.": [5], " dog.": [6], " fish.": [7]}
 
-    def tokens(self, text: str) -> list[int]:
+    async def tokens(self, texts: Sequence[str], *, start: bool = True) -> list[list[int]]:
+        return [self.letters(text) if start else self.after(text) for text in texts]
+
+    @staticmethod
+    def letters(text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def tokens_after(self, text: str) -> list[int]:
+    def after(self, text: str) -> list[int]:
         if text in self.labels:
             return self.labels[text]
         return [list(MEANINGS.values()).index(text)]
 
     async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
         if self.broken:
-            raise ValueError("too long")
+            raise ReadError("too long")
         self.forwards += len(prompts)
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
         self.prompts += texts
@@ -222,3 +228,25 @@ def test_what_cannot_be_played_is_refused_by_name(
     with pytest.raises(BadControl) as caught:
         make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
     assert caught.value.param.endswith(param)
+
+
+async def test_a_turn_that_would_take_too_many_engine_requests_is_refused_before_the_first(
+    tmp_path: Path,
+) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path)
+    with pytest.raises(BadControl, match="at most 2048 are served") as caught:
+        await turn(wanted, *[(BARK, f"perhaps {at}") for at in range(2049)], reads=reads)
+    assert caught.value.param == "messages"
+    reads.labels = {" cat.": [5, *range(900)], " dog.": [5, *range(1, 900)], " fish.": [6]}
+    wanted = plan(tmp_path, direct=True, predictor="direct")
+    with pytest.raises(BadControl, match="engine requests") as caught:
+        await turn(wanted, reads=reads)
+    assert caught.value.param == "entropy.inquiry.max_candidates"
+    assert reads.forwards == 0
+
+
+async def test_repeats_of_a_question_count_towards_the_limit_of_questions(tmp_path: Path) -> None:
+    repeats = [(BARK, "..."), (BARK, "..."), (BARK, "...")]
+    _, report, _ = await turn(plan(tmp_path, max_turns=3), *repeats)
+    assert (report.action, report.reason, report.turn) == ("answer", "budget", 3)

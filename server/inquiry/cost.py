@@ -1,0 +1,47 @@
+"""How many engine requests a turn of an inquiry can take, checked before the first of them."""
+
+from collections.abc import Sequence
+
+from probes.inquiry.label_tokens import Tokens, branches
+from server.errors import BadControl
+from server.inquiry.conversation import Exchange
+from server.inquiry.open_questions import ATTEMPTS, PROPOSALS, asked_openly
+from server.planning.plan import InquiryPlan
+
+MAX_ENGINE_REQUESTS = 2048
+"""Of one turn, counted as if nothing were cached, so that every replica answers alike."""
+
+
+def refuse_costly(
+    plan: InquiryPlan, exchanges: Sequence[Exchange], num_read: int, labels: Sequence[Tokens]
+) -> None:
+    """Refuse a turn that would take more engine requests than one client may cause.
+
+    Args:
+        plan: What is wanted.
+        exchanges: The game so far.
+        num_read: Prompts that tell what the replies mean.
+        labels: What `direct` reads of each label; empty for other predictors.
+
+    Raises:
+        BadControl: Names the field that asks for most.
+    """
+    costs = {"messages": num_read, "entropy.inquiry.max_candidates": 0}
+    task, limit = plan.inquiry.task, plan.control.max_candidates
+    if plan.control.queries == "open":
+        asked = len(asked_openly(plan.inquiry, [one.question for one in exchanges]))
+        costs["messages"] += len(task.labels) * asked
+        costs["entropy.inquiry.max_candidates"] += (
+            len(task.labels) * min(PROPOSALS, limit) + ATTEMPTS
+        )
+    num_candidates = min(limit, len(task.queries))
+    places = len(branches(labels)) if labels else 0
+    costs["entropy.inquiry.max_candidates"] += places * (1 + 2 * num_candidates)
+    total = sum(costs.values())
+    if total > MAX_ENGINE_REQUESTS:
+        param = max(costs, key=lambda name: costs[name])
+        raise BadControl(
+            f"`{param}`: this turn would take {total} engine requests, of which {costs[param]} for "
+            f"this field; at most {MAX_ENGINE_REQUESTS} are served",
+            param,
+        )

@@ -48,11 +48,11 @@ class Player(NamedTuple):
             "max_candidates": self.max_candidates,
             **control,
         }
-        answer = self.client.chat.completions.create(
+        completion = self.client.chat.completions.create(
             model=self.model, messages=messages, extra_body={"entropy": {"inquiry": wanted}}
         )
-        report: dict[str, Any] = (answer.choices[0].model_extra or {})["entropy"]["inquiry"]
-        details = answer.usage and answer.usage.prompt_tokens_details
+        report: dict[str, Any] = (completion.choices[0].model_extra or {})["entropy"]["inquiry"]
+        details = completion.usage and completion.usage.prompt_tokens_details
         return {**report, "cached_tokens": details.cached_tokens if details else None}
 
     def ask(self, history: list[tuple[str, int]]) -> str:

@@ -1,28 +1,31 @@
-# `make install` needs Python 3.11 or newer and nothing else; every target runs inside .venv.
+# `make install` needs Python 3.11 or newer, nothing else. Every target runs inside .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Two at a time: one process has all tests with the engine, which they share, the other the rest.
+# Two workers: one runs every test that uses the shared engine, the other runs the rest.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
-# CPU wheels of torch live on PyTorch's own index; ask it only where pip cannot find one already.
+# CPU wheels of torch are on PyTorch's own index; use it only if pip finds no such wheel elsewhere.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+# Percent of lines and branches that the unit tests cover, rounded down; raise it, never lower it.
+COVERAGE_FLOOR := 80
 
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo serve test check fix bench docs clean
+.PHONY: install demo serve test check fix bench docs coverage audit package clean
 
 install: $(STAMP)
 
-$(STAMP): requirements/cpu.lock pyproject.toml
+$(STAMP): requirements/cpu.lock requirements/build.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip==26.0" "setuptools==81.0.0"
-	torch=$$(grep '^torch==' requirements/cpu.lock); \
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements/build.lock
+	torch=$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/cpu.lock); \
 	wheel=$$(mktemp -d); \
 	$(BIN)/pip download --quiet --no-deps --dest $$wheel "$$torch" >/dev/null 2>&1 || index="--extra-index-url $(TORCH_INDEX)"; \
 	rm -r $$wheel; \
-	$(BIN)/pip install --no-deps --requirement requirements/cpu.lock $$index
+	$(BIN)/pip install --no-deps --require-hashes --requirement requirements/cpu.lock $$index
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -32,13 +35,13 @@ demo: install          ## serve the default model and stream two prompts through
 serve: install         ## serve the default model on port 8000
 	$(BIN)/entrostat serve
 
-test: install          ## all checks and all tests, the real engine included
+test: install          ## all checks and all tests, including those with the real engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
 
-check: install         ## the quick half: no engine
+check: install         ## the same without the engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -48,11 +51,21 @@ fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install         ## cost beside stock vLLM, written to benchmarks/results/
+bench: install         ## cost compared with stock vLLM, written to benchmarks/results/
 	$(BIN)/python -m benchmarks.overhead
 
-docs: install          ## regenerate the reference pages that come from code
+docs: install          ## regenerate the reference pages, build the site strictly, check every link
 	$(BIN)/python -m scripts.docs
+	$(BIN)/python -m scripts.site
+
+coverage: install      ## unit tests with coverage; fails below the floor
+	$(PYTEST) -m "not engine and not gpu" --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
+
+audit: install         ## bandit, and known vulnerabilities of the locked versions (needs a network)
+	$(BIN)/python -m scripts.audit
+
+package: install       ## build the wheel and try it in an empty environment
+	bash scripts/smoke_wheel.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info

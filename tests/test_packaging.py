@@ -1,0 +1,67 @@
+"""What is declared in pyproject.toml, the locks agrees."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.audit import compare
+from scripts.lock import blocks
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = ("build", "cpu", "gpu")
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+
+
+def lock(name: str) -> dict[str, str]:
+    """Requirement with hashes of every package of a lock, by canonical name."""
+    found = blocks((ROOT / f"requirements/{name}.lock").read_text())
+    return {canonicalize_name(package): block for package, block in found.items()}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_version_has_hashes(name: str) -> None:
+    text = (ROOT / f"requirements/{name}.lock").read_text()
+    found = lock(name)
+    assert sum("==" in line for line in text.splitlines()) == len(found)
+    assert [package for package, block in found.items() if "--hash=sha256:" not in block] == []
+
+
+@pytest.mark.parametrize(("name", "without"), [("cpu", {"gpu"}), ("gpu", {"cpu", "dev", "docs"})])
+def test_the_locks_hold_a_version_that_each_dependency_allows(name: str, without: set[str]) -> None:
+    wanted = [*PROJECT["project"]["dependencies"]]
+    wanted += [one for extra, some in EXTRAS.items() if extra not in without for one in some]
+    found = lock(name)
+    for requirement in map(Requirement, wanted):
+        if requirement.name == "entrostat":
+            continue
+        version = found[canonicalize_name(requirement.name)].split()[0].partition("==")[2]
+        assert requirement.specifier.contains(version), str(requirement)
+
+
+def test_every_folder_with_code_or_data_is_packaged() -> None:
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("server", "probes", "training", "clients")
+        for path in (ROOT / top).rglob("*")
+        if path.suffix in (".py", ".toml", ".json", ".jsonl") and "__pycache__" not in path.parts
+    }
+    assert folders - listed == set()
+    assert {name for name in listed if not name.startswith("artifacts.")} - folders == set()
+
+
+def test_a_finding_without_explanation_and_a_stale_explanation_are_problems() -> None:
+    accepted = [
+        {"check": "B1", "files": ["a.py", "gone.py"]},
+        {"check": "B2", "files": ["*"]},
+    ]
+    found = {("B1", "a.py"), ("B1", "new.py"), ("B2", "any.py")}
+    assert compare(found, accepted) == [
+        "new.py: B1 is not explained",
+        "gone.py: B1 no longer occurs",
+    ]

@@ -72,6 +72,7 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
     a in the direction of the temperature, and a stays in [0, 1].
     """
 
+    checked = "597358816/AEPO"
     needs = frozenset({Need.OLD_LOGPROBS, Need.RESCORED_LOGPROBS, Need.CORRECT})
     actuator = Actuator.DCPO_ALPHA
 
@@ -115,6 +116,8 @@ class Aepo(_TowardsTarget[AepoConfig]):
     samples are off policy: weigh them by the recorded behaviour log-probabilities. No extra sample
     kept is a step without replacement; the public code fails there.
     """
+
+    checked = "597358816/AEPO (selection and temperature)"
 
     def num_prompts(self, num_prompts: int) -> int:
         """How many of a batch's prompts get extra rollouts."""

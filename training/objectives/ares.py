@@ -1,5 +1,6 @@
 """ARES: as many windows of high entropy as the difficulty of the problem deserves."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -81,7 +82,9 @@ class AresConfig(Config):
     threshold_window: int = Field(8, ge=1)
     """Tokens per window when finding the threshold."""
     quantile: float = Field(0.98, gt=0.0, lt=1.0)
-    """Quantile of the windows of an answer; the mean over answers is the threshold."""
+    """Quantile of the windows of an answer; the median over answers moves the threshold."""
+    threshold_smoothing: float = Field(0.99, ge=0.0, lt=1.0)
+    """Weight of the past in the threshold."""
     alpha: float = Field(0.5, ge=0.0, le=2.0)
     """Strength at the start, for every difficulty."""
     alpha_rate: float = Field(0.05, ge=0.0)
@@ -94,7 +97,8 @@ class Ares(Objective[AresConfig]):
     """Reward effort on hard problems and brevity on easy ones.
 
     The count is of tokens whose following `window` tokens have a mean entropy of at least the
-    threshold. Groups are easy from 2/3 right answers, medium from 1/3, else hard. `effort_reward`
+    threshold: the moving average of the median over answers of a high quantile of their windows.
+    Groups are easy from 2/3 right answers, medium from 1/3, else hard. `effort_reward`
     is added to the reward; note that a wrong answer gets at least 0.3 alpha, since sigmoid(0) =
     0.5. After each batch the strength of a difficulty moves by alpha_rate (mean count - target), or
     the opposite for hard ones, within [0, 2].
@@ -105,13 +109,18 @@ class Ares(Objective[AresConfig]):
     count; here every token does.
     """
 
+    checked = "shawn0728/ARES (the reward)"
     needs = frozenset({Need.OLD_ENTROPY, Need.CORRECT})
     slots = frozenset({Slot.REWARD})
-    experimental = "every token triggers instead of a word list, and the target is ours"
-    state = tuple(f"{kind}_{b.name}" for b in BUCKETS for kind in ("alpha", "target"))
+    experimental = "every token triggers instead of a word list; target and strength differ"
+    state = (
+        "threshold",
+        *(f"{kind}_{b.name}" for b in BUCKETS for kind in ("alpha", "target")),
+    )
 
     def __init__(self, config: AresConfig) -> None:
         super().__init__(config)
+        self.threshold: float | None = None
         for bucket in BUCKETS:
             setattr(self, f"alpha_{bucket.name}", config.alpha)
             setattr(self, f"target_{bucket.name}", None)
@@ -135,11 +144,16 @@ class Ares(Objective[AresConfig]):
         return rollout.rewards + added.flatten().to(rollout.rewards)
 
     def count(self, rollout: Rollout) -> Tensor:
-        """Windows of high entropy per answer, (N,)."""
+        """Windows of high entropy per answer, (N,); moves the threshold."""
         config, entropy = self.config, rollout.measured[Need.OLD_ENTROPY].double()
         wide = window_means(entropy, rollout.mask, config.threshold_window)
-        threshold = wide.nanquantile(config.quantile, -1).nanmean()
+        observed = float(wide.nanquantile(config.quantile, -1).nanquantile(0.5))
+        if math.isfinite(observed):
+            past = observed if self.threshold is None else self.threshold
+            weight = config.threshold_smoothing
+            self.threshold = weight * past + (1 - weight) * observed
         windows = window_means(entropy, rollout.mask, config.window)
+        threshold = math.inf if self.threshold is None else self.threshold
         return (windows >= threshold).sum(-1).double()
 
     def _strength(self, bucket: _Bucket, mean: float) -> tuple[float, float]:

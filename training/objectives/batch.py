@@ -37,13 +37,15 @@ class Need(StrEnum):
     ANSWERS = "answers"
     """(N,) int: cluster of equivalent final answers within the group; -1 where there is none."""
     STEPS = "steps"
-    """(N, T) int: number of the reasoning step that a token belongs to; -1 outside any."""
+    """(N, T) int: number of the step that a token belongs to, -1 outside any. A step is a turn
+    of an agent, or a sentence of an answer without tools."""
     PLANNING = "planning"
     """(N, T) bool: the token is part of a strategy phrase."""
-    THINKING = "thinking"
-    """(N, T) bool: the token is part of the thinking phase, not of the answer."""
+    PHASES = "phases"
+    """(N, T) int: 0 in the thinking phase, 1 in the answer, -1 in the tag between them."""
     BELIEFS = "beliefs"
-    """(N, 2, K): probabilities over K hypotheses before and after; rows sum to 1."""
+    """(N, 2, K): probabilities over K hypotheses before and after; rows sum to 1. Each completion
+    has its own, from a dialogue rollout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,8 @@ class Tokens:
     mask: Tensor
     """(B, T) bool."""
     measured: Mapping[Need, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per objective: what it computed over the whole rollout batch, a row per sequence."""
     ranks: Ranks = field(default_factory=Alone)
 
     @property
@@ -162,7 +166,10 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class Step(NamedTuple):
-    """What one optimiser step saw, over all its micro-batches and processes."""
+    """What one optimiser step saw, over all its micro-batches and processes.
+
+    All means are NaN if no token had a loss.
+    """
 
     num_tokens: int
     entropy: float

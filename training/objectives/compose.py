@@ -1,5 +1,6 @@
 """Several objectives as one: what a trainer calls."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -25,18 +26,44 @@ class Objectives:
     """
 
     def __init__(
-        self, configs: Sequence[ObjectiveConfig], actuator: Actuator | None = None
+        self,
+        configs: Sequence[ObjectiveConfig],
+        actuator: Actuator | None = None,
+        *,
+        accumulates: bool = False,
     ) -> None:
+        """Build them.
+
+        Args:
+            configs: In the order in which they act.
+            actuator: What a controller drives; None if there is none.
+            accumulates: Whether several micro-batches make an optimiser step. Statistics of a batch
+                are then computed by `rollout_statistics`.
+        """
         self.members: dict[str, Objective[Config]] = {
             config.type: build_objective(config) for config in refuse_contradictions(configs)
         }
         self._actuator = actuator
+        self._accumulates = accumulates
         self._totals: Tensor | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
         """What has to be measured for them."""
-        return frozenset().union(*(member.needs for member in self.members.values()))
+        needs = [member.needs for member in self.members.values()]
+        if self._accumulates:
+            needs += [member.batch_needs for member in self.members.values()]
+        return frozenset().union(*needs)
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether `rollout_statistics` has something to compute."""
+        return self._accumulates and any(one.batch_needs for one in self.members.values())
+
+    def begin(self, total_steps: int) -> None:
+        """Tell the objectives how many optimiser steps the run has."""
+        for member in self.members.values():
+            member.total_steps = total_steps
 
     @property
     def acts_on_tokens(self) -> bool:
@@ -69,6 +96,28 @@ class Objectives:
             rollout = replace(rollout, advantages=member.shape_advantages(rollout))
         return rollout
 
+    def rollout_statistics(
+        self, tokens: Tokens, advantages: Tensor, epsilon_low: float, epsilon_high: float
+    ) -> dict[str, Tensor]:
+        """What objectives compute over a whole rollout batch, for `Tokens.statistics`.
+
+        Args:
+            tokens: All tokens of the rollout of this process, under the policy that sampled.
+            advantages: Shaped, (N,) or (N, T).
+            epsilon_low: The trainer's clip range.
+            epsilon_high: The trainer's clip range.
+
+        Returns:
+            Per objective, a tensor with a row per sequence.
+        """
+        tokens = tokens.without_padding()
+        plan = _plain_plan(tokens, advantages, epsilon_low, epsilon_high)
+        return {
+            name: member.batch_statistics(tokens, plan)
+            for name, member in self.members.items()
+            if member.batch_needs
+        }
+
     def plan(
         self, tokens: Tokens, advantages: Tensor, epsilon_low: float, epsilon_high: float
     ) -> Plan:
@@ -81,15 +130,8 @@ class Objectives:
             epsilon_high: The trainer's clip range.
         """
         tokens = tokens.without_padding()
-        if advantages.dim() == 1:
-            advantages = advantages[:, None].expand(tokens.mask.shape)
-        advantages = advantages.masked_fill(~tokens.mask, 0.0)
-        plan = Plan(
-            advantages=advantages,
-            weight=torch.ones_like(advantages),
-            epsilon_low=epsilon_low,
-            epsilon_high=epsilon_high,
-        )
+        plan = _plain_plan(tokens, advantages, epsilon_low, epsilon_high)
+        advantages = plan.advantages
         for member in self.members.values():
             plan = member.on_tokens(tokens, plan)
         totals = _totals(tokens, advantages)
@@ -97,14 +139,19 @@ class Objectives:
         return plan
 
     def end_step(self, ranks: Ranks | None = None) -> Step:
-        """Close an optimiser step and return what it measured, the same on all processes."""
+        """Close an optimiser step and return what it measured, the same on all processes.
+
+        A step without a single token with a loss measures nothing: its means are NaN and the
+        objectives keep their state.
+        """
         if self._totals is None:
             raise RuntimeError("end_step was called without a plan since the last one")
         ranks = ranks or Alone()
         step = _step(ranks.sum(self._totals))
         self._totals = None
-        for member in self.members.values():
-            member.on_step_end(step, ranks)
+        if step.num_tokens:
+            for member in self.members.values():
+                member.on_step_end(step, ranks)
         return step
 
     def state_dict(self) -> State:
@@ -126,6 +173,19 @@ class Objectives:
             member.load_state_dict(state[name])
 
 
+def _plain_plan(tokens: Tokens, advantages: Tensor, low: float, high: float) -> Plan:
+    """The plan that changes nothing."""
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(tokens.mask.shape)
+    advantages = advantages.masked_fill(~tokens.mask, 0.0)
+    return Plan(
+        advantages=advantages,
+        weight=torch.ones_like(advantages),
+        epsilon_low=low,
+        epsilon_high=high,
+    )
+
+
 def _overrides(member: Objective[Config], method: str) -> bool:
     return getattr(type(member), method) is not getattr(Objective, method)
 
@@ -141,6 +201,7 @@ def _totals(tokens: Tokens, advantages: Tensor) -> Tensor:
 
 def _step(totals: Tensor) -> Step:
     count, *sums = totals.tolist()
-    entropy, logprob, advantage, product, change = (value / max(count, 1.0) for value in sums)
+    means = (value / count if count else math.nan for value in sums)
+    entropy, logprob, advantage, product, change = means
     covariance = product - logprob * advantage
     return Step(int(count), entropy, -logprob, covariance, change)

@@ -13,15 +13,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from training.objectives.batch import UNCLIPPED, Plan, Tokens
-from training.objectives.distributed import smallest, token_count, token_max, token_mean
+from training.objectives.batch import UNCLIPPED, Need, Plan, Tokens
+from training.objectives.distributed import smallest, token_count, token_mean
 from training.objectives.interface import Config, Objective, Slot
 
 
 def token_covariance(tokens: Tokens, advantages: Tensor) -> Tensor:
     """Product of deviations (A - mean A) (logprob - mean logprob) per token, (B, T); no gradient.
 
-    Means are over the micro-batch of all processes; the published code takes each process's own.
+    Means are over the batch of all processes; the published code takes each process's own.
     """
     logprobs = tokens.logprobs.detach()
     mean_advantage = token_mean(advantages, tokens.mask, tokens.ranks)
@@ -55,25 +55,34 @@ class ClipCov(Objective[ClipCovConfig]):
     Candidates have covariance_min < cov < covariance_max and are not clipped already; of them
     max(floor(share * tokens), 1) lose their loss, while the number it is divided by stays. The
     published recipe opens the clip range to [0, 2] (epsilon 1.0 both ways), without entropy bonus
-    or KL. Statistics and the count are over all processes. In a small micro-batch the floor of one
-    token is more than `share`, and often no token is a candidate: see the metrics.
+    or KL. Statistics and the count are over the rollout batch of all processes (published: over the
+    micro-batch of one). In a small batch the floor of one token is more than `share`, and often no
+    token is a candidate: see the metrics.
     """
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
-        """Weigh the chosen tokens by 0."""
+    checked = "PRIME-RL/Entropy-Mechanism-of-RL"
+    batch_needs = frozenset({Need.OLD_LOGPROBS})
+
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """1 at candidates and 2 at those of them that lose their loss, (B, T)."""
         config, ratio = self.config, tokens.ratio
         covariance = token_covariance(tokens, plan.advantages)
         clipped = (plan.advantages > 0) & (ratio > 1 + plan.epsilon_high)
         clipped |= (plan.advantages < 0) & (ratio < 1 - plan.epsilon_low)
         band = (covariance > config.covariance_min) & (covariance < config.covariance_max)
         candidates = band & ~clipped & tokens.mask
-        num_tokens = token_count(tokens.mask, tokens.ranks)
-        count = max(int(config.share * num_tokens), 1)
+        count = max(int(config.share * token_count(tokens.mask, tokens.ranks)), 1)
         chosen = smallest(torch.rand_like(covariance), candidates, count, tokens.ranks)
-        return plan.weighted((~chosen).to(covariance)).noting(
-            clip_cov_candidates=token_count(candidates, tokens.ranks),
+        return candidates.long() + chosen.long()
+
+    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+        """Weigh the chosen tokens by 0."""
+        marks = self.statistics_of(tokens, plan)
+        chosen = marks == 2
+        num_tokens = token_count(tokens.mask, tokens.ranks)
+        return plan.weighted((~chosen).to(plan.weight)).noting(
+            clip_cov_candidates=token_count(marks > 0, tokens.ranks),
             clip_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1),
-            covariance_max=token_max(covariance, tokens.mask, tokens.ranks),
         )
 
 
@@ -93,24 +102,28 @@ class KlCov(Objective[KlCovConfig]):
 
     L = -A r everywhere; on the max(1, floor(share * tokens)) tokens with the largest covariance
     also beta |logprob - old logprob|. That term has neither value nor gradient at ratio 1, so each
-    batch has to serve more than one optimiser step. Statistics are over all processes.
+    batch has to serve more than one optimiser step. Statistics are over the rollout batch of all
+    processes (published: over the micro-batch of one).
     """
 
+    checked = "PRIME-RL/Entropy-Mechanism-of-RL"
     slots = frozenset({Slot.CLIP})
     inert_on_policy = True
+    batch_needs = frozenset({Need.OLD_LOGPROBS})
+
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """The tokens that are tied, (B, T) bool."""
+        covariance = token_covariance(tokens, plan.advantages)
+        count = max(int(self.config.share * token_count(tokens.mask, tokens.ranks)), 1)
+        return smallest(-covariance, tokens.mask, count, tokens.ranks)
 
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Open the clip range and add the penalty."""
-        covariance = token_covariance(tokens, plan.advantages)
+        chosen = self.statistics_of(tokens, plan)
         num_tokens = token_count(tokens.mask, tokens.ranks)
-        count = max(int(self.config.share * num_tokens), 1)
-        chosen = smallest(-covariance, tokens.mask, count, tokens.ranks)
         penalty = self.config.beta * (tokens.logprobs - tokens.old_logprobs).abs() * chosen
         return (
             plan.clipped(UNCLIPPED, UNCLIPPED)
             .plus(policy=penalty)
-            .noting(
-                kl_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1),
-                covariance_max=token_max(covariance, tokens.mask, tokens.ranks),
-            )
+            .noting(kl_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1))
         )

@@ -10,11 +10,6 @@ from training.objectives.batch import Need, Rollout
 from training.objectives.interface import Config, Objective
 
 
-def window_steps(mask: Tensor, width: int) -> Tensor:
-    """Steps of `width` tokens each, for answers without steps of their own; (N, T), -1 outside."""
-    return torch.where(mask, (mask.cumsum(-1) - 1) // width, -1)
-
-
 class EmpgConfig(Config):
     """Settings of `empg`."""
 
@@ -33,14 +28,15 @@ class Empg(Objective[EmpgConfig]):
     With h the mean entropy of a step (old policy), scaled to [0, 1] over all steps of the batch:
     A_step = A g(h) + zeta f(h of the next step), g = exp(-k h) / mean(exp(-k h)), f = exp(-k' h),
     no bonus for the last step; then the mean over steps is subtracted. Tokens outside any step
-    keep their advantage.
+    keep their advantage. A step is a turn of an agent; an answer without tools has one step per
+    sentence.
 
-    Source: Harnessing Uncertainty (EMPG, arXiv 2509.09265), from the pseudocode of its project
-    page, which ends before the last two operations.
+    Source: Harnessing Uncertainty (EMPG, arXiv 2509.09265); zeta is that of the paper's listing
+    (a third-party port has 0.05).
     """
 
+    checked = "paper (listing), on given steps"
     needs = frozenset({Need.OLD_ENTROPY, Need.STEPS})
-    experimental = "bonus and final centring are from memory of the paper; no code was published"
 
     def shape_advantages(self, rollout: Rollout) -> Tensor:
         """The advantages of each step's tokens."""
@@ -64,7 +60,15 @@ class Empg(Objective[EmpgConfig]):
         gain = (-config.sharpness * scaled).exp()
         gain = gain / gain[there].mean()
         clear = (-config.clarity_sharpness * scaled).exp() * there
-        bonus = config.clarity * clear.roll(-1)
+        bonus = config.clarity * clear[_following(there, width)]
         centre = (per_step(rollout.advantages) * gain + bonus)[there].mean()
         changed = rollout.advantages[steps >= 0] * gain[index] + bonus[index] - centre
         return rollout.advantages.masked_scatter(steps >= 0, changed.to(rollout.advantages))
+
+
+def _following(there: Tensor, width: int) -> Tensor:
+    """Index of the next step that has tokens, per step; the row's unused last one if none has."""
+    index = torch.arange(len(there), device=there.device).view(-1, width)
+    candidates = torch.where(there.view(-1, width), index, index[:, -1:])
+    nearest = candidates.flip(-1).cummin(-1).values.flip(-1)
+    return torch.cat([nearest[:, 1:], index[:, -1:]], -1).flatten()

@@ -30,6 +30,7 @@ class EntropyBonus(Objective[EntropyBonusConfig]):
     c = entropy_coef + its output, which may be negative.
     """
 
+    checked = "TRL"
     slots = frozenset({Slot.ENTROPY})
     actuator = Actuator.COEFFICIENT
 
@@ -71,6 +72,7 @@ class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
     Source: Skywork-OR1 (arXiv 2505.22312); the same rule as `use_adaptive_entropy` of TRL 1.16.
     """
 
+    checked = "TRL"
     slots = frozenset({Slot.ENTROPY})
     state = ("coefficient", "entropy")
 
@@ -116,6 +118,7 @@ class TargetEntropy(Objective[TargetEntropyConfig]):
     Source: Confucius3-Math (arXiv 2506.18330), section 6.1, "targeted entropy regularisation".
     """
 
+    checked = "paper (section 6.1)"
     slots = frozenset({Slot.ENTROPY})
     actuator = Actuator.COEFFICIENT
     state = ("entropy",)

@@ -10,17 +10,15 @@ from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
 
 
-def phase_weight(step: float, num_steps: float) -> float:
-    """How much the penalty counts: from 1 to 0.83 in the first half, then 0.8 exp(-3 t).
+def phase_weight(step: float, num_steps: float, gamma: float) -> float:
+    """How much the penalty counts: 1 + exp(-gamma k / k_mid), from 2 towards 1.
 
     Args:
-        step: Optimiser steps done.
-        num_steps: Of the whole schedule; t runs from 0 to 1 in its second half.
+        step: k, optimiser steps done.
+        num_steps: Of the whole run; k_mid is half of it.
+        gamma: Rate of the decay.
     """
-    half = num_steps / 2
-    if step <= half:
-        return 1 - 0.2 * (1 - math.exp(-2 * step / half))
-    return 0.8 * math.exp(-3 * (step - half) / half)
+    return 1 + math.exp(-gamma * step / (num_steps / 2))
 
 
 class EpoConfig(Config):
@@ -34,8 +32,10 @@ class EpoConfig(Config):
     ratio_low: float = Field(0.8, ge=0.0)
     """Lower end of the band as a multiple of the past mean entropy."""
     ratio_high: float = Field(1.2, gt=0.0)
-    num_steps: int = Field(150, ge=2)
-    """Length of the schedule in optimiser steps."""
+    gamma: float = Field(2.0, ge=0.0)
+    """Rate at which the weight of the penalty decays; that of the public code."""
+    num_steps: int | None = Field(None, ge=2)
+    """Length of the schedule in optimiser steps; None is the length of the run."""
 
     @model_validator(mode="after")
     def _check_band(self) -> Self:
@@ -52,12 +52,13 @@ class Epo(Objective[EpoConfig]):
     P = relu(ratio_low Hbar - H) + relu(H - ratio_high Hbar), Hbar the running mean of the mean
     entropy of past optimiser steps, w of `phase_weight`. The first step has no band.
 
-    Source: EPO (arXiv 2509.22576), WujiangXu/EPO at 5b6fa98. There P is a constant (0.1) wherever
-    H leaves the band, which has no gradient: that code trains a plain bonus. Here P is the
-    distance to the band, so `penalty` has no counterpart. Hbar is one number; the authors keep
-    one per turn of a dialogue.
+    Source: EPO (arXiv 2509.22576v2), equation 3 and the schedule of the weight. In the public code
+    (WujiangXu/EPO at 5b6fa98) P is a constant (0.1) wherever H leaves the band, which has no
+    gradient: that code trains a plain bonus. Here P is the distance to the band. Hbar is one
+    number; the authors keep one per turn of a dialogue.
     """
 
+    checked = "paper v2 (equation 3)"
     slots = frozenset({Slot.ENTROPY})
     state = ("num_steps", "entropy")
 
@@ -71,7 +72,8 @@ class Epo(Objective[EpoConfig]):
         config, entropy = self.config, tokens.entropy
         if self.num_steps == 0:
             return plan.plus(mean=-config.entropy_coef * entropy)
-        weight = phase_weight(self.num_steps, config.num_steps)
+        total = config.num_steps or self.total_steps
+        weight = phase_weight(self.num_steps, total, config.gamma)
         below = (config.ratio_low * self.entropy - entropy).relu()
         above = (entropy - config.ratio_high * self.entropy).relu()
         penalty = config.smoothing_coef * weight * (below + above)

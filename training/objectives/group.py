@@ -48,9 +48,13 @@ def cluster_shares(answers: Tensor) -> Tensor:
     return torch.where(empty, alone, same).sum(-1).double() / answers.shape[-1]
 
 
-def semantic_entropy(shares: Tensor) -> Tensor:
-    """-sum over clusters of p ln p, from each member's share; nats, shape (groups,)."""
-    return -shares.log().mean(-1)
+def mean_cluster_surprisal(shares: Tensor) -> Tensor:
+    """-(1/K) sum over the K clusters of ln p, from each member's share p; nats, shape (groups,).
+
+    A cluster of n members is in the sum n times with weight 1/n.
+    """
+    weight = 1 / (shares * shares.shape[-1])
+    return -(weight * shares.log()).sum(-1) / weight.sum(-1)
 
 
 class HardnessWeightConfig(Config):
@@ -68,6 +72,7 @@ class HardnessWeight(Objective[HardnessWeightConfig]):
     Source: Confucius3-Math (arXiv 2506.18330), "policy-specific hardness weighting".
     """
 
+    checked = "paper (Confucius3-Math, equations 2 and 3)"
     needs = frozenset({Need.CORRECT})
     slots = frozenset({Slot.BASELINE, Slot.REWARD})
 
@@ -82,31 +87,31 @@ class SeedGrpoConfig(Config):
     """Settings of `seed_grpo`."""
 
     type: Literal["seed_grpo"] = "seed_grpo"
-    alpha: float = Field(0.5, ge=0.0)
+    alpha: float = Field(0.02, ge=0.0, le=1.0)
     """How much of its advantage a prompt loses whose answers all differ."""
-    floor: float = Field(0.1, ge=0.0, le=1.0)
-    """Smallest factor."""
 
 
 class SeedGrpo(Objective[SeedGrpoConfig]):
     """Scale a prompt's advantages down by the semantic entropy of its answers.
 
-    A max(1 - alpha SE / ln G, floor), SE = -sum p ln p over clusters of equivalent answers with
-    p the share of the group.
+    A (1 - alpha SE / ln G), SE = -(1/K) sum of ln p(C_k) over the K clusters of equivalent
+    answers, p(C_k) the share of the group in cluster k. The paper divides advantages by no
+    standard deviation: set `scale_rewards = "none"`, and `loss_type = "dr_grpo"` for a loss that
+    is not divided by the length.
 
-    Source: SEED-GRPO (arXiv 2505.12346), from a review; the repository has no code. The authors
-    weigh clusters by sequence probability and average -ln p over clusters; linear form, count
-    shares, alpha and floor are ours.
+    Source: SEED-GRPO (arXiv 2505.12346), section 4.1 and table 4; the repository has no code. The
+    paper weighs clusters by the probability of their sequences; here each sequence counts once.
     """
 
+    checked = "paper (section 4.1, table 4)"
     needs = frozenset({Need.ANSWERS})
-    experimental = "alpha, floor, the linear form and count shares are ours; no code was published"
 
     def shape_advantages(self, rollout: Rollout) -> Tensor:
         """The scaled advantages."""
         answers = rollout.per_group(rollout.measured[Need.ANSWERS])
-        relative = semantic_entropy(cluster_shares(answers)) / math.log(max(answers.shape[-1], 2))
-        factor = (1 - self.config.alpha * relative).clamp_min(self.config.floor)
+        size = math.log(max(answers.shape[-1], 2))
+        relative = mean_cluster_surprisal(cluster_shares(answers)) / size
+        factor = 1 - self.config.alpha * relative
         return rollout.advantages * rollout.to_tokens(factor[:, None].expand(answers.shape))
 
 
@@ -132,6 +137,7 @@ class Canon(Objective[CanonConfig]):
     constant; the authors also anneal it.
     """
 
+    checked = "biuboomc/CANON"
     needs = frozenset({Need.OLD_ENTROPY})
     slots = frozenset({Slot.BASELINE})
 

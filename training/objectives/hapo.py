@@ -18,9 +18,9 @@ _MAX_ENTROPIES = 2**22
 _MAX_ADVANTAGE = 5.0
 
 
-def standardised_entropy(entropy: Tensor, statistics: HapoStatistics, published: bool) -> Tensor:
-    """HAPO's h in [-1, 1] per token, any shape; `published` makes negative values positive."""
-    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=1.0, published=float(published))
+def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
+    """HAPO's h in [-1, 1] per token, any shape."""
+    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=1.0, published=0.0)
     flat = entropy.detach().flatten()
     parameters = torch.tensor(row).to(flat).expand(len(flat), -1)
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
@@ -61,8 +61,6 @@ class HapoConfig(Config):
     """Strength of the asymmetric clip."""
     quantile: float = Field(0.8, gt=0.0, lt=1.0)
     """Quantile of ln H that counts as neither high nor low."""
-    compat: Literal["published"] | None = None
-    """`published` reproduces the public code, which treats low entropy as high."""
 
 
 class Hapo(Objective[HapoConfig]):
@@ -82,6 +80,8 @@ class Hapo(Objective[HapoConfig]):
     optimiser step (the rollout's temperature law has them too), the entropy is that of the training
     forward, and the first step has neither redistribution nor asymmetric clip.
     """
+
+    checked = "starriver030515/HAPO (clip and redistribution)"
 
     def __init__(self, config: HapoConfig) -> None:
         super().__init__(config)
@@ -108,8 +108,7 @@ class Hapo(Objective[HapoConfig]):
         self._entropies.append(tokens.entropy.detach()[tokens.mask])
         if self.statistics is None:
             return plan
-        published = config.compat == "published"
-        h = standardised_entropy(tokens.entropy, self.statistics, published)
+        h = standardised_entropy(tokens.entropy, self.statistics)
         low, high = (
             torch.as_tensor(limit, dtype=h.dtype, device=h.device).expand_as(h)
             for limit in (plan.epsilon_low, plan.epsilon_high)

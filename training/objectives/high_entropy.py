@@ -5,8 +5,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from training.objectives.batch import Plan, Tokens
+from training.objectives.batch import Need, Plan, Tokens
 from training.objectives.interface import Config, Objective
 
 
@@ -21,23 +22,37 @@ class HighEntropyMaskConfig(Config):
 class HighEntropyMask(Objective[HighEntropyMaskConfig]):
     """Train on the share of tokens with the highest entropy ("80/20").
 
-    A token keeps its loss if H >= the (1 - top_entropy_quantile) quantile over the micro-batch of
-    all processes. The loss is still divided by the number of all tokens, as in TRL; code that
-    divides by the tokens kept has gradients 1 / top_entropy_quantile times as large.
+    A token keeps its loss if H >= the (1 - top_entropy_quantile) quantile over the rollout batch of
+    all processes (TRL: over the micro-batch of all processes). The loss is still divided by the
+    number of all tokens, as in TRL; code that divides by the tokens kept has gradients
+    1 / top_entropy_quantile times as large.
 
     Source: Beyond the 80/20 Rule (arXiv 2506.01939); `top_entropy_quantile` of TRL 1.16.
     """
 
+    checked = "TRL"
+    batch_needs = frozenset({Need.OLD_ENTROPY})
+
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """The threshold, (B, 1); infinite without tokens."""
+        entropy = _wide(tokens.entropy)
+        together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
+        threshold = torch.full((), torch.inf, dtype=entropy.dtype, device=entropy.device)
+        if together.numel():
+            threshold = torch.quantile(together, 1 - self.config.top_entropy_quantile)
+        return threshold.expand(len(entropy), 1)
+
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Weigh tokens below the quantile by 0."""
-        entropy = tokens.entropy.detach()
-        entropy = entropy if entropy.dtype == torch.float64 else entropy.float()
-        together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
-        if together.numel() == 0:
-            return plan
-        threshold = torch.quantile(together, 1 - self.config.top_entropy_quantile)
+        entropy, threshold = _wide(tokens.entropy), self.statistics_of(tokens, plan)
         keep = (entropy >= threshold) & tokens.mask
-        return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold)
+        return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold.max())
+
+
+def _wide(entropy: Tensor) -> Tensor:
+    """Without gradient, in a type that `torch.quantile` takes."""
+    entropy = entropy.detach()
+    return entropy if entropy.dtype == torch.float64 else entropy.float()
 
 
 class EntropyAdvantageConfig(Config):
@@ -59,6 +74,8 @@ class EntropyAdvantage(Objective[EntropyAdvantageConfig]):
     baseline of the same name in the SIREN code uses kappa = 1, which lets uncertain tokens of bad
     answers off entirely; the default here is the paper's 2.
     """
+
+    checked = "Linn3a/siren"
 
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Add the bonus to the advantages."""

@@ -35,6 +35,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    type: str
+
 
 C_co = TypeVar("C_co", bound=Config, covariant=True)
 
@@ -50,6 +52,10 @@ class Objective(Generic[C_co]):
     """Without effect while each batch serves one optimiser step: the ratio is then 1."""
     experimental: ClassVar[str] = ""
     """What about it was never checked against the authors' formula; empty if nothing."""
+    checked: ClassVar[str] = ""
+    """What its value and gradient were compared with: TRL, public code or the paper's formula."""
+    batch_needs: ClassVar[frozenset[Need]] = frozenset()
+    """What `batch_statistics` reads of the rollout; empty if it has none."""
     actuator: ClassVar[Actuator | None] = None
     """What an entropy controller can drive in it."""
 
@@ -57,6 +63,8 @@ class Objective(Generic[C_co]):
         self.config = config
         self.drive = 0.0
         """The controller's output, added to what `actuator` names."""
+        self.total_steps = 150
+        """Optimiser steps of the run; the trainer sets it."""
 
     @property
     def temperature(self) -> float | None:
@@ -86,12 +94,33 @@ class Objective(Generic[C_co]):
         """
         raise NotImplementedError(f"{type(self).__name__} asks for no logits")
 
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """What `on_tokens` needs to know of all tokens of a batch, one row per sequence.
+
+        With gradient accumulation the trainer computes it once per rollout batch, under the policy
+        that sampled, so that the size of a micro-batch changes nothing. Without, `on_tokens` calls
+        it on the micro-batch.
+
+        Args:
+            tokens: The batch; in a rollout, old log-probabilities and entropies.
+            plan: With the shaped advantages.
+
+        Returns:
+            Shape (B, T) or (B, k).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no statistics of a batch")
+
+    def statistics_of(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """The rollout's statistics if the trainer computed them, else the micro-batch's."""
+        found = tokens.statistics.get(self.config.type)
+        return self.batch_statistics(tokens, plan) if found is None else found
+
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """The plan for a micro-batch of training, changed. Never called in evaluation."""
         return plan
 
     def on_step_end(self, step: Step, ranks: Ranks) -> None:
-        """An optimiser step is done."""
+        """An optimiser step with at least one token is done."""
 
     def state_dict(self) -> dict[str, float | None]:
         """Everything that a resumed run needs, as JSON."""

@@ -59,28 +59,34 @@ class LpReg(Objective[LpRegConfig]):
     Protected: among the tokens with A < 0 the k = floor(share * count) least likely now, if
     k > 1, and of these the ones less likely than under the proxy (filtered tokens never are).
     They have L = -A r + beta k3 with k3 = clamp(e^d - d - 1, -10, 10), d = proxy - logprob, and no
-    clipping. The choice is over the micro-batch of all processes: below 2 / share tokens with
-    A < 0 in it nothing is protected.
+    clipping. The choice is over the rollout batch of all processes, under the old policy if
+    gradients are accumulated: below 2 / share tokens with A < 0 in it nothing is protected.
 
     Source: Low-probability Regularization (arXiv 2510.03222), CarlanLark/Lp-Reg-dev at 33b27e2,
     which writes -1e4 into filtered logits where -inf stands here. As published, the gradient of
     k3 ends where its clamp does, at d of about 2.6 nats.
     """
 
+    checked = "CarlanLark/Lp-Reg-dev"
     needs = frozenset({Need.PROXY_LOGPROBS})
     slots = frozenset({Slot.CLIP})
+    batch_needs = frozenset({Need.OLD_LOGPROBS})
 
     def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
         """Log-probabilities of the proxy."""
         return proxy_logprobs(logits, token_ids, self.config.kappa, self.config.fixed)
 
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """The least likely tokens with A < 0, (B, T) bool."""
+        bad = tokens.mask & (plan.advantages < 0)
+        count = int(self.config.share * token_count(bad, tokens.ranks))
+        return smallest(tokens.logprobs, bad, count if count > 1 else 0, tokens.ranks)
+
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Set the clip range and add the k3 term to protected tokens."""
         config, logprobs = self.config, tokens.logprobs
         proxy = tokens.measured[Need.PROXY_LOGPROBS]
-        bad = tokens.mask & (plan.advantages < 0)
-        count = int(config.share * token_count(bad, tokens.ranks))
-        unlikely = smallest(logprobs, bad, count if count > 1 else 0, tokens.ranks)
+        unlikely = self.statistics_of(tokens, plan)
         protected = unlikely & (logprobs.detach() < proxy)
         gap = torch.where(protected, proxy - logprobs, 0.0).clamp_max(_MAX_GAP)
         k3 = (gap.expm1() - gap).clamp(-10.0, 10.0)

@@ -1,8 +1,8 @@
 """The table of objectives, and what is refused before a run starts.
 
 A new objective is one class with its config, one line in `OBJECTIVES`, one in `ObjectiveConfig`
-and a test. Left out on purpose: rollouts that branch (they are not objectives), the supervised
-`entropy_sft_loss` (it has its own file), and import strings or decorators.
+and a test. Left out on purpose: rollouts that branch (they are not objectives), and import strings
+or decorators.
 """
 
 from collections.abc import Sequence
@@ -56,6 +56,8 @@ class PlainConfig(Config):
 
 class Plain(Objective[PlainConfig]):
     """Nothing: the trainer's own loss."""
+
+    checked = "TRL"
 
 
 OBJECTIVES: dict[str, type[Objective[Any]]] = {

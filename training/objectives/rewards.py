@@ -31,6 +31,7 @@ class Empo(Objective[EmpoConfig]):
     agree with nothing.
     """
 
+    checked = "QingyangZhang/EMPO"
     needs = frozenset({Need.ANSWERS})
     slots = frozenset({Slot.REWARD})
 
@@ -51,30 +52,30 @@ class PearConfig(Config):
 
 
 class Pear(Objective[PearConfig]):
-    """Lower the reward of right answers by excess entropy of the thinking phase.
+    """Lower the reward by the excess entropy of the thinking phase: min(1, R - P).
 
-    R (1 - P), P = clamp(mean H over thinking - alpha mean H over the answer, 0, 1), with the old
-    policy's entropies in nats. A phase without tokens has entropy 0. The upper clamp is ours: no
-    right answer is worth less than a wrong one.
+    P = max(0, mean H over thinking - alpha mean H over the answer), with the old policy's
+    entropies in nats. The end tag belongs to neither phase. A completion without the tag is all
+    thinking, and a phase without tokens has entropy 0: not closing the thinking phase does not
+    avoid the penalty.
 
-    Source: Phase Entropy Aware Reward (PEAR, arXiv 2510.08026); the code was not available.
+    Source: Phase Entropy Aware Reward (PEAR, arXiv 2510.08026), the reward of the paper.
     """
 
-    needs = frozenset({Need.OLD_ENTROPY, Need.THINKING, Need.CORRECT})
+    checked = "paper"
+    needs = frozenset({Need.OLD_ENTROPY, Need.PHASES})
     slots = frozenset({Slot.REWARD})
-    experimental = "form and alpha are from memory of the paper; its code was not available"
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
         """Penalised rewards."""
-        entropy, mask = rollout.measured[Need.OLD_ENTROPY], rollout.mask
-        thinking = rollout.measured[Need.THINKING] & mask
+        entropy, phases = rollout.measured[Need.OLD_ENTROPY], rollout.measured[Need.PHASES]
 
-        def mean(over: Tensor) -> Tensor:
+        def mean(phase: int) -> Tensor:
+            over = rollout.mask & (phases == phase)
             return entropy.masked_fill(~over, 0.0).sum(-1) / over.sum(-1).clamp_min(1)
 
-        excess = mean(thinking) - self.config.alpha * mean(mask & ~thinking)
-        penalised = rollout.rewards * (1 - excess.clamp(0.0, 1.0))
-        return torch.where(rollout.measured[Need.CORRECT], penalised, rollout.rewards)
+        excess = (mean(0) - self.config.alpha * mean(1)).clamp_min(0.0)
+        return (rollout.rewards - excess.to(rollout.rewards)).clamp_max(1.0)
 
 
 class InfoGainConfig(Config):

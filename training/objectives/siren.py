@@ -59,6 +59,7 @@ class Siren(Objective[SirenConfig]):
     vocabulary and can select padding.
     """
 
+    checked = "Linn3a/siren"
     needs = frozenset({Need.NUCLEUS_ENTROPY})
     slots = frozenset({Slot.ENTROPY})
     state = ("anchor",)

@@ -21,12 +21,12 @@ class SoftClip(Objective[SoftClipConfig]):
     the clipped term with the gradient (1 + epsilon_high) A grad(logprob). No effect at ratio 1.
 
     Source: Agentic entropy-balanced policy optimization (AEPO, arXiv 2510.14545), the clipping
-    part, from a public review of it; the code was not available.
+    part.
     """
 
+    checked = "paper"
     slots = frozenset({Slot.CLIP})
     inert_on_policy = True
-    experimental = "from a review of the paper; the authors' code was not available"
 
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Open the clip range at silenced tokens and weigh them down to the limit."""

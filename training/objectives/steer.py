@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from training.objectives.batch import Plan, Tokens
+from training.objectives.batch import Need, Plan, Tokens
 from training.objectives.distributed import token_max
 from training.objectives.interface import Config, Objective
 
@@ -63,22 +63,36 @@ class Steer(Objective[SteerConfig]):
 
     Source: Rethinking Entropy Interventions (STEER, arXiv 2510.10150), zz-haooo/STEER at b31df71,
     whose `core_algos.py` is followed where a variable's name promises a square. There max and min
-    are those of one process's micro-batch; here they are over all processes.
+    are those of one process's micro-batch; here they are over the rollout batch of all processes.
     """
+
+    checked = "zz-haooo/STEER"
+    batch_needs = frozenset({Need.OLD_LOGPROBS, Need.OLD_ENTROPY})
+
+    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+        """Largest and smallest M, (B, 2)."""
+        change = _absolute_change(tokens, plan)
+        largest = token_max(change, tokens.mask, tokens.ranks)
+        least = -token_max(-change, tokens.mask, tokens.ranks)
+        return torch.stack([largest, least]).expand(len(change), 2)
 
     def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
         """Multiply the loss of each token by its weight."""
-        change = entropy_change(
-            tokens.logprobs, tokens.old_logprobs, tokens.entropy, plan.advantages
-        ).abs()
+        change = _absolute_change(tokens, plan)
         low, high = self.config.weight_min, self.config.weight_max
-        largest = token_max(change, tokens.mask, tokens.ranks)
+        extremes = self.statistics_of(tokens, plan)
+        largest, least = extremes[:, :1], extremes[:, 1:]
         if self.config.map == "exponential":
             decay = -math.log(low) / largest.clamp_min(_FLOOR)
             weight = (-decay * change).exp().clamp(low, 1.0)
         else:
-            least = -token_max(-change, tokens.mask, tokens.ranks)
             share = torch.where(largest > least, (change - least) / (largest - least), 0.5)
             weight = (high - share * (high - low)).clamp(low, high)
         weight = torch.where(tokens.mask, weight, 1.0)
-        return plan.weighted(weight).noting(entropy_change_max=largest)
+        return plan.weighted(weight).noting(entropy_change_max=largest.max())
+
+
+def _absolute_change(tokens: Tokens, plan: Plan) -> Tensor:
+    return entropy_change(
+        tokens.logprobs, tokens.old_logprobs, tokens.entropy, plan.advantages
+    ).abs()

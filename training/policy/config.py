@@ -90,13 +90,20 @@ class LossConfig(_Section):
     epsilon: float = Field(0.2, gt=0.0)
     """Clip range of the ratio, downwards and, without `epsilon_high`, upwards."""
     epsilon_high: float | None = Field(None, gt=0.0)
-    """Upper clip range."""
+    """Upper clip range; for `cispo` the largest ratio itself, 5.0 unless set."""
     delta: float | None = Field(None, gt=1.0)
     """Largest ratio at all, also where the clip lets it pass."""
     beta: float = Field(0.0, ge=0.0)
     """Coefficient of the KL to the reference model."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Whose standard deviation of rewards advantages are divided by."""
+
+    @property
+    def clip_high(self) -> float | None:
+        """`epsilon_high`, with the default that TRL recommends for `cispo`."""
+        if self.epsilon_high is None and self.loss_type == "cispo":
+            return 5.0
+        return self.epsilon_high
 
 
 class OptimiserConfig(_Section):
@@ -176,7 +183,11 @@ class PolicyConfig(_Section):
             loss_type=self.loss.loss_type,
             importance_sampling_level=self.loss.importance_sampling_level,
             delta=self.loss.delta,
-            epsilon_high=self.loss.epsilon_high or self.loss.epsilon,
+            epsilon_high=self.loss.clip_high or self.loss.epsilon,
+            has_epsilon_high=self.loss.clip_high is not None,
+            scale_rewards=self.loss.scale_rewards,
+            accumulates=self.sequences > self.optimiser.micro_batch * self.rollout.num_minibatches,
+            step_sequences=self.sequences // self.rollout.num_minibatches,
             reuses_rollouts=self.rollout.num_iterations * self.rollout.num_minibatches > 1,
             num_generations=self.rollout.num_generations,
             samples_itself=self.rollout.backend == "transformers",

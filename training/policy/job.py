@@ -210,9 +210,10 @@ def is_right(row: Mapping[str, Any], text: str) -> bool:
 
 def right_answer(completions: Sequence[Any], problem: Sequence[str], **_: Any) -> list[float]:
     """The reward: 1 for a right answer, 0 for a wrong one."""
-    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
-    rows = zip(problem, texts, strict=True)
-    return [float(is_right({"problem": text}, answer)) for text, answer in rows]
+    from training.policy.text_features import final_text
+
+    rows = zip(problem, completions, strict=True)
+    return [float(is_right({"problem": text}, final_text(answer))) for text, answer in rows]
 
 
 def trl_config(config: PolicyConfig) -> Any:
@@ -239,7 +240,7 @@ def trl_config(config: PolicyConfig) -> Any:
         loss_type=loss.loss_type,
         importance_sampling_level=loss.importance_sampling_level,
         epsilon=loss.epsilon,
-        epsilon_high=loss.epsilon_high,
+        epsilon_high=loss.clip_high,
         delta=loss.delta,
         beta=loss.beta,
         scale_rewards=loss.scale_rewards,

@@ -26,6 +26,8 @@ class Scored(NamedTuple):
     """(B, T), nats."""
     measured: Mapping[Need, Tensor]
     """(B, T) each."""
+    aux_loss: Tensor | None = None
+    """(): load-balancing loss of a mixture of experts."""
 
 
 def score_logits(

@@ -5,10 +5,12 @@ the text alone.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context
 from functools import cached_property
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +57,26 @@ class Answers(NamedTuple):
     token_ids: Tensor
     """(N, T), padded."""
     mask: Tensor
-    """(N, T) bool."""
+    """(N, T) bool: tokens of the completion that the policy drew, results of tools left out."""
+    is_agent: bool = False
+    """Whether completions are turns of an agent with results of tools between them."""
+
+
+def final_text(completion: Any) -> str:
+    """The text that is graded: of a conversation the last message, if the policy wrote it.
+
+    A last message without content counts as "". So does a conversation that ends with the result
+    of a tool, because the policy's own last turn was cut to nothing.
+    """
+    if isinstance(completion, str):
+        return completion
+    last = completion[-1] if completion else {}
+    if last.get("role", "assistant") != "assistant":
+        return ""
+    content = last.get("content")
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content or ""
 
 
 def cluster_number(text: str) -> int:
@@ -108,9 +129,13 @@ class Reader:
         if need is Need.PLANNING:
             return planning_mask(answers.token_ids, self._phrases)
         if need is Need.STEPS:
+            if answers.is_agent:
+                return turn_steps(answers.mask)
             return sentence_steps(answers.token_ids, answers.mask, self._ends)
-        if need is Need.THINKING:
-            return thinking_mask(answers.token_ids, answers.mask, self._think_end)
+        if need is Need.PHASES:
+            rows = answers.token_ids.tolist()
+            texts = [self._tokenizer.convert_ids_to_tokens(row) for row in rows]
+            return thinking_phases(texts, answers.mask)
         if need is Need.BELIEFS:
             return _beliefs(answers.rows)
         raise ValueError(f"{need} is not read off a text")
@@ -134,10 +159,6 @@ class Reader:
         ]
         return torch.tensor(ends, dtype=torch.long)
 
-    @cached_property
-    def _think_end(self) -> list[int]:
-        return self._ids("</think>")
-
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -156,30 +177,45 @@ def sentence_steps(token_ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
     return torch.where(mask, before, -1)
 
 
-def thinking_mask(token_ids: Tensor, mask: Tensor, end: Sequence[int]) -> Tensor:
-    """Mark the tokens up to and with the first `end`; an answer without it does not think.
+def turn_steps(mask: Tensor) -> Tensor:
+    """Number of the turn of each token, (N, T); -1 outside. A turn is a run of masked tokens."""
+    before = torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+    begins = mask & ~before
+    return torch.where(mask, begins.cumsum(-1) - 1, -1)
+
+
+THINK_END = "</think>"
+"""The tag between the phases."""
+
+
+def thinking_phases(tokens: Sequence[Sequence[str]], mask: Tensor) -> Tensor:
+    """Phase of each token, (N, T): 0 thinking, 1 answer, -1 in the first end tag or outside.
+
+    The tag is found in the text, so it may be one token or several, merged with its neighbours.
+    A completion without it is all thinking.
 
     Args:
-        token_ids: Shape (N, T).
+        tokens: Text of each token of each completion, padding included.
         mask: Bool, shape (N, T).
-        end: Token ids of the mark, such as `</think>`.
     """
-    width = len(end)
-    if not 0 < width <= token_ids.shape[-1]:
-        return torch.zeros_like(mask)
-    wanted = torch.tensor(end, device=token_ids.device)
-    starts = (token_ids.unfold(-1, width, 1) == wanted).all(-1)
-    first = torch.where(starts.any(-1), starts.int().argmax(-1) + width, 0)
-    position = torch.arange(token_ids.shape[-1], device=token_ids.device)
-    return mask & (position < first[:, None])
+    phases = torch.full(mask.shape, -1, dtype=torch.long, device=mask.device)
+    for row, texts in enumerate(tokens):
+        texts = [text or "" for text in texts]
+        ends = list(accumulate(len(text) for text in texts))
+        start = "".join(texts).find(THINK_END)
+        first = len(texts) if start < 0 else bisect_right(ends, start)
+        last = len(texts) if start < 0 else bisect_left(ends, start + len(THINK_END)) + 1
+        phases[row, :first], phases[row, last:] = 0, 1
+    return phases.masked_fill(~mask, -1)
 
 
 def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
     missing = [row for row in rows if "beliefs" not in row]
     if missing:
         raise ValueError(
-            "info_gain needs the field `beliefs` in every row: probabilities over the hypotheses "
-            "before and after the question, such as [[0.5, 0.5], [1.0, 0.0]]"
+            "info_gain needs `beliefs` of every completion: probabilities over the hypotheses "
+            "before and after the question, such as [[0.5, 0.5], [1.0, 0.0]]; return them from "
+            "rollout_func"
         )
     return torch.tensor([row["beliefs"] for row in rows], dtype=torch.float64)
 

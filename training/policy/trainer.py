@@ -8,7 +8,9 @@ and has not read its advantages yet, so there is one forward per micro-batch.
 """
 
 import json
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,10 @@ from training.policy.loss import (
 from training.policy.rollouts.branch import BranchConfig
 from training.policy.rollouts.sampler import RolloutLaw
 from training.policy.rollouts.served import ServedConfig, ServedPolicy
-from training.policy.rollouts.source import Grader, RolloutTrainer
+from training.policy.rollouts.source import STATISTICS, Grader, RolloutTrainer
 from training.policy.run_folder import STATE_FILE
 from training.policy.text_features import Reader
-from training.policy.validation import TrlSettings, refuse_settings
+from training.policy.validation import TrlSettings, advice, refuse_settings
 
 
 class _Loss:
@@ -50,9 +52,6 @@ class _Loss:
 
 class EntropyGRPOTrainer(RolloutTrainer):
     """TRL's trainer with objectives, a controller and rollouts at controlled temperatures."""
-
-    epsilon_low: Any
-    epsilon_high: Any
 
     def __init__(
         self,
@@ -89,18 +88,37 @@ class EntropyGRPOTrainer(RolloutTrainer):
         Raises:
             ValueError: An objective cannot act under these settings.
         """
-        settings = settings_of(args)._replace(served=served is not None)
+        settings = settings_of(args)._replace(
+            served=served is not None,
+            own_rollouts=kwargs.get("rollout_func") is not None,
+            corrects=importance_cap is not None,
+            uses_tools=bool(kwargs.get("tools") or kwargs.get("environment_factory")),
+        )
         refuse_settings(objectives, settings, controller, law, branch)
-        self.objectives = Objectives(objectives, controller.actuator if controller else None)
+        for sentence in advice(objectives, settings):
+            warnings.warn(sentence, stacklevel=2)
+        self.objectives = Objectives(
+            objectives,
+            controller.actuator if controller else None,
+            accumulates=settings.accumulates,
+        )
+        if "info_gain" in self.objectives.members:
+            refuse_equal_beliefs(kwargs.get("train_dataset"))
         self.controller = EntropyController(controller) if controller else None
         if Need.CORRECT in self.objectives.needs and grader is None:
             raise ValueError(
                 f"{[*self.objectives.members]} ask which answers are right: pass grader"
             )
+        self._own_rollouts = settings.own_rollouts
         self._law, self._branch, self._importance_cap = law, branch, importance_cap
         self._loss: _Loss | None = None
         self._entropy_before: float | None = None
         super().__init__(model, reward_funcs, args, **kwargs)
+        if self._is_vlm and self._scores_text_only:
+            raise ValueError(
+                f"{[*self.objectives.members]} score completions a second time, without the images "
+                "of their prompts: use a text model, or objectives without such a pass"
+            )
         self._ranks = ranks_of(self.accelerator)
         self._reader = Reader(self._tokenizer, grader)
         self._base_epsilon_high = self.epsilon_high
@@ -128,7 +146,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 model, input_ids, attention_mask, logits_to_keep, wanted
             )
             self._plan(loss, scored.logprobs, scored.entropy, scored.measured)
-            return scored.logprobs, scored.entropy, None
+            return scored.logprobs, scored.entropy, scored.aux_loss
         awaits_old, self._awaits_old = self._awaits_old, False
         result: tuple[Tensor, Tensor | None, Tensor | None]
         result = super()._get_per_token_logps_and_entropies(
@@ -159,6 +177,11 @@ class EntropyGRPOTrainer(RolloutTrainer):
             old_logprobs=logprobs.detach() if old is None else old,
             mask=loss.mask,
             measured={n: inputs[n] for n in ROLLOUT_LOGITS if str(n) in inputs} | {**measured},
+            statistics={
+                key.removeprefix(STATISTICS): values
+                for key, values in inputs.items()
+                if key.startswith(STATISTICS)
+            },
             ranks=self._ranks,
         )
         plan = self.objectives.plan(
@@ -228,10 +251,20 @@ class EntropyGRPOTrainer(RolloutTrainer):
             value = value + plan.scalar / steps
         return value
 
+    @property
+    def _scores_text_only(self) -> bool:
+        """Whether a scoring pass is ours, which passes token ids alone."""
+        needs = self.objectives.needs
+        if needs & (ROLLOUT_LOGITS | TRAINING_LOGITS):
+            return True
+        old = {Need.OLD_LOGPROBS, Need.OLD_ENTROPY}
+        return bool(needs & old) and not self._scores_old_policy
+
     # Optimiser steps and checkpoints ------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """TRL's; after an optimiser step's last micro-batch, objectives and controller move."""
+        self.objectives.begin(self.state.max_steps)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self._end_step()
@@ -243,7 +276,8 @@ class EntropyGRPOTrainer(RolloutTrainer):
         measured["step_entropy"] = step.entropy
         if self._entropy_before is not None:
             measured["entropy_change"] = step.entropy - self._entropy_before
-        self._entropy_before = step.entropy
+        if step.num_tokens:
+            self._entropy_before = step.entropy
         if self.controller is not None:
             output = self.controller.update(step.entropy)
             self.objectives.drive(output)
@@ -252,7 +286,8 @@ class EntropyGRPOTrainer(RolloutTrainer):
             measured |= {"controller/output": output}
             measured |= {"controller/entropy": self.controller.average or 0.0}
         for name, value in measured.items():
-            self._metrics["train"][name].append(value)
+            if math.isfinite(value):  # a step without tokens measures nothing
+                self._metrics["train"][name].append(value)
 
     def entropy_state(self) -> dict[str, Any]:
         """Everything of objectives and controller that a resumed run needs, as JSON."""
@@ -294,6 +329,19 @@ class EntropyGRPOTrainer(RolloutTrainer):
             self.load_entropy_state(json.loads((Path(checkpoint) / STATE_FILE).read_text()))
 
 
+def refuse_equal_beliefs(dataset: Any) -> None:
+    """Refuse `beliefs` in a data set, which are equal for all completions of a prompt.
+
+    Raises:
+        ValueError: The data set has that column.
+    """
+    if "beliefs" in (getattr(dataset, "column_names", None) or ()):
+        raise ValueError(
+            '"info_gain" compares completions of a group, and a row of the data set gives them all '
+            "the same beliefs: return `beliefs` of each completion from rollout_func instead"
+        )
+
+
 def settings_of(args: GRPOConfig) -> TrlSettings:
     """What decides whether objectives can act, from TRL's own config."""
     every = args.steps_per_generation * args.num_iterations
@@ -303,6 +351,12 @@ def settings_of(args: GRPOConfig) -> TrlSettings:
         importance_sampling_level=args.importance_sampling_level,
         delta=args.delta,
         epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
+        has_epsilon_high=args.epsilon_high is not None,
+        scale_rewards=args.scale_rewards,
+        accumulates=args.gradient_accumulation_steps > 1,
+        step_sequences=args.per_device_train_batch_size
+        * args.gradient_accumulation_steps
+        * args.world_size,
         reuses_rollouts=args.gradient_accumulation_steps % every != 0,
         own_entropy_term=args.entropy_coef != 0.0 or args.use_adaptive_entropy,
         top_entropy_quantile=args.top_entropy_quantile,

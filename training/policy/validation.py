@@ -7,7 +7,12 @@ from training.objectives.batch import Need
 from training.objectives.compose import Objectives
 from training.objectives.controller import Actuator, ControllerConfig
 from training.objectives.interface import Slot
-from training.objectives.registry import ObjectiveConfig, build_objective, refuse_actuator
+from training.objectives.registry import (
+    OBJECTIVES,
+    ObjectiveConfig,
+    build_objective,
+    refuse_actuator,
+)
 from training.policy.loss import CLIPPED
 from training.policy.rollouts.branch import BranchConfig
 from training.policy.rollouts.sampler import HapoLaw, RolloutLaw
@@ -39,6 +44,19 @@ class TrlSettings(NamedTuple):
     """Whether rollouts come from `transformers` in this process."""
     served: bool = False
     """Whether a server draws them, perhaps under controls of its own."""
+    own_rollouts: bool = False
+    """Whether `rollout_func` draws them."""
+    corrects: bool = True
+    """Whether recorded log-probabilities weigh the loss, that is, `importance_cap` is set."""
+    uses_tools: bool = False
+    """Whether completions are turns of an agent with tools."""
+    has_epsilon_high: bool = True
+    """Whether `epsilon_high` is set, not taken from `epsilon`."""
+    scale_rewards: str = "group"
+    accumulates: bool = False
+    """Whether several micro-batches make an optimiser step."""
+    step_sequences: int = 64
+    """Completions in an optimiser step, all processes together."""
 
 
 def refuse_settings(
@@ -57,6 +75,8 @@ def refuse_settings(
         refuse_actuator(configs, controller.actuator)
         _refuse_clip(controller, settings)
     _refuse_losses(configs, settings, controller)
+    _refuse_small_batches(configs, settings)
+    _refuse_own_rollouts(configs, settings, controller, law, branch)
     _refuse_doubles(configs, settings)
     _refuse_rollouts(configs, settings, controller, law)
     _refuse_extra_rollouts(configs, settings, controller, law, branch)
@@ -95,11 +115,74 @@ def _refuse_losses(
             f'{who} sets a clip range, which loss_type = "{settings.loss_type}" does not have: '
             f"choose one of {[kind for kind in CLIPPED if kind != 'luspo']}"
         )
+    if settings.loss_type == "cispo" and not settings.has_epsilon_high:
+        raise ValueError(
+            'loss_type = "cispo" reads epsilon_high as the largest ratio itself, and without it '
+            "caps ratios at epsilon: set epsilon_high = 5.0, as TRL recommends"
+        )
     capped = [name for name in names if name in _OPEN_CLIP]
     if settings.delta is not None and capped:
         raise ValueError(
             f'delta = {settings.delta} caps the ratios that "{capped[0]}" lets pass: leave it out'
         )
+
+
+def _refuse_small_batches(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> None:
+    """Refuse a covariance over the tokens of one completion, whose advantages are all the same."""
+    names = [config.type for config in configs if config.type in ("clip_cov", "kl_cov")]
+    if names and settings.step_sequences < 2:
+        raise ValueError(
+            f'"{names[0]}" needs a covariance with the advantage, which is 0 over the tokens of '
+            "one completion: use 2 or more completions in an optimizer step"
+        )
+
+
+def _refuse_own_rollouts(
+    configs: Sequence[ObjectiveConfig],
+    settings: TrlSettings,
+    controller: ControllerConfig | None,
+    law: RolloutLaw | None,
+    branch: BranchConfig | None,
+) -> None:
+    """Refuse what acts in TRL's own sampling where something else samples."""
+    if branch is not None and settings.uses_tools:
+        raise ValueError(
+            "branch forks a completion of one turn: leave out branch, or tools and "
+            "environment_factory"
+        )
+    if not settings.own_rollouts:
+        return
+    drives = controller is not None and controller.actuator is Actuator.TEMPERATURE
+    acting = {
+        "law": law is not None,
+        "branch": branch is not None,
+        "served": settings.served,
+        'actuator "temperature"': drives,
+        '"aepo"': any(config.type == "aepo" for config in configs),
+    }
+    if ignored := [name for name, is_set in acting.items() if is_set]:
+        raise ValueError(
+            f"rollout_func draws the completions itself and would ignore {', '.join(ignored)}: "
+            "leave one of them out"
+        )
+    sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
+    if settings.corrects and sequences:
+        raise ValueError(
+            "the log-probabilities of rollout_func are corrected token by token: pass "
+            'importance_cap = None, or importance_sampling_level = "token" and another loss_type '
+            'than "luspo"'
+        )
+
+
+def advice(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> list[str]:
+    """Sentences on settings that run, but not as the source of an objective recommends."""
+    found = []
+    if settings.scale_rewards != "none" and any(c.type == "seed_grpo" for c in configs):
+        found.append(
+            '"seed_grpo" is published without division by the standard deviation of rewards: set '
+            f'scale_rewards = "none" instead of "{settings.scale_rewards}"'
+        )
+    return found
 
 
 def _refuse_doubles(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> None:
@@ -177,6 +260,12 @@ def _refuse_extra_rollouts(
             raise ValueError('"aepo" needs whole groups on each process: raise micro_batch')
         if settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence":
             raise ValueError('"aepo" is corrected token by token: use token-level ratios')
+        shared = [one.type for one in configs if OBJECTIVES[one.type].batch_needs]
+        if settings.accumulates and shared and "lp_reg" not in shared:
+            raise ValueError(
+                f'"aepo" replaces samples that are part of the statistics of "{shared[0]}": leave '
+                "one out, or raise micro_batch until a step needs no accumulation"
+            )
         if objectives.needs & {Need.PROXY_LOGPROBS}:
             raise ValueError('"aepo" replaces samples that "lp_reg" has measured: leave one out')
     elif branch is not None and not branch.roots < settings.num_generations:

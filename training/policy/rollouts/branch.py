@@ -61,10 +61,11 @@ class BranchConfig(BaseModel):
     """Rollouts that fork where the policy was unsure.
 
     Of each group, `roots` completions are drawn in full. The others begin like one of those up to
-    a token of high entropy and go on from there; only what is new in them is trained on, and the
-    whole group has one baseline.
+    a token of high entropy, one for each root, and go on from there with a new budget of
+    `max_tokens`. Only what is new in them is trained on, and the whole group has one baseline.
 
-    Source: CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which has 4 roots in a group of 16.
+    Source: stage 1 of CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which has 4 roots in a
+    group of 16.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,8 +100,9 @@ def forks(
 ) -> dict[int, Fork]:
     """Where the rows that are no roots leave theirs.
 
-    The roots of a group are taken in turn. The first token, special tokens and tokens of one
-    visible character are no forks; a root without any other is drawn anew, from position 0.
+    The roots of a group are taken in turn, and each root has one fork point. The first token,
+    special tokens and tokens of one visible character are no forks; the completions of a root
+    without any other are drawn from position 0.
 
     Args:
         entropies: Per root row and token, nats.
@@ -110,17 +112,20 @@ def forks(
         config: How many roots, how many candidates.
         chance: Picks among the candidates.
     """
+    points = {root: _fork_point(entropies[root], tokens[root], config, chance) for root in tokens}
     found = {}
     for row in range(num_rows):
         if is_root(row, num_generations, config.roots):
             continue
         place = row % num_generations - config.roots
         root = row - row % num_generations + place % config.roots
-        usable = [
-            position
-            for position, text in enumerate(tokens[root])
-            if position > 0 and len(text.strip()) > 1
-        ]
-        best = sorted(usable, key=lambda position: -entropies[root][position])[: config.top]
-        found[row] = Fork(root, chance.choice(best) if best else 0)
+        found[row] = Fork(root, points[root])
     return found
+
+
+def _fork_point(
+    entropies: Sequence[float], texts: Sequence[str], config: BranchConfig, chance: random.Random
+) -> int:
+    usable = [at for at, text in enumerate(texts) if at > 0 and len(text.strip()) > 1]
+    best = sorted(usable, key=lambda at: -entropies[at])[: config.top]
+    return chance.choice(best) if best else 0

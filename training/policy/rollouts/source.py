@@ -14,20 +14,22 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from trl import GRPOTrainer
 
-from training.objectives import Need, Objectives, Rollout
+from training.objectives import Need, Objectives, Ranks, Rollout, Tokens
 from training.objectives.arbitrary_entropy import Aepo
 from training.objectives.controller import Actuator, EntropyController
 from training.objectives.hapo import Hapo
-from training.policy.loss import ROLLOUT_LOGITS, Scored, score_logits
+from training.policy.loss import ROLLOUT_LOGITS, Scored, ratio_limits, score_logits
 from training.policy.rollouts.branch import BranchConfig, forks, is_root, with_replaced
 from training.policy.rollouts.sampler import HapoLaw, RolloutLaw, Sampler
 from training.policy.rollouts.served import ServedPolicy
-from training.policy.text_features import Answers, Reader
+from training.policy.text_features import Answers, Reader, final_text
 
 _OLD_POLICY = frozenset({Need.OLD_LOGPROBS, Need.OLD_ENTROPY}) | ROLLOUT_LOGITS
 _READ = frozenset(
-    {Need.CORRECT, Need.ANSWERS, Need.STEPS, Need.PLANNING, Need.THINKING, Need.BELIEFS}
+    {Need.CORRECT, Need.ANSWERS, Need.STEPS, Need.PLANNING, Need.PHASES, Need.BELIEFS}
 )
+STATISTICS = "statistics/"
+"""Prefix of the columns of a batch that hold an objective's statistics of the rollout."""
 Grader = Callable[[Mapping[str, Any], str], bool]
 """A row of the data set and an answer to right or wrong."""
 
@@ -46,6 +48,11 @@ class RolloutTrainer(GRPOTrainer):
 
     objectives: Objectives
     controller: EntropyController | None
+    epsilon_low: Any
+    epsilon_high: Any
+    _ranks: Ranks
+    _own_rollouts = False
+    """Whether `rollout_func` draws."""
     _law: RolloutLaw | None
     _served: ServedPolicy | None = None
     """The server that draws; None draws in this process."""
@@ -71,8 +78,13 @@ class RolloutTrainer(GRPOTrainer):
     @property
     def _corrects(self) -> bool:
         """Whether some tokens are drawn from another distribution than is trained."""
-        served = self._served is not None
-        return served or self.samples_off_policy or "aepo" in self.objectives.members
+        elsewhere = self._served is not None or (self._own_rollouts and not self._trl_corrects)
+        return elsewhere or self.samples_off_policy or "aepo" in self.objectives.members
+
+    @property
+    def _trl_corrects(self) -> bool:
+        """Whether TRL itself weighs tokens by the log-probabilities they were drawn with."""
+        return bool(self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _drives(self, actuator: Actuator) -> bool:
         return self.controller is not None and self.controller.config.actuator is actuator
@@ -143,7 +155,7 @@ class RolloutTrainer(GRPOTrainer):
         starts = [[*prompt_ids[row], *prefix] for row, prefix in prefixes.items()]
         rest, _ = super()._generate_single_turn(starts, *args, **kwargs)
         for (row, prefix), more in zip(prefixes.items(), rest, strict=True):
-            completions[row] = [*prefix, *more][: self.max_completion_length]
+            completions[row] = [*prefix, *more]
         self._branch_mask = [
             [
                 int(position >= len(prefixes.get(row, [])))
@@ -186,7 +198,7 @@ class RolloutTrainer(GRPOTrainer):
         )
         total = (rewards * self.reward_weights.to(rewards)).nansum(1)
         total[rewards.isnan().all(1)] = torch.nan
-        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+        texts = [final_text(completion) for completion in completions]
         self._generated = Generated([*inputs], texts, total)
         return rewards
 
@@ -205,7 +217,25 @@ class RolloutTrainer(GRPOTrainer):
         if isinstance(aepo, Aepo):
             return self._with_extra(aepo, inputs, output)
         passed_on = {need: values for need, values in measured.items() if need in ROLLOUT_LOGITS}
-        return output | {str(need): values for need, values in passed_on.items()}
+        statistics = self._statistics(output, measured)
+        return output | {str(need): values for need, values in passed_on.items()} | statistics
+
+    def _statistics(
+        self, output: Mapping[str, Any], measured: Mapping[Need, Tensor]
+    ) -> dict[str, Tensor]:
+        """What objectives compute over the rollout batch of all processes, a row per sequence."""
+        if not self.objectives.shares_statistics:
+            return {}
+        tokens = Tokens(
+            logprobs=measured[Need.OLD_LOGPROBS],
+            entropy=measured[Need.OLD_ENTROPY],
+            old_logprobs=measured[Need.OLD_LOGPROBS],
+            mask=(output["completion_mask"] * output.get("tool_mask", 1)).bool(),
+            ranks=self._ranks,
+        )
+        limits = ratio_limits(self.loss_type, self.epsilon_low, self.epsilon_high)
+        found = self.objectives.rollout_statistics(tokens, output["advantages"], *limits)
+        return {f"{STATISTICS}{name}": values for name, values in found.items()}
 
     def _with_extra(
         self, aepo: Aepo, inputs: list[dict[str, Any]], output: dict[str, Any]
@@ -234,18 +264,19 @@ class RolloutTrainer(GRPOTrainer):
     def _scores_old_policy(self) -> bool:
         """Whether TRL itself scores rollouts under the policy that sampled them."""
         every = self.args.steps_per_generation * self.num_iterations
-        corrects = self.use_vllm and self.vllm_importance_sampling_correction
-        return bool(self.args.gradient_accumulation_steps % every != 0 or corrects)
+        return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects
 
     def _measure(self, output: Mapping[str, Any]) -> dict[Need, Tensor]:
         """What the objectives need to know of this process's completions."""
         needs = self.objectives.needs
-        ids, mask = output["completion_ids"], output["completion_mask"].bool()
+        ids = output["completion_ids"]
+        mask = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
         measured: dict[Need, Tensor] = {}
         if needs & _OLD_POLICY:
             measured |= self._score_old_policy(output, needs & ROLLOUT_LOGITS)
         assert self._generated is not None
-        answers = Answers(self._generated.rows, self._generated.texts, ids, mask)
+        agent = "tool_mask" in output and self._branch is None
+        answers = Answers(self._generated.rows, self._generated.texts, ids, mask, is_agent=agent)
         for need in needs & _READ:
             measured[need] = self._reader.read(need, answers).to(ids.device)
         return measured
@@ -280,13 +311,18 @@ class RolloutTrainer(GRPOTrainer):
         self, model: Any, ids: Tensor, attention: Tensor, keep: int, wanted: frozenset[Need]
     ) -> Scored:
         """Score completions by a forward that keeps the logits, (B, T, vocab), in memory."""
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         with self.accelerator.autocast():
-            logits = model(
-                input_ids=ids, attention_mask=attention, logits_to_keep=keep + 1, use_cache=False
-            ).logits[:, :-1]
-        return score_logits(
-            logits.float() / self.temperature, ids[:, -keep:], self.objectives, wanted
-        )
+            output = model(
+                input_ids=ids,
+                attention_mask=attention,
+                logits_to_keep=keep + 1,
+                use_cache=False,
+                **router,
+            )
+        logits = output.logits[:, :-1].float() / self.temperature
+        scored = score_logits(logits, ids[:, -keep:], self.objectives, wanted)
+        return scored._replace(aux_loss=output.aux_loss if router else None)
 
     def _shaped(self, output: Mapping[str, Any], measured: Mapping[Need, Tensor]) -> Tensor:
         """Advantages of this process after the objectives have shaped those of all processes."""

@@ -69,25 +69,43 @@ def test_a_target_of_nothing_still_has_a_margin_of_one() -> None:
     assert reward(0, 2.0, correct=True, target=0.0) < 0
 
 
-def batch(correct: list[bool], height: float = 3.0) -> Rollout:
+def batch(correct: list[bool], height: float = 3.0, size: int = 4) -> Rollout:
     """One long answer per row, with a plateau of high entropy in the first."""
     entropy = torch.full((len(correct), 40), 0.5, dtype=torch.float64)
     entropy[0, 10:20] = height
     return rollout(
         [float(c) for c in correct],
         lengths=[40] * len(correct),
+        num_generations=size,
         old_entropy=entropy,
         correct=torch.tensor(correct),
     )
 
 
-def test_windows_above_the_mean_threshold_are_counted() -> None:
-    """Threshold (3 + 3 * 0.5) / 4: windows with at least a third of plateau are above it."""
-    counts = only("ares").count(batch([True] * 4))
+def plateau_windows(threshold: float) -> int:
+    """Windows of four tokens after a token whose mean is at least the threshold."""
     windows = [sum(9 < t + k < 20 for k in (1, 2, 3, 4)) / 4 for t in range(36)]
-    threshold = (3 + 1.5) / 4
-    expected = sum(0.5 + 2.5 * share >= threshold for share in windows)
-    assert counts.tolist() == [expected, 0, 0, 0]
+    return sum(0.5 + 2.5 * share >= threshold for share in windows)
+
+
+def test_the_threshold_is_the_median_over_answers() -> None:
+    """Three flat answers and one with a plateau: the median is flat, the mean would not be."""
+    counts = only("ares").count(batch([True] * 4))
+    assert counts.tolist() == [36.0] * 4
+    pair = batch([True] * 2, size=2)
+    counts = only("ares").count(pair)
+    assert counts.tolist() == [plateau_windows((3 + 0.5) / 2), 0]
+
+
+def test_the_threshold_follows_the_median_slowly() -> None:
+    """Moving average with weight 0.99 of the past, saved with the run."""
+    member = only("ares")
+    high, low = batch([True] * 2, height=4.5, size=2), batch([True] * 2, height=0.5, size=2)
+    member.count(high)
+    assert member.threshold == pytest.approx(2.5)
+    member.count(low)
+    assert member.threshold == pytest.approx(0.99 * 2.5 + 0.01 * 0.5)
+    assert member.state_dict()["threshold"] == member.threshold
 
 
 @pytest.mark.parametrize(
@@ -112,7 +130,7 @@ def test_the_strength_follows_a_change_of_the_count() -> None:
     member.shape_rewards(batch(right, height=0.5))
     first = member.target_easy
     assert member.alpha_easy == 0.5
-    member.shape_rewards(batch(right))
+    member.shape_rewards(batch(right, height=0.2))
     assert member.target_easy != first
     assert member.alpha_easy == pytest.approx(0.5 + 0.01 * (member.target_easy - first))
     for _ in range(200):

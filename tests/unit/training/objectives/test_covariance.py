@@ -48,7 +48,6 @@ def test_clip_cov_drops_candidates_only_and_keeps_the_rest() -> None:
     assert int(dropped.sum()) == count
     assert not (dropped & ~candidates).any()
     assert int(plan.metrics["clip_cov_candidates"]) == int(candidates.sum())
-    assert float(plan.metrics["covariance_max"]) == pytest.approx(float(covariance.max()))
 
 
 def test_clip_cov_takes_another_random_few_each_time() -> None:

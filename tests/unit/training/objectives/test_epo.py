@@ -9,25 +9,25 @@ from training.objectives.distributed import Alone
 from training.objectives.epo import phase_weight
 
 
-@pytest.mark.parametrize(
-    ("step_number", "weight"),
-    [
-        (0, 1.0),
-        (37.5, 1 - 0.2 * (1 - math.exp(-1))),
-        (75, 1 - 0.2 * (1 - math.exp(-2))),
-        (75.001, 0.8),
-        (112.5, 0.8 * math.exp(-1.5)),
-        (150, 0.8 * math.exp(-3)),
-    ],
-)
-def test_the_phase_weight_at_known_points(step_number: float, weight: float) -> None:
-    assert phase_weight(step_number, 150) == pytest.approx(weight, rel=1e-4)
+@pytest.mark.parametrize("num_steps", [20, 150])
+def test_the_weight_of_the_penalty_is_that_of_the_paper(num_steps: int) -> None:
+    """1 + exp(-gamma k / k_mid): 2 at the start, 1 + exp(-gamma) in the middle of the run."""
+    middle = num_steps / 2
+    for k in (0, 1, middle, num_steps, 10 * num_steps):
+        weight = phase_weight(k, num_steps, 2.0)
+        assert weight == pytest.approx(1 + math.exp(-2 * k / middle), rel=1e-12)
+        assert 1 <= weight <= 2
 
 
-def test_the_phase_weight_never_rises() -> None:
-    weights = [phase_weight(step, 150) for step in range(300)]
-    assert weights == sorted(weights, reverse=True)
-    assert weights[-1] > 0
+def test_the_schedule_has_the_length_of_the_run_unless_it_is_set() -> None:
+    weights = []
+    for settings, total in (({}, 20), ({}, 200), ({"num_steps": 20}, 200)):
+        composed = objectives({"type": "epo", **settings})
+        composed.begin(total)
+        composed.load_state_dict({"epo": {"num_steps": 10, "entropy": 1.0}})
+        weights.append(float(plan_of(composed, case())[0].metrics["epo_weight"]))
+    assert weights[0] == weights[2] == pytest.approx(1 + math.exp(-2))
+    assert weights[1] == pytest.approx(1 + math.exp(-0.2))
 
 
 def test_the_first_step_is_a_plain_bonus() -> None:
@@ -43,7 +43,7 @@ def test_tokens_outside_the_band_are_pushed_back() -> None:
     composed.load_state_dict({"epo": {"num_steps": 1, "entropy": 1.0}})
     one = case()
     plan, tokens = plan_of(composed, one)
-    weight = phase_weight(1, 150)
+    weight = 1 + math.exp(-2 / 75)
     h = tokens.entropy.detach()
     distance = (0.8 - h).clamp_min(0) + (h - 1.2).clamp_min(0)
     expected = -0.001 * (h - weight * distance)

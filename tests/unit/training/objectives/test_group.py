@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import objectives, only, rollout
 from training.objectives import Rollout
-from training.objectives.group import cluster_shares, group_advantages, semantic_entropy
+from training.objectives.group import cluster_shares, group_advantages, mean_cluster_surprisal
 
 
 def test_advantages_are_those_of_grpo() -> None:
@@ -64,31 +64,26 @@ def test_answers_are_shared_and_empty_ones_agree_with_nothing() -> None:
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=8))
-def test_the_semantic_entropy_is_that_of_the_clusters(answers: list[int]) -> None:
-    found = float(semantic_entropy(cluster_shares(torch.tensor([answers])))[0])
-    alone = answers.count(-1)
-    sizes = [answers.count(a) for a in set(answers) - {-1}] + [1] * alone
-    shares = [size / len(answers) for size in sizes]
-    assert found == pytest.approx(-sum(p * math.log(p) for p in shares), abs=1e-12)
+def test_the_surprisal_is_averaged_over_clusters(answers: list[int]) -> None:
+    """SE = -(1/K) sum ln p(C_k); an answer that is none is a cluster of its own."""
+    found = float(mean_cluster_surprisal(cluster_shares(torch.tensor([answers])))[0])
+    sizes = [answers.count(a) for a in set(answers) - {-1}] + [1] * answers.count(-1)
+    expected = -sum(math.log(size / len(answers)) for size in sizes) / len(sizes)
+    assert found == pytest.approx(expected, abs=1e-12)
     assert -1e-12 <= found <= math.log(len(answers)) + 1e-12
 
 
-@pytest.mark.parametrize(
-    ("answers", "alpha", "factor"),
-    [
-        ([0, 0, 0, 0], 0.5, 1.0),
-        ([0, 1, 2, 3], 0.5, 0.5),
-        ([0, 0, 1, 1], 0.5, 0.75),
-        ([0, 1, 2, 3], 2.0, 0.1),  # the floor
-        ([0, 1, 2, 3], 0.0, 1.0),
-    ],
-)
-def test_prompts_without_agreement_are_scaled_down(
-    answers: list[int], alpha: float, factor: float
+@pytest.mark.parametrize("answers", [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 0, 1], [-1, -1, 2, 2]])
+@pytest.mark.parametrize("settings", [{}, {"alpha": 0.5}, {"alpha": 0.0}])
+def test_prompts_without_agreement_are_scaled_down_linearly(
+    answers: list[int], settings: dict[str, float]
 ) -> None:
     batch = rollout([1.0, 0, 0, 0], answers=torch.tensor(answers))
-    found = only({"type": "seed_grpo", "alpha": alpha}).shape_advantages(batch)
-    torch.testing.assert_close(found, factor * batch.advantages)
+    found = only({"type": "seed_grpo", **settings}).shape_advantages(batch)
+    sizes = [answers.count(a) for a in set(answers) - {-1}] + [1] * answers.count(-1)
+    entropy = -sum(math.log(size / 4) for size in sizes) / len(sizes)
+    factor = 1 - settings.get("alpha", 0.02) * entropy / math.log(4)
+    torch.testing.assert_close(found, factor * batch.advantages, atol=1e-12, rtol=1e-12)
 
 
 def test_a_group_of_one_answer_is_no_error() -> None:

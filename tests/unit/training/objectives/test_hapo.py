@@ -22,18 +22,8 @@ def hapo(**settings: object) -> Objectives:
 
 def test_low_entropy_is_negative_as_the_paper_intends() -> None:
     entropy = torch.tensor([1.0, -2.0, -1.0, 0.5, 3.0], dtype=torch.float64).exp()
-    h = standardised_entropy(entropy, STATISTICS, published=False)
+    h = standardised_entropy(entropy, STATISTICS)
     assert h.tolist() == pytest.approx([1, -1, -0.5, 0.5, 1], abs=1e-4)
-
-
-def test_the_published_sign_turns_low_entropy_into_high() -> None:
-    """Its negative scale makes h = -1 a +1; kept only for reproduction."""
-    entropy = torch.tensor([1.0, -2.0, -1.0], dtype=torch.float64).exp()
-    h = standardised_entropy(entropy, STATISTICS, published=True)
-    assert h.tolist() == pytest.approx([1, 1, 0.5], abs=1e-4)
-    one = case()
-    intended, published = (plan_of(hapo(compat=c), one)[0] for c in (None, "published"))
-    assert not torch.equal(intended.advantages, published.advantages)
 
 
 def test_a_token_counts_in_the_group_average_not_a_sequence() -> None:

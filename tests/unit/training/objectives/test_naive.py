@@ -182,7 +182,7 @@ def siren(tokens: list[Token]) -> Tensor:
 
 
 def epo(tokens: list[Token]) -> Tensor:
-    weight = 1 - 0.2 * (1 - math.exp(-2 * 3 / 75))
+    weight = 1 + math.exp(-2 * 3 / 75)
     past = 1.1
 
     def term(t: Token) -> Tensor:

@@ -32,38 +32,6 @@ def test_each_group_has_its_own_clusters() -> None:
     assert empo([0, 0, 0, 1, 0, 1, 2, 3]) == [0.75, 0.75, 0.75, 0.25] + [0.0] * 4
 
 
-def pear(**settings: object) -> list[float]:
-    """Thinking entropies (0.6, 0.2), answer 0.1; then all thinking; all answer; a wrong one."""
-    entropy = torch.tensor([[0.6, 0.2, 0.1], [0.3, 0.3, 9], [2, 2, 2], [5, 5, 0.1]])
-    thinking = torch.tensor(
-        [[True, True, False], [True, True, True], [False] * 3, [True, True, False]]
-    )
-    batch = rollout(
-        [1.0, 1.0, 1.0, 0.2],
-        lengths=[3, 2, 3, 3],
-        old_entropy=entropy.double(),
-        thinking=thinking,
-        correct=torch.tensor([True, True, True, False]),
-    )
-    rewards: list[float] = only({"type": "pear", **settings}).shape_rewards(batch).tolist()
-    return rewards
-
-
-def test_excess_entropy_of_the_thinking_phase_costs_right_answers() -> None:
-    assert pear() == pytest.approx([1 - (0.4 - 0.1), 1 - 0.3, 1.0, 0.2])
-    assert pear(alpha=2.0)[0] == pytest.approx(1 - (0.4 - 0.2))
-
-
-def test_a_right_answer_is_never_worth_less_than_nothing() -> None:
-    batch = rollout(
-        [1.0] * 4,
-        old_entropy=torch.full((4, 3), 7.0),
-        thinking=torch.ones(4, 3, dtype=torch.bool),
-        correct=torch.ones(4, dtype=torch.bool),
-    )
-    assert only("pear").shape_rewards(batch).tolist() == [0.0] * 4
-
-
 def test_a_question_is_worth_the_entropy_it_removes() -> None:
     """Four hypotheses to two is ln 2; to the same is 0; a lie can cost."""
     even, half, sure = [0.25] * 4, [0.5, 0.5, 0, 0], [1.0, 0, 0, 0]

@@ -7,7 +7,6 @@ import torch
 
 from tests.unit.training.objectives.batch import only, rollout
 from training.objectives import Rollout
-from training.objectives.empg import window_steps
 from training.objectives.hicra import planning_mask
 
 
@@ -64,11 +63,6 @@ def test_tokens_outside_any_step_keep_their_advantage() -> None:
 def test_equal_steps_are_no_division_by_zero() -> None:
     equal = two_answers([[1] * 4] * 2, [[0, 0, 1, 1], [0, 0, 0, 0]])
     assert bool(only("empg").shape_advantages(equal).isfinite().all())
-
-
-def test_windows_are_steps_for_answers_without_any() -> None:
-    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-    assert window_steps(mask, 2).tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, -1, -1]]
 
 
 def test_phrases_are_found_wherever_they_stand_and_overlap() -> None:

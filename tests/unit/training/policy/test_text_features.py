@@ -8,8 +8,10 @@ from training.policy.text_features import (
     Answers,
     Reader,
     cluster_number,
+    final_text,
     sentence_steps,
-    thinking_mask,
+    thinking_phases,
+    turn_steps,
 )
 
 
@@ -94,13 +96,59 @@ def test_steps_are_sentences() -> None:
     assert read.tolist() == [[0, 0, 1, 1, 2]]
 
 
-def test_thinking_ends_with_its_mark() -> None:
-    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 5, 5, 5, 5]])
-    mask = torch.ones_like(ids).bool()
-    expected = [[True, True, True, False, False], [False] * 5]
-    assert thinking_mask(ids, mask, [6, 7]).tolist() == expected
-    read = Reader(tiny.tokenizer(), None).read(Need.THINKING, answers("ab</think>c"))
-    assert read[0].sum() == len("ab</think>")
+def test_a_step_of_an_agent_is_a_turn_and_results_of_tools_are_in_none() -> None:
+    mask = torch.tensor([[1, 1, 0, 0, 1, 0, 1], [0, 1, 1, 1, 0, 0, 0], [0] * 7]).bool()
+    expected = [[0, 0, -1, -1, 1, -1, 2], [-1, 0, 0, 0, -1, -1, -1], [-1] * 7]
+    assert turn_steps(mask).tolist() == expected
+    turns = answers("a.b!cd")._replace(mask=torch.tensor([[1, 1, 1, 0, 0, 1]]).bool())
+    read = Reader(tiny.tokenizer(), None).read(Need.STEPS, turns._replace(is_agent=True))
+    assert read.tolist() == [[0, 0, 0, -1, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["a", "b", "</think>", "c"], [0, 0, -1, 1]),
+        (["a", "</", "think", ">", "c", "d"], [0, -1, -1, -1, 1, 1]),
+        (["a", ".</", "think", ">\n", "c"], [0, -1, -1, -1, 1]),
+        (["</think>", "c"], [-1, 1]),
+        (["a", "</think>"], [0, -1]),
+        (["a", "</think>", "b", "</think>"], [0, -1, 1, 1]),
+        (["a", "<think>", "b", "/think>"], [0, 0, 0, 0]),
+        ([], []),
+    ],
+)
+def test_the_end_tag_is_in_neither_phase_and_without_it_all_is_thinking(
+    tokens: list[str], expected: list[int]
+) -> None:
+    mask = torch.ones(1, len(tokens)).bool()
+    assert thinking_phases([tokens], mask).tolist() == [expected]
+
+
+def test_phases_are_read_with_the_tokenizer_and_padding_is_in_none() -> None:
+    read = Reader(tiny.tokenizer(), None).read(Need.PHASES, answers("ab</think>c", "none"))
+    assert read[0].tolist() == [0, 0, *[-1] * 8, 1]
+    assert read[1].tolist() == [0, 0, 0, 0, *[-1] * 7]
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        ("plain", "plain"),
+        ([{"role": "assistant", "content": "5"}], "5"),
+        ([{"role": "assistant"}], ""),
+        ([{"role": "assistant", "content": None, "tool_calls": []}], ""),
+        ([{"role": "assistant", "content": [{"type": "text", "text": "5"}]}], "5"),
+        ([{"role": "assistant", "content": "look"}, {"role": "tool", "content": "42"}], ""),
+        (
+            [{"role": "tool", "content": "42"}, {"role": "assistant", "content": "It is 6"}],
+            "It is 6",
+        ),
+        ([], ""),
+    ],
+)
+def test_the_graded_text_is_what_the_policy_said_last(completion: object, text: str) -> None:
+    assert final_text(completion) == text
 
 
 def test_planning_marks_the_phrases() -> None:
@@ -112,7 +160,7 @@ def test_planning_marks_the_phrases() -> None:
 
 def test_beliefs_come_from_the_rows() -> None:
     reader = Reader(tiny.tokenizer(), None)
-    with pytest.raises(ValueError, match="field `beliefs`"):
+    with pytest.raises(ValueError, match="`beliefs` of every completion"):
         reader.read(Need.BELIEFS, answers("a"))
     row = {"beliefs": [[0.5, 0.5], [1.0, 0.0]]}
     read = reader.read(Need.BELIEFS, answers("a")._replace(rows=[row]))

@@ -71,6 +71,7 @@ OWN = ("controller", "law", "importance_cap", "train_dataset")
 def test_none_is_the_stock_trainer(loss_type: str, extra: dict[str, Any], tmp_path: Path) -> None:
     level = "sequence" if loss_type == "luspo" else "token"
     settings = {"loss_type": loss_type, "importance_sampling_level": level, **extra}
+    settings |= {"epsilon_high": 5.0} if loss_type == "cispo" else {}
     stock = Steps(GRPOTrainer, tmp_path, settings)
     own = ours(tmp_path, **settings)
     assert own.losses == pytest.approx(stock.losses, abs=1e-6)
@@ -105,9 +106,9 @@ def test_a_plan_that_changes_nothing_is_the_stock_trainer(
 # One step is enough to change something, except where the past or a second look is needed.
 ON_POLICY = [
     *("entropy_bonus", "target_entropy", "high_entropy_mask", "entropy_advantage"),
-    *("hardness_weight", "steer", "epo", "hapo", "dcpo", "seed_grpo", "canon", "empg", "ares"),
+    *("hardness_weight", "steer", "epo", "hapo", "dcpo", "canon", "empg", "ares"),
     *({"type": "clip_cov", "share": 0.3, "covariance_min": 0.01},),
-    *({"type": "lp_reg", "share": 0.9},),
+    *({"type": "lp_reg", "share": 0.9}, {"type": "seed_grpo", "alpha": 0.5}),
     *({"type": "siren", "entropy_coef": 1.0},),
     *({"type": "adaptive_entropy", "entropy_coef": 0.1, "entropy_target": 9.0},),
 ]
@@ -120,6 +121,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Steps:
     return ours(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.filterwarnings('ignore:"seed_grpo" is published')
 @pytest.mark.parametrize("objective", ON_POLICY, ids=str)
 def test_an_objective_changes_the_gradient(objective: Any, plain: Steps, tmp_path: Path) -> None:
     own = ours(tmp_path, objective)
@@ -161,7 +163,7 @@ def test_policy_terms_are_normalised_like_the_loss(
 def test_the_bonus_is_that_of_trl(loss_type: str, tmp_path: Path) -> None:
     """With one micro-batch per step, the mean over its tokens is the mean over the step's."""
     shape = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-    settings = {"loss_type": loss_type, **shape}
+    settings = {"loss_type": loss_type, "epsilon_high": 5.0, **shape}
     stock = Steps(GRPOTrainer, tmp_path, {**settings, "entropy_coef": 0.05})
     own = ours(tmp_path, {"type": "entropy_bonus", "entropy_coef": 0.05}, **settings)
     for mine, theirs in zip(own.gradients, stock.gradients, strict=True):
@@ -169,13 +171,22 @@ def test_the_bonus_is_that_of_trl(loss_type: str, tmp_path: Path) -> None:
 
 
 def test_the_mask_is_that_of_trl(tmp_path: Path) -> None:
-    stock = Steps(GRPOTrainer, tmp_path, {"top_entropy_quantile": 0.3})
-    own = ours(tmp_path, {"type": "high_entropy_mask", "top_entropy_quantile": 0.3})
+    shape = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    stock = Steps(GRPOTrainer, tmp_path, {"top_entropy_quantile": 0.3, **shape})
+    own = ours(tmp_path, {"type": "high_entropy_mask", "top_entropy_quantile": 0.3}, **shape)
     for mine, theirs in zip(own.gradients, stock.gradients, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["entropy_bonus", "target_entropy", "entropy_advantage"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *("entropy_bonus", "target_entropy", "entropy_advantage", "high_entropy_mask", "steer"),
+        {"type": "clip_cov", "share": 1.0, "covariance_min": 0.01},
+        {"type": "lp_reg", "share": 0.9},
+    ],
+    ids=str,
+)
 def test_accumulation_changes_nothing(objective: str, tmp_path: Path) -> None:
     shapes = [(8, 1), (4, 2), (2, 4)]
     runs = [
@@ -201,8 +212,14 @@ def test_one_forward_per_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return scoring(self, *args, **kwargs)
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
-    ours(tmp_path, "steer", "target_entropy")
+    ours(tmp_path, "target_entropy")
     assert len(calls) == 4  # two steps of two micro-batches
+    calls.clear()
+    ours(tmp_path, "steer")
+    assert len(calls) == 4 + 2  # and one pass over each rollout for its statistics
+    calls.clear()
+    ours(tmp_path, "steer", per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    assert len(calls) == 2  # the micro-batch is the rollout
     calls.clear()
     ours(tmp_path, "canon", **REUSE)
     assert len(calls) == 8 + 2  # and one pass over each rollout, TRL's own
@@ -346,11 +363,14 @@ def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) ->
 
     run = Steps(Watching, tmp_path, {"max_steps": 1}, branch=BranchConfig(roots=1))
     (batch,) = seen
+    budget = (batch["completion_mask"] * batch["tool_mask"]).sum(-1)
+    assert budget.max() == 8  # a forked completion has a new budget
     ids, new = batch["completion_ids"].view(2, 4, -1), batch["tool_mask"].view(2, 4, -1).bool()
     assert new[:, 0].all()
     for group, marks in zip(ids, new, strict=True):
         for row, mark in zip(group[1:], marks[1:], strict=True):
             taken = int((~mark).sum())
+            assert taken == int((~marks[1]).sum())  # one fork point for a root
             assert taken >= 1
             assert row[:taken].tolist() == group[0][:taken].tolist()
     kept = (batch["completion_mask"] * batch["tool_mask"]).sum()

@@ -7,7 +7,7 @@ from training.objectives import ObjectiveList
 from training.objectives.controller import Actuator, ControllerConfig
 from training.policy.rollouts.branch import BranchConfig
 from training.policy.rollouts.sampler import FixedLaw
-from training.policy.validation import TrlSettings, refuse_settings
+from training.policy.validation import TrlSettings, advice, refuse_settings
 
 HOT = FixedLaw(temperature=1.2)
 CLIP = ControllerConfig(entropy_target=1.0, actuator=Actuator.CLIP_HIGH)
@@ -51,6 +51,16 @@ def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
         (["aepo"], {}, (None, None, BranchConfig()), "which samples are drawn"),
         (["none"], {}, (None, None, BranchConfig(roots=8)), "leaves none"),
         (["none"], {}, (None, HOT, BranchConfig()), "branch draws in its own way"),
+        (["none"], {"loss_type": "cispo", "has_epsilon_high": False}, (), "epsilon_high = 5.0"),
+        (["clip_cov"], {"step_sequences": 1}, (), "0 over the tokens of one completion"),
+        (["none"], {"own_rollouts": True}, (None, HOT), "would ignore law"),
+        (["none"], {"own_rollouts": True}, (HEAT,), 'would ignore actuator "temperature"'),
+        (["none"], {"own_rollouts": True}, (None, None, BranchConfig()), "would ignore branch"),
+        (["none"], {"own_rollouts": True, "served": True}, (), "would ignore served"),
+        (["aepo"], {"own_rollouts": True}, (), 'would ignore "aepo"'),
+        (["none"], {"own_rollouts": True, "loss_type": "luspo"}, (), "importance_cap = None"),
+        (["none"], {"uses_tools": True}, (None, None, BranchConfig()), "one turn"),
+        (["aepo", "steer"], {"accumulates": True}, (), 'statistics of "steer"'),
     ],
     ids=str,
 )
@@ -68,3 +78,10 @@ def test_everything_else_passes() -> None:
     check(["steer", "target_entropy"], TrlSettings(loss_type="cispo"), None, HOT)
     check(["steer"], TrlSettings(), None, None, BranchConfig())
     check(["none"], TrlSettings(reuses_rollouts=True, epsilon_high=0.28), CLIP)
+
+
+def test_seed_grpo_with_a_standard_deviation_is_advised_against() -> None:
+    configs = TypeAdapter(ObjectiveList).validate_python(["seed_grpo"])
+    (sentence,) = advice(configs, TrlSettings(scale_rewards="group"))
+    assert 'scale_rewards = "none"' in sentence
+    assert advice(configs, TrlSettings(scale_rewards="none")) == []

@@ -54,6 +54,17 @@ def test_forks_are_at_uncertain_words_of_the_groups_own_roots() -> None:
     }
 
 
+def test_all_completions_of_a_root_leave_it_at_the_same_token() -> None:
+    config = BranchConfig(roots=2, top=20)
+    tokens = {row: ["word"] * 40 for row in (0, 1)}
+    entropies = {row: [1.0] * 40 for row in tokens}
+    for seed in range(20):
+        found = forks(entropies, tokens, 8, 8, config, random.Random(seed))
+        assert len({fork for fork in found.values() if fork.root == 0}) == 1
+        assert len({fork for fork in found.values() if fork.root == 1}) == 1
+    assert sorted(found) == [2, 3, 4, 5, 6, 7]
+
+
 def test_a_root_without_a_place_to_fork_is_drawn_anew() -> None:
     found = forks({0: [1.0]}, {0: ["a"]}, 2, 2, BranchConfig(roots=1), random.Random(0))
     assert found[1] == (0, 0)

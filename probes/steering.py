@@ -7,11 +7,22 @@ the entropy over actions; subtracted, it lowers it.
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+STEERABLE_MODELS = (
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Models whose decoder layers return the residual stream in two parts, hidden and residual."""
 
 
 class SteeringSpec(BaseModel):
@@ -36,6 +47,68 @@ def contents_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def unit(vector: Tensor) -> Tensor:
+    """The direction of a vector, float32; its length is computed in float64, which holds it."""
+    exact = vector.double()
+    return (exact / exact.norm()).float()
+
+
+def stream_limit(dtype: torch.dtype) -> float:
+    """Largest magnitude that a steered residual stream may have.
+
+    Half of what the type holds leaves room for what later layers add; above 2^40 the sum of squares
+    of a normalization overflows float32.
+    """
+    return min(torch.finfo(dtype).max / 2, 2.0**40)
+
+
+def fits(value: float, dtype: torch.dtype) -> bool:
+    """Whether a number is finite in float32, in which it is computed with, and in `dtype`."""
+    return abs(value) <= min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+
+
+class LayerVector(NamedTuple):
+    """A steering vector of one layer and what planning a request needs to know of it."""
+
+    vector: Tensor
+    """Shape (hidden,)."""
+    stream_norm: float
+    """Mean norm of the residual stream behind the layer."""
+    norm: float
+    largest: float
+    """Largest magnitude of an entry."""
+
+    @classmethod
+    def measure(cls, vector: Tensor, stream_norm: float) -> Self:
+        """Measure a vector in float64.
+
+        Args:
+            vector: Of any floating type, shape (hidden,).
+            stream_norm: As in the manifest.
+        """
+        exact = vector.double()
+        return cls(vector, stream_norm, float(exact.norm()), float(exact.abs().max()))
+
+    def unusable(self, dtype: torch.dtype) -> str | None:
+        """Why the vector cannot steer a model of this type, or None."""
+        if not self.norm > 0:
+            return "has no length: it has no direction" if self.norm == 0 else "is not finite"
+        for name, value in (("entry", self.largest), ("norm", self.norm)):
+            if not fits(value, torch.float32 if name == "norm" else dtype):
+                return f"has the {name} {value:.3g}, which {dtype} cannot hold"
+        if self.stream_norm < 0 or not fits(self.stream_norm, dtype):
+            return f"has the stream norm {self.stream_norm:.3g}, which {dtype} cannot hold"
+        return None
+
+
+class SteeringVector(NamedTuple):
+    """A steering vector as a server uses it."""
+
+    hash: str
+    """Of its contents."""
+    layers: Mapping[int, LayerVector]
 
 
 class Weighted(NamedTuple):

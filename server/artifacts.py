@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
@@ -12,7 +13,7 @@ from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
-from probes.steering import tensor_name
+from probes.steering import LayerVector, SteeringVector, contents_hash, tensor_name
 from server.errors import BadControl
 from server.settings import settings
 from server.wire.request import ArtifactCard
@@ -43,6 +44,7 @@ class Artifacts:
         served: ModelIdentity,
         hidden_size: int,
         steered: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Read what is in some folders.
 
@@ -51,12 +53,15 @@ class Artifacts:
             served: The served model.
             hidden_size: Its own.
             steered: Layers that can be steered; None means those of the vectors.
+            dtype: Type of the served model's activations.
         """
+        self.dtype = dtype
         self._hidden_size = hidden_size
         self._steered = steered
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
         self._inquiries: dict[str, Inquiry] = {}
+        self._vectors: dict[str, SteeringVector] = {}
         for name, folder in scan(roots).items():
             self._load(name, folder, served)
 
@@ -72,9 +77,11 @@ class Artifacts:
         manifest = artifact.manifest
         field = manifest.mismatch(served)
         reason = None if field is None else f"made for another model: {field} differs"
-        reason = reason or _malformed(artifact, self._hidden_size, self._steered)
+        reason = reason or _malformed(artifact, self._hidden_size, self._steered, self.dtype)
         if reason is None:
             self._loaded[name] = artifact
+            if manifest.steering is not None:
+                self._vectors[name] = _steering_vector(artifact)
         else:
             logger.info("entrostat: artifact %s not used: %s", name, reason)
         self._cards[name] = ArtifactCard(
@@ -120,23 +127,19 @@ class Artifacts:
             if artifact.manifest.probe is not None
         }
 
-    def steering_vector(self, name: str, param: str) -> Artifact:
+    def steering_vector(self, name: str, param: str) -> SteeringVector:
         """The steering vector with this id.
 
         Raises:
             BadControl: There is none, or it belongs to another model.
         """
-        return self._find(name, "steering-vector", param)
+        return self._vectors[self._find(name, "steering-vector", param).id]
 
     def steering_vectors(self) -> dict[str, dict[int, Tensor]]:
         """Every usable steering vector, by id and layer."""
         return {
-            artifact.id: {
-                layer: artifact.tensors[tensor_name(layer)]
-                for layer in artifact.manifest.steering.norms
-            }
-            for artifact in self._loaded.values()
-            if artifact.manifest.steering is not None
+            name: {number: layer.vector for number, layer in vector.layers.items()}
+            for name, vector in self._vectors.items()
         }
 
     def inquiry(self, name: str, param: str) -> Inquiry:
@@ -206,7 +209,7 @@ def load_artifacts(
         served = served.model_copy(update={"chat_template_hash": None})
     elif chat_template is not None:
         served = served.model_copy(update={"chat_template_hash": text_hash(chat_template)})
-    return Artifacts(roots, served, model_config.get_hidden_size(), steered)
+    return Artifacts(roots, served, model_config.get_hidden_size(), steered, model_config.dtype)
 
 
 def _checkpoint(model_config: Any) -> Path:
@@ -220,11 +223,13 @@ def _checkpoint(model_config: Any) -> Path:
     )
 
 
-def _malformed(artifact: Artifact, hidden_size: int, steered: Sequence[int] | None) -> str | None:
+def _malformed(
+    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None, dtype: torch.dtype
+) -> str | None:
     """Why an artifact of the right model is of no use here, or None."""
     manifest, tensors = artifact.manifest, artifact.tensors
     if manifest.kind == "steering-vector":
-        return _unfit_vector(artifact, hidden_size, steered)
+        return _unfit_vector(artifact, hidden_size, steered, dtype)
     if manifest.kind == "difficulty-probe":
         if manifest.probe is None:
             return "manifest.json: probe is missing"
@@ -249,23 +254,32 @@ def _malformed(artifact: Artifact, hidden_size: int, steered: Sequence[int] | No
     return None if bool(values.isfinite().all()) else "the tensor `hapo` holds no finite numbers"
 
 
+def _steering_vector(artifact: Artifact) -> SteeringVector:
+    assert artifact.manifest.steering is not None
+    layers = {
+        layer: LayerVector.measure(artifact.tensors[tensor_name(layer)], norm)
+        for layer, norm in artifact.manifest.steering.norms.items()
+    }
+    return SteeringVector(contents_hash(artifact.tensors), layers)
+
+
 def _unfit_vector(
-    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None
+    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None, dtype: torch.dtype
 ) -> str | None:
     spec = artifact.manifest.steering
     if spec is None:
         return "manifest.json: steering is missing"
-    for layer in spec.norms:
+    for layer, norm in spec.norms.items():
         name = tensor_name(layer)
         if name not in artifact.tensors:
             return f"the tensor `{name}` is missing"
         if artifact.tensors[name].shape != (hidden_size,):
             found = tuple(artifact.tensors[name].shape)
             return f"the tensor `{name}` has shape {found} instead of ({hidden_size},)"
-        if not bool(artifact.tensors[name].isfinite().all()):
-            return f"the tensor `{name}` holds no finite numbers"
-        if not float(artifact.tensors[name].float().norm()) > 0:
-            return f"the tensor `{name}` has no length: it points nowhere"
+        if (
+            reason := LayerVector.measure(artifact.tensors[name], norm).unusable(dtype)
+        ) is not None:
+            return f"the tensor `{name}` {reason}"
         if steered is not None and layer not in steered:
             return f"layer {layer} is not among --steering-layers"
     return None

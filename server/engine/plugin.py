@@ -12,7 +12,8 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
-from server.engine.steering import Size, SteeringControl, Vectors, decoder_layers, num_rows
+from server.engine.steering import Size, SteeringControl, Vectors, num_rows
+from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
 from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
 
@@ -101,9 +102,15 @@ def steer(runner: Any, vectors: Vectors) -> SteeringControl:
     stream = torch.empty(
         model_config.get_hidden_size(), dtype=model_config.dtype, device=runner.device
     )
-    steering = SteeringControl(size, decoder_layers(runner.get_model(), wanted), vectors, stream)
-    # vLLM's compile cache knows nothing of hooks; this makes what is compiled part of its key.
-    config.additional_config[CONFIG_KEY] = {LAYERS_KEY: wanted, "steering_rows": size.rows}
+    model = runner.get_model()
+    steering = SteeringControl(size, decoder_layers(model, wanted), vectors, stream)
+    guard_attention(model, min(wanted))
+    # vLLM's compile cache does not see hooks: this makes what is compiled part of its key.
+    config.additional_config[CONFIG_KEY] = {
+        LAYERS_KEY: wanted,
+        "steering_rows": size.rows,
+        "steering_hooks": HOOKS_VERSION,
+    }
     return steering
 
 

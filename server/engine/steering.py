@@ -1,8 +1,6 @@
-"""Steering in the worker: what each token of the batch adds to the residual stream, by layer.
+"""Steering in the worker: which row of the steering tables each token of a step reads.
 
-Tables stand still: their addresses are part of the compiled graph, so a request changes numbers,
-never code. A steered layer reads, for every token, the row of its table that the token belongs to;
-row 0 adds nothing and clamps nothing, and it is what tokens without steering read.
+Requests that are steered alike share a row. `steering_hooks` holds the tables and applies them.
 """
 
 from collections import OrderedDict
@@ -14,16 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-FAMILIES = (
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-"""Models whose decoder layers return the residual stream in two parts, hidden and residual."""
+from probes.steering import unit
+from server.engine.steering_hooks import LayerSteering, LayerTable
+
 Vectors = Mapping[str, Mapping[int, Tensor]]
 """By artifact id, then by layer; shape (hidden,)."""
 
@@ -76,7 +67,7 @@ class SteeringControl:
         self._vectors = vectors
         self._rows = torch.zeros(size.tokens, dtype=torch.int64, device=stream.device)
         self._tables = {
-            number: Table(layer, size.rows + 1, stream, self._rows)
+            number: LayerTable(layer, size.rows + 1, stream, self._rows)
             for number, layer in layers.items()
         }
         self._free = list(range(size.rows, 0, -1))
@@ -135,14 +126,16 @@ class SteeringControl:
         raise AssertionError("more kinds of steering than were admitted")  # see `num_rows`
 
     def _write(self, row: int, control: Mapping[str, Any]) -> None:
-        for table in self._tables.values():
-            table.clear(row)
-        for name, layer, factor in control["add"]:
-            if layer in self._tables:  # else on another pipeline stage
-                self._tables[layer].add(row, self._vectors[name][layer], factor)
-        for name, layer, low, high in control["clamp"]:
-            if layer in self._tables:
-                self._tables[layer].clamp(row, self._vectors[name][layer], low, high)
+        for layer, table in self._tables.items():
+            total = table.zeros()
+            for name, number, factor in control["add"]:
+                if number == layer:  # others may be on another pipeline stage
+                    total += self._vectors[name][layer].to(total) * factor
+            steering = LayerSteering(total)
+            for name, number, low, high in control["clamp"]:
+                if number == layer:
+                    steering = LayerSteering(total, unit(self._vectors[name][layer]), low, high)
+            table.write(row, steering)
 
     # -- the step --------------------------------------------------------------------------
 
@@ -174,76 +167,3 @@ class SteeringControl:
             # A fresh pageable array: the one before may still be on its way to the device.
             self._rows[:stale].copy_(torch.from_numpy(reads), non_blocking=True)
             self._marked = total
-
-
-class Table:
-    """One layer's numbers, and the hook that reads them."""
-
-    def __init__(self, layer: nn.Module, num_rows: int, stream: Tensor, rows: Tensor) -> None:
-        self._sum = stream.new_zeros(num_rows, stream.shape[-1])
-        self._direction = torch.zeros_like(self._sum)
-        self._low = torch.full((num_rows, 1), -torch.inf, device=stream.device)
-        self._high = torch.full((num_rows, 1), torch.inf, device=stream.device)
-        # Buffers of the layer, so that the compiler takes them as inputs and not as constants.
-        for name, tensor in (
-            ("steering_rows", rows),
-            ("steering_sum", self._sum),
-            ("steering_direction", self._direction),
-            ("steering_low", self._low),
-            ("steering_high", self._high),
-        ):
-            layer.register_buffer(name, tensor, persistent=False)
-        layer.register_forward_hook(_steer)
-
-    def clear(self, row: int) -> None:
-        """Make a row add nothing."""
-        self._sum[row] = 0.0
-        self._direction[row] = 0.0
-        self._low[row], self._high[row] = -torch.inf, torch.inf
-
-    def add(self, row: int, vector: Tensor, factor: float) -> None:
-        """Add a multiple of a vector to a row."""
-        self._sum[row] += (vector.float() * factor).to(self._sum)
-
-    def clamp(self, row: int, vector: Tensor, low: float, high: float) -> None:
-        """Hold the stream's component along a vector inside a band."""
-        self._direction[row] = (vector.float() / vector.float().norm()).to(self._direction)
-        self._low[row], self._high[row] = low, high
-
-
-def _steer(layer: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Forward hook of a decoder layer; traced into the compiled graph.
-
-    The residual stream behind the layer is hidden + residual: adding to one of them adds to it,
-    reading it takes both.
-    """
-    hidden, residual = output
-    rows = layer.steering_rows[: hidden.shape[0]]
-    moved = hidden + layer.steering_sum[rows]
-    direction = layer.steering_direction[rows].float()
-    along = ((moved.float() + residual.float()) * direction).sum(-1, keepdim=True)
-    held = along.clamp(layer.steering_low[rows], layer.steering_high[rows])
-    return moved + ((held - along) * direction).to(moved.dtype), residual
-
-
-def decoder_layers(model: Any, wanted: Sequence[int]) -> dict[int, nn.Module]:
-    """The decoder layers with these numbers that are on this rank.
-
-    Raises:
-        ValueError: The model is none whose layers are known, or has no such layer.
-    """
-    family = type(model).__name__
-    if family not in FAMILIES:
-        raise ValueError(
-            f"steering is not known to work for {family}: leave out its vectors, or serve one of "
-            f"{', '.join(FAMILIES)}"
-        )
-    inner = model.model
-    layers = inner.layers
-    if missing := [number for number in wanted if not 0 <= number < len(layers)]:
-        raise ValueError(
-            f"there is no layer {missing[0]}: the model's layers are 0 to {len(layers) - 1}"
-        )
-    return {
-        number: layers[number] for number in wanted if inner.start_layer <= number < inner.end_layer
-    }

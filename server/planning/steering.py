@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from vllm.utils import length_from_prompt_token_ids_or_embeds
 
-from probes.artifact import Artifact
-from probes.steering import contents_hash, tensor_name
+from probes.steering import LayerVector, SteeringVector, fits
 from server.artifacts import Artifacts
 from server.errors import BadControl
 from server.wire.request import Steer, SteeringReport
@@ -57,15 +58,15 @@ def plan_steering(wanted: Sequence[Steer], artifacts: Artifacts) -> SteeringPlan
     add, clamp, reports = list[Any](), list[Any](), list[SteeringReport]()
     for number, one in enumerate(wanted):
         param = f"{_PARAM}.{number}"
-        artifact = artifacts.steering_vector(one.vector, f"{param}.vector")
-        layers = _layers(one, artifact, f"{param}.layers")
+        vector = artifacts.steering_vector(one.vector, f"{param}.vector")
+        layers = _layers(one, vector, f"{param}.layers")
         if one.clamp is None:
-            add += [(one.vector, layer, _factor(one, artifact, layer)) for layer in layers]
+            add += [(one.vector, layer, _factor(one, vector.layers[layer])) for layer in layers]
         else:
             clamp += [(one.vector, layer, *one.clamp) for layer in layers]
-        digest = contents_hash(artifact.tensors)
         fields = one.model_dump(exclude={"layers"})
-        reports.append(SteeringReport(hash=digest, layers=layers, **fields))
+        reports.append(SteeringReport(hash=vector.hash, layers=layers, **fields))
+    _refuse_overflow(wanted, reports, artifacts)
     held = [layer for _, layer, *_ in clamp]
     if len(held) != len(set(held)):
         raise BadControl(f"`{_PARAM}`: a layer can be clamped along one vector only", _PARAM)
@@ -76,9 +77,8 @@ def plan_steering(wanted: Sequence[Steer], artifacts: Artifacts) -> SteeringPlan
     return SteeringPlan(control, positions == "all", reports)
 
 
-def _layers(one: Steer, artifact: Artifact, param: str) -> list[int]:
-    assert artifact.manifest.steering is not None  # no other vector is usable
-    known = sorted(artifact.manifest.steering.norms)
+def _layers(one: Steer, vector: SteeringVector, param: str) -> list[int]:
+    known = sorted(vector.layers)
     if one.layers is None:
         return known
     if unknown := sorted(set(one.layers) - set(known)):
@@ -90,10 +90,42 @@ def _layers(one: Steer, artifact: Artifact, param: str) -> list[int]:
     return sorted(set(one.layers))
 
 
-def _factor(one: Steer, artifact: Artifact, layer: int) -> float:
+def _factor(one: Steer, layer: LayerVector) -> float:
     if one.strength is not None:
         return one.strength
     assert one.strength_relative is not None
-    assert artifact.manifest.steering is not None
-    norm = float(artifact.tensors[tensor_name(layer)].float().norm())
-    return one.strength_relative * artifact.manifest.steering.norms[layer] / norm
+    return one.strength_relative * (layer.stream_norm / layer.norm)
+
+
+def _refuse_overflow(
+    wanted: Sequence[Steer], reports: Sequence[SteeringReport], artifacts: Artifacts
+) -> None:
+    """Refuse amounts that are not finite in the type they are used in, alone or added up.
+
+    Raises:
+        BadControl: Naming the first amount that is too large.
+    """
+    dtype = artifacts.dtype
+    totals: dict[int, float] = defaultdict(float)
+    for number, (one, report) in enumerate(zip(wanted, reports, strict=True)):
+        param = f"{_PARAM}.{number}"
+        if one.clamp is not None:
+            if not all(fits(bound, dtype) for bound in one.clamp):
+                raise _overflow(f"{param}.clamp", dtype)
+            continue
+        amount = "strength" if one.strength is not None else "strength_relative"
+        vector = artifacts.steering_vector(one.vector, f"{param}.vector")
+        for layer in report.layers:
+            factor = abs(_factor(one, vector.layers[layer]))
+            totals[layer] += factor * vector.layers[layer].largest
+            if not (fits(factor, torch.float32) and fits(totals[layer], dtype)):
+                raise _overflow(f"{param}.{amount}", dtype)
+
+
+def _overflow(param: str, dtype: torch.dtype) -> BadControl:
+    limit = torch.finfo(dtype).max
+    return BadControl(
+        f"`{param}`: too large for a model in {str(dtype).removeprefix('torch.')}, whose largest "
+        f"number is {limit:.4g}; the amounts of all vectors add up",
+        param,
+    )

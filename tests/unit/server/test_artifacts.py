@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from probes.artifact import ModelIdentity, text_hash
 from server import artifacts as module
@@ -24,7 +25,9 @@ def test_a_worker_has_whatever_an_api_server_may_use(
         save_probe(root, f"m/{name}", **mine)
     save_probe(root, "m/other", **{**identity, "config_hash": "other"})
     monkeypatch.setattr(module, "shipped_artifacts", lambda: root)
-    config = SimpleNamespace(model=str(tmp_path), get_hidden_size=lambda: HIDDEN_SIZE)
+    config = SimpleNamespace(
+        model=str(tmp_path), get_hidden_size=lambda: HIDDEN_SIZE, dtype=torch.float32
+    )
     assert {*load_artifacts(config).heads()} == {"m/own"}
     assert {*load_artifacts(config, "served").heads()} == {"m/served"}
     assert {*load_artifacts(config, any_template=True).heads()} == {"m/own", "m/served"}

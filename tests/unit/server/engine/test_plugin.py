@@ -159,6 +159,9 @@ class LlamaForCausalLM(torch.nn.Module):
         super().__init__()
         model: Any = torch.nn.Module()
         model.layers = torch.nn.ModuleList([Layer(), Layer()])
+        for layer in model.layers:
+            layer.self_attn = torch.nn.Module()
+            layer.self_attn.attn = torch.nn.Identity()
         model.start_layer, model.end_layer = 0, 2
         self.model = model
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from server.engine.steering import Size, SteeringControl, decoder_layers, num_rows
+from server.engine.steering import Size, SteeringControl, num_rows
+from server.engine.steering_hooks import decoder_layers
 from server.worker.message import steering_control
 
 HIDDEN, SLOTS, TOKENS = 4, 3, 16

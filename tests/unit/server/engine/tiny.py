@@ -120,11 +120,9 @@ def edits(wanted: list[Steer], artifacts: Artifacts) -> Edits:
     """The same for transformers: pushes of a layer first, then what holds it."""
     found: Edits = {}
     for one in wanted:
-        artifact = artifacts.steering_vector(one.vector, "")
-        assert artifact.manifest.steering is not None
-        (layer,) = artifact.manifest.steering.norms
-        before, vector = found.get(layer, _unchanged), artifact.tensors[tensor_name(layer)]
-        found[layer] = _edit(before, vector, one)
+        ((layer, measured),) = artifacts.steering_vector(one.vector, "").layers.items()
+        before = found.get(layer, _unchanged)
+        found[layer] = _edit(before, measured.vector, one)
     return found
 
 

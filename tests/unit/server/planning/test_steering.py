@@ -103,11 +103,11 @@ def test_prompts_of_embeddings_have_a_length_too(root: Path) -> None:
 
 
 def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
-    tensors = artifacts(root).steering_vector("m/a", "").tensors
+    layers = artifacts(root).steering_vector("m/a", "").layers
     found = plan(root, {"vector": "m/a", "strength_relative": 0.5}).control["add"]
     for (name, layer, factor), expected in zip(found, (1, 2), strict=True):
         assert (name, layer) == ("m/a", expected)
-        moved = factor * float(tensors[tensor_name(layer)].norm())
+        moved = factor * float(layers[layer].vector.norm())
         assert moved == pytest.approx(0.5 * 8.0)
     absolute = plan(root, {"vector": "m/a", "strength": -2.0, "layers": [2]})
     assert absolute.control["add"] == [["m/a", 2, -2.0]]
@@ -121,11 +121,11 @@ def test_a_band_that_float32_cannot_hold_never_reaches_the_worker(clamp: list[fl
         Steer.model_validate({"vector": "m/a", "clamp": clamp})
 
 
-def test_a_vector_that_points_nowhere_is_not_usable(root: Path) -> None:
+def test_a_vector_without_a_length_is_not_usable(root: Path) -> None:
     save(root, "m/zero", seed=0, scale=0.0)
     card = next(card for card in artifacts(root).cards if card.id == "m/zero")
     assert not card.usable
-    assert "points nowhere" in str(card.reason)
+    assert "has no direction" in str(card.reason)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Nothing that the wire allows to one client reaches the answers of the others.
+
+The KV cache is small, so that the blocks of a steered answer are soon those of the next request.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.steering import SteeringSpec, tensor_name
+from tests.conftest import MODEL, Server, entrostat, run_server
+from tests.integration.support import PROMPTS
+
+VECTORS = {"unit": (0.04, 300.0), "long": (60.0, 6e4), "largest": (6e4, 1.0), "tiny": (1e-30, 1.0)}
+"""Size of an entry, and the stream's norm in the manifest."""
+AMOUNTS: list[dict[str, Any]] = [
+    *({"strength": value} for value in (-1000.0, -1.0, 1.0, 1000.0)),
+    *({"strength_relative": value} for value in (-10.0, 1.0, 10.0)),
+    *({"clamp": band} for band in ([1e6, 1e6], [-1e6, -1e6], [6e4, 6e4], [-6e4, -6e4])),
+]
+STOCK = [f"{prompt} {tail}".strip() for prompt in PROMPTS for tail in ("", "Be exact.")]
+
+
+def save(root: Path, checkpoint: Path) -> None:
+    draw = torch.Generator().manual_seed(2)
+    for name, (entry, norm) in VECTORS.items():
+        manifest = Manifest(
+            kind="steering-vector",
+            model=MODEL,
+            identity=ModelIdentity.of(checkpoint),
+            data_hash="none",
+            seed=2,
+            steering=SteeringSpec(features=576, norms={4: norm, 20: norm}),
+        )
+        signs = torch.randn(2, 576, generator=draw).sign() * entry
+        tensors = {tensor_name(layer): row for layer, row in zip((4, 20), signs, strict=True)}
+        Artifact(id=f"{MODEL}/{name}", manifest=manifest, tensors=tensors).save(root)
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+def small(
+    request: Any, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp(request.param)
+    save(folder / "artifacts", checkpoint)
+    command = entrostat(
+        *("serve", "--dtype", request.param, "--enforce-eager", "--block-size", "32"),
+        *("--num-gpu-blocks-override", "12", "--max-model-len", "256", "--max-num-seqs", "4"),
+        *("--no-enable-prefix-caching", "--artifacts", str(folder / "artifacts")),
+    )
+    with run_server(command, folder / "server.log") as running:
+        yield running
+
+
+def complete(server: Server, prompt: str, **more: Any) -> httpx.Response:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "return_token_ids": True,
+        **more,
+    }
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
+
+
+def stock(server: Server) -> list[list[int]]:
+    """Tokens of 20 unsteered answers."""
+    answers = [complete(server, prompt).json() for prompt in STOCK]
+    return [answer["choices"][0]["token_ids"] for answer in answers]
+
+
+def test_stock_answers_are_the_same_after_every_extreme(small: Server) -> None:
+    before = stock(small)
+    assert all(len(tokens) > 2 for tokens in before)
+    statuses: dict[int, int] = {200: 0, 400: 0}
+    cards = httpx.get(f"{small.url}/v1/entropy/artifacts").json()["data"]
+    usable = [card["id"] for card in cards if card["usable"] and card["kind"] == "steering-vector"]
+    assert f"{MODEL}/largest" in usable
+    for name, amount, positions in product(usable, AMOUNTS, ("answer", "all")):
+        repeats = 8 if "strength" in amount else 1
+        steers = [{"vector": name, "positions": positions, **amount}] * repeats
+        answer = complete(small, STOCK[0], max_tokens=3, entropy={"steering": steers})
+        statuses[answer.status_code] += 1
+        if answer.status_code == 400:
+            assert answer.json()["error"]["param"].startswith("entropy.steering.")
+    assert min(statuses.values()) > 0, statuses
+    assert stock(small) == before
+    assert httpx.get(f"{small.url}/ready", timeout=60).json()["ready"]

@@ -52,7 +52,8 @@ def contents_hash(tensors: Mapping[str, Tensor]) -> str:
 def unit(vector: Tensor) -> Tensor:
     """The direction of a vector, float32; its length is computed in float64, which holds it."""
     exact = vector.double()
-    return (exact / exact.norm()).float()
+    direction: Tensor = exact / exact.norm()
+    return direction.float()
 
 
 def stream_limit(dtype: torch.dtype) -> float:

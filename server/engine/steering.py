@@ -4,7 +4,7 @@ Requests that are steered alike share a row. `steering_hooks` holds the tables a
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A steered request writes finite states, whatever the wire allows: the real hooks on tiny layers."""
+"""A steered request writes finite states, whatever the wire allows: the hooks on tiny layers."""
 
 import itertools
 import math
@@ -19,6 +19,7 @@ from server.errors import BadControl
 from server.planning.steering import plan_steering
 from server.wire.request import Steer
 from tests.unit.server.engine.support import bits
+from tests.unit.server.engine.test_steering import Layer
 from tests.unit.server.support import SERVED
 
 HIDDEN, TOKENS, LAYERS = 16, 6, 3
@@ -39,8 +40,9 @@ class Decoder(nn.Module):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.self_attn = nn.Module()
-        self.self_attn.attn = Attention()
+        self_attn: Any = nn.Module()
+        self_attn.attn = Attention()
+        self.self_attn = self_attn
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(HIDDEN, HIDDEN).to(dtype)) for _ in range(5)
         )
@@ -62,9 +64,10 @@ class Model(nn.Module):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model: Any = nn.Module()
-        self.model.layers = nn.ModuleList(Decoder(dtype) for _ in range(LAYERS))
-        self.model.start_layer, self.model.end_layer = 0, LAYERS
+        model: Any = nn.Module()
+        model.layers = nn.ModuleList(Decoder(dtype) for _ in range(LAYERS))
+        model.start_layer, model.end_layer = 0, LAYERS
+        self.model = model
 
     def forward(self, hidden: Tensor) -> Tensor:
         residual = torch.zeros_like(hidden)
@@ -140,22 +143,21 @@ def test_every_accepted_amount_writes_finite_states_and_leaves_the_neighbour_alo
     bench = Bench(dtype, artifacts)
     unsteered = bench.run([])
     usable = [card.id for card in artifacts.cards if card.usable]
-    ran = refused = 0
+    ran, refused = 0, dict[str, int]()
     for name, amount, positions in itertools.product(usable, AMOUNTS, ("answer", "all")):
         repeats = 1 if "clamp" in amount else int(ran % 2 * 7) + 1
         try:
             found = bench.run([Steer(vector=name, positions=positions, **amount)] * repeats)
         except BadControl as error:
-            refused += 1
-            assert error.param.startswith("entropy.steering.")
-            assert error.param.rpartition(".")[2] in amount
+            refused[error.param] = refused.get(error.param, 0) + 1
             continue
         ran += 1
         assert all(part.isfinite().all() for part in found[:-1]), (name, amount)
         for now, before in zip(found, unsteered, strict=True):
             assert torch.equal(raw(now[3:]), raw(before[3:])), (name, amount)
     assert ran > 100
-    assert refused > 20
+    assert {param.rpartition(".")[2] for param in refused} >= {"strength", "strength_relative"}
+    assert all(param.startswith("entropy.steering.") for param in refused)
 
 
 def raw(values: Tensor) -> Tensor:
@@ -182,8 +184,7 @@ def test_a_stream_that_is_not_finite_before_steering_is_finite_behind_it(
     dtype: torch.dtype, odd: float
 ) -> None:
     """And an unsteered one passes unchanged: stock vLLM's result is not ours to repair."""
-    layer = nn.Module()
-    layer.forward = lambda hidden, residual: (hidden, residual)  # type: ignore[method-assign]
+    layer = Layer()
     rows = torch.tensor([1, 0])
     table = LayerTable(layer, 2, torch.zeros(HIDDEN, dtype=dtype), rows)
     table.write(1, LayerSteering(torch.ones(HIDDEN), torch.eye(HIDDEN)[0], 5.0, 5.0))
@@ -197,9 +198,9 @@ def test_a_stream_that_is_not_finite_before_steering_is_finite_behind_it(
 
 
 def test_a_row_never_holds_a_number_that_is_not_finite() -> None:
-    layer = nn.Module()
+    layer: Any = Layer()
     table = LayerTable(layer, 2, torch.zeros(HIDDEN, dtype=torch.float16), torch.zeros(4).long())
-    with pytest.raises(ValueError, match="not finite in torch.float16"):
+    with pytest.raises(ValueError, match="not finite"):
         table.write(1, LayerSteering(torch.full((HIDDEN,), 1e5)))
     assert not layer.steering_sum.any()
 

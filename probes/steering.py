@@ -185,7 +185,7 @@ class ActionEntropy(NamedTuple):
 
     entropy: Tensor
     """Of the actions' renormalised probabilities, nats, shape (...)."""
-    mass: Tensor
+    action_probability_mass: Tensor
     """Probability of any action at all, shape (...)."""
 
 

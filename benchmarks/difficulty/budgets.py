@@ -6,14 +6,14 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks.difficulty.arms import Arm
-from training.common.rollout_store import Traces
+from training.common.rollout_store import RolloutStore
 from training.datasets.problem import Problem
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def fixed_budgets(
-    problems: list[Problem], normal: Traces, samples: int, max_tokens: int, checkpoint: Path
+    problems: list[Problem], normal: RolloutStore, samples: int, max_tokens: int, checkpoint: Path
 ) -> list[Arm]:
     """One arm for each share of `max_tokens`: a seeded answer's beginning stays the same.
 

@@ -23,7 +23,7 @@ from benchmarks.difficulty.budgets import fixed_budgets
 from benchmarks.difficulty.page import Result, write
 from probes.difficulty.probe import cheapest, decide
 from probes.difficulty.strategies import Difficulty, Outcomes
-from training.common.rollout_store import Traces
+from training.common.rollout_store import RolloutStore
 from training.datasets.loaders import load_problems
 from training.difficulty.fit import Data, fit_head
 from training.difficulty.labels import grade, problems_hash
@@ -55,8 +55,8 @@ def main(
     for run in (easy, normal, hard):
         if json.loads((run / "settings.json").read_text())["problems"] != problems_hash(asked):
             raise typer.BadParameter(f"{run} had other questions", param_hint="--task, --problems")
-    with Traces(easy / "traces.jsonl") as one, Traces(normal / "traces.jsonl") as two:
-        with Traces(hard / "traces.jsonl") as three:
+    with RolloutStore(easy / "traces.jsonl") as one, RolloutStore(normal / "traces.jsonl") as two:
+        with RolloutStore(hard / "traces.jsonl") as three:
             answers = [grade(asked, traces, samples) for traces in (one, two, three)]
         budgets = fixed_budgets(asked, two, samples, settings["max_tokens"], checkpoint)
     accuracy = torch.stack([own.accuracy for own in answers])

@@ -36,7 +36,7 @@ from training.inquiry.fit import (
     likelihood_logprobs,
     split_labels,
 )
-from training.inquiry.simulate import Step, Turns, play, true_answers
+from training.inquiry.simulate import GameStep, Turns, play, true_answers
 
 _FIRST_SPLIT = 1000
 """Seed of the first division of the labels: those before it chose the server's tolerance."""
@@ -151,7 +151,7 @@ def _served_games(player: Player, spec: InquirySpec, predictor: Predictor) -> Se
     said = true_answers(task.answer_table(), torch.Generator().manual_seed(1000))
     held_out = [at for at, name in enumerate(task.names) if name not in spec.fitted]
     rules: dict[str, Policy] = {"random": "random", "IP": "entropy", "C-IP": "set_size"}
-    games: dict[str, list[list[Step]]] = {}
+    games: dict[str, list[list[GameStep]]] = {}
     for label in track(held_out, f"{task.name} by {predictor}"):
         for name, policy in rules.items():
             game = served_game(player, said[label], label, predictor, policy)
@@ -196,7 +196,7 @@ def temperature(logprobs: Tensor, scores: Callable[[Tensor], Tensor]) -> float:
 def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Section:
     questions, splits, level, samples, _ = setting
     answers = task.answer_table()
-    found: dict[str, list[list[Step]]] = {}
+    found: dict[str, list[list[GameStep]]] = {}
     labels: list[int] = []
     for seed in track(range(_FIRST_SPLIT, _FIRST_SPLIT + splits), task.name):
         split = split_labels(len(answers), seed)

@@ -10,7 +10,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 from torch import Tensor
 
-from training.inquiry.simulate import Step
+from training.inquiry.simulate import GameStep
 
 _RESAMPLES = 2000
 _COLOURS = {"random": "tab:gray", "IP": "tab:blue", "C-IP": "tab:red", "model asks": "tab:green"}
@@ -26,7 +26,7 @@ class Arm(NamedTuple):
     covered: Tensor
 
     @classmethod
-    def of(cls, name: str, games: list[list[Step]], questions: int) -> "Arm":
+    def of(cls, name: str, games: list[list[GameStep]], questions: int) -> "Arm":
         """Games as rows; one that ended early stays as it ended."""
 
         def column(field: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from probes.inquiry.prompts import label_prompt
 from probes.inquiry.task import Task
 from probes.inquiry.words import Policy, Predictor
-from training.inquiry.simulate import Step
+from training.inquiry.simulate import GameStep
 
 
 class Player(NamedTuple):
@@ -75,7 +75,7 @@ class Player(NamedTuple):
 
 def served_game(
     player: Player, answers: Tensor, label: int, predictor: Predictor, policy: Policy
-) -> list[Step]:
+) -> list[GameStep]:
     """A game by the server's rule; `answers` of shape (Q,)."""
     return list(
         _steps(
@@ -88,7 +88,7 @@ def served_game(
     )
 
 
-def asked_game(player: Player, answers: Tensor, label: int, predictor: Predictor) -> list[Step]:
+def asked_game(player: Player, answers: Tensor, label: int, predictor: Predictor) -> list[GameStep]:
     """A game in which the model asks by itself, and the predictor only says what follows."""
 
     def turn(history: list[tuple[str, int]]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _steps(
     label: int,
     turn: Callable[[list[tuple[str, int]]], dict[str, Any]],
     choose: Callable[[list[tuple[str, int]], dict[str, Any]], str | None],
-) -> Iterator[Step]:
+) -> Iterator[GameStep]:
     name = player.task.names[label]
     places = {question: at for at, question in enumerate(player.task.questions)}
     history: list[tuple[str, int]] = []
@@ -111,7 +111,7 @@ def _steps(
         report = turn(history)
         odds, members = report["probabilities"], report["prediction_set"]
         right = max(odds, key=odds.__getitem__) == name
-        yield Step(right, name in members, len(members), len(history))
+        yield GameStep(right, name in members, len(members), len(history))
         question = choose(history, report) if len(history) < player.questions else None
         if question is None:
             return

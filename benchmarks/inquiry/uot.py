@@ -8,7 +8,7 @@ from torch import Tensor
 from probes.conformal import Calibration
 from probes.inquiry.likelihood import YES
 from probes.inquiry.turn import Rule, likelihood_outlook, take_turn
-from training.inquiry.simulate import Step
+from training.inquiry.simulate import GameStep
 
 _LAMBDA = 0.4
 _IN_PLAY = 1e-3
@@ -27,16 +27,16 @@ def reward(share: Tensor) -> Tensor:
 
 def uot_game(
     logprobs: Tensor, answers: Tensor, label: int, calibration: Calibration, questions: int
-) -> list[Step]:
+) -> list[GameStep]:
     """A game whose questions split the labels still possible best; as `play`."""
     history: list[tuple[int, int]] = []
-    steps: list[Step] = []
+    steps: list[GameStep] = []
     while True:
         outlook = likelihood_outlook(logprobs, history)
         turn = take_turn(outlook, history, calibration, Rule("entropy", budget=questions))
         members = turn.members
         steps.append(
-            Step(turn.guess == label, bool(members[label]), int(members.sum()), turn.length)
+            GameStep(turn.guess == label, bool(members[label]), int(members.sum()), turn.length)
         )
         if not outlook.questions or len(history) == questions:
             return steps

@@ -112,11 +112,11 @@ def speed(generator: Generator, steered: Steered, jobs: list[tuple[Any, list[Vec
         generator.run(jobs[0][0], 4)
     seconds = []
     for _ in range(ROUNDS):
-        begin = time.perf_counter()
+        answer_prefix = time.perf_counter()
         for prompts, vectors in jobs:
             with steered(generator, vectors):
                 generator.run(prompts)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - answer_prefix)
     total = sum(len(prompts) for prompts, _ in jobs) * MAX_TOKENS
     return total / sorted(seconds)[ROUNDS // 2]
 

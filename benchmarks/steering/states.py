@@ -16,8 +16,8 @@ from benchmarks import machine
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 from training.steering.model import load_model
-from training.steering.reader import Reader, Texts, tokenised
-from training.steering.tasks import BANDITS, bandit_runs
+from training.steering.reader import EpisodeReader, TokenizedEpisode, tokenize_episode
+from training.steering.tasks import BANDITS, bandit_episodes
 
 _METHOD = """\
 Cosine of the residual stream behind each decoder layer (from 0) at the last prompt token, between
@@ -36,11 +36,11 @@ def main(
     facts = machine.describe("benchmarks.steering.states")
     loaded = load_model(default_model(settings().cache))
     texts = [
-        tokenised(loaded.tokenizer, run)
-        for run in bandit_runs(BANDITS["fruits"], 4, runs, 4, seed=11)
+        tokenize_episode(loaded.tokenizer, run)
+        for run in bandit_episodes(BANDITS["fruits"], 4, runs, 4, seed=11)
     ]
     layers = range(loaded.model.config.num_hidden_layers)
-    _, read = Reader(loaded.model, texts).states(layers)
+    _, read = EpisodeReader(loaded.model, texts).states(layers)
     cosines = {
         dtype: torch.cosine_similarity(read, served(loaded.folder, texts, dtype), dim=-1)
         for dtype in ("float32", "bfloat16")
@@ -59,7 +59,7 @@ def main(
     (output / "steering-states.md").write_text("\n".join(lines) + "\n")
 
 
-def served(checkpoint: Path, texts: list[Texts], dtype: str) -> Tensor:
+def served(checkpoint: Path, texts: list[TokenizedEpisode], dtype: str) -> Tensor:
     """The streams in vLLM, float32, shape (prompts, layers, hidden)."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
     from vllm import LLM, SamplingParams

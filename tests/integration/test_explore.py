@@ -14,21 +14,21 @@ from server.artifacts import shipped_artifacts
 from server.profiles import Profiles
 from tests.integration.support import MODEL, report
 from training.steering.fit import Vector
-from training.steering.model import Loaded, load_model
-from training.steering.reader import PLAIN, Condition, Reader, tokenised
-from training.steering.tasks import BANDITS, Step, bandit_runs
+from training.steering.model import LoadedModel, load_model
+from training.steering.reader import PLAIN, Condition, EpisodeReader, tokenize_episode
+from training.steering.tasks import BANDITS, AgentStep, bandit_episodes
 
-RUNS = bandit_runs(BANDITS["fruits"], 4, runs=3, steps=4, seed=1234)
+RUNS = bandit_episodes(BANDITS["fruits"], 4, runs=3, steps=4, seed=1234)
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint: Path) -> Loaded:
+def loaded(checkpoint: Path) -> LoadedModel:
     return load_model(checkpoint)
 
 
 @pytest.fixture(scope="module")
-def reader(loaded: Loaded) -> Reader:
-    return Reader(loaded.model, [tokenised(loaded.tokenizer, run) for run in RUNS])
+def reader(loaded: LoadedModel) -> EpisodeReader:
+    return EpisodeReader(loaded.model, [tokenize_episode(loaded.tokenizer, run) for run in RUNS])
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def strength() -> float:
     return steer.strength_relative
 
 
-def test_the_profile_raises_the_entropy_and_chance_does_not(reader: Reader, vector: Vector) -> None:
+def test_the_profile_raises_the_entropy_and_chance_does_not(
+    reader: EpisodeReader, vector: Vector
+) -> None:
     """On histories that training never saw."""
 
     def entropy(one: Vector, times: float) -> float:
@@ -64,15 +66,15 @@ def test_the_profile_raises_the_entropy_and_chance_does_not(reader: Reader, vect
 
 
 def test_a_server_gives_the_actions_those_probabilities(
-    client: OpenAI, loaded: Loaded, reader: Reader, vector: Vector
+    client: OpenAI, loaded: LoadedModel, reader: EpisodeReader, vector: Vector
 ) -> None:
     plain = reader.logprobs(PLAIN)
     moved = reader.logprobs(Condition(vector.move(strength())))
     for number, step in enumerate(RUNS[0]):
         words = [f" {action}" for action in step.actions]
         for expected, control in ((plain, None), (moved, {"profile": "explore"})):
-            answer = chosen(client, step.messages, step.begin, control)
-            prompt = tokenised(loaded.tokenizer, [step]).prompts[0]
+            answer = chosen(client, step.messages, step.answer_prefix, control)
+            prompt = tokenize_episode(loaded.tokenizer, [step]).prompts[0]
             assert answer.prompt_token_ids == prompt
             content = answer.choices[0].logprobs.content
             told = {top.token: top.logprob for top in content[0].top_logprobs}
@@ -85,7 +87,7 @@ def test_a_server_gives_the_actions_those_probabilities(
 
 
 def test_a_server_steers_the_stream_that_training_reads(
-    client: OpenAI, reader: Reader, vector: Vector
+    client: OpenAI, reader: EpisodeReader, vector: Vector
 ) -> None:
     """A clamp to what training has read changes nothing; to anything else, it does."""
     _, states = reader.states([vector.layer])
@@ -93,8 +95,8 @@ def test_a_server_steers_the_stream_that_training_reads(
     for number, step in enumerate(RUNS[0][:2]):
         along = float(states[number, 0] @ direction)
 
-        def told(control: dict[str, Any] | None, step: Step = step) -> float:
-            answer = chosen(client, step.messages, step.begin, control)
+        def told(control: dict[str, Any] | None, step: AgentStep = step) -> float:
+            answer = chosen(client, step.messages, step.answer_prefix, control)
             return max(
                 float(top.logprob) for top in answer.choices[0].logprobs.content[0].top_logprobs
             )
@@ -106,12 +108,14 @@ def test_a_server_steers_the_stream_that_training_reads(
         assert abs(told(held(along + 0.2 * vector.norm)) - told(None)) > 0.05
 
 
-def chosen(client: OpenAI, messages: Any, begin: str, control: dict[str, Any] | None) -> Any:
+def chosen(
+    client: OpenAI, messages: Any, answer_prefix: str, control: dict[str, Any] | None
+) -> Any:
     """The next token of an answer that was begun."""
     extra = {} if control is None else {"entropy": control}
     return client.chat.completions.create(
         model=MODEL,
-        messages=[*messages, {"role": "assistant", "content": begin}],
+        messages=[*messages, {"role": "assistant", "content": answer_prefix}],
         max_tokens=1,
         logprobs=True,
         top_logprobs=20,

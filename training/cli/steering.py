@@ -36,10 +36,10 @@ def east(
     task: Annotated[
         str,
         typer.Option(
-            help="Runs to learn from: a built-in bandit (fruits, more-fruits, slots, "
+            help="Episodes to learn from: a built-in bandit (fruits, more-fruits, slots, "
             "coloured-slots, lettered-slots, numbered-slots, buttons, coloured-buttons, "
-            "lettered-buttons, numbered-buttons), or a JSONL log with `run`, `step`, `prompt`, "
-            "`actions` and perhaps `begin`, how the answer is begun."
+            "lettered-buttons, numbered-buttons), or a JSONL log with `episode`, `step`, "
+            "`prompt`, `actions` and optionally `answer_prefix`, the start of the answer."
         ),
     ] = "fruits",
     transfer: Annotated[

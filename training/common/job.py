@@ -15,7 +15,7 @@ from rich.console import Console
 from probes.artifact import ModelIdentity
 from training.common.errors import TrainingError
 from training.common.local_server import local_server, serve_command
-from training.common.server_pool import Served
+from training.common.server_pool import ServedModel
 
 _ARTIFACT_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -155,7 +155,7 @@ def identify(checkpoint: Path) -> ModelIdentity:
         raise TrainingError(f"{checkpoint}: cannot be read: {error}") from error
 
 
-def identify_served(served: Served, checkpoint: Path | None) -> ModelIdentity:
+def identify_served(served: ServedModel, checkpoint: Path | None) -> ModelIdentity:
     """Fingerprint what a server serves.
 
     Args:

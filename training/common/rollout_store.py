@@ -10,10 +10,10 @@ from typing import Self
 from pydantic import ValidationError
 
 from training.common.errors import TrainingError
-from training.common.server_pool import Rollout
+from training.common.server_pool import RolloutRecord
 
 
-class Traces:
+class RolloutStore:
     """A JSONL file of rollouts and what it holds; use as `with`.
 
     One process at a time: the file is locked.
@@ -56,7 +56,7 @@ class Traces:
     ) -> None:
         self._file.close()
 
-    def _read(self) -> dict[int, Rollout]:
+    def _read(self) -> dict[int, RolloutRecord]:
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
@@ -64,7 +64,7 @@ class Traces:
         rollouts = {}
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                rollout = Rollout.model_validate_json(line)
+                rollout = RolloutRecord.model_validate_json(line)
             except ValidationError as error:
                 raise TrainingError(
                     f"{self._path}: line {number} is no rollout: repair it or start with --fresh"
@@ -72,7 +72,7 @@ class Traces:
             rollouts[rollout.number] = rollout
         return rollouts
 
-    def append(self, rollout: Rollout) -> None:
+    def append(self, rollout: RolloutRecord) -> None:
         """Keep a rollout, on disk before anything else happens."""
         self._file.write(rollout.model_dump_json().encode() + b"\n")
         self._file.flush()
@@ -80,7 +80,7 @@ class Traces:
         self.num_tokens += len(rollout.measured)
 
 
-def first_rollouts(rollouts: dict[int, Rollout], num_tokens: int) -> list[Rollout]:
+def first_rollouts(rollouts: dict[int, RolloutRecord], num_tokens: int) -> list[RolloutRecord]:
     """The shortest run of rollouts 0, 1, 2, ... that holds so many tokens.
 
     In the order asked, not answered: taking whatever finishes first would favour short answers,
@@ -89,7 +89,7 @@ def first_rollouts(rollouts: dict[int, Rollout], num_tokens: int) -> list[Rollou
     Raises:
         ValueError: They do not hold so many.
     """
-    chosen: list[Rollout] = []
+    chosen: list[RolloutRecord] = []
     found = 0
     while found < num_tokens:
         if len(chosen) not in rollouts:
@@ -99,7 +99,7 @@ def first_rollouts(rollouts: dict[int, Rollout], num_tokens: int) -> list[Rollou
     return chosen
 
 
-def content_hash(rollouts: Sequence[Rollout]) -> str:
+def content_hash(rollouts: Sequence[RolloutRecord]) -> str:
     """The sha256 of what the rollouts hold."""
     digest = hashlib.sha256()
     for rollout in rollouts:

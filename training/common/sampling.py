@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from training.common.rollout_store import Traces
-from training.common.server_pool import Ask, Fleet, Served
+from training.common.rollout_store import RolloutStore
+from training.common.server_pool import SampleRequest, ServedModel, ServerPool
 
 
-def run_folder(runs: Path, job: str, served: Served, settings: Mapping[str, Any]) -> Path:
+def run_folder(runs: Path, job: str, served: ServedModel, settings: Mapping[str, Any]) -> Path:
     """The folder of everything made in this way: the same settings find it again.
 
     Args:
@@ -32,16 +32,16 @@ def run_folder(runs: Path, job: str, served: Served, settings: Mapping[str, Any]
 
 
 async def draw(
-    fleet: Fleet,
+    fleet: ServerPool,
     run: Path,
-    asks: Callable[[Traces], Iterator[Ask]],
+    asks: Callable[[RolloutStore], Iterator[SampleRequest]],
     console: Console,
     *,
     fresh: bool,
     total: int,
     unit: str,
-    done: Callable[[Traces], int],
-) -> Traces:
+    done: Callable[[RolloutStore], int],
+) -> RolloutStore:
     """Draw what a run folder does not hold yet, each answer on disk as it comes.
 
     Args:
@@ -62,7 +62,7 @@ async def draw(
     """
     counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit)
     columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeElapsedColumn())
-    with Traces(run / "traces.jsonl", fresh=fresh) as traces:
+    with RolloutStore(run / "traces.jsonl", fresh=fresh) as traces:
         console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
         if traces.rollouts:
             console.print(f"going on: {done(traces):,} {unit} are there already")

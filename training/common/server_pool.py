@@ -25,7 +25,7 @@ class Sampling(NamedTuple):
     max_tokens: int = 256
 
 
-class Ask(NamedTuple):
+class SampleRequest(NamedTuple):
     """One answer to be drawn."""
 
     number: int
@@ -33,7 +33,7 @@ class Ask(NamedTuple):
     seed: int
 
 
-class Rollout(BaseModel):
+class RolloutRecord(BaseModel):
     """One answer and what was measured at each of its tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Rollout(BaseModel):
         return [entropy for entropy in self.entropies if entropy is not None]
 
 
-class Served(NamedTuple):
+class ServedModel(NamedTuple):
     """What a server says about itself."""
 
     model: str
@@ -62,7 +62,7 @@ class Served(NamedTuple):
     vllm: str
 
 
-class _Passing(Exception):
+class RetryableError(Exception):
     """May succeed at another attempt or at another server."""
 
 
@@ -71,7 +71,7 @@ def request_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4]) >> 1
 
 
-class Fleet:
+class ServerPool:
     """Servers of one model, asked in turn; use as `async with`."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Fleet:
         for client in self._clients:
             await client.close()
 
-    async def connect(self) -> Served:
+    async def connect(self) -> ServedModel:
         """Ask every server what it serves and whether it measures entropy.
 
         Raises:
@@ -128,15 +128,15 @@ class Fleet:
                     f"{client.base_url} has {served}"
                 )
         self._model = answers[0].model
-        greeting = Ask(0, [{"role": "user", "content": "Hello"}], 0)
+        greeting = SampleRequest(0, [{"role": "user", "content": "Hello"}], 0)
         for client in self._clients:
             try:
                 await self._ask(client, greeting, max_tokens=1)
-            except _Passing as error:
+            except RetryableError as error:
                 raise TrainingError(str(error)) from error
         return answers[0]
 
-    async def run(self, asks: Iterable[Ask]) -> AsyncGenerator[Rollout, None]:
+    async def run(self, asks: Iterable[SampleRequest]) -> AsyncGenerator[RolloutRecord, None]:
         """Draw answers, in the order in which they finish.
 
         Args:
@@ -146,7 +146,7 @@ class Fleet:
         Raises:
             TrainingError: A request failed for good. What had finished by then is yielded first.
         """
-        source, under_way = iter(asks), set[asyncio.Task[Rollout]]()
+        source, under_way = iter(asks), set[asyncio.Task[RolloutRecord]]()
         try:
             while True:
                 free = self._concurrency - len(under_way)
@@ -162,7 +162,7 @@ class Fleet:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def sample(self, ask: Ask) -> Rollout:
+    async def sample(self, ask: SampleRequest) -> RolloutRecord:
         """Draw one answer.
 
         Raises:
@@ -174,13 +174,15 @@ class Fleet:
             client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
                 return await self._ask(client, ask, self._sampling.max_tokens)
-            except _Passing as error:
+            except RetryableError as error:
                 if attempt == self._attempts:
                     raise TrainingError(f"{error} ({attempt} attempts)") from error
                 await asyncio.sleep(min(self._pause * 2 ** (attempt - 1), MAX_PAUSE))
         raise AssertionError("unreachable")
 
-    async def _ask(self, client: openai.AsyncOpenAI, ask: Ask, max_tokens: int) -> Rollout:
+    async def _ask(
+        self, client: openai.AsyncOpenAI, ask: SampleRequest, max_tokens: int
+    ) -> RolloutRecord:
         try:
             answer = await client.chat.completions.create(
                 model=self._model,
@@ -200,7 +202,7 @@ class Fleet:
                 "server, start one with `entrostat serve`"
             )
         tokens = measured.tokens or ()
-        rollout = Rollout(
+        rollout = RolloutRecord(
             **ask._asdict(),
             text=choice.message.content or "",
             finish_reason=choice.finish_reason,
@@ -210,7 +212,7 @@ class Fleet:
         # A token without an entropy is a fact about the model; anything else missing is a failure.
         if measured.fallback not in (None, "no_entropy") or not rollout.measured:
             reason = measured.fallback or "no token was measured"
-            raise _Passing(f"{client.base_url} sent an incomplete trace: {reason}")
+            raise RetryableError(f"{client.base_url} sent an incomplete trace: {reason}")
         return rollout
 
 
@@ -227,12 +229,12 @@ class _Version(BaseModel):
     version: str
 
 
-async def _describe(client: openai.AsyncOpenAI) -> Served:
+async def _describe(client: openai.AsyncOpenAI) -> ServedModel:
     try:
         models = await client.get("/models", cast_to=object)
         version = await client.get(str(client.base_url.join("../version")), cast_to=object)
         card = _Models.model_validate(models).data[0]
-        return Served(card.id, card.root or "", _Version.model_validate(version).version)
+        return ServedModel(card.id, card.root or "", _Version.model_validate(version).version)
     except (ValidationError, IndexError, openai.NotFoundError) as error:
         raise TrainingError(
             f"{client.base_url} is not a vLLM server: start one with `entrostat serve`"
@@ -249,11 +251,11 @@ async def _describe(client: openai.AsyncOpenAI) -> Served:
 def _explained(error: openai.APIError, client: openai.AsyncOpenAI) -> Exception:
     """What to raise instead of an error of the SDK."""
     if isinstance(error, openai.APIConnectionError):
-        return _Passing(f"{client.base_url} does not answer")
+        return RetryableError(f"{client.base_url} does not answer")
     if not isinstance(error, openai.APIStatusError):
         return TrainingError(f"{client.base_url} broke off: {error.message}")
     said = error.body.get("message") if isinstance(error.body, dict) else None
     text = " ".join(str(said or error.message).split())
     sentence = f"{client.base_url} answers {error.status_code}: {text}"
     may_pass = error.status_code == 429 or error.status_code >= 500
-    return _Passing(sentence) if may_pass else TrainingError(sentence)
+    return RetryableError(sentence) if may_pass else TrainingError(sentence)

@@ -1,8 +1,8 @@
-"""What a difficulty probe is worth beside guesses that never see the model's state.
+"""What a difficulty probe is comparison beside guesses that never see the model's state.
 
 A fifth of a few hundred questions is too few to tell a probe from the task of the question. So
 every question is guessed once a repeat, by a probe that was chosen and trained without it, and the
-leads over the baselines are measured on the same resampled questions.
+differences to the baselines are measured on the same resampled questions.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from training.difficulty.fit import Data, HeadKind, select
-from training.difficulty.metrics import Interval, Labels, lead, macro_f1
+from training.difficulty.metrics import Interval, Labels, difference, macro_f1
 
 REPEATS = 3
 FOLDS = 5
@@ -31,36 +31,38 @@ Guess = Callable[[Data, Data], Labels]
 """Learns from the first and guesses the classes of the second."""
 
 
-class Rival(NamedTuple):
+class Baseline(NamedTuple):
     """A baseline."""
 
     macro_f1: Interval
-    lead: Interval
+    difference: Interval
     """Of the probe over it."""
 
 
-class Comparison(NamedTuple):
+class FoldComparison(NamedTuple):
     """Macro-F1 over questions that no guess was trained on."""
 
     probe: Interval
-    rivals: dict[str, Rival]
+    baselines: dict[str, Baseline]
     guesses: Labels
     """Of the probe, shape (repeats, questions)."""
     truth: Labels
 
 
-class Worth(NamedTuple):
-    """What a probe is worth."""
+class BaselineComparison(NamedTuple):
+    """What a probe is comparison."""
 
-    questions: Comparison
+    questions: FoldComparison
     """Left out are questions, of kinds that were seen."""
-    tasks: Comparison | None
+    tasks: FoldComparison | None
     """Left out are whole tasks; None where no task can be."""
     by_task: dict[str, tuple[float, float]]
     """Macro-F1 on each task left out, by the probe and by the majority class."""
 
 
-def measure_worth(data: Data, kind: HeadKind, seed: int, repeats: int = REPEATS) -> Worth:
+def compare_with_baselines(
+    data: Data, kind: HeadKind, seed: int, repeats: int = REPEATS
+) -> BaselineComparison:
     """Compare the probe with every baseline, by cross-validation over questions and over tasks."""
     everyone = np.arange(len(data.labels))
     folds = [
@@ -71,11 +73,11 @@ def measure_worth(data: Data, kind: HeadKind, seed: int, repeats: int = REPEATS)
     questions = _compare(data, folds, kind, baselines, seed)
     left_out = _tasks_left_out(data, seed)
     if not left_out:
-        return Worth(questions, None, {})
+        return BaselineComparison(questions, None, {})
     guessed = np.concatenate([test for _, test in left_out])
     unseen = {name: guess for name, guess in baselines.items() if _TASK not in name}
     tasks = _compare(data, [left_out], kind, unseen, seed, guessed)
-    return Worth(questions, tasks, _by_task(data, left_out, tasks, guessed))
+    return BaselineComparison(questions, tasks, _by_task(data, left_out, tasks, guessed))
 
 
 def _compare(
@@ -85,7 +87,7 @@ def _compare(
     baselines: dict[str, Guess],
     seed: int,
     among: Labels | None = None,
-) -> Comparison:
+) -> FoldComparison:
     """Every baseline beside the probe over the questions `among`; None is all of them."""
     chosen = np.arange(len(data.labels)) if among is None else among
 
@@ -97,11 +99,11 @@ def _compare(
         return _predict(model, seen.features, seen.labels, new.features)
 
     truth, own = data.labels[chosen], everywhere(probe)
-    rivals = {}
+    found = {}
     for name, guess in baselines.items():
         other = everywhere(guess)
-        rivals[name] = Rival(macro_f1(truth, other, seed), lead(truth, own, other, seed))
-    return Comparison(macro_f1(truth, own, seed), rivals, own, truth)
+        found[name] = Baseline(macro_f1(truth, other, seed), difference(truth, own, other, seed))
+    return FoldComparison(macro_f1(truth, own, seed), found, own, truth)
 
 
 def _out_of_fold(data: Data, splits: Iterable[Split], guess: Guess) -> Labels:
@@ -166,7 +168,7 @@ def _tasks_left_out(data: Data, seed: int) -> list[Split]:
 
 
 def _by_task(
-    data: Data, splits: list[Split], compared: Comparison, guessed: Labels
+    data: Data, splits: list[Split], compared: FoldComparison, guessed: Labels
 ) -> dict[str, tuple[float, float]]:
     result = {}
     for seen, new in splits:

@@ -1,4 +1,4 @@
-"""From features and labels to a calibrated difficulty probe, and to what it is worth."""
+"""From features and labels to a calibrated difficulty probe, and to what it is comparison."""
 
 from typing import Literal, NamedTuple
 

@@ -20,14 +20,21 @@ from probes.graders import GraderName
 from training.common.errors import TrainingError
 from training.common.job import check_job, identify_served, servers_of
 from training.common.rollout_store import content_hash
-from training.common.server_pool import Served
+from training.common.server_pool import ServedModel
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
-from training.difficulty.baselines import measure_worth
+from training.difficulty.baselines import compare_with_baselines
 from training.difficulty.fit import Data, DifficultyFit, HeadKind, fit_difficulty
 from training.difficulty.hidden_states import hidden_states
-from training.difficulty.labels import Answers, AnswersJob, Drawn, artifact_id, draw_answers, grade
-from training.difficulty.report import Facts, write_report, write_summary
+from training.difficulty.labels import (
+    AnswersJob,
+    AnswerStatistics,
+    StrategyRollouts,
+    artifact_id,
+    draw_answers,
+    grade,
+)
+from training.difficulty.report import DifficultyResult, write_report, write_summary
 from training.difficulty.strategies import load_strategies
 
 Labelling = Literal["entropy", "outcome"]
@@ -82,7 +89,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     with console.status("fitting"):
         fit = fit_difficulty(data, job.head, job.seed)
     with console.status("comparing with guesses that do not see the state"):
-        worth = measure_worth(data, job.head, job.seed)
+        comparison = compare_with_baselines(data, job.head, job.seed)
     spec = ProbeSpec(
         layer="final",
         normalised=True,
@@ -94,7 +101,9 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     artifact = _artifact(job, served, spec, drawn, data, fit)
     _write_questions(run / "questions.jsonl", problems, answers[Difficulty.NORMAL], data, fit)
     folder = artifact.save(job.out)
-    facts = Facts(artifact, problems, answers, labels, data, fit, worth, job.command)
+    facts = DifficultyResult(
+        artifact, problems, answers, labels, data, fit, comparison, job.command
+    )
     report = write_report(facts, run)
     write_summary(facts, console)
     console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)
@@ -118,7 +127,7 @@ def _checked(job: DifficultyJob) -> tuple[list[Problem], Strategies]:
 
 
 def _labels(
-    job: DifficultyJob, answers: dict[Difficulty, Answers]
+    job: DifficultyJob, answers: dict[Difficulty, AnswerStatistics]
 ) -> tuple[Thresholds | Outcomes, Tensor]:
     """The rule and what it says of every question."""
     if job.labels == "outcome":
@@ -132,7 +141,7 @@ def _labels(
     return thresholds, classify(normal.accuracy, normal.entropy, thresholds)
 
 
-def _thresholds(job: DifficultyJob, answers: Answers) -> Thresholds:
+def _thresholds(job: DifficultyJob, answers: AnswerStatistics) -> Thresholds:
     if job.alpha is None or job.beta is None or job.gamma is None:
         try:
             return default_thresholds(answers.accuracy, answers.entropy)
@@ -167,7 +176,7 @@ def _features(
 
 
 def _write_questions(
-    file: Path, problems: list[Problem], answers: Answers, data: Data, fit: DifficultyFit
+    file: Path, problems: list[Problem], answers: AnswerStatistics, data: Data, fit: DifficultyFit
 ) -> None:
     """Every question with its label, to look at, and to keep away from a benchmark."""
     held_out = set(fit.test.tolist())
@@ -195,9 +204,9 @@ def _write_questions(
 
 def _artifact(
     job: DifficultyJob,
-    served: Served,
+    served: ServedModel,
     spec: ProbeSpec,
-    drawn: dict[Difficulty, Drawn],
+    drawn: dict[Difficulty, StrategyRollouts],
     data: Data,
     fit: DifficultyFit,
 ) -> Artifact:

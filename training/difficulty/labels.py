@@ -14,9 +14,15 @@ from torch import Tensor
 
 from probes.difficulty.strategies import Strategy, with_text
 from training.common.job import Job, check_name, identify_served
-from training.common.rollout_store import Traces
+from training.common.rollout_store import RolloutStore
 from training.common.sampling import draw, run_folder
-from training.common.server_pool import Ask, Fleet, Sampling, Served, request_seed
+from training.common.server_pool import (
+    SampleRequest,
+    Sampling,
+    ServedModel,
+    ServerPool,
+    request_seed,
+)
 from training.datasets.problem import Problem
 
 
@@ -30,15 +36,15 @@ class AnswersJob(Job):
     """What a strategy's budget is a share of."""
 
 
-class Drawn(NamedTuple):
+class StrategyRollouts(NamedTuple):
     """All answers by one strategy."""
 
-    served: Served
+    served: ServedModel
     run: Path
-    traces: Traces
+    traces: RolloutStore
 
 
-class Answers(NamedTuple):
+class AnswerStatistics(NamedTuple):
     """What the model's own answers say about every question."""
 
     accuracy: Tensor
@@ -57,14 +63,14 @@ async def draw_answers(
     problems: list[Problem],
     strategy: Strategy,
     console: Console,
-) -> Drawn:
+) -> StrategyRollouts:
     """Draw what the strategy's run folder does not hold yet.
 
     Raises:
         TrainingError: A server is none, or a request failed for good; what had finished is kept.
     """
     sampling = Sampling(strategy.temperature, strategy.max_tokens(job.max_tokens))
-    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
+    async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
         served = await fleet.connect()
         check_name(artifact_id(job, served))
         settings = {
@@ -87,23 +93,23 @@ async def draw_answers(
             unit="answers",
             done=lambda traces: len(traces.rollouts),
         )
-        return Drawn(served, run, traces)
+        return StrategyRollouts(served, run, traces)
 
 
-def artifact_id(job: Job, served: Served) -> str:
+def artifact_id(job: Job, served: ServedModel) -> str:
     """The probe's id: the one asked for, else made of the model's name."""
     return job.name or f"{Path(served.model).name}/difficulty"
 
 
 def pending(
-    problems: list[Problem], samples: int, text: str, seed: int, traces: Traces
-) -> Iterator[Ask]:
+    problems: list[Problem], samples: int, text: str, seed: int, traces: RolloutStore
+) -> Iterator[SampleRequest]:
     """Requests still to be made: answer s of question q has the number q * samples + s."""
     for number in range(len(problems) * samples):
         if number not in traces.rollouts:
             content = with_text(problems[number // samples].prompt, text)
             messages = [{"role": "user", "content": content}]
-            yield Ask(number, messages, request_seed(seed, number))
+            yield SampleRequest(number, messages, request_seed(seed, number))
 
 
 def problems_hash(problems: list[Problem]) -> str:
@@ -111,13 +117,13 @@ def problems_hash(problems: list[Problem]) -> str:
     return sha256(json.dumps([p.model_dump() for p in problems]).encode()).hexdigest()
 
 
-def grade(problems: list[Problem], traces: Traces, samples: int) -> Answers:
+def grade(problems: list[Problem], traces: RolloutStore, samples: int) -> AnswerStatistics:
     """Accuracy, entropy and length of every question's answers.
 
     Args:
         problems: The questions.
         traces: All their answers, numbered as in `pending`.
-        samples: Answers per question.
+        samples: AnswerStatistics per question.
     """
     figures = torch.zeros(len(problems), samples, 4, dtype=torch.float64)
     for number, rollout in traces.rollouts.items():
@@ -130,4 +136,4 @@ def grade(problems: list[Problem], traces: Traces, samples: int) -> Answers:
                 float(rollout.finish_reason == "length"),
             ]
         )
-    return Answers(*figures.mean(1).unbind(1))
+    return AnswerStatistics(*figures.mean(1).unbind(1))

@@ -32,7 +32,7 @@ def macro_f1(truth: Labels, guesses: Labels, seed: int) -> Interval:
     return _interval(*_resampled(truth, guesses, _macro_f1, seed))
 
 
-def lead(truth: Labels, guesses: Labels, others: Labels, seed: int) -> Interval:
+def difference(truth: Labels, guesses: Labels, others: Labels, seed: int) -> Interval:
     """How far the macro-F1 of `guesses` is above that of `others`, on the same resamples."""
     value, values = _resampled(truth, guesses, _macro_f1, seed)
     other, other_values = _resampled(truth, others, _macro_f1, seed)

@@ -1,4 +1,4 @@
-"""What a difficulty probe is worth: a page, a figure and a table in the terminal."""
+"""What a difficulty probe is comparison: a page, a figure and a table in the terminal."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,35 +16,35 @@ from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
 from training.common.machine import machine
 from training.datasets.problem import Problem
-from training.difficulty.baselines import FOLDS, TASK_FOLDS, Comparison, Worth
+from training.difficulty.baselines import FOLDS, TASK_FOLDS, BaselineComparison, FoldComparison
 from training.difficulty.fit import Data, DifficultyFit
-from training.difficulty.labels import Answers
+from training.difficulty.labels import AnswerStatistics
 from training.difficulty.metrics import Interval, reliability
 
 _NAME = "difficulty-probe"
 _COLOURS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
 
 
-class Facts(NamedTuple):
+class DifficultyResult(NamedTuple):
     """What the report tells."""
 
     artifact: Artifact
     problems: list[Problem]
-    tried: dict[Difficulty, Answers]
+    tried: dict[Difficulty, AnswerStatistics]
     """By the strategies that were tried, normal always among them."""
     labels: Tensor
     data: Data
     fit: DifficultyFit
-    worth: Worth
+    comparison: BaselineComparison
     command: str
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> AnswerStatistics:
         """Of the strategy normal."""
         return self.tried[Difficulty.NORMAL]
 
 
-def write_report(facts: Facts, folder: Path) -> Path:
+def write_report(facts: DifficultyResult, folder: Path) -> Path:
     """Write `difficulty-probe.md` and its figure; returns the page."""
     _draw(facts).savefig(folder / f"{_NAME}.png", dpi=110)
     page = folder / f"{_NAME}.md"
@@ -52,23 +52,23 @@ def write_report(facts: Facts, folder: Path) -> Path:
     return page
 
 
-def write_summary(facts: Facts, console: Console) -> None:
-    """Show what it is worth in the terminal."""
+def write_summary(facts: DifficultyResult, console: Console) -> None:
+    """Show what it is comparison in the terminal."""
     table = Table(*_COMPARED, title=facts.artifact.id)
-    for row in _compared(facts.worth.questions):
+    for row in _compared(facts.comparison.questions):
         table.add_row(*row)
     console.print(table)
 
 
-_COMPARED = ("macro-F1", "", "the probe's lead", "95 % interval of the lead")
+_COMPARED = ("macro-F1", "", "the probe's difference", "95 % interval of the difference")
 
 
-def _compared(comparison: Comparison) -> list[tuple[str, ...]]:
+def _compared(comparison: FoldComparison) -> list[tuple[str, ...]]:
     return [
         ("probe", f"{comparison.probe.value:.3f}", "", ""),
         *(
-            (name, f"{rival.macro_f1.value:.3f}", *_cells(rival.lead))
-            for name, rival in comparison.rivals.items()
+            (name, f"{baseline.macro_f1.value:.3f}", *_cells(baseline.difference))
+            for name, baseline in comparison.baselines.items()
         ),
     ]
 
@@ -77,13 +77,13 @@ def _cells(interval: Interval) -> tuple[str, str]:
     return f"{interval.value:+.3f}", f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def _spec(facts: Facts) -> ProbeSpec:
+def _spec(facts: DifficultyResult) -> ProbeSpec:
     spec = facts.artifact.manifest.probe
     assert spec is not None
     return spec
 
 
-def _draw(facts: Facts) -> Figure:
+def _draw(facts: DifficultyResult) -> Figure:
     figure = Figure(figsize=(12, 9), layout="constrained")
     grades, scatter, confusion, calibration = figure.subplots(2, 2).flat
     _draw_grades(facts, grades)
@@ -93,7 +93,7 @@ def _draw(facts: Facts) -> Figure:
     return figure
 
 
-def _draw_grades(facts: Facts, axes: Axes) -> None:
+def _draw_grades(facts: DifficultyResult, axes: Axes) -> None:
     entropy = axes.twinx()
     for task, rows in _by_grade(facts).items():
         grades = [grade for grade, *_ in rows]
@@ -104,7 +104,7 @@ def _draw_grades(facts: Facts, axes: Axes) -> None:
     axes.legend(fontsize=7)
 
 
-def _draw_scatter(facts: Facts, axes: Axes) -> None:
+def _draw_scatter(facts: DifficultyResult, axes: Axes) -> None:
     rule = _spec(facts).labels
     accuracy, entropy = facts.answers.accuracy.numpy(), facts.answers.entropy.numpy()
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(accuracy))
@@ -120,7 +120,7 @@ def _draw_scatter(facts: Facts, axes: Axes) -> None:
     axes.legend()
 
 
-def _draw_confusion(facts: Facts, axes: Axes) -> None:
+def _draw_confusion(facts: DifficultyResult, axes: Axes) -> None:
     counts = _confusion(facts)
     axes.imshow(counts, cmap="Blues")
     for row, column in np.ndindex(*counts.shape):
@@ -130,7 +130,7 @@ def _draw_confusion(facts: Facts, axes: Axes) -> None:
     axes.set(xlabel="predicted", ylabel="label", title="Held-out questions")
 
 
-def _confusion(facts: Facts) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+def _confusion(facts: DifficultyResult) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
     truth = facts.data.labels[facts.fit.test]
     guesses = facts.fit.probabilities.argmax(1)
     counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = confusion_matrix(
@@ -139,7 +139,7 @@ def _confusion(facts: Facts) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     return counts
 
 
-def _draw_reliability(facts: Facts, axes: Axes) -> None:
+def _draw_reliability(facts: DifficultyResult, axes: Axes) -> None:
     bins = reliability(facts.data.labels[facts.fit.test], facts.fit.probabilities)
     axes.plot([0, 1], [0, 1], color="0.7")
     axes.scatter([c for _, c, _ in bins], [r for _, _, r in bins], s=[600 * w for w, *_ in bins])
@@ -147,7 +147,7 @@ def _draw_reliability(facts: Facts, axes: Axes) -> None:
     axes.set_title(f"Reliability, calibration error {facts.fit.calibration_error:.3f}")
 
 
-def _by_grade(facts: Facts) -> dict[str, list[tuple[int, int, float, float, float]]]:
+def _by_grade(facts: DifficultyResult) -> dict[str, list[tuple[int, int, float, float, float]]]:
     """Grade, questions, accuracy, entropy and tokens, for every task."""
     rows: dict[str, list[tuple[int, int, float, float, float]]] = {}
     keys = [(problem.task, problem.grade) for problem in facts.problems]
@@ -173,7 +173,7 @@ def shape_of(values: list[float]) -> str:
     return f"no U; it {'rises' if slope > 0 else 'falls'} by {abs(slope):.3f} nats per grade"
 
 
-def _page(facts: Facts) -> str:
+def _page(facts: DifficultyResult) -> str:
     manifest, fit, spec = facts.artifact.manifest, facts.fit, _spec(facts)
     grades = [
         (task, str(grade), str(count), f"{accuracy:.2f}", f"{entropy:.3f}", f"{tokens:.1f}")
@@ -234,12 +234,13 @@ over questions.
 ## Beside guesses without the state
 
 A fifth of the questions is too few to compare on. So every question is guessed by a probe chosen
-and trained on other questions, {FOLDS} folds, {len(facts.worth.questions.guesses)} times over. The
-leads are measured on the same resampled questions.
+and trained on other questions, {FOLDS} folds,
+{len(facts.comparison.questions.guesses)} times over. The differences are
+measured on the same resampled questions.
 
-{_table(_COMPARED, _compared(facts.worth.questions))}
+{_table(_COMPARED, _compared(facts.comparison.questions))}
 
-{_left_out(facts.worth)}
+{_left_out(facts.comparison)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
@@ -249,22 +250,24 @@ def _span(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def _left_out(worth: Worth) -> str:
-    if worth.tasks is None:
+def _left_out(comparison: BaselineComparison) -> str:
+    if comparison.tasks is None:
         return "No task could be left out: without it a class would be missing."
-    rows = [(task, f"{own:.3f}", f"{other:.3f}") for task, (own, other) in worth.by_task.items()]
+    rows = [
+        (task, f"{own:.3f}", f"{other:.3f}") for task, (own, other) in comparison.by_task.items()
+    ]
     return f"""A probe that only recognises the task fails on one that it never saw. So whole tasks
 are left out, in up to {TASK_FOLDS} groups, and all their questions are guessed by what was trained
 on the other tasks:
 
-{_table(_COMPARED, _compared(worth.tasks))}
+{_table(_COMPARED, _compared(comparison.tasks))}
 
 Task by task:
 
 {_table(("macro-F1 on the task left out", "probe", "commonest class"), rows)}"""
 
 
-def _tried(facts: Facts) -> list[tuple[str, ...]]:
+def _tried(facts: DifficultyResult) -> list[tuple[str, ...]]:
     return [
         (
             difficulty.word,

@@ -10,7 +10,7 @@ from probes.conformal import Calibration, Coverage, conformal_threshold
 from probes.inquiry.likelihood import AnswerModel, answer_logprobs, fit_answers
 from probes.inquiry.turn import Rule
 from training.inquiry.simulate import (
-    Step,
+    GameStep,
     Turns,
     answered,
     coverage,
@@ -22,18 +22,18 @@ from training.inquiry.simulate import (
 )
 
 
-class Split(NamedTuple):
+class LabelSplit(NamedTuple):
     """Labels, by what their known answers are used for."""
 
     fitted: list[int]
     calibrated: list[int]
 
 
-class Curve(NamedTuple):
+class SimulatedGames(NamedTuple):
     """Games of one rule: what was right after each number of questions."""
 
     name: str
-    games: list[list[Step]]
+    games: list[list[GameStep]]
 
     def accuracy(self, questions: int) -> float:
         """Share of games whose most probable label is the true one by then."""
@@ -48,15 +48,15 @@ class Curve(NamedTuple):
         return coverage(self.games)
 
 
-def _at(steps: Sequence[Step], questions: int) -> Step:
+def _at(steps: Sequence[GameStep], questions: int) -> GameStep:
     return steps[min(questions, len(steps) - 1)]
 
 
-def split_labels(num_labels: int, seed: int) -> Split:
+def split_labels(num_labels: int, seed: int) -> LabelSplit:
     """Half of the labels to fit on, the others to calibrate with."""
     order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(seed)).tolist()
     half = num_labels // 2
-    return Split(sorted(order[:half]), sorted(order[half:]))
+    return LabelSplit(sorted(order[:half]), sorted(order[half:]))
 
 
 def fit_half(table: Tensor, answers: Tensor, fitted: Sequence[int], ridge: float) -> AnswerModel:
@@ -109,7 +109,7 @@ def play_games(
     calibration: Calibration,
     rule: Rule,
     games: int,
-) -> Curve:
+) -> SimulatedGames:
     """Let a rule play about labels in turn, with answers drawn anew for each game."""
     draw = torch.Generator().manual_seed(2**31 + 1)
     found = []
@@ -123,7 +123,7 @@ def play_games(
         shared = None if rule.policy == "random" else turns
         seeded = rule._replace(seed=game)
         found.append(play(logprobs, row, label, calibration, seeded, shared))
-    return Curve(name, found)
+    return SimulatedGames(name, found)
 
 
 def likelihood_logprobs(table: Tensor, model: AnswerModel) -> Tensor:

@@ -22,7 +22,7 @@ from probes.inquiry.words import Predictor
 from training.common.errors import TrainingError
 from training.common.job import Job, check_job, check_name, identify_served, servers_of
 from training.common.sampling import run_folder
-from training.common.server_pool import Fleet, Sampling, Served
+from training.common.server_pool import Sampling, ServedModel, ServerPool
 from training.inquiry.direct_scores import direct_scores
 from training.inquiry.fit import (
     calibrate_at,
@@ -33,7 +33,7 @@ from training.inquiry.fit import (
     play_games,
     split_labels,
 )
-from training.inquiry.report import InquiryFacts, metrics, write_report
+from training.inquiry.report import InquiryResult, metrics, write_report
 from training.inquiry.simulate import answered, random_histories
 from training.inquiry.statement_logprobs import statement_table
 
@@ -83,13 +83,13 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
         direct = None
         if job.direct:
             direct = asyncio.run(_direct(job, urls, served, task, run, console))
-    return fit_and_save(job, task, Readings(served, run, table, direct), console)
+    return fit_and_save(job, task, InquiryMeasurements(served, run, table, direct), console)
 
 
-class Readings(NamedTuple):
+class InquiryMeasurements(NamedTuple):
     """What the model said."""
 
-    served: Served
+    served: ServedModel
     run: Path
     table: Tensor
     """Log-likelihoods of the statements, nats, shape (K, Q)."""
@@ -97,7 +97,9 @@ class Readings(NamedTuple):
     """Scores of the true labels by `direct`, ascending, shape (lengths, samples)."""
 
 
-def fit_and_save(job: InquiryJob, task: Task, readings: Readings, console: Console) -> Path:
+def fit_and_save(
+    job: InquiryJob, task: Task, readings: InquiryMeasurements, console: Console
+) -> Path:
     """Fit, calibrate, play and write; returns the artifact's folder."""
     served, run, table, direct = readings
     answers = task.answer_table()
@@ -123,7 +125,7 @@ def fit_and_save(job: InquiryJob, task: Task, readings: Readings, console: Conso
     all_scores: dict[Predictor, Tensor] = {"likelihood": scores}
     if direct is not None:
         all_scores["direct"] = direct
-    facts = InquiryFacts(task, split, table, calibration, fresh, curves, job.command)
+    facts = InquiryResult(task, split, table, calibration, fresh, curves, job.command)
     manifest = Manifest(
         kind="inquiry-calibration",
         model=Path(served.model).name,
@@ -166,7 +168,7 @@ def ranked(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
 async def _direct(
     job: InquiryJob,
     urls: tuple[str, ...],
-    served: Served,
+    served: ServedModel,
     task: Task,
     run: Path,
     console: Console,
@@ -213,9 +215,9 @@ def _checked_task(source: str) -> Task:
 
 async def _read(
     job: InquiryJob, urls: tuple[str, ...], task: Task, console: Console
-) -> tuple[Served, Path, Tensor]:
+) -> tuple[ServedModel, Path, Tensor]:
     """The table of log-likelihoods, read once and kept in the run folder."""
-    async with Fleet(urls, Sampling(), concurrency=1) as fleet:
+    async with ServerPool(urls, Sampling(), concurrency=1) as fleet:
         served = await fleet.connect()
     check_name(_artifact_id(job, served, task))
     settings = {
@@ -251,5 +253,5 @@ def _statements_hash(task: Task) -> str:
     return sha256(json.dumps(words).encode()).hexdigest()
 
 
-def _artifact_id(job: InquiryJob, served: Served, task: Task) -> str:
+def _artifact_id(job: InquiryJob, served: ServedModel, task: Task) -> str:
     return job.name or f"{Path(served.model).name}/{task.name}"

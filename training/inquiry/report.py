@@ -10,20 +10,20 @@ from probes.artifact import Artifact
 from probes.conformal import Calibration, Coverage
 from probes.inquiry.task import Task
 from training.common.machine import machine
-from training.inquiry.fit import Curve, Split
+from training.inquiry.fit import LabelSplit, SimulatedGames
 
 
-class InquiryFacts(NamedTuple):
+class InquiryResult(NamedTuple):
     """What the report tells."""
 
     task: Task
-    split: Split
+    split: LabelSplit
     table: Tensor
     """Log-likelihoods, nats, shape (K, Q)."""
     calibration: Calibration
     fresh: dict[int, Coverage]
     """On new histories of the calibration's kind, by length."""
-    curves: list[Curve]
+    curves: list[SimulatedGames]
     """Games that rules played, about labels that were not fitted."""
     command: str
 
@@ -51,7 +51,7 @@ def pooled(coverage: Iterable[Coverage]) -> Coverage:
     return Coverage(sum(one.num_sets for one in parts), sum(one.num_covered for one in parts))
 
 
-def metrics(facts: InquiryFacts) -> dict[str, float | int]:
+def metrics(facts: InquiryResult) -> dict[str, float | int]:
     """What the manifest keeps."""
     last = len(facts.calibration.thresholds) - 1
     found: dict[str, float | int] = {
@@ -66,14 +66,14 @@ def metrics(facts: InquiryFacts) -> dict[str, float | int]:
     return {key: round(value, 4) for key, value in found.items()}
 
 
-def write_report(facts: InquiryFacts, artifact: Artifact, folder: Path) -> Path:
+def write_report(facts: InquiryResult, artifact: Artifact, folder: Path) -> Path:
     """Write `inquiry.md`; returns its path."""
     page = folder / "inquiry.md"
     page.write_text(_page(facts, artifact))
     return page
 
 
-def _page(facts: InquiryFacts, artifact: Artifact) -> str:
+def _page(facts: InquiryResult, artifact: Artifact) -> str:
     task, calibration = facts.task, facts.calibration
     answers = task.answer_table()
     held_out = ", ".join(task.names[label] for label in facts.split.calibrated)
@@ -105,7 +105,7 @@ nothing is promised. Games about the same label are much alike, so their interva
 """
 
 
-def _coverage_table(facts: InquiryFacts) -> str:
+def _coverage_table(facts: InquiryResult) -> str:
     columns: list[tuple[dict[int, Coverage], int | None]] = [(facts.fresh, None)]
     columns += [(curve.coverage(), len(facts.split.calibrated)) for curve in facts.curves]
     names = ["random histories", *(f"{curve.name} games" for curve in facts.curves)]
@@ -121,7 +121,7 @@ def _interval(found: Coverage, independent: int | None) -> str:
     return f"{found.rate:.3f} ({low:.3f} to {high:.3f})" if found.num_sets else "none"
 
 
-def _curve_table(facts: InquiryFacts) -> str:
+def _curve_table(facts: InquiryResult) -> str:
     names = [curve.name for curve in facts.curves]
     lines = ["| questions | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for count in range(len(facts.calibration.thresholds)):

@@ -84,7 +84,7 @@ Turns: TypeAlias = dict[tuple[tuple[int, int], ...], Turn]
 """Turns by the history that they follow."""
 
 
-class Step(NamedTuple):
+class GameStep(NamedTuple):
     """One turn of a simulated game."""
 
     correct: bool
@@ -102,7 +102,7 @@ def play(
     calibration: Calibration,
     rule: Rule,
     known: Turns | None = None,
-) -> list[Step]:
+) -> list[GameStep]:
     """Play one game to the end of the budget, worth it or not: curves need every length.
 
     Args:
@@ -118,7 +118,7 @@ def play(
         One step before each question and one after the last.
     """
     history: list[tuple[int, int]] = []
-    steps: list[Step] = []
+    steps: list[GameStep] = []
     known = {} if known is None else known
     while True:
         turn = known.get(tuple(history))
@@ -132,12 +132,12 @@ def play(
         history.append((turn.question, int(answers[turn.question])))
 
 
-def _step(turn: Turn, label: int) -> Step:
+def _step(turn: Turn, label: int) -> GameStep:
     covered = bool(turn.members[label])
-    return Step(turn.guess == label, covered, int(turn.members.sum()), turn.length)
+    return GameStep(turn.guess == label, covered, int(turn.members.sum()), turn.length)
 
 
-def coverage(games: Sequence[Sequence[Step]]) -> dict[int, Coverage]:
+def coverage(games: Sequence[Sequence[GameStep]]) -> dict[int, Coverage]:
     """Coverage by history length over games."""
     monitor = CoverageMonitor()
     for steps in games:

@@ -13,10 +13,10 @@ from rich.status import Status
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.steering.reader import Reader, Texts, batches
+from training.steering.reader import EpisodeReader, TokenizedEpisode, batches
 
 
-class Readings:
+class BatchCache:
     """Reads runs batch by batch, and what was read before a kill from disk."""
 
     def __init__(self, folder: Path, model: Any, console: Console) -> None:
@@ -36,7 +36,10 @@ class Readings:
         return self._console.status(text)
 
     def over(
-        self, name: str, runs: Sequence[Texts], read: Callable[[Reader, int], dict[str, Tensor]]
+        self,
+        name: str,
+        runs: Sequence[TokenizedEpisode],
+        read: Callable[[EpisodeReader, int], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """What `read` says of every batch, joined along the first dimension.
 
@@ -54,7 +57,7 @@ class Readings:
                 if file.is_file():
                     found.append(load_file(file))
                 else:
-                    found.append(read(Reader(self.model, batch), number))
+                    found.append(read(EpisodeReader(self.model, batch), number))
                     _keep(file, found[-1])
                 progress.advance(bar, len(batch))
         return {key: torch.cat(_widened([one[key] for one in found])) for key in found[0]}
@@ -85,7 +88,7 @@ def run_folder(runs: Path, model: str, settings: dict[str, Any], *, fresh: bool)
     folder.mkdir(exist_ok=True)
     (folder / "settings.json").write_text(text + "\n")
     if fresh:
-        for file in (*folder.glob("*.safetensors"), folder / "speech.json"):
+        for file in (*folder.glob("*.safetensors"), folder / "generations.json"):
             file.unlink(missing_ok=True)
     return folder
 

@@ -10,7 +10,7 @@ from training.common.job import check_name, identify, make_writable
 from training.common.prompts import load_prompts
 from training.steering.gguf import read_control_vector, write_control_vector
 from training.steering.model import load_model
-from training.steering.reader import Reader, tokenised
+from training.steering.reader import EpisodeReader, tokenize_episode
 from training.steering.tasks import neutral_step
 from training.steering.token_tree import decoder_layers
 
@@ -76,8 +76,8 @@ def import_gguf(file: Path, name: str, model: Path | None, out: Path) -> Path:
             f"{file}: there is no layer {layers[-1]}: the model's layers are 0 to {number - 1}"
         )
     prompts = load_prompts(None)[:_PROMPTS]
-    steps = [tokenised(loaded.tokenizer, [neutral_step(prompt)]) for prompt in prompts]
-    _, states = Reader(loaded.model, steps).states(layers)
+    steps = [tokenize_episode(loaded.tokenizer, [neutral_step(prompt)]) for prompt in prompts]
+    _, states = EpisodeReader(loaded.model, steps).states(layers)
     norms = states.double().norm(dim=-1).mean(0).tolist()
     manifest = Manifest(
         kind="steering-vector",

@@ -20,7 +20,7 @@ TRIALS = 10
 Floats = NDArray[np.float64]
 
 
-class Read(NamedTuple):
+class UnsteeredSteps(NamedTuple):
     """What was read at the steps of some runs, unsteered."""
 
     logprobs: Tensor
@@ -50,7 +50,7 @@ class Vector(NamedTuple):
         return self._replace(direction=direction.double())
 
 
-def fit_vectors(read: Read, entropy: Tensor, layers: Sequence[int]) -> dict[int, Vector]:
+def fit_vectors(read: UnsteeredSteps, entropy: Tensor, layers: Sequence[int]) -> dict[int, Vector]:
     """EAST at every layer.
 
     Args:
@@ -71,7 +71,9 @@ def fit_vectors(read: Read, entropy: Tensor, layers: Sequence[int]) -> dict[int,
     return found
 
 
-def controls(read: Read, entropy: Tensor, place: int, vector: Vector) -> dict[str, list[Vector]]:
+def control_vectors(
+    read: UnsteeredSteps, entropy: Tensor, place: int, vector: Vector
+) -> dict[str, list[Vector]]:
     """What a vector has to beat, all to be added at its own length.
 
     Args:
@@ -100,53 +102,60 @@ def trials(vector: Vector) -> list[Vector]:
     return [vector.along(shuffled(vector.direction, seed)) for seed in seeds]
 
 
-def uniform_residue(read: Read, place: int) -> float:
+def uniform_residue(read: UnsteeredSteps, place: int) -> float:
     """Norm of the vector that equal weights give, which is 0 but for rounding."""
     even = torch.ones(len(read.runs), dtype=torch.float64)
     return float(east(Weighted(read.states[:, place], even, read.runs)).norm())
 
 
-class Curve(NamedTuple):
+class StrengthCurve(NamedTuple):
     """How the runs' steps answer to a vector at each strength."""
 
     strengths: tuple[float, ...]
     """Ascending, in multiples of the stream's norm, 0 among them."""
     entropy: tuple[float, ...]
     """Over the actions, nats, mean over steps."""
-    mass: tuple[float, ...]
+    action_probability_mass: tuple[float, ...]
     """Probability of any action, mean over steps."""
 
     @classmethod
-    def of(cls, strengths: Sequence[float], logprobs: Tensor) -> "Curve":
+    def of(cls, strengths: Sequence[float], logprobs: Tensor) -> "StrengthCurve":
         """From log-probabilities of shape (strengths, steps, actions)."""
         found = action_entropy(logprobs)
         return cls(
             tuple(strengths),
             tuple(found.entropy.mean(1).tolist()),
-            tuple(found.mass.mean(1).tolist()),
+            tuple(found.action_probability_mass.mean(1).tolist()),
         )
 
     def at(self, strength: float) -> tuple[float, float]:
-        """Entropy and mass at a strength of the curve."""
+        """Entropy and probability of any action at a strength of the curve."""
         place = self.strengths.index(strength)
-        return self.entropy[place], self.mass[place]
+        return self.entropy[place], self.action_probability_mass[place]
 
     def valid(self, share: float) -> list[int]:
-        """Places around 0 up to where the mass falls below a share of what it is unsteered."""
+        """Indices around 0 with valid answers.
+
+        Args:
+            share: Of the unsteered probability of any action that must remain.
+        """
         zero = self.strengths.index(0.0)
-        least = share * self.mass[zero]
+        least = share * self.action_probability_mass[zero]
         low = high = zero
-        while low > 0 and self.mass[low - 1] >= least:
+        while low > 0 and self.action_probability_mass[low - 1] >= least:
             low -= 1
-        while high + 1 < len(self.mass) and self.mass[high + 1] >= least:
+        while (
+            high + 1 < len(self.action_probability_mass)
+            and self.action_probability_mass[high + 1] >= least
+        ):
             high += 1
         return list(range(low, high + 1))
 
-    def knee(self, share: float) -> float:
+    def largest_valid_strength(self, share: float) -> float:
         """The largest strength up to which answers stay valid."""
         return self.strengths[self.valid(share)[-1]]
 
-    def steadiness(self, share: float) -> float:
+    def spearman_correlation(self, share: float) -> float:
         """Spearman correlation of strength and entropy where answers are valid; NaN below 3."""
         places = self.valid(share)
         if len(places) < 3:
@@ -180,12 +189,12 @@ class Candidate(NamedTuple):
     """The same with shuffled vectors in its place."""
 
     @property
-    def lead(self) -> float:
+    def margin(self) -> float:
         """Nats above the mean and two standard deviations of the shuffled ones."""
         return self.entropy - float(np.mean(self.shuffled) + 2 * np.std(self.shuffled, ddof=1))
 
 
-def candidates(curves: Mapping[int, Curve], share: float) -> list[Candidate]:
+def candidates(curves: Mapping[int, StrengthCurve], share: float) -> list[Candidate]:
     """The valid strengths that raise entropy, of the layers at which it rises most.
 
     Layers count at which entropy follows strength steadily (Spearman 0.95 or more where answers are
@@ -193,9 +202,11 @@ def candidates(curves: Mapping[int, Curve], share: float) -> list[Candidate]:
 
     Args:
         curves: On validation runs, by layer.
-        share: Of the unsteered mass of valid answers, that must remain.
+        share: Share of the unsteered probability of valid answers that must remain.
     """
-    steady = {layer: one for layer, one in curves.items() if one.steadiness(share) >= 0.95}
+    steady = {
+        layer: one for layer, one in curves.items() if one.spearman_correlation(share) >= 0.95
+    }
     found = dict[int, list[Candidate]]()
     for layer, curve in (steady or curves).items():
         places = [at for at in curve.valid(share) if curve.strengths[at] > 0]

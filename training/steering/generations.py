@@ -8,20 +8,21 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from probes.steering import sampled_entropy
+from training.common.files import write_text
 from training.common.prompts import load_prompts
-from training.steering.cache import Readings
+from training.steering.cache import BatchCache
 from training.steering.fit import Choice, Vector
 from training.steering.reader import (
     PLAIN,
     Condition,
-    Reader,
-    Texts,
+    EpisodeReader,
+    TokenizedEpisode,
     count_actions,
     divergence,
     end_token,
-    tokenised,
+    tokenize_episode,
 )
-from training.steering.tasks import Run, neutral_step
+from training.steering.tasks import AgentStep, Episode, neutral_step
 
 _PROMPTS, _TOKENS = 16, 24
 _SAID, _SAID_TOKENS = 2, 40
@@ -29,7 +30,7 @@ DRAWN_RUNS = 1
 """Held-out runs at whose steps completions are drawn."""
 
 
-class Drawn(BaseModel):
+class SampledActions(BaseModel):
     """Completions drawn behind held-out steps."""
 
     entropy: float | None
@@ -38,21 +39,21 @@ class Drawn(BaseModel):
     """Share that names exactly one."""
 
 
-class Speech(BaseModel):
+class SteeredGenerations(BaseModel):
     """By strength, in multiples of the stream's norm."""
 
     divergence: dict[float, float]
     """Mean KL from the unsteered model's next token, on its answers to neutral prompts, nats."""
     prompts: list[str]
-    said: dict[float, list[str]]
+    completions: dict[float, list[str]]
     """Likeliest answers to the prompts."""
-    drawn: dict[float, Drawn]
+    sampled: dict[float, SampledActions]
 
 
-def speak(
-    readings: Readings,
+def generate_steered(
+    readings: BatchCache,
     tokenizer: Any,
-    runs: Sequence[Run],
+    runs: Sequence[Episode],
     vector: Vector,
     choice: Choice,
     strengths: Sequence[float],
@@ -60,8 +61,8 @@ def speak(
     completions: int,
     tokens: int,
     seed: int,
-) -> Speech:
-    """Listen to the model at several strengths, or read what was heard before a kill.
+) -> SteeredGenerations:
+    """Generate at several strengths, or read the generations that the run folder already has.
 
     Args:
         readings: Of the run folder.
@@ -74,49 +75,50 @@ def speak(
         tokens: Longest of them.
         seed: Of the draws.
     """
-    file = readings.folder / "speech.json"
+    file = readings.folder / "generations.json"
     if file.is_file():
-        return Speech.model_validate_json(file.read_bytes())
-    heard = (-choice.strength, 0.0, choice.strength / 2, choice.strength, 2 * choice.strength)
-    ends = end_token(tokenizer)
-
+        return SteeredGenerations.model_validate_json(file.read_bytes())
     neutral = [neutral_step(prompt) for prompt in load_prompts(None)[:_PROMPTS]]
-    texts = [tokenised(tokenizer, [step]) for step in neutral]
-    with readings.status("listening"):
-        drift = _drift(readings.model, texts, vector, strengths, ends)
-        asked = [*neutral[:_SAID], runs[0][-1], runs[0][-1].model_copy(update={"begin": ""})]
-        reader = Reader(readings.model, [tokenised(tokenizer, [step]) for step in asked])
-        said = {
-            strength: [
-                step.begin + tokenizer.decode(drawn[0])
-                for step, drawn in zip(
-                    asked,
-                    reader.sample(
-                        Condition(vector.move(strength), 0.0), 1, _SAID_TOKENS, _chance(seed), ends
-                    ),
-                    strict=True,
+    asked = [*neutral[:_SAID], runs[0][-1], runs[0][-1].model_copy(update={"answer_prefix": ""})]
+    shown = (-choice.strength, 0.0, choice.strength / 2, choice.strength, 2 * choice.strength)
+    moves = {strength: vector.move(strength) for strength in shown}
+    with readings.status("generating steered completions"):
+        texts = [tokenize_episode(tokenizer, [step]) for step in neutral]
+        generations = SteeredGenerations(
+            divergence=_drift(readings.model, texts, vector, strengths, end_token(tokenizer)),
+            prompts=[step.messages[-1]["content"] for step in asked],
+            completions=_greedy(readings.model, tokenizer, asked, moves),
+            sampled={
+                strength: _draw(
+                    readings.model,
+                    tokenizer,
+                    runs[:DRAWN_RUNS],
+                    move,
+                    completions,
+                    tokens,
+                    _chance(seed),
                 )
-            ]
-            for strength in heard
-        }
-        drawn = {
-            strength: _draw(
-                readings.model,
-                tokenizer,
-                runs[:DRAWN_RUNS],
-                vector.move(strength),
-                completions,
-                tokens,
-                _chance(seed),
-            )
-            for strength in heard
-        }
-    questions = [step.messages[-1]["content"] for step in asked]
-    speech = Speech(divergence=drift, prompts=questions, said=said, drawn=drawn)
-    staging = file.with_suffix(".part")
-    staging.write_text(speech.model_dump_json(indent=2))
-    staging.rename(file)
-    return speech
+                for strength, move in moves.items()
+            },
+        )
+    write_text(file, generations.model_dump_json(indent=2))
+    return generations
+
+
+def _greedy(
+    model: Any, tokenizer: Any, steps: Sequence[AgentStep], moves: dict[float, dict[int, Tensor]]
+) -> dict[float, list[str]]:
+    """The likeliest completion of every step at every strength."""
+    reader = EpisodeReader(model, [tokenize_episode(tokenizer, [step]) for step in steps])
+    found = dict[float, list[str]]()
+    for strength, move in moves.items():
+        greedy = Condition(move, temperature=0.0)
+        drawn = reader.sample(greedy, 1, _SAID_TOKENS, _chance(0), end_token(tokenizer))
+        texts = [tokenizer.decode(tokens) for (tokens,) in drawn]
+        found[strength] = [
+            step.answer_prefix + text for step, text in zip(steps, texts, strict=True)
+        ]
+    return found
 
 
 def _chance(seed: int) -> torch.Generator:
@@ -124,16 +126,20 @@ def _chance(seed: int) -> torch.Generator:
 
 
 def _drift(
-    model: Any, texts: Sequence[Texts], vector: Vector, strengths: Sequence[float], end: int
+    model: Any,
+    texts: Sequence[TokenizedEpisode],
+    vector: Vector,
+    strengths: Sequence[float],
+    end: int,
 ) -> dict[float, float]:
     """Along the answers that the unsteered model holds likeliest."""
     likeliest = Condition(temperature=0.0)
-    drawn = Reader(model, texts).sample(likeliest, 1, _TOKENS, _chance(0), end)
+    drawn = EpisodeReader(model, texts).sample(likeliest, 1, _TOKENS, _chance(0), end)
     answered = [
-        Texts(text.prompts, [[[*answer, 0]]])  # an action's last token is never read
+        TokenizedEpisode(text.prompts, [[[*answer, 0]]])  # an action's last token is never read
         for text, (answer,) in zip(texts, drawn, strict=True)
     ]
-    reader = Reader(model, answered)
+    reader = EpisodeReader(model, answered)
     # Behind the last prompt token and every token of the answer; rows are filled up on the right.
     lengths = torch.tensor([len(text.actions[0][0]) for text in answered])
     base = reader.logits(PLAIN)
@@ -147,16 +153,16 @@ def _drift(
 def _draw(
     model: Any,
     tokenizer: Any,
-    runs: Sequence[Run],
+    runs: Sequence[Episode],
     move: dict[int, Tensor],
     completions: int,
     tokens: int,
     chance: torch.Generator,
-) -> Drawn:
-    reader = Reader(model, [tokenised(tokenizer, run) for run in runs])
+) -> SampledActions:
+    reader = EpisodeReader(model, [tokenize_episode(tokenizer, run) for run in runs])
     drawn = reader.sample(Condition(move), completions, tokens, chance, end_token(tokenizer))
     counts = count_actions(reader, drawn, tokenizer)
     entropy = sampled_entropy(counts)
     valid = float(counts.sum()) / (len(counts) * completions)
     known = entropy[entropy.isfinite()]
-    return Drawn(entropy=float(known.mean()) if len(known) else None, valid=valid)
+    return SampledActions(entropy=float(known.mean()) if len(known) else None, valid=valid)

@@ -14,25 +14,38 @@ from probes.artifact import Artifact, Manifest, package_versions
 from probes.steering import SteeringSpec, action_entropy, sampled_entropy, tensor_name
 from training.common.errors import TrainingError
 from training.common.job import check_name, identify, make_writable
-from training.steering.cache import Readings, run_folder
+from training.steering.cache import BatchCache, run_folder
 from training.steering.fit import (
     TRIALS,
     Candidate,
     Choice,
-    Curve,
-    Read,
+    StrengthCurve,
+    UnsteeredSteps,
     Vector,
     candidates,
-    controls,
+    control_vectors,
     fit_vectors,
     trials,
     uniform_residue,
 )
-from training.steering.generations import speak
-from training.steering.model import Loaded, load_model
-from training.steering.reader import PLAIN, Condition, Reader, Texts, count_actions, end_token
-from training.steering.report import Facts, Rival, Tested, write_report, write_summary
-from training.steering.tasks import BANDITS, MAX_ARMS, Run, bandit_runs, load_runs
+from training.steering.generations import generate_steered
+from training.steering.model import LoadedModel, load_model
+from training.steering.reader import (
+    PLAIN,
+    Condition,
+    EpisodeReader,
+    TokenizedEpisode,
+    count_actions,
+    end_token,
+)
+from training.steering.report import (
+    ControlResult,
+    SteeringResult,
+    TaskResult,
+    write_report,
+    write_summary,
+)
+from training.steering.tasks import BANDITS, MAX_ARMS, Episode, bandit_episodes, load_episodes
 from training.steering.token_tree import decoder_layers
 
 TEMPERATURES = (1.5, 2.0, 3.0)
@@ -68,15 +81,15 @@ class SteeringJob:
     command: str
 
 
-class Split(NamedTuple):
+class EpisodeSplit(NamedTuple):
     """Runs by what they are for; what is learnt or chosen never sees the tests."""
 
-    train: list[Run]
-    validation: list[Run]
-    tests: dict[str, list[Run]]
+    train: list[Episode]
+    validation: list[Episode]
+    tests: dict[str, list[Episode]]
 
 
-def digest(runs: Sequence[Run]) -> str:
+def digest(runs: Sequence[Episode]) -> str:
     """The sha256 of what some runs ask."""
     steps = [step.model_dump_json() for run in runs for step in run]
     return sha256("\n".join(steps).encode()).hexdigest()
@@ -93,7 +106,7 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
     """
     if job.name is not None:
         check_name(job.name)
-    split = split_runs(job)
+    split = split_episodes(job)
     for folder in (job.out, job.runs):
         make_writable(folder)
     loaded = load_model(job.model)
@@ -109,7 +122,7 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
     }
     folder = run_folder(job.runs, loaded.name, settings, fresh=job.fresh)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
-    readings = Readings(folder, loaded.model, console)
+    readings = BatchCache(folder, loaded.model, console)
 
     read = _read(readings, loaded.texts(split.train), layers)
     entropy = _entropy(job, readings, loaded, split.train, read)
@@ -124,14 +137,14 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
             "no strength raises the entropy while answers stay valid, at no layer: try other "
             "--strengths, a lower --valid-share or other runs"
         )
-    choice = max(compared, key=lambda candidate: candidate.lead).choice
+    choice = max(compared, key=lambda candidate: candidate.margin).choice
     vector, place = vectors[choice.layer], layers.index(choice.layer)
-    rivals = controls(read, entropy, place, vector)
+    controls = control_vectors(read, entropy, place, vector)
     tests = {
-        task: _test(readings, task, loaded.texts(runs), vector, choice, rivals, job.strengths)
+        task: _test(readings, task, loaded.texts(runs), vector, choice, controls, job.strengths)
         for task, runs in split.tests.items()
     }
-    speech = speak(
+    generations = generate_steered(
         readings,
         loaded.tokenizer,
         split.tests[job.task],
@@ -147,14 +160,14 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
         manifest=_manifest(job, loaded, split, vector, choice, tests[job.task]),
         tensors={tensor_name(vector.layer): vector.direction.float()},
     )
-    facts = Facts(
+    facts = SteeringResult(
         artifact=artifact,
         choice=choice,
         curves=curves,
         compared=compared,
         share=job.valid_share,
         tests=tests,
-        speech=speech,
+        generations=generations,
         estimates=(entropy, action_entropy(read.logprobs)),
         size=float(vector.direction.norm()) / vector.norm,
         residue=uniform_residue(read, place) / vector.norm,
@@ -167,14 +180,14 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
     return target
 
 
-def split_runs(job: SteeringJob) -> Split:
+def split_episodes(job: SteeringJob) -> EpisodeSplit:
     """Make or read the runs, apart by what they are for.
 
     Raises:
         TrainingError: A task is unknown, or there are too few runs.
     """
     if job.task.partition(":")[0] not in BANDITS:
-        runs = [run for run in load_runs(Path(job.task)) if len(run) > 1]
+        runs = [run for run in load_episodes(Path(job.task)) if len(run) > 1]
         validation, test = runs[: job.held_out], runs[job.held_out : 2 * job.held_out]
         train = runs[2 * job.held_out :]
         if not train:
@@ -189,10 +202,10 @@ def split_runs(job: SteeringJob) -> Split:
         validation = _bandit(job.task, job, job.held_out, 1)
         tests = {job.task: _bandit(job.task, job, job.held_out, 4)}
     tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer}
-    return Split(train, validation, tests)
+    return EpisodeSplit(train, validation, tests)
 
 
-def _bandit(task: str, job: SteeringJob, runs: int, part: int) -> list[Run]:
+def _bandit(task: str, job: SteeringJob, runs: int, part: int) -> list[Episode]:
     """`TASK` with `--arms` arms, or `TASK:ARMS`."""
     name, _, arms = task.partition(":")
     if name not in BANDITS or (arms and not arms.isdecimal()):
@@ -203,7 +216,7 @@ def _bandit(task: str, job: SteeringJob, runs: int, part: int) -> list[Run]:
     number = int(arms) if arms else job.arms
     if not 2 <= number <= MAX_ARMS:
         raise TrainingError(f"`{task}`: a bandit has 2 to {MAX_ARMS} arms")
-    return bandit_runs(BANDITS[name], number, runs, job.steps, job.seed * 8 + part)
+    return bandit_episodes(BANDITS[name], number, runs, job.steps, job.seed * 8 + part)
 
 
 def _layers(wanted: tuple[int, ...] | None, number: int) -> list[int]:
@@ -234,26 +247,32 @@ def _deciding(job: SteeringJob) -> dict[str, float | int | str]:
     }
 
 
-def _read(readings: Readings, texts: Sequence[Texts], layers: Sequence[int]) -> Read:
-    def read(reader: Reader, _: int) -> dict[str, Tensor]:
+def _read(
+    readings: BatchCache, texts: Sequence[TokenizedEpisode], layers: Sequence[int]
+) -> UnsteeredSteps:
+    def read(reader: EpisodeReader, _: int) -> dict[str, Tensor]:
         logprobs, states = reader.states(layers)
         return {"logprobs": logprobs, "states": states}
 
     found = readings.over("reading states", texts, read)
     steps = torch.tensor([len(run.prompts) for run in texts])
     runs = torch.arange(len(texts)).repeat_interleave(steps)
-    return Read(found["logprobs"], found["states"], runs)
+    return UnsteeredSteps(found["logprobs"], found["states"], runs)
 
 
 def _entropy(
-    job: SteeringJob, readings: Readings, loaded: Loaded, runs: Sequence[Run], read: Read
+    job: SteeringJob,
+    readings: BatchCache,
+    loaded: LoadedModel,
+    runs: Sequence[Episode],
+    read: UnsteeredSteps,
 ) -> Tensor:
     """Over the actions at every step, by the estimator that was asked for."""
     if job.estimator == "logit":
         return action_entropy(read.logprobs).entropy
     answers = job.completions, job.max_tokens
 
-    def sample(reader: Reader, batch: int) -> dict[str, Tensor]:
+    def sample(reader: EpisodeReader, batch: int) -> dict[str, Tensor]:
         chance = torch.Generator().manual_seed(job.seed * 100_000 + batch)
         drawn = reader.sample(PLAIN, *answers, chance, end_token(loaded.tokenizer))
         return {"counts": count_actions(reader, drawn, loaded.tokenizer)}
@@ -263,19 +282,25 @@ def _entropy(
 
 
 def _steered(
-    readings: Readings, name: str, texts: Sequence[Texts], conditions: Sequence[Condition]
+    readings: BatchCache,
+    name: str,
+    texts: Sequence[TokenizedEpisode],
+    conditions: Sequence[Condition],
 ) -> Tensor:
     """Log-probabilities of the actions, shape (conditions, steps, actions)."""
 
-    def read(reader: Reader, _: int) -> dict[str, Tensor]:
+    def read(reader: EpisodeReader, _: int) -> dict[str, Tensor]:
         return {"logprobs": reader.sweep(conditions)}
 
     return readings.over(name, texts, read)["logprobs"].transpose(0, 1)
 
 
 def _curves(
-    job: SteeringJob, readings: Readings, texts: Sequence[Texts], vectors: dict[int, Vector]
-) -> dict[int, Curve]:
+    job: SteeringJob,
+    readings: BatchCache,
+    texts: Sequence[TokenizedEpisode],
+    vectors: dict[int, Vector],
+) -> dict[int, StrengthCurve]:
     """Of every layer, on the validation runs."""
     conditions = [
         Condition(vector.move(strength))
@@ -285,16 +310,17 @@ def _curves(
     found = _steered(readings, "choosing a layer", texts, conditions)
     parts = torch.split(found, len(job.strengths))
     return {
-        layer: Curve.of(job.strengths, part) for layer, part in zip(vectors, parts, strict=True)
+        layer: StrengthCurve.of(job.strengths, part)
+        for layer, part in zip(vectors, parts, strict=True)
     }
 
 
 def _compared(
     job: SteeringJob,
-    readings: Readings,
-    texts: Sequence[Texts],
+    readings: BatchCache,
+    texts: Sequence[TokenizedEpisode],
     vectors: dict[int, Vector],
-    curves: dict[int, Curve],
+    curves: dict[int, StrengthCurve],
 ) -> list[Candidate]:
     """The candidates beside shuffled vectors, on the validation runs."""
     found = candidates(curves, job.valid_share)
@@ -314,37 +340,45 @@ def _compared(
 
 
 def _test(
-    readings: Readings,
+    readings: BatchCache,
     task: str,
-    texts: Sequence[Texts],
+    texts: Sequence[TokenizedEpisode],
     vector: Vector,
     choice: Choice,
-    rivals: dict[str, list[Vector]],
+    controls: dict[str, list[Vector]],
     strengths: Sequence[float],
-) -> Tested:
-    """What the chosen vector and its rivals do to runs that neither was made with."""
-    others = [rival.move(choice.strength) for group in rivals.values() for rival in group]
+) -> TaskResult:
+    """What the chosen vector and its controls do to runs that neither was made with."""
+    others = [control.move(choice.strength) for group in controls.values() for control in group]
     conditions = [
         *(Condition(vector.move(strength)) for strength in strengths),
         *(Condition(move) for move in others),
         *(Condition(temperature=temperature) for temperature in TEMPERATURES),
     ]
     found = _steered(readings, f"testing {Path(task).name}", texts, conditions)
-    curve = Curve.of(strengths, found[: len(strengths)])
+    curve = StrengthCurve.of(strengths, found[: len(strengths)])
     rest = action_entropy(found[len(strengths) :])
-    entropy, mass = rest.entropy.mean(1).tolist(), rest.mass.mean(1).tolist()
-    groups = dict[str, Rival]()
-    for name, group in rivals.items():
+    entropy, action_probability_mass = (
+        rest.entropy.mean(1).tolist(),
+        rest.action_probability_mass.mean(1).tolist(),
+    )
+    groups = dict[str, ControlResult]()
+    for name, group in controls.items():
         size = len(group)
-        groups[name] = Rival(tuple(entropy[:size]), tuple(mass[:size]))
-        entropy, mass = entropy[size:], mass[size:]
-    warm = {one: (entropy[i], mass[i]) for i, one in enumerate(TEMPERATURES)}
+        groups[name] = ControlResult(tuple(entropy[:size]), tuple(action_probability_mass[:size]))
+        entropy, action_probability_mass = entropy[size:], action_probability_mass[size:]
+    warm = {one: (entropy[i], action_probability_mass[i]) for i, one in enumerate(TEMPERATURES)}
     most = max(len(run.actions[0]) for run in texts)
-    return Tested(len(found[0]), most, curve, groups, warm)
+    return TaskResult(len(found[0]), most, curve, groups, warm)
 
 
 def _manifest(
-    job: SteeringJob, loaded: Loaded, split: Split, vector: Vector, choice: Choice, test: Tested
+    job: SteeringJob,
+    loaded: LoadedModel,
+    split: EpisodeSplit,
+    vector: Vector,
+    choice: Choice,
+    test: TaskResult,
 ) -> Manifest:
     return Manifest(
         kind="steering-vector",
@@ -363,16 +397,16 @@ def _manifest(
     )
 
 
-def _metrics(test: Tested, choice: Choice, share: float) -> dict[str, float | int]:
+def _metrics(test: TaskResult, choice: Choice, share: float) -> dict[str, float | int]:
     """What the manifest says was measured on the task's own test runs."""
-    entropy, mass = test.curve.at(choice.strength)
+    entropy, action_probability_mass = test.curve.at(choice.strength)
     return {
         "entropy_unsteered": round(test.curve.at(0.0)[0], 4),
         "entropy_steered": round(entropy, 4),
         "mass_unsteered": round(test.curve.at(0.0)[1], 4),
-        "mass_steered": round(mass, 4),
-        "spearman": round(test.curve.steadiness(share), 4),
-        "shuffled_mean": round(test.rivals["shuffled"].mean, 4),
-        "shuffled_sd": round(test.rivals["shuffled"].spread, 4),
+        "mass_steered": round(action_probability_mass, 4),
+        "spearman": round(test.curve.spearman_correlation(share), 4),
+        "shuffled_mean": round(test.controls["shuffled"].mean, 4),
+        "shuffled_sd": round(test.controls["shuffled"].spread, 4),
         "num_steps": test.steps,
     }

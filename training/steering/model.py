@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from training.common.job import default_checkpoint, identify, load_tokenizer
-from training.steering.reader import Texts, tokenised
-from training.steering.tasks import Run
+from training.steering.reader import TokenizedEpisode, tokenize_episode
+from training.steering.tasks import Episode
 
 _DEFAULT_NAME = "smollm2-135m"
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model and what it is called."""
 
     name: str
@@ -23,12 +23,12 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
 
-    def texts(self, runs: Sequence[Run]) -> list[Texts]:
+    def texts(self, runs: Sequence[Episode]) -> list[TokenizedEpisode]:
         """Runs in tokens."""
-        return [tokenised(self.tokenizer, run) for run in runs]
+        return [tokenize_episode(self.tokenizer, run) for run in runs]
 
 
-def load_model(folder: Path | None) -> Loaded:
+def load_model(folder: Path | None) -> LoadedModel:
     """A model in float32, the embedded default without a folder.
 
     Raises:
@@ -40,4 +40,4 @@ def load_model(folder: Path | None) -> Loaded:
     tokenizer = load_tokenizer(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     name = _DEFAULT_NAME if folder is None else folder.resolve().name
-    return Loaded(name, checkpoint, model, tokenizer)
+    return LoadedModel(name, checkpoint, model, tokenizer)

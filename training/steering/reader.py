@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.steering.tasks import Run, Step
+from training.steering.tasks import AgentStep, Episode
 from training.steering.token_tree import Nodes, TokenTree, added, captured, merge, pad
 
 _BATCH_TOKENS = 1024
@@ -32,7 +32,7 @@ class Condition(NamedTuple):
 PLAIN = Condition()
 
 
-class Texts(NamedTuple):
+class TokenizedEpisode(NamedTuple):
     """A run in tokens."""
 
     prompts: list[list[int]]
@@ -43,33 +43,36 @@ class Texts(NamedTuple):
     """Of every step, the actions in words."""
 
 
-def tokenised(tokenizer: Any, run: Run) -> Texts:
+def tokenize_episode(tokenizer: Any, run: Episode) -> TokenizedEpisode:
     """A run in tokens: the chat template, then how the answer is begun."""
-    return Texts(
+    return TokenizedEpisode(
         [_prompt(tokenizer, step) for step in run],
         [_actions(tokenizer, step) for step in run],
         [step.actions for step in run],
     )
 
 
-def _prompt(tokenizer: Any, step: Step) -> list[int]:
+def _prompt(tokenizer: Any, step: AgentStep) -> list[int]:
     chat = tokenizer.apply_chat_template(
         step.messages, add_generation_prompt=True, return_dict=True
     )
-    return [*chat["input_ids"], *tokenizer(step.begin, add_special_tokens=False)["input_ids"]]
+    return [
+        *chat["input_ids"],
+        *tokenizer(step.answer_prefix, add_special_tokens=False)["input_ids"],
+    ]
 
 
-def _actions(tokenizer: Any, step: Step) -> list[list[int]]:
-    space = " " if step.begin and not step.begin[-1].isspace() else ""
+def _actions(tokenizer: Any, step: AgentStep) -> list[list[int]]:
+    space = " " if step.answer_prefix and not step.answer_prefix[-1].isspace() else ""
     return [
         list(tokenizer(space + action, add_special_tokens=False)["input_ids"])
         for action in step.actions
     ]
 
 
-def batches(runs: Sequence[Texts]) -> Iterator[list[Texts]]:
+def batches(runs: Sequence[TokenizedEpisode]) -> Iterator[list[TokenizedEpisode]]:
     """Runs in order, as many together as make up some number of tokens."""
-    batch, widest = list[Texts](), 0
+    batch, widest = list[TokenizedEpisode](), 0
     for run in runs:
         width = max(widest, len(merge(run.prompts)[0]))
         if batch and width * (len(batch) + 1) > _BATCH_TOKENS:
@@ -81,10 +84,10 @@ def batches(runs: Sequence[Texts]) -> Iterator[list[Texts]]:
         yield batch
 
 
-class Reader:
+class EpisodeReader:
     """A batch of runs whose prompts the model has read but for their last tokens."""
 
-    def __init__(self, model: Any, runs: Sequence[Texts]) -> None:
+    def __init__(self, model: Any, runs: Sequence[TokenizedEpisode]) -> None:
         """Read the prompts.
 
         Args:
@@ -103,7 +106,7 @@ class Reader:
         )
         self._targets = torch.tensor(list(self._targets_of(runs)))
 
-    def _tail(self, run: Texts, ends: list[int]) -> tuple[list[int], list[int]]:
+    def _tail(self, run: TokenizedEpisode, ends: list[int]) -> tuple[list[int], list[int]]:
         """The steps' last prompt tokens, then the actions' tokens but for their last."""
         tokens = [prompt[-1] for prompt in run.prompts]
         parents = list(ends)
@@ -117,7 +120,7 @@ class Reader:
         return tokens, parents
 
     @staticmethod
-    def _targets_of(runs: Sequence[Texts]) -> Iterator[tuple[int, int, int, int, int]]:
+    def _targets_of(runs: Sequence[TokenizedEpisode]) -> Iterator[tuple[int, int, int, int, int]]:
         """Row, new node, its next token, and the step and action that this is part of."""
         for row, run in enumerate(runs):
             free = len(run.prompts)
@@ -281,7 +284,9 @@ def named_action(text: str, actions: Sequence[str]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def count_actions(reader: Reader, drawn: Sequence[Sequence[list[int]]], tokenizer: Any) -> Tensor:
+def count_actions(
+    reader: EpisodeReader, drawn: Sequence[Sequence[list[int]]], tokenizer: Any
+) -> Tensor:
     """How often answers name each action, shape (steps, actions).
 
     What names none or several is left out.

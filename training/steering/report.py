@@ -1,7 +1,7 @@
 """What a steering vector does: a page, a figure and a table in the terminal."""
 
 from collections.abc import Iterable
-from math import log
+from math import isnan, log
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from probes.artifact import Artifact
 from probes.steering import ActionEntropy
 from training.common.machine import machine
-from training.steering.fit import Candidate, Choice, Curve
-from training.steering.generations import Speech
+from training.steering.fit import Candidate, Choice, StrengthCurve
+from training.steering.generations import SteeredGenerations
 
 _NAME = "steering"
 _SHOWN = 6
 """Layers drawn one by one: those whose entropy rises most."""
 
 
-class Rival(NamedTuple):
+class ControlResult(NamedTuple):
     """What vectors of one kind do at the chosen strength."""
 
     entropy: tuple[float, ...]
-    mass: tuple[float, ...]
+    action_probability_mass: tuple[float, ...]
 
     @property
     def mean(self) -> float:
@@ -40,38 +40,38 @@ class Rival(NamedTuple):
         return float(np.std(self.entropy, ddof=1)) if len(self.entropy) > 1 else 0.0
 
 
-class Tested(NamedTuple):
+class TaskResult(NamedTuple):
     """One task's held-out runs."""
 
     steps: int
     actions: int
-    curve: Curve
-    rivals: dict[str, Rival]
+    curve: StrengthCurve
+    controls: dict[str, ControlResult]
     temperatures: dict[float, tuple[float, float]]
-    """Entropy and mass without a vector, at other temperatures."""
+    """Entropy and probability of any action without a vector, at other temperatures."""
 
     def wins(self, choice: Choice) -> bool:
         """Whether the vector beats the mean and 2 sd of the shuffled and the Gaussian ones."""
         entropy = self.curve.at(choice.strength)[0]
         return all(
-            entropy > self.rivals[name].mean + 2 * self.rivals[name].spread
+            entropy > self.controls[name].mean + 2 * self.controls[name].spread
             for name in ("shuffled", "Gaussian")
         )
 
 
-class Facts(NamedTuple):
+class SteeringResult(NamedTuple):
     """What the report tells."""
 
     artifact: Artifact
     choice: Choice
-    curves: dict[int, Curve]
+    curves: dict[int, StrengthCurve]
     """On the validation runs, by layer."""
     compared: list[Candidate]
     """Likewise, beside shuffled vectors."""
     share: float
-    tests: dict[str, Tested]
+    tests: dict[str, TaskResult]
     """By task, the vector's own first."""
-    speech: Speech
+    generations: SteeredGenerations
     estimates: tuple[Tensor, ActionEntropy]
     """Of the runs that were learnt from: by the chosen estimator, and off the logits."""
     size: float
@@ -81,7 +81,7 @@ class Facts(NamedTuple):
     command: str
 
 
-def write_report(facts: Facts, folder: Path) -> Path:
+def write_report(facts: SteeringResult, folder: Path) -> Path:
     """Write `steering.md` and its figure; returns the page."""
     _draw(facts).savefig(folder / f"{_NAME}.png", dpi=110)
     page = folder / f"{_NAME}.md"
@@ -89,7 +89,7 @@ def write_report(facts: Facts, folder: Path) -> Path:
     return page
 
 
-def write_summary(facts: Facts, console: Console) -> None:
+def write_summary(facts: SteeringResult, console: Console) -> None:
     """Show what it does in the terminal."""
     shown = (0, 2, 3, 5, 7)
     table = Table(*(_TESTED[place] for place in shown), title=f"{facts.artifact.id}, nats")
@@ -104,16 +104,16 @@ _TESTED = (
     "largest",
     "unsteered",
     "steered",
-    "turned round",
+    "negated",
     "20 shuffled",
     "20 Gaussian",
     "beats both",
     "Spearman",
-    "valid mass",
+    "action probability",
 )
 
 
-def _tested(facts: Facts) -> list[tuple[str, ...]]:
+def _tested(facts: SteeringResult) -> list[tuple[str, ...]]:
     strength = facts.choice.strength
     rows = list[tuple[str, ...]]()
     for task, test in facts.tests.items():
@@ -125,59 +125,70 @@ def _tested(facts: Facts) -> list[tuple[str, ...]]:
                 f"{plain:.3f}",
                 f"{moved:.3f}",
                 f"{test.curve.at(-strength)[0]:.3f}",
-                *(_spread(test.rivals[name]) for name in ("shuffled", "Gaussian")),
+                *(_spread(test.controls[name]) for name in ("shuffled", "Gaussian")),
                 "yes" if test.wins(facts.choice) else "no",
-                f"{test.curve.steadiness(facts.share):.2f}",
+                _correlation(test, facts.share, 2),
                 f"{before:.2f} → {after:.2f}",
             )
         )
     return rows
 
 
-def _spread(rival: Rival) -> str:
-    return f"{rival.mean:.3f} ± {rival.spread:.3f}"
+def _spread(control: ControlResult) -> str:
+    return f"{control.mean:.3f} ± {control.spread:.3f}"
 
 
-def _draw(facts: Facts) -> Figure:
+def _draw(facts: SteeringResult) -> Figure:
     figure = Figure(figsize=(12, 9), layout="constrained")
-    layers, mass, tested, drift = figure.subplots(2, 2).flat
-    _draw_layers(facts, layers, mass)
+    layers, action_probability_mass, tested, drift = figure.subplots(2, 2).flat
+    _draw_layers(facts, layers, action_probability_mass)
     _draw_tests(facts, tested)
     _draw_drift(facts, drift)
     return figure
 
 
-def _best(facts: Facts) -> list[int]:
+def _best(facts: SteeringResult) -> list[int]:
     """The layers with the widest span of valid entropies, in order."""
     spans = {layer: curve.span(facts.share) for layer, curve in facts.curves.items()}
     chosen = sorted(spans, key=lambda layer: -spans[layer])[:_SHOWN]
     return sorted({*chosen, facts.choice.layer})
 
 
-def _draw_layers(facts: Facts, entropy: Axes, mass: Axes) -> None:
+def _draw_layers(facts: SteeringResult, entropy: Axes, action_probability_mass: Axes) -> None:
     for layer, curve in facts.curves.items():
         if layer not in _best(facts):
             entropy.plot(curve.strengths, curve.entropy, color="0.85", zorder=0)
-            mass.plot(curve.strengths, curve.mass, color="0.85", zorder=0)
+            action_probability_mass.plot(
+                curve.strengths, curve.action_probability_mass, color="0.85", zorder=0
+            )
     for layer in _best(facts):
         curve, wide = facts.curves[layer], 3 if layer == facts.choice.layer else 1
         entropy.plot(curve.strengths, curve.entropy, "o-", lw=wide, ms=3, label=f"layer {layer}")
-        mass.plot(curve.strengths, curve.mass, "o-", lw=wide, ms=3, label=f"layer {layer}")
+        action_probability_mass.plot(
+            curve.strengths,
+            curve.action_probability_mass,
+            "o-",
+            lw=wide,
+            ms=3,
+            label=f"layer {layer}",
+        )
     least = facts.share * facts.curves[facts.choice.layer].at(0.0)[1]
-    mass.axhline(least, color="0.4", linestyle=":", label="valid above this")
-    for axes in (entropy, mass):
+    action_probability_mass.axhline(least, color="0.4", linestyle=":", label="valid above this")
+    for axes in (entropy, action_probability_mass):
         axes.axvline(facts.choice.strength, color="0.4", linestyle="--")
         axes.set(xlabel="strength, multiples of the stream's norm")
         axes.legend(fontsize=7)
     entropy.set(ylabel="entropy over actions, nats", title="Validation runs, all layers")
-    mass.set(ylabel="probability of any action", title="Valid answers, all layers")
+    action_probability_mass.set(
+        ylabel="probability of any action", title="Valid answers, all layers"
+    )
 
 
-def _draw_tests(facts: Facts, axes: Axes) -> None:
+def _draw_tests(facts: SteeringResult, axes: Axes) -> None:
     for number, (task, test) in enumerate(facts.tests.items()):
         curve, colour = test.curve, f"C{number}"
         axes.plot(curve.strengths, curve.entropy, "o-", ms=3, color=colour, label=task)
-        shuffled = test.rivals["shuffled"]
+        shuffled = test.controls["shuffled"]
         at = facts.choice.strength + 0.004 * number
         axes.errorbar(
             [at], [shuffled.mean], [2 * shuffled.spread], fmt="s", ms=4, color=colour, capsize=3
@@ -187,25 +198,25 @@ def _draw_tests(facts: Facts, axes: Axes) -> None:
     axes.legend(fontsize=7)
 
 
-def _draw_drift(facts: Facts, axes: Axes) -> None:
-    drift = facts.speech.divergence
+def _draw_drift(facts: SteeringResult, axes: Axes) -> None:
+    drift = facts.generations.divergence
     axes.plot(list(drift), list(drift.values()), "o-", color="C3")
     axes.set(xlabel="strength, multiples of the stream's norm", ylabel="KL, nats per token")
     axes.set_title("Drift of answers to neutral prompts")
 
 
-def _page(facts: Facts) -> str:
+def _page(facts: SteeringResult) -> str:
     manifest, choice = facts.artifact.manifest, facts.choice
     settings = manifest.settings
     main = next(iter(facts.tests.values()))
     curves = [
         (
             str(layer),
-            f"{curve.knee(facts.share):g}",
+            f"{curve.largest_valid_strength(facts.share):g}",
             f"{curve.at(0.0)[0]:.3f}",
-            f"{curve.at(curve.knee(facts.share))[0]:.3f}",
+            f"{curve.at(curve.largest_valid_strength(facts.share))[0]:.3f}",
             f"{curve.at(curve.strengths[curve.valid(facts.share)[0]])[0]:.3f}",
-            f"{curve.steadiness(facts.share):.2f}",
+            f"{curve.spearman_correlation(facts.share):.2f}",
             "chosen" if layer == choice.layer else "",
         )
         for layer, curve in facts.curves.items()
@@ -214,8 +225,8 @@ def _page(facts: Facts) -> str:
         (
             f"{strength:+g}",
             f"{main.curve.entropy[place]:.3f}",
-            f"{main.curve.mass[place]:.3f}",
-            f"{facts.speech.divergence[strength]:.3f}",
+            f"{main.curve.action_probability_mass[place]:.3f}",
+            f"{facts.generations.divergence[strength]:.3f}",
         )
         for place, strength in enumerate(main.curve.strengths)
     ]
@@ -232,18 +243,20 @@ Entropic activation steering (EAST, arXiv 2406.00244). Learnt from the task `{se
 everything under "Held-out runs" was measured on runs that neither saw. Strengths are multiples of
 the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer});
 {facts.size:.4f} of it is the length of the vector itself. Entropies are over the actions,
-renormalised, in nats; "mass" is the probability of any action at all.
+renormalised, in nats; "action probability" is that of any action at all.
 
 The runs learnt from have {float(estimate[known].mean()):.3f} nats by the estimator
 `{settings["estimator"]}` and {float(logit.entropy.mean()):.3f} off the logits (standard deviation
-{float(logit.entropy.std()):.3f}, mass {float(logit.mass.mean()):.3f}); {int((~known).sum())} of
-{len(known)} steps had no valid answer.
+{float(logit.entropy.std()):.3f}, action probability
+{float(logit.action_probability_mass.mean()):.3f}); {int((~known).sum())} of {len(known)} steps had
+no valid answer.
 
 **Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same task the
 entropy goes from {main.curve.at(0.0)[0]:.3f} to {main.curve.at(choice.strength)[0]:.3f} nats, and
-to {main.curve.at(-choice.strength)[0]:.3f} with the vector turned round. Strength and entropy have
-a Spearman correlation of {main.curve.steadiness(facts.share):.3f} where answers are valid, from
-{main.curve.strengths[main.curve.valid(facts.share)[0]]:g} to {main.curve.knee(facts.share):g}.
+to {main.curve.at(-choice.strength)[0]:.3f} with the vector negated. Strength and entropy have
+a Spearman correlation of {_correlation(main, facts.share, 3)} where answers are valid, from
+{main.curve.strengths[main.curve.valid(facts.share)[0]]:g} to
+{main.curve.largest_valid_strength(facts.share):g}.
 
 ![Layers, validity, held-out tasks, drift]({_NAME}.png)
 
@@ -252,23 +265,23 @@ a Spearman correlation of {main.curve.steadiness(facts.share):.3f} where answers
 At strength {choice.strength:g}. A shuffled vector has the same entries in another order, a Gaussian
 one the same length; mean ± standard deviation of 20. "Beats both" means more than mean + 2 sd.
 "Spearman" is of strength and entropy where the task's answers stay valid ({facts.share:.0%} of the
-unsteered mass).
+unsteered action probability).
 
 {_table(_TESTED, _tested(facts))}
 
-## Rivals
+## Controls
 
 On `{next(iter(facts.tests))}`, at the same length. Equal weights give a vector of
 {facts.residue:.1e} of the stream's norm: nothing but rounding.
 
-{_table(("", "entropy", "mass"), _rivals(facts, main))}
+{_table(("", "entropy", "action probability"), _controls(facts, main))}
 
 ## Strengths
 
 On `{next(iter(facts.tests))}`. KL is the drift of the next token from the unsteered model's, along
 its own answers to neutral prompts.
 
-{_table(("strength", "entropy", "mass", "KL, nats per token"), strengths)}
+{_table(("strength", "entropy", "action probability", "KL, nats per token"), strengths)}
 
 ## Completions
 
@@ -277,19 +290,19 @@ drawn at each step of a held-out run; valid ones name exactly one action.
 
 {_table(("strength", "sampled entropy", "valid"), _drawn(facts))}
 
-## What the model says
+## Completions of neutral prompts
 
 Likeliest answers, 40 tokens.
 
-{_said(facts)}
+{_completions(facts)}
 
 ## How layer and strength were chosen
 
 On the validation runs: of the layers at which entropy follows strength steadily, the five at which
-it rises most, beside ten other shuffled vectors. The largest lead over mean + 2 sd of those is
+it rises most, beside ten other shuffled vectors. The largest margin over mean + 2 sd of those is
 taken.
 
-{_table(("layer", "strength", "entropy", "shuffled", "lead", ""), _candidates(facts))}
+{_table(("layer", "strength", "entropy", "shuffled", "margin", ""), _candidates(facts))}
 
 All layers, up to the last valid strength on either side:
 
@@ -299,62 +312,82 @@ Artifact `{facts.artifact.id}`; sha256 of the runs `{manifest.data_hash}`.
 """
 
 
-_LAYERS = ("layer", "knee", "unsteered", "at the knee", "at the lower end", "Spearman", "")
+_LAYERS = (
+    "layer",
+    "largest valid",
+    "unsteered",
+    "at the largest valid",
+    "at the lower end",
+    "Spearman",
+    "",
+)
 
 
-def _norm(facts: Facts) -> float:
+def _correlation(test: TaskResult, share: float, digits: int) -> str:
+    """Spearman correlation of strength and entropy; a dash where there are too few points."""
+    found = test.curve.spearman_correlation(share)
+    return "-" if isnan(found) else f"{found:.{digits}f}"
+
+
+def _norm(facts: SteeringResult) -> float:
     """Mean norm of the residual stream behind the chosen layer."""
     spec = facts.artifact.manifest.steering
     assert spec is not None
     return spec.norms[facts.choice.layer]
 
 
-def _rivals(facts: Facts, test: Tested) -> list[tuple[str, ...]]:
+def _controls(facts: SteeringResult, test: TaskResult) -> list[tuple[str, ...]]:
     strength = facts.choice.strength
     rows: list[tuple[str, ...]] = [
         (name, f"{test.curve.at(at)[0]:.3f}", f"{test.curve.at(at)[1]:.3f}")
-        for name, at in (("EAST", strength), ("turned round", -strength), ("none", 0.0))
+        for name, at in (("EAST", strength), ("negated", -strength), ("none", 0.0))
     ]
-    for name, rival in test.rivals.items():
-        several = len(rival.entropy) > 1
-        said = _spread(rival) if several else f"{rival.mean:.3f}"
-        rows.append((name, said, f"{np.mean(rival.mass):.3f}"))
-    for temperature, (entropy, mass) in test.temperatures.items():
-        rows.append((f"no vector, temperature {temperature:g}", f"{entropy:.3f}", f"{mass:.3f}"))
+    for name, control in test.controls.items():
+        several = len(control.entropy) > 1
+        said = _spread(control) if several else f"{control.mean:.3f}"
+        rows.append((name, said, f"{np.mean(control.action_probability_mass):.3f}"))
+    for temperature, (entropy, action_probability_mass) in test.temperatures.items():
+        rows.append(
+            (
+                f"no vector, temperature {temperature:g}",
+                f"{entropy:.3f}",
+                f"{action_probability_mass:.3f}",
+            )
+        )
     return rows
 
 
-def _candidates(facts: Facts) -> list[tuple[str, ...]]:
+def _candidates(facts: SteeringResult) -> list[tuple[str, ...]]:
     return [
         (
             str(one.choice.layer),
             f"{one.choice.strength:g}",
             f"{one.entropy:.3f}",
             f"{np.mean(one.shuffled):.3f} ± {np.std(one.shuffled, ddof=1):.3f}",
-            f"{one.lead:+.3f}",
+            f"{one.margin:+.3f}",
             "chosen" if one.choice == facts.choice else "",
         )
         for one in facts.compared
     ]
 
 
-def _drawn(facts: Facts) -> list[tuple[str, ...]]:
+def _drawn(facts: SteeringResult) -> list[tuple[str, ...]]:
     return [
         (
             f"{strength:+g}",
             "-" if one.entropy is None else f"{one.entropy:.3f}",
             f"{one.valid:.1%}",
         )
-        for strength, one in facts.speech.drawn.items()
+        for strength, one in facts.generations.sampled.items()
     ]
 
 
-def _said(facts: Facts) -> str:
+def _completions(facts: SteeringResult) -> str:
     parts = list[str]()
-    for number, prompt in enumerate(facts.speech.prompts):
+    for number, prompt in enumerate(facts.generations.prompts):
         rows = [
             (f"{strength:+g}", " ".join(texts[number].split()).replace("|", "\\|"))
-            for strength, texts in facts.speech.said.items()
+            for strength, texts in facts.generations.completions.items()
         ]
         question = " / ".join(prompt.splitlines())
         parts.append(f"> {question}\n\n{_table(('strength', 'answer'), rows)}")

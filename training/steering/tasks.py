@@ -1,4 +1,4 @@
-"""Runs of an agent that chooses among actions: synthetic bandits, and logs of the user's own."""
+"""Episodes of an agent that chooses among actions: synthetic bandits, or logs of the user."""
 
 import random
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ class Message(BaseModel):
     content: str
 
 
-class Step(BaseModel):
-    """What an agent was asked at one step of a run."""
+class AgentStep(BaseModel):
+    """What an agent was asked at one step of an episode."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    run: int | str
+    episode: int | str
     step: int
     prompt: str | tuple[Message, ...]
     """One user message, or a whole chat that ends before the agent's answer."""
     actions: tuple[str, ...] = Field(min_length=2)
     """As an answer names them."""
-    begin: str = ""
-    """How the answer is begun for the agent, up to the word before the action."""
+    answer_prefix: str = ""
+    """Start of the agent's answer, up to the word before the action."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -46,13 +46,13 @@ class Step(BaseModel):
         return [message.model_dump() for message in self.prompt]
 
 
-Run: TypeAlias = list[Step]
-"""The steps of one run, in order."""
+Episode: TypeAlias = list[AgentStep]
+"""The steps of one episode, in order."""
 
 
-def neutral_step(prompt: str) -> Step:
+def neutral_step(prompt: str) -> AgentStep:
     """A question that has no actions, as a step whose actions nobody looks at."""
-    return Step(run=0, step=0, prompt=prompt, actions=("yes", "no"))
+    return AgentStep(episode=0, step=0, prompt=prompt, actions=("yes", "no"))
 
 
 class Story(NamedTuple):
@@ -63,7 +63,7 @@ class Story(NamedTuple):
     event: str
     """One line of history, with `{arm}` and `{reward}`."""
     question: str
-    begin: str
+    answer_prefix: str
 
 
 class Bandit(NamedTuple):
@@ -114,7 +114,7 @@ BANDITS = {
 }
 
 
-def bandit_runs(bandit: Bandit, arms: int, runs: int, steps: int, seed: int) -> list[Run]:
+def bandit_episodes(bandit: Bandit, arms: int, runs: int, steps: int, seed: int) -> list[Episode]:
     """Histories of a Gaussian bandit whose arms were pulled at random.
 
     Args:
@@ -133,47 +133,64 @@ def bandit_runs(bandit: Bandit, arms: int, runs: int, steps: int, seed: int) -> 
 
 def _run(
     story: Story, arms: tuple[str, ...], number: int, steps: int, chance: random.Random
-) -> Run:
-    opening, history, run = story.opening.format(arms=", ".join(arms)), list[str](), list[Step]()
+) -> Episode:
+    opening, history, run = (
+        story.opening.format(arms=", ".join(arms)),
+        list[str](),
+        list[AgentStep](),
+    )
     for step in range(steps):
         reward = round(chance.gauss(_MEAN, _SPREAD))
         history.append(story.event.format(arm=chance.choice(arms), reward=reward))
         prompt = "\n".join([opening, "History:", *history, story.question])
-        run.append(Step(run=number, step=step, prompt=prompt, actions=arms, begin=story.begin))
+        run.append(
+            AgentStep(
+                episode=number,
+                step=step,
+                prompt=prompt,
+                actions=arms,
+                answer_prefix=story.answer_prefix,
+            )
+        )
     return run
 
 
-def load_runs(path: Path) -> list[Run]:
-    """Read an agent's log from JSONL: `run`, `step`, `prompt`, `actions` and perhaps `begin`.
+_RENAMED = {"run": "episode", "begin": "answer_prefix"}
+"""Fields of a log under their old names."""
+
+
+def load_episodes(path: Path) -> list[Episode]:
+    """Read an agent's log from JSONL: `episode`, `step`, `prompt`, `actions`, `answer_prefix`.
 
     Raises:
-        TrainingError: The file cannot be read or a line is no step; names the line.
+        TrainingError: The file cannot be read or a line is not a step; names the line.
     """
-    runs = dict[int | str, dict[int, Step]]()
+    episodes = dict[int | str, dict[int, AgentStep]]()
     for place, record in read_json_lines(path):
         step = _step(record, place)
-        if step.step in runs.setdefault(step.run, {}):
-            raise TrainingError(f"{place}: run {step.run} has a step {step.step} already")
-        runs[step.run][step.step] = step
-    found = [[steps[number] for number in sorted(steps)] for steps in runs.values()]
-    if not found:
-        raise TrainingError(f"{path}: there are no steps in it")
-    return found
+        steps = episodes.setdefault(step.episode, {})
+        if step.step in steps:
+            raise TrainingError(f"{place}: episode {step.episode} already has a step {step.step}")
+        steps[step.step] = step
+    if not episodes:
+        raise TrainingError(f"{path}: contains no steps")
+    return [[steps[number] for number in sorted(steps)] for steps in episodes.values()]
 
 
-def _step(record: dict[str, Any], where: str) -> Step:
+def _step(record: dict[str, Any], place: str) -> AgentStep:
+    for old, new in _RENAMED.items():
+        if old in record and new not in record:
+            raise TrainingError(f"{place}: the field `{old}` is now called `{new}`")
     try:
-        step = Step.model_validate(record)
+        step = AgentStep.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the line"
+        field = ".".join(map(str, first["loc"]))
         raise TrainingError(
-            f"{where}: {field}: {first['msg']}; a step has run, step, prompt and two actions or "
-            "more"
+            f"{place}: {field}: {first['msg']}; a step has episode, step, prompt and two or more "
+            "actions"
         ) from error
     words = {action.strip().casefold() for action in step.actions}
     if len(words) < len(step.actions) or "" in words:
-        raise TrainingError(
-            f"{where}: the actions must differ, not only in capitals, and none may be empty"
-        )
+        raise TrainingError(f"{place}: actions must differ beyond their case and not be empty")
     return step

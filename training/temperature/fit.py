@@ -11,7 +11,7 @@ from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
 NUM_RESAMPLES = 100
 
 
-class Fit(NamedTuple):
+class TemperatureFit(NamedTuple):
     """HAPO's statistics of a sample, and the sample."""
 
     statistics: HapoStatistics
@@ -39,7 +39,7 @@ class Fit(NamedTuple):
 
 def fit_temperature(
     answers: Sequence[Sequence[float]], quantile: float, tail: float, seed: int
-) -> Fit:
+) -> TemperatureFit:
     """Fit HAPO's statistics and their standard errors.
 
     Args:
@@ -57,7 +57,7 @@ def fit_temperature(
         resampled.append(fit_hapo(torch.cat([tensors[i] for i in drawn]), quantile, tail))
     errors = torch.tensor(resampled, dtype=torch.float64).std(0).tolist()
     statistics = fit_hapo(entropies, quantile, tail)
-    return Fit(statistics, HapoStatistics(*errors), entropies, len(tensors))
+    return TemperatureFit(statistics, HapoStatistics(*errors), entropies, len(tensors))
 
 
 def scaled(entropies: Tensor, statistics: HapoStatistics) -> Tensor:

@@ -16,11 +16,18 @@ from probes.artifact import Artifact, Manifest, package_versions
 from training.common.errors import TrainingError
 from training.common.job import Job, check_job, check_name, identify_served, servers_of
 from training.common.prompts import load_prompts
-from training.common.rollout_store import Traces, content_hash, first_rollouts
+from training.common.rollout_store import RolloutStore, content_hash, first_rollouts
 from training.common.sampling import draw, run_folder
-from training.common.server_pool import Ask, Fleet, Rollout, Sampling, Served, request_seed
-from training.temperature.fit import Fit, fit_temperature
-from training.temperature.report import Facts, write_report, write_summary
+from training.common.server_pool import (
+    RolloutRecord,
+    SampleRequest,
+    Sampling,
+    ServedModel,
+    ServerPool,
+    request_seed,
+)
+from training.temperature.fit import TemperatureFit, fit_temperature
+from training.temperature.report import TemperatureResult, write_report, write_summary
 
 MIN_TOKENS = 2000
 """Fewer leave the tails, 1 % by default, to a handful of tokens."""
@@ -55,7 +62,7 @@ def train_temperature(job: TemperatureJob, console: Console) -> Path:
     )
     artifact = _artifact(job, served, prompts, chosen, fit)
     folder = artifact.save(job.out)
-    facts = Facts(artifact, fit, job.command)
+    facts = TemperatureResult(artifact, fit, job.command)
     report = write_report(facts, run)
     write_summary(facts, console)
     console.print(f"artifact: {folder}\nreport:   {report}", highlight=False, soft_wrap=True)
@@ -74,10 +81,10 @@ def _checked(job: TemperatureJob) -> list[str]:
 
 async def _sample(
     job: TemperatureJob, urls: tuple[str, ...], prompts: list[str], console: Console
-) -> tuple[Served, Path, list[Rollout]]:
+) -> tuple[ServedModel, Path, list[RolloutRecord]]:
     """Draw what the run folder does not hold yet."""
     sampling = Sampling(job.temperature, job.max_tokens)
-    async with Fleet(urls, sampling, concurrency=job.concurrency) as fleet:
+    async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
         served = await fleet.connect()
         check_name(_artifact_id(job, served))
         run = run_folder(job.runs, "temperature", served, _run_settings(job, served, prompts))
@@ -94,7 +101,7 @@ async def _sample(
         return served, run, first_rollouts(traces.rollouts, job.tokens)
 
 
-def _run_settings(job: TemperatureJob, served: Served, prompts: list[str]) -> dict[str, Any]:
+def _run_settings(job: TemperatureJob, served: ServedModel, prompts: list[str]) -> dict[str, Any]:
     """What decides which answers are drawn.
 
     The number of tokens and the settings of the fit do not count: more tokens go on from fewer.
@@ -114,7 +121,9 @@ def prompts_hash(prompts: list[str]) -> str:
     return sha256(json.dumps(prompts).encode()).hexdigest()
 
 
-def pending(job: TemperatureJob, prompts: list[str], traces: Traces) -> Iterator[Ask]:
+def pending(
+    job: TemperatureJob, prompts: list[str], traces: RolloutStore
+) -> Iterator[SampleRequest]:
     """Requests still to be made: gaps left by a kill, then new ones until there is enough."""
     last = max(traces.rollouts, default=-1)
     for number in itertools.count():
@@ -123,15 +132,19 @@ def pending(job: TemperatureJob, prompts: list[str], traces: Traces) -> Iterator
         if number not in traces.rollouts:
             prompt = prompts[number % len(prompts)]
             messages = [{"role": "user", "content": prompt}]
-            yield Ask(number, messages, request_seed(job.seed, number))
+            yield SampleRequest(number, messages, request_seed(job.seed, number))
 
 
-def _artifact_id(job: TemperatureJob, served: Served) -> str:
+def _artifact_id(job: TemperatureJob, served: ServedModel) -> str:
     return job.name or f"{Path(served.model).name}/entropy"
 
 
 def _artifact(
-    job: TemperatureJob, served: Served, prompts: list[str], chosen: list[Rollout], fit: Fit
+    job: TemperatureJob,
+    served: ServedModel,
+    prompts: list[str],
+    chosen: list[RolloutRecord],
+    fit: TemperatureFit,
 ) -> Artifact:
     manifest = Manifest(
         kind="entropy-statistics",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from probes.artifact import Artifact
 from training.common.machine import machine
-from training.temperature.fit import NUM_RESAMPLES, Fit, scaled
+from training.temperature.fit import NUM_RESAMPLES, TemperatureFit, scaled
 
 TAU = 0.05
 """HAPO's published half-width, for the curve."""
@@ -20,15 +20,15 @@ _NAME = "temperature-statistics"
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.8, 0.9, 0.99)
 
 
-class Facts(NamedTuple):
+class TemperatureResult(NamedTuple):
     """What the report tells."""
 
     artifact: Artifact
-    fit: Fit
+    fit: TemperatureFit
     command: str
 
 
-def write_report(facts: Facts, folder: Path) -> Path:
+def write_report(facts: TemperatureResult, folder: Path) -> Path:
     """Write `temperature-statistics.md` and its figure; returns the page."""
     draw(facts.fit).savefig(folder / f"{_NAME}.png", dpi=120)
     page = folder / f"{_NAME}.md"
@@ -36,7 +36,7 @@ def write_report(facts: Facts, folder: Path) -> Path:
     return page
 
 
-def write_summary(facts: Facts, console: Console) -> None:
+def write_summary(facts: TemperatureResult, console: Console) -> None:
     """Show the statistics in the terminal."""
     table = Table("", "value", "standard error", title=facts.artifact.id)
     for label, value, error in _statistics(facts.fit):
@@ -46,7 +46,7 @@ def write_summary(facts: Facts, console: Console) -> None:
     console.print(table)
 
 
-def _statistics(fit: Fit) -> list[tuple[str, str, str]]:
+def _statistics(fit: TemperatureFit) -> list[tuple[str, str, str]]:
     errors = fit.standard_errors._asdict()
     return [
         (key, f"{value:.4f}", f"{errors[key]:.4f}")
@@ -54,7 +54,7 @@ def _statistics(fit: Fit) -> list[tuple[str, str, str]]:
     ]
 
 
-def _metrics(fit: Fit) -> list[tuple[str, str]]:
+def _metrics(fit: TemperatureFit) -> list[tuple[str, str]]:
     measured = fit.metrics()
     return [
         ("tokens", f"{measured['num_tokens']:,}"),
@@ -69,13 +69,13 @@ def _metrics(fit: Fit) -> list[tuple[str, str]]:
     ]
 
 
-def limits(fit: Fit) -> tuple[float, float]:
+def limits(fit: TemperatureFit) -> tuple[float, float]:
     """Entropies, in nats, below and above which HAPO is at its limit."""
     pivot, std, positive, negative = fit.statistics
     return math.exp(pivot - std / abs(negative)), math.exp(pivot + std / positive)
 
 
-def draw(fit: Fit) -> Figure:
+def draw(fit: TemperatureFit) -> Figure:
     """The distribution of ln H, and the temperature that follows from it."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     density, curve = figure.subplots(1, 2)
@@ -100,7 +100,7 @@ def draw(fit: Fit) -> Figure:
     return figure
 
 
-def _page(facts: Facts) -> str:
+def _page(facts: TemperatureResult) -> str:
     manifest, fit = facts.artifact.manifest, facts.fit
     low, high = limits(fit)
     values = torch.tensor(_QUANTILES, dtype=torch.float64)

@@ -10,7 +10,7 @@ from benchmarks.inquiry.uot import reward
 from probes.conformal import Coverage
 from probes.inquiry.likelihood import known_answers
 from probes.inquiry.task import load_task
-from training.inquiry.simulate import Step
+from training.inquiry.simulate import GameStep
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_random_games_are_covered_as_promised(length: int) -> None:
 
 
 def arm(name: str, right: bool) -> Arm:
-    games = [[Step(right, True, 3 - right, at) for at in range(3)] for _ in range(4)]
+    games = [[GameStep(right, True, 3 - right, at) for at in range(3)] for _ in range(4)]
     return Arm.of(name, games, 4)
 
 

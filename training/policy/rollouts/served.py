@@ -16,7 +16,7 @@ import openai
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.common.errors import TrainingError
-from training.common.server_pool import Fleet, Sampling
+from training.common.server_pool import Sampling, ServerPool
 
 _START = (
     "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 entrostat serve MODEL --enable-lora "
@@ -82,7 +82,7 @@ class ServedPolicy:
         """
 
         async def describe() -> str:
-            async with Fleet([self._config.url], Sampling()) as fleet:
+            async with ServerPool([self._config.url], Sampling()) as fleet:
                 return (await fleet.connect()).model
 
         model = asyncio.run(describe())

@@ -10,7 +10,7 @@ from training.common.files import atomic_write, read_json_lines, read_text, read
 from training.common.prompts import load_prompts
 from training.datasets.loaders import load_problems
 from training.difficulty.strategies import load_strategies
-from training.steering.tasks import load_runs
+from training.steering.tasks import load_episodes
 
 _STRATEGIES = "".join(f"[{name}]\ntemperature = 0.5\nbudget = 0.5\n" for name in ("easy", "normal"))
 _READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -20,8 +20,8 @@ _READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda path: load_problems([str(path)], 10, 0),
     ),
     "runs.jsonl": (
-        '{"run": 0, "step": 0, "prompt": "A or B?", "actions": ["A", "B"]}\n',
-        load_runs,
+        '{"episode": 0, "step": 0, "prompt": "A or B?", "actions": ["A", "B"]}\n',
+        load_episodes,
     ),
     "strategies.toml": (
         f"{_STRATEGIES}[hard]\ntemperature = 0.4\nbudget = 0.5\n",

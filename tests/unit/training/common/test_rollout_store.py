@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from training.common.errors import TrainingError
-from training.common.rollout_store import Traces, content_hash, first_rollouts
-from training.common.server_pool import Rollout
+from training.common.rollout_store import RolloutStore, content_hash, first_rollouts
+from training.common.server_pool import RolloutRecord
 
 
-def rollout(number: int, *entropies: float | None) -> Rollout:
-    return Rollout(
+def rollout(number: int, *entropies: float | None) -> RolloutRecord:
+    return RolloutRecord(
         number=number,
         messages=[{"role": "user", "content": "a\u2028b"}],
         seed=number,
@@ -22,20 +22,20 @@ def rollout(number: int, *entropies: float | None) -> Rollout:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "traces.jsonl"
-    with Traces(path) as traces:
+    with RolloutStore(path) as traces:
         traces.append(rollout(0, 1.0, None, 0.5))
         traces.append(rollout(2, 2.0))
     return path
 
 
 def test_what_is_written_is_read_back(path: Path) -> None:
-    with Traces(path) as traces:
+    with RolloutStore(path) as traces:
         assert traces.rollouts == {0: rollout(0, 1.0, None, 0.5), 2: rollout(2, 2.0)}
         assert traces.num_tokens == 3
 
 
 def test_a_rollout_is_on_disk_before_append_returns(path: Path) -> None:
-    with Traces(path) as traces:
+    with RolloutStore(path) as traces:
         traces.append(rollout(1, 3.0))
         assert path.read_text().count("\n") == 3
 
@@ -43,10 +43,10 @@ def test_a_rollout_is_on_disk_before_append_returns(path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_a_line_cut_short_is_dropped_and_written_over(path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
-    with Traces(path) as traces:
+    with RolloutStore(path) as traces:
         assert list(traces.rollouts) == [0]
         traces.append(rollout(3, 4.0))
-    with Traces(path) as traces:
+    with RolloutStore(path) as traces:
         assert list(traces.rollouts) == [0, 3]
 
 
@@ -54,16 +54,16 @@ def test_a_broken_line_in_the_middle_is_named(path: Path) -> None:
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + b"{}\n" + second)
     with pytest.raises(TrainingError, match="line 2 is no rollout"):
-        Traces(path)
+        RolloutStore(path)
 
 
 def test_two_runs_do_not_write_to_one_file(path: Path) -> None:
-    with Traces(path), pytest.raises(TrainingError, match="another run writes to it"):
-        Traces(path)
+    with RolloutStore(path), pytest.raises(TrainingError, match="another run writes to it"):
+        RolloutStore(path)
 
 
 def test_a_fresh_start_forgets(path: Path) -> None:
-    with Traces(path, fresh=True) as traces:
+    with RolloutStore(path, fresh=True) as traces:
         assert traces.rollouts == {}
     assert path.read_text() == ""
 

@@ -4,22 +4,30 @@ import pytest
 
 from tests.unit.training.fake import Fake, answer, running
 from training.common.errors import TrainingError
-from training.common.server_pool import Ask, Fleet, Rollout, Sampling, request_seed
+from training.common.server_pool import (
+    RolloutRecord,
+    SampleRequest,
+    Sampling,
+    ServerPool,
+    request_seed,
+)
 
 
-def asks(count: int) -> list[Ask]:
+def asks(count: int) -> list[SampleRequest]:
     return [
-        Ask(number, [{"role": "user", "content": f"prompt {number}"}], request_seed(0, number))
+        SampleRequest(
+            number, [{"role": "user", "content": f"prompt {number}"}], request_seed(0, number)
+        )
         for number in range(count)
     ]
 
 
-def fleet(*fakes: Fake, concurrency: int = 4, attempts: int = 3) -> Fleet:
+def fleet(*fakes: Fake, concurrency: int = 4, attempts: int = 3) -> ServerPool:
     urls = [fake.url for fake in fakes]
-    return Fleet(urls, Sampling(), concurrency=concurrency, attempts=attempts, pause=0.001)
+    return ServerPool(urls, Sampling(), concurrency=concurrency, attempts=attempts, pause=0.001)
 
 
-async def drawn(fleet: Fleet, count: int) -> list[Rollout]:
+async def drawn(fleet: ServerPool, count: int) -> list[RolloutRecord]:
     async with fleet:
         await fleet.connect()
         return [rollout async for rollout in fleet.run(asks(count))]
@@ -34,7 +42,7 @@ async def test_a_rollout_carries_text_entropies_and_temperatures(fake: Fake) -> 
 
 
 async def test_requests_say_seed_length_temperature_and_trace(fake: Fake) -> None:
-    servers = Fleet([f"{fake.url}/v1/"], Sampling(temperature=0.7, max_tokens=9))
+    servers = ServerPool([f"{fake.url}/v1/"], Sampling(temperature=0.7, max_tokens=9))
     await drawn(servers, 1)
     (body,) = fake.asked
     assert body["seed"] == request_seed(0, 0)
@@ -66,7 +74,7 @@ async def test_no_more_requests_are_under_way_than_allowed(fake: Fake) -> None:
 async def test_requests_are_drawn_from_their_source_only_when_there_is_room(fake: Fake) -> None:
     given = 0
 
-    def source() -> Iterator[Ask]:
+    def source() -> Iterator[SampleRequest]:
         nonlocal given
         for ask in asks(20):
             given += 1
@@ -140,7 +148,7 @@ async def test_servers_of_different_models_are_no_fleet(fake: Fake) -> None:
 
 
 def test_tokens_without_an_entropy_are_kept_apart() -> None:
-    rollout = Rollout(
+    rollout = RolloutRecord(
         **asks(1)[0]._asdict(),
         text="",
         finish_reason="stop",
@@ -148,4 +156,4 @@ def test_tokens_without_an_entropy_are_kept_apart() -> None:
         temperatures=[1.0, 1.0, 1.0],
     )
     assert rollout.measured == [1.0, 2.0]
-    assert Rollout.model_validate_json(rollout.model_dump_json()) == rollout
+    assert RolloutRecord.model_validate_json(rollout.model_dump_json()) == rollout

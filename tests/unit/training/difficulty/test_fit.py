@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score
 
 from probes.difficulty.strategies import Difficulty
 from training.common.errors import TrainingError
-from training.difficulty.baselines import measure_worth
+from training.difficulty.baselines import compare_with_baselines
 from training.difficulty.fit import (
     Data,
     HeadKind,
@@ -14,7 +14,7 @@ from training.difficulty.fit import (
     export,
     fit_difficulty,
 )
-from training.difficulty.metrics import expected_calibration_error, lead, macro_f1
+from training.difficulty.metrics import difference, expected_calibration_error, macro_f1
 from training.difficulty.report import shape_of
 
 FEATURES = 12
@@ -33,21 +33,24 @@ def planted(number: int = 300, seed: int = 0, gap: float = 4.0) -> Data:
 def test_a_planted_class_is_found_and_beats_every_baseline() -> None:
     data = planted()
     assert fit_difficulty(data, "linear", seed=0).macro_f1.value > 0.95
-    worth = measure_worth(data, "linear", seed=0, repeats=1)
-    assert worth.questions.probe.low > 0.95
-    assert len(worth.questions.rivals) == 5
-    assert worth.tasks is not None
-    assert set(worth.by_task) == {"one", "two"}
-    for rival in (*worth.questions.rivals.values(), *worth.tasks.rivals.values()):
-        assert rival.lead.low > 0.3
-    assert all(own > 0.9 > majority for own, majority in worth.by_task.values())
+    comparison = compare_with_baselines(data, "linear", seed=0, repeats=1)
+    assert comparison.questions.probe.low > 0.95
+    assert len(comparison.questions.baselines) == 5
+    assert comparison.tasks is not None
+    assert set(comparison.by_task) == {"one", "two"}
+    for baseline in (
+        *comparison.questions.baselines.values(),
+        *comparison.tasks.baselines.values(),
+    ):
+        assert baseline.difference.low > 0.3
+    assert all(own > 0.9 > majority for own, majority in comparison.by_task.values())
 
 
 def test_features_that_say_nothing_are_at_chance() -> None:
     data = planted(gap=0.0)
     assert fit_difficulty(data, "linear", seed=0).macro_f1.value < 0.55
-    rival = measure_worth(data, "linear", 0, repeats=1).questions.rivals
-    assert rival["the state with shuffled labels"].lead.low < 0.05
+    baseline = compare_with_baselines(data, "linear", 0, repeats=1).questions.baselines
+    assert baseline["the state with shuffled labels"].difference.low < 0.05
 
 
 def test_a_probe_that_reads_only_the_task_fails_without_it() -> None:
@@ -58,11 +61,11 @@ def test_a_probe_that_reads_only_the_task_fails_without_it() -> None:
     features = chance.normal(size=(300, FEATURES))
     features[np.arange(300), tasks] += 30
     data = Data(features, labels, tasks.astype(str), chance.integers(5, 50, 300))
-    worth = measure_worth(data, "linear", seed=0, repeats=1)
-    assert worth.questions.probe.value > 0.8
-    assert worth.questions.rivals["task of the question"].lead.high < 0.05
-    assert worth.tasks is not None
-    assert worth.tasks.probe.value < 0.45
+    comparison = compare_with_baselines(data, "linear", seed=0, repeats=1)
+    assert comparison.questions.probe.value > 0.8
+    assert comparison.questions.baselines["task of the question"].difference.high < 0.05
+    assert comparison.tasks is not None
+    assert comparison.tasks.probe.value < 0.45
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -94,11 +97,11 @@ def test_macro_f1_is_scikit_learns() -> None:
 def test_a_lead_is_paired_and_is_the_mean_over_repeats() -> None:
     chance = np.random.default_rng(0)
     truth, guesses, others = chance.integers(0, 3, (3, 200))
-    assert lead(truth, guesses, guesses, 0) == (0, 0, 0)
-    both = lead(truth, np.stack([guesses, others]), others, 0)
-    assert both.value == pytest.approx(lead(truth, guesses, others, 0).value / 2)
+    assert difference(truth, guesses, guesses, 0) == (0, 0, 0)
+    both = difference(truth, np.stack([guesses, others]), others, 0)
+    assert both.value == pytest.approx(difference(truth, guesses, others, 0).value / 2)
     apart = macro_f1(truth, guesses, 0).value - macro_f1(truth, others, 0).value
-    assert lead(truth, guesses, others, 0).value == pytest.approx(apart)
+    assert difference(truth, guesses, others, 0).value == pytest.approx(apart)
 
 
 def test_a_missing_class_is_named() -> None:

@@ -10,11 +10,11 @@ from training.steering.fit import (
     SHORTLIST,
     Candidate,
     Choice,
-    Curve,
-    Read,
+    StrengthCurve,
+    UnsteeredSteps,
     Vector,
     candidates,
-    controls,
+    control_vectors,
     fit_vectors,
     spearman,
     trials,
@@ -24,7 +24,7 @@ from training.steering.fit import (
 HIDDEN, LAYERS = 12, (4, 9)
 
 
-def planted(signal: float = 3.0) -> tuple[Read, torch.Tensor, torch.Tensor]:
+def planted(signal: float = 3.0) -> tuple[UnsteeredSteps, torch.Tensor, torch.Tensor]:
     """Runs whose states drift by run and move along one direction with the entropy, at layer 9."""
     draw = torch.Generator().manual_seed(0)
     direction = torch.nn.functional.normalize(torch.randn(HIDDEN, generator=draw), dim=0)
@@ -33,7 +33,7 @@ def planted(signal: float = 3.0) -> tuple[Read, torch.Tensor, torch.Tensor]:
     states = torch.randn(400, 2, HIDDEN, generator=draw) * 0.3
     states += 5 * torch.randn(40, 2, HIDDEN, generator=draw)[runs]
     states[:, 1] += signal * entropy.unsqueeze(1) * direction
-    return Read(torch.zeros(400, 2), states, runs), entropy, direction
+    return UnsteeredSteps(torch.zeros(400, 2), states, runs), entropy, direction
 
 
 def test_a_planted_direction_is_found_where_it_is() -> None:
@@ -45,10 +45,10 @@ def test_a_planted_direction_is_found_where_it_is() -> None:
     ]
     assert cosine[1] > 0.99
     assert abs(cosine[0]) < 0.8
-    rivals = controls(read, entropy, 1, vectors[9])
-    uncentred = rivals["uncentred"][0].direction.float()
+    controls = control_vectors(read, entropy, 1, vectors[9])
+    uncentred = controls["uncentred"][0].direction.float()
     assert float(torch.cosine_similarity(uncentred, direction, dim=0)) < 0.9
-    assert len(rivals["shuffled"]) == len(rivals["Gaussian"]) == CONTROLS
+    assert len(controls["shuffled"]) == len(controls["Gaussian"]) == CONTROLS
 
 
 def test_equal_weights_leave_nothing() -> None:
@@ -74,31 +74,37 @@ STRENGTHS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.4)
 
 
 def test_a_curve_is_valid_up_to_its_knee() -> None:
-    curve = Curve(STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.9, 1.2), (0.1, 0.8, 0.8, 0.7, 0.65, 0.1))
+    curve = StrengthCurve(
+        STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.9, 1.2), (0.1, 0.8, 0.8, 0.7, 0.65, 0.1)
+    )
     assert curve.valid(0.8) == [1, 2, 3, 4]
-    assert curve.knee(0.8) == 0.2
-    assert curve.steadiness(0.8) == pytest.approx(1.0)
+    assert curve.largest_valid_strength(0.8) == 0.2
+    assert curve.spearman_correlation(0.8) == pytest.approx(1.0)
     assert curve.span(0.8) == pytest.approx(0.5)
-    assert math.isnan(curve._replace(mass=(0.0, 0.0, 0.8, 0.7, 0.0, 0.0)).steadiness(0.8))
+    assert math.isnan(
+        curve._replace(action_probability_mass=(0.0, 0.0, 0.8, 0.7, 0.0, 0.0)).spearman_correlation(
+            0.8
+        )
+    )
 
 
 def test_what_breaks_answers_or_only_shakes_them_is_no_candidate() -> None:
     good = (0.8,) * 6
     curves = {
-        1: Curve(STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), good),
-        2: Curve(STRENGTHS, (0.1, 0.2, 0.5, 0.9, 1.2, 1.3), (0.1, 0.1, 0.8, 0.1, 0.0, 0.0)),
-        3: Curve(STRENGTHS, (1.1, 0.9, 0.5, 0.9, 1.1, 1.3), good),
+        1: StrengthCurve(STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), good),
+        2: StrengthCurve(STRENGTHS, (0.1, 0.2, 0.5, 0.9, 1.2, 1.3), (0.1, 0.1, 0.8, 0.1, 0.0, 0.0)),
+        3: StrengthCurve(STRENGTHS, (1.1, 0.9, 0.5, 0.9, 1.1, 1.3), good),
     }
     assert [one.choice for one in candidates(curves, 0.8)] == [(1, 0.1), (1, 0.2), (1, 0.4)]
     assert [one.choice.layer for one in candidates({3: curves[3]}, 0.8)] == [3, 3, 3]
-    falling = Curve(STRENGTHS, (0.9, 0.8, 0.5, 0.4, 0.3, 0.2), good)
+    falling = StrengthCurve(STRENGTHS, (0.9, 0.8, 0.5, 0.4, 0.3, 0.2), good)
     assert candidates({7: falling}, 0.8) == []
 
 
 def test_only_the_layers_that_rise_most_are_compared() -> None:
     good = (0.8,) * 6
     curves = {
-        layer: Curve(STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.7, 0.7 + 0.01 * layer), good)
+        layer: StrengthCurve(STRENGTHS, (0.3, 0.4, 0.5, 0.6, 0.7, 0.7 + 0.01 * layer), good)
         for layer in range(12)
     }
     found = {one.choice.layer for one in candidates(curves, 0.8)}
@@ -107,7 +113,7 @@ def test_only_the_layers_that_rise_most_are_compared() -> None:
 
 def test_a_lead_is_over_mean_and_two_standard_deviations() -> None:
     one = Candidate(Choice(1, 0.1), 1.0, shuffled=(0.5, 0.7))
-    assert one.lead == pytest.approx(1.0 - 0.6 - 2 * math.sqrt(0.02))
+    assert one.margin == pytest.approx(1.0 - 0.6 - 2 * math.sqrt(0.02))
     vector = Vector(1, torch.arange(50.0).double(), norm=1.0)
     controls_ = [shuffled(vector.direction, seed) for seed in range(CONTROLS)]
     for trial in trials(vector):
@@ -116,9 +122,9 @@ def test_a_lead_is_over_mean_and_two_standard_deviations() -> None:
 
 def test_entropy_and_mass_are_means_over_steps() -> None:
     logprobs = torch.tensor([[[0.5, 0.0], [0.25, 0.25]], [[0.4, 0.4], [0.1, 0.1]]]).log()
-    curve = Curve.of((0.0, 0.1), logprobs)
+    curve = StrengthCurve.of((0.0, 0.1), logprobs)
     assert curve.entropy == pytest.approx((math.log(2) / 2, math.log(2)))
-    assert curve.mass == pytest.approx((0.5, 0.5))
+    assert curve.action_probability_mass == pytest.approx((0.5, 0.5))
 
 
 def test_rank_correlation() -> None:

@@ -61,7 +61,7 @@ ONES = np.ones(4, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
-    ("arch", "tensors", "said"),
+    ("arch", "tensors", "expected"),
     [
         ("llama", {"direction_1": ONES}, "holds `llama` and no control vector"),
         ("controlvector", {"weight": ONES}, "`weight` is no direction"),
@@ -73,9 +73,9 @@ ONES = np.ones(4, dtype=np.float32)
     ],
 )
 def test_other_files_are_refused(
-    tmp_path: Path, arch: str, tensors: dict[str, "np.ndarray"], said: str
+    tmp_path: Path, arch: str, tensors: dict[str, "np.ndarray"], expected: str
 ) -> None:
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=expected):
         read_control_vector(written(tmp_path / "v.gguf", arch, **tensors))
 
 

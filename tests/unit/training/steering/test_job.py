@@ -101,8 +101,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(run: Run, monkeypatch: pytest.Mo
 def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
     """Some of a random model's bytes are letters, so that a few answers name an action."""
     lines = [
-        {"run": run_, "step": step, "prompt": "x" * (step + run_), "actions": list(ascii_lowercase)}
-        for run_ in range(6)
+        {
+            "episode": run_,
+            "step": step,
+            "prompt": "x" * (step + run_),
+            "actions": list(ascii_lowercase),
+        }
+        for n in range(6)
         for step in range(3)
     ]
     Path("log.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -116,7 +121,7 @@ def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("--task", "nothing"), "nothing: cannot be read"),
         (("--transfer", "chess"), "`chess` is no task"),
@@ -131,9 +136,9 @@ def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(
-    refused: Callable[..., str], words: tuple[str, ...], said: str
+    refused: Callable[..., str], words: tuple[str, ...], expected: str
 ) -> None:
-    assert said in refused("east", "tiny", *SMALL, *words)
+    assert expected in refused("east", "tiny", *SMALL, *words)
 
 
 def test_a_model_that_is_none(refused: Callable[..., str]) -> None:
@@ -142,7 +147,7 @@ def test_a_model_that_is_none(refused: Callable[..., str]) -> None:
 
 def test_too_few_runs_and_runs_without_a_signal(refused: Callable[..., str]) -> None:
     step = {"prompt": "Which?", "actions": ["left", "up"]}
-    lines = [json.dumps(step | {"run": n // 2, "step": n % 2}) for n in range(12)]
+    lines = [json.dumps(step | {"episode": n // 2, "step": n % 2}) for n in range(12)]
     Path("log.jsonl").write_text("\n".join(lines))
     call = ("east", "tiny", *SMALL, "--task", "log.jsonl")
     assert "no entropy signal" in refused(*call)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.steering.reader import PLAIN, Condition, Reader, Texts
+from training.steering.reader import PLAIN, Condition, EpisodeReader, TokenizedEpisode
 from training.steering.token_tree import TokenTree, added, captured, merge, pad
 
 RUNS = [
-    Texts([[5, 6, 7], [5, 6, 8, 9], [5, 6, 8, 9, 4, 3]], [[[1], [2, 3, 4], [2]]] * 3),
-    Texts([[1, 2], [5, 6, 7]], [[[11, 12], [13]], [[14], [15, 16]]]),
+    TokenizedEpisode([[5, 6, 7], [5, 6, 8, 9], [5, 6, 8, 9, 4, 3]], [[[1], [2, 3, 4], [2]]] * 3),
+    TokenizedEpisode([[1, 2], [5, 6, 7]], [[[11, 12], [13]], [[14], [15, 16]]]),
 ]
 
 
@@ -53,7 +53,7 @@ def test_a_tree_is_read_as_its_texts_are_alone(model: Any) -> None:
 
 
 def test_actions_of_several_tokens_have_their_joint_probability(model: Any) -> None:
-    found = Reader(model, RUNS).logprobs(PLAIN)
+    found = EpisodeReader(model, RUNS).logprobs(PLAIN)
     expected = [
         [alone(model, prompt, action) for action in actions]
         for run in RUNS
@@ -67,7 +67,7 @@ def test_actions_of_several_tokens_have_their_joint_probability(model: Any) -> N
 
 def test_steering_begins_at_the_last_prompt_token_and_ends_with_its_condition(model: Any) -> None:
     move = torch.linspace(-2, 2, 16)
-    reader = Reader(model, RUNS)
+    reader = EpisodeReader(model, RUNS)
     before = reader.logprobs(PLAIN)
     found = reader.logprobs(Condition({1: move}))
     prompt, action = RUNS[0].prompts[1], RUNS[0].actions[1][1]
@@ -100,15 +100,15 @@ def test_many_conditions_at_once_are_each_alone(
     ]
     for tokens in (10_000, 30, 1):
         monkeypatch.setattr("training.steering.reader._TAIL_TOKENS", tokens)
-        reader = Reader(model, RUNS)
+        reader = EpisodeReader(model, RUNS)
         together = reader.sweep(conditions)
         for place, condition in enumerate(conditions):
-            alone = Reader(model, RUNS).logprobs(condition)
+            alone = EpisodeReader(model, RUNS).logprobs(condition)
             assert torch.allclose(together[:, place], alone, atol=1e-5)
 
 
 def test_a_temperature_scales_every_token_of_an_action(model: Any) -> None:
-    found = Reader(model, RUNS).logprobs(Condition(temperature=2.0))
+    found = EpisodeReader(model, RUNS).logprobs(Condition(temperature=2.0))
     prompt = RUNS[1].prompts[1]
     with torch.inference_mode():
         halved = (model(torch.tensor([[*prompt, 15]])).logits[0] / 2).log_softmax(-1)
@@ -117,7 +117,7 @@ def test_a_temperature_scales_every_token_of_an_action(model: Any) -> None:
 
 
 def test_states_are_those_behind_each_layer_without_the_final_norm(model: Any) -> None:
-    _, states = Reader(model, RUNS).states([0, 1, 2])
+    _, states = EpisodeReader(model, RUNS).states([0, 1, 2])
     for number, prompt in enumerate([*RUNS[0].prompts, *RUNS[1].prompts]):
         with torch.inference_mode(), captured(model, [0, 1, 2]) as streams:
             model(torch.tensor([prompt]))
@@ -128,7 +128,7 @@ def test_states_are_those_behind_each_layer_without_the_final_norm(model: Any) -
 def test_likeliest_answers_are_those_of_generate(model: Any) -> None:
     greedy = Condition(temperature=0.0)
     chance = torch.Generator().manual_seed(0)
-    drawn = Reader(model, RUNS).sample(greedy, 2, 6, chance, end=-1)
+    drawn = EpisodeReader(model, RUNS).sample(greedy, 2, 6, chance, end=-1)
     for prompt, completions in zip([*RUNS[0].prompts, *RUNS[1].prompts], drawn, strict=True):
         text = list(prompt)
         for _ in range(6):
@@ -139,7 +139,7 @@ def test_likeliest_answers_are_those_of_generate(model: Any) -> None:
 
 def test_samples_follow_the_model_and_end_where_it_ends(model: Any) -> None:
     chance = torch.Generator().manual_seed(0)
-    drawn = Reader(model, RUNS[1:]).sample(PLAIN, 4000, 2, chance, end=7)
+    drawn = EpisodeReader(model, RUNS[1:]).sample(PLAIN, 4000, 2, chance, end=7)
     assert not [one for one in drawn[0] if 7 in one]
     with torch.inference_mode():
         shares = model(torch.tensor([RUNS[1].prompts[0]])).logits[0, -1].softmax(-1)

@@ -168,13 +168,18 @@ def export_vector(
 
 @_app.command("import")
 def import_vector(
-    file: Annotated[Path, typer.Argument(help="GGUF control vector of llama.cpp or repeng.")],
+    file: Annotated[
+        Path, typer.Argument(help="GGUF control vector of llama.cpp, repeng or EasySteer.")
+    ],
     name: Annotated[str, typer.Option(help="Id of the artifact, MODEL/NAME.")],
     model: Annotated[
         Path | None,
         typer.Option(help="Checkpoint folder it was made for; without it the embedded default."),
     ] = None,
     out: OutOption = Path("artifacts"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Import it although it names another architecture.")
+    ] = False,
 ) -> None:
     """Make an artifact of a control vector, so that a server can steer with it.
 
@@ -188,7 +193,8 @@ def import_vector(
     with _errors("import"):
         from training.steering.exchange import import_gguf
 
-        print(f"artifact: {import_gguf(file, name, model, out)}")
+        folder = import_gguf(file, name, model, out, print, force=force)
+        print(f"artifact: {folder}")
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -1,15 +1,18 @@
 """Steering vectors to and from the files of other programs."""
 
+import re
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from probes.artifact import Artifact, ArtifactError, Manifest, package_versions
 from probes.steering import SteeringSpec, tensor_name
 from training.common.errors import TrainingError
 from training.common.job import check_name, identify, make_writable
 from training.common.prompts import load_prompts
-from training.steering.gguf import read_control_vector, write_control_vector
-from training.steering.model import load_model
+from training.steering.gguf import ControlVector, read_control_vector, write_control_vector
+from training.steering.model import LoadedModel, load_model
 from training.steering.reader import EpisodeReader, tokenize_episode
 from training.steering.tasks import neutral_step
 from training.steering.token_tree import decoder_layers
@@ -45,7 +48,15 @@ def export_gguf(folder: Path, file: Path, strength: float | None) -> None:
     write_control_vector(file, directions, hint)
 
 
-def import_gguf(file: Path, name: str, model: Path | None, out: Path) -> Path:
+def import_gguf(
+    file: Path,
+    name: str,
+    model: Path | None,
+    out: Path,
+    note: Callable[[str], None],
+    *,
+    force: bool = False,
+) -> Path:
     """Make a steering vector of a control vector.
 
     Args:
@@ -53,32 +64,24 @@ def import_gguf(file: Path, name: str, model: Path | None, out: Path) -> Path:
         name: Id of the artifact.
         model: Folder of the model it was made for; None means the embedded one.
         out: Folder of artifacts.
+        note: Told what is left out.
+        force: Import a vector whose file names another architecture than the model's.
 
     Returns:
         The artifact's folder.
 
     Raises:
-        TrainingError: The file is none, or does not fit the model.
+        TrainingError: The file is not a control vector, or does not fit the model.
     """
     check_name(name)
     vector = read_control_vector(file)
+    if vector.zero_layers:
+        note(f"left out, because the direction is zero: layers {vector.zero_layers}")
     make_writable(out)
     loaded = load_model(model)
-    config = loaded.model.config
-    width = len(next(iter(vector.directions.values())))
-    if width != config.hidden_size:
-        raise TrainingError(
-            f"{file}: its directions have {width} entries, the model's stream {config.hidden_size}"
-        )
-    layers, number = sorted(vector.directions), len(decoder_layers(loaded.model))
-    if layers[-1] >= number:
-        raise TrainingError(
-            f"{file}: there is no layer {layers[-1]}: the model's layers are 0 to {number - 1}"
-        )
-    prompts = load_prompts(None)[:_PROMPTS]
-    steps = [tokenize_episode(loaded.tokenizer, [neutral_step(prompt)]) for prompt in prompts]
-    _, states = EpisodeReader(loaded.model, steps).states(layers)
-    norms = states.double().norm(dim=-1).mean(0).tolist()
+    _check_fit(file, vector, loaded, force=force)
+    layers = sorted(vector.directions)
+    norms = _stream_norms(loaded, layers)
     manifest = Manifest(
         kind="steering-vector",
         model=loaded.name,
@@ -87,7 +90,51 @@ def import_gguf(file: Path, name: str, model: Path | None, out: Path) -> Path:
         seed=0,
         versions=package_versions("entrostat", "transformers", "safetensors", "gguf"),
         settings={"file": file.name, "model_type": vector.model_type},
-        steering=SteeringSpec(features=width, norms=dict(zip(layers, norms, strict=True))),
+        steering=SteeringSpec(features=loaded.model.config.hidden_size, norms=norms),
     )
     tensors = {tensor_name(layer): vector.directions[layer] for layer in layers}
     return Artifact(id=name, manifest=manifest, tensors=tensors).save(out)
+
+
+def _check_fit(file: Path, vector: ControlVector, loaded: LoadedModel, *, force: bool) -> None:
+    config = loaded.model.config
+    if vector.model_type and not force and not same_architecture(vector.model_type, config):
+        raise TrainingError(
+            f"{file}: was made for the architecture `{vector.model_type}`, the model is "
+            f"`{config.model_type}`: add --force to import it nevertheless"
+        )
+    width = len(next(iter(vector.directions.values())))
+    if width != config.hidden_size:
+        raise TrainingError(
+            f"{file}: its directions have {width} numbers, the model's hidden size is "
+            f"{config.hidden_size}"
+        )
+    last, number = max(vector.directions), len(decoder_layers(loaded.model))
+    if last >= number:
+        raise TrainingError(
+            f"{file}: `direction.{last}`: the model has no layer {last}, its layers are 0 to "
+            f"{number - 1}"
+        )
+
+
+_LLAMA_CPP_NAMES = {"mistral": "llama", "mixtral": "llama"}
+"""Architectures that llama.cpp calls differently than transformers does."""
+
+
+def same_architecture(hint: str, config: Any) -> bool:
+    """Whether a file's `model_hint` names the architecture of a model of transformers."""
+    names = {config.model_type, _LLAMA_CPP_NAMES.get(config.model_type, config.model_type)}
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix("_text"))
+
+    return plain(hint) in {plain(name) for name in names}
+
+
+def _stream_norms(loaded: LoadedModel, layers: list[int]) -> dict[int, float]:
+    """Mean norm of the residual stream behind each layer, over the last tokens of some prompts."""
+    prompts = load_prompts(None)[:_PROMPTS]
+    steps = [tokenize_episode(loaded.tokenizer, [neutral_step(prompt)]) for prompt in prompts]
+    _, states = EpisodeReader(loaded.model, steps).states(layers)
+    norms = states.double().norm(dim=-1).mean(0).tolist()
+    return dict(zip(layers, norms, strict=True))

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from training.common.job import default_checkpoint, identify, load_tokenizer
 from training.steering.reader import TokenizedEpisode, tokenize_episode
 from training.steering.tasks import Episode
+from training.steering.token_tree import attention_windows
 
 _DEFAULT_NAME = "smollm2-135m"
 
@@ -39,5 +40,6 @@ def load_model(folder: Path | None) -> LoadedModel:
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    attention_windows(model.config)
     name = _DEFAULT_NAME if folder is None else folder.resolve().name
     return LoadedModel(name, checkpoint, model, tokenizer)

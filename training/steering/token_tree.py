@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from training.common.errors import TrainingError
+
 
 class Nodes(NamedTuple):
     """New tokens of every row and what each of them follows."""
@@ -30,10 +32,11 @@ class TokenTree:
         """Start with nothing read.
 
         Args:
-            model: A causal language model of transformers with full attention.
+            model: A causal language model of transformers with full or sliding-window attention.
             rows: Trees side by side.
         """
         self._model = model
+        self._windows = attention_windows(model.config)
         self._cache = DynamicCache()
         self._paths = torch.zeros(rows, 0, 0, dtype=torch.bool)
         """Whether node j is an ancestor of node i, or i itself."""
@@ -61,11 +64,10 @@ class TokenTree:
             paths[:, old + node, old + node] = True
         self._paths = paths
         seen = paths[:, old:]
-        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
         with torch.inference_mode():
             output = self._model(
                 input_ids=nodes.tokens,
-                attention_mask=mask.unsqueeze(1),
+                attention_mask=self._masks(seen),
                 position_ids=seen.sum(-1) - 1,
                 past_key_values=self._cache,
                 use_cache=True,
@@ -74,10 +76,43 @@ class TokenTree:
         found: Tensor = output.logits.float()
         return found
 
+    def _masks(self, seen: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks, shape (rows, 1, n, nodes): one, or one per kind of attention."""
+        depths = self._paths.sum(-1) - 1
+        distance = depths[:, -seen.shape[1] :].unsqueeze(2) - depths.unsqueeze(1)
+        masks = {
+            kind: _additive(seen if window is None else seen & (distance < window))
+            for kind, window in self._windows.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
     def crop(self, length: int) -> None:
         """Forget all nodes but the first `length`."""
         self._cache.crop(length - len(self))
         self._paths = self._paths[:, :length, :length]
+
+
+def _additive(seen: Tensor) -> Tensor:
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(seen.shape).masked_fill(~seen, lowest).unsqueeze(1)
+
+
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """Kinds of attention of a model's layers, and how many tokens each looks back; None for all.
+
+    Raises:
+        TrainingError: A layer does not attend to single earlier tokens, such as a recurrent one.
+    """
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    default = "full_attention" if window is None else "sliding_attention"
+    kinds = set(getattr(text, "layer_types", None) or [default])
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise TrainingError(
+            f"the model `{text.model_type}` has layers of `{min(unknown)}`: steering vectors can "
+            "be trained for models with full or sliding-window attention"
+        )
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
 def merge(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:

@@ -17,7 +17,8 @@ from probes.steering import tensor_name
 from tests.unit.training.tiny import save_tiny
 from training.cli.steering import train_steering
 from training.steering import cache
-from training.steering.reader import Reader
+from training.steering.gguf import write_control_vector
+from training.steering.reader import EpisodeReader
 
 SMALL = (
     *("--histories", 3, "--held-out", 2, "--steps", 3, "--arms", 3, "--completions", 3),
@@ -86,9 +87,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(run: Run, monkeypatch: pytest.Mo
 
     def counting(*words: Any) -> Any:
         read.append(words)
-        return Reader(*words)
+        return EpisodeReader(*words)
 
-    monkeypatch.setattr(cache, "Reader", counting)
+    monkeypatch.setattr(cache, "EpisodeReader", counting)
     run("east", "tiny", *SMALL)
     assert len(read) == 1
     again = Artifact.load(root / "artifacts/tiny/explore")
@@ -102,9 +103,9 @@ def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
     """Some of a random model's bytes are letters, so that a few answers name an action."""
     lines = [
         {
-            "episode": run_,
+            "episode": n,
             "step": step,
-            "prompt": "x" * (step + run_),
+            "prompt": "x" * (step + n),
             "actions": list(ascii_lowercase),
         }
         for n in range(6)
@@ -168,6 +169,16 @@ def test_a_vector_survives_the_way_through_a_control_vector_file(run: Run) -> No
     scaled = Artifact.load(root / "artifacts/tiny/scaled").tensors[tensor_name(1)]
     assert one.manifest.steering is not None
     assert float(scaled.norm()) == pytest.approx(0.5 * one.manifest.steering.norms[1], rel=1e-5)
+
+
+def test_a_vector_of_another_architecture_needs_force(
+    refused: Callable[..., str], run: Run
+) -> None:
+    write_control_vector(Path("v.gguf"), {1: torch.ones(16)}, "qwen2")
+    words = ("import", "v.gguf", "--name", "tiny/other", "--model", "tiny")
+    assert "`qwen2`, the model is `llama`: add --force" in refused(*words)
+    root = run(*words, "--force")
+    assert Artifact.load(root / "artifacts/tiny/other").manifest.steering is not None
 
 
 def test_files_that_cannot_be_exchanged(refused: Callable[..., str]) -> None:

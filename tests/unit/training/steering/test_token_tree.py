@@ -2,10 +2,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+)
 
+from training.common.errors import TrainingError
 from training.steering.reader import PLAIN, Condition, EpisodeReader, TokenizedEpisode
-from training.steering.token_tree import TokenTree, added, captured, merge, pad
+from training.steering.token_tree import TokenTree, added, attention_windows, captured, merge, pad
 
 RUNS = [
     TokenizedEpisode([[5, 6, 7], [5, 6, 8, 9], [5, 6, 8, 9, 4, 3]], [[[1], [2, 3, 4], [2]]] * 3),
@@ -50,6 +59,49 @@ def test_a_tree_is_read_as_its_texts_are_alone(model: Any) -> None:
             with torch.inference_mode():
                 reference = model(torch.tensor([text])).logits[0, -1]
             assert torch.allclose(logits[row, end], reference, atol=1e-5)
+
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
+_MIXED = ["sliding_attention", "full_attention"] * 2
+SLIDING = {
+    "mistral": MistralConfig(**_SIZES, sliding_window=3),
+    "qwen2, all sliding": Qwen2Config(
+        **_SIZES, sliding_window=3, use_sliding_window=True, layer_types=["sliding_attention"] * 4
+    ),
+    "qwen2": Qwen2Config(**_SIZES, sliding_window=3, use_sliding_window=True, layer_types=_MIXED),
+    "qwen2, unused window": Qwen2Config(**_SIZES, sliding_window=3, use_sliding_window=False),
+    "gemma2": Gemma2Config(**_SIZES, sliding_window=3, layer_types=_MIXED),
+    "gemma3": Gemma3TextConfig(**_SIZES, sliding_window=3, layer_types=_MIXED),
+}
+
+
+@pytest.mark.parametrize("name", SLIDING)
+def test_sliding_windows_are_attended_as_transformers_does(name: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SLIDING[name]).float().eval()
+    texts = [[5, 6, 7, 1, 8, 3, 2, 9], [5, 6, 7, 1, 4, 4, 9], [9, 9, 1]]
+    tokens, parents, ends = merge(texts)
+    tree = TokenTree(model, 1)
+    first = tree.grow(pad([(tokens[:5], parents[:5])]))
+    logits = torch.cat([first, tree.grow(pad([(tokens[5:], parents[5:])]))], 1)
+    for text, end in zip(texts, ends, strict=True):
+        with torch.inference_mode():
+            reference = model(torch.tensor([text])).logits[0, -1]
+        assert torch.allclose(logits[0, end], reference, atol=1e-4)
+
+
+def test_layers_without_attention_are_refused() -> None:
+    config = Qwen2Config(**_SIZES, layer_types=["full_attention", "linear_attention"] * 2)
+    with pytest.raises(TrainingError, match="`qwen2` has layers of `linear_attention`"):
+        attention_windows(config)
 
 
 def test_actions_of_several_tokens_have_their_joint_probability(model: Any) -> None:

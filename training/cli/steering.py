@@ -109,7 +109,7 @@ def east(
         from rich.console import Console
 
         from training.common.errors import TrainingError
-        from training.steering.job import SteeringJob
+        from training.steering.config import SteeringJob
         from training.steering.job import train_steering as run
 
         if estimator not in ("logit", "sampled"):

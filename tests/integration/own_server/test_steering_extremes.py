@@ -17,12 +17,12 @@ from probes.steering import SteeringSpec, tensor_name
 from tests.conftest import MODEL, Server, entrostat, run_server
 from tests.integration.support import PROMPTS
 
-VECTORS = {"unit": (0.04, 300.0), "long": (60.0, 6e4), "largest": (6e4, 1.0), "tiny": (1e-30, 1.0)}
+VECTORS = {"unit": (0.04, 300.0), "long": (60.0, 6e4), "largest": (6e4, 1.0), "huge": (1e37, 1.0)}
 """Size of an entry, and the stream's norm in the manifest."""
 AMOUNTS: list[dict[str, Any]] = [
-    *({"strength": value} for value in (-1000.0, -1.0, 1.0, 1000.0)),
-    *({"strength_relative": value} for value in (-10.0, 1.0, 10.0)),
-    *({"clamp": band} for band in ([1e6, 1e6], [-1e6, -1e6], [6e4, 6e4], [-6e4, -6e4])),
+    *({"strength": value} for value in (-1000.0, 1.0)),
+    *({"strength_relative": value} for value in (-10.0, 1.0)),
+    *({"clamp": band} for band in ([1e6, 1e6], [6e4, 6e4], [-6e4, -6e4])),
 ]
 STOCK = [f"{prompt} {tail}".strip() for prompt in PROMPTS for tail in ("", "Be exact.")]
 
@@ -63,7 +63,7 @@ def complete(server: Server, prompt: str, **more: Any) -> httpx.Response:
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
-        "max_tokens": 24,
+        "max_tokens": 16,
         "return_token_ids": True,
         **more,
     }

@@ -74,7 +74,7 @@ def _formulas(rows: int) -> dict[str, Callable[[], object]]:
     import torch
 
     from probes.entropy import entropy_from_logits, measure
-    from probes.laws import NUM_PARAMETERS, Law, law_parameters
+    from probes.laws import NUM_PARAMETERS, DynatempLaw, EntropyTargetLaw, TemperatureLaw, law_row
     from server.engine.kernels import Kernels
 
     logits = 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(0))
@@ -83,20 +83,19 @@ def _formulas(rows: int) -> dict[str, Callable[[], object]]:
     kernels.warm_up()
     compiled = torch.compile(measure, dynamic=True)
 
-    def decide(law: Law, solve: bool, **values: float) -> Callable[[], object]:
-        laws = torch.full((rows,), float(law))
-        parameters = torch.tensor(law_parameters(law, **values)).expand(rows, NUM_PARAMETERS)
-        parameters = parameters.contiguous()
+    def decide(law: TemperatureLaw) -> Callable[[], object]:
+        tag, row = law_row(law)
+        laws, solve = torch.full((rows,), float(tag)), law.needs_logits
+        parameters = torch.tensor(row).expand(rows, NUM_PARAMETERS).contiguous()
         return lambda: kernels.decide(logits, base, laws, parameters, solve=solve)
 
-    limits = {"temperature_min": 0.1, "temperature_max": 2.0}
     return {
         "softmax, to compare": lambda: logits.softmax(-1),
         "entropy, log-softmax": lambda: entropy_from_logits(logits),
         "entropy, worker's form": lambda: measure(logits),
         "entropy, compiled": lambda: compiled(logits),
-        "decide, closed laws": decide(Law.DYNATEMP, False, range=0.5, exponent=1.0),
-        "decide, entropy target": decide(Law.ENTROPY_TARGET, True, entropy_target=1.0, **limits),
+        "decide, closed laws": decide(DynatempLaw()),
+        "decide, entropy target": decide(EntropyTargetLaw(entropy_target=1.0)),
         "scale": lambda: logits.div_(base.unsqueeze(-1)),
     }
 

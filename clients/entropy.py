@@ -22,6 +22,11 @@ Law = dict[str, str | float]
 """A temperature law as the wire has it; made by the functions below."""
 
 
+def law(type: str, **parameters: float | str) -> Law:
+    """Any law by its name on the wire; the functions below are shorthands for those of today."""
+    return {"type": type, **parameters}
+
+
 def fixed(temperature: float) -> Law:
     """One temperature for every token, measured all the same."""
     return {"type": "fixed", "temperature": temperature}

@@ -22,7 +22,8 @@ from typer.main import get_command
 from probes.inquiry.task import Task
 from scripts.config_page import config_page
 from scripts.routes_page import routes_page
-from server.wire.request import Control, Report
+from server.wire.report import Report
+from server.wire.request import Control
 from training.cli import policy as policy_cli
 from training.cli import probe as training_cli
 from training.cli import steering as steering_cli

@@ -16,7 +16,7 @@ from probes.laws import HapoStatistics
 from probes.steering import LayerVector, SteeringVector, contents_hash, tensor_name
 from server.errors import BadControl
 from server.settings import settings
-from server.wire.request import ArtifactCard
+from server.wire.cards import ArtifactCard
 
 logger = logging.getLogger("vllm.entrostat")
 

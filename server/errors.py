@@ -6,6 +6,8 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
+from probes.laws import LAWS
+
 
 class BadControl(ValueError):
     """The request asks for something that cannot be done; `param` names the field."""
@@ -41,8 +43,7 @@ def _sentence(finding: Mapping[str, Any]) -> str:
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
     """Pydantic puts the tag of a union into the path; the client never wrote it there."""
-    tags = {"fixed", "hapo", "edt", "dynatemp", "entropy_target"}
     steps = list(location)
-    if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in tags:
+    if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in LAWS:
         del steps[1]
     return steps

@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Histogram
 
 from server.planning.plan import Plan
-from server.wire.request import Report
+from server.wire.report import Report
 
 _REQUESTS = Counter(
     "entrostat_requests",

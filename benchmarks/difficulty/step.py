@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine
 from benchmarks.arms import PROMPTS
 from benchmarks.difficulty.cost import PLAIN, save_probes
-from probes.laws import Law, law_parameters
+from probes.laws import NO_LAW, NO_ROW
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 from server.worker.message import KEY, difficulty_control, engine_control
@@ -144,8 +144,8 @@ def _batch(llm: Any, watch: _Stopwatch, probed: bool, address: str) -> Lap:
             stop=_END,
         )
         control = engine_control(
-            law=Law.NONE,
-            parameters=law_parameters(Law.NONE),
+            law=NO_LAW,
+            parameters=NO_ROW,
             trace=number + 1,
             address=address,
             choices=1,

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from probes.strict import RequestModel
+
 MIN_TOKENS = 16
 """No budget is smaller than this."""
 
@@ -27,10 +29,8 @@ DifficultyWord = Literal["easy", "normal", "hard"]
 _WORDS: tuple[DifficultyWord, ...] = ("easy", "normal", "hard")
 
 
-class Strategy(BaseModel):
+class Strategy(RequestModel):
     """How questions of one class are answered."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     prompt: str = Field("", max_length=2000)
     """Put after the question; empty leaves it as it is."""
@@ -49,14 +49,15 @@ def with_text(question: str, text: str) -> str:
     return f"{question}\n\n{text}" if text else question
 
 
-class Strategies(BaseModel):
+class Strategies(RequestModel):
     """A strategy per class. The temperatures and budgets are the paper's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     easy: Strategy = Strategy(temperature=0.5, budget=0.4)
+    """Of easy questions."""
     normal: Strategy = Strategy(temperature=0.8, budget=1.0)
+    """Of questions that are neither easy nor hard."""
     hard: Strategy = Strategy(temperature=0.4, budget=0.5)
+    """Of hard questions."""
 
     def of(self, difficulty: Difficulty) -> Strategy:
         """The strategy of a class."""

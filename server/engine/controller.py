@@ -15,7 +15,7 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.difficulty.probe import Head
-from probes.laws import NUM_PARAMETERS, Law
+from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 from server.engine.difficulty import DifficultyControl
 from server.engine.kernels import Kernels
 from server.engine.publisher import Directory, Publisher
@@ -164,7 +164,7 @@ class Controller:
 
     def needs_solver(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots follows an entropy target."""
-        return bool((self._table[slots, 0] == Law.ENTROPY_TARGET).any())
+        return bool((self._table[slots, 0] == EntropyTargetLaw.tag).any())
 
     def is_traced(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots sends a trace."""
@@ -179,7 +179,7 @@ class Controller:
 
         Rows without a control are in no group: they are neither read nor written.
         """
-        solving = self._table[:num_rows, 0] == Law.ENTROPY_TARGET
+        solving = self._table[:num_rows, 0] == EntropyTargetLaw.tag
         groups = []
         for solve, members in ((False, self._active[:num_rows] & ~solving), (True, solving)):
             host_slots = members.nonzero()[0]

@@ -14,15 +14,9 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.entropy import measure, moments, power_sums
-from probes.laws import (
-    NUM_PARAMETERS,
-    REFINEMENTS,
-    Bracket,
-    Law,
-    apply_laws,
-    open_bracket,
-    tighten,
-)
+from probes.entropy_target import REFINEMENTS, Bracket, open_bracket, tighten
+from probes.law_functions import apply_laws
+from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 
 logger = init_logger("vllm.entrostat")
 
@@ -61,7 +55,7 @@ class Kernels:
         for rows in (1, 3):  # a compiler treats one row as a case of its own
             logits = torch.zeros(rows, self._vocab_size, device=self._device)
             column = torch.ones(rows, device=self._device)
-            laws = torch.full((rows,), int(Law.ENTROPY_TARGET), device=self._device)
+            laws = torch.full((rows,), EntropyTargetLaw.tag, device=self._device)
             parameters = torch.ones(rows, NUM_PARAMETERS, device=self._device)
             self.decide(logits, column, laws, parameters, solve=False)
             self.decide(logits, column, laws, parameters, solve=True)
@@ -74,9 +68,9 @@ class Kernels:
         Args:
             logits: Shape (rows, vocab), float32, after masks and penalties, before temperature.
             base: The requests' own temperatures, shape (rows,); 0 marks a greedy row.
-            law: `Law` tags, shape (rows,).
+            law: Tags of the laws, shape (rows,).
             parameters: Shape (rows, NUM_PARAMETERS).
-            solve: Whether any row follows `ENTROPY_TARGET`.
+            solve: Whether any row follows an entropy target.
 
         Returns:
             Two tensors of shape (rows,). Greedy rows keep 0; rows without a finite entropy keep
@@ -94,7 +88,7 @@ class Kernels:
             sums = self._power_sums(logits, maximum, beta)
         beta, _ = self._tighten(sums, beta, bracket)
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
-        solved = (law == Law.ENTROPY_TARGET.value) & (base >= 1e-5) & ~entropy.isnan()
+        solved = (law == EntropyTargetLaw.tag) & (base >= 1e-5) & ~entropy.isnan()
         return entropy, torch.where(solved, 1 / beta, closed)
 
 

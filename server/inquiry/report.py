@@ -6,7 +6,7 @@ from probes.inquiry.likelihood import UNKNOWN
 from probes.inquiry.turn import Turn
 from server.inquiry.engine_reads import Reads
 from server.planning.plan import InquiryPlan
-from server.wire.request import HeardReport, InquiryReport
+from server.wire.report import HeardReport, InquiryReport
 
 
 def turn_report(

@@ -20,7 +20,7 @@ from server.inquiry.engine_reads import ReadError, Reads
 from server.inquiry.open_questions import PROPOSALS, with_open_questions
 from server.inquiry.report import turn_report
 from server.planning.plan import InquiryPlan
-from server.wire.request import InquiryReport
+from server.wire.report import InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")
 

@@ -2,27 +2,18 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from probes.conformal import Calibration
 from probes.difficulty.strategies import Difficulty, Strategies
 from probes.inquiry.artifact import Inquiry, TooFewSamples
 from probes.inquiry.turn import Rule
 from probes.inquiry.words import Predictor
-from probes.laws import Law, law_parameters
+from probes.laws import EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw, law_row
 from server.artifacts import Artifacts
 from server.errors import BadControl
 from server.planning.steering import SteeringPlan, plan_steering
-from server.wire.request import (
-    Control,
-    Dynatemp,
-    Edt,
-    EntropyTarget,
-    FixedTemperature,
-    Hapo,
-    InquiryControl,
-    TemperatureLaw,
-)
+from server.wire.request import Control, InquiryControl
 
 _EFFORT = {"low": Difficulty.EASY, "medium": Difficulty.NORMAL, "high": Difficulty.HARD}
 
@@ -32,8 +23,9 @@ class Plan(NamedTuple):
 
     profile: str | None
     law: TemperatureLaw | None
-    tag: Law
-    parameters: list[float]
+    tag: int
+    """Of the law, for the worker."""
+    parameters: tuple[float, ...]
     trace: str
     difficulty: "DifficultyPlan | None" = None
     steering: SteeringPlan | None = None
@@ -122,7 +114,7 @@ def make_plan(
         if "temperature" in own:
             param = "entropy.temperature"
     _refuse_contradictions(control.temperature, said.temperature)
-    tag, parameters = _parameters(control.temperature, artifacts, param)
+    tag, parameters = _law_row(control.temperature, artifacts, param)
     with _blamed(named, body):
         inquiry = _inquiry(control, artifacts)
         difficulty = _difficulty(control, artifacts, said)
@@ -222,13 +214,13 @@ def _named_profile(wanted: Wanted, profiles: Mapping[str, Control]) -> tuple[str
 def _refuse_contradictions(law: TemperatureLaw | None, temperature: float | None) -> None:
     if temperature is None or temperature == 0:  # greedy stays greedy under every law
         return
-    if isinstance(law, EntropyTarget) and temperature != 1:
+    if isinstance(law, EntropyTargetLaw) and temperature != 1:
         raise BadControl(
             f"`temperature` ({temperature}) contradicts an entropy target, which solves the "
             "temperature of every token: leave it out",
             "temperature",
         )
-    if isinstance(law, FixedTemperature) and temperature != law.temperature:
+    if isinstance(law, FixedLaw) and temperature != law.temperature:
         raise BadControl(
             f"`temperature` ({temperature}) contradicts the fixed temperature of `entropy` "
             f"({law.temperature}): leave one out",
@@ -236,31 +228,10 @@ def _refuse_contradictions(law: TemperatureLaw | None, temperature: float | None
         )
 
 
-def _parameters(
+def _law_row(
     law: TemperatureLaw | None, artifacts: Artifacts, param: str
-) -> tuple[Law, list[float]]:
-    match law:
-        case None:
-            return Law.NONE, law_parameters(Law.NONE)
-        case FixedTemperature():
-            return Law.FIXED, law_parameters(Law.FIXED, temperature=law.temperature)
-        case Hapo():
-            statistics = artifacts.hapo_statistics(law.statistics, param)
-            return Law.HAPO, law_parameters(
-                Law.HAPO,
-                **statistics._asdict(),
-                tau=law.tau,
-                published=float(law.compat == "published"),
-            )
-        case Edt():
-            return Law.EDT, law_parameters(Law.EDT, theta=law.theta, base=law.base)
-        case Dynatemp():
-            return Law.DYNATEMP, law_parameters(
-                Law.DYNATEMP, range=law.range, exponent=law.exponent
-            )
-        case EntropyTarget():
-            return Law.ENTROPY_TARGET, law_parameters(
-                Law.ENTROPY_TARGET, **law.model_dump(exclude={"type"})
-            )
-        case _:
-            assert_never(law)
+) -> tuple[int, tuple[float, ...]]:
+    statistics = None
+    if isinstance(law, HapoLaw):
+        statistics = artifacts.hapo_statistics(law.statistics, param)
+    return law_row(law, statistics)

@@ -12,7 +12,8 @@ from vllm.utils import length_from_prompt_token_ids_or_embeds
 from probes.steering import LayerVector, SteeringVector, fits
 from server.artifacts import Artifacts
 from server.errors import BadControl
-from server.wire.request import Steer, SteeringReport
+from server.wire.report import SteeringReport
+from server.wire.request import Steer
 from server.worker.message import steering_control
 
 _PARAM = "entropy.steering"

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 from vllm.sampling_params import SamplingParams
 
 from probes.difficulty.strategies import Difficulty, Strategy
-from probes.laws import Law, law_parameters
+from probes.laws import NO_LAW, NO_ROW
 from server.planning.plan import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
-from server.wire.request import DifficultyReport, StrategyReport
+from server.wire.report import DifficultyReport, StrategyReport
 from server.worker.message import KEY, difficulty_control, engine_control
 
 Source = Literal["probe", "effort", "fallback"]
@@ -97,8 +97,8 @@ class DifficultyRun:
     async def _ask(self, engine: Any, prompt: Any, request_id: str, **kwargs: Any) -> Verdict:
         """Read the question in a pass of its own, whose prefix the answer then finds cached."""
         control = engine_control(
-            law=Law.NONE,
-            parameters=law_parameters(Law.NONE),
+            law=NO_LAW,
+            parameters=NO_ROW,
             trace=0,
             address=self._waiting.address,
             choices=1,

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
 from server.requests.telemetry import Token
-from server.wire.request import EntropyTarget, Report, TokenReport
+from server.wire.report import Report, TokenReport
 
 
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
@@ -49,7 +50,7 @@ def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
 
 
 def _num_clamped(plan: Plan, temperatures: Sequence[float]) -> int | None:
-    if not isinstance(plan.law, EntropyTarget):
+    if not isinstance(plan.law, EntropyTargetLaw):
         return None
     limits = (plan.law.temperature_min, plan.law.temperature_max)
     return sum(

@@ -14,7 +14,7 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 from server.routes.controlled import run_controlled
 from server.routes.openai import CONTROL, REPORT, ControlField
-from server.wire.request import Report
+from server.wire.report import Report
 
 router = APIRouter()
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from server.state import state_of
-from server.wire.request import ArtifactList, ProfileCard, ProfileList, Readiness
+from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness
 
 router = APIRouter()
 

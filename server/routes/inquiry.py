@@ -18,7 +18,7 @@ from server.inquiry.turn import inquire
 from server.planning.plan import Plan
 from server.requests.sse import sse, summary_chunk
 from server.state import ServerState
-from server.wire.request import Report
+from server.wire.report import Report
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
 """What asks for something that a chosen question does not have."""

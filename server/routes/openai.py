@@ -26,7 +26,8 @@ from vllm.exceptions import VLLMValidationError
 
 from server.errors import describe
 from server.routes.controlled import run_controlled
-from server.wire.request import Control, Report
+from server.wire.report import Report
+from server.wire.request import Control
 
 CONTROL = "How entropy is measured and controlled while this answer is decoded."
 """Describes the field `entropy` of a request."""

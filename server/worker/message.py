@@ -8,7 +8,7 @@ worker it is a plain map.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probes.laws import NUM_PARAMETERS, Law
+from probes.laws import NUM_PARAMETERS
 
 CONFIG_KEY = "entrostat"
 """Key in vLLM's `additional_config` that switches the worker side on."""
@@ -26,8 +26,8 @@ class EngineControl(dict[str, Any]):
 
 def engine_control(
     *,
-    law: Law,
-    parameters: list[float],
+    law: int,
+    parameters: Sequence[float],
     trace: int,
     address: str,
     choices: int,
@@ -37,8 +37,8 @@ def engine_control(
     """Build the control of one `generate` call.
 
     Args:
-        law: Which temperature law.
-        parameters: Its row, from `law_parameters`.
+        law: Tag of the temperature law, from `probes.laws.law_row`.
+        parameters: Its row, from there too.
         trace: Identifies the call in trace records; 0 asks for no trace.
         address: ZeroMQ endpoint that receives the trace; empty without one.
         choices: The request's `n`.
@@ -47,8 +47,8 @@ def engine_control(
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
-        law=int(law),
-        parameters=parameters,
+        law=law,
+        parameters=list(parameters),
         trace=trace,
         address=address,
         choices=choices,

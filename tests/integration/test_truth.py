@@ -66,18 +66,19 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     client: OpenAI, reference: Any, checkpoint: Path
 ) -> None:
     from probes.artifact import ModelIdentity
-    from probes.laws import Law, apply_laws, law_parameters
+    from probes.law_functions import apply_laws
+    from probes.laws import HapoLaw
     from server.artifacts import Artifacts, shipped_artifacts
 
     artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint), 576)
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
     drawn = sample(client, reference, law("hapo", tau=0.3), temperature=0.9)
-    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=0.3, published=0.0)
+    row = HapoLaw(tau=0.3).row(statistics)
     count = len(drawn.entropy)
     expected = apply_laws(
         drawn.entropy,
         torch.full((count,), 0.9),
-        torch.full((count,), float(Law.HAPO)),
+        torch.full((count,), float(HapoLaw.tag)),
         torch.tensor([row] * count),
         0.0,
     )

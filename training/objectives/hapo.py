@@ -8,7 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
+from probes.hapo_statistics import fit_hapo
+from probes.law_functions import hapo
+from probes.laws import HapoStatistics
 from training.objectives.batch import Plan, Rollout, Step, Tokens
 from training.objectives.distributed import Ranks
 from training.objectives.interface import Config, Objective, Slot
@@ -20,7 +22,7 @@ _MAX_ADVANTAGE = 5.0
 
 def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1] per token, any shape."""
-    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=1.0, published=0.0)
+    row = (*statistics, 1.0, 0.0)  # tau = 1, not as published
     flat = entropy.detach().flatten()
     parameters = torch.tensor(row).to(flat).expand(len(flat), -1)
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
@@ -66,7 +68,7 @@ class HapoConfig(Config):
 class Hapo(Objective[HapoConfig]):
     """Three of HAPO's four parts, each on its own switch.
 
-    h in [-1, 1] is the scaled log-entropy of `probes.laws.fit_hapo`.
+    h in [-1, 1] is the scaled log-entropy of `probes.hapo_statistics.fit_hapo`.
 
     - Token-level group average: `token_group_advantages`.
     - Redistribution: with "neutral" 1 - lo/2 < r < 1 + hi/2, A becomes A (1 + beta h) where h > 0

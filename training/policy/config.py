@@ -10,12 +10,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from probes.graders import GraderName
+from probes.laws import TemperatureLaw
 from training.common.errors import TrainingError
 from training.objectives.controller import ControllerConfig
 from training.objectives.registry import ObjectiveList, PlainConfig
 from training.policy.loss import LossType
 from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.sampler import RolloutLaw
 from training.policy.rollouts.served import ServedConfig
 from training.policy.validation import TrlSettings, refuse_settings
 
@@ -68,7 +68,7 @@ class RolloutConfig(_Section):
     """Longest completion."""
     temperature: float = Field(1.0, gt=0.0, le=2.0)
     """Of rollouts and, always, of the policy that is trained."""
-    law: RolloutLaw | None = None
+    law: TemperatureLaw | None = None
     """Another temperature for each token; importance weights correct for it."""
     branch: BranchConfig | None = None
     """Forks completions at tokens of high entropy."""

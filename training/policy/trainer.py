@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig
 
+from probes.laws import TemperatureLaw
 from training.objectives import Need, ObjectiveConfig, Objectives, Plan, Tokens
 from training.objectives.controller import Actuator, ControllerConfig, EntropyController
 from training.objectives.registry import PlainConfig
@@ -32,7 +33,6 @@ from training.policy.loss import (
     ratio_limits,
 )
 from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.sampler import RolloutLaw
 from training.policy.rollouts.served import ServedConfig, ServedPolicy
 from training.policy.rollouts.source import STATISTICS, Grader, RolloutTrainer
 from training.policy.run_folder import STATE_FILE
@@ -61,7 +61,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         *,
         objectives: Sequence[ObjectiveConfig] = (PlainConfig(),),
         controller: ControllerConfig | None = None,
-        law: RolloutLaw | None = None,
+        law: TemperatureLaw | None = None,
         branch: BranchConfig | None = None,
         served: ServedConfig | None = None,
         importance_cap: float | None = 3.0,

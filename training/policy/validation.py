@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from probes.laws import HapoLaw, TemperatureLaw
 from training.objectives.batch import Need
 from training.objectives.compose import Objectives
 from training.objectives.controller import Actuator, ControllerConfig
@@ -15,7 +16,6 @@ from training.objectives.registry import (
 )
 from training.policy.loss import CLIPPED
 from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.sampler import HapoLaw, RolloutLaw
 
 _OPEN_CLIP = ("kl_cov", "lp_reg", "soft_clip_high_entropy")
 """Objectives that let single tokens pass the clip, which `delta` would close again."""
@@ -63,7 +63,7 @@ def refuse_settings(
     configs: Sequence[ObjectiveConfig],
     settings: TrlSettings,
     controller: ControllerConfig | None = None,
-    law: RolloutLaw | None = None,
+    law: TemperatureLaw | None = None,
     branch: BranchConfig | None = None,
 ) -> None:
     """Check that every objective can do its work under these settings.
@@ -141,7 +141,7 @@ def _refuse_own_rollouts(
     configs: Sequence[ObjectiveConfig],
     settings: TrlSettings,
     controller: ControllerConfig | None,
-    law: RolloutLaw | None,
+    law: TemperatureLaw | None,
     branch: BranchConfig | None,
 ) -> None:
     """Refuse what acts in TRL's own sampling where something else samples."""
@@ -212,7 +212,7 @@ def _refuse_rollouts(
     configs: Sequence[ObjectiveConfig],
     settings: TrlSettings,
     controller: ControllerConfig | None,
-    law: RolloutLaw | None,
+    law: TemperatureLaw | None,
 ) -> None:
     names = [config.type for config in configs]
     drives = controller is not None and controller.actuator is Actuator.TEMPERATURE
@@ -235,13 +235,17 @@ def _refuse_rollouts(
             )
     if isinstance(law, HapoLaw) and "hapo" not in names:
         raise ValueError('the law "hapo" takes its statistics from the objective "hapo": add it')
+    if isinstance(law, HapoLaw) and law.statistics is not None:
+        raise ValueError(
+            'the law "hapo" takes its statistics from the objective "hapo": leave statistics out'
+        )
 
 
 def _refuse_extra_rollouts(
     configs: Sequence[ObjectiveConfig],
     settings: TrlSettings,
     controller: ControllerConfig | None,
-    law: RolloutLaw | None,
+    law: TemperatureLaw | None,
     branch: BranchConfig | None,
 ) -> None:
     objectives = Objectives(configs)

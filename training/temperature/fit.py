@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.laws import HapoStatistics, Law, fit_hapo, hapo, law_parameters
+from probes.hapo_statistics import fit_hapo
+from probes.law_functions import hapo
+from probes.laws import HapoStatistics
 
 NUM_RESAMPLES = 100
 
@@ -62,6 +64,6 @@ def fit_temperature(
 
 def scaled(entropies: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1], as the server computes it: T = T0 (1 + tau h)."""
-    row = law_parameters(Law.HAPO, **statistics._asdict(), tau=1.0, published=0.0)
+    row = (*statistics, 1.0, 0.0)  # tau = 1, not as published
     parameters = torch.tensor(row, dtype=entropies.dtype)
     return hapo(entropies, torch.ones_like(entropies), parameters.expand(len(entropies), -1)) - 1

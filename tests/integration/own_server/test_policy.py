@@ -158,7 +158,7 @@ def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
 def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(
     base: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from probes.laws import temperature_for_entropy
+    from probes.entropy_target import temperature_for_entropy
 
     control = "{temperature={type='entropy_target', entropy_target=1.5}}"
     changes = (f"rollout.controls={control}", "optimiser.steps=1", "optimiser.learning_rate=1e-12")

@@ -22,6 +22,7 @@ from clients.entropy import (
     entropy_target,
     fixed,
     hapo,
+    law,
     report,
 )
 from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
@@ -48,9 +49,10 @@ def completion(*entropies: Json | None) -> ChatCompletion:
 
 
 @pytest.mark.parametrize(
-    ("law", "wire"),
+    ("sent", "wire"),
     [
         (fixed(0.7), {"type": "fixed", "temperature": 0.7}),
+        (law("edt", theta=0.3), {"type": "edt", "theta": 0.3}),
         (hapo(), {"type": "hapo", "tau": 0.05}),
         (
             hapo(0.2, statistics="a/b", compat="published"),
@@ -69,15 +71,15 @@ def completion(*entropies: Json | None) -> ChatCompletion:
         ),
     ],
 )
-def test_a_law_is_what_the_wire_says(law: Law, wire: Json) -> None:
-    assert law == wire
+def test_a_law_is_what_the_wire_says(sent: Law, wire: Json) -> None:
+    assert sent == wire
 
 
 def test_the_server_accepts_every_law_as_built() -> None:
     from server.wire.request import Control
 
-    for law in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2)):
-        asked = controls(law, profile="adaptive", trace="tokens")["entropy"]
+    for sent in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2)):
+        asked = controls(sent, profile="adaptive", trace="tokens")["entropy"]
         control = Control.model_validate(asked)
         assert control.model_dump(exclude_none=True) == asked
 
@@ -107,8 +109,8 @@ def test_a_newer_servers_fields_are_kept_and_harmless() -> None:
 
 
 def test_a_report_of_the_server_reads_back_equal() -> None:
-    from server.wire.request import Report as Sent
-    from server.wire.request import TokenReport
+    from server.wire.report import Report as Sent
+    from server.wire.report import TokenReport
 
     sent = Sent(
         **{**SUMMARY, "tokens": [TokenReport(entropy=None, temperature=0.5)]},

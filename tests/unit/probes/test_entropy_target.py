@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.laws import REFINEMENTS, temperature_for_entropy
+from probes.entropy_target import REFINEMENTS, temperature_for_entropy
 
 INF = math.inf
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from probes.laws import HapoStatistics, Law, fit_hapo
-from tests.unit.probes.test_laws import HALF, applied
+from probes.hapo_statistics import fit_hapo
+from probes.laws import HapoLaw, HapoStatistics
+from tests.unit.probes.test_laws import applied
 
 
 def hapo_in_numpy(values: np.ndarray, quantile: float, tail: float) -> HapoStatistics:
@@ -41,7 +42,7 @@ def test_fitted_statistics_are_those_of_the_formulas(
 def test_extremes_of_the_sample_map_to_the_ends_without_tails() -> None:
     values = torch.tensor([0.1, 0.3, 0.5, 1.0, 4.0])
     fitted = fit_hapo(values, tail=0.0)
-    got = applied(Law.HAPO, values.tolist(), parameters={**fitted._asdict(), **HALF})
+    got = applied(HapoLaw(tau=0.5), values.tolist(), 1.0, fitted)
     assert (got[0], got[-1]) == pytest.approx((0.5, 1.5), abs=1e-4)
     assert got[3] == pytest.approx(1.0, abs=1e-5)  # the 0.8 quantile of five is the fourth
 
@@ -74,5 +75,5 @@ def test_a_sample_that_cannot_be_fitted_is_refused(values: list[float]) -> None:
 def test_equal_entropies_fit_to_statistics_that_leave_the_base_alone() -> None:
     fitted = fit_hapo(torch.full((10,), 0.7))
     assert all(math.isfinite(value) for value in fitted)
-    got = applied(Law.HAPO, [0.1, 0.7, 5.0], 0.9, {**fitted._asdict(), **HALF})
+    got = applied(HapoLaw(tau=0.5), [0.1, 0.7, 5.0], 0.9, fitted)
     assert got == pytest.approx([0.9] * 3)

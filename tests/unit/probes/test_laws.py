@@ -1,19 +1,27 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import laws as temperature
+from probes.entropy_target import temperature_for_entropy
+from probes.law_functions import FUNCTIONS, apply_laws
 from probes.laws import (
+    LAWS,
     MIN_TEMPERATURE,
+    NO_LAW,
+    NO_ROW,
     NUM_PARAMETERS,
+    DynatempLaw,
+    EdtLaw,
+    EntropyTargetLaw,
+    FixedLaw,
+    HapoLaw,
     HapoStatistics,
-    Law,
-    apply_laws,
-    law_parameters,
-    temperature_for_entropy,
+    TemperatureLaw,
+    law_row,
 )
 
 INF = math.inf
@@ -22,38 +30,37 @@ GOLDEN_ENTROPY = 0.947537
 LOG_VOCAB = math.log(49152)
 STATISTICS = HapoStatistics(math.log(0.5), 1.0, 0.5, -0.25)  # those of the golden values
 
-HALF = {"tau": 0.5, "published": 0.0}
-
 for_all_rows = settings(deadline=None, max_examples=50)
 
-SOME_PARAMETERS: dict[Law, dict[str, float]] = {
-    Law.NONE: {},
-    Law.FIXED: {"temperature": 0.7},
-    Law.HAPO: {**STATISTICS._asdict(), "tau": 0.3, "published": 0.0},
-    Law.EDT: {"theta": 0.5, "base": 0.8},
-    Law.DYNATEMP: {"range": 0.5, "exponent": 1.5},
-    Law.ENTROPY_TARGET: {"entropy_target": 1.0, "temperature_min": 0.1, "temperature_max": 2.0},
-}
+FIXED = FixedLaw(temperature=0.7)
+RISING: list[TemperatureLaw] = [HapoLaw(tau=0.3), EdtLaw(), DynatempLaw(exponent=1.5)]
+"""Laws whose temperature rises with the entropy."""
+ALL_LAWS: list[TemperatureLaw | None] = [
+    None,
+    FIXED,
+    *RISING,
+    EntropyTargetLaw(entropy_target=1.0),
+]
 
 entropies = st.floats(0, 10.75, width=32)
 bases = st.floats(0.125, 2, width=32)
-rising_laws = st.sampled_from([Law.HAPO, Law.EDT, Law.DYNATEMP])
+rising_laws = st.sampled_from(RISING)
 
 
 def applied(
-    law: Law,
+    law: TemperatureLaw | None,
     entropies: list[float],
     t0: float = 1.0,
-    parameters: dict[str, float] | None = None,
+    statistics: HapoStatistics = STATISTICS,
     log_vocab: float = LOG_VOCAB,
 ) -> list[float]:
     """Temperatures that one law gives to some entropies."""
-    row = law_parameters(law, **(SOME_PARAMETERS[law] if parameters is None else parameters))
+    tag, row = law_row(law, statistics)
     count = len(entropies)
     result = apply_laws(
         torch.tensor(entropies),
         torch.full((count,), t0),
-        torch.full((count,), float(law)),
+        torch.full((count,), float(tag)),
         torch.tensor([row]).expand(count, -1),
         log_vocab,
     )
@@ -61,33 +68,32 @@ def applied(
     return result.tolist()
 
 
-def hapo(*, tau: float, published: float = 0.0, **statistics: float) -> dict[str, float]:
-    return {**STATISTICS._asdict(), **statistics, "tau": tau, "published": published}
-
-
 # -- golden values -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("entropy", "published", "expected"),
-    [(GOLDEN_ENTROPY, 0.0, 1.015981), (0.1, 0.0, 0.979882), (0.1, 1.0, 1.020118)],
+    ("entropy", "compat", "expected"),
+    [
+        (GOLDEN_ENTROPY, None, 1.015981),
+        (0.1, None, 0.979882),
+        (0.1, "published", 1.020118),
+    ],
 )
 def test_hapo_gives_its_golden_temperatures(
-    entropy: float, published: float, expected: float
+    entropy: float, compat: Literal["published"] | None, expected: float
 ) -> None:
-    got = applied(Law.HAPO, [entropy], parameters=hapo(tau=0.05, published=published))
+    got = applied(HapoLaw(compat=compat), [entropy])
     assert got == pytest.approx([expected], abs=2e-6)
 
 
 @pytest.mark.parametrize(("theta", "expected"), [(1.0, 0.790177), (0.5, 0.888919)])
 def test_edt_gives_its_golden_temperatures(theta: float, expected: float) -> None:
-    got = applied(Law.EDT, [GOLDEN_ENTROPY], parameters={"theta": theta, "base": 0.8})
+    got = applied(EdtLaw(theta=theta), [GOLDEN_ENTROPY])
     assert got == pytest.approx([expected], abs=2e-6)
 
 
 def test_dynatemp_gives_its_golden_temperature() -> None:
-    parameters = {"range": 0.5, "exponent": 1.0}
-    got = applied(Law.DYNATEMP, [GOLDEN_ENTROPY], parameters=parameters, log_vocab=math.log(4))
+    got = applied(DynatempLaw(), [GOLDEN_ENTROPY], log_vocab=math.log(4))
     assert got == pytest.approx([1.183503], abs=2e-6)
 
 
@@ -101,36 +107,41 @@ def test_an_entropy_target_of_half_a_nat_has_its_golden_temperature() -> None:
 @given(law=rising_laws, t0=bases, one=entropies, two=entropies)
 @for_all_rows
 def test_temperature_never_falls_as_entropy_rises(
-    law: Law, t0: float, one: float, two: float
+    law: TemperatureLaw, t0: float, one: float, two: float
 ) -> None:
     low, high = applied(law, sorted([one, two]), t0)
     assert low <= high + 1e-6
 
 
-@pytest.mark.parametrize("law", [Law.HAPO, Law.EDT, Law.DYNATEMP])
-def test_an_uncertain_token_is_drawn_warmer_than_a_certain_one(law: Law) -> None:
+@pytest.mark.parametrize("law", RISING)
+def test_an_uncertain_token_is_drawn_warmer_than_a_certain_one(law: TemperatureLaw) -> None:
     low, high = applied(law, [0.2, 4.0])
     assert high > low * 1.05
 
 
 def test_a_fixed_temperature_ignores_entropy_and_base() -> None:
-    assert applied(Law.FIXED, [0.0, 1.0, 9.0], t0=1.7) == pytest.approx([0.7] * 3)
+    assert applied(FIXED, [0.0, 1.0, 9.0], t0=1.7) == pytest.approx([0.7] * 3)
 
 
 @given(
     entropy=entropies,
     t0=bases,
     tau=st.floats(0, 0.99),
-    published=st.sampled_from([0.0, 1.0]),
+    compat=st.sampled_from([None, "published"]),
     pivot=st.floats(-8, 2),
     std=st.floats(0, 3),
 )
 @for_all_rows
 def test_hapo_stays_within_tau_of_the_base(
-    entropy: float, t0: float, tau: float, published: float, pivot: float, std: float
+    entropy: float,
+    t0: float,
+    tau: float,
+    compat: Literal["published"] | None,
+    pivot: float,
+    std: float,
 ) -> None:
-    parameters = hapo(tau=tau, published=published, pivot=pivot, std=std)
-    (got,) = applied(Law.HAPO, [entropy], t0, parameters)
+    statistics = STATISTICS._replace(pivot=pivot, std=std)
+    (got,) = applied(HapoLaw(tau=tau, compat=compat), [entropy], t0, statistics)
     assert got >= max(t0 * (1 - tau), MIN_TEMPERATURE) * (1 - 1e-6)
     assert got <= t0 * (1 + tau) * (1 + 1e-6)
 
@@ -138,8 +149,8 @@ def test_hapo_stays_within_tau_of_the_base(
 @given(entropy=st.floats(0.01, 10), tau=st.floats(0.01, 0.9))
 @for_all_rows
 def test_hapo_cools_by_as_much_as_the_published_code_heats(entropy: float, tau: float) -> None:
-    (ours,) = applied(Law.HAPO, [entropy], parameters=hapo(tau=tau))
-    (published,) = applied(Law.HAPO, [entropy], parameters=hapo(tau=tau, published=1.0))
+    (ours,) = applied(HapoLaw(tau=tau), [entropy])
+    (published,) = applied(HapoLaw(tau=tau, compat="published"), [entropy])
     assert published >= 1 - 1e-6
     below = math.log(entropy) < STATISTICS.pivot
     assert ours == pytest.approx(2 - published if below else published, abs=1e-5)
@@ -148,19 +159,19 @@ def test_hapo_cools_by_as_much_as_the_published_code_heats(entropy: float, tau: 
 @given(t0=bases, pivot=st.floats(-5, 2), tau=st.floats(0, 0.9))
 @for_all_rows
 def test_hapo_draws_the_pivot_token_at_the_base(t0: float, pivot: float, tau: float) -> None:
-    got = applied(Law.HAPO, [math.exp(pivot)], t0, hapo(tau=tau, pivot=pivot))
+    got = applied(HapoLaw(tau=tau), [math.exp(pivot)], t0, STATISTICS._replace(pivot=pivot))
     assert got == pytest.approx([t0], rel=1e-5)
 
 
 def test_hapo_with_a_spread_too_small_to_mean_anything_draws_at_the_base() -> None:
-    narrow = applied(Law.HAPO, [0.1, 3.0], 0.9, hapo(tau=0.5, std=9e-4))
+    narrow = applied(HapoLaw(tau=0.5), [0.1, 3.0], 0.9, STATISTICS._replace(std=9e-4))
     assert narrow == pytest.approx([0.9, 0.9])
-    low, high = applied(Law.HAPO, [0.1, 3.0], 0.9, hapo(tau=0.5, std=2e-3))
+    low, high = applied(HapoLaw(tau=0.5), [0.1, 3.0], 0.9, STATISTICS._replace(std=2e-3))
     assert low < 0.9 < high
 
 
 def test_hapo_cools_a_token_without_entropy_all_the_way() -> None:
-    assert applied(Law.HAPO, [0.0], parameters=hapo(tau=0.05)) == pytest.approx([0.95])
+    assert applied(HapoLaw(), [0.0]) == pytest.approx([0.95])
 
 
 @given(entropy=entropies, t0=bases, theta=st.floats(0.01, 100), number=st.floats(0.01, 0.99))
@@ -168,13 +179,13 @@ def test_hapo_cools_a_token_without_entropy_all_the_way() -> None:
 def test_edt_stays_between_the_floor_and_the_base(
     entropy: float, t0: float, theta: float, number: float
 ) -> None:
-    (got,) = applied(Law.EDT, [entropy], t0, {"theta": theta, "base": number})
+    (got,) = applied(EdtLaw(theta=theta, base=number), [entropy], t0)
     assert MIN_TEMPERATURE * (1 - 1e-6) <= got <= t0 * (1 + 1e-6)
 
 
 def test_edt_ends_at_the_floor_without_entropy_and_at_the_base_with_much() -> None:
-    assert applied(Law.EDT, [0.0]) == pytest.approx([MIN_TEMPERATURE])
-    far = applied(Law.EDT, [10.8], 0.9, {"theta": 0.001, "base": 0.8})
+    assert applied(EdtLaw(), [0.0]) == pytest.approx([MIN_TEMPERATURE])
+    far = applied(EdtLaw(theta=0.001), [10.8], 0.9)
     assert far == pytest.approx([0.9], rel=1e-4)
 
 
@@ -183,28 +194,28 @@ def test_edt_ends_at_the_floor_without_entropy_and_at_the_base_with_much() -> No
 def test_dynatemp_stays_within_its_range_of_the_base(
     entropy: float, t0: float, reach: float, exponent: float
 ) -> None:
-    (got,) = applied(Law.DYNATEMP, [entropy], t0, {"range": reach, "exponent": exponent})
+    (got,) = applied(DynatempLaw(range=reach, exponent=exponent), [entropy], t0)
     assert max(t0 - reach, MIN_TEMPERATURE) - 1e-5 <= got <= t0 + reach + 1e-5
 
 
 def test_dynatemp_reaches_its_ends_at_no_entropy_and_at_the_most() -> None:
-    got = applied(Law.DYNATEMP, [0.0, LOG_VOCAB], 1.0, {"range": 0.25, "exponent": 2.0})
+    got = applied(DynatempLaw(range=0.25, exponent=2.0), [0.0, LOG_VOCAB])
     assert got == pytest.approx([0.75, 1.25])
 
 
-@pytest.mark.parametrize("law", list(Law))
-def test_a_row_without_entropy_is_drawn_at_the_base(law: Law) -> None:
+@pytest.mark.parametrize("law", ALL_LAWS)
+def test_a_row_without_entropy_is_drawn_at_the_base(law: TemperatureLaw | None) -> None:
     assert applied(law, [math.nan], t0=0.85) == pytest.approx([0.85])
 
 
-@pytest.mark.parametrize("law", list(Law))
-def test_a_greedy_row_stays_greedy(law: Law) -> None:
+@pytest.mark.parametrize("law", ALL_LAWS)
+def test_a_greedy_row_stays_greedy(law: TemperatureLaw | None) -> None:
     assert applied(law, [0.0, 1.0, math.nan], t0=0.0) == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("t0", [0.005, 1.0, 250.0])
 def test_a_row_without_a_law_keeps_its_base_even_outside_our_limits(t0: float) -> None:
-    assert applied(Law.NONE, [0.0, 3.0], t0=t0) == pytest.approx([t0, t0], rel=1e-7)
+    assert applied(None, [0.0, 3.0], t0=t0) == pytest.approx([t0, t0], rel=1e-7)
 
 
 @given(data=st.data(), num_rows=st.integers(1, 12))
@@ -212,13 +223,13 @@ def test_a_row_without_a_law_keeps_its_base_even_outside_our_limits(t0: float) -
 def test_a_batch_of_all_laws_decides_each_row_as_if_it_were_alone(
     data: st.DataObject, num_rows: int
 ) -> None:
-    laws = data.draw(st.lists(st.sampled_from(Law), min_size=num_rows, max_size=num_rows))
+    laws = data.draw(st.lists(st.sampled_from(ALL_LAWS), min_size=num_rows, max_size=num_rows))
     entropy = torch.tensor(
         [data.draw(st.one_of(entropies, st.just(math.nan))) for _ in range(num_rows)]
     )
     t0 = torch.tensor([data.draw(st.one_of(bases, st.just(0.0))) for _ in range(num_rows)])
-    tags = torch.tensor([float(law) for law in laws])
-    rows = torch.tensor([law_parameters(law, **SOME_PARAMETERS[law]) for law in laws])
+    tags = torch.tensor([float(law_row(law, STATISTICS)[0]) for law in laws])
+    rows = torch.tensor([law_row(law, STATISTICS)[1] for law in laws])
     together = apply_laws(entropy, t0, tags, rows, LOG_VOCAB)
     alone = [
         apply_laws(entropy[i : i + 1], t0[i : i + 1], tags[i : i + 1], rows[i : i + 1], LOG_VOCAB)
@@ -231,18 +242,35 @@ def test_a_batch_of_all_laws_decides_each_row_as_if_it_were_alone(
 # -- the table of laws -------------------------------------------------------------------------
 
 
-def test_every_law_has_its_columns() -> None:
-    assert set(temperature._COLUMNS) == set(Law)
-    assert max(len(names) for names in temperature._COLUMNS.values()) == NUM_PARAMETERS
+def test_every_law_has_one_function_and_a_tag_of_its_own() -> None:
+    by_entropy = {name for name, law in LAWS.items() if not law.needs_logits}
+    assert set(FUNCTIONS) == by_entropy
+    tags = [law.tag for law in LAWS.values()]
+    assert sorted({*tags, NO_LAW}) == list(range(len(LAWS) + 1))
 
 
-@pytest.mark.parametrize("law", list(Law))
-def test_parameters_are_laid_out_in_the_order_of_their_columns_and_padded(law: Law) -> None:
-    names = temperature._COLUMNS[law]
-    values = {name: float(at + 1) for at, name in enumerate(names)}
-    shuffled = dict(reversed(values.items()))
-    row = law_parameters(law, **shuffled)
-    assert row == [*values.values()] + [0.0] * (NUM_PARAMETERS - len(names))
-    for name in names:
-        with pytest.raises(KeyError, match=name):
-            law_parameters(law, **{k: v for k, v in values.items() if k != name})
+@pytest.mark.parametrize("law", ALL_LAWS)
+def test_the_row_of_a_law_has_its_parameters_in_order_and_is_padded(
+    law: TemperatureLaw | None,
+) -> None:
+    _, row = law_row(law, STATISTICS)
+    assert len(row) == NUM_PARAMETERS
+    if isinstance(law, HapoLaw):
+        assert row == (*STATISTICS, 0.3, 0.0)
+    elif law is None:
+        assert row == NO_ROW
+    else:
+        values = [value for name, value in law if name != "type"]
+        assert row == (*values, *[0.0] * (NUM_PARAMETERS - len(values)))
+
+
+def test_hapo_has_no_row_without_statistics() -> None:
+    with pytest.raises(ValueError, match="statistics"):
+        HapoLaw().row()
+
+
+@pytest.mark.parametrize("name", list(LAWS))
+def test_a_law_without_its_type_is_not_in_the_schema(name: str) -> None:
+    schema = LAWS[name].model_json_schema()
+    assert "type" in schema["required"]
+    assert schema["properties"]["type"]["const"] == name

@@ -8,10 +8,9 @@ from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from probes.laws import Law, law_parameters
+from probes.laws import EntropyTargetLaw, law_row
 from server.planning.plan import Plan
 from server.requests.telemetry import Telemetry
-from server.wire.request import EntropyTarget
 from server.worker.message import KEY
 from tests.unit.server.support import frame
 
@@ -22,11 +21,8 @@ ONE_BY_ONE: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
 
 def plan(trace: str = "tokens") -> Plan:
-    row = law_parameters(
-        Law.ENTROPY_TARGET, entropy_target=1.0, temperature_min=0.5, temperature_max=2.0
-    )
-    law = EntropyTarget(entropy_target=1.0, temperature_min=0.5)
-    return Plan("steady", law, Law.ENTROPY_TARGET, row, trace)
+    law = EntropyTargetLaw(entropy_target=1.0, temperature_min=0.5)
+    return Plan("steady", law, *law_row(law), trace)
 
 
 def params(n: int = 1, kind: RequestOutputKind = RequestOutputKind.DELTA) -> SamplingParams:

@@ -7,81 +7,14 @@ that each token was really drawn with, so the sampler records it.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.laws import (
-    HapoStatistics,
-    Law,
-    apply_laws,
-    law_parameters,
-    temperature_for_entropy,
-)
-
-
-class _Law(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FixedLaw(_Law):
-    """One temperature, other than the one that is trained at."""
-
-    type: Literal["fixed"] = "fixed"
-    temperature: float = Field(gt=0.0, le=2.0)
-    """Of every token."""
-
-
-class HapoLaw(_Law):
-    """HAPO's: T = T0 (1 + tau h), h the scaled log-entropy.
-
-    The statistics are those of the objective `hapo`, from the optimiser step before; the first
-    rollout is plain.
-    """
-
-    type: Literal["hapo"] = "hapo"
-    tau: float = Field(0.05, ge=0.0, lt=1.0)
-    """Largest share of T0 that is added or taken."""
-
-
-class EdtLaw(_Law):
-    """EDT's: T = T0 base^(theta / H)."""
-
-    type: Literal["edt"] = "edt"
-    theta: float = Field(0.1, ge=0.0)
-    """Nats."""
-    base: float = Field(0.8, gt=0.0, lt=1.0)
-    """Share of T0 that is left where H is theta."""
-
-
-class DynatempLaw(_Law):
-    """llama.cpp's: between T0 - range and T0 + range by H / ln(vocab)."""
-
-    type: Literal["dynatemp"] = "dynatemp"
-    range: float = Field(0.5, ge=0.0, le=1.0)
-    """Half-width of the temperatures around T0."""
-    exponent: float = Field(1.0, gt=0.0)
-    """Applied to H / ln(vocab)."""
-
-
-class EntropyTargetLaw(_Law):
-    """T is solved per token so that the entropy drawn from is the target, within limits."""
-
-    type: Literal["entropy_target"] = "entropy_target"
-    entropy_target: float = Field(gt=0.0)
-    """Nats."""
-    temperature_min: float = Field(0.5, gt=0.0)
-    """Where a target too low ends."""
-    temperature_max: float = Field(1.5, gt=0.0)
-    """Where a target too high ends."""
-
-
-RolloutLaw = Annotated[
-    FixedLaw | HapoLaw | EdtLaw | DynatempLaw | EntropyTargetLaw, Field(discriminator="type")
-]
+from probes.entropy_target import temperature_for_entropy
+from probes.law_functions import apply_laws
+from probes.laws import EntropyTargetLaw, HapoLaw, HapoStatistics, TemperatureLaw, law_row
 
 
 class Sampler:
@@ -94,7 +27,7 @@ class Sampler:
 
     def __init__(
         self,
-        law: RolloutLaw | None,
+        law: TemperatureLaw | None,
         base: float,
         shift: float = 0.0,
         statistics: HapoStatistics | None = None,
@@ -164,20 +97,11 @@ class Sampler:
             )
         if law is None or (isinstance(law, HapoLaw) and self._statistics is None):
             return base
-        tag, row = _row(law, self._statistics)
+        tag, row = law_row(law, self._statistics)
         return apply_laws(
             entropy,
             base,
-            torch.full_like(base, tag.value, dtype=torch.long),
+            torch.full_like(base, tag, dtype=torch.long),
             torch.tensor(row).to(base).expand(len(base), -1),
             math.log(logits.shape[-1]),
         )
-
-
-def _row(law: RolloutLaw, statistics: HapoStatistics | None) -> tuple[Law, list[float]]:
-    """The law's tag and parameters, as `probes.laws` lays them out."""
-    tag = Law[law.type.upper()]
-    values = law.model_dump(exclude={"type"})
-    if statistics is not None and tag is Law.HAPO:
-        values |= {**statistics._asdict(), "published": 0.0}
-    return tag, law_parameters(tag, **values)

@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from trl import GRPOTrainer
 
+from probes.laws import HapoLaw, TemperatureLaw
 from training.objectives import Need, Objectives, Ranks, Rollout, Tokens
 from training.objectives.arbitrary_entropy import Aepo
 from training.objectives.controller import Actuator, EntropyController
 from training.objectives.hapo import Hapo
 from training.policy.loss import ROLLOUT_LOGITS, Scored, ratio_limits, score_logits
 from training.policy.rollouts.branch import BranchConfig, forks, is_root, with_replaced
-from training.policy.rollouts.sampler import HapoLaw, RolloutLaw, Sampler
+from training.policy.rollouts.sampler import Sampler
 from training.policy.rollouts.served import ServedPolicy
 from training.policy.text_features import Answers, Reader, final_text
 
@@ -53,7 +54,7 @@ class RolloutTrainer(GRPOTrainer):
     _ranks: Ranks
     _own_rollouts = False
     """Whether `rollout_func` draws."""
-    _law: RolloutLaw | None
+    _law: TemperatureLaw | None
     _served: ServedPolicy | None = None
     """The server that draws; None draws in this process."""
     _served_step = -1

@@ -7,41 +7,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.laws import Law, law_parameters
+from probes.laws import (
+    DynatempLaw,
+    EdtLaw,
+    EntropyTargetLaw,
+    FixedLaw,
+    HapoLaw,
+    HapoStatistics,
+    TemperatureLaw,
+    law_row,
+)
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
 from server.worker.message import KEY, engine_control
 
 VOCAB = 64
 CPU = torch.device("cpu")
-PARAMETERS: dict[Law, dict[str, float]] = {
-    Law.NONE: {},
-    Law.FIXED: {"temperature": 0.5},
-    Law.HAPO: {
-        "pivot": -0.7,
-        "std": 1.0,
-        "scale_positive": 0.5,
-        "scale_negative": -0.25,
-        "tau": 0.5,
-        "published": 0.0,
-    },
-    Law.EDT: {"theta": 0.5, "base": 0.8},
-    Law.DYNATEMP: {"range": 0.5, "exponent": 1.5},
-    Law.ENTROPY_TARGET: {"entropy_target": 1.0, "temperature_min": 0.1, "temperature_max": 2.0},
-}
+STATISTICS = HapoStatistics(pivot=-0.7, std=1.0, scale_positive=0.5, scale_negative=-0.25)
+FIXED = FixedLaw(temperature=0.5)
+HAPO = HapoLaw(tau=0.5)
+EDT = EdtLaw()
+DYNATEMP = DynatempLaw(exponent=1.5)
+ENTROPY_TARGET = EntropyTargetLaw(entropy_target=1.0)
+ALL_LAWS: tuple[TemperatureLaw | None, ...] = (None, FIXED, HAPO, EDT, DYNATEMP, ENTROPY_TARGET)
 
 
 def asking(
-    law: Law = Law.FIXED, trace: int = 7, address: str = "ipc:///nowhere", choices: int = 1
+    law: TemperatureLaw | None = FIXED,
+    trace: int = 7,
+    address: str = "ipc:///nowhere",
+    choices: int = 1,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
-    control = engine_control(
-        law=law,
-        parameters=law_parameters(law, **PARAMETERS[law]),
-        trace=trace,
-        address=address,
-        choices=choices,
-    )
+    tag, row = law_row(law, STATISTICS)
+    control = engine_control(law=tag, parameters=row, trace=trace, address=address, choices=choices)
     return {KEY: dict(control)}
 
 

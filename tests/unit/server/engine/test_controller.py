@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pytest
@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.laws import Law, apply_laws, law_parameters
+from probes.law_functions import apply_laws
+from probes.laws import TemperatureLaw, law_row
 from server.engine import controller as module
 from server.engine.controller import Controller
 from tests.unit.server.engine.support import (
-    PARAMETERS,
+    ALL_LAWS,
+    EDT,
+    ENTROPY_TARGET,
+    FIXED,
+    STATISTICS,
     VOCAB,
     Record,
     asking,
@@ -24,7 +29,10 @@ from tests.unit.server.engine.support import (
 
 NUM_SLOTS = 6
 slots = st.integers(0, NUM_SLOTS - 1)
-laws = st.sampled_from(Law)
+laws = st.sampled_from(ALL_LAWS)
+IDLE: Final = "idle"
+"""Stands for the law of a slot whose request is not controlled."""
+Seat = TemperatureLaw | None | Literal["idle"]
 
 
 def step(controller: Controller, logits: Tensor) -> None:
@@ -49,12 +57,12 @@ class Naive:
     def __init__(self) -> None:
         self.seats: dict[int, tuple[list[float], int, int, str]] = {}
 
-    def add(self, slot: int, law: Law | None, trace: int) -> None:
-        if law is None:
+    def add(self, slot: int, law: Seat, trace: int) -> None:
+        if isinstance(law, str):
             self.seats.pop(slot, None)
         else:
-            row = [float(law), 0.75, *law_parameters(law, **PARAMETERS[law])]
-            self.seats[slot] = (row, trace, 0, f"ipc:///{trace}")
+            tag, row = law_row(law, STATISTICS)
+            self.seats[slot] = ([float(tag), 0.75, *row], trace, 0, f"ipc:///{trace}")
 
     def remove(self, slot: int) -> None:
         self.seats.pop(slot, None)
@@ -77,7 +85,7 @@ class Naive:
 
 pairs = st.tuples(slots, slots).filter(lambda pair: pair[0] != pair[1])
 operations = st.one_of(
-    st.tuples(st.just("add"), slots, st.none() | laws, st.integers(1, 2**63)),
+    st.tuples(st.just("add"), slots, st.just(IDLE) | laws, st.integers(1, 2**63)),
     st.tuples(st.just("remove"), slots),
     st.tuples(st.just("move"), pairs),
     st.tuples(st.just("swap"), pairs),
@@ -93,8 +101,8 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
     for kind, *values in sequence:
         if kind == "add":
             slot, law, trace = values
-            extra = None if law is None else asking(law, trace, f"ipc:///{trace}")
-            assert controller.add(slot, extra, 0.75) == (law is not None)
+            extra = None if isinstance(law, str) else asking(law, trace, f"ipc:///{trace}")
+            assert controller.add(slot, extra, 0.75) == (not isinstance(law, str))
             naive.add(slot, law, trace)
         elif kind == "name":
             if values[0] in naive.seats:
@@ -118,7 +126,7 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
 
 @given(first=laws, seed=st.integers(0, 100))
 @settings(deadline=None, max_examples=30)
-def test_a_recycled_slot_leaks_nothing(first: Law, seed: int) -> None:
+def test_a_recycled_slot_leaks_nothing(first: TemperatureLaw | None, seed: int) -> None:
     controller, record = make_controller(NUM_SLOTS)
     controller.add(2, asking(first), 0.7)
     step(controller, random_logits(4))
@@ -134,9 +142,9 @@ def test_a_recycled_slot_leaks_nothing(first: Law, seed: int) -> None:
 
 def test_a_slot_taken_by_another_controlled_request_follows_the_new_one() -> None:
     controller, record = make_controller(NUM_SLOTS)
-    controller.add(0, asking(Law.ENTROPY_TARGET, trace=1), 1.0)
+    controller.add(0, asking(ENTROPY_TARGET, trace=1), 1.0)
     controller.name_choice(0, 3)
-    controller.add(0, asking(Law.FIXED, trace=2), 1.0)
+    controller.add(0, asking(FIXED, trace=2), 1.0)
     before = random_logits(1)
     after = before.clone()
     step(controller, after)
@@ -161,24 +169,24 @@ def test_what_a_queued_step_was_given_never_changes_under_it() -> None:
 
 
 @given(
-    seats=st.lists(st.none() | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
+    seats=st.lists(st.just(IDLE) | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
     num_rows=st.integers(1, NUM_SLOTS),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=60)
 def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
-    seats: list[Law | None], num_rows: int, seed: int
+    seats: list[Seat], num_rows: int, seed: int
 ) -> None:
     controller, record = make_controller(NUM_SLOTS)
     for slot, law in enumerate(seats):
-        controller.add(slot, None if law is None else asking(law, trace=slot + 1), 0.8)
+        controller.add(slot, None if isinstance(law, str) else asking(law, trace=slot + 1), 0.8)
     before = random_logits(num_rows, seed=seed)
     before[:, 1::3] = -math.inf
     after = before.clone()
     step(controller, after)
     entropy = entropy_from_logits(before)
     for row, law in enumerate(seats[:num_rows]):
-        if law is None:
+        if isinstance(law, str):
             assert torch.equal(bits(after[row]), bits(before[row]))
             assert (row + 1, 0, 0) not in record
             continue
@@ -187,24 +195,25 @@ def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
         torch.testing.assert_close(
             drawn_from(after[row], 0.8), torch.softmax(before[row] / temperature, -1)
         )
-        if law is Law.ENTROPY_TARGET:
+        if law is ENTROPY_TARGET:
             reached = entropy_from_logits(before[row], temperature).item()
             assert reached == pytest.approx(1.0, abs=0.05)
             continue
-        parameters = torch.tensor([law_parameters(law, **PARAMETERS[law])])
+        tag, row_of_law = law_row(law, STATISTICS)
+        parameters = torch.tensor([row_of_law])
         expected = apply_laws(
             entropy[row : row + 1],
             torch.tensor([0.8]),
-            torch.tensor([float(law)]),
+            torch.tensor([float(tag)]),
             parameters,
             math.log(VOCAB),
         )
         assert temperature == pytest.approx(expected.item(), rel=1e-5)
-    assert len(record) == sum(law is not None for law in seats[:num_rows])
+    assert len(record) == sum(not isinstance(law, str) for law in seats[:num_rows])
 
 
-@pytest.mark.parametrize("law", list(Law))
-def test_a_greedy_row_is_measured_and_untouched(law: Law) -> None:
+@pytest.mark.parametrize("law", ALL_LAWS)
+def test_a_greedy_row_is_measured_and_untouched(law: TemperatureLaw | None) -> None:
     controller, record = make_controller()
     controller.add(0, asking(law), 0.0)
     controller.add(1, asking(law, trace=8), 1.0)
@@ -219,7 +228,7 @@ def test_a_greedy_row_is_measured_and_untouched(law: Law) -> None:
 
 def test_a_control_without_a_law_measures_and_is_untouched() -> None:
     controller, record = make_controller()
-    controller.add(0, asking(Law.NONE), 0.37)
+    controller.add(0, asking(None), 0.37)
     before = random_logits(1)
     after = before.clone()
     step(controller, after)
@@ -230,7 +239,7 @@ def test_a_control_without_a_law_measures_and_is_untouched() -> None:
 @given(law=laws, seed=st.integers(0, 1000), base=st.floats(0.05, 2))
 @settings(deadline=None, max_examples=60)
 def test_masked_tokens_stay_masked_and_the_likeliest_stays_the_likeliest(
-    law: Law, seed: int, base: float
+    law: TemperatureLaw | None, seed: int, base: float
 ) -> None:
     controller, _ = make_controller()
     controller.add(0, asking(law), base)
@@ -247,7 +256,7 @@ def test_masked_tokens_stay_masked_and_the_likeliest_stays_the_likeliest(
 def test_a_row_without_a_finite_entropy_is_untouched_and_spoils_no_other(broken: float) -> None:
     controller, record = make_controller()
     for slot in range(2):
-        controller.add(slot, asking(Law.ENTROPY_TARGET, trace=slot + 1), 1.0)
+        controller.add(slot, asking(ENTROPY_TARGET, trace=slot + 1), 1.0)
     before = random_logits(2)
     before[0, 3] = broken
     after = before.clone()
@@ -261,7 +270,7 @@ def test_a_row_without_a_finite_entropy_is_untouched_and_spoils_no_other(broken:
 
 def test_a_fully_masked_row_is_untouched() -> None:
     controller, record = make_controller()
-    controller.add(0, asking(Law.ENTROPY_TARGET), 1.0)
+    controller.add(0, asking(ENTROPY_TARGET), 1.0)
     logits = torch.full((1, VOCAB), -math.inf)
     step(controller, logits)
     assert (logits == -math.inf).all()
@@ -273,8 +282,9 @@ def test_a_fully_masked_row_is_untouched() -> None:
 
 def test_rows_with_and_without_a_target_are_decided_apart() -> None:
     controller, _ = make_controller()
-    for slot, law in enumerate([Law.FIXED, None, Law.ENTROPY_TARGET, Law.NONE]):
-        controller.add(slot, None if law is None else asking(law), 1.0)
+    seats: list[Seat] = [FIXED, IDLE, ENTROPY_TARGET, None]
+    for slot, law in enumerate(seats):
+        controller.add(slot, None if isinstance(law, str) else asking(law), 1.0)
     closed, solved = controller.groups(4)
     assert (closed.slots.tolist(), closed.solve) == ([0, 3], False)
     assert (solved.slots.tolist(), solved.solve) == ([2], True)
@@ -283,7 +293,7 @@ def test_rows_with_and_without_a_target_are_decided_apart() -> None:
 def test_a_batch_under_one_kind_of_law_is_one_group_of_every_row() -> None:
     controller, _ = make_controller()
     for slot in range(3):
-        controller.add(slot, asking(Law.EDT), 1.0)
+        controller.add(slot, asking(EDT), 1.0)
     (group,) = controller.groups(3)
     assert group.rows is None
     assert group.slots.tolist() == [0, 1, 2]
@@ -298,7 +308,7 @@ def test_slots_beyond_the_batch_are_in_no_group() -> None:
 
 def test_an_untraced_group_is_controlled_and_publishes_nothing() -> None:
     controller, record = make_controller()
-    controller.add(0, asking(Law.FIXED, trace=0), 1.0)
+    controller.add(0, asking(FIXED, trace=0), 1.0)
     before = random_logits(1)
     after = before.clone()
     step(controller, after)
@@ -310,7 +320,7 @@ def test_an_untraced_group_is_controlled_and_publishes_nothing() -> None:
 def test_a_muted_controller_controls_and_publishes_nothing() -> None:
     controller, record = make_controller()
     controller.mute()
-    controller.add(0, asking(Law.FIXED), 1.0)
+    controller.add(0, asking(FIXED), 1.0)
     before = random_logits(1)
     after = before.clone()
     step(controller, after)
@@ -348,7 +358,7 @@ def test_a_failing_control_leaves_the_logits_alone_and_says_so_in_the_trace(
 
 def test_a_failure_of_one_step_does_not_outlast_it(monkeypatch: pytest.MonkeyPatch) -> None:
     controller, _ = make_controller()
-    controller.add(0, asking(Law.FIXED), 1.0)
+    controller.add(0, asking(FIXED), 1.0)
     monkeypatch.setattr(module.logger, "exception", lambda _: None)
     with monkeypatch.context() as patch:
         patch.setattr(controller.kernels, "decide", None)

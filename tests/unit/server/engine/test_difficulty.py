@@ -9,10 +9,10 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import Difficulty
-from probes.laws import Law, law_parameters
+from probes.laws import TemperatureLaw, law_row
 from server.engine import difficulty as module
 from server.worker.message import KEY, difficulty_control, engine_control
-from tests.unit.server.engine.support import PARAMETERS, asking, bits, random_logits
+from tests.unit.server.engine.support import DYNATEMP, STATISTICS, asking, bits, random_logits
 from tests.unit.server.engine.test_runner_v1 import Runner
 
 FEATURES = 3
@@ -40,14 +40,15 @@ def state(difficulty: Difficulty) -> Tensor:
 def judged(
     trace: int = 5,
     probe: str = "m/probe",
-    law: Law = Law.NONE,
+    law: TemperatureLaw | None = None,
     temperatures: tuple[float, ...] = TEMPERATURES,
     budgets: tuple[int, ...] = (0, 0, 0),
     choices: int = 1,
 ) -> dict[str, Any]:
+    tag, row = law_row(law, STATISTICS)
     control = engine_control(
-        law=law,
-        parameters=law_parameters(law, **PARAMETERS[law]),
+        law=tag,
+        parameters=row,
         trace=trace,
         address="ipc:///nowhere",
         choices=choices,
@@ -114,8 +115,8 @@ def test_each_class_draws_at_its_temperature_from_its_first_token_on(bench: Benc
 
 
 def test_a_law_works_around_the_temperature_of_the_class(bench: Bench) -> None:
-    bench.runner.add("a", judged(law=Law.DYNATEMP), temperature=1.0)
-    bench.runner.add("b", asking(Law.DYNATEMP, trace=6), temperature=TEMPERATURES[HARD])
+    bench.runner.add("a", judged(law=DYNATEMP), temperature=1.0)
+    bench.runner.add("b", asking(DYNATEMP, trace=6), temperature=TEMPERATURES[HARD])
     logits = random_logits(1).expand(2, -1).contiguous()
     bench.step([state(HARD), state(EASY)], logits)
     temperatures = {trace: t for (trace, _, _), (_, t) in bench.runner.record.items()}
@@ -205,7 +206,7 @@ def test_a_recycled_slot_leaks_nothing(bench: Bench) -> None:
     bench.runner.add("a", judged(budgets=(1, 1, 1)), temperature=1.0)
     bench.step([state(HARD)])
     bench.runner.input_batch.remove_request("a")
-    bench.runner.add("b", asking(Law.NONE), temperature=1.0)
+    bench.runner.add("b", asking(None), temperature=1.0)
     before = random_logits(1)
     assert torch.equal(bits(bench.step([state(EASY)], before)), bits(before))
 

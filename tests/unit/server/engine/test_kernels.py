@@ -7,10 +7,18 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.laws import Law, apply_laws, law_parameters, temperature_for_entropy
+from probes.entropy_target import temperature_for_entropy
+from probes.law_functions import apply_laws
+from probes.laws import law_row
 from server.engine import kernels as module
 from server.engine.kernels import Kernels
-from tests.unit.server.engine.support import CPU, PARAMETERS, random_logits
+from tests.unit.server.engine.support import (
+    ALL_LAWS,
+    CPU,
+    ENTROPY_TARGET,
+    STATISTICS,
+    random_logits,
+)
 
 VOCAB = 49152
 
@@ -38,11 +46,11 @@ class Batch:
         sharpness = torch.linspace(0.5, 4.0, num_rows).unsqueeze(-1)
         self.logits = random_logits(num_rows, VOCAB, 1.0) - ranks * sharpness
         self.logits[1::4, 100:] = -math.inf
-        laws = [list(Law)[row % len(Law)] for row in range(num_rows)]
-        self.law = torch.tensor([float(law) for law in laws])
+        laws = [ALL_LAWS[row % len(ALL_LAWS)] for row in range(num_rows)]
+        self.law = torch.tensor([float(law_row(law, STATISTICS)[0]) for law in laws])
         self.base = torch.full((num_rows,), 0.9)
         self.base[3::7] = 0.0
-        rows = [law_parameters(law, **PARAMETERS[law]) for law in laws]
+        rows = [law_row(law, STATISTICS)[1] for law in laws]
         self.parameters = torch.tensor(rows)
 
     def decide(self, kernels: Kernels, *, solve: bool) -> tuple[Tensor, Tensor]:
@@ -101,7 +109,7 @@ def test_rows_with_a_target_are_solved_and_the_others_keep_their_law() -> None:
     batch = Batch(17)
     _, closed = batch.decide(eager(), solve=False)
     _, solved = batch.decide(eager(), solve=True)
-    targets = (batch.law == float(Law.ENTROPY_TARGET)) & (batch.base > 0)
+    targets = (batch.law == ENTROPY_TARGET.tag) & (batch.base > 0)
     assert targets.sum() >= 2
     assert torch.equal(solved[~targets], closed[~targets])
     expected = temperature_for_entropy(batch.logits[targets], 1.0, refinements=8)

@@ -22,12 +22,14 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from probes.entropy import entropy_from_logits
-from probes.laws import Law
+from probes.laws import TemperatureLaw
 from server.engine.runner_v1 import EntropyLogitsProcessor
 from server.engine.runner_v2 import EntropyLogitsProcessor as V2
 from server.worker.message import KEY
 from tests.unit.server.engine.support import (
     CPU,
+    ENTROPY_TARGET,
+    FIXED,
     VOCAB,
     Record,
     asking,
@@ -108,7 +110,7 @@ def runner() -> Runner:
     return Runner()
 
 
-def params(trace: int, law: Law = Law.FIXED, choices: int = 1) -> SamplingParams:
+def params(trace: int, law: TemperatureLaw | None = FIXED, choices: int = 1) -> SamplingParams:
     return SamplingParams(extra_args=asking(law, trace, choices=choices))
 
 
@@ -250,9 +252,9 @@ def test_without_a_controlled_request_nothing_is_touched(runner: Runner) -> None
 def test_the_step_sees_penalised_and_masked_logits_for_every_kind_of_batch(
     runner: Runner,
 ) -> None:
-    runner.add("a", asking(Law.NONE, 1), temperature=0.0, frequency_penalty=1.5)
-    runner.add("b", asking(Law.NONE, 2), temperature=0.5, allowed_token_ids=[3, 4, 5])
-    runner.add("c", asking(Law.NONE, 3), temperature=0.5)
+    runner.add("a", asking(None, 1), temperature=0.0, frequency_penalty=1.5)
+    runner.add("b", asking(None, 2), temperature=0.5, allowed_token_ids=[3, 4, 5])
+    runner.add("c", asking(None, 3), temperature=0.5)
     for row in range(3):
         runner.input_batch.req_output_token_ids[row] = [9, 9, 8]
     logits = random_logits(3)
@@ -270,7 +272,8 @@ def test_the_step_sees_penalised_and_masked_logits_for_every_kind_of_batch(
 
 def test_an_all_greedy_batch_is_measured_and_decoded_as_ever(runner: Runner) -> None:
     logits = random_logits(2)
-    for row, law in enumerate([Law.ENTROPY_TARGET, Law.FIXED]):
+    laws: list[TemperatureLaw] = [ENTROPY_TARGET, FIXED]
+    for row, law in enumerate(laws):
         runner.add(f"r{row}", asking(law, row + 1), temperature=0.0)
     assert runner.sample(logits) == logits.argmax(-1).tolist()
     assert [runner.record[trace, 0, 0][1] for trace in (1, 2)] == [0.0, 0.0]
@@ -286,7 +289,7 @@ def test_uncontrolled_requests_draw_the_same_tokens_beside_controlled_ones() -> 
             runner.add(f"r{row}", own, temperature=0.9, seed=row, top_p=0.9)
         return [token for _ in range(8) for token in runner.sample(logits)[::2]]
 
-    assert tokens(None) == tokens(asking(Law.ENTROPY_TARGET)) == tokens(asking(Law.FIXED))
+    assert tokens(None) == tokens(asking(ENTROPY_TARGET)) == tokens(asking(FIXED))
 
 
 def test_a_controlled_request_draws_what_its_temperature_would(runner: Runner) -> None:
@@ -294,7 +297,7 @@ def test_a_controlled_request_draws_what_its_temperature_would(runner: Runner) -
     logits = random_logits(1, scale=1.0)
     plain = Runner()
     plain.add("a", temperature=0.5, seed=3)
-    runner.add("a", asking(Law.FIXED), temperature=0.9, seed=3)
+    runner.add("a", asking(FIXED), temperature=0.9, seed=3)
     expected = [plain.sample(logits) for _ in range(20)]
     assert [runner.sample(logits) for _ in range(20)] == expected
     assert len({token for (token,) in expected}) > 1
@@ -304,7 +307,7 @@ def test_token_indices_count_the_answer_and_discarded_rows_are_not_published(
     runner: Runner,
 ) -> None:
     for row in range(3):
-        runner.add(f"r{row}", asking(Law.NONE, row + 1))
+        runner.add(f"r{row}", asking(None, row + 1))
     runner.refresh()
     batch = runner.input_batch
     batch.num_tokens_no_spec[:3] = [3, 7, 5]  # prompts of three tokens
@@ -316,9 +319,9 @@ def test_token_indices_count_the_answer_and_discarded_rows_are_not_published(
 
 
 def test_a_batch_that_grows_or_shrinks_is_grouped_anew(runner: Runner) -> None:
-    runner.add("a", asking(Law.FIXED, 1))
+    runner.add("a", asking(FIXED, 1))
     runner.sample(random_logits(1))
-    runner.add("b", asking(Law.FIXED, 2))
+    runner.add("b", asking(FIXED, 2))
     runner.sample(random_logits(2))
     assert set(runner.record) == {(1, 0, 0), (2, 0, 0)}
     runner.record.clear()

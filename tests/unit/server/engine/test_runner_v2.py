@@ -20,12 +20,13 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from probes.difficulty.strategies import Difficulty
 from probes.entropy import entropy_from_logits
-from probes.laws import Law
 from server.engine.runner_v1 import EntropyLogitsProcessor as V1
 from server.engine.runner_v2 import EntropyLogitsProcessor
 from server.worker.message import KEY
 from tests.unit.server.engine.support import (
     CPU,
+    ENTROPY_TARGET,
+    FIXED,
     VOCAB,
     Record,
     asking,
@@ -129,7 +130,7 @@ def test_vllm_is_told_which_requests_are_changed(runner: Runner) -> None:
 
 
 def test_a_recycled_slot_leaks_nothing(runner: Runner) -> None:
-    runner.add(2, asking(Law.ENTROPY_TARGET))
+    runner.add(2, asking(ENTROPY_TARGET))
     runner.step(random_logits(1), [(2, 3)])
     runner.record.clear()
     runner.add(2)
@@ -140,8 +141,8 @@ def test_a_recycled_slot_leaks_nothing(runner: Runner) -> None:
 
 
 def test_a_slot_taken_over_follows_the_new_request(runner: Runner) -> None:
-    runner.add(2, asking(Law.ENTROPY_TARGET, 1, choices=4), name="3_a")
-    runner.add(2, asking(Law.FIXED, 2), name="b")
+    runner.add(2, asking(ENTROPY_TARGET, 1, choices=4), name="3_a")
+    runner.add(2, asking(FIXED, 2), name="b")
     before = random_logits(1)
     after = runner.step(before.clone(), [(2, 2)])
     torch.testing.assert_close(after, before / 0.5)
@@ -161,8 +162,8 @@ def test_a_request_that_left_costs_the_others_nothing(runner: Runner) -> None:
 def test_completions_are_named_by_the_request_ids_of_vllm(runner: Runner) -> None:
     names = {0: "0_chatcmpl-a", 3: "2_chatcmpl-a", 1: "11_chatcmpl-a"}
     for slot, name in names.items():
-        runner.add(slot, asking(Law.NONE, 5, choices=12), name=name)
-    runner.add(2, asking(Law.NONE, 6), name="chatcmpl-b")
+        runner.add(slot, asking(None, 5, choices=12), name=name)
+    runner.add(2, asking(None, 6), name="chatcmpl-b")
     runner.step(random_logits(4), [(0, 2), (1, 2), (2, 2), (3, 2)])
     assert set(runner.record) == {(5, 0, 0), (5, 2, 0), (5, 11, 0), (6, 0, 0)}
 
@@ -171,9 +172,9 @@ def test_completions_are_named_by_the_request_ids_of_vllm(runner: Runner) -> Non
 
 
 def test_rows_follow_their_slot_in_whatever_order_they_come(runner: Runner) -> None:
-    runner.add(0, asking(Law.FIXED, 1))
+    runner.add(0, asking(FIXED, 1))
     runner.add(1)
-    runner.add(4, asking(Law.ENTROPY_TARGET, 2))
+    runner.add(4, asking(ENTROPY_TARGET, 2))
     before = random_logits(3)
     after = runner.step(before.clone(), [(4, 5), (1, 9), (0, 2)])
     assert torch.equal(bits(after[1]), bits(before[1]))
@@ -188,7 +189,7 @@ def test_rows_follow_their_slot_in_whatever_order_they_come(runner: Runner) -> N
 def test_every_row_of_a_request_with_draft_tokens_is_controlled_and_counted(
     runner: Runner,
 ) -> None:
-    runner.add(3, asking(Law.FIXED, 1))
+    runner.add(3, asking(FIXED, 1))
     runner.add(1)
     before = random_logits(4)
     after = runner.step(before.clone(), [(3, 4), (3, 5), (3, 6), (1, 2)])
@@ -199,7 +200,7 @@ def test_every_row_of_a_request_with_draft_tokens_is_controlled_and_counted(
 
 def test_rows_of_a_prompt_that_is_still_read_are_not_published(runner: Runner) -> None:
     for slot in range(3):
-        runner.add(slot, asking(Law.FIXED, slot + 1))
+        runner.add(slot, asking(FIXED, slot + 1))
     runner.prompt_len[:3] = 8
     runner.step(random_logits(3), [(0, 3), (1, 6), (2, 7)])  # the last prompt token is at 7
     assert set(runner.record) == {(3, 0, 0)}
@@ -208,8 +209,8 @@ def test_rows_of_a_prompt_that_is_still_read_are_not_published(runner: Runner) -
 def test_greedy_and_uncontrolled_rows_are_untouched_beside_controlled_ones(
     runner: Runner,
 ) -> None:
-    runner.add(0, asking(Law.ENTROPY_TARGET, 1), temperature=0.0)
-    runner.add(1, asking(Law.ENTROPY_TARGET, 2), temperature=0.7)
+    runner.add(0, asking(ENTROPY_TARGET, 1), temperature=0.0)
+    runner.add(1, asking(ENTROPY_TARGET, 2), temperature=0.7)
     runner.add(2, temperature=0.4)
     before = random_logits(3)
     before[:, 7] = -torch.inf
@@ -220,7 +221,7 @@ def test_greedy_and_uncontrolled_rows_are_untouched_beside_controlled_ones(
 
 
 def test_an_untraced_batch_is_controlled_and_publishes_nothing(runner: Runner) -> None:
-    runner.add(0, asking(Law.FIXED, trace=0))
+    runner.add(0, asking(FIXED, trace=0))
     before = random_logits(1)
     torch.testing.assert_close(runner.step(before.clone(), [(0, 2)]), before / 0.5)
     assert runner.record == {}

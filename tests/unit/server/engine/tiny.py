@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
-from probes.laws import Law, law_parameters
+from probes.laws import NO_LAW, NO_ROW
 from probes.steering import SteeringSpec, tensor_name
 from server.artifacts import Artifacts
 from server.planning.steering import SteeringPlan, plan_steering
@@ -209,8 +209,8 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
 
 def _control(plan: SteeringPlan) -> dict[str, Any]:
     return engine_control(
-        law=Law.NONE,
-        parameters=law_parameters(Law.NONE),
+        law=NO_LAW,
+        parameters=NO_ROW,
         trace=0,
         address="",
         choices=1,

@@ -12,7 +12,8 @@ from server.inquiry.conversation import Exchange
 from server.inquiry.engine_reads import ReadError
 from server.inquiry.turn import inquire, meaning_of
 from server.planning.plan import InquiryPlan, Said, Wanted, make_plan
-from server.wire.request import Control, InquiryReport
+from server.wire.report import InquiryReport
+from server.wire.request import Control
 from tests.unit.server.support import artifacts, save_inquiry
 
 BARK, SWIM, NICE = "Does it bark?", "Can it swim?", "Is it nice?"

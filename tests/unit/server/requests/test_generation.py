@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vllm.sampling_params import RequestOutputKind
 
 from probes.difficulty.strategies import Difficulty, Strategies
-from probes.laws import Law
+from probes.laws import EntropyTargetLaw
 from server.planning.plan import DifficultyPlan
 from server.requests.generation import ControlledEngine, Generation, current
 from server.requests.telemetry import Telemetry
@@ -66,8 +66,8 @@ async def test_every_call_carries_its_control_and_keeps_its_other_arguments() ->
     assert extra["other"] == 1
     assert isinstance(extra[KEY], EngineControl)
     assert extra[KEY] == {
-        "law": Law.ENTROPY_TARGET,
-        "parameters": plan().parameters,
+        "law": EntropyTargetLaw.tag,
+        "parameters": list(plan().parameters),
         "trace": 1,
         "address": run.telemetry.address,
         "choices": 1,
@@ -80,7 +80,7 @@ async def test_who_wants_no_trace_asks_the_worker_for_none() -> None:
     run = Run(ONE_BY_ONE, trace="none")
     await run.answer({"choices": []}, params())
     assert run.engine.params[0].extra_args[KEY]["trace"] == 0
-    assert run.engine.params[0].extra_args[KEY]["law"] == Law.ENTROPY_TARGET
+    assert run.engine.params[0].extra_args[KEY]["law"] == EntropyTargetLaw.tag
 
 
 async def test_everything_but_generate_is_the_engines_own() -> None:

@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.laws import Law, law_parameters
+from probes.laws import NO_LAW, NO_ROW, EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw
 from server.planning.plan import Plan
 from server.requests.merge import summarise, token_reports
 from server.requests.telemetry import Token
-from server.wire.request import EntropyTarget, FixedTemperature, Hapo, TemperatureLaw
 
 NAN = math.nan
 numbers = st.floats(0, 12)
@@ -17,15 +16,15 @@ tokens = st.lists(st.tuples(st.just(NAN) | numbers, st.just(NAN) | numbers), max
 
 
 def ruled_by(law: TemperatureLaw | None, trace: str = "summary") -> Plan:
-    return Plan("calm", law, Law.NONE, law_parameters(Law.NONE), trace)
+    return Plan("calm", law, NO_LAW, NO_ROW, trace)
 
 
 PLAIN = ruled_by(None)
-STEADY = ruled_by(EntropyTarget(entropy_target=1.0, temperature_min=0.1, temperature_max=2.0))
+STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, temperature_min=0.1, temperature_max=2.0))
 
 
 def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
-    report = summarise(ruled_by(Hapo()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
+    report = summarise(ruled_by(HapoLaw()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
     assert report.model_dump() == {
         "profile": "calm",
         "law": "hapo",
@@ -86,7 +85,7 @@ def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped()
     assert report.num_clamped == 4
 
 
-@pytest.mark.parametrize("law", [None, FixedTemperature(temperature=2.0), Hapo()])
+@pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
 def test_only_a_target_can_be_clamped(law: TemperatureLaw | None) -> None:
     assert summarise(ruled_by(law), [(1.0, 2.0)], produced=1).num_clamped is None
 

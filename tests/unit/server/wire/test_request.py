@@ -1,26 +1,16 @@
 import json
 import math
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from probes.laws import Law
-from server.wire.request import (
-    Control,
-    Dynatemp,
-    Edt,
-    EntropyTarget,
-    FixedTemperature,
-    Hapo,
-    Report,
-    TemperatureLaw,
-    TokenReport,
-)
+from probes.laws import LAWS, DynatempLaw, EdtLaw, EntropyTargetLaw, FixedLaw, HapoLaw
+from server.wire.report import Report, TokenReport
+from server.wire.request import Control
 
-LAWS: list[type[BaseModel]] = [FixedTemperature, Hapo, Edt, Dynatemp, EntropyTarget]
 MINIMAL: dict[str, dict[str, Any]] = {
     "fixed": {"temperature": 0.5},
     "hapo": {},
@@ -28,7 +18,6 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "dynatemp": {},
     "entropy_target": {"entropy_target": 1.0},
 }
-adapter: TypeAdapter[Any] = TypeAdapter(TemperatureLaw)
 
 
 def parse(kind: str, **fields: Any) -> Any:
@@ -41,17 +30,17 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(low, high)
 
 
-fixed = st.builds(FixedTemperature, temperature=numbers(0.01, 2))
+fixed = st.builds(FixedLaw, temperature=numbers(0.01, 2))
 hapo = st.builds(
-    Hapo,
+    HapoLaw,
     tau=st.floats(0, 1, exclude_max=True),
     statistics=st.none() | st.text(max_size=200),
     compat=st.sampled_from([None, "published"]),
 )
-edt = st.builds(Edt, theta=numbers(0.01, 100), base=numbers(0.01, 0.99))
-dynatemp = st.builds(Dynatemp, range=numbers(0, 2), exponent=numbers(0.01, 10))
+edt = st.builds(EdtLaw, theta=numbers(0.01, 100), base=numbers(0.01, 0.99))
+dynatemp = st.builds(DynatempLaw, range=numbers(0, 2), exponent=numbers(0.01, 10))
 target = st.builds(
-    EntropyTarget,
+    EntropyTargetLaw,
     entropy_target=numbers(0.01, 15),
     temperature_min=numbers(0.01, 1),
     temperature_max=numbers(1.01, 10),
@@ -62,13 +51,6 @@ controls = st.builds(
     temperature=st.none() | fixed | hapo | edt | dynatemp | target,
     trace=st.sampled_from(["none", "summary", "tokens"]),
 )
-
-
-def test_the_tags_of_the_union_are_the_laws_of_the_worker() -> None:
-    members = get_args(get_args(TemperatureLaw)[0])
-    assert set(members) == set(LAWS)
-    tags = {member.model_fields["type"].default for member in members}
-    assert tags == {law.name.lower() for law in Law} - {"none"}
 
 
 @given(control=controls)
@@ -92,7 +74,6 @@ def test_a_law_needs_only_what_has_no_default(kind: str) -> None:
         {"temperature": {"type": "fixed"}},
         {"temperature": {"type": "entropy_target"}},
         {"trace": "loud"},
-        {"trace": None},
         {"profile": "x" * 101},
         {"profile": 3},
         [],
@@ -142,7 +123,7 @@ def test_every_field_is_accepted_up_to_its_bounds_and_no_further(
     ("kind", "field"),
     [
         (law.model_fields["type"].default, name)
-        for law in LAWS
+        for law in LAWS.values()
         for name, info in law.model_fields.items()
         if info.annotation is float
     ],

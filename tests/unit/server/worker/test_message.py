@@ -6,7 +6,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from probes.laws import Law, law_parameters
+from probes.laws import EdtLaw
 from server.engine.runner_v1 import EntropyLogitsProcessor as V1
 from server.engine.runner_v2 import EntropyLogitsProcessor as V2
 from server.worker.message import KEY, EngineControl, engine_control, refuse_reserved, reserved_keys
@@ -14,8 +14,8 @@ from server.worker.message import KEY, EngineControl, engine_control, refuse_res
 
 def control() -> EngineControl:
     return engine_control(
-        law=Law.EDT,
-        parameters=law_parameters(Law.EDT, theta=0.5, base=0.8),
+        law=EdtLaw.tag,
+        parameters=EdtLaw(theta=0.5, base=0.8).row(),
         trace=2**40,
         address="ipc:///tmp/x",
         choices=3,

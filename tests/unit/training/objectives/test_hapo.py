@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from probes.laws import HapoStatistics, fit_hapo
+from probes.hapo_statistics import fit_hapo
+from probes.laws import HapoStatistics
 from tests.unit.training.objectives.batch import case, objectives, plan_of, rollout
 from training.objectives import Objectives
 from training.objectives.hapo import standardised_entropy, token_group_advantages

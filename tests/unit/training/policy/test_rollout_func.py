@@ -8,9 +8,9 @@ import torch
 from pydantic import TypeAdapter
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from probes.laws import FixedLaw
 from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives import ObjectiveList
-from training.policy.rollouts.sampler import FixedLaw
 from training.policy.trainer import EntropyGRPOTrainer
 
 

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from trl import GRPOTrainer
 
+from probes.laws import FixedLaw
 from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives import OBJECTIVES, ObjectiveList, Objectives
 from training.objectives.controller import Actuator, ControllerConfig
 from training.objectives.interface import Objective
 from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.sampler import FixedLaw
 from training.policy.trainer import EntropyGRPOTrainer
 
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")

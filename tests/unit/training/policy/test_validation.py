@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from probes.laws import FixedLaw
 from training.objectives import ObjectiveList
 from training.objectives.controller import Actuator, ControllerConfig
 from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.sampler import FixedLaw
 from training.policy.validation import TrlSettings, advice, refuse_settings
 
 HOT = FixedLaw(temperature=1.2)

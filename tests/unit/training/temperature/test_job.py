@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probes.artifact import Artifact, ModelIdentity
-from probes.laws import fit_hapo
+from probes.hapo_statistics import fit_hapo
 from tests.unit.training.fake import Fake, answer, running
 from training.cli.probe import train_probe
 from training.common.prompts import load_prompts

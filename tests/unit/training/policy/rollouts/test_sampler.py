@@ -5,19 +5,20 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.laws import HapoStatistics, fit_hapo
-from training.policy.rollouts.sampler import (
+from probes.hapo_statistics import fit_hapo
+from probes.laws import (
     DynatempLaw,
     EdtLaw,
     EntropyTargetLaw,
     FixedLaw,
     HapoLaw,
-    RolloutLaw,
-    Sampler,
+    HapoStatistics,
+    TemperatureLaw,
 )
+from training.policy.rollouts.sampler import Sampler
 
 STATISTICS = HapoStatistics(0.0, 1.0, 1.0, -1.0)
-LAWS: list[RolloutLaw] = [
+LAWS: list[TemperatureLaw] = [
     FixedLaw(temperature=1.4),
     HapoLaw(tau=0.5),
     EdtLaw(),
@@ -33,7 +34,7 @@ def logits(rows: int = 3, vocabulary: int = 11, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.type)
 @pytest.mark.parametrize("base", [1.0, 0.7])
 def test_the_recorded_logprobs_are_those_of_what_is_drawn_from(
-    law: RolloutLaw, base: float
+    law: TemperatureLaw, base: float
 ) -> None:
     sampler = Sampler(law, base, statistics=STATISTICS)
     drawn = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])

@@ -1,0 +1,137 @@
+"""The solver of the law `entropy_target`: at which temperature a distribution has an entropy."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.entropy import moments, power_sums
+
+_TINY = 1e-12
+
+
+class Bracket(NamedTuple):
+    """Inverse temperatures known to lie left and right of the target, shape (rows,) each.
+
+    `log_entropy_*` is NaN while that end is only the limit of the allowed range, not yet measured.
+    """
+
+    target: Tensor
+    """ln of the entropy target."""
+    beta_low: Tensor
+    log_entropy_low: Tensor
+    slope_low: Tensor
+    beta_high: Tensor
+    log_entropy_high: Tensor
+    slope_high: Tensor
+    limit_low: Tensor
+    limit_high: Tensor
+
+
+def open_bracket(target: Tensor, temperature_min: Tensor, temperature_max: Tensor) -> Bracket:
+    """A bracket of which only the limits are known.
+
+    Args:
+        target: Wanted entropy in nats, > 0, shape (rows,).
+        temperature_min: Lower limit of T, shape (rows,).
+        temperature_max: Upper limit of T, shape (rows,).
+    """
+    low, high = 1 / temperature_max, 1 / temperature_min
+    unknown = torch.full_like(target, torch.nan)
+    return Bracket(target.log(), low, unknown, unknown, high, unknown, unknown, low, high)
+
+
+def tighten(sums: Tensor, beta: Tensor, bracket: Bracket) -> tuple[Tensor, Bracket]:
+    """A better inverse temperature from `power_sums` taken at `beta`, and the tighter bracket."""
+    bracket = _absorb(bracket, beta, sums)
+    return _next_beta(bracket), bracket
+
+
+def _absorb(bracket: Bracket, beta: Tensor, sums: Tensor) -> Bracket:
+    """Move one end of the bracket to a measured point."""
+    entropy, variance = moments(sums, beta)
+    value = entropy.clamp_min(_TINY).log()
+    slope = -beta * variance.clamp_min(1e-20) / entropy.clamp_min(_TINY)  # d ln H / d beta
+    low_known, high_known = ~bracket.log_entropy_low.isnan(), ~bracket.log_entropy_high.isnan()
+    left = (value >= bracket.target) & (~low_known | (beta >= bracket.beta_low))
+    right = (value < bracket.target) & (~high_known | (beta <= bracket.beta_high))
+    return bracket._replace(
+        beta_low=torch.where(left, beta, bracket.beta_low),
+        log_entropy_low=torch.where(left, value, bracket.log_entropy_low),
+        slope_low=torch.where(left, slope, bracket.slope_low),
+        beta_high=torch.where(right, beta, bracket.beta_high),
+        log_entropy_high=torch.where(right, value, bracket.log_entropy_high),
+        slope_high=torch.where(right, slope, bracket.slope_high),
+    )
+
+
+def _next_beta(bracket: Bracket) -> Tensor:
+    """Where ln H, as a monotone cubic of beta between the two ends, meets the target.
+
+    ln H is close to linear in beta for peaked distributions, H itself is not. With one end not
+    measured yet, a Newton step from the other end.
+    """
+    width = bracket.beta_high - bracket.beta_low
+    rise = bracket.log_entropy_high - bracket.log_entropy_low
+    safe_rise = torch.where(rise.abs() < 1e-9, -1e-9, rise)
+    t = ((bracket.target - bracket.log_entropy_low) / safe_rise).clamp(0.0, 1.0)
+    # Slopes of beta as a function of ln H, limited to keep the cubic monotone (Fritsch-Carlson).
+    start = (rise / bracket.slope_low / width).clamp(0.0, 3.0) * width
+    end = (rise / bracket.slope_high / width).clamp(0.0, 3.0) * width
+    t2, t3 = t * t, t * t * t
+    cubic = (
+        (2 * t3 - 3 * t2 + 1) * bracket.beta_low
+        + (t3 - 2 * t2 + t) * start
+        + (3 * t2 - 2 * t3) * bracket.beta_high
+        + (t3 - t2) * end
+    )
+    to_target_low = bracket.target - bracket.log_entropy_low
+    to_target_high = bracket.target - bracket.log_entropy_high
+    beta = torch.where(rise.abs() < 1e-6, bracket.beta_low, cubic)
+    newton_left = bracket.beta_low + to_target_low / bracket.slope_low
+    newton_right = bracket.beta_high + to_target_high / bracket.slope_high
+    beta = torch.where(bracket.log_entropy_high.isnan(), newton_left, beta)
+    beta = torch.where(bracket.log_entropy_low.isnan(), newton_right, beta)
+    return torch.minimum(torch.maximum(beta, bracket.limit_low), bracket.limit_high)
+
+
+REFINEMENTS = 3
+"""Passes over the logits after the one at T = 1, in the decode loop. Measured on 480 tokens of the
+default model at targets of 0.3 to 4 nats: 3 leave a mean error under 9e-4 nats (99th percentile
+under 0.025), 4 under 2e-5."""
+
+
+def temperature_for_entropy(
+    logits: Tensor,
+    target: Tensor | float,
+    temperature_min: float | Tensor = 0.1,
+    temperature_max: float | Tensor = 2.0,
+    refinements: int = 6,
+) -> Tensor:
+    """Solve H(softmax(logits / T)) = target for T, row by row.
+
+    H rises with T, so the root is unique where it exists. Few allowed tokens cap the entropy and
+    near-ties at the top hold it up: where the target is out of reach inside the limits, the nearer
+    limit is returned, never NaN. Rows without a finite entropy return NaN.
+
+    Args:
+        logits: Shape (rows, vocab).
+        target: Nats, > 0; a number or shape (rows,).
+        temperature_min: Lower limit of T, > 0.
+        temperature_max: Upper limit of T.
+        refinements: Passes over the logits after the one at T = 1.
+
+    Returns:
+        T per row, shape (rows,).
+    """
+    rows = logits.float()
+    template = rows[..., 0]
+    wanted, low, high = (
+        torch.as_tensor(x, dtype=torch.float32, device=rows.device).expand_as(template)
+        for x in (target, temperature_min, temperature_max)
+    )
+    maximum, beta = rows.amax(-1, keepdim=True), torch.ones_like(wanted)
+    bracket = open_bracket(wanted, low, high)
+    for _ in range(1 + refinements):
+        beta, bracket = tighten(power_sums(rows, maximum, beta), beta, bracket)
+    return 1 / beta

@@ -1,0 +1,94 @@
+"""The functions of the temperature laws, in torch; `probes.laws` has their parameters.
+
+A function takes all rows of a batch at once, holds no state and never waits for the device.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from probes.laws import LAWS, MAX_TEMPERATURE, MIN_TEMPERATURE, NO_LAW
+
+LawFunction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Takes entropy (rows,) in nats, T0 (rows,), the laws' rows (rows, NUM_PARAMETERS) and ln of the
+vocabulary size; returns T (rows,)."""
+
+
+def fixed(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+    """T = temperature."""
+    return parameters[..., 0]
+
+
+def hapo(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float = 0.0) -> Tensor:
+    """T = T0 (1 + tau h), h in [-1, 1] the scaled log-entropy: uncertain tokens are heated.
+
+    The published code multiplies negative values by a negative scale, so that certain tokens are
+    heated too; `published` = 1 reproduces that, 0 cools them as the paper intends.
+
+    Source: HAPO (arXiv 2509.16591), `vllm/v1/sample/sampler.py` of the published code.
+    """
+    pivot, std, positive, negative, tau, published = parameters.unbind(-1)
+    x = (entropy.clamp_min(1e-6).log() - pivot) / (std + 1e-6)
+    sign = torch.where(published > 0, -1.0, 1.0)
+    h = torch.where(x > 0, x * positive, x * negative.abs() * sign).clamp(-1.0, 1.0)
+    # A std near 0 means that all calibration tokens were alike: h would jump between -1 and 1.
+    return torch.where(std < 1e-3, base, base * (1 + tau * h))
+
+
+def edt(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+    """T = T0 N^(theta / H): towards 0 for certain tokens, towards T0 for uncertain ones.
+
+    Source: EDT (arXiv 2403.14541).
+    """
+    theta, number = parameters[..., 0], parameters[..., 1]
+    return base * torch.exp(number.clamp_min(1e-12).log() * theta / entropy.clamp_min(1e-6))
+
+
+def dynatemp(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+    """T between T0 - range and T0 + range, by the entropy as a share of ln(vocab).
+
+    llama.cpp divides by ln(candidates left after earlier filters), which shrinks under top-k and
+    varies from token to token; here the divisor is fixed.
+
+    Source: llama.cpp, `llama_sampler_temp_ext`.
+    """
+    reach, exponent = parameters[..., 0], parameters[..., 1]
+    low = (base - reach).clamp_min(0.0)
+    share = (entropy / log_vocab).clamp(0.0, 1.0)
+    return low + (base + reach - low) * share.pow(exponent)
+
+
+FUNCTIONS: dict[str, LawFunction] = {
+    "fixed": fixed,
+    "hapo": hapo,
+    "edt": edt,
+    "dynatemp": dynatemp,
+}
+"""By `type`. `entropy_target` is not among them: it needs the logits, see
+`probes.entropy_target`."""
+_BY_TAG = [(LAWS[name].tag, function) for name, function in FUNCTIONS.items()]
+
+
+def apply_laws(
+    entropy: Tensor, base: Tensor, law: Tensor, parameters: Tensor, log_vocab: float
+) -> Tensor:
+    """Temperature per row for every law that needs no more than the entropy.
+
+    Args:
+        entropy: Nats, shape (rows,).
+        base: The request's own temperature T0, shape (rows,); 0 marks a greedy row.
+        law: Tags of the laws, shape (rows,).
+        parameters: Shape (rows, NUM_PARAMETERS), one `row()` for each.
+        log_vocab: ln of the vocabulary size.
+
+    Returns:
+        Shape (rows,). T0 for `NO_LAW`, for laws that need the logits, for greedy rows and where
+        the entropy is not a number; every other row lies in [MIN_TEMPERATURE, MAX_TEMPERATURE].
+    """
+    result = base
+    for tag, function in _BY_TAG:
+        result = torch.where(law == tag, function(entropy, base, parameters, log_vocab), result)
+    result = result.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+    untouched = (base < 1e-5) | entropy.isnan() | (law == NO_LAW)
+    return torch.where(untouched, base, result)

@@ -42,6 +42,18 @@ class Group(NamedTuple):
     """Whether any of them has a difficulty probe."""
 
 
+class Measured(NamedTuple):
+    """What one step measured at the rows of a group."""
+
+    group: Group
+    indices: NDArray[np.int64] | Tensor
+    """Token index of each row in its completion; negative where nothing is sampled."""
+    entropy: Tensor
+    """Nats, shape (rows,)."""
+    temperature: Tensor
+    """Shape (rows,)."""
+
+
 class Controller:
     """Per-slot laws and the step that applies them."""
 
@@ -56,7 +68,7 @@ class Controller:
         self._publisher = publisher
         # law, base temperature, parameters
         self._table = np.zeros((num_slots, 2 + NUM_PARAMETERS), dtype=np.float32)
-        self._device_table = torch.zeros(num_slots, 2 + NUM_PARAMETERS, device=device)
+        self._device_table = torch.zeros(2 + NUM_PARAMETERS, num_slots, device=device)
         self._active = np.zeros(num_slots, dtype=bool)
         self._directory = Directory(
             np.zeros(num_slots, np.uint64),
@@ -174,26 +186,37 @@ class Controller:
         """Whether any of these slots has a difficulty probe."""
         return self.difficulty is not None and self.difficulty.is_active(slots)
 
-    def groups(self, num_rows: int) -> list[Group]:
-        """Split a batch whose row r is slot r into rows that are decided alike.
+    def groups(self, slot_of_row: NDArray[np.int64]) -> list[Group]:
+        """Split a batch into rows that are decided alike.
 
         Rows without a control are in no group: they are neither read nor written.
+
+        Args:
+            slot_of_row: Slot of each row of the batch, shape (rows,).
         """
-        solving = self._table[:num_rows, 0] == EntropyTargetLaw.tag
+        active = self._active[slot_of_row]
+        solving = self._table[slot_of_row, 0] == EntropyTargetLaw.tag
         groups = []
-        for solve, members in ((False, self._active[:num_rows] & ~solving), (True, solving)):
-            host_slots = members.nonzero()[0]
-            if len(host_slots):
-                slots = torch.from_numpy(host_slots).to(self._device, non_blocking=True)
-                rows = None if len(host_slots) == num_rows else slots
+        for solve, members in ((False, active & ~solving), (True, solving)):
+            host_rows = members.nonzero()[0]
+            if len(host_rows):
+                host_slots = slot_of_row[host_rows]
+                rows, slots = (
+                    torch.from_numpy(part).to(self._device, non_blocking=True)
+                    for part in (host_rows, host_slots)
+                )
                 traced, judged = self.is_traced(host_slots), self.is_judged(host_slots)
-                groups.append(Group(rows, slots, host_slots, solve, traced, judged))
+                everyone = len(host_rows) == len(slot_of_row)
+                groups.append(
+                    Group(None if everyone else rows, slots, host_slots, solve, traced, judged)
+                )
         return groups
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         if self._stale:
-            self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
+            columns = torch.from_numpy(self._table.T.copy())
+            self._device_table.copy_(columns, non_blocking=True)
             self._stale = False
         if self.difficulty is not None:
             self.difficulty.flush()
@@ -201,24 +224,31 @@ class Controller:
     # -- the step --------------------------------------------------------------------------
 
     def settle(
-        self, rows: NDArray[np.int64], slots: NDArray[np.int64], indices: NDArray[np.int64]
+        self,
+        hidden: Tensor,
+        rows: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        indices: NDArray[np.int64],
     ) -> None:
         """Let difficulty probes read the prompts that ended in this step.
 
         Args:
-            rows: Of the batch.
+            hidden: Final hidden states, shape (any number of rows, hidden size).
+            rows: Row of `hidden` of each request that may have ended its prompt.
             slots: Of these rows.
             indices: Token that each row draws next; negative while its prompt is still read.
         """
         assert self.difficulty is not None
         try:
-            self.difficulty.settle(rows, slots, indices, self._directory, self._publisher)
+            self.difficulty.settle(hidden, rows, slots, indices, self._directory, self._publisher)
         except Exception:  # as in `control`: the answer is then one of no class
             self.failures += 1
             if self.failures == 1:
                 logger.exception("entrostat: a difficulty probe failed, decoding goes on")
 
-    def control(self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor) -> None:
+    def control(
+        self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor
+    ) -> Measured:
         """Scale the logits of a group in place so that the sampler draws at each row's T.
 
         The sampler divides by the request's own temperature afterwards, so what happens here is a
@@ -228,17 +258,19 @@ class Controller:
         Args:
             logits: The whole batch, shape (rows, vocab), float32, before temperature.
             group: Which rows.
-            indices: Token index of each row of the group, for the trace.
+            indices: Token index of each row of the group.
+
+        Returns:
+            What was measured, for `publish`.
         """
         mine = logits if group.rows is None else logits[group.rows]
         difficulty = self.difficulty if group.judged else None
         try:
-            table = self._device_table[group.slots]
-            own = base = table[:, 1]
-            if difficulty is not None:
-                base = difficulty.base(group.slots, own)
+            table = self._device_table[:, group.slots]
+            law, own, parameters = table[0], table[1], table[2:].T
+            base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             entropy, temperature = self.kernels.decide(
-                mine, base, table[:, 0], table[:, 2:], solve=group.solve
+                mine, base, law, parameters, solve=group.solve
             )
         except Exception:  # the boundary where a failing control must not fail the request
             self.failures += 1
@@ -253,6 +285,13 @@ class Controller:
                 logits[group.rows] = mine.div_(scale)
             if difficulty is not None and difficulty.may_end(group.host_slots, indices):
                 difficulty.limit(logits, group.rows, group.slots, indices)
+        return Measured(group, indices, entropy, temperature)
+
+    def publish(self, measured: Measured) -> None:
+        """Send what `control` measured to the API servers, if anybody wants it."""
+        group = measured.group
         if self._publisher is not None and group.traced:
             slots = group.slots if group.host_slots is None else group.host_slots
-            self._publisher.publish(entropy, temperature, slots, indices, self._directory)
+            self._publisher.publish(
+                measured.entropy, measured.temperature, slots, measured.indices, self._directory
+            )

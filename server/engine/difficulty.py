@@ -105,6 +105,7 @@ class DifficultyControl:
 
     def settle(
         self,
+        hidden: Tensor,
         rows: NDArray[np.int64],
         slots: NDArray[np.int64],
         indices: NDArray[np.int64],
@@ -114,8 +115,9 @@ class DifficultyControl:
         """Classify the requests whose prompt just ended, and recall those that were away.
 
         Args:
-            rows: Of the batch.
-            slots: Of these rows.
+            hidden: Final hidden states, shape (any number of rows, hidden size).
+            rows: Row of `hidden` of each request.
+            slots: Slot of each request.
             indices: Token each row is about to draw; negative while its prompt is still read.
             directory: Who sits in each slot.
             publisher: Takes the decisions to the API servers.
@@ -130,21 +132,21 @@ class DifficultyControl:
         first = waiting & (indices == 0)
         for name in sorted(set(self._probes[slots[first]])):
             mine = first & (self._probes[slots] == name)
-            self._classify(name, rows[mine], slots[mine], directory, publisher)
+            self._classify(name, hidden, rows[mine], slots[mine], directory, publisher)
 
     def _classify(
         self,
         name: str,
+        hidden: Tensor,
         rows: NDArray[np.int64],
         slots: NDArray[np.int64],
         directory: Directory,
         publisher: Publisher | None,
     ) -> None:
-        assert self.tap.hidden is not None
         on_device = [
             torch.from_numpy(part).to(self._device, non_blocking=True) for part in (rows, slots)
         ]
-        probabilities = self._heads[name].probabilities(self.tap.hidden[on_device[0]])
+        probabilities = self._heads[name].probabilities(hidden[on_device[0]])
         classes = decide(probabilities)
         self._classes[on_device[1]] = classes
         for position, slot in enumerate(slots.tolist()):

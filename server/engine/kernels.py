@@ -52,13 +52,17 @@ class Kernels:
             self._try_all()
 
     def _try_all(self) -> None:
-        for rows in (1, 3):  # a compiler treats one row as a case of its own
+        """Run every graph once, on arguments with the types and strides that requests have.
+
+        The compiler makes a graph of its own for one row, and for other strides and offsets, so
+        the arguments are cut out of a table here as they are in `Controller.control`. Sizes that
+        are equal by chance also count, so the second number of rows equals no other size.
+        """
+        for rows in (1, 5):
             logits = torch.zeros(rows, self._vocab_size, device=self._device)
-            column = torch.ones(rows, device=self._device)
-            laws = torch.full((rows,), EntropyTargetLaw.tag, device=self._device)
-            parameters = torch.ones(rows, NUM_PARAMETERS, device=self._device)
-            self.decide(logits, column, laws, parameters, solve=False)
-            self.decide(logits, column, laws, parameters, solve=True)
+            table = torch.ones(2 + NUM_PARAMETERS, rows, device=self._device)
+            for solve in (False, True):
+                self.decide(logits, table[1].clone(), table[0], table[2:].T, solve=solve)
 
     def decide(
         self, logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool

@@ -134,13 +134,16 @@ class EntropyLogitsProcessor(LogitsProcessor):
         controller.steps += 1
         if self._groups is None:
             controller.flush()
-            self._groups = controller.groups(len(logits))
+            self._groups = controller.groups(np.arange(len(logits)))
         for group in self._groups:
             indices = self._token_indices(group)
             if group.judged:
-                assert group.host_slots is not None
-                controller.settle(group.host_slots, group.host_slots, indices)
-            controller.control(logits, group, indices)
+                assert controller.difficulty is not None
+                hidden, slots = controller.difficulty.tap.hidden, group.host_slots
+                assert hidden is not None
+                assert slots is not None
+                controller.settle(hidden, slots, slots, indices)
+            controller.publish(controller.control(logits, group, indices))
 
     def _token_indices(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Token index per row, -1 where the prompt is not read to the end yet."""

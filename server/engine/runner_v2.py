@@ -1,13 +1,16 @@
 """Adapter to vLLM's V2 model runner.
 
 V2 calls processors after bias, penalties and grammar and before temperature: the right place. Rows
-are not requests (they are reordered every step, and speculative decoding gives a request several),
-so everything is looked up by slot on the device.
+are not requests: they are reordered every step, and speculative decoding gives a request one row
+per draft token, of which the rejection sampler accepts some. So rows are looked up by slot, and
+traces wait until the runner knows how many tokens each request accepted.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import (
@@ -16,7 +19,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     LogitsProcRequestState,
 )
 
-from server.engine.controller import Controller, Group
+from server.engine.controller import Controller, Group, Measured
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
 from server.worker.message import KEY, refuse_reserved
@@ -35,6 +38,10 @@ class EntropyLogitsProcessor(LogitsProcessor):
         self._req_states = req_states
         self._request_ids: dict[int, str] = {}
         self._runner: Any = None
+        # Rows of each slot in this step, on the host. Only the slots of the batch are up to date.
+        self._num_rows = np.zeros(req_states.max_num_reqs, dtype=np.int64)
+        self._measured: list[tuple[Measured, Tensor]] = []
+        """What this step measured, and each row's offset among the rows of its request."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -46,9 +53,21 @@ class EntropyLogitsProcessor(LogitsProcessor):
         refuse_reserved(sampling_params.extra_args)
 
     def bind(self, runner: Any) -> None:
-        """Learn where the runner keeps request ids, which tell the n completions apart."""
+        """Hook into a loaded runner, around its sampling step.
+
+        The runner also keeps the request ids, which tell the n completions of a request apart.
+        """
         self._runner = runner
         self._request_ids = runner.req_states.index_to_req_id
+        sample = runner.sample
+
+        def controlled_sample(hidden: Tensor, batch: Any, *args: Any, **kwargs: Any) -> Any:
+            self._before_sampling(hidden, batch)
+            outputs = sample(hidden, batch, *args, **kwargs)
+            self._after_sampling(outputs[1], batch)
+            return outputs
+
+        runner.sample = controlled_sample
 
     def steer(self, steering: SteeringControl) -> None:
         """Mark the tokens of every step before its forward pass."""
@@ -64,7 +83,7 @@ class EntropyLogitsProcessor(LogitsProcessor):
         self._runner.prepare_inputs = prepare_and_mark
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """Seat a request; a recycled slot is wiped whole."""
+        """Assign a request to a slot and reset all its state."""
         self._remove_departed()
         extra_args = sampling_params.extra_args
         if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
@@ -85,21 +104,78 @@ class EntropyLogitsProcessor(LogitsProcessor):
         """Bring the device's slots up to date before the forward pass."""
         self.controller.flush()
 
-    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
-        """Control a batch in place, without a host sync."""
-        controller = self.controller
+    def _before_sampling(self, hidden: Tensor, batch: Any) -> None:
+        """Let difficulty probes read the prompts that end in this step, before any row is decided.
+
+        Args:
+            hidden: Final hidden states of every token of the step, shape (tokens, hidden size).
+            batch: vLLM's `InputBatch`.
+        """
+        controller, slots = self.controller, batch.idx_mapping_np
         controller.steps += 1
+        self._measured.clear()
+        self._num_rows[slots] = np.diff(batch.cu_num_logits_np)
+        if controller.is_judged(slots):
+            # A prompt's last token is the last token of its request: vLLM drafts nothing for
+            # requests whose prompt is not complete.
+            last = batch.query_start_loc_np[1 : len(slots) + 1].astype(np.int64) - 1
+            seen = batch.seq_lens_cpu_upper_bound.numpy()[: len(slots)]
+            drawn = seen - self._req_states.prompt_len.np[slots]
+            controller.settle(hidden, last, slots.astype(np.int64), drawn)
+
+    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
+        """Control a batch, or a part of one, in place and without a host sync."""
+        controller = self.controller
         if not controller.is_active(ctx.idx_mapping_np):
             return logits
         slots = ctx.expanded_idx_mapping.long()
         # The row reads position p and samples the token at p + 1. While the prompt is still being
         # read this is negative, which the publisher drops.
         indices = ctx.pos.long() + 1 - self._req_states.prompt_len.gpu[slots].long()
-        batch = ctx.idx_mapping_np
-        solve, traced = controller.needs_solver(batch), controller.is_traced(batch)
-        if judged := controller.is_judged(batch):
-            # A row per request, for vLLM does not draft tokens of a prompt. Host values, no sync.
-            drawn = ctx.seq_lens_upper_bound_np - self._req_states.prompt_len.np[batch]
-            controller.settle(np.arange(len(batch)), batch.astype(np.int64), drawn)
-        controller.control(logits, Group(None, slots, None, solve, traced, judged), indices)
+        for group in self._groups(ctx, slots):
+            own, offsets = indices, ctx.expanded_local_pos
+            if group.rows is not None:
+                own, offsets = own[group.rows], offsets[group.rows]
+            self._measured.append((controller.control(logits, group, own), offsets))
         return logits
+
+    def _groups(self, ctx: LogitsContext, slots: Tensor) -> list[Group]:
+        requests: NDArray[np.int64] = ctx.idx_mapping_np.astype(np.int64)
+        slot_of_row = np.repeat(requests, self._num_rows[requests])
+        if len(slot_of_row) == len(slots):
+            # Budgets are looked up on the device: draft rows have indices that the host lacks.
+            return [
+                group._replace(host_slots=None) for group in self.controller.groups(slot_of_row)
+            ]
+        # Adaptive verification drops rows on the device alone: all rows are decided together.
+        controller = self.controller
+        return [
+            Group(
+                rows=None,
+                slots=slots,
+                host_slots=None,
+                solve=controller.needs_solver(requests),
+                traced=controller.is_traced(requests),
+                judged=controller.is_judged(requests),
+            )
+        ]
+
+    def _after_sampling(self, num_sampled: Tensor, batch: Any) -> None:
+        """Publish the rows whose tokens were accepted.
+
+        Args:
+            num_sampled: Tokens that each request of the batch gained, shape (requests,).
+            batch: vLLM's `InputBatch`.
+        """
+        if not self._measured:
+            return
+        if batch.num_draft_tokens == 0:
+            for measured, _ in self._measured:
+                self.controller.publish(measured)
+            return
+        accepted = torch.zeros(len(self._num_rows), dtype=torch.long, device=num_sampled.device)
+        accepted[batch.idx_mapping.long()] = num_sampled.long()
+        for measured, offsets in self._measured:
+            kept = offsets < accepted[measured.group.slots]
+            indices = torch.where(kept, torch.as_tensor(measured.indices), -1)
+            self.controller.publish(measured._replace(indices=indices))

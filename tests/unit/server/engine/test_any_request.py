@@ -151,7 +151,8 @@ class Worker:
         for layer in self.layers:
             hidden, _ = layer(hidden, torch.ones_like(hidden))
         assert torch.equal(hidden[plain.repeat(counts)], before[plain.repeat(counts)])
-        self.model.compute_logits(hidden[counts.cumsum() - 1])
+        self.last = hidden[counts.cumsum() - 1]
+        self.model.compute_logits(self.last)
         after = self.sample(logits[: len(names)].clone(), computed + counts, known)
         assert torch.equal(bits(after)[plain], bits(logits[: len(names)])[plain])
         assert self.controller.failures == 0
@@ -195,7 +196,7 @@ class OnV2(Worker):
 
     def sample(self, logits: Tensor, ends: Any, known: Any) -> Tensor:
         rows = zip(self.seated().values(), (ends - 1).tolist(), strict=True)
-        after: Tensor = self.runner.step(logits, list(rows))
+        after: Tensor = self.runner.step(logits, list(rows), hidden=self.last)
         return after
 
 

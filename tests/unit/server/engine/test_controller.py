@@ -38,7 +38,7 @@ Seat = TemperatureLaw | None | Literal["idle"]
 def step(controller: Controller, logits: Tensor) -> None:
     """One sampling step of a runner whose row r is slot r."""
     controller.flush()
-    for group in controller.groups(len(logits)):
+    for group in controller.groups(np.arange(len(logits))):
         assert group.host_slots is not None
         controller.control(logits, group, np.zeros(len(group.host_slots), np.int64))
 
@@ -137,7 +137,7 @@ def test_a_recycled_slot_leaks_nothing(first: TemperatureLaw | None, seed: int) 
     step(controller, after)
     assert torch.equal(bits(after), bits(before))
     assert record == {}
-    assert controller.groups(4) == []
+    assert controller.groups(np.arange(4)) == []
 
 
 def test_a_slot_taken_by_another_controlled_request_follows_the_new_one() -> None:
@@ -285,7 +285,7 @@ def test_rows_with_and_without_a_target_are_decided_apart() -> None:
     seats: list[Seat] = [FIXED, IDLE, ENTROPY_TARGET, None]
     for slot, law in enumerate(seats):
         controller.add(slot, None if isinstance(law, str) else asking(law), 1.0)
-    closed, solved = controller.groups(4)
+    closed, solved = controller.groups(np.arange(4))
     assert (closed.slots.tolist(), closed.solve) == ([0, 3], False)
     assert (solved.slots.tolist(), solved.solve) == ([2], True)
 
@@ -294,7 +294,7 @@ def test_a_batch_under_one_kind_of_law_is_one_group_of_every_row() -> None:
     controller, _ = make_controller()
     for slot in range(3):
         controller.add(slot, asking(EDT), 1.0)
-    (group,) = controller.groups(3)
+    (group,) = controller.groups(np.arange(3))
     assert group.rows is None
     assert group.slots.tolist() == [0, 1, 2]
 
@@ -302,8 +302,8 @@ def test_a_batch_under_one_kind_of_law_is_one_group_of_every_row() -> None:
 def test_slots_beyond_the_batch_are_in_no_group() -> None:
     controller, _ = make_controller()
     controller.add(3, asking(), 1.0)
-    assert controller.groups(3) == []
-    assert len(controller.groups(4)) == 1
+    assert controller.groups(np.arange(3)) == []
+    assert len(controller.groups(np.arange(4))) == 1
 
 
 def test_an_untraced_group_is_controlled_and_publishes_nothing() -> None:
@@ -313,7 +313,7 @@ def test_an_untraced_group_is_controlled_and_publishes_nothing() -> None:
     after = before.clone()
     step(controller, after)
     torch.testing.assert_close(after, before / 0.5)
-    assert not controller.groups(1)[0].traced
+    assert not controller.groups(np.arange(1))[0].traced
     assert record == {}
 
 

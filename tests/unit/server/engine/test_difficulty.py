@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -307,5 +308,5 @@ def test_the_tap_hands_on_what_the_output_head_says() -> None:
 def test_nobody_is_asked_where_no_row_has_a_probe(bench: Bench) -> None:
     bench.runner.add("a", asking(), temperature=1.0)
     bench.runner.refresh()
-    (group,) = bench.controller.groups(1)
+    (group,) = bench.controller.groups(np.arange(1))
     assert not group.judged

@@ -64,6 +64,7 @@ class Runner:
         self.record = Record()
         self.controller._publisher = self.record  # type: ignore[assignment]
         self.req_states = SimpleNamespace(index_to_req_id={})
+        self.sample = self._sample
         self.processor.bind(self)
 
     def add(
@@ -75,24 +76,74 @@ class Runner:
         params = SamplingParams(extra_args=extra, **sampling)
         return self.processor.add_request(slot, params)
 
-    def step(self, logits: Tensor, rows: list[tuple[int, int]]) -> Tensor:
-        """One step over rows of (slot, position); rows of a slot stand together."""
+    def step(
+        self,
+        logits: Tensor,
+        rows: list[tuple[int, int]],
+        *,
+        accepted: dict[int, int] | None = None,
+        hidden: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """One step over rows of (slot, position); rows of a slot stand together.
+
+        Args:
+            logits: Of every row; returned as the processor leaves them.
+            rows: Slot and position of each row.
+            accepted: Tokens that slots gain, where that is not one per row.
+            hidden: Final states of the step's tokens, one per row where it is not said.
+            chunk: Requests verified at a time; None is all.
+        """
         self.processor.apply_staged_writes()
         slots = [slot for slot, _ in rows]
-        batch = list(dict.fromkeys(slots))
-        local = [sum(s == slot for s in slots[:at]) for at, slot in enumerate(slots)]
-        context = LogitsContext(
-            expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
-            idx_mapping=torch.tensor(batch, dtype=torch.int32),
-            idx_mapping_np=np.array(batch, dtype=np.int32),
-            expanded_local_pos=torch.tensor(local, dtype=torch.int32),
-            input_ids=torch.zeros(len(rows), dtype=torch.int32),
-            pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
-            seq_lens_upper_bound_np=np.array(
-                [max(p for s, p in rows if s == slot) + 1 for slot in batch], dtype=np.int32
+        requests = list(dict.fromkeys(slots))
+        counts = [slots.count(slot) for slot in requests]
+        ends = np.cumsum([0, *counts])
+        self._logits, self._rows, self._chunk = logits, rows, chunk or len(requests)
+        self._num_sampled = torch.tensor(
+            [
+                (accepted or {}).get(slot, count)
+                for slot, count in zip(requests, counts, strict=True)
+            ]
+        )
+        batch = SimpleNamespace(
+            idx_mapping=torch.tensor(requests, dtype=torch.int32),
+            idx_mapping_np=np.array(requests, dtype=np.int32),
+            cu_num_logits_np=ends,
+            query_start_loc_np=ends.astype(np.int32),
+            num_draft_tokens=len(rows) - len(requests),
+            seq_lens_cpu_upper_bound=torch.tensor(
+                [max(p for s, p in rows if s == slot) + 1 for slot in requests], dtype=torch.int32
             ),
         )
-        return self.processor.apply(logits, context)
+        states = torch.zeros(len(rows), 3) if hidden is None else hidden
+        runner: Any = self
+        runner.sample(states, batch, None)
+        return self._logits
+
+    def _sample(self, hidden: Tensor, batch: Any, grammar: Any) -> tuple[None, Tensor, None]:
+        """What `GPUModelRunner.sample` does with a processor: verify some requests at a time."""
+        ends, parts = batch.cu_num_logits_np, []
+        for first in range(0, len(batch.idx_mapping), self._chunk):
+            last = min(first + self._chunk, len(batch.idx_mapping))
+            rows = self._rows[ends[first] : ends[last]]
+            slots = [slot for slot, _ in rows]
+            context = LogitsContext(
+                expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
+                idx_mapping=batch.idx_mapping[first:last],
+                idx_mapping_np=batch.idx_mapping_np[first:last],
+                expanded_local_pos=torch.tensor(
+                    [slots[:at].count(slot) for at, slot in enumerate(slots)], dtype=torch.int32
+                ),
+                input_ids=torch.zeros(len(rows), dtype=torch.int32),
+                pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
+                seq_lens_upper_bound_np=batch.seq_lens_cpu_upper_bound.numpy()[first:last],
+            )
+            whole = last - first == len(batch.idx_mapping)
+            part = self._logits if whole else self._logits[ends[first] : ends[last]]
+            parts.append(self.processor.apply(part, context))
+        self._logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return None, self._num_sampled, None
 
 
 @pytest.fixture
@@ -198,6 +249,49 @@ def test_every_row_of_a_request_with_draft_tokens_is_controlled_and_counted(
     assert set(runner.record) == {(1, 0, 2), (1, 0, 3), (1, 0, 4)}
 
 
+def test_rejected_draft_tokens_leave_no_trace(runner: Runner) -> None:
+    runner.add(3, asking(FIXED, 1))
+    runner.add(1, asking(ENTROPY_TARGET, 2))
+    rows = [(3, 4), (3, 5), (3, 6), (1, 2), (1, 3)]
+    runner.step(random_logits(5), rows, accepted={3: 2, 1: 1})
+    assert set(runner.record) == {(1, 0, 2), (1, 0, 3), (2, 0, 0)}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, None])
+def test_verification_in_chunks_changes_nothing(runner: Runner, chunk: int | None) -> None:
+    runner.add(3, asking(FIXED, 1))
+    runner.add(1)
+    runner.add(0, asking(ENTROPY_TARGET, 2))
+    rows = [(3, 4), (3, 5), (1, 2), (1, 3), (0, 6)]
+    before = random_logits(5)
+    after = runner.step(before.clone(), rows, accepted={3: 1, 1: 2}, chunk=chunk)
+    torch.testing.assert_close(after[:2], before[:2] / 0.5)
+    assert torch.equal(bits(after[2:4]), bits(before[2:4]))
+    assert entropy_from_logits(after[4]).item() == pytest.approx(1.0, abs=0.05)
+    assert set(runner.record) == {(1, 0, 2), (2, 0, 4)}
+
+
+def test_only_rows_that_follow_a_target_are_solved(runner: Runner) -> None:
+    runner.add(3, asking(FIXED, 1))
+    runner.add(1, asking(ENTROPY_TARGET, 2))
+    solved: list[int] = []
+    decide = runner.controller.kernels.decide
+
+    def count(logits: Tensor, *columns: Tensor, solve: bool) -> tuple[Tensor, Tensor]:
+        solved.append(len(logits) if solve else 0)
+        return decide(logits, *columns, solve=solve)
+
+    runner.controller.kernels.decide = count  # type: ignore[method-assign]
+    runner.step(random_logits(5), [(3, 4), (3, 5), (3, 6), (1, 2), (1, 3)])
+    assert sum(solved) == 2
+
+
+def test_every_step_of_the_engine_counts(runner: Runner) -> None:
+    runner.add(0)
+    runner.step(random_logits(1), [(0, 2)])
+    assert runner.controller.steps == 1
+
+
 def test_rows_of_a_prompt_that_is_still_read_are_not_published(runner: Runner) -> None:
     for slot in range(3):
         runner.add(slot, asking(FIXED, slot + 1))
@@ -244,8 +338,7 @@ def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runn
     before = random_logits(2)
 
     def step(hidden: list[Difficulty], rows: list[tuple[int, int]]) -> Tensor:
-        model.compute_logits(torch.stack([state(one) for one in hidden]))
-        return runner.step(before.clone(), rows)
+        return runner.step(before.clone(), rows, hidden=torch.stack([state(h) for h in hidden]))
 
     step([Difficulty.HARD, Difficulty.HARD], [(2, 1), (0, 0)])  # both prompts have three tokens
     assert decided == []
@@ -254,6 +347,25 @@ def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runn
     torch.testing.assert_close(after[0], before[0] / 0.5)
     after = step([Difficulty.HARD, Difficulty.NORMAL], [(0, 2), (2, 3)])
     torch.testing.assert_close(after, before / torch.tensor([[0.4], [0.5]]))
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_a_prompt_is_read_right_beside_draft_tokens(runner: Runner, chunk: int | None) -> None:
+    """Row i of a step with drafts is not request i."""
+    runner.controller.read_difficulty(Model(), {"m/probe": head()})
+    decided: list[tuple[list[int], list[int]]] = []
+    runner.record.publish_decisions = (  # type: ignore[attr-defined]
+        lambda classes, probabilities, slots, directory: decided.append(
+            (classes.tolist(), slots.tolist())
+        )
+    )
+    runner.add(0)
+    runner.add(2, judged(trace=1))
+    drafting, asked = state(Difficulty.HARD), state(Difficulty.EASY)
+    rows = [(0, 5), (0, 6), (0, 7), (2, 2)]
+    hidden = torch.stack([drafting, drafting, drafting, asked])
+    runner.step(random_logits(4), rows, hidden=hidden, accepted={0: 1}, chunk=chunk)
+    assert decided == [([Difficulty.EASY], [2])]
 
 
 # -- steering ----------------------------------------------------------------------------------
@@ -279,6 +391,7 @@ class Host:
         config: Any = SimpleNamespace()
         self.processor = EntropyLogitsProcessor(config, state)
         self.prepared: list[tuple[Any, ...]] = []
+        self.sample = None
         self.processor.bind(self)
         control, self.layers = make(rows, NUM_SLOTS)
         self.processor.steer(control)

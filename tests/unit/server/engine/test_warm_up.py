@@ -1,0 +1,55 @@
+"""Nothing is compiled in somebody's request."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from server.engine.controller import Controller
+from server.worker.message import KEY, difficulty_control
+from tests.unit.server.engine.support import ALL_LAWS, CPU, Record, asking, random_logits
+from tests.unit.server.engine.test_difficulty import Model, head
+
+SLOTS, VOCAB = 8, 512
+
+
+def num_graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.fixture(scope="module")
+def warm() -> Controller:
+    record: Any = Record()
+    record.publish_decisions = lambda *columns: None
+    controller = Controller(SLOTS, VOCAB, CPU, record)
+    controller.read_difficulty(Model(), {"m/probe": head()})
+    before = num_graphs()
+    controller.kernels.warm_up()
+    assert num_graphs() > before
+    return controller
+
+
+def test_no_request_compiles_a_graph(warm: Controller) -> None:
+    """Over every law, batch size, with and without a probe, alone and beside plain requests."""
+    before = num_graphs()
+    for law, size, probed, beside in product(
+        ALL_LAWS, (1, 2, 3, 6, SLOTS), (False, True), (False, True)
+    ):
+        rows = np.arange(1, size) if beside else np.arange(size)
+        for slot in range(SLOTS):
+            warm.remove(slot)
+        for slot in rows.tolist():
+            extra = asking(law, trace=slot + 1)
+            if probed:
+                extra[KEY]["difficulty"] = difficulty_control(probe="m/probe", trace=1)
+            warm.add(slot, extra, 1.0)
+        warm.flush()
+        with torch.inference_mode():
+            logits = random_logits(size, VOCAB)
+            for group in warm.groups(np.arange(size)):
+                warm.control(logits, group, np.zeros(len(group.slots), np.int64))
+        assert num_graphs() == before, (law, size, probed, beside)
+    assert warm.failures == 0

@@ -118,7 +118,7 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
     for slot in range(NUM_SLOTS):
         row, trace, choice, address = naive.seats.get(slot, ([0.0] * 8, 0, 0, ""))
         assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.seats)
-        assert controller._device_table[slot].tolist() == pytest.approx(row)
+        assert controller._device_table[:, slot].tolist() == pytest.approx(row)
         assert int(controller._directory.traces[slot]) == trace
         assert int(controller._directory.choices[slot]) == choice
         assert controller._directory.addresses[slot] == address

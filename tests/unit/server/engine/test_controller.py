@@ -40,7 +40,8 @@ def step(controller: Controller, logits: Tensor) -> None:
     controller.flush()
     for group in controller.groups(np.arange(len(logits))):
         assert group.host_slots is not None
-        controller.control(logits, group, np.zeros(len(group.host_slots), np.int64))
+        indices = np.zeros(len(group.host_slots), np.int64)
+        controller.publish(controller.control(logits, group, indices))
 
 
 def drawn_from(logits: Tensor, base: float) -> Tensor:

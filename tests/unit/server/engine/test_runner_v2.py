@@ -277,9 +277,11 @@ def test_only_rows_that_follow_a_target_are_solved(runner: Runner) -> None:
     solved: list[int] = []
     decide = runner.controller.kernels.decide
 
-    def count(logits: Tensor, *columns: Tensor, solve: bool) -> tuple[Tensor, Tensor]:
+    def count(
+        logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool
+    ) -> tuple[Tensor, Tensor]:
         solved.append(len(logits) if solve else 0)
-        return decide(logits, *columns, solve=solve)
+        return decide(logits, base, law, parameters, solve=solve)
 
     runner.controller.kernels.decide = count  # type: ignore[method-assign]
     runner.step(random_logits(5), [(3, 4), (3, 5), (3, 6), (1, 2), (1, 3)])

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from copy import copy
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,25 @@ def pages() -> dict[Path, str]:
 def cli_page() -> str:
     """The help of every command, as Markdown."""
     sections = [_CLI_HEAD]
-    for program, app in (
-        ("entrostat", _entrostat()),
-        ("train-probe", training_cli._app),
-        ("train-steering", steering_cli._app),
-    ):
-        group: Any = _plain(app)
-        for name in sorted(group.commands):
-            sections.append(f"## {program} {name}\n\n```text\n{_help(group, program, name)}\n```\n")
-    alone: Any = _plain(policy_cli._app)
-    context = alone.make_context("train-policy", [], resilient_parsing=True, terminal_width=_WIDTH)
-    sections.append(f"## train-policy\n\n```text\n{_text(alone, context)}\n```\n")
+    for program, command in command_groups().items():
+        for name in sorted(getattr(command, "commands", ())):
+            text = _help(command.commands[name], f"{program} {name}")
+            sections.append(f"## {program} {name}\n\n```text\n{text}\n```\n")
+        if not hasattr(command, "commands"):
+            sections.append(f"## {program}\n\n```text\n{_help(command, program)}\n```\n")
     return "\n".join(sections)
+
+
+@cache
+def command_groups() -> dict[str, Any]:
+    """Every program of the package as a click command, by name."""
+    apps = {
+        "entrostat": _entrostat(),
+        "train-probe": training_cli._app,
+        "train-steering": steering_cli._app,
+        "train-policy": policy_cli._app,
+    }
+    return {program: _plain(app) for program, app in apps.items()}
 
 
 def objectives_page() -> str:
@@ -151,15 +159,8 @@ def _plain(app: typer.Typer) -> Any:
     return get_command(plain)
 
 
-def _help(group: Any, program: str, name: str) -> str:
-    command = group.commands[name]
-    context = command.make_context(
-        f"{program} {name}", [], resilient_parsing=True, terminal_width=_WIDTH
-    )
-    return _text(command, context)
-
-
-def _text(command: Any, context: Any) -> str:
+def _help(command: Any, path: str) -> str:
+    context = command.make_context(path, [], resilient_parsing=True, terminal_width=_WIDTH)
     lines = command.get_help(context).splitlines()
     return "\n".join(line.rstrip() for line in lines).strip()
 

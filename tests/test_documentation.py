@@ -1,0 +1,108 @@
+"""Commands in README, CONTRIBUTING and docs are what the programs take, and the quick ones run."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from scripts.doc_blocks import ACTIVATE, OURS, ROOT, Block, blocks, files, pages
+from scripts.docs import command_groups
+
+BLOCKS = [block for page in pages() for block in blocks(page)]
+COMMANDS = [
+    pytest.param(block, words, id=f"{block.place}-{number}")
+    for block in BLOCKS
+    for number, words in enumerate(block.commands())
+]
+OTHER_PROGRAMS = {
+    *("source", "cd", "git", "pip", "npm", "node", "llm", "curl", "kill", "docker", "vllm", "sudo"),
+    *("accelerate", "ps", "grep", "python", "pytest", "pre-commit", "make"),
+}
+RULES = re.compile(r"(server|with --.+|skip, .{15,}|)")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_activates_the_environment_before_its_first_command_of_ours(page: Path) -> None:
+    for block in blocks(page):
+        for words in block.commands():
+            if " ".join(words) == ACTIVATE:
+                return
+            assert words[0] not in OURS, f"{block.place}: {ACTIVATE} is missing above"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_a_block_that_does_not_run_as_printed_says_why(block: Block) -> None:
+    assert RULES.fullmatch(block.rule), f"{block.place}: {block.rule}"
+
+
+@pytest.mark.parametrize(("block", "words"), COMMANDS)
+def test_every_command_is_one_that_its_program_takes(block: Block, words: list[str]) -> None:
+    program = Path(words[0]).name
+    if program in OURS:
+        check_ours(program, words[1:], block)
+    elif program.endswith(".sh"):
+        assert (ROOT / words[0]).is_file(), block.place
+    else:
+        assert program in OTHER_PROGRAMS, f"{block.place}: {program}"
+        check_other(program, words[1:], block)
+
+
+def check_ours(program: str, words: list[str], block: Block) -> None:
+    command = command_groups()[program]
+    words = [word for word in words if word not in ("2>&1",) and not word.startswith(">")]
+    if hasattr(command, "commands"):
+        if words[0].startswith("-"):
+            return
+        command, words = command.commands[words[0]], words[1:]
+    own, _, for_server = "\0".join(words).partition("\0--\0")
+    context = typer.Context(command, ignore_unknown_options=command.name == "serve")
+    try:
+        _, rest, _ = command.make_parser(context).parse_args(own.split("\0"))
+    except Exception as error:
+        raise AssertionError(f"{block.place}: {error}") from error
+    if command.name == "serve" or for_server:
+        check_serve(for_server.split("\0") if for_server else list(rest), block)
+
+
+def check_serve(words: list[str], block: Block) -> None:
+    parser = FlexibleArgumentParser()
+    ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+    _, unknown = parser.parse_known_args(["serve", *filter(None, words)])
+    assert unknown == [], block.place
+
+
+def check_other(program: str, words: list[str], block: Block) -> None:
+    if program == "python" and words[:1] == ["-m"]:
+        assert importlib.util.find_spec(words[1]) is not None, block.place
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words) <= set(targets), block.place
+    if program == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for extras in re.findall(r"\.\[(.+?)\]", " ".join(words)):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), block.place
+
+
+def quick(words: list[str]) -> bool:
+    return words[0] in OURS and words[-1] in ("--help", "--dry-run", "--list-objectives")
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [one for one in COMMANDS if quick(one.values[1])],  # type: ignore[arg-type]
+)
+def test_quick_commands_run_as_printed(block: Block, words: list[str], tmp_path: Path) -> None:
+    for name, text in files(block.page).items():
+        (tmp_path / name).write_text(text)
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run(
+        [program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{block.place}\n{done.stdout}{done.stderr}"

@@ -1,9 +1,8 @@
 """Run every shell block of README, CONTRIBUTING and docs: `python -m scripts.run_docs [PAGE]...`.
 
-Each page gets a folder with links to the checkout and with the files that the page itself shows, and
-each block a fresh `bash` in it. Rules are in
-`scripts.doc_blocks`. Prints a line per block; the exit code is 1 if one fails. A page with a server
-takes one to two minutes, all pages about twenty on two cores.
+Each page gets a folder with links to the checkout and the files that the page shows, and each block
+a fresh `bash` in it; `scripts.doc_blocks` has the rules. Prints a line per block; the exit code is
+1 if one fails. A page with a server takes one to two minutes.
 """
 
 import argparse

@@ -1,10 +1,8 @@
-"""The page of everything that a config of `train-policy` can say."""
+"""The page of everything that a config of `train-policy` can say, from its JSON schema."""
 
-import ast
 import inspect
 import json
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -30,6 +28,20 @@ _BEYOND = {"objectives": "[objectives](objectives.md)"}
 """Fields with a page of their own."""
 
 
+def settings_table(model: type[BaseModel], skip: Sequence[str] = ()) -> list[str]:
+    """Rows of keys of a model: value, default, meaning."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    rows = [
+        f"| `{name}` | {_values(schema['properties'][name], definitions, name)} "
+        f"| {_default(info)} | {' '.join((info.description or '').split())} |"
+        for name, info in model.model_fields.items()
+        if name not in skip
+    ]
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
+
+
 def config_page() -> str:
     """Every key of `PolicyConfig` and its sections: values, default, meaning."""
     return "\n".join([_HEAD, *_section("", PolicyConfig)])
@@ -51,18 +63,10 @@ def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _table(title: str, model: type[BaseModel], level: int = 2) -> str:
-    schema = model.model_json_schema()
-    texts = _docstrings(model)
-    rows = [
-        f"| `{name}` | {_values(schema['properties'][name], schema.get('$defs', {}), name)} "
-        f"| {_default(info)} | {texts.get(name, '')} |"
-        for name, info in model.model_fields.items()
-    ]
     heading = title if title == "The file" else f"`{title}`"
     about = inspect.getdoc(model) or ""
     lines = [f"{'#' * level} {heading}\n", f"{about}\n"]
-    lines += ["| key | value | default | meaning |", "|---|---|---|---|", *rows, ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *settings_table(model)])
 
 
 def _values(schema: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> str:
@@ -105,19 +109,3 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The text under each field of a class, as one line."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for field, after in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            found[field.target.id] = " ".join(str(after.value.value).split())
-    return found

@@ -29,13 +29,12 @@ SHARED_BY_JOBS = ("common", "datasets", "objectives")
 MAX_MODULES = 20
 MAX_LINES = 400
 
-CROWDED = {"training/objectives": 22}
+CROWDED: dict[str, int] = {}
 """Folders that still have more than `MAX_MODULES` modules. The list may only shrink."""
 
 DEFINED_TWICE = {
     *("Difficulty", "DifficultyControl", "EntropyLogitsProcessor"),
-    *("Hapo", "Heard", "Inquiry", "Plan", "Report"),
-    *("Steer", "Steering", "Strategy", "Turn"),
+    *("Heard", "Inquiry", "Report", "Steering", "Strategy", "Turn"),
 }
 """Public class names that still mean two things. The list may only shrink."""
 
@@ -54,6 +53,10 @@ WITHOUT = {
         "training.cli.policy",
         "training.cli.probe",
         "training.cli.steering",
+        "training.cli.objective_table",
+        "training.objectives.catalog",
+        "training.policy.config",
+        "training.policy.validation",
     ),
 }
 """Modules that are imported before, or without, the heavy package named first."""

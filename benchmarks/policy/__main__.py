@@ -225,7 +225,7 @@ def _row(run: Run) -> str:
     held = "" if run.settings.controller is None else _held(run)
     minutes = sum(row.get("processor_time", 0.0) for row in run.steps) / 60
     return (
-        f"| {run.config} | {run.seed} | {run.settings.optimiser.learning_rate} "
+        f"| {run.config} | {run.seed} | {run.settings.optimizer.learning_rate} "
         f"| {len(rows)} by {run.settings.sequences} | "
         f"{run.before.accuracy:.2f} → {run.after.accuracy:.2f} ± "
         f"{run.after.standard_error():.2f} | {run.before.pass_at(samples):.2f} → "

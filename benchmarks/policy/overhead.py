@@ -1,7 +1,7 @@
 """What each objective adds to a step of training: `python -m benchmarks.policy.overhead`.
 
 Every arm does the same step on the same weights with the same random numbers: a rollout, its
-scoring, the forward and backward passes of all micro-batches; no optimiser, so nothing moves. A
+scoring, the forward and backward passes of all micro-batches; no optimizer, so nothing moves. A
 round visits every arm once in random order. Counted is the processor time of one thread, which a
 busy machine disturbs less than the clock; an arm's figure is its median over stock TRL's in the
 same rounds. The memory is the peak of the process during the step, above what it held before.
@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from benchmarks import machine
-from training.objectives import OBJECTIVES, ObjectiveConfig, ObjectiveList
+from training.objectives.catalog import ObjectiveConfig, ObjectiveList
+from training.objectives.registry import OBJECTIVES
 from training.policy.config import PolicyConfig, load_config
 from training.policy.job import (
     checkpoint_of,
@@ -41,13 +42,13 @@ from training.policy.trainer import EntropyGRPOTrainer
 _OBJECTIVES: TypeAdapter[tuple[ObjectiveConfig, ...]] = TypeAdapter(ObjectiveList)
 STOCK = "stock TRL"
 REUSED = ", reused"
-"""Ends the names of arms whose rollout serves two optimiser steps."""
+"""Ends the names of arms whose rollout serves two optimizer steps."""
 NEEDS_REUSE = ("kl_cov", "soft_clip_high_entropy")
 SCORING = ("canon", "empg", "pear", "ares", "lp_reg", "dcpo")
 """Those that need to know the policy that sampled: a scoring pass, which TRL makes in reuse."""
 ARMS = (
     STOCK,
-    *(name for name in OBJECTIVES if name not in NEEDS_REUSE),
+    *(name for name in OBJECTIVES if name not in (*NEEDS_REUSE, "info_gain")),
     f"{STOCK}{REUSED}",
     *(f"{name}{REUSED}" for name in (*NEEDS_REUSE, *SCORING)),
 )
@@ -107,7 +108,7 @@ def _config(model: str | None, arm: str) -> PolicyConfig:
     own = [] if model is None else [f"model={model}"]
     if arm.endswith(REUSED):
         own.append("rollout.num_minibatches=2")
-    small = ["rollout.prompts_per_step=2", "rollout.num_generations=4", "optimiser.micro_batch=4"]
+    small = ["rollout.prompts_per_step=2", "rollout.num_generations=4", "optimizer.micro_batch=4"]
     return load_config("plain", [*own, *small, f"run={tempfile.gettempdir()}/overhead"])
 
 
@@ -121,7 +122,6 @@ def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dic
         {
             "prompt": conversation(problem, first),
             "problem": problem.model_dump_json(),
-            "beliefs": [[0.5, 0.5], [1.0, 0.0]],  # for `info_gain`
         }
         for problem in split_problems(first).train[: first.rollout.prompts_per_step]
     ]
@@ -201,9 +201,9 @@ def _page(
 {lines}
 
 A step is a rollout of {config.sequences} completions of at most {config.rollout.max_tokens} tokens,
-its scoring, and forward and backward of two micro-batches, without the optimiser. {rounds} rounds,
+its scoring, and forward and backward of two micro-batches, without the optimizer. {rounds} rounds,
 each visits all arms in random order. Time is processor time of one thread. "reused": the rollout
-serves two optimiser steps, which costs stock TRL a scoring pass too; those arms are compared with
+serves two optimizer steps, which costs stock TRL a scoring pass too; those arms are compared with
 it.
 
 | arm | s per step | over stock TRL, median | quartiles | peak memory above rest, MiB |

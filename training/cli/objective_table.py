@@ -1,51 +1,83 @@
-"""Every objective in one table."""
+"""Every objective and every shipped config, for people. No torch in here."""
 
 import inspect
+from collections.abc import Iterator
 from itertools import takewhile
+from typing import NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 
-from training.objectives.compose import Objectives
-from training.objectives.registry import OBJECTIVES, ObjectiveList, build_objective
+from training.objectives.catalog import SETTINGS
+from training.objectives.requirements import ObjectiveSettings
 from training.policy.config import shipped_configs
 
-
-def objective_rows() -> list[tuple[str, str, str, str]]:
-    """Name, what it does, when it acts and what it needs, of every objective."""
-    from pydantic import TypeAdapter
-
-    rows = []
-    for name, kind in OBJECTIVES.items():
-        (config,) = TypeAdapter(ObjectiveList).validate_python([name])
-        objectives = Objectives([config])
-        first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-        acts = [
-            word
-            for word, acts in (
-                ("groups", objectives.acts_on_groups),
-                ("tokens", objectives.acts_on_tokens),
-            )
-            if acts
-        ]
-        notes = sorted(need.value for need in objectives.needs)
-        if build_objective(config).inert_on_policy:
-            notes.append("reused rollouts")
-        if kind.actuator is not None:
-            notes.append(f"can be driven: {kind.actuator.value}")
-        if kind.experimental:
-            notes.append(f"experimental: {kind.experimental}")
-        rows.append((name, first, " and ".join(acts) or "nothing", "; ".join(notes)))
-    return rows
+_LEAST_WIDTH = 120
+"""Columns of a terminal below which a table would cut names."""
 
 
-def objective_table() -> RenderableType:
-    """For the terminal."""
-    table = Table("objective", "what it does", "acts on", "notes", title="Objectives")
-    for row in objective_rows():
-        table.add_row(*row)
-    configs = Table("config", "what it is", title="Shipped configs")
+class ObjectiveRow(NamedTuple):
+    """What a person needs to know to choose an objective."""
+
+    name: str
+    summary: str
+    acts_on: str
+    checked: str
+    """What it was compared with; says so if it was not."""
+    notes: str
+
+
+def objective_rows() -> list[ObjectiveRow]:
+    """Every objective, in the order of the reference."""
+    return [_row(name, kind) for name, kind in SETTINGS.items()]
+
+
+def _row(name: str, kind: type[ObjectiveSettings]) -> ObjectiveRow:
+    summary = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+    notes = [f"measures {need}" for need in sorted(kind.needs)]
+    if kind.batch_needs:
+        notes.append("one more scoring pass with gradient accumulation")
+    if kind.inert_on_policy:
+        notes.append("needs reused rollouts")
+    if kind.actuator is not None:
+        notes.append(f"a controller can drive its {kind.actuator}")
+    if kind.experimental:
+        notes.append(f"experimental: {kind.experimental}")
+    acts = " and ".join(kind.acts_on) or ("nothing" if name == "none" else "samples")
+    return ObjectiveRow(name, summary, acts, kind.checked or "nothing", "; ".join(notes))
+
+
+def config_rows() -> Iterator[tuple[str, str]]:
+    """Name and first comment of every shipped config."""
     for name, text in shipped_configs().items():
         head = takewhile(lambda line: line.startswith("# "), text.splitlines())
-        configs.add_row(name, " ".join(line.removeprefix("# ") for line in head))
-    return Group(table, configs)
+        yield name, " ".join(line.removeprefix("# ") for line in head)
+
+
+def print_objectives(console: Console) -> None:
+    """Print tables to a wide terminal, and plain paragraphs to anything else."""
+    if console.is_terminal and console.width >= _LEAST_WIDTH:
+        _print_tables(console)
+        return
+    for row in objective_rows():
+        lines = [f"{row.name}: {row.summary}", f"  acts on: {row.acts_on}"]
+        lines += [f"  checked against: {row.checked}"]
+        lines += [f"  notes: {row.notes}"] if row.notes else []
+        console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    for name, what in config_rows():
+        console.print(f"config {name}: {what}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_tables(console: Console) -> None:
+    table = Table(title="Objectives")
+    table.add_column("objective", no_wrap=True)
+    for column in ("what it does", "acts on", "checked against", "notes"):
+        table.add_column(column, overflow="fold")
+    for row in objective_rows():
+        table.add_row(*row)
+    configs = Table(title="Shipped configs")
+    configs.add_column("config", no_wrap=True)
+    configs.add_column("what it is", overflow="fold")
+    for name, what in config_rows():
+        configs.add_row(name, what)
+    console.print(table, configs)

@@ -25,7 +25,7 @@ def train(
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value for one run, such as optimiser.steps=40."),
+        typer.Option("--set", help="key=value for one run, such as optimizer.steps=40."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the whole config and what it will cost.")
@@ -59,9 +59,9 @@ def train(
 
         console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)
         if list_objectives:
-            from training.cli.objective_table import objective_table
+            from training.cli.objective_table import print_objectives
 
-            console.print(objective_table())
+            print_objectives(console)
             return
         if config is None:
             raise TrainingError(

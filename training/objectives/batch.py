@@ -7,49 +7,20 @@ completion, G generations per prompt. Entropies in nats, of the distribution tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from training.objectives.distributed import Alone, Ranks
+from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.requirements import RequiredTensor
 
 UNCLIPPED = 1e6
 """A clip range that no importance ratio leaves."""
 
 
-class Need(StrEnum):
-    """A tensor that the trainer has to measure for an objective, beyond what it has anyway."""
-
-    OLD_LOGPROBS = "old_logprobs"
-    """(N, T): log-probabilities under the policy that sampled."""
-    OLD_ENTROPY = "old_entropy"
-    """(N, T), nats: of the policy that sampled. Costs one more scoring pass."""
-    RESCORED_LOGPROBS = "rescored_logprobs"
-    """(N, T): under the policy that sampled, at `Objective.temperature`."""
-    PROXY_LOGPROBS = "proxy_logprobs"
-    """(N, T): `Objective.measure` of the sampling policy's full logits; no gradient."""
-    NUCLEUS_ENTROPY = "nucleus_entropy"
-    """(B, T), nats: `Objective.measure` of the full logits of the training forward; gradient."""
-    CORRECT = "correct"
-    """(N,) bool: the grader's verdict."""
-    ANSWERS = "answers"
-    """(N,) int: cluster of equivalent final answers within the group; -1 where there is none."""
-    STEPS = "steps"
-    """(N, T) int: number of the step that a token belongs to, -1 outside any. A step is a turn
-    of an agent, or a sentence of an answer without tools."""
-    PLANNING = "planning"
-    """(N, T) bool: the token is part of a strategy phrase."""
-    PHASES = "phases"
-    """(N, T) int: 0 in the thinking phase, 1 in the answer, -1 in the tag between them."""
-    BELIEFS = "beliefs"
-    """(N, 2, K): probabilities over K hypotheses before and after; rows sum to 1. Each completion
-    has its own, from a dialogue rollout."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
+class RolloutBatch:
     """A generation batch of all processes."""
 
     rewards: Tensor
@@ -61,7 +32,7 @@ class Rollout:
     num_generations: int
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Which standard deviation advantages are divided by, where they are made anew."""
-    measured: Mapping[Need, Tensor] = field(default_factory=dict)
+    measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
 
     def per_group(self, values: Tensor) -> Tensor:
         """(N, ...) as (N / G, G, ...)."""
@@ -73,7 +44,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tokens:
+class MicroBatch:
     """A micro-batch of this process; only `logprobs` and `entropy` carry a gradient."""
 
     logprobs: Tensor
@@ -84,10 +55,10 @@ class Tokens:
     """(B, T): under the policy that sampled."""
     mask: Tensor
     """(B, T) bool."""
-    measured: Mapping[Need, Tensor] = field(default_factory=dict)
+    measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """Per objective: what it computed over the whole rollout batch, a row per sequence."""
-    ranks: Ranks = field(default_factory=Alone)
+    ranks: Ranks = field(default_factory=SingleProcess)
 
     @property
     def ratio(self) -> Tensor:
@@ -106,7 +77,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class LossPlan:
     """How the loss of one micro-batch is made; every method returns a changed copy.
 
     The loss is the trainer's own, with `advantages * weight` and the two clip ranges, plus the
@@ -123,11 +94,11 @@ class Plan:
     epsilon_high: Tensor | float
     """The ratio is clipped at 1 + epsilon_high; a number or (B, T)."""
     policy_terms: Tensor | None = None
-    """(B, T): added to the loss of each token and normalised like it."""
+    """(B, T): added to the loss of each token and normalized like it."""
     mean_terms: Tensor | None = None
-    """(B, T): averaged over all tokens of the optimiser step, whatever the loss type does."""
+    """(B, T): averaged over all tokens of the optimizer step, whatever the loss type does."""
     scalar: Tensor | None = None
-    """(): averaged over the micro-batches of the optimiser step and over processes."""
+    """(): averaged over the micro-batches of the optimizer step and over processes."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weighted(self, weight: Tensor) -> Self:
@@ -165,8 +136,8 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-class Step(NamedTuple):
-    """What one optimiser step saw, over all its micro-batches and processes.
+class StepStatistics(NamedTuple):
+    """What one optimizer step saw, over all its micro-batches and processes.
 
     All means are NaN if no token had a loss.
     """

@@ -7,12 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.objectives.batch import Need, Plan, Rollout, Step, Tokens
+from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.catalog import ObjectiveConfig, refuse_contradictions
 from training.objectives.controller import Actuator
-from training.objectives.distributed import Alone, Ranks
-from training.objectives.group import group_advantages
-from training.objectives.interface import Config, Objective, Slot
-from training.objectives.registry import ObjectiveConfig, build_objective, refuse_contradictions
+from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.groups.baselines import group_advantages
+from training.objectives.interface import Objective
+from training.objectives.registry import build_objective
+from training.objectives.requirements import Claim, ObjectiveSettings, RequiredTensor
 from training.objectives.steer import entropy_change
 
 State = dict[str, dict[str, float | None]]
@@ -22,7 +24,7 @@ class Objectives:
     """The objectives of a run, acting one after the other in the order of the config.
 
     A trainer calls `shape` once per generation batch, `plan` once per training micro-batch,
-    `end_step` once per optimiser step, and keeps `state_dict` in its checkpoints.
+    `end_step` once per optimizer step, and keeps `state_dict` in its checkpoints.
     """
 
     def __init__(
@@ -37,10 +39,10 @@ class Objectives:
         Args:
             configs: In the order in which they act.
             actuator: What a controller drives; None if there is none.
-            accumulates: Whether several micro-batches make an optimiser step. Statistics of a batch
+            accumulates: Whether several micro-batches make an optimizer step. Statistics of a batch
                 are then computed by `rollout_statistics`.
         """
-        self.members: dict[str, Objective[Config]] = {
+        self.members: dict[str, Objective[ObjectiveSettings]] = {
             config.type: build_objective(config) for config in refuse_contradictions(configs)
         }
         self._actuator = actuator
@@ -48,20 +50,20 @@ class Objectives:
         self._totals: Tensor | None = None
 
     @property
-    def needs(self) -> frozenset[Need]:
+    def needs(self) -> frozenset[RequiredTensor]:
         """What has to be measured for them."""
-        needs = [member.needs for member in self.members.values()]
+        needs = [member.config.needs for member in self.members.values()]
         if self._accumulates:
-            needs += [member.batch_needs for member in self.members.values()]
+            needs += [member.config.batch_needs for member in self.members.values()]
         return frozenset().union(*needs)
 
     @property
     def shares_statistics(self) -> bool:
         """Whether `rollout_statistics` has something to compute."""
-        return self._accumulates and any(one.batch_needs for one in self.members.values())
+        return self._accumulates and any(one.config.batch_needs for one in self.members.values())
 
     def begin(self, total_steps: int) -> None:
-        """Tell the objectives how many optimiser steps the run has."""
+        """Tell the objectives how many optimizer steps the run has."""
         for member in self.members.values():
             member.total_steps = total_steps
 
@@ -79,10 +81,10 @@ class Objectives:
     def drive(self, output: float) -> None:
         """Hand the controller's output to the objective with the actuator."""
         for member in self.members.values():
-            if self._actuator is not None and member.actuator is self._actuator:
+            if self._actuator is not None and member.config.actuator is self._actuator:
                 member.drive = output
 
-    def shape(self, rollout: Rollout) -> Rollout:
+    def shape(self, rollout: RolloutBatch) -> RolloutBatch:
         """Rewards, then the group's advantages if rewards changed, then advantages.
 
         Who decides the baseline makes the advantages anew, so it comes first, whatever the order.
@@ -92,14 +94,14 @@ class Objectives:
             rollout = replace(rollout, rewards=member.shape_rewards(rollout))
         if any(_overrides(member, "shape_rewards") for member in members):
             rollout = replace(rollout, advantages=group_advantages(rollout))
-        for member in sorted(members, key=lambda one: Slot.BASELINE not in one.claims()):
+        for member in sorted(members, key=lambda one: Claim.BASELINE not in one.config.claims()):
             rollout = replace(rollout, advantages=member.shape_advantages(rollout))
         return rollout
 
     def rollout_statistics(
-        self, tokens: Tokens, advantages: Tensor, epsilon_low: float, epsilon_high: float
+        self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
     ) -> dict[str, Tensor]:
-        """What objectives compute over a whole rollout batch, for `Tokens.statistics`.
+        """What objectives compute over a whole rollout batch, for `MicroBatch.statistics`.
 
         Args:
             tokens: All tokens of the rollout of this process, under the policy that sampled.
@@ -115,12 +117,12 @@ class Objectives:
         return {
             name: member.batch_statistics(tokens, plan)
             for name, member in self.members.items()
-            if member.batch_needs
+            if member.config.batch_needs
         }
 
     def plan(
-        self, tokens: Tokens, advantages: Tensor, epsilon_low: float, epsilon_high: float
-    ) -> Plan:
+        self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
+    ) -> LossPlan:
         """How the loss of a micro-batch of training is made.
 
         Args:
@@ -138,15 +140,15 @@ class Objectives:
         self._totals = totals if self._totals is None else self._totals + totals
         return plan
 
-    def end_step(self, ranks: Ranks | None = None) -> Step:
-        """Close an optimiser step and return what it measured, the same on all processes.
+    def end_step(self, ranks: Ranks | None = None) -> StepStatistics:
+        """Close an optimizer step and return what it measured, the same on all processes.
 
         A step without a single token with a loss measures nothing: its means are NaN and the
         objectives keep their state.
         """
         if self._totals is None:
             raise RuntimeError("end_step was called without a plan since the last one")
-        ranks = ranks or Alone()
+        ranks = ranks or SingleProcess()
         step = _step(ranks.sum(self._totals))
         self._totals = None
         if step.num_tokens:
@@ -173,12 +175,12 @@ class Objectives:
             member.load_state_dict(state[name])
 
 
-def _plain_plan(tokens: Tokens, advantages: Tensor, low: float, high: float) -> Plan:
+def _plain_plan(tokens: MicroBatch, advantages: Tensor, low: float, high: float) -> LossPlan:
     """The plan that changes nothing."""
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand(tokens.mask.shape)
     advantages = advantages.masked_fill(~tokens.mask, 0.0)
-    return Plan(
+    return LossPlan(
         advantages=advantages,
         weight=torch.ones_like(advantages),
         epsilon_low=low,
@@ -186,11 +188,11 @@ def _plain_plan(tokens: Tokens, advantages: Tensor, low: float, high: float) -> 
     )
 
 
-def _overrides(member: Objective[Config], method: str) -> bool:
+def _overrides(member: Objective[ObjectiveSettings], method: str) -> bool:
     return getattr(type(member), method) is not getattr(Objective, method)
 
 
-def _totals(tokens: Tokens, advantages: Tensor) -> Tensor:
+def _totals(tokens: MicroBatch, advantages: Tensor) -> Tensor:
     """Sums over the tokens of a micro-batch, (6,) float64; see `_step` for their meaning."""
     logprobs, entropy = tokens.logprobs.detach(), tokens.entropy.detach()
     change = entropy_change(logprobs, tokens.old_logprobs, entropy, advantages)
@@ -199,9 +201,9 @@ def _totals(tokens: Tokens, advantages: Tensor) -> Tensor:
     return (stacked * tokens.mask).sum((1, 2))
 
 
-def _step(totals: Tensor) -> Step:
+def _step(totals: Tensor) -> StepStatistics:
     count, *sums = totals.tolist()
     means = (value / count if count else math.nan for value in sums)
     entropy, logprob, advantage, product, change = means
     covariance = product - logprob * advantage
-    return Step(int(count), entropy, -logprob, covariance, change)
+    return StepStatistics(int(count), entropy, -logprob, covariance, change)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from probes.strict import StrictModel
 
 
 class Actuator(StrEnum):
@@ -20,10 +22,8 @@ class Actuator(StrEnum):
     """Share of DCPO's correction in the advantage, dimensionless."""
 
 
-class ControllerConfig(BaseModel):
+class ControllerConfig(StrictModel):
     """Settings of the entropy controller; gains are in units of the actuator per nat."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     entropy_target: float = Field(gt=0.0)
     """Nats, mean over tokens."""
@@ -32,7 +32,7 @@ class ControllerConfig(BaseModel):
     proportional: float = Field(1e-3, ge=0.0)
     """Output for each nat below the target."""
     integral: float = Field(1e-4, ge=0.0)
-    """Per optimiser step."""
+    """Per optimizer step."""
     bias: float = 0.0
     """Output without an error. What is known to hold the entropy spares the integral part the
     steps in which it would find that out."""
@@ -67,7 +67,7 @@ class EntropyController:
         self.output = 0.0
 
     def update(self, entropy: float) -> float:
-        """Take one optimiser step's mean entropy in and return the new output.
+        """Take one optimizer step's mean entropy in and return the new output.
 
         Args:
             entropy: Nats. A value that is not finite leaves everything as it was.

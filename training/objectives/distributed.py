@@ -27,7 +27,7 @@ class Ranks(Protocol):
         """The 1-D tensors of all processes in order of `index`; lengths may differ."""
 
 
-class Alone:
+class SingleProcess:
     """A run of one process."""
 
     index = 0

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from probes.hapo_statistics import fit_hapo
 from probes.law_functions import hapo
 from probes.laws import HapoStatistics
-from training.objectives.batch import Plan, Rollout, Step, Tokens
+from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.configs import HapoConfig
 from training.objectives.distributed import Ranks
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.interface import Objective
 
 _MAX_ENTROPIES = 2**22
 """Tokens of all processes that statistics are fitted to; a larger step is thinned evenly."""
@@ -28,8 +27,8 @@ def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
 
 
-def token_group_advantages(rollout: Rollout) -> Tensor:
-    """Advantages normalised over the tokens of each group, (N, T).
+def token_group_advantages(rollout: RolloutBatch) -> Tensor:
+    """Advantages normalized over the tokens of each group, (N, T).
 
     A = (R - mean) / (std + 1e-6), where each sequence counts as often as it has tokens. Groups in
     which some |A| >= 5 keep the advantages they have.
@@ -47,25 +46,7 @@ def token_group_advantages(rollout: Rollout) -> Tensor:
     return torch.where(keep, rollout.advantages, rollout.to_tokens(advantages))
 
 
-class HapoConfig(Config):
-    """Settings of `hapo`; its adaptive temperature is a law of the rollout."""
-
-    type: Literal["hapo"] = "hapo"
-    token_average: bool = True
-    """Baseline and scale of a group over its tokens instead of its sequences."""
-    redistribution: bool = True
-    """Rescale advantages by entropy and importance ratio."""
-    asymmetric_clip: bool = True
-    """Widen the upper clip range with high entropy, the lower one with low entropy."""
-    beta: float = Field(1.0, ge=0.0, le=1.0)
-    """Strength of the redistribution; above 1 it would turn signs."""
-    alpha: float = Field(1.0, ge=0.0)
-    """Strength of the asymmetric clip."""
-    quantile: float = Field(0.8, gt=0.0, lt=1.0)
-    """Quantile of ln H that counts as neither high nor low."""
-
-
-class Hapo(Objective[HapoConfig]):
+class HapoObjective(Objective[HapoConfig]):
     """Three of HAPO's four parts, each on its own switch.
 
     h in [-1, 1] is the scaled log-entropy of `probes.hapo_statistics.fit_hapo`.
@@ -79,32 +60,22 @@ class Hapo(Objective[HapoConfig]):
     Source: HAPO (arXiv 2509.16591), starriver030515/HAPO at 7671dde. That code fits the statistics
     to entropies of the batch at hand from one more scoring pass and multiplies negative h by a
     negative scale, so low-entropy tokens count as high. Here the statistics are those of the last
-    optimiser step (the rollout's temperature law has them too), the entropy is that of the training
+    optimizer step (the rollout's temperature law has them too), the entropy is that of the training
     forward, and the first step has neither redistribution nor asymmetric clip.
     """
-
-    checked = "starriver030515/HAPO (clip and redistribution)"
 
     def __init__(self, config: HapoConfig) -> None:
         super().__init__(config)
         self.statistics: HapoStatistics | None = None
         self._entropies: list[Tensor] = []
 
-    def claims(self) -> frozenset[Slot]:
-        """The baseline and the clip range, if switched on."""
-        claimed = {
-            Slot.BASELINE: self.config.token_average,
-            Slot.CLIP: self.config.asymmetric_clip,
-        }
-        return frozenset(slot for slot, on in claimed.items() if on)
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """Token-level group average."""
         if not self.config.token_average:
             return rollout.advantages
         return token_group_advantages(rollout)
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Asymmetric clip and redistribution."""
         config = self.config
         self._entropies.append(tokens.entropy.detach()[tokens.mask])
@@ -126,7 +97,7 @@ class Hapo(Objective[HapoConfig]):
             plan = replace(plan, advantages=plan.advantages * scale)
         return plan
 
-    def on_step_end(self, step: Step, ranks: Ranks) -> None:
+    def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
         """Fit the statistics of the next step."""
         own = torch.cat(self._entropies)
         self._entropies = []

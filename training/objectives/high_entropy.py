@@ -1,22 +1,13 @@
 """Favour the tokens at which the policy is uncertain: only those, or a larger advantage there."""
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Plan, Tokens
-from training.objectives.interface import Config, Objective
-
-
-class HighEntropyMaskConfig(Config):
-    """Settings of `high_entropy_mask`."""
-
-    type: Literal["high_entropy_mask"] = "high_entropy_mask"
-    top_entropy_quantile: float = Field(0.2, gt=0.0, le=1.0)
-    """Share of tokens that keep their loss; 1 keeps all."""
+from training.objectives.batch import LossPlan, MicroBatch
+from training.objectives.configs import EntropyAdvantageConfig, HighEntropyMaskConfig
+from training.objectives.interface import Objective
 
 
 class HighEntropyMask(Objective[HighEntropyMaskConfig]):
@@ -30,10 +21,7 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
     Source: Beyond the 80/20 Rule (arXiv 2506.01939); `top_entropy_quantile` of TRL 1.16.
     """
 
-    checked = "TRL"
-    batch_needs = frozenset({Need.OLD_ENTROPY})
-
-    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
         """The threshold, (B, 1); infinite without tokens."""
         entropy = _wide(tokens.entropy)
         together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
@@ -42,7 +30,7 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
             threshold = torch.quantile(together, 1 - self.config.top_entropy_quantile)
         return threshold.expand(len(entropy), 1)
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Weigh tokens below the quantile by 0."""
         entropy, threshold = _wide(tokens.entropy), self.statistics_of(tokens, plan)
         keep = (entropy >= threshold) & tokens.mask
@@ -55,16 +43,6 @@ def _wide(entropy: Tensor) -> Tensor:
     return entropy if entropy.dtype == torch.float64 else entropy.float()
 
 
-class EntropyAdvantageConfig(Config):
-    """Settings of `entropy_advantage`."""
-
-    type: Literal["entropy_advantage"] = "entropy_advantage"
-    alpha: float = Field(0.4, ge=0.0)
-    """Advantage per nat."""
-    kappa: float = Field(2.0, ge=1.0)
-    """The bonus is at most |A| / kappa; above 1 it never turns an advantage's sign."""
-
-
 class EntropyAdvantage(Objective[EntropyAdvantageConfig]):
     """Raise advantages where the policy is uncertain: A + min(alpha H, |A| / kappa).
 
@@ -75,9 +53,7 @@ class EntropyAdvantage(Objective[EntropyAdvantageConfig]):
     answers off entirely; the default here is the paper's 2.
     """
 
-    checked = "Linn3a/siren"
-
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Add the bonus to the advantages."""
         room = plan.advantages.abs() / self.config.kappa
         bonus = torch.minimum(self.config.alpha * tokens.entropy.detach(), room)

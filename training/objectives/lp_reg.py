@@ -1,15 +1,15 @@
 """Lp-Reg: keep sensible tokens of low probability from being trained away."""
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import UNCLIPPED, Need, Plan, Tokens
+from training.objectives.batch import UNCLIPPED, LossPlan, MicroBatch
+from training.objectives.configs import LpRegConfig
 from training.objectives.distributed import smallest, token_count
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 _MAX_GAP = 20.0
 """Nats; e^20 is far above where k3 is cut off, and an infinite e^d would make its gradient NaN."""
@@ -18,7 +18,7 @@ _MAX_GAP = 20.0
 def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool) -> Tensor:
     """Log-probability of each token after the noise of the distribution is filtered out.
 
-    Tokens with p >= kappa max(p) (or p >= kappa if `fixed`) are kept and renormalised.
+    Tokens with p >= kappa max(p) (or p >= kappa if `fixed`) are kept and renormalized.
 
     Args:
         logits: Shape (..., vocab).
@@ -36,25 +36,8 @@ def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool)
     return chosen - kept.logsumexp(-1)
 
 
-class LpRegConfig(Config):
-    """Settings of `lp_reg`."""
-
-    type: Literal["lp_reg"] = "lp_reg"
-    share: float = Field(0.01, gt=0.0, le=1.0)
-    """Share of the tokens with A < 0, those of lowest probability, that may be protected."""
-    kappa: float = Field(0.02, gt=0.0, le=1.0)
-    """Min-p threshold of the proxy."""
-    fixed: bool = False
-    """Threshold on p itself instead of p / max(p)."""
-    beta: float = Field(1.0, ge=0.0)
-    epsilon_low: float = Field(1.0, gt=0.0)
-    """The ratio is clipped at 1 - epsilon_low = 0 ..."""
-    epsilon_high: float = Field(9.0, gt=0.0)
-    """... and 1 + epsilon_high = 10 everywhere else."""
-
-
 class LpReg(Objective[LpRegConfig]):
-    """Tie unlikely but sensible tokens of bad answers to a renormalised old policy.
+    """Tie unlikely but sensible tokens of bad answers to a renormalized old policy.
 
     Protected: among the tokens with A < 0 the k = floor(share * count) least likely now, if
     k > 1, and of these the ones less likely than under the proxy (filtered tokens never are).
@@ -67,25 +50,20 @@ class LpReg(Objective[LpRegConfig]):
     k3 ends where its clamp does, at d of about 2.6 nats.
     """
 
-    checked = "CarlanLark/Lp-Reg-dev"
-    needs = frozenset({Need.PROXY_LOGPROBS})
-    slots = frozenset({Slot.CLIP})
-    batch_needs = frozenset({Need.OLD_LOGPROBS})
-
     def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
         """Log-probabilities of the proxy."""
         return proxy_logprobs(logits, token_ids, self.config.kappa, self.config.fixed)
 
-    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
         """The least likely tokens with A < 0, (B, T) bool."""
         bad = tokens.mask & (plan.advantages < 0)
         count = int(self.config.share * token_count(bad, tokens.ranks))
         return smallest(tokens.logprobs, bad, count if count > 1 else 0, tokens.ranks)
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Set the clip range and add the k3 term to protected tokens."""
         config, logprobs = self.config, tokens.logprobs
-        proxy = tokens.measured[Need.PROXY_LOGPROBS]
+        proxy = tokens.measured[RequiredTensor.PROXY_LOGPROBS]
         unlikely = self.statistics_of(tokens, plan)
         protected = unlikely & (logprobs.detach() < proxy)
         gap = torch.where(protected, proxy - logprobs, 0.0).clamp_max(_MAX_GAP)

@@ -1,15 +1,14 @@
 """SIREN: hold the entropy of the nucleus at the tokens where it peaks."""
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives.batch import Need, Plan, Step, Tokens
+from training.objectives.batch import LossPlan, MicroBatch, StepStatistics
+from training.objectives.configs import SirenConfig
 from training.objectives.distributed import Ranks
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 
 def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
@@ -34,24 +33,12 @@ def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
     return entropy_from_logits(top.masked_fill(outside, -torch.inf))
 
 
-class SirenConfig(Config):
-    """Settings of `siren`."""
-
-    type: Literal["siren"] = "siren"
-    entropy_coef: float = Field(0.005, ge=0.0)
-    """Loss per square nat."""
-    top_p: float = Field(0.8, gt=0.0, lt=1.0)
-    top_k: int = Field(10_000, ge=1)
-    peak_quantile: float = Field(0.8, ge=0.0, lt=1.0)
-    """Tokens above this quantile of their own sequence are the peaks."""
-
-
 class Siren(Objective[SirenConfig]):
     """Keep the nucleus entropy at peak tokens where it was at the start: L + c (H_sel - H_0)^2.
 
     H_sel is the mean over sequences of the mean over peak tokens, those whose nucleus entropy is
     above the `peak_quantile` of their sequence; a sequence without any is left out. H_0 is the
-    mean H_sel of the first optimiser step, which itself has no term. Means are over all processes;
+    mean H_sel of the first optimizer step, which itself has no term. Means are over all processes;
     the square of a mean is not the mean of squares, so the number of accumulated micro-batches
     does matter.
 
@@ -59,9 +46,6 @@ class Siren(Objective[SirenConfig]):
     vocabulary and can select padding.
     """
 
-    checked = "Linn3a/siren"
-    needs = frozenset({Need.NUCLEUS_ENTROPY})
-    slots = frozenset({Slot.ENTROPY})
     state = ("anchor",)
 
     def __init__(self, config: SirenConfig) -> None:
@@ -73,9 +57,9 @@ class Siren(Objective[SirenConfig]):
         """Nucleus entropy."""
         return nucleus_entropy(logits, self.config.top_p, self.config.top_k)
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Add the squared distance to the anchor."""
-        entropy = tokens.measured[Need.NUCLEUS_ENTROPY].masked_fill(~tokens.mask, 0.0)
+        entropy = tokens.measured[RequiredTensor.NUCLEUS_ENTROPY].masked_fill(~tokens.mask, 0.0)
         selected = self._selected_mean(entropy, tokens.mask, tokens.ranks)
         if selected is None:
             return plan
@@ -100,7 +84,7 @@ class Siren(Objective[SirenConfig]):
         # Trainers average gradients over processes, hence the factor.
         return (total + (local - local.detach()) * ranks.size) / number
 
-    def on_step_end(self, step: Step, ranks: Ranks) -> None:
+    def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
         """The first step's H_sel is the anchor."""
         if self.anchor is None and self._first:
             self.anchor = sum(self._first) / len(self._first)

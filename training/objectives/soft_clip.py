@@ -1,17 +1,10 @@
 """Clip the value of a ratio, not its gradient."""
 
-from typing import Literal
-
 import torch
 
-from training.objectives.batch import UNCLIPPED, Plan, Tokens
-from training.objectives.interface import Config, Objective, Slot
-
-
-class SoftClipConfig(Config):
-    """`soft_clip_high_entropy` has no settings; the trainer's epsilon_high is the limit."""
-
-    type: Literal["soft_clip_high_entropy"] = "soft_clip_high_entropy"
+from training.objectives.batch import UNCLIPPED, LossPlan, MicroBatch
+from training.objectives.configs import SoftClipConfig
+from training.objectives.interface import Objective
 
 
 class SoftClip(Objective[SoftClipConfig]):
@@ -24,11 +17,7 @@ class SoftClip(Objective[SoftClipConfig]):
     part.
     """
 
-    checked = "paper"
-    slots = frozenset({Slot.CLIP})
-    inert_on_policy = True
-
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Open the clip range at silenced tokens and weigh them down to the limit."""
         limit = 1 + plan.epsilon_high
         ratio = tokens.ratio

@@ -1,15 +1,14 @@
 """STEER: weigh each token by how much its update is expected to change the entropy."""
 
 import math
-from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from training.objectives.batch import Need, Plan, Tokens
+from training.objectives.batch import LossPlan, MicroBatch
+from training.objectives.configs import SteerConfig
 from training.objectives.distributed import token_max
-from training.objectives.interface import Config, Objective
+from training.objectives.interface import Objective
 
 _FLOOR = 0.02
 """Smallest scale of the exponential map: a batch of tiny changes is not blown up to a large one."""
@@ -34,27 +33,7 @@ def entropy_change(
     return torch.where(omega.isfinite(), omega, 0.0)
 
 
-class SteerConfig(Config):
-    """Settings of `steer`."""
-
-    type: Literal["steer"] = "steer"
-    map: Literal["exponential", "linear"] = "exponential"
-    weight_min: float = Field(0.8, gt=0.0, le=1.0)
-    """Weight of the token with the largest expected change."""
-    weight_max: float = Field(1.0, ge=1.0)
-    """Weight of a token without: 1 in the exponential map; the linear one is published with 1.2."""
-
-    @model_validator(mode="after")
-    def _check_map(self) -> Self:
-        if self.map == "exponential" and self.weight_max != 1.0:
-            raise ValueError(
-                f'weight_max = {self.weight_max} has no meaning in map = "exponential", which '
-                'ends at 1; leave it out or set map = "linear"'
-            )
-        return self
-
-
-class Steer(Objective[SteerConfig]):
+class SteerObjective(Objective[SteerConfig]):
     """Down-weigh tokens whose update is expected to change the entropy a lot.
 
     With M = |Omega| of `entropy_change`: exponential map w = exp(-k M), k = -ln(weight_min) /
@@ -66,17 +45,14 @@ class Steer(Objective[SteerConfig]):
     are those of one process's micro-batch; here they are over the rollout batch of all processes.
     """
 
-    checked = "zz-haooo/STEER"
-    batch_needs = frozenset({Need.OLD_LOGPROBS, Need.OLD_ENTROPY})
-
-    def batch_statistics(self, tokens: Tokens, plan: Plan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
         """Largest and smallest M, (B, 2)."""
         change = _absolute_change(tokens, plan)
         largest = token_max(change, tokens.mask, tokens.ranks)
         least = -token_max(-change, tokens.mask, tokens.ranks)
         return torch.stack([largest, least]).expand(len(change), 2)
 
-    def on_tokens(self, tokens: Tokens, plan: Plan) -> Plan:
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Multiply the loss of each token by its weight."""
         change = _absolute_change(tokens, plan)
         low, high = self.config.weight_min, self.config.weight_max
@@ -92,7 +68,7 @@ class Steer(Objective[SteerConfig]):
         return plan.weighted(weight).noting(entropy_change_max=largest.max())
 
 
-def _absolute_change(tokens: Tokens, plan: Plan) -> Tensor:
+def _absolute_change(tokens: MicroBatch, plan: LossPlan) -> Tensor:
     return entropy_change(
         tokens.logprobs, tokens.old_logprobs, tokens.entropy, plan.advantages
     ).abs()

@@ -7,24 +7,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from probes.graders import GraderName
 from probes.laws import TemperatureLaw
+from probes.strict import StrictModel
 from training.common.errors import TrainingError
+from training.objectives.catalog import ObjectiveList, refuse_experimental
+from training.objectives.configs import PlainConfig
 from training.objectives.controller import ControllerConfig
-from training.objectives.registry import ObjectiveList, PlainConfig
-from training.policy.loss import LossType
-from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.served import ServedConfig
-from training.policy.validation import TrlSettings, refuse_settings
+from training.policy.rollouts.settings import BranchConfig, ServedConfig
+from training.policy.validation import LossType, TrlSettings, refuse_settings
+
+_RENAMED = {"optimiser": "optimizer"}
+"""Old names of sections."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TaskConfig(_Section):
+class TaskConfig(StrictModel):
     """Questions with known answers, split into those trained on and those held out."""
 
     tasks: tuple[str, ...] = Field(("drill",), min_length=1)
@@ -51,7 +50,7 @@ class TaskConfig(_Section):
         return self
 
 
-class RolloutConfig(_Section):
+class RolloutConfig(StrictModel):
     """How completions are drawn."""
 
     backend: Literal["transformers", "entrostat", "vllm-colocate", "vllm-server"] = "transformers"
@@ -77,10 +76,10 @@ class RolloutConfig(_Section):
     num_iterations: int = Field(1, ge=1)
     """Passes over each rollout; objectives that act on ratios need 2 or more."""
     num_minibatches: int = Field(1, ge=1)
-    """Optimiser steps within a pass; above 1, ratios leave 1 too."""
+    """Optimizer steps within a pass; above 1, ratios leave 1 too."""
 
 
-class LossConfig(_Section):
+class LossConfig(StrictModel):
     """TRL's loss."""
 
     loss_type: LossType = "dapo"
@@ -106,17 +105,17 @@ class LossConfig(_Section):
         return self.epsilon_high
 
 
-class OptimiserConfig(_Section):
-    """The optimiser and how much fits into memory at once."""
+class OptimizerConfig(StrictModel):
+    """The optimizer and how much fits into memory at once."""
 
     steps: int = Field(20, ge=1)
-    """Optimiser steps of the run."""
+    """Optimizer steps of the run."""
     learning_rate: float = Field(1e-5, gt=0.0)
     """Of AdamW, at its highest."""
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
     """How the learning rate goes on from there."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimiser steps until the learning rate is there."""
+    """Optimizer steps until the learning rate is there."""
     max_grad_norm: float = Field(1.0, gt=0.0)
     """Gradients are scaled down to this norm."""
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
@@ -125,14 +124,14 @@ class OptimiserConfig(_Section):
     micro_batch: int = Field(8, ge=1)
     """Sequences per forward and process."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward; weights and optimiser stay float32. A CPU without AMX prefers float32."""
+    """Of the forward; weights and optimizer stay float32. A CPU without AMX prefers float32."""
     gradient_checkpointing: bool = False
     """Less memory for a slower backward."""
     save_every: int = Field(10, ge=1)
-    """Optimiser steps between checkpoints; the last step always has one."""
+    """Optimizer steps between checkpoints; the last step always has one."""
 
 
-class LoraConfig(_Section):
+class LoraConfig(StrictModel):
     """Train an adapter instead of all weights."""
 
     rank: int = Field(16, ge=1)
@@ -145,7 +144,7 @@ class LoraConfig(_Section):
     """Names of the layers that get one."""
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(StrictModel):
     """What is measured on the held-out problems before and after."""
 
     samples: int = Field(4, ge=1)
@@ -154,7 +153,7 @@ class EvaluationConfig(_Section):
     """Sequences generated at once."""
 
 
-class PolicyConfig(_Section):
+class PolicyConfig(StrictModel):
     """A run of `train-policy`."""
 
     run: Path = Path("runs/policy")
@@ -165,6 +164,8 @@ class PolicyConfig(_Section):
     """Of the split, the order of the questions and everything drawn."""
     objectives: ObjectiveList = (PlainConfig(),)
     """In the order in which they act, as names or as tables with a `type` and settings."""
+    experimental: bool = False
+    """Allow objectives that were never checked against their source; the reference names them."""
     controller: ControllerConfig | None = None
     """Holds the entropy at a target; None leaves it alone."""
     lora: LoraConfig | None = None
@@ -172,13 +173,20 @@ class PolicyConfig(_Section):
     tracking: Literal["none", "tensorboard", "trackio"] = "none"
     """Both write below the run folder and ask no network."""
     task: TaskConfig = TaskConfig()
+    """What is trained on and measured on."""
     rollout: RolloutConfig = RolloutConfig()
+    """Where completions come from and how they are drawn."""
     loss: LossConfig = LossConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
+    """Settings of the loss of TRL."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Steps, learning rate and memory."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured before and after."""
 
     @model_validator(mode="after")
     def _check_objectives(self) -> Self:
+        if not self.experimental:
+            refuse_experimental(self.objectives)
         settings = TrlSettings(
             loss_type=self.loss.loss_type,
             importance_sampling_level=self.loss.importance_sampling_level,
@@ -186,7 +194,7 @@ class PolicyConfig(_Section):
             epsilon_high=self.loss.clip_high or self.loss.epsilon,
             has_epsilon_high=self.loss.clip_high is not None,
             scale_rewards=self.loss.scale_rewards,
-            accumulates=self.sequences > self.optimiser.micro_batch * self.rollout.num_minibatches,
+            accumulates=self.sequences > self.optimizer.micro_batch * self.rollout.num_minibatches,
             step_sequences=self.sequences // self.rollout.num_minibatches,
             reuses_rollouts=self.rollout.num_iterations * self.rollout.num_minibatches > 1,
             num_generations=self.rollout.num_generations,
@@ -212,9 +220,9 @@ class PolicyConfig(_Section):
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
         every = self.rollout.num_iterations * self.rollout.num_minibatches
-        if self.optimiser.save_every % every:
+        if self.optimizer.save_every % every:
             raise ValueError(
-                f"save_every = {self.optimiser.save_every} would save in the middle of a rollout, "
+                f"save_every = {self.optimizer.save_every} would save in the middle of a rollout, "
                 f"which cannot be resumed: make it a multiple of {every}"
             )
         return self
@@ -257,6 +265,9 @@ def load_config(source: str, changes: Sequence[str] = ()) -> PolicyConfig:
     values = _parse(source)
     for change in changes:
         _set(values, change)
+    for old, new in _RENAMED.items():
+        if old in values:
+            raise TrainingError(f"{source}: {old}: this section is now called {new}")
     try:
         return PolicyConfig.model_validate(values)
     except ValidationError as error:
@@ -285,7 +296,7 @@ def _parse(source: str) -> dict[str, Any]:
 def _set(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise TrainingError(f"--set {change}: write key=value, such as optimiser.steps=40")
+        raise TrainingError(f"--set {change}: write key=value, such as optimizer.steps=40")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

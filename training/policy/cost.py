@@ -23,22 +23,22 @@ def estimate(config: PolicyConfig) -> str:
     one. Activations and whatever the libraries need are not: expect half as much again.
     """
     weights, vocabulary = shape_of(checkpoint_of(config))
-    rollout, optimiser = config.rollout, config.optimiser
+    rollout, optimizer = config.rollout, config.optimizer
     trained = weights if config.lora is None else 0.02 * weights
     memory = 4 * weights + 12 * trained
-    logits = optimiser.micro_batch * rollout.max_tokens * vocabulary * 4 * 3
+    logits = optimizer.micro_batch * rollout.max_tokens * vocabulary * 4 * 3
     if needs_logits(config.objectives):
         memory += logits
     tokens = config.sequences * (_PROMPT_TOKENS + rollout.max_tokens)
     passes = 2 + 6 * rollout.num_iterations
-    rate = operations_per_second(optimiser.precision)
+    rate = operations_per_second(optimizer.precision)
     step = weights * tokens * passes / rate / (rollout.num_iterations * rollout.num_minibatches)
     lines = [
         f"weights: {weights / 1e6:.0f} million, of them trained {trained / 1e6:.1f} million",
         f"memory: about {memory / 2**30:.1f} GiB and activations",
         f"disk: about {disk_needed(config, trained) / 2**30:.1f} GiB for checkpoints",
-        f"a step: about {step:.0f} s at {rate / 1e9:.0f} GFLOP/s; {optimiser.steps} steps: "
-        f"{optimiser.steps * step / 60:.0f} min",
+        f"a step: about {step:.0f} s at {rate / 1e9:.0f} GFLOP/s; {optimizer.steps} steps: "
+        f"{optimizer.steps * step / 60:.0f} min",
     ]
     if needs_logits(config.objectives):
         lines.append(f"of the memory, logits that an objective keeps: {logits / 2**30:.2f} GiB")

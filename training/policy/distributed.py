@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from training.objectives.distributed import Alone, Ranks
+from training.objectives.distributed import Ranks, SingleProcess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def ranks_of(accelerator: "Accelerator") -> Ranks:
     """The processes of a run."""
-    return Processes(accelerator) if accelerator.num_processes > 1 else Alone()
+    return Processes(accelerator) if accelerator.num_processes > 1 else SingleProcess()
 
 
 def leave(trainer: Any) -> None:

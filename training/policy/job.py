@@ -122,7 +122,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
 
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
     log = StepLog(run / STEPS_FILE)
-    view = LiveView(log, config.optimiser.steps, console)
+    view = LiveView(log, config.optimizer.steps, console)
     trainer = build_trainer(config, checkpoint, questions.train, [view])
     resume = last_checkpoint(run)
     if is_main:
@@ -132,7 +132,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
         console.print(f"going on from step {step_of(resume)}")
-    if resume is not None and step_of(resume) >= config.optimiser.steps:
+    if resume is not None and step_of(resume) >= config.optimizer.steps:
         # Asked to go on, the trainer would take one more step before it counts them.
         trainer._load_from_checkpoint(str(resume))
     else:
@@ -221,12 +221,12 @@ def trl_config(config: PolicyConfig) -> Any:
     import torch
     from trl import GRPOConfig
 
-    rollout, loss, optimiser = config.rollout, config.loss, config.optimiser
+    rollout, loss, optimizer = config.rollout, config.loss, config.optimizer
     accumulation = _accumulation(config)
     return GRPOConfig(
         output_dir=str(config.run),
         seed=config.seed,
-        per_device_train_batch_size=optimiser.micro_batch,
+        per_device_train_batch_size=optimizer.micro_batch,
         gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation * rollout.num_minibatches,
         num_iterations=rollout.num_iterations,
@@ -244,17 +244,17 @@ def trl_config(config: PolicyConfig) -> Any:
         delta=loss.delta,
         beta=loss.beta,
         scale_rewards=loss.scale_rewards,
-        max_steps=optimiser.steps,
-        learning_rate=optimiser.learning_rate,
-        lr_scheduler_type=optimiser.schedule,
-        warmup_steps=optimiser.warmup_steps,
-        max_grad_norm=optimiser.max_grad_norm,
-        adam_beta1=optimiser.beta1,
-        bf16=optimiser.precision == "bfloat16",
-        gradient_checkpointing=optimiser.gradient_checkpointing,
+        max_steps=optimizer.steps,
+        learning_rate=optimizer.learning_rate,
+        lr_scheduler_type=optimizer.schedule,
+        warmup_steps=optimizer.warmup_steps,
+        max_grad_norm=optimizer.max_grad_norm,
+        adam_beta1=optimizer.beta1,
+        bf16=optimizer.precision == "bfloat16",
+        gradient_checkpointing=optimizer.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps",
-        save_steps=optimiser.save_every,
+        save_steps=optimizer.save_every,
         save_total_limit=KEPT,
         logging_steps=1,
         report_to=config.tracking,
@@ -266,17 +266,17 @@ def trl_config(config: PolicyConfig) -> Any:
 
 
 def _accumulation(config: PolicyConfig) -> int:
-    """Forwards of each process in an optimiser step.
+    """Forwards of each process in an optimizer step.
 
     Raises:
         TrainingError: The completions cannot be cut into equal ones.
     """
-    rollout, batch = config.rollout, config.optimiser.micro_batch
+    rollout, batch = config.rollout, config.optimizer.micro_batch
     batch *= int(os.environ.get("WORLD_SIZE", "1"))
     sequences = config.sequences // rollout.num_minibatches
     if sequences % batch or config.sequences % rollout.num_minibatches:
         raise TrainingError(
-            f"optimiser.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
+            f"optimizer.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
             f"minibatches cannot be cut into forwards of {batch}"
         )
     return sequences // batch

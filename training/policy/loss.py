@@ -1,38 +1,34 @@
 """What the trainer computes beside TRL's own loss: numbers of full logits, extra terms. Pure."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives.batch import UNCLIPPED, Need
+from training.objectives.batch import UNCLIPPED
 from training.objectives.compose import Objectives
-
-LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
-"""The names of TRL."""
-
-CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")
-"""Loss types that clip the importance ratio on both sides."""
+from training.objectives.requirements import RequiredTensor
+from training.policy.validation import CLIPPED
 
 
-class Scored(NamedTuple):
+class ScoredTokens(NamedTuple):
     """Completion tokens under a policy."""
 
     logprobs: Tensor
     """(B, T)."""
     entropy: Tensor
     """(B, T), nats."""
-    measured: Mapping[Need, Tensor]
+    measured: Mapping[RequiredTensor, Tensor]
     """(B, T) each."""
     aux_loss: Tensor | None = None
     """(): load-balancing loss of a mixture of experts."""
 
 
 def score_logits(
-    logits: Tensor, token_ids: Tensor, objectives: Objectives, wanted: frozenset[Need]
-) -> Scored:
+    logits: Tensor, token_ids: Tensor, objectives: Objectives, wanted: frozenset[RequiredTensor]
+) -> ScoredTokens:
     """Log-probabilities, entropies and what objectives measure, from full logits.
 
     Args:
@@ -44,20 +40,20 @@ def score_logits(
     rows = logits.float()
     logprobs = torch.log_softmax(rows, -1)
     chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    measured: dict[Need, Tensor] = {}
+    measured: dict[RequiredTensor, Tensor] = {}
     for member in objectives.members.values():
-        for need in member.needs & wanted:
-            if need is Need.RESCORED_LOGPROBS:
+        for need in member.config.needs & wanted:
+            if need is RequiredTensor.RESCORED_LOGPROBS:
                 scaled = torch.log_softmax(rows / (member.temperature or 1.0), -1)
                 measured[need] = scaled.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
             else:
                 measured[need] = member.measure(rows, token_ids)
-    return Scored(chosen, entropy_from_logits(rows), measured)
+    return ScoredTokens(chosen, entropy_from_logits(rows), measured)
 
 
-ROLLOUT_LOGITS = frozenset({Need.PROXY_LOGPROBS, Need.RESCORED_LOGPROBS})
+ROLLOUT_LOGITS = frozenset({RequiredTensor.PROXY_LOGPROBS, RequiredTensor.RESCORED_LOGPROBS})
 """Measured once per rollout, without gradient."""
-TRAINING_LOGITS = frozenset({Need.NUCLEUS_ENTROPY})
+TRAINING_LOGITS = frozenset({RequiredTensor.NUCLEUS_ENTROPY})
 """Measured at every training forward, with gradient."""
 
 

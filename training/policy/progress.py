@@ -40,7 +40,7 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 class StepLog:
-    """The measurements of every optimiser step, on disk as they come."""
+    """The measurements of every optimizer step, on disk as they come."""
 
     def __init__(self, path: Path) -> None:
         """Read what is there; `keep` decides how much of it counts."""

@@ -62,7 +62,7 @@ def draw(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyConf
 def _curve(axes: Axes, steps: Steps, key: str, unit: str, title: str) -> None:
     rows = [(row["step"], row[key]) for row in steps if key in row]
     axes.plot([row[0] for row in rows], [row[1] for row in rows], "o-", markersize=3)
-    axes.set(xlabel="optimiser step", ylabel=unit, title=title)
+    axes.set(xlabel="optimizer step", ylabel=unit, title=title)
 
 
 def _draw_law(axes: Axes, steps: Steps) -> None:
@@ -134,7 +134,7 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
     )
     return f"""# Policy run: {names}
 
-{len(steps)} optimiser steps in {seconds / 60:.1f} min on {machine()}; {versions}.
+{len(steps)} optimizer steps in {seconds / 60:.1f} min on {machine()}; {versions}.
 
 | on {len(before.correct)} held-out problems, {samples} answers each | before | after |
 |---|---|---|

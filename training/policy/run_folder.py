@@ -60,7 +60,7 @@ def _config_in(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except ValueError:
         return None
-    keys = {"run", "objectives", "rollout", "optimiser"}
+    keys = {"run", "objectives", "rollout", "optimizer"}
     return found if isinstance(found, dict) and keys <= found.keys() else None
 
 
@@ -110,7 +110,7 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser step after which a checkpoint was written."""
+    """The optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -121,8 +121,8 @@ def disk_needed(config: PolicyConfig, num_trained: float) -> float:
         config: Of the run.
         num_trained: How many weights it trains.
     """
-    optimiser = config.optimiser
-    saves = -(-optimiser.steps // optimiser.save_every)
+    optimizer = config.optimizer
+    saves = -(-optimizer.steps // optimizer.save_every)
     under_way = num_trained * _BYTES_TO_RESUME * min(saves, KEPT + 1)
     # The result is saved while those that are kept are still there.
     at_the_end = num_trained * (_BYTES_TO_RESUME * min(saves, KEPT) + _BYTES_TO_SERVE)

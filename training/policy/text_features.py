@@ -1,7 +1,7 @@
-"""What objectives want to know about the text of an answer, as tensors. Pure but for a tokenizer.
+"""Features of the text of completions that objectives read, as tensors.
 
-Answers of other processes are never needed: what has to agree within a group is a number made of
-the text alone.
+Completions of other processes are never needed: what has to agree within a group is a number made
+of the text alone.
 """
 
 import re
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from probes.graders import NUMBER, final_answer, numbers, plain, sentences, without_accents
-from training.objectives.batch import Need
-from training.objectives.hicra import planning_mask
+from training.objectives.experimental.hicra import planning_mask
+from training.objectives.requirements import RequiredTensor
 
 _IS = r"(?:(?<![<>!~:])=|\b(?:is|are|was|equals)\b:?)"
 _LEAD = rf"(?:(?!{_IS})[^=])*{_IS}\s*(?:[a-z]+ly\s+)?"  # "It is usually"
@@ -45,10 +45,10 @@ STRATEGY_PHRASES = (
     "this tells us",
     "going back to",
 )
-"""Phrases of three or four words that announce a strategy, for `Need.PLANNING`; ours."""
+"""Phrases of three or four words that announce a strategy, for `RequiredTensor.PLANNING`; ours."""
 
 
-class Answers(NamedTuple):
+class CompletionTexts(NamedTuple):
     """The completions of this process."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -98,7 +98,7 @@ def cluster_number(text: str) -> int:
     return int.from_bytes(sha256(key.encode()).digest()[:6]) if key else -1
 
 
-class Reader:
+class TextFeatureReader:
     """Reads answers with the tokenizer of the model."""
 
     def __init__(
@@ -113,30 +113,30 @@ class Reader:
         self._tokenizer = tokenizer
         self._grader = grader
 
-    def read(self, need: Need, answers: Answers) -> Tensor:
+    def read(self, need: RequiredTensor, answers: CompletionTexts) -> Tensor:
         """The tensor of a need, for this process.
 
         Raises:
             ValueError: It cannot be read off a text.
         """
-        if need is Need.CORRECT:
+        if need is RequiredTensor.CORRECT:
             if self._grader is None:
                 raise ValueError("an objective asks which answers are right: pass a grader")
             pairs = zip(answers.rows, answers.texts, strict=True)
             return torch.tensor([self._grader(row, text) for row, text in pairs])
-        if need is Need.ANSWERS:
+        if need is RequiredTensor.ANSWERS:
             return torch.tensor([cluster_number(text) for text in answers.texts])
-        if need is Need.PLANNING:
+        if need is RequiredTensor.PLANNING:
             return planning_mask(answers.token_ids, self._phrases)
-        if need is Need.STEPS:
+        if need is RequiredTensor.STEPS:
             if answers.is_agent:
                 return turn_steps(answers.mask)
             return sentence_steps(answers.token_ids, answers.mask, self._ends)
-        if need is Need.PHASES:
+        if need is RequiredTensor.PHASES:
             rows = answers.token_ids.tolist()
             texts = [self._tokenizer.convert_ids_to_tokens(row) for row in rows]
             return thinking_phases(texts, answers.mask)
-        if need is Need.BELIEFS:
+        if need is RequiredTensor.BELIEFS:
             return _beliefs(answers.rows)
         raise ValueError(f"{need} is not read off a text")
 

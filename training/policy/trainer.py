@@ -20,24 +20,26 @@ from torch import Tensor
 from trl import GRPOConfig
 
 from probes.laws import TemperatureLaw
-from training.objectives import Need, ObjectiveConfig, Objectives, Plan, Tokens
+from training.objectives.batch import LossPlan, MicroBatch
+from training.objectives.catalog import ObjectiveConfig
+from training.objectives.compose import Objectives
+from training.objectives.configs import PlainConfig
 from training.objectives.controller import Actuator, ControllerConfig, EntropyController
-from training.objectives.registry import PlainConfig
+from training.objectives.requirements import RequiredTensor
 from training.policy.distributed import ranks_of
 from training.policy.loss import (
-    CLIPPED,
     ROLLOUT_LOGITS,
     TRAINING_LOGITS,
     importance_weight,
     policy_mean,
     ratio_limits,
 )
-from training.policy.rollouts.branch import BranchConfig
-from training.policy.rollouts.served import ServedConfig, ServedPolicy
+from training.policy.rollouts.served import ServedPolicy
+from training.policy.rollouts.settings import BranchConfig, ServedConfig
 from training.policy.rollouts.source import STATISTICS, Grader, RolloutTrainer
 from training.policy.run_folder import STATE_FILE
-from training.policy.text_features import Reader
-from training.policy.validation import TrlSettings, advice, refuse_settings
+from training.policy.text_features import TextFeatureReader
+from training.policy.validation import CLIPPED, TrlSettings, advice, refuse_settings
 
 
 class _Loss:
@@ -45,7 +47,7 @@ class _Loss:
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         self.inputs = dict(inputs)
-        self.plan: Plan | None = None
+        self.plan: LossPlan | None = None
         mask = self.inputs["completion_mask"]
         self.mask = (mask * self.inputs.get("tool_mask", 1)).bool()
 
@@ -105,7 +107,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         if "info_gain" in self.objectives.members:
             refuse_equal_beliefs(kwargs.get("train_dataset"))
         self.controller = EntropyController(controller) if controller else None
-        if Need.CORRECT in self.objectives.needs and grader is None:
+        if RequiredTensor.CORRECT in self.objectives.needs and grader is None:
             raise ValueError(
                 f"{[*self.objectives.members]} ask which answers are right: pass grader"
             )
@@ -120,7 +122,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 "of their prompts: use a text model, or objectives without such a pass"
             )
         self._ranks = ranks_of(self.accelerator)
-        self._reader = Reader(self._tokenizer, grader)
+        self._reader = TextFeatureReader(self._tokenizer, grader)
         self._base_epsilon_high = self.epsilon_high
         if served is not None:
             self._served = ServedPolicy(served, Path(args.output_dir) / "served")
@@ -166,12 +168,16 @@ class EntropyGRPOTrainer(RolloutTrainer):
         return result
 
     def _plan(
-        self, loss: _Loss, logprobs: Tensor, entropy: Tensor, measured: Mapping[Need, Tensor]
+        self,
+        loss: _Loss,
+        logprobs: Tensor,
+        entropy: Tensor,
+        measured: Mapping[RequiredTensor, Tensor],
     ) -> None:
         """Let the objectives plan, and put their plan where TRL reads it next."""
         inputs = loss.inputs
         old = inputs.get("old_per_token_logps")
-        tokens = Tokens(
+        tokens = MicroBatch(
             logprobs=logprobs,
             entropy=entropy,
             old_logprobs=logprobs.detach() if old is None else old,
@@ -202,7 +208,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 self.epsilon_low, self.epsilon_high = low, high
         loss.plan = plan
 
-    def _importance(self, tokens: Tokens, inputs: Mapping[str, Any]) -> Tensor | None:
+    def _importance(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
         """Weights that undo a controlled temperature; None where nothing was controlled."""
         behaviour = inputs.get("sampling_per_token_logps")
         if behaviour is None or not self._corrects or self._importance_cap is None:
@@ -228,12 +234,12 @@ class EntropyGRPOTrainer(RolloutTrainer):
             self._metrics["train"][f"objective/{name}"].append(number.item())
         return self._with_terms(value, loss, loss.plan)
 
-    def _with_terms(self, value: Tensor, loss: _Loss, plan: Plan) -> Tensor:
+    def _with_terms(self, value: Tensor, loss: _Loss, plan: LossPlan) -> Tensor:
         """Add the terms that are no policy gradient."""
         steps = self.current_gradient_accumulation_steps
         share = steps / self.args.steps_per_generation
-        # Tokens of an optimiser step, per process: exact if a rollout serves one optimiser step,
-        # the rollout's average otherwise.
+        # Tokens of an optimizer step, per process: exact if a rollout serves one step, the
+        # rollout's average otherwise.
         items = float(loss.inputs["num_items_in_batch"]) / self.accelerator.num_processes * share
         items = max(items, 1.0)
         if plan.policy_terms is not None:
@@ -257,13 +263,13 @@ class EntropyGRPOTrainer(RolloutTrainer):
         needs = self.objectives.needs
         if needs & (ROLLOUT_LOGITS | TRAINING_LOGITS):
             return True
-        old = {Need.OLD_LOGPROBS, Need.OLD_ENTROPY}
+        old = {RequiredTensor.OLD_LOGPROBS, RequiredTensor.OLD_ENTROPY}
         return bool(needs & old) and not self._scores_old_policy
 
-    # Optimiser steps and checkpoints ------------------------------------------------------------
+    # Optimizer steps and checkpoints ------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """TRL's; after an optimiser step's last micro-batch, objectives and controller move."""
+        """TRL's; after an optimizer step's last micro-batch, objectives and controller move."""
         self.objectives.begin(self.state.max_steps)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -360,7 +366,7 @@ def settings_of(args: GRPOConfig) -> TrlSettings:
         reuses_rollouts=args.gradient_accumulation_steps % every != 0,
         own_entropy_term=args.entropy_coef != 0.0 or args.use_adaptive_entropy,
         top_entropy_quantile=args.top_entropy_quantile,
-        normalises_each_reward=args.multi_objective_aggregation == "normalize_then_sum",
+        normalizes_each_reward=args.multi_objective_aggregation == "normalize_then_sum",
         truncated_sampling=not plain or args.repetition_penalty != 1.0,
         num_generations=args.num_generations,
         splits_groups=args.per_device_train_batch_size

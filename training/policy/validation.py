@@ -1,21 +1,19 @@
 """Which objectives cannot act under which settings of TRL, said before a run starts. Pure."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from probes.laws import HapoLaw, TemperatureLaw
-from training.objectives.batch import Need
-from training.objectives.compose import Objectives
+from training.objectives.catalog import ObjectiveConfig, refuse_actuator
 from training.objectives.controller import Actuator, ControllerConfig
-from training.objectives.interface import Slot
-from training.objectives.registry import (
-    OBJECTIVES,
-    ObjectiveConfig,
-    build_objective,
-    refuse_actuator,
-)
-from training.policy.loss import CLIPPED
-from training.policy.rollouts.branch import BranchConfig
+from training.objectives.requirements import Claim, RequiredTensor
+from training.policy.rollouts.settings import BranchConfig
+
+LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+"""The names of TRL."""
+
+CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")
+"""Loss types that clip the importance ratio on both sides."""
 
 _OPEN_CLIP = ("kl_cov", "lp_reg", "soft_clip_high_entropy")
 """Objectives that let single tokens pass the clip, which `delta` would close again."""
@@ -29,11 +27,11 @@ class TrlSettings(NamedTuple):
     delta: float | None = None
     epsilon_high: float = 0.2
     reuses_rollouts: bool = False
-    """Whether a rollout serves more than one optimiser step."""
+    """Whether a rollout serves more than one optimizer step."""
     own_entropy_term: bool = False
     """Whether `entropy_coef` or `use_adaptive_entropy` of TRL is on."""
     top_entropy_quantile: float = 1.0
-    normalises_each_reward: bool = False
+    normalizes_each_reward: bool = False
     """Whether `multi_objective_aggregation` is `normalize_then_sum`."""
     truncated_sampling: bool = False
     """Whether top-p, top-k, min-p or a repetition penalty shape what is drawn."""
@@ -54,9 +52,9 @@ class TrlSettings(NamedTuple):
     """Whether `epsilon_high` is set, not taken from `epsilon`."""
     scale_rewards: str = "group"
     accumulates: bool = False
-    """Whether several micro-batches make an optimiser step."""
+    """Whether several micro-batches make an optimizer step."""
     step_sequences: int = 64
-    """Completions in an optimiser step, all processes together."""
+    """Completions in an optimizer step, all processes together."""
 
 
 def refuse_settings(
@@ -87,7 +85,7 @@ def _refuse_clip(controller: ControllerConfig, settings: TrlSettings) -> None:
         return
     if not settings.reuses_rollouts:
         raise ValueError(
-            'actuator "clip_high" has no effect while each rollout serves one optimiser step: set '
+            'actuator "clip_high" has no effect while each rollout serves one optimizer step: set '
             "num_iterations to 2 or more, or cut it into several minibatches"
         )
     if controller.limit >= settings.epsilon_high:
@@ -102,13 +100,13 @@ def _refuse_losses(
 ) -> None:
     names = [config.type for config in configs]
     sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
-    if Objectives(configs).acts_on_tokens and sequences:
+    if any("tokens" in config.acts_on for config in configs) and sequences:
         raise ValueError(
             f"{names} act on single tokens, which a ratio per sequence cannot: set "
             'importance_sampling_level = "token" and another loss_type than "luspo"'
         )
     drives_clip = controller is not None and controller.actuator is Actuator.CLIP_HIGH
-    clips = [c.type for c in configs if Slot.CLIP in build_objective(c).claims()]
+    clips = [c.type for c in configs if Claim.CLIP in c.claims()]
     if (clips or drives_clip) and settings.loss_type not in CLIPPED:
         who = f'"{clips[0]}"' if clips else 'actuator "clip_high"'
         raise ValueError(
@@ -186,25 +184,25 @@ def advice(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> list[st
 
 
 def _refuse_doubles(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> None:
-    objectives = {config.type: build_objective(config) for config in configs}
-    for name, objective in objectives.items():
+    for objective in configs:
+        name = objective.type
         if objective.inert_on_policy and not settings.reuses_rollouts:
             raise ValueError(
-                f'"{name}" has no effect while each rollout serves one optimiser step: set '
+                f'"{name}" has no effect while each rollout serves one optimizer step: set '
                 "num_iterations to 2 or more, or cut it into several minibatches (TRL: "
                 "steps_per_generation above gradient_accumulation_steps)"
             )
-        if settings.own_entropy_term and Slot.ENTROPY in objective.claims():
+        if settings.own_entropy_term and Claim.ENTROPY in objective.claims():
             raise ValueError(
-                f'"{name}" and the entropy term of TRL both decide {Slot.ENTROPY.value}: leave '
+                f'"{name}" and the entropy term of TRL both decide {Claim.ENTROPY}: leave '
                 "entropy_coef and use_adaptive_entropy out"
             )
-        if settings.normalises_each_reward and Slot.REWARD in objective.claims():
+        if settings.normalizes_each_reward and Claim.REWARD in objective.claims():
             raise ValueError(
                 f'"{name}" makes advantages of one reward: set multi_objective_aggregation = '
                 '"sum_then_normalize"'
             )
-    if "high_entropy_mask" in objectives and settings.top_entropy_quantile < 1.0:
+    if any(c.type == "high_entropy_mask" for c in configs) and settings.top_entropy_quantile < 1.0:
         raise ValueError('"high_entropy_mask" is top_entropy_quantile of TRL: set one of them')
 
 
@@ -248,9 +246,8 @@ def _refuse_extra_rollouts(
     law: TemperatureLaw | None,
     branch: BranchConfig | None,
 ) -> None:
-    objectives = Objectives(configs)
     drives = controller is not None and controller.actuator is Actuator.TEMPERATURE
-    who = '"aepo"' if "aepo" in objectives.members else "branch"
+    who = '"aepo"' if any(config.type == "aepo" for config in configs) else "branch"
     if who == "branch" and branch is None:
         return
     if law is not None or drives:
@@ -264,13 +261,13 @@ def _refuse_extra_rollouts(
             raise ValueError('"aepo" needs whole groups on each process: raise micro_batch')
         if settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence":
             raise ValueError('"aepo" is corrected token by token: use token-level ratios')
-        shared = [one.type for one in configs if OBJECTIVES[one.type].batch_needs]
+        shared = [one.type for one in configs if one.batch_needs]
         if settings.accumulates and shared and "lp_reg" not in shared:
             raise ValueError(
                 f'"aepo" replaces samples that are part of the statistics of "{shared[0]}": leave '
                 "one out, or raise micro_batch until a step needs no accumulation"
             )
-        if objectives.needs & {Need.PROXY_LOGPROBS}:
+        if "lp_reg" in [config.type for config in configs]:
             raise ValueError('"aepo" replaces samples that "lp_reg" has measured: leave one out')
     elif branch is not None and not branch.roots < settings.num_generations:
         raise ValueError(
@@ -283,5 +280,9 @@ def _refuse_extra_rollouts(
 
 def needs_logits(configs: Sequence[ObjectiveConfig]) -> bool:
     """Whether full logits are kept in memory, batch times tokens times vocabulary."""
-    logits = {Need.PROXY_LOGPROBS, Need.RESCORED_LOGPROBS, Need.NUCLEUS_ENTROPY}
-    return bool(Objectives(configs).needs & logits)
+    logits = {
+        RequiredTensor.PROXY_LOGPROBS,
+        RequiredTensor.RESCORED_LOGPROBS,
+        RequiredTensor.NUCLEUS_ENTROPY,
+    }
+    return any(config.needs & logits for config in configs)

@@ -14,7 +14,7 @@ from tests.conftest import FLAGS, PLAIN_PROBE, Server, entrostat, run_server, sa
 
 SMALL = [
     *("rollout.prompts_per_step=1", "rollout.num_generations=4", "rollout.max_tokens=6"),
-    *("optimiser.steps=1", "optimiser.micro_batch=4", "optimiser.save_every=1"),
+    *("optimizer.steps=1", "optimizer.micro_batch=4", "optimizer.save_every=1"),
     *("task.held_out=4", "evaluation.samples=1"),
 ]
 QUESTION = [{"role": "user", "content": "What is 2 + 3? Reply with the number only."}]
@@ -45,7 +45,7 @@ def ask(server: Server, model: str, **entropy: object) -> str | None:
 def test_a_tuned_checkpoint_answers_and_refuses_the_probe_of_its_base(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    target = trained(tmp_path / "run", checkpoint, "optimiser.learning_rate=1e-4")
+    target = trained(tmp_path / "run", checkpoint, "optimizer.learning_rate=1e-4")
     save_probes(tmp_path / "artifacts", checkpoint)
     command = entrostat("serve", str(target), "--served-model-name", "tuned", *FLAGS)
     command += ["--artifacts", str(tmp_path / "artifacts")]
@@ -68,7 +68,7 @@ def base(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("adapters")
     # The bonus has a gradient even where all answers earn the same, so that one step tells.
     bonus = 'objectives=["entropy_bonus"]'
-    lora = (f"lora={{rank={RANK}}}", "optimiser.learning_rate=1e-2", bonus)
+    lora = (f"lora={{rank={RANK}}}", "optimizer.learning_rate=1e-2", bonus)
     target = trained(folder / "run", checkpoint, *lora)
     adapter = ("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={target}")
     slots = ("--max-loras", "3")  # vLLM's CPU kernels give rows without an adapter the last one
@@ -86,7 +86,8 @@ def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
 def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path: Path) -> None:
     """Importance weights made of them would be wrong without a sign of it."""
     from training.common.errors import TrainingError
-    from training.policy.rollouts.served import ServedConfig, ServedPolicy
+    from training.policy.rollouts.served import ServedPolicy
+    from training.policy.rollouts.settings import ServedConfig
 
     with pytest.raises(TrainingError, match=r"from before the temperature.*processed_logprobs"):
         ServedPolicy(ServedConfig(url=server.url), tmp_path).connect()
@@ -99,9 +100,9 @@ class Rollouts:
         from training.policy.config import load_config
         from training.policy.job import build_trainer, split_problems
 
-        small = ["rollout.prompts_per_step=1", "rollout.max_tokens=8", "optimiser.micro_batch=8"]
+        small = ["rollout.prompts_per_step=1", "rollout.max_tokens=8", "optimizer.micro_batch=8"]
         drawn = ["rollout.backend=entrostat", f"rollout.server={server.url}"]
-        fast = [f"lora.rank={RANK}", "optimiser.learning_rate=2e-2"]
+        fast = [f"lora.rank={RANK}", "optimizer.learning_rate=2e-2"]
         where = [f"run={run}", f"model={checkpoint}"]
         config = load_config("lora", [*small, *drawn, *fast, *where, *changes])
         self.trainer = build_trainer(config, checkpoint, split_problems(config).train, [])
@@ -144,7 +145,7 @@ def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
     base: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
     bonus = 'objectives=["entropy_bonus"]'
-    run = Rollouts(base, checkpoint, tmp_path, "optimiser.steps=3", bonus)
+    run = Rollouts(base, checkpoint, tmp_path, "optimizer.steps=3", bonus)
     for step in range(3):
         tokens, _ = run.scored[step]
         gap = tokens.old_logprobs[tokens.mask] - run.behaviour(step)
@@ -161,7 +162,7 @@ def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(
     from probes.entropy_target import temperature_for_entropy
 
     control = "{temperature={type='entropy_target', entropy_target=1.5}}"
-    changes = (f"rollout.controls={control}", "optimiser.steps=1", "optimiser.learning_rate=1e-12")
+    changes = (f"rollout.controls={control}", "optimizer.steps=1", "optimizer.learning_rate=1e-12")
     run = Rollouts(base, checkpoint, tmp_path, *changes)
     logits = run.logits(0)
     temperature = temperature_for_entropy(logits, 1.5)[:, None]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+from training.policy.rollouts.settings import BranchConfig
 
 _PROMPT = ("prompt_ids", "prompt_mask")
 
@@ -55,25 +56,6 @@ def with_replaced(
 def _padded(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
     missing = width - values.shape[1]
     return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)
-
-
-class BranchConfig(BaseModel):
-    """Rollouts that fork where the policy was unsure.
-
-    Of each group, `roots` completions are drawn in full. The others begin like one of those up to
-    a token of high entropy, one for each root, and go on from there with a new budget of
-    `max_tokens`. Only what is new in them is trained on, and the whole group has one baseline.
-
-    Source: stage 1 of CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which has 4 roots in a
-    group of 16.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    roots: int = Field(4, ge=1)
-    """Completions of a group drawn in full."""
-    top: int = Field(20, ge=1)
-    """A fork is at one of this many tokens of highest entropy of its root."""
 
 
 class Fork(NamedTuple):

@@ -13,26 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from training.common.errors import TrainingError
 from training.common.server_pool import Sampling, ServerPool
+from training.policy.rollouts.settings import ServedConfig
 
 _START = (
     "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 entrostat serve MODEL --enable-lora "
     "--max-loras 2 --logprobs-mode processed_logprobs"
 )
-
-
-class ServedConfig(BaseModel):
-    """Where rollouts come from, and under which controls."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = "http://127.0.0.1:8000"
-    controls: dict[str, Any] = Field(default_factory=dict)
-    """The field `entropy` of every request: laws, profiles, steering. Importance weights correct
-    for them."""
 
 
 class _Logprobs(BaseModel):
@@ -108,7 +98,7 @@ class ServedPolicy:
         Args:
             model: A `peft` model.
             state: Its weights, gathered from all processes.
-            step: Optimiser steps done.
+            step: Optimizer steps done.
 
         Raises:
             TrainingError: The server does not take it.

@@ -15,19 +15,30 @@ from transformers import LogitsProcessorList
 from trl import GRPOTrainer
 
 from probes.laws import HapoLaw, TemperatureLaw
-from training.objectives import Need, Objectives, Ranks, Rollout, Tokens
-from training.objectives.arbitrary_entropy import Aepo
+from training.objectives.batch import MicroBatch, RolloutBatch
+from training.objectives.compose import Objectives
 from training.objectives.controller import Actuator, EntropyController
-from training.objectives.hapo import Hapo
-from training.policy.loss import ROLLOUT_LOGITS, Scored, ratio_limits, score_logits
-from training.policy.rollouts.branch import BranchConfig, forks, is_root, with_replaced
+from training.objectives.distributed import Ranks
+from training.objectives.groups.arbitrary_entropy import Aepo
+from training.objectives.hapo import HapoObjective
+from training.objectives.requirements import RequiredTensor
+from training.policy.loss import ROLLOUT_LOGITS, ScoredTokens, ratio_limits, score_logits
+from training.policy.rollouts.branch import forks, is_root, with_replaced
 from training.policy.rollouts.sampler import Sampler
 from training.policy.rollouts.served import ServedPolicy
-from training.policy.text_features import Answers, Reader, final_text
+from training.policy.rollouts.settings import BranchConfig
+from training.policy.text_features import CompletionTexts, TextFeatureReader, final_text
 
-_OLD_POLICY = frozenset({Need.OLD_LOGPROBS, Need.OLD_ENTROPY}) | ROLLOUT_LOGITS
+_OLD_POLICY = frozenset({RequiredTensor.OLD_LOGPROBS, RequiredTensor.OLD_ENTROPY}) | ROLLOUT_LOGITS
 _READ = frozenset(
-    {Need.CORRECT, Need.ANSWERS, Need.STEPS, Need.PLANNING, Need.PHASES, Need.BELIEFS}
+    {
+        RequiredTensor.CORRECT,
+        RequiredTensor.ANSWERS,
+        RequiredTensor.STEPS,
+        RequiredTensor.PLANNING,
+        RequiredTensor.PHASES,
+        RequiredTensor.BELIEFS,
+    }
 )
 STATISTICS = "statistics/"
 """Prefix of the columns of a batch that hold an objective's statistics of the rollout."""
@@ -35,7 +46,7 @@ Grader = Callable[[Mapping[str, Any], str], bool]
 """A row of the data set and an answer to right or wrong."""
 
 
-class Generated(NamedTuple):
+class GradedTexts(NamedTuple):
     """What a generation batch said, kept between TRL's rewards and our advantages."""
 
     rows: list[dict[str, Any]]
@@ -59,8 +70,8 @@ class RolloutTrainer(GRPOTrainer):
     """The server that draws; None draws in this process."""
     _served_step = -1
     """Whose adapter it has."""
-    _reader: Reader
-    _generated: Generated | None = None
+    _reader: TextFeatureReader
+    _generated: GradedTexts | None = None
     _old: tuple[Tensor, Tensor] | None = None
     """Log-probabilities and entropies under the policy that sampled."""
     _branch: BranchConfig | None = None
@@ -181,7 +192,7 @@ class RolloutTrainer(GRPOTrainer):
 
     def _sampler(self) -> Sampler:
         hapo = self.objectives.members.get("hapo")
-        statistics = hapo.statistics if isinstance(hapo, Hapo) else None
+        statistics = hapo.statistics if isinstance(hapo, HapoObjective) else None
         shift = 0.0
         if self.controller is not None and self._drives(Actuator.TEMPERATURE):
             shift = self.controller.output
@@ -200,7 +211,7 @@ class RolloutTrainer(GRPOTrainer):
         total = (rewards * self.reward_weights.to(rewards)).nansum(1)
         total[rewards.isnan().all(1)] = torch.nan
         texts = [final_text(completion) for completion in completions]
-        self._generated = Generated([*inputs], texts, total)
+        self._generated = GradedTexts([*inputs], texts, total)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -222,15 +233,15 @@ class RolloutTrainer(GRPOTrainer):
         return output | {str(need): values for need, values in passed_on.items()} | statistics
 
     def _statistics(
-        self, output: Mapping[str, Any], measured: Mapping[Need, Tensor]
+        self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
     ) -> dict[str, Tensor]:
         """What objectives compute over the rollout batch of all processes, a row per sequence."""
         if not self.objectives.shares_statistics:
             return {}
-        tokens = Tokens(
-            logprobs=measured[Need.OLD_LOGPROBS],
-            entropy=measured[Need.OLD_ENTROPY],
-            old_logprobs=measured[Need.OLD_LOGPROBS],
+        tokens = MicroBatch(
+            logprobs=measured[RequiredTensor.OLD_LOGPROBS],
+            entropy=measured[RequiredTensor.OLD_ENTROPY],
+            old_logprobs=measured[RequiredTensor.OLD_LOGPROBS],
             mask=(output["completion_mask"] * output.get("tool_mask", 1)).bool(),
             ranks=self._ranks,
         )
@@ -267,25 +278,27 @@ class RolloutTrainer(GRPOTrainer):
         every = self.args.steps_per_generation * self.num_iterations
         return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects
 
-    def _measure(self, output: Mapping[str, Any]) -> dict[Need, Tensor]:
+    def _measure(self, output: Mapping[str, Any]) -> dict[RequiredTensor, Tensor]:
         """What the objectives need to know of this process's completions."""
         needs = self.objectives.needs
         ids = output["completion_ids"]
         mask = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
-        measured: dict[Need, Tensor] = {}
+        measured: dict[RequiredTensor, Tensor] = {}
         if needs & _OLD_POLICY:
             measured |= self._score_old_policy(output, needs & ROLLOUT_LOGITS)
         assert self._generated is not None
         agent = "tool_mask" in output and self._branch is None
-        answers = Answers(self._generated.rows, self._generated.texts, ids, mask, is_agent=agent)
+        answers = CompletionTexts(
+            self._generated.rows, self._generated.texts, ids, mask, is_agent=agent
+        )
         for need in needs & _READ:
             measured[need] = self._reader.read(need, answers).to(ids.device)
         return measured
 
     @torch.no_grad()
     def _score_old_policy(
-        self, output: Mapping[str, Any], logits: frozenset[Need]
-    ) -> dict[Need, Tensor]:
+        self, output: Mapping[str, Any], logits: frozenset[RequiredTensor]
+    ) -> dict[RequiredTensor, Tensor]:
         """Score the completions under the policy that sampled them, unless TRL just did."""
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
@@ -300,17 +313,26 @@ class RolloutTrainer(GRPOTrainer):
             measured = {need: torch.cat([part.measured[need] for part in parts]) for need in logits}
             logprobs = torch.cat([part.logprobs for part in parts])
             entropy = torch.cat([part.entropy for part in parts])
-            return {Need.OLD_LOGPROBS: logprobs, Need.OLD_ENTROPY: entropy, **measured}
+            return {
+                RequiredTensor.OLD_LOGPROBS: logprobs,
+                RequiredTensor.OLD_ENTROPY: entropy,
+                **measured,
+            }
         if self._old is None:
             logprobs, entropy, _ = super()._get_per_token_logps_and_entropies(
                 self.model, ids, attention, keep, batch_size=size, compute_entropy=True
             )
             self._old = logprobs, entropy
-        return {Need.OLD_LOGPROBS: self._old[0], Need.OLD_ENTROPY: self._old[1]}
+        return {RequiredTensor.OLD_LOGPROBS: self._old[0], RequiredTensor.OLD_ENTROPY: self._old[1]}
 
     def _score_with_logits(
-        self, model: Any, ids: Tensor, attention: Tensor, keep: int, wanted: frozenset[Need]
-    ) -> Scored:
+        self,
+        model: Any,
+        ids: Tensor,
+        attention: Tensor,
+        keep: int,
+        wanted: frozenset[RequiredTensor],
+    ) -> ScoredTokens:
         """Score completions by a forward that keeps the logits, (B, T, vocab), in memory."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         with self.accelerator.autocast():
@@ -325,14 +347,16 @@ class RolloutTrainer(GRPOTrainer):
         scored = score_logits(logits, ids[:, -keep:], self.objectives, wanted)
         return scored._replace(aux_loss=output.aux_loss if router else None)
 
-    def _shaped(self, output: Mapping[str, Any], measured: Mapping[Need, Tensor]) -> Tensor:
+    def _shaped(
+        self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
+    ) -> Tensor:
         """Advantages of this process after the objectives have shaped those of all processes."""
         assert self._generated is not None
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         advantages = output["advantages"]
         if advantages.dim() == 1:
             advantages = advantages[:, None].expand(mask.shape)
-        rollout = Rollout(
+        rollout = RolloutBatch(
             rewards=self._generated.rewards,
             advantages=self._gathered(advantages),
             mask=self._gathered(mask).bool(),

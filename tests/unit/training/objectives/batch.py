@@ -10,10 +10,12 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives import Need, Objectives, Plan, Rollout, Step, Tokens
-from training.objectives.distributed import Alone, Ranks
-from training.objectives.group import group_advantages
-from training.objectives.registry import ObjectiveList
+from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.catalog import ObjectiveList
+from training.objectives.compose import Objectives
+from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.groups.baselines import group_advantages
+from training.objectives.requirements import RequiredTensor
 
 VOCAB = 11
 CONFIGS: TypeAdapter[Any] = TypeAdapter(ObjectiveList)
@@ -46,20 +48,20 @@ class Case(NamedTuple):
     def _leaf(self) -> "Case":
         return self._replace(logits=self.logits.detach().clone().requires_grad_())
 
-    def tokens(self, ranks: Ranks | None = None) -> Tokens:
+    def tokens(self, ranks: Ranks | None = None) -> MicroBatch:
         logprobs = torch.log_softmax(self.logits, -1)
         members = objectives("lp_reg", "siren").members
         old = self.logits.detach() + 0.1 * self.logits.detach().sin()
-        return Tokens(
+        return MicroBatch(
             logprobs=logprobs.gather(-1, self.ids.unsqueeze(-1)).squeeze(-1),
             entropy=entropy_from_logits(self.logits),
             old_logprobs=self.old_logprobs,
             mask=self.mask,
             measured={
-                Need.PROXY_LOGPROBS: members["lp_reg"].measure(old, self.ids).double(),
-                Need.NUCLEUS_ENTROPY: members["siren"].measure(self.logits, self.ids),
+                RequiredTensor.PROXY_LOGPROBS: members["lp_reg"].measure(old, self.ids).double(),
+                RequiredTensor.NUCLEUS_ENTROPY: members["siren"].measure(self.logits, self.ids),
             },
-            ranks=ranks or Alone(),
+            ranks=ranks or SingleProcess(),
         )
 
 
@@ -84,7 +86,7 @@ def case(
     return Case(logits, ids, old, mask, advantages)._leaf()
 
 
-def policy_loss(plan: Plan, tokens: Tokens) -> Tensor:
+def policy_loss(plan: LossPlan, tokens: MicroBatch) -> Tensor:
     """The clipped loss per token, (B, T)."""
     ratio = (tokens.logprobs - tokens.old_logprobs).exp()
     low = 1 - torch.as_tensor(plan.epsilon_low, dtype=ratio.dtype)
@@ -94,7 +96,7 @@ def policy_loss(plan: Plan, tokens: Tokens) -> Tensor:
 
 
 def trainer_loss(
-    plan: Plan, tokens: Tokens, num_tokens: float | None = None, num_micro: int = 1
+    plan: LossPlan, tokens: MicroBatch, num_tokens: float | None = None, num_micro: int = 1
 ) -> Tensor:
     """What a trainer with a token-mean loss makes of a plan; `num_tokens` of the whole step."""
     count = float(tokens.mask.sum()) if num_tokens is None else num_tokens
@@ -105,7 +107,9 @@ def trainer_loss(
     return loss if plan.scalar is None else loss + plan.scalar / num_micro
 
 
-def plan_of(composed: Objectives, one: Case, ranks: Ranks | None = None) -> tuple[Plan, Tokens]:
+def plan_of(
+    composed: Objectives, one: Case, ranks: Ranks | None = None
+) -> tuple[LossPlan, MicroBatch]:
     tokens = one.tokens(ranks).without_padding()
     return composed.plan(tokens, one.advantages, 0.2, 0.28), tokens
 
@@ -117,8 +121,8 @@ def loss_and_gradient(composed: Objectives, one: Case) -> tuple[Tensor, Tensor]:
     return loss.detach(), gradient
 
 
-def step(entropy: float = 1.0, surprisal: float = 1.0, num_tokens: int = 100) -> Step:
-    return Step(num_tokens, entropy, surprisal, 0.0, 0.0)
+def step(entropy: float = 1.0, surprisal: float = 1.0, num_tokens: int = 100) -> StepStatistics:
+    return StepStatistics(num_tokens, entropy, surprisal, 0.0, 0.0)
 
 
 class _Lockstep:
@@ -170,15 +174,15 @@ def rollout(
     lengths: Sequence[int] | None = None,
     num_generations: int = 4,
     **measured: Tensor,
-) -> Rollout:
+) -> RolloutBatch:
     """A generation batch with GRPO's advantages."""
     lengths = lengths or [3] * len(rewards)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    bare = Rollout(
+    bare = RolloutBatch(
         rewards=torch.tensor(rewards, dtype=torch.float64),
         advantages=torch.zeros(mask.shape, dtype=torch.float64),
         mask=mask,
         num_generations=num_generations,
-        measured={Need(name): value for name, value in measured.items()},
+        measured={RequiredTensor(name): value for name, value in measured.items()},
     )
     return replace(bare, advantages=group_advantages(bare))

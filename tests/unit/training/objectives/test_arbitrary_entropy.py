@@ -4,15 +4,17 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout, step
-from training.objectives import Need, Objectives, Rollout
-from training.objectives.arbitrary_entropy import DcpoConfig
+from training.objectives.batch import RolloutBatch
+from training.objectives.compose import Objectives
 from training.objectives.controller import Actuator
-from training.objectives.distributed import Alone
+from training.objectives.distributed import SingleProcess
+from training.objectives.groups.configs import DcpoConfig
+from training.objectives.requirements import RequiredTensor
 
 RIGHT = torch.tensor([True, False, False, False])
 
 
-def batch(correct: torch.Tensor = RIGHT) -> Rollout:
+def batch(correct: torch.Tensor = RIGHT) -> RolloutBatch:
     old = torch.full((4, 3), -1.0, dtype=torch.float64)
     return rollout(
         correct.double().tolist(),
@@ -27,7 +29,7 @@ def test_the_temperature_is_high_until_the_surprisal_passes_the_target(name: str
     member = only({"type": name, "entropy_target": 0.75})
     temperatures = [member.temperature]
     for surprisal in (0.75, 0.76, 0.2):
-        member.on_step_end(step(surprisal=surprisal, entropy=9.0), Alone())
+        member.on_step_end(step(surprisal=surprisal, entropy=9.0), SingleProcess())
         temperatures.append(member.temperature)
     assert temperatures == [1.2, 1.2, 0.8, 1.2]
 
@@ -44,7 +46,7 @@ def test_dcpo_mixes_the_ratio_into_right_answers_only() -> None:
 
 def test_dcpo_at_its_target_does_nothing() -> None:
     member, data = only("dcpo"), batch()
-    member.on_step_end(step(surprisal=0.75), Alone())
+    member.on_step_end(step(surprisal=0.75), SingleProcess())
     assert torch.equal(member.shape_advantages(data), data.advantages)
 
 
@@ -64,8 +66,8 @@ def test_dcpo_ignores_padding() -> None:
         old_logprobs=torch.full((4, 3), -math.inf),
         rescored_logprobs=torch.full((4, 3), -math.inf),
     )
-    soiled.measured[Need.OLD_LOGPROBS][soiled.mask] = -1.0
-    soiled.measured[Need.RESCORED_LOGPROBS][soiled.mask] = -1.0
+    soiled.measured[RequiredTensor.OLD_LOGPROBS][soiled.mask] = -1.0
+    soiled.measured[RequiredTensor.RESCORED_LOGPROBS][soiled.mask] = -1.0
     assert bool(only("dcpo").shape_advantages(soiled).isfinite().all())
     assert bool(only("dcpo").shape_advantages(data).isfinite().all())
 
@@ -75,7 +77,7 @@ def test_a_driven_dcpo_pushes_the_way_of_its_temperature(surprisal: float, sign:
     composed = Objectives([DcpoConfig()], Actuator.DCPO_ALPHA)
     member = composed.members["dcpo"]
     assert isinstance(member, only("dcpo").__class__)
-    member.on_step_end(step(surprisal=surprisal), Alone())
+    member.on_step_end(step(surprisal=surprisal), SingleProcess())
     own = 0.05 / 0.55
     for drive in (0.02, -0.02, 9.0, -9.0):
         composed.drive(drive)
@@ -97,7 +99,7 @@ def test_aepo_keeps_rewarded_samples_in_order() -> None:
 def test_aepo_keeps_half_as_many_while_the_entropy_is_too_high() -> None:
     member, extra = only("aepo"), torch.ones(200)
     assert len(member.kept(extra, 2560)) == 60
-    member.on_step_end(step(surprisal=2.0), Alone())
+    member.on_step_end(step(surprisal=2.0), SingleProcess())
     assert len(member.kept(extra, 2560)) == 30
     assert len(member.kept(extra[:7], 2560)) == 3
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout
-from training.objectives import Rollout
-from training.objectives.ares import BUCKETS, effort_reward, window_means
+from training.objectives.batch import RolloutBatch
+from training.objectives.experimental.ares import BUCKETS, effort_reward, window_means
 
 EASY, MEDIUM, HARD = BUCKETS
 
@@ -69,7 +69,7 @@ def test_a_target_of_nothing_still_has_a_margin_of_one() -> None:
     assert reward(0, 2.0, correct=True, target=0.0) < 0
 
 
-def batch(correct: list[bool], height: float = 3.0, size: int = 4) -> Rollout:
+def batch(correct: list[bool], height: float = 3.0, size: int = 4) -> RolloutBatch:
     """One long answer per row, with a plateau of high entropy in the first."""
     entropy = torch.full((len(correct), 40), 0.5, dtype=torch.float64)
     entropy[0, 10:20] = height

@@ -19,10 +19,13 @@ from tests.unit.training.objectives.batch import (
     rollout,
     trainer_loss,
 )
-from training.objectives import OBJECTIVES, Need, Objectives, Plan, Ranks, Tokens
+from training.objectives.batch import LossPlan, MicroBatch
+from training.objectives.compose import Objectives
+from training.objectives.configs import EntropyBonusConfig
 from training.objectives.controller import Actuator
-from training.objectives.entropy_terms import EntropyBonusConfig
-from training.objectives.registry import build_objective
+from training.objectives.distributed import Ranks
+from training.objectives.registry import OBJECTIVES, build_objective
+from training.objectives.requirements import RequiredTensor
 
 # Settings under which every objective acts on a few dozen tokens.
 ACTIVE: dict[str, dict[str, Any]] = {
@@ -61,7 +64,7 @@ each = pytest.mark.parametrize("name", ON_TOKENS)
 
 
 def warm(name: str, **settings: Any) -> Objectives:
-    """The objective after one optimiser step, when all of them act."""
+    """The objective after one optimizer step, when all of them act."""
     composed = objectives({"type": name, **ACTIVE.get(name, {}), **settings})
     state: dict[str, dict[str, Any]] = {
         "adaptive_entropy": {"coefficient": 0.1, "entropy": 0.1},
@@ -76,7 +79,7 @@ def warm(name: str, **settings: Any) -> Objectives:
     return composed
 
 
-def value(plan: Plan, tokens: Tokens) -> float:
+def value(plan: LossPlan, tokens: MicroBatch) -> float:
     return float(trainer_loss(plan, tokens).detach())
 
 
@@ -284,10 +287,10 @@ def test_a_baseline_comes_first_and_undoes_nobodys_work(baseline: str, other: st
     generator = torch.Generator().manual_seed(0)
     batch = rollout([1, 0, 0, 1], correct=torch.tensor([True, False, False, True]))
     measured = {
-        Need.ANSWERS: torch.tensor([0, 1, 2, 0]),
-        Need.OLD_ENTROPY: torch.rand(batch.mask.shape, generator=generator),
-        Need.OLD_LOGPROBS: -torch.rand(batch.mask.shape, generator=generator),
-        Need.PLANNING: torch.rand(batch.mask.shape, generator=generator) < 0.5,
+        RequiredTensor.ANSWERS: torch.tensor([0, 1, 2, 0]),
+        RequiredTensor.OLD_ENTROPY: torch.rand(batch.mask.shape, generator=generator),
+        RequiredTensor.OLD_LOGPROBS: -torch.rand(batch.mask.shape, generator=generator),
+        RequiredTensor.PLANNING: torch.rand(batch.mask.shape, generator=generator) < 0.5,
         **batch.measured,
     }
     batch = replace(batch, measured=measured)
@@ -315,7 +318,7 @@ def test_advantages_are_made_anew_only_if_rewards_changed() -> None:
     marked = replace(batch, advantages=batch.advantages + 5)
     assert torch.equal(objectives("none").shape(marked).advantages, marked.advantages)
     answers = torch.tensor([0, 0, 0, 1])
-    consensus = replace(marked, measured={Need.ANSWERS: answers})
+    consensus = replace(marked, measured={RequiredTensor.ANSWERS: answers})
     shaped = objectives("empo").shape(consensus)
     assert shaped.rewards.tolist() == [0.75, 0.75, 0.75, 0.25]
     assert shaped.advantages[:, 0].sum() == pytest.approx(0, abs=1e-12)

@@ -42,7 +42,7 @@ def test_the_shipped_gains_settle_where_momentum_is_short_and_swing_where_it_is_
             seen.append(entropy)
         return max(abs(one - shipped.entropy_target) for one in seen[15:])
 
-    assert swing(load_config("target-entropy", []).optimiser.beta1) < 0.05
+    assert swing(load_config("target-entropy", []).optimizer.beta1) < 0.05
     assert swing(0.9) > 0.2
 
 

@@ -118,4 +118,4 @@ def test_kl_cov_is_inert_on_policy_and_says_so() -> None:
     )
     torch.testing.assert_close(loss, plain_loss)
     torch.testing.assert_close(gradient, plain_gradient)
-    assert kl_cov.members["kl_cov"].inert_on_policy
+    assert kl_cov.members["kl_cov"].config.inert_on_policy

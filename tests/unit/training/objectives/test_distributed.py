@@ -3,7 +3,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import on_ranks
-from training.objectives.distributed import Alone, smallest, token_count, token_max, token_mean
+from training.objectives.distributed import (
+    SingleProcess,
+    smallest,
+    token_count,
+    token_max,
+    token_mean,
+)
 
 ALL = torch.ones(2, 3, dtype=torch.bool)
 
@@ -11,11 +17,11 @@ ALL = torch.ones(2, 3, dtype=torch.bool)
 def test_statistics_look_at_masked_tokens_only() -> None:
     values = torch.tensor([[1.0, 2.0, 9.0], [6.0, torch.nan, torch.nan]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    assert token_mean(values, mask, Alone()) == 3
-    assert token_max(values, mask, Alone()) == 6
-    assert token_count(mask, Alone()) == 3
-    assert token_mean(values, ~ALL, Alone()) == 0
-    assert token_mean(values, ALL & (values == 6), Alone()) == 6
+    assert token_mean(values, mask, SingleProcess()) == 3
+    assert token_max(values, mask, SingleProcess()) == 6
+    assert token_count(mask, SingleProcess()) == 3
+    assert token_mean(values, ~ALL, SingleProcess()) == 0
+    assert token_mean(values, ALL & (values == 6), SingleProcess()) == 6
 
 
 def test_a_mean_over_processes_weighs_tokens_not_processes() -> None:
@@ -25,7 +31,7 @@ def test_a_mean_over_processes_weighs_tokens_not_processes() -> None:
 
 
 def test_of_equal_values_exactly_as_many_are_chosen_as_asked() -> None:
-    chosen = smallest(torch.zeros(2, 3), ALL, 4, Alone())
+    chosen = smallest(torch.zeros(2, 3), ALL, 4, SingleProcess())
     assert chosen.tolist() == [[True, True, True], [True, False, False]]
     parts = on_ranks([torch.zeros(1, 3)] * 2, lambda x, ranks: smallest(x, ALL[:1], 4, ranks))
     assert torch.equal(torch.cat(parts), chosen)
@@ -41,7 +47,7 @@ def test_the_choice_is_as_large_as_it_can_be_and_minimal(
     values: list[int], among: list[bool], count: int
 ) -> None:
     x, mask = torch.tensor(values).view(2, 3), torch.tensor(among).view(2, 3)
-    chosen = smallest(x, mask, count, Alone())
+    chosen = smallest(x, mask, count, SingleProcess())
     assert not (chosen & ~mask).any()
     assert chosen.sum() == min(count, sum(among))
     left = mask & ~chosen

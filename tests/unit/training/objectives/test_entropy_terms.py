@@ -10,10 +10,10 @@ from tests.unit.training.objectives.batch import (
     plan_of,
     step,
 )
-from training.objectives import Objectives
+from training.objectives.compose import Objectives
+from training.objectives.configs import TargetEntropyConfig
 from training.objectives.controller import Actuator
-from training.objectives.distributed import Alone
-from training.objectives.entropy_terms import TargetEntropyConfig
+from training.objectives.distributed import SingleProcess
 
 UP, DOWN = 99.0, 0.01  # targets that no case reaches
 
@@ -60,7 +60,7 @@ def test_a_target_pulls_from_both_sides(target: float, sign: int) -> None:
 
 def test_after_the_first_step_the_side_is_that_of_the_last() -> None:
     member = only({"type": "target_entropy", "entropy_target": 1.0})
-    member.on_step_end(step(entropy=1.5), Alone())
+    member.on_step_end(step(entropy=1.5), SingleProcess())
     low_batch = case(scale=9.0)
     assert low_batch.tokens().entropy[low_batch.mask].mean() < 1
     plan, tokens = plan_of(objectives("none"), low_batch)
@@ -86,7 +86,7 @@ def test_the_adaptive_bonus_is_on_only_after_a_step_below_its_target() -> None:
 
     history = [coefficient()]
     for entropy in (0.5, 0.5, 2.0, 1.0):
-        member.on_step_end(step(entropy=entropy), Alone())
+        member.on_step_end(step(entropy=entropy), SingleProcess())
         history.append(coefficient())
     # 0.010 -> 0.015 -> 0.020 -> 0.015 (off: above the target) -> 0.020
     assert history == pytest.approx([0.0, 0.015, 0.020, 0.0, 0.020])
@@ -95,10 +95,10 @@ def test_the_adaptive_bonus_is_on_only_after_a_step_below_its_target() -> None:
 def test_the_adaptive_coefficient_stays_in_its_bounds() -> None:
     member = only({"type": "adaptive_entropy", "entropy_coef_max": 0.012})
     for entropy, expected in ((0.1, 0.005), (0.1, 0.01), (0.1, 0.012), (9.0, 0.007)):
-        member.on_step_end(step(entropy=entropy), Alone())
+        member.on_step_end(step(entropy=entropy), SingleProcess())
         assert member.coefficient == pytest.approx(expected)
     for _ in range(5):
-        member.on_step_end(step(entropy=9.0), Alone())
+        member.on_step_end(step(entropy=9.0), SingleProcess())
     assert member.coefficient == 0
 
 

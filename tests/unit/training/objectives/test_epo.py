@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.unit.training.objectives.batch import case, loss_and_gradient, objectives, plan_of, step
-from training.objectives.distributed import Alone
+from training.objectives.distributed import SingleProcess
 from training.objectives.epo import phase_weight
 
 
@@ -69,7 +69,7 @@ def test_the_penalty_is_not_a_dead_term() -> None:
 def test_the_past_is_a_running_mean() -> None:
     member = objectives("epo").members["epo"]
     for entropy in (1.0, 2.0, 6.0):
-        member.on_step_end(step(entropy=entropy), Alone())
+        member.on_step_end(step(entropy=entropy), SingleProcess())
     assert member.state_dict() == {"num_steps": 3, "entropy": pytest.approx(3.0)}
 
 

@@ -6,8 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import objectives, only, rollout
-from training.objectives import Rollout
-from training.objectives.group import cluster_shares, group_advantages, mean_cluster_surprisal
+from training.objectives.batch import RolloutBatch
+from training.objectives.groups.baselines import (
+    cluster_shares,
+    group_advantages,
+    mean_cluster_surprisal,
+)
 
 
 def test_advantages_are_those_of_grpo() -> None:
@@ -23,7 +27,7 @@ def test_advantages_are_those_of_grpo() -> None:
 @pytest.mark.parametrize("scale", ["batch", "none"])
 def test_advantages_of_other_scales(scale: str) -> None:
     rewards = torch.tensor([1.0, 0.0, 3.0, 2.0], dtype=torch.float64)
-    batch = Rollout(
+    batch = RolloutBatch(
         rewards=rewards,
         advantages=torch.zeros(4, 1, dtype=torch.float64),
         mask=torch.ones(4, 1, dtype=torch.bool),

@@ -8,7 +8,7 @@ import torch
 from probes.hapo_statistics import fit_hapo
 from probes.laws import HapoStatistics
 from tests.unit.training.objectives.batch import case, objectives, plan_of, rollout
-from training.objectives import Objectives
+from training.objectives.compose import Objectives
 from training.objectives.hapo import standardised_entropy, token_group_advantages
 
 # ln H = pivot + x std maps x = 2 to h = 1 and x = -4 to h = -1.

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import case, objectives, only, policy_loss
-from training.objectives import Need, Tokens
+from training.objectives.batch import MicroBatch
 from training.objectives.lp_reg import proxy_logprobs
+from training.objectives.requirements import RequiredTensor
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
-def test_the_proxy_renormalises_what_min_p_keeps() -> None:
+def test_the_proxy_renormalizes_what_min_p_keeps() -> None:
     """0.5, 0.3 and 0.15 are at least 0.25 of the maximum, 0.05 is not."""
     ids = torch.arange(4)
     proxy = proxy_logprobs(LOGITS.expand(4, -1), ids, 0.25, fixed=False).exp()
@@ -36,17 +37,17 @@ def test_surviving_tokens_are_likelier_under_the_proxy_and_filtered_ones_never()
     assert not bool((own < proxy)[~kept].any())
 
 
-def protected_batch() -> Tokens:
+def protected_batch() -> MicroBatch:
     """Ten tokens of a bad answer; the proxy is 0.1 above each but the least likely one."""
     logprobs = -torch.arange(1.0, 11.0, dtype=torch.float64)[None]
     proxy = logprobs + 0.1
     proxy[0, 9] = -math.inf
-    return Tokens(
+    return MicroBatch(
         logprobs=logprobs.requires_grad_(),
         entropy=torch.ones_like(logprobs),
         old_logprobs=logprobs.detach() - 1.0,
         mask=torch.ones(1, 10, dtype=torch.bool),
-        measured={Need.PROXY_LOGPROBS: proxy},
+        measured={RequiredTensor.PROXY_LOGPROBS: proxy},
     )
 
 
@@ -73,7 +74,10 @@ def test_elsewhere_the_ratio_is_clipped_at_ten() -> None:
 def test_a_token_that_is_likelier_than_its_proxy_needs_no_protection() -> None:
     tokens = protected_batch()
     risen = replace(
-        tokens, measured={Need.PROXY_LOGPROBS: tokens.measured[Need.PROXY_LOGPROBS] - 0.2}
+        tokens,
+        measured={
+            RequiredTensor.PROXY_LOGPROBS: tokens.measured[RequiredTensor.PROXY_LOGPROBS] - 0.2
+        },
     )
     plan = objectives({"type": "lp_reg", "share": 1.0}).plan(risen, torch.tensor([-1.0]), 0.2, 0.2)
     assert not plan.policy_terms.any()  # type: ignore[union-attr]
@@ -81,7 +85,9 @@ def test_a_token_that_is_likelier_than_its_proxy_needs_no_protection() -> None:
 
 def test_good_answers_and_tiny_batches_are_left_alone() -> None:
     tokens = protected_batch()
-    tokens.measured[Need.PROXY_LOGPROBS][0, 9] = -9.9  # the least likely one survives as well
+    tokens.measured[RequiredTensor.PROXY_LOGPROBS][
+        0, 9
+    ] = -9.9  # the least likely one survives as well
     for advantage, share in ((1.0, 0.5), (-1.0, 0.19)):  # floor(1.9) = 1 is too few
         plan = objectives({"type": "lp_reg", "share": share}).plan(
             tokens, torch.tensor([advantage]), 0.2, 0.2
@@ -94,7 +100,9 @@ def test_a_gap_beyond_any_number_gives_no_nan() -> None:
     tokens = protected_batch()
     logprobs = torch.full((1, 10), -2000.0, dtype=torch.float64, requires_grad=True)
     far = replace(
-        tokens, logprobs=logprobs, measured={Need.PROXY_LOGPROBS: torch.full((1, 10), -1.0)}
+        tokens,
+        logprobs=logprobs,
+        measured={RequiredTensor.PROXY_LOGPROBS: torch.full((1, 10), -1.0)},
     )
     composed = objectives({"type": "lp_reg", "share": 0.5})
     plan = composed.plan(far, torch.tensor([-1.0]), 0.2, 0.2)

@@ -15,8 +15,9 @@ from tests.unit.training.objectives.batch import (
     rollout,
     trainer_loss,
 )
-from training.objectives import Need, Rollout
+from training.objectives.batch import RolloutBatch
 from training.objectives.controller import ControllerConfig, EntropyController
+from training.objectives.requirements import RequiredTensor
 from training.policy.text_features import turn_steps
 
 LENGTHS = [9, 4, 1, 7, 12, 12, 3, 5]
@@ -30,7 +31,7 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=generator, dtype=torch.float64) * 3
 
 
-def thinking(seed: int, closed: bool) -> tuple[Rollout, list[int]]:
+def thinking(seed: int, closed: bool) -> tuple[RolloutBatch, list[int]]:
     """Completions with their tag at a random place, or without any."""
     generator = torch.Generator().manual_seed(seed)
     phases = torch.full((8, 12), -1)
@@ -51,7 +52,7 @@ def test_pear_is_the_reward_of_the_paper(seed: int, closed: bool, alpha: float) 
     batch, tags = thinking(seed, closed)
     found = only({"type": "pear", "alpha": alpha}).shape_rewards(batch).tolist()
     for row, (length, tag) in enumerate(zip(LENGTHS, tags, strict=True)):
-        entropies = batch.measured[Need.OLD_ENTROPY][row].tolist()
+        entropies = batch.measured[RequiredTensor.OLD_ENTROPY][row].tolist()
         think, answer = entropies[:tag], entropies[tag + 1 : length]
         h_think = sum(think) / len(think) if think else 0.0
         h_answer = sum(answer) / len(answer) if answer else 0.0
@@ -73,7 +74,7 @@ def test_empg_of_an_agent_is_the_listing_of_the_paper_over_its_turns(seed: int) 
     batch = rollout([1.0, 0, 0, 1, 0.5, 0, 0, 0], LENGTHS, old_entropy=noise(seed, 8, 12))
     batch = replace(batch, mask=batch.mask & drawn)
     steps = turn_steps(batch.mask)
-    batch = replace(batch, measured={**batch.measured, Need.STEPS: steps})
+    batch = replace(batch, measured={**batch.measured, RequiredTensor.STEPS: steps})
     found = only("empg").shape_advantages(batch)
 
     turns: list[tuple[int, list[int]]] = []  # row, columns
@@ -84,7 +85,8 @@ def test_empg_of_an_agent_is_the_listing_of_the_paper_over_its_turns(seed: int) 
             elif mark:
                 turns.append((row, [column]))
     h = [
-        sum(float(batch.measured[Need.OLD_ENTROPY][row, c]) for c in columns) / len(columns)
+        sum(float(batch.measured[RequiredTensor.OLD_ENTROPY][row, c]) for c in columns)
+        / len(columns)
         for row, columns in turns
     ]
     scaled = [(x - min(h)) / (max(h) - min(h) + 1e-8) for x in h]

@@ -5,9 +5,11 @@ import pytest
 from pydantic import ValidationError
 
 from tests.unit.training.objectives.batch import CONFIGS, objectives
-from training.objectives import OBJECTIVES, Need, ObjectiveConfig, refuse_actuator
+from training.objectives.catalog import SETTINGS, ObjectiveConfig, refuse_actuator
 from training.objectives.controller import Actuator
-from training.objectives.registry import build_objective
+from training.objectives.interface import Objective
+from training.objectives.registry import OBJECTIVES, build_objective
+from training.objectives.requirements import RequiredTensor
 
 UNION = get_args(get_args(ObjectiveConfig)[0])
 
@@ -39,7 +41,7 @@ def test_every_objective_names_its_source(name: str) -> None:
 
 
 def test_what_was_never_checked_is_marked() -> None:
-    marked = {name for name, kind in OBJECTIVES.items() if kind.experimental}
+    marked = {name for name, kind in SETTINGS.items() if kind.experimental}
     assert marked == {
         "hicra",
         "ares",
@@ -48,7 +50,7 @@ def test_what_was_never_checked_is_marked() -> None:
 
 
 def test_every_objective_says_what_it_was_compared_with_or_is_experimental() -> None:
-    assert [n for n, kind in OBJECTIVES.items() if not kind.checked and not kind.experimental] == []
+    assert [n for n, kind in SETTINGS.items() if not kind.checked and not kind.experimental] == []
 
 
 def test_names_and_tables_may_be_mixed() -> None:
@@ -97,7 +99,10 @@ def test_what_can_act_together_is_accepted(names: list[Any]) -> None:
 
 
 def test_needs_add_up() -> None:
-    assert objectives("canon", "lp_reg").needs == {Need.OLD_ENTROPY, Need.PROXY_LOGPROBS}
+    assert objectives("canon", "lp_reg").needs == {
+        RequiredTensor.OLD_ENTROPY,
+        RequiredTensor.PROXY_LOGPROBS,
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,3 +139,14 @@ def test_a_controller_without_anything_to_drive_is_refused(
 )
 def test_a_controller_with_an_actuator_is_accepted(names: list[str], actuator: str) -> None:
     refuse_actuator(CONFIGS.validate_python(names), Actuator(actuator))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_settings_declare_what_the_class_acts_on(name: str) -> None:
+    """Settings are checked without torch, so they say it beside the class."""
+    composed = objectives(name)
+    (member,) = composed.members.values()
+    found = {"groups": composed.acts_on_groups, "tokens": composed.acts_on_tokens}
+    assert set(member.config.acts_on) == {kind for kind, acts in found.items() if acts}
+    computes = type(member).batch_statistics is not Objective.batch_statistics
+    assert bool(member.config.batch_needs) == computes

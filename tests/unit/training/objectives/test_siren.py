@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import case, objectives, only, plan_of, step, trainer_loss
-from training.objectives import Need
-from training.objectives.distributed import Alone
+from training.objectives.distributed import SingleProcess
+from training.objectives.requirements import RequiredTensor
 from training.objectives.siren import nucleus_entropy
 
 SKEWED = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
@@ -57,7 +57,7 @@ def anchored(anchor: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     composed = objectives("siren")
     composed.load_state_dict({"siren": {"anchor": anchor}})
     one = case(rows=2, length=5)._replace(mask=mask)
-    tokens = replace(one.tokens(), measured={Need.NUCLEUS_ENTROPY: nucleus})
+    tokens = replace(one.tokens(), measured={RequiredTensor.NUCLEUS_ENTROPY: nucleus})
     plan = composed.plan(tokens, one.advantages, 0.2, 0.2)
     assert plan.scalar is not None
     return plan.scalar, plan.metrics["siren_entropy"], nucleus
@@ -92,7 +92,7 @@ def test_the_anchor_is_the_first_step_and_then_stays() -> None:
     plan_of(composed, case(seed=3))
     composed.end_step()
     assert composed.state_dict()["siren"]["anchor"] == pytest.approx(sum(first) / 2)
-    member.on_step_end(step(), Alone())
+    member.on_step_end(step(), SingleProcess())
     assert member.anchor is None
 
 
@@ -101,7 +101,7 @@ def test_without_any_peak_there_is_no_term() -> None:
     composed = objectives("siren")
     composed.load_state_dict({"siren": {"anchor": 1.0}})
     flat = torch.ones(2, 3, dtype=torch.float64)
-    tokens = replace(one.tokens(), measured={Need.NUCLEUS_ENTROPY: flat})
+    tokens = replace(one.tokens(), measured={RequiredTensor.NUCLEUS_ENTROPY: flat})
     plan = composed.plan(tokens, one.advantages, 0.2, 0.2)
     assert plan.scalar is None
     assert bool(trainer_loss(plan, tokens).detach().isfinite())

@@ -32,4 +32,4 @@ def test_it_is_inert_on_policy_and_says_so() -> None:
     one = case(lag=0.0)
     soft, plain = objectives("soft_clip_high_entropy"), objectives("none")
     torch.testing.assert_close(loss_and_gradient(soft, one), loss_and_gradient(plain, one))
-    assert soft.members["soft_clip_high_entropy"].inert_on_policy
+    assert soft.members["soft_clip_high_entropy"].config.inert_on_policy

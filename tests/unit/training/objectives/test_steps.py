@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout
-from training.objectives import Rollout
-from training.objectives.hicra import planning_mask
+from training.objectives.batch import RolloutBatch
+from training.objectives.experimental.hicra import planning_mask
 
 
-def two_answers(entropy: list[list[float]], steps: list[list[int]]) -> Rollout:
+def two_answers(entropy: list[list[float]], steps: list[list[int]]) -> RolloutBatch:
     return rollout(
         [1.0, 0.0],
         lengths=[4, 3],

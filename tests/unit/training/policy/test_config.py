@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +23,9 @@ def test_there_is_a_shipped_config_for_each_method_of_the_results() -> None:
 
 
 def test_a_value_can_be_changed_from_the_command_line() -> None:
-    changes = ["optimiser.steps=7", "model=./x", 'objectives=["steer", "target_entropy"]']
+    changes = ["optimizer.steps=7", "model=./x", 'objectives=["steer", "target_entropy"]']
     config = load_config("plain", changes)
-    assert config.optimiser.steps == 7
+    assert config.optimizer.steps == 7
     assert config.model == "./x"
     assert [objective.type for objective in config.objectives] == ["steer", "target_entropy"]
 
@@ -30,15 +33,17 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["optimiser.stepps=7"], "optimiser.stepps: Extra inputs"),
-        (["optimiser.steps=0"], "optimiser.steps: .*greater than or equal to 1"),
-        (["optimiser"], "--set optimiser: write key=value"),
+        (["optimizer.stepps=7"], "optimizer.stepps: Extra inputs"),
+        (["optimizer.steps=0"], "optimizer.steps: .*greater than or equal to 1"),
+        (["optimizer"], "--set optimizer: write key=value"),
         (["seed.x=1"], "seed: "),
         (["model.x=1", "model.x.y=2"], "x is no section"),
         (['objectives=["stear"]'], "stear"),
         (['objectives=["none", "steer"]'], '"none" stands alone'),
         (['objectives=["kl_cov"]'], '"kl_cov" has no effect while each rollout serves one'),
-        (['objectives=["info_gain"]'], "needs beliefs"),
+        (['objectives=["info_gain"]', "experimental=true"], "needs beliefs"),
+        (['objectives=["hicra"]'], '"hicra" is experimental .* set experimental = true'),
+        (["optimiser.steps=7"], "optimiser: this section is now called optimizer"),
         (["loss.loss_type=luspo", 'objectives=["steer"]'], "act on single tokens"),
         (["loss.importance_sampling_level=sequence", 'objectives=["steer"]'], "single tokens"),
         (["loss.loss_type=cispo", 'objectives=["lp_reg"]'], '"lp_reg" sets a clip range'),
@@ -59,7 +64,7 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
             ["rollout.backend=entrostat", "lora.rank=8", "loss.loss_type=luspo"],
             'backend "entrostat" is corrected token by token',
         ),
-        (["rollout.num_iterations=3", "optimiser.save_every=10"], "a multiple of 3"),
+        (["rollout.num_iterations=3", "optimizer.save_every=10"], "a multiple of 3"),
         (["task.held_out=400"], "leaves nothing"),
     ],
     ids=str,
@@ -76,7 +81,7 @@ def test_a_file_that_is_not_there_names_the_shipped_ones() -> None:
 
 def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text("seed = 3\n[optimiser]\nsteps = 2\n")
+    path.write_text("seed = 3\n[optimizer]\nsteps = 2\n")
     assert load_config(str(path)).seed == 3
     path.write_text("seed = \n")
     with pytest.raises(TrainingError, match="not TOML"):
@@ -124,3 +129,38 @@ def test_the_reward_is_the_grader() -> None:
     completions = [[{"role": "assistant", "content": f"It is {problem.answer}"}], "none"]
     assert is_right(row, f"= {problem.answer}")
     assert right_answer(completions, [row["problem"]] * 2) == [1.0, 0.0]
+
+
+def undescribed(schema: dict[str, Any]) -> list[str]:
+    """Fields without a description, in all models of a schema."""
+    models = {"": schema, **schema.get("$defs", {})}
+    return [
+        f"{model}.{name}"
+        for model, body in models.items()
+        for name, field in body.get("properties", {}).items()
+        if not field.get("description")
+    ]
+
+
+def test_every_field_of_the_config_and_of_the_objectives_is_described() -> None:
+    schema = PolicyConfig.model_json_schema()
+    assert len(schema["$defs"]) > 30
+    assert undescribed(schema) == []
+
+
+def test_settings_are_read_without_torch() -> None:
+    """A misspelt key is refused before anything heavy is imported."""
+    program = (
+        "import sys; from training.policy.config import load_config\n"
+        "try: load_config('plain', ['optimizer.stepps=7'])\n"
+        "except Exception as error: print(error)\n"
+        "print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "optimizer.stepps" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_experimental_objectives_are_read_where_they_are_allowed() -> None:
+    config = load_config("plain", ['objectives=["hicra"]', "experimental=true"])
+    assert [objective.type for objective in config.objectives] == ["hicra"]

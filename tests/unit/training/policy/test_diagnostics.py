@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import case
-from training.objectives import Objectives, Step
-from training.objectives.registry import PlainConfig
+from training.objectives.batch import StepStatistics
+from training.objectives.compose import Objectives
+from training.objectives.configs import PlainConfig
 from training.policy.diagnostics import agreement, jitter_response, policy_kl
 
 
@@ -23,8 +24,8 @@ def test_agreement_of_a_perfect_and_of_a_useless_predictor() -> None:
         agreement([1.0], [1.0])
 
 
-def step_of(one: Any) -> Step:
-    """What an optimiser step on this batch would measure."""
+def step_of(one: Any) -> StepStatistics:
+    """What an optimizer step on this batch would measure."""
     objectives = Objectives([PlainConfig()])
     objectives.plan(one.tokens(), one.advantages, 0.2, 0.2)
     return objectives.end_step()

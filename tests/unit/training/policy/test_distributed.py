@@ -61,7 +61,7 @@ model = "{tmp_path / "model"}"
 objectives = ["steer", "target_entropy"]
 tracking = "tensorboard"
 controller = {{ entropy_target = 3.0 }}
-optimiser = {{ steps = 2, micro_batch = 4, save_every = 2 }}
+optimizer = {{ steps = 2, micro_batch = 4, save_every = 2 }}
 rollout = {{ prompts_per_step = 2, num_generations = 4, max_tokens = 8 }}
 task = {{ held_out = 8 }}
 evaluation = {{ samples = 2 }}

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.unit.training.policy import tiny_policy as tiny
-from training.cli.objective_table import objective_rows
+from training.cli.objective_table import objective_rows, print_objectives
 from training.cli.probe import one_sentence_errors
 from training.common.errors import TrainingError
 from training.datasets.problem import Problem
-from training.objectives import OBJECTIVES
+from training.objectives.registry import OBJECTIVES
 from training.policy import job
 from training.policy.config import PolicyConfig, load_config, shipped_configs
 from training.policy.evaluation import Evaluation, evaluate
@@ -32,10 +33,10 @@ from training.policy.progress import STEPS_FILE, LiveView, StepLog, read_steps, 
 from training.policy.run_folder import last_checkpoint
 
 SETTINGS = [
-    "optimiser.steps=6",
-    "optimiser.save_every=2",
-    "optimiser.precision=float32",
-    "optimiser.learning_rate=1e-3",
+    "optimizer.steps=6",
+    "optimizer.save_every=2",
+    "optimizer.precision=float32",
+    "optimizer.learning_rate=1e-3",
     "task.held_out=8",
     "evaluation.samples=2",
     'objectives=["steer", "target_entropy"]',
@@ -142,7 +143,7 @@ def test_stopped_after_its_last_step_it_takes_no_other(
     def stop(config: PolicyConfig, *_: object) -> None:
         raise KeyboardInterrupt
 
-    config = config_in(tmp_path, checkpoint, "optimiser.steps=2", *lora)
+    config = config_in(tmp_path, checkpoint, "optimizer.steps=2", *lora)
     with monkeypatch.context() as patch:
         patch.setattr(job, "make_servable", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -167,7 +168,7 @@ def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) ->
 
 def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
     lora = "lora={rank=2, target_modules=['q_proj']}"
-    config = config_in(tmp_path, checkpoint, lora, "optimiser.steps=2")
+    config = config_in(tmp_path, checkpoint, lora, "optimizer.steps=2")
     target = train_policy(config, Console(quiet=True))
     assert target == tmp_path / "adapter"
     assert (target / "adapter_model.safetensors").is_file()
@@ -199,7 +200,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    config = config_in(tmp_path, checkpoint, "optimiser.micro_batch=5")
+    config = config_in(tmp_path, checkpoint, "optimizer.micro_batch=5")
     with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
         train_policy(config, Console(quiet=True))
     assert not list(tmp_path.iterdir()), "nothing may be in the way of the right command"
@@ -280,7 +281,7 @@ def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
     shown = said(
         capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
     )
-    assert json.loads(shown[: shown.rindex("}") + 1])["optimiser"]["learning_rate"] == 1e-5
+    assert json.loads(shown[: shown.rindex("}") + 1])["optimizer"]["learning_rate"] == 1e-5
     for fact in (
         "weights: ",
         "memory: about ",
@@ -333,10 +334,23 @@ def test_a_sparkline_shows_the_shape() -> None:
 
 
 def test_the_table_marks_what_was_never_checked() -> None:
-    rows = {name: notes for name, _, _, notes in objective_rows()}
-    assert "experimental" in rows["hicra"]
-    assert "experimental" not in rows["steer"]
-    assert "reused rollouts" in rows["kl_cov"]
+    rows = {row.name: row for row in objective_rows()}
+    assert "experimental" in rows["hicra"].notes
+    assert "experimental" not in rows["steer"].notes
+    assert "reused rollouts" in rows["kl_cov"].notes
+    assert rows["steer"].checked == "zz-haooo/STEER"
+    assert rows["hicra"].checked == "nothing"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_list_of_objectives_never_cuts_a_name(width: int, terminal: bool) -> None:
+    screen = StringIO()
+    print_objectives(Console(file=screen, width=width, force_terminal=terminal, no_color=True))
+    shown = screen.getvalue()
+    assert "\u2026" not in shown
+    for name in [*OBJECTIVES, *shipped_configs()]:
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", shown), name
 
 
 def test_a_test_set_of_the_hub_is_held_out_and_never_trained_on(

@@ -5,8 +5,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from training.objectives import Need, ObjectiveList, Objectives
 from training.objectives.batch import UNCLIPPED
+from training.objectives.catalog import ObjectiveList
+from training.objectives.compose import Objectives
+from training.objectives.requirements import RequiredTensor
 from training.policy.loss import (
     ROLLOUT_LOGITS,
     TRAINING_LOGITS,
@@ -59,7 +61,7 @@ def test_full_logits_give_what_each_objective_measures() -> None:
     table, hot = categorical(logits=logits), categorical(logits=logits / 1.2)
     torch.testing.assert_close(scored.logprobs, table.log_prob(ids))
     torch.testing.assert_close(scored.entropy, table.entropy())
-    torch.testing.assert_close(scored.measured[Need.RESCORED_LOGPROBS], hot.log_prob(ids))
+    torch.testing.assert_close(scored.measured[RequiredTensor.RESCORED_LOGPROBS], hot.log_prob(ids))
     proxy = objectives.members["lp_reg"].measure(logits, ids)
-    torch.testing.assert_close(scored.measured[Need.PROXY_LOGPROBS], proxy)
+    torch.testing.assert_close(scored.measured[RequiredTensor.PROXY_LOGPROBS], proxy)
     assert not score_logits(logits, ids, objectives, TRAINING_LOGITS).measured

@@ -10,7 +10,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from probes.laws import FixedLaw
 from tests.unit.training.policy import tiny_policy as tiny
-from training.objectives import ObjectiveList
+from training.objectives.catalog import ObjectiveList
 from training.policy.trainer import EntropyGRPOTrainer
 
 

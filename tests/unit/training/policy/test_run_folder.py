@@ -11,7 +11,7 @@ from training.policy.run_folder import STATE_FILE, claim, last_checkpoint, refus
 
 
 def config_in(run: Path, *changes: str) -> PolicyConfig:
-    return load_config("plain", ["optimiser.steps=6", f"run={run}", *changes])
+    return load_config("plain", ["optimizer.steps=6", f"run={run}", *changes])
 
 
 @pytest.mark.parametrize(("save_every", "needed"), [(2, 36), (3, 28), (6, 16)])
@@ -19,7 +19,7 @@ def test_a_disk_that_the_checkpoints_will_fill_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, needed: int
 ) -> None:
     """12 bytes a weight for each checkpoint, three at once at most; 4 for the result beside two."""
-    config = config_in(tmp_path, f"optimiser.save_every={save_every}")
+    config = config_in(tmp_path, f"optimizer.save_every={save_every}")
     free = SimpleNamespace(free=needed * 2**30)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
     refuse_full_disk(config, 2**30)

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from tests.unit.training.policy import tiny_policy as tiny
-from training.objectives import Need
+from training.objectives.requirements import RequiredTensor
 from training.policy.text_features import (
     STRATEGY_PHRASES,
-    Answers,
-    Reader,
+    CompletionTexts,
+    TextFeatureReader,
     cluster_number,
     final_text,
     sentence_steps,
@@ -15,10 +15,10 @@ from training.policy.text_features import (
 )
 
 
-def answers(*texts: str) -> Answers:
+def answers(*texts: str) -> CompletionTexts:
     encoded = tiny.tokenizer()(list(texts), padding=True, padding_side="right", return_tensors="pt")
     rows = [{"answer": "e"} for _ in texts]
-    return Answers(rows, texts, encoded["input_ids"], encoded["attention_mask"].bool())
+    return CompletionTexts(rows, texts, encoded["input_ids"], encoded["attention_mask"].bool())
 
 
 def test_equal_answers_share_a_number_and_no_answer_has_none() -> None:
@@ -82,17 +82,17 @@ def test_different_answers_share_no_number(one: str, other: str) -> None:
 
 
 def test_correct_is_what_the_grader_says() -> None:
-    reader = Reader(tiny.tokenizer(), lambda row, text: text.endswith(row["answer"]))
-    assert reader.read(Need.CORRECT, answers("abe", "abc")).tolist() == [True, False]
+    reader = TextFeatureReader(tiny.tokenizer(), lambda row, text: text.endswith(row["answer"]))
+    assert reader.read(RequiredTensor.CORRECT, answers("abe", "abc")).tolist() == [True, False]
     with pytest.raises(ValueError, match="pass a grader"):
-        Reader(tiny.tokenizer(), None).read(Need.CORRECT, answers("a"))
+        TextFeatureReader(tiny.tokenizer(), None).read(RequiredTensor.CORRECT, answers("a"))
 
 
 def test_steps_are_sentences() -> None:
     ids = torch.tensor([[5, 9, 6, 7, 9, 8, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0]]).bool()
     assert sentence_steps(ids, mask, torch.tensor([9])).tolist() == [[0, 0, 1, 1, 1, 2, -1]]
-    read = Reader(tiny.tokenizer(), None).read(Need.STEPS, answers("a.b!c"))
+    read = TextFeatureReader(tiny.tokenizer(), None).read(RequiredTensor.STEPS, answers("a.b!c"))
     assert read.tolist() == [[0, 0, 1, 1, 2]]
 
 
@@ -101,7 +101,9 @@ def test_a_step_of_an_agent_is_a_turn_and_results_of_tools_are_in_none() -> None
     expected = [[0, 0, -1, -1, 1, -1, 2], [-1, 0, 0, 0, -1, -1, -1], [-1] * 7]
     assert turn_steps(mask).tolist() == expected
     turns = answers("a.b!cd")._replace(mask=torch.tensor([[1, 1, 1, 0, 0, 1]]).bool())
-    read = Reader(tiny.tokenizer(), None).read(Need.STEPS, turns._replace(is_agent=True))
+    read = TextFeatureReader(tiny.tokenizer(), None).read(
+        RequiredTensor.STEPS, turns._replace(is_agent=True)
+    )
     assert read.tolist() == [[0, 0, 0, -1, -1, 1]]
 
 
@@ -126,7 +128,9 @@ def test_the_end_tag_is_in_neither_phase_and_without_it_all_is_thinking(
 
 
 def test_phases_are_read_with_the_tokenizer_and_padding_is_in_none() -> None:
-    read = Reader(tiny.tokenizer(), None).read(Need.PHASES, answers("ab</think>c", "none"))
+    read = TextFeatureReader(tiny.tokenizer(), None).read(
+        RequiredTensor.PHASES, answers("ab</think>c", "none")
+    )
     assert read[0].tolist() == [0, 0, *[-1] * 8, 1]
     assert read[1].tolist() == [0, 0, 0, 0, *[-1] * 7]
 
@@ -153,15 +157,17 @@ def test_the_graded_text_is_what_the_policy_said_last(completion: object, text: 
 
 def test_planning_marks_the_phrases() -> None:
     phrase = STRATEGY_PHRASES[0]
-    read = Reader(tiny.tokenizer(), None).read(Need.PLANNING, answers(f"x {phrase} y", "nothing"))
+    read = TextFeatureReader(tiny.tokenizer(), None).read(
+        RequiredTensor.PLANNING, answers(f"x {phrase} y", "nothing")
+    )
     assert read[0].sum() == len(f" {phrase}")
     assert not read[1].any()
 
 
 def test_beliefs_come_from_the_rows() -> None:
-    reader = Reader(tiny.tokenizer(), None)
+    reader = TextFeatureReader(tiny.tokenizer(), None)
     with pytest.raises(ValueError, match="`beliefs` of every completion"):
-        reader.read(Need.BELIEFS, answers("a"))
+        reader.read(RequiredTensor.BELIEFS, answers("a"))
     row = {"beliefs": [[0.5, 0.5], [1.0, 0.0]]}
-    read = reader.read(Need.BELIEFS, answers("a")._replace(rows=[row]))
+    read = reader.read(RequiredTensor.BELIEFS, answers("a")._replace(rows=[row]))
     assert read.shape == (1, 2, 2)

@@ -11,10 +11,12 @@ from trl import GRPOTrainer
 
 from probes.laws import FixedLaw
 from tests.unit.training.policy import tiny_policy as tiny
-from training.objectives import OBJECTIVES, ObjectiveList, Objectives
+from training.objectives.catalog import ObjectiveList
+from training.objectives.compose import Objectives
 from training.objectives.controller import Actuator, ControllerConfig
 from training.objectives.interface import Objective
-from training.policy.rollouts.branch import BranchConfig
+from training.objectives.registry import OBJECTIVES
+from training.policy.rollouts.settings import BranchConfig
 from training.policy.trainer import EntropyGRPOTrainer
 
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")
@@ -26,7 +28,7 @@ def objectives(*names: str | dict[str, Any]) -> Any:
 
 
 class Steps:
-    """Gradients and losses of every optimiser step of a run."""
+    """Gradients and losses of every optimizer step of a run."""
 
     def __init__(self, kind: type[GRPOTrainer], folder: Path, settings: Any, **own: Any) -> None:
         self.gradients: list[Tensor] = []
@@ -142,7 +144,7 @@ def test_an_objective_on_ratios_changes_the_gradient_of_reused_rollouts(
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"])
-def test_policy_terms_are_normalised_like_the_loss(
+def test_policy_terms_are_normalized_like_the_loss(
     loss_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The term -A pi / pi_old is the unclipped loss itself, so it doubles the gradient."""

@@ -4,9 +4,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from probes.laws import FixedLaw
-from training.objectives import ObjectiveList
+from training.objectives.catalog import ObjectiveList
 from training.objectives.controller import Actuator, ControllerConfig
-from training.policy.rollouts.branch import BranchConfig
+from training.policy.rollouts.settings import BranchConfig
 from training.policy.validation import TrlSettings, advice, refuse_settings
 
 HOT = FixedLaw(temperature=1.2)
@@ -40,7 +40,7 @@ def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
             "below epsilon_high = 0.01",
         ),
         (["epo"], {"own_entropy_term": True}, (), "entropy term of TRL"),
-        (["empo"], {"normalises_each_reward": True}, (), "one reward"),
+        (["empo"], {"normalizes_each_reward": True}, (), "one reward"),
         (["high_entropy_mask"], {"top_entropy_quantile": 0.5}, (), "set one of them"),
         (["none"], {"truncated_sampling": True}, (None, HOT), "truncated sampling hides it"),
         (["none"], {"samples_itself": False}, (HEAT,), "acts in rollouts of this process"),

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.training.policy import tiny_policy as tiny
-from training.objectives import ObjectiveList
+from training.objectives.catalog import ObjectiveList
 from training.policy.distributed import Processes, leave
 from training.policy.trainer import EntropyGRPOTrainer
 

@@ -2,7 +2,8 @@ import random
 
 import torch
 
-from training.policy.rollouts.branch import BranchConfig, forks, with_replaced
+from training.policy.rollouts.branch import forks, with_replaced
+from training.policy.rollouts.settings import BranchConfig
 
 
 def batch(rows: int, prompt: int, tokens: int, start: int) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Steer the entropy to a chosen value with samples drawn hotter or colder.
 
-The state is the mean surprisal -logprob of sampled tokens in the last optimiser step (0 before
+The state is the mean surprisal -logprob of sampled tokens in the last optimizer step (0 before
 the first), an estimate of the entropy. At or below the target the direction is hot, above it
 cold.
 
@@ -8,31 +8,23 @@ Source of both: Arbitrary Entropy Policy Optimization (arXiv 2510.08141), 597358
 b353a05.
 """
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Rollout, Step
-from training.objectives.controller import Actuator
+from training.objectives.batch import RolloutBatch, StepStatistics
 from training.objectives.distributed import Ranks
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.groups.configs import AepoConfig, DcpoConfig, TwoTemperatureSettings
+from training.objectives.interface import Objective
+from training.objectives.requirements import Claim, RequiredTensor
 
-
-class _TwoTemperatures(Config):
-    entropy_target: float = Field(0.75, gt=0.0)
-    """Nats; compared with the surprisal of sampled tokens."""
-    temperature_high: float = Field(1.2, gt=1.0)
-    temperature_low: float = Field(0.8, gt=0.0, lt=1.0)
-
-
-_C = TypeVar("_C", bound=_TwoTemperatures, covariant=True)
+_C = TypeVar("_C", bound=TwoTemperatureSettings, covariant=True)
 
 
 class _TowardsTarget(Objective[_C]):
     """What DCPO and AEPO share: the surprisal, the direction and the temperature."""
 
-    slots = frozenset({Slot.SAMPLES})
+    slots = frozenset({Claim.SAMPLES})
     state = ("surprisal",)
 
     def __init__(self, config: _C) -> None:
@@ -49,17 +41,9 @@ class _TowardsTarget(Objective[_C]):
         """High while the entropy is low, low while it is high."""
         return self.config.temperature_high if self.is_low else self.config.temperature_low
 
-    def on_step_end(self, step: Step, ranks: Ranks) -> None:
+    def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
         """Remember the surprisal."""
         self.surprisal = step.surprisal
-
-
-class DcpoConfig(_TwoTemperatures):
-    """Settings of `dcpo`."""
-
-    type: Literal["dcpo"] = "dcpo"
-    distance_max: float = Field(0.1, gt=0.0)
-    """Nats; a distance to the target above this counts as this."""
 
 
 class Dcpo(_TowardsTarget[DcpoConfig]):
@@ -72,39 +56,24 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
     a in the direction of the temperature, and a stays in [0, 1].
     """
 
-    checked = "597358816/AEPO"
-    needs = frozenset({Need.OLD_LOGPROBS, Need.RESCORED_LOGPROBS, Need.CORRECT})
-    actuator = Actuator.DCPO_ALPHA
-
     def alpha(self, share_correct: float) -> float:
         """The weight a of the correction."""
         distance = min(abs(self.config.entropy_target - self.surprisal), self.config.distance_max)
         weight = distance / (share_correct + distance)
         return min(max(weight + (self.drive if self.is_low else -self.drive), 0.0), 1.0)
 
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """Mix the correction in."""
-        correct = rollout.measured[Need.CORRECT]
+        correct = rollout.measured[RequiredTensor.CORRECT]
         if not bool(correct.any()):
             return rollout.advantages
         alpha = self.alpha(float(correct.double().mean()))
-        gap = rollout.measured[Need.RESCORED_LOGPROBS] - rollout.measured[Need.OLD_LOGPROBS]
+        gap = (
+            rollout.measured[RequiredTensor.RESCORED_LOGPROBS]
+            - rollout.measured[RequiredTensor.OLD_LOGPROBS]
+        )
         factor = gap.masked_fill(~rollout.mask, 0.0).exp()
         return (1 - alpha) * rollout.advantages + alpha * rollout.to_tokens(correct) * factor
-
-
-class AepoConfig(_TwoTemperatures):
-    """Settings of `aepo`."""
-
-    type: Literal["aepo"] = "aepo"
-    share_prompts: float = Field(0.25, gt=0.0, le=1.0)
-    """Share of the prompts, the first ones, that get extra rollouts."""
-    num_replaced: int = Field(60, ge=1)
-    """At most so many sequences are replaced; half of it while the entropy is too high."""
-    share_replaced: float = Field(0.5, gt=0.0, le=1.0)
-    """And at most this share of a batch, which the authors' 2,560 sequences never reach."""
-    advantage_min: float = Field(0.05, ge=0.0)
-    """Extra samples with a group advantage above this are kept."""
 
 
 class Aepo(_TowardsTarget[AepoConfig]):
@@ -116,8 +85,6 @@ class Aepo(_TowardsTarget[AepoConfig]):
     samples are off policy: weigh them by the recorded behaviour log-probabilities. No extra sample
     kept is a step without replacement; the public code fails there.
     """
-
-    checked = "597358816/AEPO (selection and temperature)"
 
     def num_prompts(self, num_prompts: int) -> int:
         """How many of a batch's prompts get extra rollouts."""

@@ -1,17 +1,17 @@
 """Baselines and scales of a whole group of answers to one prompt."""
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Rollout
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.batch import RolloutBatch
+from training.objectives.groups.configs import CanonConfig, HardnessWeightConfig, SeedGrpoConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 
-def group_advantages(rollout: Rollout) -> Tensor:
+def group_advantages(rollout: RolloutBatch) -> Tensor:
     """Advantages of the rewards as GRPO makes them, (N, T).
 
     (R - mean) / (std + 1e-4) with the sample standard deviation of the group or the batch, or
@@ -57,12 +57,6 @@ def mean_cluster_surprisal(shares: Tensor) -> Tensor:
     return -(weight * shares.log()).sum(-1) / weight.sum(-1)
 
 
-class HardnessWeightConfig(Config):
-    """`hardness_weight` has no settings."""
-
-    type: Literal["hardness_weight"] = "hardness_weight"
-
-
 class HardnessWeight(Objective[HardnessWeightConfig]):
     """Weigh a prompt by how hard it is: A = (R - mu) (1.256 - 0.256 mu).
 
@@ -72,23 +66,11 @@ class HardnessWeight(Objective[HardnessWeightConfig]):
     Source: Confucius3-Math (arXiv 2506.18330), "policy-specific hardness weighting".
     """
 
-    checked = "paper (Confucius3-Math, equations 2 and 3)"
-    needs = frozenset({Need.CORRECT})
-    slots = frozenset({Slot.BASELINE, Slot.REWARD})
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """The weighted difference to the group mean."""
-        rewards = 2 * rollout.per_group(rollout.measured[Need.CORRECT]).double() - 1
+        rewards = 2 * rollout.per_group(rollout.measured[RequiredTensor.CORRECT]).double() - 1
         mean = rewards.mean(-1, keepdim=True)
         return rollout.to_tokens((rewards - mean) * (1.256 - 0.256 * mean))
-
-
-class SeedGrpoConfig(Config):
-    """Settings of `seed_grpo`."""
-
-    type: Literal["seed_grpo"] = "seed_grpo"
-    alpha: float = Field(0.02, ge=0.0, le=1.0)
-    """How much of its advantage a prompt loses whose answers all differ."""
 
 
 class SeedGrpo(Objective[SeedGrpoConfig]):
@@ -103,26 +85,13 @@ class SeedGrpo(Objective[SeedGrpoConfig]):
     paper weighs clusters by the probability of their sequences; here each sequence counts once.
     """
 
-    checked = "paper (section 4.1, table 4)"
-    needs = frozenset({Need.ANSWERS})
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """The scaled advantages."""
-        answers = rollout.per_group(rollout.measured[Need.ANSWERS])
+        answers = rollout.per_group(rollout.measured[RequiredTensor.ANSWERS])
         size = math.log(max(answers.shape[-1], 2))
         relative = mean_cluster_surprisal(cluster_shares(answers)) / size
         factor = 1 - self.config.alpha * relative
         return rollout.advantages * rollout.to_tokens(factor[:, None].expand(answers.shape))
-
-
-class CanonConfig(Config):
-    """Settings of `canon`."""
-
-    type: Literal["canon"] = "canon"
-    mu: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of the comparison across the halves; the rest compares within."""
-    alpha: float = Field(1.0, ge=0.0)
-    """Below 1 favours the half of high entropy, above 1 the other."""
 
 
 class Canon(Objective[CanonConfig]):
@@ -137,16 +106,12 @@ class Canon(Objective[CanonConfig]):
     constant; the authors also anneal it.
     """
 
-    checked = "biuboomc/CANON"
-    needs = frozenset({Need.OLD_ENTROPY})
-    slots = frozenset({Slot.BASELINE})
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """Inter- and intra-half comparison."""
         if rollout.num_generations < 2:
             raise ValueError("canon splits each group in two: set num_generations to 2 or more")
         config, mask = self.config, rollout.mask
-        entropy = rollout.measured[Need.OLD_ENTROPY].masked_fill(~mask, 0.0)
+        entropy = rollout.measured[RequiredTensor.OLD_ENTROPY].masked_fill(~mask, 0.0)
         mean_entropy = rollout.per_group(entropy.sum(-1) / mask.sum(-1).clamp_min(1))
         rewards = rollout.per_group(rollout.rewards).double()
         order = mean_entropy.argsort(dim=-1, stable=True).argsort(-1)

@@ -1,25 +1,12 @@
 """EMPG: credit each reasoning step by how sure the policy was, and how sure it became."""
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Rollout
-from training.objectives.interface import Config, Objective
-
-
-class EmpgConfig(Config):
-    """Settings of `empg`."""
-
-    type: Literal["empg"] = "empg"
-    sharpness: float = Field(1.0, ge=0.0)
-    """k: how much more a confident step weighs than an uncertain one."""
-    clarity_sharpness: float = Field(1.0, ge=0.0)
-    """k': the same for the bonus."""
-    clarity: float = Field(0.1, ge=0.0)
-    """zeta: bonus for a step that makes the next one clear, in units of advantage."""
+from training.objectives.batch import RolloutBatch
+from training.objectives.groups.configs import EmpgConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 
 class Empg(Objective[EmpgConfig]):
@@ -35,13 +22,10 @@ class Empg(Objective[EmpgConfig]):
     (a third-party port has 0.05).
     """
 
-    checked = "paper (listing), on given steps"
-    needs = frozenset({Need.OLD_ENTROPY, Need.STEPS})
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """The advantages of each step's tokens."""
         config = self.config
-        steps = torch.where(rollout.mask, rollout.measured[Need.STEPS], -1).long()
+        steps = torch.where(rollout.mask, rollout.measured[RequiredTensor.STEPS], -1).long()
         # One column more at the end: the step after the last is never there.
         width = int(steps.max()) + 2
         index = (torch.arange(len(steps), device=steps.device)[:, None] * width + steps)[steps >= 0]
@@ -54,7 +38,7 @@ class Empg(Objective[EmpgConfig]):
             sums = torch.bincount(index, values[steps >= 0].double(), minlength=len(count))
             return sums / count.clamp_min(1)
 
-        entropy = per_step(rollout.measured[Need.OLD_ENTROPY])
+        entropy = per_step(rollout.measured[RequiredTensor.OLD_ENTROPY])
         least, most = entropy[there].min(), entropy[there].max()
         scaled = ((entropy - least) / (most - least + 1e-8)).clamp(0.0, 1.0)
         gain = (-config.sharpness * scaled).exp()

@@ -1,14 +1,14 @@
 """HICRA: more credit for tokens that plan than for tokens that carry out."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Rollout
-from training.objectives.interface import Config, Objective
+from training.objectives.batch import RolloutBatch
+from training.objectives.experimental.configs import HicraConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 
 def planning_mask(token_ids: Tensor, phrases: Sequence[Sequence[int]]) -> Tensor:
@@ -33,14 +33,6 @@ def planning_mask(token_ids: Tensor, phrases: Sequence[Sequence[int]]) -> Tensor
     return inside
 
 
-class HicraConfig(Config):
-    """Settings of `hicra`."""
-
-    type: Literal["hicra"] = "hicra"
-    alpha: float = Field(0.2, ge=0.0, lt=1.0)
-    """Extra credit as a share of |A|."""
-
-
 class Hicra(Objective[HicraConfig]):
     """A + alpha |A| on planning tokens: more reward for good plans, less blame for bad ones.
 
@@ -50,10 +42,7 @@ class Hicra(Objective[HicraConfig]):
     Source: Emergent Hierarchical Reasoning (HICRA, arXiv 2509.03646); the repository has no code.
     """
 
-    needs = frozenset({Need.PLANNING})
-    experimental = "form and alpha are from memory of the paper; no code was published"
-
-    def shape_advantages(self, rollout: Rollout) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """Add the credit."""
         credit = self.config.alpha * rollout.advantages.abs()
-        return rollout.advantages + credit * rollout.measured[Need.PLANNING]
+        return rollout.advantages + credit * rollout.measured[RequiredTensor.PLANNING]

@@ -4,11 +4,12 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from training.objectives.batch import Need, Rollout
-from training.objectives.interface import Config, Objective, Slot
+from training.objectives.batch import RolloutBatch
+from training.objectives.experimental.configs import AresConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
 
 
 def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:
@@ -73,26 +74,6 @@ def _huber(x: Tensor, kappa: float) -> Tensor:
     return torch.where(x <= kappa, x.square() / (2 * kappa), x - kappa / 2)
 
 
-class AresConfig(Config):
-    """Settings of `ares`."""
-
-    type: Literal["ares"] = "ares"
-    window: int = Field(4, ge=1)
-    """Tokens per window when counting."""
-    threshold_window: int = Field(8, ge=1)
-    """Tokens per window when finding the threshold."""
-    quantile: float = Field(0.98, gt=0.0, lt=1.0)
-    """Quantile of the windows of an answer; the median over answers moves the threshold."""
-    threshold_smoothing: float = Field(0.99, ge=0.0, lt=1.0)
-    """Weight of the past in the threshold."""
-    alpha: float = Field(0.5, ge=0.0, le=2.0)
-    """Strength at the start, for every difficulty."""
-    alpha_rate: float = Field(0.05, ge=0.0)
-    """Change of a strength per window of distance from the target."""
-    smoothing: float = Field(0.9, ge=0.0, lt=1.0)
-    """Weight of the past in the target."""
-
-
 class Ares(Objective[AresConfig]):
     """Reward effort on hard problems and brevity on easy ones.
 
@@ -109,10 +90,6 @@ class Ares(Objective[AresConfig]):
     count; here every token does.
     """
 
-    checked = "shawn0728/ARES (the reward)"
-    needs = frozenset({Need.OLD_ENTROPY, Need.CORRECT})
-    slots = frozenset({Slot.REWARD})
-    experimental = "every token triggers instead of a word list; target and strength differ"
     state = (
         "threshold",
         *(f"{kind}_{b.name}" for b in BUCKETS for kind in ("alpha", "target")),
@@ -125,10 +102,10 @@ class Ares(Objective[AresConfig]):
             setattr(self, f"alpha_{bucket.name}", config.alpha)
             setattr(self, f"target_{bucket.name}", None)
 
-    def shape_rewards(self, rollout: Rollout) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
         """Rewards with the effort term."""
         counts = rollout.per_group(self.count(rollout))
-        correct = rollout.per_group(rollout.measured[Need.CORRECT])
+        correct = rollout.per_group(rollout.measured[RequiredTensor.CORRECT])
         accuracy = correct.double().mean(-1)
         added = torch.zeros_like(counts)
         below = 2.0
@@ -143,9 +120,9 @@ class Ares(Objective[AresConfig]):
             self._follow(bucket, mean, target)
         return rollout.rewards + added.flatten().to(rollout.rewards)
 
-    def count(self, rollout: Rollout) -> Tensor:
+    def count(self, rollout: RolloutBatch) -> Tensor:
         """Windows of high entropy per answer, (N,); moves the threshold."""
-        config, entropy = self.config, rollout.measured[Need.OLD_ENTROPY].double()
+        config, entropy = self.config, rollout.measured[RequiredTensor.OLD_ENTROPY].double()
         wide = window_means(entropy, rollout.mask, config.threshold_window)
         observed = float(wide.nanquantile(config.quantile, -1).nanquantile(0.5))
         if math.isfinite(observed):

@@ -1,0 +1,1 @@
+"""Objectives that were never checked against their source; `experimental = true` allows them."""

@@ -1,0 +1,25 @@
+"""Reward of what a question of a dialogue teaches."""
+
+import torch
+from torch import Tensor
+
+from training.objectives.batch import RolloutBatch
+from training.objectives.experimental.configs import InfoGainConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
+
+
+class InfoGain(Objective[InfoGainConfig]):
+    """Reward a question by what it teaches: R + weight (H(before) - H(after)).
+
+    H of the belief over K hypotheses, nats.
+
+    Source: Dialogue as Discovery (Nous, arXiv 2510.27410), the idea of its abstract.
+    """
+
+    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+        """Rewards with the gain."""
+        beliefs = rollout.measured[RequiredTensor.BELIEFS].double()
+        entropy: Tensor = torch.special.entr(beliefs).sum(-1)
+        gain = (entropy[:, 0] - entropy[:, 1]).to(rollout.rewards)
+        return rollout.rewards + self.config.weight * gain

@@ -1,0 +1,1 @@
+"""Objectives that act on rewards and advantages of whole groups."""

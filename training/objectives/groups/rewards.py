@@ -1,0 +1,57 @@
+"""Rewards made of entropies: agreement, brevity of thought, information gained.
+
+A reward changes `RolloutBatch.rewards`, after which the group's advantages are made anew.
+"""
+
+from torch import Tensor
+
+from training.objectives.batch import RolloutBatch
+from training.objectives.groups.baselines import cluster_shares
+from training.objectives.groups.configs import EmpoConfig, PearConfig
+from training.objectives.interface import Objective
+from training.objectives.requirements import RequiredTensor
+
+
+class Empo(Objective[EmpoConfig]):
+    """Reward an answer by the share of its group that gives the same: no grader needed.
+
+    R = n_cluster / G; 0 without an answer, and 0 for the whole group if no two answers agree. It
+    minimises semantic entropy, so watch for collapse.
+
+    Source: EMPO (arXiv 2504.05812), `trl/src/open_r1/rewards.py` at c5eccd4. There two empty
+    answers can agree with each other, which also keeps a group without agreement alive; here they
+    agree with nothing.
+    """
+
+    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+        """Shares of answer clusters."""
+        answers = rollout.per_group(rollout.measured[RequiredTensor.ANSWERS])
+        shares = cluster_shares(answers)
+        agree = (shares * answers.shape[-1] > 1.5).any(-1, keepdim=True)
+        return (shares * agree * (answers >= 0)).flatten().to(rollout.rewards)
+
+
+class Pear(Objective[PearConfig]):
+    """Lower the reward by the excess entropy of the thinking phase: min(1, R - P).
+
+    P = max(0, mean H over thinking - alpha mean H over the answer), with the old policy's
+    entropies in nats. The end tag belongs to neither phase. A completion without the tag is all
+    thinking, and a phase without tokens has entropy 0: not closing the thinking phase does not
+    avoid the penalty.
+
+    Source: Phase Entropy Aware Reward (PEAR, arXiv 2510.08026), the reward of the paper.
+    """
+
+    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+        """Penalised rewards."""
+        entropy, phases = (
+            rollout.measured[RequiredTensor.OLD_ENTROPY],
+            rollout.measured[RequiredTensor.PHASES],
+        )
+
+        def mean(phase: int) -> Tensor:
+            over = rollout.mask & (phases == phase)
+            return entropy.masked_fill(~over, 0.0).sum(-1) / over.sum(-1).clamp_min(1)
+
+        excess = (mean(0) - self.config.alpha * mean(1)).clamp_min(0.0)
+        return (rollout.rewards - excess.to(rollout.rewards)).clamp_max(1.0)

@@ -11,6 +11,7 @@ from starlette.datastructures import State
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.version import __version__ as vllm_version
 
+from server.commands.startup import tell_when_ready
 from server.requests.generation import ControlledEngine
 from server.settings import settings
 from server.state import ServerState
@@ -51,7 +52,12 @@ class EntrostatPlugin:
             if (handler := getattr(state, name, None)) is not None:
                 handler.engine_client = controlled
         state.entrostat = server
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.profiles.reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, server.profiles.reload)
+        models = [path.name for path in state.openai_serving_models.base_model_paths]
+        self._announcement = loop.create_task(
+            tell_when_ready(state, models, sorted(server.profiles))
+        )
         logger.info(
             "entrostat: profiles %s; %d artifacts for this model",
             ", ".join(server.profiles),

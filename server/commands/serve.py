@@ -5,12 +5,17 @@ import signal
 import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from server.commands.startup import tell
+from server.commands.supervisor import supervise
 from server.profiles import ProfileError, Profiles
+
+LOOPBACK = "127.0.0.1"
 
 _ALLOW_LISTED = (
     "vllm.general_plugins",
@@ -21,8 +26,8 @@ _ALLOW_LISTED = (
 """Plugin groups that `VLLM_PLUGINS` restricts as soon as it is set."""
 
 
-class Steering(NamedTuple):
-    """What the flags say of steering; None leaves it open."""
+class SteeringFlags(NamedTuple):
+    """The flags about steering; None where the user gave none."""
 
     layers: list[int] | None = None
     vectors: int | None = None
@@ -87,7 +92,8 @@ def serve(
     runner = _choose_runner(model_runner)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
-    _run(ctx.args, runner, Steering(_layers(steering_layers), max_steering_vectors))
+    steering = SteeringFlags(_layers(steering_layers), max_steering_vectors)
+    raise SystemExit(supervise(lambda: _run(ctx.args, runner, steering)))
 
 
 def vllm_help(argv: list[str]) -> None:
@@ -134,20 +140,24 @@ def _layers(flag: str | None) -> list[int] | None:
         _fail(f"--steering-layers {flag}: write numbers by commas, such as 18,20")
 
 
-def _run(argv: list[str], runner: Runner, steering: Steering) -> None:
+def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args, init_logger
 
-    cli_env_setup()
+    _cli_env_setup()
     args = _parse(argv)
     configure_logging_from_args(args)
     logger = init_logger("vllm.entrostat")
     _check_folder(args.model_tag or args.model)
     if args.model_tag is None and not _names_a_model(argv):
+        tell(stage="preparing the default model")
         _use_default_model(args, argv)
+    _choose_address(args, logger)
+    _choose_block_size(args, logger)
     _switch_on(args, runner, steering)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
+    tell(address=_address(args))
+    tell(stage="starting the engine: a first start compiles for minutes, later ones are faster")
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
     try:
@@ -155,6 +165,61 @@ def _run(argv: list[str], runner: Runner, steering: Steering) -> None:
         command.cmd(args)
     except (ValueError, OSError, TypeError) as error:
         _fail(_one_sentence(error))
+
+
+def _cli_env_setup() -> None:
+    """vLLM's own preparation of a command, which moved between 0.32 and 0.33."""
+    from importlib import import_module
+
+    try:
+        module = import_module("vllm.entrypoints.common.startup")
+    except ModuleNotFoundError:
+        module = import_module("vllm.entrypoints.serve.utils.api_utils")
+    module.cli_env_setup()
+
+
+def _choose_address(args: Any, logger: Any) -> None:
+    """Listen on the loopback interface unless the user names another address, and say so."""
+    if args.uds or args.headless:
+        return
+    if args.host is None:
+        args.host = LOOPBACK
+        logger.info("entrostat: only this machine can connect; --host 0.0.0.0 opens it to others")
+    elif not _is_loopback(args.host) and not (args.api_key or os.environ.get("VLLM_API_KEY")):
+        logger.warning(
+            "entrostat: ANYBODY WHO REACHES %s:%s CAN USE THIS SERVER: it listens beyond this "
+            "machine and has no --api-key",
+            args.host,
+            args.port,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _choose_block_size(args: Any, logger: Any) -> None:
+    """On CPUs take the smallest block: of vLLM's 128 tokens a short prompt fills none."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and args.block_size is None:
+        args.block_size = 32
+        logger.info(
+            "entrostat: --block-size 32, so that the prefix cache also finds short prompts "
+            "(vLLM's default on CPUs is 128)"
+        )
+
+
+def _address(args: Any) -> str:
+    """Where the server can be reached from this machine."""
+    if args.uds:
+        return f"unix:{args.uds}"
+    host = LOOPBACK if args.host in (None, "0.0.0.0", "::") else args.host
+    scheme = "https" if args.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
 
 
 def _parse(argv: list[str]) -> Any:
@@ -195,11 +260,9 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.enforce_eager = True
         if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
-        if args.block_size is None:
-            args.block_size = 32  # the least; of 128, as vLLM has it, short prompts fill none
 
 
-def _switch_on(args: Any, runner: Runner, steering: Steering) -> None:
+def _switch_on(args: Any, runner: Runner, steering: SteeringFlags) -> None:
     """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
     from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 

@@ -1,0 +1,103 @@
+"""The start of `entrostat serve` can be stopped at any moment, and never hangs."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import FLAGS, entrostat, free_port
+
+STOP_SECONDS = 5.0
+
+
+@contextmanager
+def starting(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            entrostat("serve", *FLAGS, "--port", str(free_port())),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
+    """Descendants whose command line or name has a word."""
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if word in one.name() or word in " ".join(one.cmdline()):
+                found.append(one)
+        except psutil.Error:
+            continue
+    return found
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process has not ended; an orphan may wait for its new parent."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(process: subprocess.Popen[bytes], word: str) -> psutil.Process:
+    while not (found := below(process, word)):
+        assert process.poll() is None
+        time.sleep(0.1)
+    return found[0]
+
+
+@pytest.mark.parametrize("moment", ["1", "4", "8", "EngineCore", "EngineCore+2", "EngineCore+8"])
+def test_sigterm_ends_a_start_within_5_seconds(moment: str, tmp_path: Path) -> None:
+    with starting(tmp_path / "log") as process:
+        name, _, seconds = moment.rpartition("+")
+        if not moment.isdecimal():
+            wait_for(process, name or moment)
+        time.sleep(float(seconds) if seconds.isdecimal() else 0)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(map(is_running, descendants)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["EngineCore", "Worker"])
+def test_a_process_that_dies_while_starting_ends_the_start_with_a_reason(
+    name: str, tmp_path: Path
+) -> None:
+    with starting(tmp_path / "log") as process:
+        victim = wait_for(process, name)
+        time.sleep(2)
+        victim.kill()
+        assert process.wait(60) not in (0, None)
+        assert "entrostat serve: ended before it was ready" in (tmp_path / "log").read_text()
+
+
+def test_the_last_line_says_where_the_server_is_and_what_to_try(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with starting(log) as process:
+        while "entrostat: ready at http://127.0.0.1:" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.5)
+        time.sleep(1)
+        said = log.read_text()
+        assert "entrostat: starting the engine" in said
+        assert said.rstrip().splitlines()[-1].startswith("entrostat: try `entrostat chat")
+        assert "only this machine can connect" in said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0

@@ -1,0 +1,144 @@
+"""The supervisor of `entrostat serve`, with small programs in place of the server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.commands.supervisor import ready_lines
+
+PROGRAM = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from server.commands.startup import tell
+from server.commands.supervisor import supervise
+
+def worker():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+def run():
+{body}
+
+if __name__ == "__main__":
+    sys.exit(supervise(run))
+"""
+DEAF = "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+WITH_WORKER = """\
+    child = multiprocessing.get_context("spawn").Process(target=worker, daemon=True)
+    child.start()
+    Path(sys.argv[1]).write_text(str(child.pid))
+"""
+FOREVER = "    time.sleep(600)\n"
+
+
+@contextmanager
+def running(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    script = folder / "program.py"
+    script.write_text(PROGRAM.format(body=body))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder / "pid")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def worker_of(folder: Path) -> int:
+    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        time.sleep(0.05)
+    return int((folder / "pid").read_text())
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended; an orphan may wait for its new parent."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_start_that_ignores_sigterm_is_ended_with_everything_below_it(tmp_path: Path) -> None:
+    with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
+        worker = worker_of(tmp_path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        while is_running(worker):
+            time.sleep(0.05)
+
+
+def test_a_worker_that_dies_while_starting_ends_the_start_with_a_reason(tmp_path: Path) -> None:
+    with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
+        worker = worker_of(tmp_path)
+        time.sleep(3)  # the supervisor looks once a second
+        os.kill(worker, signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"the process {worker} died while the server was starting" in said
+
+
+def test_a_ready_server_gets_all_the_time_it_needs_to_stop(tmp_path: Path) -> None:
+    body = """\
+    def stop(*_):
+        time.sleep(6)
+        print("drained", flush=True)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    tell(address="http://127.0.0.1:1")
+    tell(ready=True, models=["m"], profiles=["p"])
+    time.sleep(600)
+"""
+    with running(tmp_path, body) as process:
+        assert process.stderr is not None
+        assert "ready at http://127.0.0.1:1" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "drained\n")
+
+
+def test_exit_codes_come_through_and_nothing_is_left_in_the_temporary_folder(
+    tmp_path: Path,
+) -> None:
+    for body, code in (("    return\n", 0), ("    sys.exit(2)\n", 2), ("    os._exit(7)\n", 7)):
+        with running(tmp_path, body) as process:
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        assert ("ended before it was ready" in said) == (code == 7)
+    assert list(tmp_path.glob("entrostat-*")) == []
+
+
+def test_a_server_that_is_killed_says_by_what(tmp_path: Path) -> None:
+    with running(tmp_path, "    os.kill(os.getpid(), signal.SIGKILL)\n") as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "ended by SIGKILL" in said
+
+
+def test_the_stage_of_a_start_is_a_line_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, '    tell(stage="compiling")\n    time.sleep(2)\n') as process:
+        _, said = process.communicate(timeout=60)
+    assert "entrostat: compiling (" in said
+
+
+@pytest.mark.parametrize("profiles", [[], ["steady"]])
+def test_the_last_lines_say_where_what_and_how(profiles: list[str]) -> None:
+    first, second, third = ready_lines("http://h:1", ["m"], profiles)
+    assert first == "entrostat: ready at http://h:1"
+    assert "models m" in second
+    assert ("steady" in second) == bool(profiles)
+    assert "--url http://h:1/v1" in third

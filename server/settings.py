@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """Seconds an answer waits for its trace before it goes out without one."""
     ready_timeout: float = Field(60.0, gt=0.0)
     """Seconds the engine has to answer a readiness question. A long step is slow, not dead."""
+    supervisor: Path | None = None
+    """Socket of the process that watches the start; set by `entrostat serve` itself."""
 
 
 @lru_cache(maxsize=1)

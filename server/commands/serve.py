@@ -93,7 +93,12 @@ def serve(
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_layers(steering_layers), max_steering_vectors)
-    raise SystemExit(supervise(lambda: _run(ctx.args, runner, steering)))
+
+    def run(supervisor: Path) -> None:
+        os.environ["ENTROSTAT_SUPERVISOR"] = str(supervisor)
+        _run(ctx.args, runner, steering)
+
+    raise SystemExit(supervise(run))
 
 
 def vllm_help(argv: list[str]) -> None:

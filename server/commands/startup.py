@@ -1,20 +1,19 @@
 """Messages from the server's processes to their supervisor: what is starting, and who is ready.
 
-A datagram socket, whose path is in the environment: it reaches the supervisor from any process of
+A datagram socket, whose path is among the settings: it reaches the supervisor from any process of
 the tree, however deep. Without a supervisor nothing is sent.
 """
 
 import asyncio
 import json
-import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-VARIABLE = "ENTROSTAT_SUPERVISOR"
-"""Environment variable with the path of the supervisor's socket."""
+from server.settings import settings
+
 _MAX_BYTES = 1 << 16
 
 
@@ -22,12 +21,11 @@ class StartupMessages:
     """The supervisor's end of the socket."""
 
     def __init__(self) -> None:
-        """Open the socket and put its path into the environment of later child processes."""
-        self._folder = Path(mkdtemp(prefix="entrostat-"))
-        path = self._folder / "supervisor"
+        """Open the socket."""
+        self.path = Path(mkdtemp(prefix="entrostat-")) / "supervisor"
+        """For the server's processes, which read it from their settings."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        os.environ[VARIABLE] = str(path)
+        self._socket.bind(str(self.path))
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
         """The next message; None if there is none within `timeout` seconds, or it is malformed."""
@@ -42,18 +40,18 @@ class StartupMessages:
         """Remove the socket."""
         self._socket.close()
         with suppress(OSError):
-            (self._folder / "supervisor").unlink()
-            self._folder.rmdir()
+            self.path.unlink()
+            self.path.parent.rmdir()
 
 
 def tell(**message: Any) -> None:
     """Send a message to the supervisor, if there is one that still listens."""
-    path = os.environ.get(VARIABLE)
+    path = settings().supervisor
     if path is None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outgoing, suppress(OSError):
         outgoing.setblocking(False)
-        outgoing.sendto(json.dumps(message).encode()[:_MAX_BYTES], path)
+        outgoing.sendto(json.dumps(message).encode()[:_MAX_BYTES], str(path))
 
 
 async def tell_when_ready(app_state: Any, models: list[str], profiles: list[str]) -> None:

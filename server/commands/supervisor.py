@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,11 +27,12 @@ _PROGRESS_SECONDS = 10.0
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def supervise(run: Callable[[], None]) -> int:
+def supervise(run: Callable[[Path], None]) -> int:
     """Run a server in a child process until it ends; returns the exit code of the command.
 
     Args:
-        run: Starts and runs the server; called in the child, where what it raises propagates.
+        run: Starts and runs the server, which sends its messages to this socket; called in the
+            child, where what it raises propagates.
     """
     signals = _Signals()
     messages = StartupMessages()
@@ -38,7 +40,7 @@ def supervise(run: Callable[[], None]) -> int:
     if child == 0:
         signals.reset()
         _end_with_parent()
-        run()
+        run(messages.path)
         return 0
     try:
         return _Supervisor(child, signals, messages).wait()

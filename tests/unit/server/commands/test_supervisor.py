@@ -24,7 +24,8 @@ def worker():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 
-def run():
+def run(socket):
+    os.environ["ENTROSTAT_SUPERVISOR"] = str(socket)
 {body}
 
 if __name__ == "__main__":

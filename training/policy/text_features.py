@@ -7,7 +7,7 @@ of the text alone.
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Context
+from decimal import Context, Decimal
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate
@@ -16,15 +16,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.graders import NUMBER, final_answer, numbers, plain, sentences, without_accents
+from probes.grading.final_answer import final_answer
+from probes.grading.wording import plain, sentences, without_accents
 from training.objectives.experimental.hicra import planning_mask
 from training.objectives.requirements import RequiredTensor
 
+_NUMBER = (
+    r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or a letter is no sign
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+\u2212]?\d{1,3}(?!\w))?"
+)
 _IS = r"(?:(?<![<>!~:])=|\b(?:is|are|was|equals)\b:?)"
 _LEAD = rf"(?:(?!{_IS})[^=])*{_IS}\s*(?:[a-z]+ly\s+)?"  # "It is usually"
-_STATED = re.compile(rf"(?:{_LEAD})?[\"'`$]*({NUMBER.pattern})[.\"'`]*")
+_STATED = re.compile(rf"(?:{_LEAD})?[\"'`$]*({_NUMBER})[.\"'`]*")
 _NO_MATHS = r"[^\d\\^+*/<>]*"
-_MENTIONED = re.compile(rf"(?:{_NO_MATHS}[\s=$(])?({NUMBER.pattern})(?![\w%]){_NO_MATHS}")
+_MENTIONED = re.compile(rf"(?:{_NO_MATHS}[\s=$(])?({_NUMBER})(?![\w%]){_NO_MATHS}")
 _DELIMITER = re.compile(r"\\[()\[\]]")
 _SYMBOLS = "\\^+*/=<>\u2212"
 _NEAR_SYMBOL = re.compile(r"\s*([^\w\s])\s*")
@@ -237,6 +243,6 @@ def _number(answer: str) -> str | None:
     stated = _STATED.fullmatch(last) or (_MENTIONED.fullmatch(last) if reasons else None)
     if stated is None:
         return None
-    (value,) = numbers(stated[1])
+    value = Decimal(re.sub("[,$€£¥]", "", stated[1]).replace("\u2212", "-"))
     exact = Context(prec=len(stated[1]))  # the usual 28 digits would merge longer numbers
     return str(value.normalize(exact) if value else 0)

@@ -1,18 +1,16 @@
-import time
 from collections.abc import Callable
 
 import pytest
 
 from probes.graders import (
-    after_thinking,
     choice,
     contains,
     exact,
-    final_answer,
     math,
     numeric,
-    plain,
 )
+from probes.grading.final_answer import final_answer
+from probes.grading.wording import after_thinking, plain
 
 
 @pytest.mark.parametrize(
@@ -24,7 +22,7 @@ from probes.graders import (
         ("no mark at all ", "no mark at all"),
         ("Answer:", ""),
         ("**Answer:** 7", "7"),
-        ("The final answer is:\n\\[\n\\boxed{5}\n\\]", "\\boxed{5}"),
+        ("The final answer is:\n\\[\n\\boxed{5}\n\\]", "5"),
         ("**Final Answer:**\n\n$$\n5\n$$", "5"),
         ("Answer:\n```python\nx + 1\n```", "x + 1"),
         ("Answer: >", ">"),
@@ -90,9 +88,9 @@ def test_no_grader_reads_thinking(grader: Callable[[str, str], bool], answer: st
         ("in all 1,234,567 people", "1234567", True),
         ("5 euros", "\u20ac5", True),
         ("50%", "50%", True),
-        ("5000 m or 5", "5 km", True),
+        ("5000 m or 5", "5 km", False),
         ("2", "1/2", False),
-        ("1/2", "1/2", False),
+        ("1/2", "1/2", True),
         ("none", "none", False),
     ],
 )
@@ -217,15 +215,6 @@ def test_mathematics_is_compared_by_value() -> None:
     assert math(r"so \boxed{\frac{1}{2}}", r"\frac12")
     assert math("Answer: 0.5", r"\frac{1}{2}")
     assert not math(r"\boxed{3}", "4")
-
-
-@pytest.mark.parametrize("text", ["*a " * 7000, "**a" * 6000, "answer" + " " * 20_000, "1," * 9000])
-def test_a_long_text_of_nothing_takes_no_longer_than_any_other(text: str) -> None:
-    """A policy that comes apart writes such texts, thousands of them."""
-    begin = time.process_time()
-    for grade in (exact, contains, numeric, choice):
-        grade(text, "5" if grade is numeric else "A")
-    assert time.process_time() - begin < 1.0
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
             for value in ("null", "true", "[1]", '{"a": 1}')
         ],
         ('{"prompt": "x", "answer": " "}', "line 1: answer"),
-        ('{"prompt": "x", "answer": "1/2"}', "line 1: answer: `1/2` .* wants one number"),
+        ('{"prompt": "x", "answer": "1 or 2"}', "line 1: answer: `1 or 2` .* wants one number"),
         ('{"prompt": "x", "answer": "NaN"}', "line 1: answer: `NaN` .* wants one number"),
         (
             '{"prompt": "x", "answer": "Paris", "grader": "choice"}',

@@ -1,0 +1,1 @@
+"""What graders read off a text: its final answer, words, numbers, choices and mathematics."""

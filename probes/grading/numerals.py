@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from probes.grading.final_answer import Several
 from probes.grading.spelling import OPAQUE, normalized
-from probes.grading.tokens import Token, tokens
+from probes.grading.tokens import TextToken, tokens
 from probes.grading.wording import sentences
 
 
@@ -266,7 +266,7 @@ class _Parser:
             return self._binds(token, number, other, step)
         return False
 
-    def _binds(self, token: Token, number: Token, other: Token, step: int) -> bool:
+    def _binds(self, token: TextToken, number: TextToken, other: TextToken, step: int) -> bool:
         """Whether `-`, `/` or `:` is an operator between a number and its other neighbor."""
         operand = (
             other.kind == "number"

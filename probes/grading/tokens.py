@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 )
 
 
-class Token(NamedTuple):
+class TextToken(NamedTuple):
     """A token of a text."""
 
     kind: str
@@ -41,7 +41,7 @@ class Token(NamedTuple):
     """Of a number; None where it has no single value, such as `1,2,3`."""
 
 
-def tokens(text: str) -> Iterator[Token]:
+def tokens(text: str) -> Iterator[TextToken]:
     """The tokens of a text that `spelling.normalized` returned, in order."""
     for found in _TOKEN.finditer(text):
         kind = found.lastgroup or "other"
@@ -51,9 +51,9 @@ def tokens(text: str) -> Iterator[Token]:
             value = _value_of(
                 found, in_brackets=pair and text[found.end() : found.end() + 1] in (")", "]", "}")
             )
-            yield Token("number", found[0], *found.span(), value)
+            yield TextToken("number", found[0], *found.span(), value)
         else:
-            yield Token(kind, found[0], *found.span())
+            yield TextToken(kind, found[0], *found.span())
 
 
 def _value_of(found: re.Match[str], *, in_brackets: bool) -> Fraction | None:

@@ -1,4 +1,4 @@
-"""Sums and word problems in ten grades, made from a seed."""
+"""Sums and word problems in ten levels, made from a seed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -8,16 +8,16 @@ from typing import NamedTuple
 from training.datasets.problem import Problem
 from training.datasets.turns import in_turn
 
-GRADES = range(1, 11)
+LEVELS = range(1, 11)
 _PATIENCE = 50
-"""Attempts per problem found before a grade counts as exhausted."""
+"""Attempts per problem found before a level counts as exhausted."""
 
 
 def arithmetic(number: int, seed: int) -> list[Problem]:
-    """Expressions: from one-digit sums (grade 1) to products of three and two digits (grade 10).
+    """Expressions: from one-digit sums (level 1) to products of three and two digits (level 10).
 
     Args:
-        number: How many, no two the same, spread evenly over the grades; a grade that has fewer
+        number: How many, no two the same, spread evenly over the levels; a level that has fewer
             gives all it has.
         seed: Same seed, same problems.
     """
@@ -25,10 +25,10 @@ def arithmetic(number: int, seed: int) -> list[Problem]:
 
 
 def word_problems(number: int, seed: int) -> list[Problem]:
-    """Stories of one step (grades 1 and 2) to five steps (grades 9 and 10).
+    """Stories of one step (levels 1 and 2) to five steps (levels 9 and 10).
 
     Args:
-        number: How many, no two the same, spread evenly over the grades; a grade that has fewer
+        number: How many, no two the same, spread evenly over the levels; a level that has fewer
             gives all it has.
         seed: Same seed, same problems.
     """
@@ -36,7 +36,7 @@ def word_problems(number: int, seed: int) -> list[Problem]:
 
 
 def drill(number: int, seed: int) -> list[Problem]:
-    """Products of 2 to 9 (grade 1) and sums up to 40 (grade 2), two to one.
+    """Products of 2 to 9 (level 1) and sums up to 40 (level 2), two to one.
 
     Small enough that a model of 135M parameters learns it in a few steps of training.
 
@@ -55,8 +55,8 @@ def drill(number: int, seed: int) -> list[Problem]:
     ]
     chosen += sums[2 * len(products) :]
     return [
-        Problem(task="drill", grade=grade, prompt=prompt, answer=str(answer), grader="numeric")
-        for grade, prompt, answer in chosen[:number]
+        Problem(task="drill", level=level, prompt=prompt, answer=str(answer), grader="numeric")
+        for level, prompt, answer in chosen[:number]
     ]
 
 
@@ -65,48 +65,48 @@ def _spread(
 ) -> list[Problem]:
     chance, asked = random.Random(f"{task}:{seed}"), set[str]()
 
-    def of(grade: int) -> Iterator[Problem]:
+    def of(level: int) -> Iterator[Problem]:
         num_found = misses = 0
         # Each problem that is left comes up once in about `num_found` attempts or sooner.
         while misses <= _PATIENCE * (num_found + 1):
-            prompt, answer = make(grade, chance)
+            prompt, answer = make(level, chance)
             misses += 1
             if prompt not in asked:
                 asked.add(prompt)
                 num_found, misses = num_found + 1, 0
                 yield Problem(
-                    task=task, grade=grade, prompt=prompt, answer=str(answer), grader="numeric"
+                    task=task, level=level, prompt=prompt, answer=str(answer), grader="numeric"
                 )
 
-    return list(islice(in_turn(of(grade) for grade in GRADES), number))
+    return list(islice(in_turn(of(level) for level in LEVELS), number))
 
 
-class _Level(NamedTuple):
-    """Operand ranges of one grade."""
+class _Operands(NamedTuple):
+    """Operand ranges of one level."""
 
     left: tuple[int, int]
     right: tuple[int, int]
     operators: str
 
 
-_LEVELS = {
-    1: _Level((1, 9), (1, 9), "+"),
-    2: _Level((2, 20), (1, 9), "+-"),
-    3: _Level((2, 9), (2, 9), "*"),
-    4: _Level((10, 99), (10, 99), "+"),
-    5: _Level((20, 99), (10, 99), "-"),
-    6: _Level((11, 19), (2, 9), "*"),
-    7: _Level((100, 999), (100, 999), "+"),
-    8: _Level((100, 999), (100, 999), "-"),
-    9: _Level((12, 99), (12, 99), "*"),
-    10: _Level((100, 999), (12, 99), "*"),
+_OPERANDS = {
+    1: _Operands((1, 9), (1, 9), "+"),
+    2: _Operands((2, 20), (1, 9), "+-"),
+    3: _Operands((2, 9), (2, 9), "*"),
+    4: _Operands((10, 99), (10, 99), "+"),
+    5: _Operands((20, 99), (10, 99), "-"),
+    6: _Operands((11, 19), (2, 9), "*"),
+    7: _Operands((100, 999), (100, 999), "+"),
+    8: _Operands((100, 999), (100, 999), "-"),
+    9: _Operands((12, 99), (12, 99), "*"),
+    10: _Operands((100, 999), (12, 99), "*"),
 }
 
 
-def _expression(grade: int, chance: random.Random) -> tuple[str, int]:
-    level = _LEVELS[grade]
-    left, right = chance.randint(*level.left), chance.randint(*level.right)
-    operator = chance.choice(level.operators)
+def _expression(level: int, chance: random.Random) -> tuple[str, int]:
+    operands = _OPERANDS[level]
+    left, right = chance.randint(*operands.left), chance.randint(*operands.right)
+    operator = chance.choice(operands.operators)
     if operator == "-" and right > left:
         left, right = right, left
     value = {"+": left + right, "-": left - right, "*": left * right}[operator]
@@ -117,9 +117,9 @@ _NAMES = ("Ada", "Bela", "Chidi", "Dana", "Emre", "Farah", "Goran", "Hana", "Ivo
 _THINGS = ("apples", "pencils", "stamps", "marbles", "cards", "books", "shells", "coins")
 
 
-def _story(grade: int, chance: random.Random) -> tuple[str, int]:
+def _story(level: int, chance: random.Random) -> tuple[str, int]:
     """A chain of steps over one quantity, which never becomes negative."""
-    steps, large = (grade + 1) // 2, grade % 2 == 0
+    steps, large = (level + 1) // 2, level % 2 == 0
     name, thing = chance.choice(_NAMES), chance.choice(_THINGS)
     top = 60 if large else 12
     have = chance.randint(3, top)

@@ -1,27 +1,29 @@
 """Where questions come from: the name of a built-in task, a file, or a data set of the hub."""
 
-import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from probes.graders import GRADERS, GraderName
 from training.common.errors import TrainingError
-from training.common.files import read_text
+from training.common.files import parse_json_lines, read_json_lines
 from training.datasets.arithmetic import arithmetic, drill, word_problems
 from training.datasets.problem import Problem
+from training.datasets.records import Record, read_level, read_record
 from training.datasets.turns import in_turn
 
 BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
-HUB = {"openai/gsm8k": "numeric", "HuggingFaceH4/MATH-500": "math"}
-"""Data sets of the Hugging Face hub and their graders."""
+HUB = {"openai/gsm8k": "gsm8k", "HuggingFaceH4/MATH-500": "math500"}
+"""Data sets of the Hugging Face hub that are known to be read, and what reports call them."""
+TEST_ONLY = frozenset(("HuggingFaceH4/MATH-500",))
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Split = Literal["train", "test"]
 
 _WANTED: dict[GraderName, str] = {
@@ -44,7 +46,8 @@ def load_problems(
     """Questions of these tasks in turn, so that the first few have all of them evenly.
 
     Args:
-        tasks: Built-in names, paths of JSONL files with `prompt` and `answer`, or ids of `HUB`.
+        tasks: Built-in names, paths of JSONL files in a shape that `read_record`
+            reads, or ids of data sets of the hub.
         number: How many over all tasks; a task that has fewer gives all it has.
         seed: Same seed, same questions.
         grader: For files whose lines name none.
@@ -74,18 +77,18 @@ def _load(
         return _sample(_shipped(task), number, seed)
     if task == "quiz":
         return _in_turn(_shipped(task), number, seed)
-    if task in HUB:
-        return _sample(_from_hub(task, split), number, seed)
     path = Path(task)
     if path.suffix == ".jsonl" or path.is_file():
-        return _sample(_parse(read_text(path), str(path), path.stem, grader), number, seed)
+        return _sample(_parse(read_json_lines(path), path.stem, grader), number, seed)
+    if _HUB_ID.fullmatch(task):
+        return _sample(_from_hub(task, split, grader), number, seed)
     known = ", ".join([*BUILT_IN, *HUB])
     raise TrainingError(f"--task `{task}`: neither a JSONL file nor one of {known}")
 
 
 def _shipped(task: str) -> list[Problem]:
     text = files("training.datasets").joinpath(f"{task}.jsonl").read_text("utf-8")
-    return _parse(text, task, task, "contains")
+    return _parse(parse_json_lines(text, task), task, "contains")
 
 
 def _in_turn(problems: list[Problem], number: int, seed: int) -> list[Problem]:
@@ -103,52 +106,43 @@ def _sample(problems: list[Problem], number: int, seed: int) -> list[Problem]:
     return [problems[index] for index in order]
 
 
-def _parse(text: str, where: str, task: str, grader: GraderName | None) -> list[Problem]:
-    found: dict[str, tuple[int, Problem]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{where}: line {number}"
-        problem = _problem(line, place, task, grader)
-        first, known = found.setdefault(problem.prompt, (number, problem))
+def _parse(
+    records: Iterable[tuple[str, Record]], task: str, grader: GraderName | None
+) -> list[Problem]:
+    found: dict[str, tuple[str, Problem]] = {}
+    for place, record in records:
+        problem = _problem(record, place, task, grader)
+        first, known = found.setdefault(problem.prompt, (place, problem))
         if known.answer != problem.answer:
             raise TrainingError(
-                f"{place} asks what line {first} asks, and has another answer: "
+                f"{place} asks what {first.rpartition(': ')[2]} asks, and has another answer: "
                 f"`{problem.answer}`, not `{known.answer}`"
             )
     return [problem for _, problem in found.values()]
 
 
-def _problem(line: str, place: str, task: str, grader: GraderName | None) -> Problem:
-    """The problem of a line.
+def _problem(record: Record, place: str, task: str, grader: GraderName | None) -> Problem:
+    """The problem of a record.
 
     Raises:
         TrainingError: It is none; begins with the place.
     """
+    fields = read_record(record, place)
+    fields["grader"] = record.get("grader") or grader or fields.get("grader")
+    if fields["grader"] is None:
+        raise TrainingError(
+            f"{place} names no `grader`: add one, or say --grader {'|'.join(GRADERS)}"
+        )
+    if (level := read_level(record, place)) is not None:
+        fields["level"] = level
     try:
-        record = json.loads(line)
-        fields = {key: record[key] for key in ("prompt", "grade") if key in record}
-        fields["answer"] = _answer(record.get("answer"), place)
-        fields["grader"] = record.get("grader", grader)
-        if fields["grader"] is None:
-            raise TrainingError(
-                f"{place} names no `grader`: add one, or say --grader {'|'.join(GRADERS)}"
-            )
         problem = Problem(task=str(record.get("task", task)), **fields)
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise TrainingError(f"{place} is no JSON object") from error
     except ValidationError as error:
         finding = error.errors()[0]
         field = ".".join(map(str, finding["loc"]))
         raise TrainingError(f"{place}: {field}: {finding['msg']}") from error
     _check_answer(problem, place)
     return problem
-
-
-def _answer(value: Any, place: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TrainingError(f"{place}: answer: must be a text or a number")
-    return str(value).strip()
 
 
 def _check_answer(problem: Problem, place: str) -> None:
@@ -164,8 +158,8 @@ def _check_answer(problem: Problem, place: str) -> None:
         )
 
 
-def _from_hub(name: str, split: Split) -> list[Problem]:
-    if split == "train" and name != "openai/gsm8k":
+def _from_hub(name: str, split: Split, grader: GraderName | None) -> list[Problem]:
+    if split == "train" and name in TEST_ONLY:
         raise TrainingError(f"--task {name}: is a test set, to measure on and not to train on")
     try:
         from datasets import load_dataset
@@ -175,26 +169,9 @@ def _from_hub(name: str, split: Split) -> list[Problem]:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # whatever the hub's client raises without a network
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"--task {name}: cannot be loaded from the hub: {str(error).splitlines()[0]}"
+            f"--task {name}: is no file here and cannot be loaded from the hub: {reason}"
         ) from error
-    if name == "openai/gsm8k":
-        return [
-            Problem(
-                task="gsm8k",
-                prompt=row["question"],
-                answer=re.sub(r"[,$]", "", row["answer"].rpartition("####")[2]).strip(),
-                grader="numeric",
-            )
-            for row in rows
-        ]
-    return [
-        Problem(
-            task="math500",
-            grade=int(row["level"]),
-            prompt=row["problem"],
-            answer=row["answer"],
-            grader="math",
-        )
-        for row in rows
-    ]
+    places = ((f"{name} ({split}): row {number}", row) for number, row in enumerate(rows, start=1))
+    return _parse(places, HUB.get(name, name.rpartition("/")[2]), grader)

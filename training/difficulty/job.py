@@ -184,7 +184,7 @@ def _write_questions(
         json.dumps(
             {
                 "task": problem.task,
-                "grade": problem.grade,
+                "level": problem.level,
                 "prompt": problem.prompt,
                 "answer": problem.answer,
                 "accuracy": round(float(answers.accuracy[index]), 4),

@@ -150,7 +150,7 @@ def _draw_reliability(facts: DifficultyResult, axes: Axes) -> None:
 def _by_grade(facts: DifficultyResult) -> dict[str, list[tuple[int, int, float, float, float]]]:
     """Grade, questions, accuracy, entropy and tokens, for every task."""
     rows: dict[str, list[tuple[int, int, float, float, float]]] = {}
-    keys = [(problem.task, problem.grade) for problem in facts.problems]
+    keys = [(problem.task, problem.level) for problem in facts.problems]
     for task, grade in sorted(set(keys)):
         mine = np.array([key == (task, grade) for key in keys])
         accuracy, entropy, tokens = (

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from training.common.errors import TrainingError
+from training.datasets.problem import Problem
 from training.policy import configs as shipped
 from training.policy.config import PolicyConfig, load_config, resolved, shipped_configs
 from training.policy.job import conversation, is_right, right_answer, split_problems
@@ -129,6 +131,30 @@ def test_the_reward_is_the_grader() -> None:
     completions = [[{"role": "assistant", "content": f"It is {problem.answer}"}], "none"]
     assert is_right(row, f"= {problem.answer}")
     assert right_answer(completions, [row["problem"]] * 2) == [1.0, 0.0]
+
+
+def test_the_reward_is_the_graders_verdict_in_any_thread() -> None:
+    """TRL calls rewards in threads, where signals cannot bound the time of math-verify."""
+    cases = [
+        ("math", "\\frac12", "So \\boxed{0.5}.", 1.0),
+        ("math", "x+1", "\\boxed{1+x}", 1.0),
+        ("math", "2", "The result is 2 2/3.", 0.0),
+        ("numeric", "70000", "\\boxed{70{,}000}", 1.0),
+        ("numeric", "10", "2^10", 0.0),
+        ("choice", "B", "Answer: B and D", 0.0),
+        ("contains", "Rowling", "J. K. Rowling", 1.0),
+        ("exact", "Paris", "Answer: \\boxed{Paris}", 1.0),
+    ]
+    problems = [
+        Problem.model_validate(
+            {"task": "t", "prompt": "?", "answer": answer, "grader": grader}
+        ).model_dump_json()
+        for grader, answer, *_ in cases
+    ]
+    texts = [text for _, _, text, _ in cases]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda _: right_answer(texts, problems), range(4)))
+    assert results == [[reward for *_, reward in cases]] * 4 == [right_answer(texts, problems)] * 4
 
 
 def undescribed(schema: dict[str, Any]) -> list[str]:

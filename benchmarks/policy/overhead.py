@@ -23,21 +23,16 @@ from datasets import Dataset
 from pydantic import TypeAdapter
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOTrainer
 
 from benchmarks import machine
 from training.objectives.catalog import ObjectiveConfig, ObjectiveList
 from training.objectives.registry import OBJECTIVES
 from training.policy.config import PolicyConfig, load_config
-from training.policy.job import (
-    checkpoint_of,
-    conversation,
-    is_right,
-    right_answer,
-    split_problems,
-    trl_config,
-)
+from training.policy.grading import ProblemGrader
+from training.policy.job import trl_config
+from training.policy.preparation import checkpoint_of, conversation, split_problems
 from training.policy.trainer import EntropyGRPOTrainer
+from training.policy.trl_import import GRPOTrainer
 
 _OBJECTIVES: TypeAdapter[tuple[ObjectiveConfig, ...]] = TypeAdapter(ObjectiveList)
 STOCK = "stock TRL"
@@ -118,12 +113,11 @@ def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dic
     checkpoint = checkpoint_of(first)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    problems = split_problems(first).train[: first.rollout.prompts_per_step]
+    grader = ProblemGrader(problems)
     rows = [
-        {
-            "prompt": conversation(problem, first),
-            "problem": problem.model_dump_json(),
-        }
-        for problem in split_problems(first).train[: first.rollout.prompts_per_step]
+        {"prompt": conversation(problem, first), "problem": index}
+        for index, problem in enumerate(problems)
     ]
     batch = [row for row in rows for _ in range(first.rollout.num_generations)]
     made = {}
@@ -131,11 +125,11 @@ def _trainers(configs: dict[str, PolicyConfig]) -> dict[str, tuple[Any, list[dic
         own: dict[str, Any] = {}
         if not name.startswith(STOCK):
             objectives = _OBJECTIVES.validate_python([name.removesuffix(REUSED)])
-            own = {"objectives": objectives, "grader": is_right}
+            own = {"objectives": objectives, "grader": grader.is_right}
         kind = EntropyGRPOTrainer if own else GRPOTrainer
         trainer = kind(
             model,
-            right_answer,
+            grader.accuracy_reward,
             trl_config(config),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,

@@ -310,6 +310,22 @@ def _set(values: dict[str, Any], change: str) -> None:
     values[last] = value
 
 
+def quick_version(config: PolicyConfig) -> PolicyConfig:
+    """The same run, small enough to see within minutes that everything works.
+
+    Two rollouts, at most 8 held-out problems with one answer each and 32 tokens an answer, in the
+    folder RUN-quick.
+    """
+    every = config.rollout.num_iterations * config.rollout.num_minibatches
+    values = config.model_dump()
+    values["run"] = config.run.with_name(f"{config.run.name}-quick")
+    values["optimizer"] |= {"steps": 2 * every, "save_every": 2 * every, "warmup_steps": 0}
+    values["rollout"]["max_tokens"] = min(config.rollout.max_tokens, 32)
+    values["task"]["held_out"] = min(config.task.held_out, 8)
+    values["evaluation"]["samples"] = 1
+    return PolicyConfig.model_validate(values)
+
+
 def resolved(config: PolicyConfig) -> str:
     """The whole config with its defaults, as JSON."""
     return json.dumps(config.model_dump(mode="json"), indent=2)

@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from training.common.errors import TrainingError
 from training.policy.config import PolicyConfig
-from training.policy.job import checkpoint_of
+from training.policy.duration import LONG, in_words
+from training.policy.preparation import checkpoint_of
 from training.policy.run_folder import disk_needed
 from training.policy.validation import needs_logits
 
@@ -15,7 +17,31 @@ _PROMPT_TOKENS = 60
 """Of a short question in a chat template."""
 
 
-def estimate(config: PolicyConfig) -> str:
+class Estimate(NamedTuple):
+    """What a run will take."""
+
+    weights: int
+    trained: int
+    """Weights that are trained."""
+    memory: float
+    """Bytes of one process, without activations."""
+    logits: float
+    """Bytes of that for logits that an objective keeps; 0 if none does."""
+    disk: float
+    """Bytes of checkpoints at once."""
+    step_seconds: float
+    """Of an optimizer step."""
+    evaluation_seconds: float
+    """Of both measurements on the held-out problems."""
+    operations: float
+    """Floating-point operations per second that were measured."""
+
+    def seconds(self, steps: int) -> float:
+        """Of a run of so many optimizer steps, measurements included."""
+        return steps * self.step_seconds + self.evaluation_seconds
+
+
+def estimate(config: PolicyConfig) -> Estimate:
     """Memory of one process, disk and time of a run, from the model's size and a short benchmark.
 
     Counted are weights, gradients and AdamW's two moments in float32, the logits where an
@@ -24,24 +50,48 @@ def estimate(config: PolicyConfig) -> str:
     """
     weights, vocabulary = shape_of(checkpoint_of(config))
     rollout, optimizer = config.rollout, config.optimizer
-    trained = weights if config.lora is None else 0.02 * weights
-    memory = 4 * weights + 12 * trained
-    logits = optimizer.micro_batch * rollout.max_tokens * vocabulary * 4 * 3
+    trained = weights if config.lora is None else int(0.02 * weights)
+    logits = 0.0
     if needs_logits(config.objectives):
-        memory += logits
-    tokens = config.sequences * (_PROMPT_TOKENS + rollout.max_tokens)
+        logits = optimizer.micro_batch * rollout.max_tokens * vocabulary * 4 * 3
+    length = _PROMPT_TOKENS + rollout.max_tokens
     passes = 2 + 6 * rollout.num_iterations
     rate = operations_per_second(optimizer.precision)
-    step = weights * tokens * passes / rate / (rollout.num_iterations * rollout.num_minibatches)
+    rollouts = weights * config.sequences * length * passes / rate
+    answers = 2 * config.task.held_out * config.evaluation.samples
+    return Estimate(
+        weights=weights,
+        trained=trained,
+        memory=4 * weights + 12 * trained + logits,
+        logits=logits,
+        disk=disk_needed(config, trained),
+        step_seconds=rollouts / (rollout.num_iterations * rollout.num_minibatches),
+        evaluation_seconds=2 * weights * answers * length / rate,
+        operations=rate,
+    )
+
+
+def describe(found: Estimate, config: PolicyConfig) -> str:
+    """An estimate in words, with a warning if the run will be long."""
+    steps = config.optimizer.steps
+    total = found.seconds(steps)
     lines = [
-        f"weights: {weights / 1e6:.0f} million, of them trained {trained / 1e6:.1f} million",
-        f"memory: about {memory / 2**30:.1f} GiB and activations",
-        f"disk: about {disk_needed(config, trained) / 2**30:.1f} GiB for checkpoints",
-        f"a step: about {step:.0f} s at {rate / 1e9:.0f} GFLOP/s; {optimizer.steps} steps: "
-        f"{optimizer.steps * step / 60:.0f} min",
+        f"weights: {found.weights / 1e6:.0f} million, of them trained {found.trained / 1e6:.1f} "
+        "million",
+        f"memory: about {found.memory / 2**30:.1f} GiB and activations",
+        f"disk: about {found.disk / 2**30:.1f} GiB for checkpoints",
+        f"a step: about {in_words(found.step_seconds)} at {found.operations / 1e9:.0f} GFLOP/s",
+        f"{steps} steps and both measurements: about {in_words(total)}",
     ]
-    if needs_logits(config.objectives):
-        lines.append(f"of the memory, logits that an objective keeps: {logits / 2**30:.2f} GiB")
+    if found.logits:
+        lines.append(
+            f"of the memory, logits that an objective keeps: {found.logits / 2**30:.2f} GiB"
+        )
+    if total > LONG:
+        lines.append(
+            f"warning: about {in_words(total)} on this machine; try --quick, fewer steps, a "
+            "smaller model or a GPU first"
+        )
     return "\n".join(lines)
 
 

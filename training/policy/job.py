@@ -2,19 +2,17 @@
 
 import json
 import os
-import warnings
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
-from training.common.errors import TrainingError
-from training.common.job import default_checkpoint, identify, load_tokenizer, make_writable
-from training.datasets.loaders import HUB, load_problems
+from training.common.job import load_tokenizer, make_writable
 from training.datasets.problem import Problem
 from training.policy.config import PolicyConfig
+from training.policy.grading import ProblemGrader
+from training.policy.preparation import accumulation_steps, conversation, prepare
 from training.policy.run_folder import (
     AFTER,
     BEFORE,
@@ -31,60 +29,6 @@ from training.policy.run_folder import (
 )
 
 
-class Questions(NamedTuple):
-    """The problems of a run."""
-
-    train: list[Problem]
-    held_out: list[Problem]
-
-
-def split_problems(config: PolicyConfig) -> Questions:
-    """Problems to train on and problems held out, none in both.
-
-    Of a data set of the hub the first come from its training part, the others from its test part.
-
-    Raises:
-        TrainingError: There are too few.
-    """
-    task = config.task
-    number, seed, grader = task.num_problems, config.seed, task.grader
-    if HUB.keys() & set(task.tasks):  # what others measure on is never trained on
-        train = load_problems(task.tasks, number - task.held_out, seed, grader, split="train")
-        held = load_problems(task.tasks, task.held_out, seed, grader)
-    else:
-        problems = load_problems(task.tasks, number, seed, grader)
-        held, train = problems[: task.held_out], problems[task.held_out :]
-    asked = {problem.prompt for problem in held}
-    train = [problem for problem in train if problem.prompt not in asked]
-    if len(train) < config.rollout.prompts_per_step:
-        raise TrainingError(
-            f"task: of {number} problems wanted there are {len(train)} to train on beside those "
-            f"held out, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
-        )
-    return Questions(train, held)
-
-
-def conversation(problem: Problem, config: PolicyConfig) -> list[dict[str, str]]:
-    """The messages that a problem is asked with."""
-    task = config.task
-    question = f"{problem.prompt} {task.instruction}".strip()
-    system = [] if task.system is None else [{"role": "system", "content": task.system}]
-    return [*system, {"role": "user", "content": question}]
-
-
-def checkpoint_of(config: PolicyConfig) -> Path:
-    """Folder of the model to train.
-
-    Raises:
-        TrainingError: It is no checkpoint.
-    """
-    if config.model is None:
-        return default_checkpoint()
-    folder = Path(config.model)
-    identify(folder)
-    return folder
-
-
 def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False) -> Path:
     """Run the job, or go on with it.
 
@@ -99,11 +43,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     Raises:
         TrainingError: It cannot be done.
     """
-    if config.tracking != "none" and find_spec(config.tracking) is None:
-        raise TrainingError(f"tracking: run `pip install {config.tracking}` first")
-    _accumulation(config)
-    questions = split_problems(config)
-    checkpoint = checkpoint_of(config)
+    questions, checkpoint = prepare(config, fresh=fresh)
     run = config.run
     make_writable(run)
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -111,7 +51,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
         claim(config, fresh=fresh)
     target = target_of(config)
     if is_finished(config) and not fresh:
-        console.print("finished before: nothing is left to train", highlight=False)
+        console.print("the run is finished: nothing is left to train", highlight=False)
         return _close(config, target, console) if is_main else target
     if config.tracking != "none":  # before TRL imports trackio, which reads it once
         folder = str((run / "tracking").absolute())
@@ -121,6 +61,8 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     from training.policy.progress import STEPS_FILE, LiveView, StepLog
 
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+    if is_main:
+        _announce(config, console)
     log = StepLog(run / STEPS_FILE)
     view = LiveView(log, config.optimizer.steps, console)
     trainer = build_trainer(config, checkpoint, questions.train, [view])
@@ -131,7 +73,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
         _evaluated(run / BEFORE, config, trainer, questions.held_out, console)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
-        console.print(f"going on from step {step_of(resume)}")
+        console.print(f"resuming from step {step_of(resume)}")
     if resume is not None and step_of(resume) >= config.optimizer.steps:
         # Asked to go on, the trainer would take one more step before it counts them.
         trainer._load_from_checkpoint(str(resume))
@@ -145,6 +87,18 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
         _close(config, target, console)
     leave(trainer)
     return target
+
+
+def _announce(config: PolicyConfig, console: Console) -> None:
+    """Say how long the run will take."""
+    from training.policy.cost import estimate
+    from training.policy.duration import LONG, in_words
+
+    seconds = estimate(config).seconds(config.optimizer.steps)
+    line = f"expected time: about {in_words(seconds)} for {config.optimizer.steps} steps"
+    if seconds > LONG:
+        line = f"warning: {line}; stop with Ctrl-C and try --quick or a smaller run first"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
@@ -174,9 +128,10 @@ def build_trainer(
 
     from training.policy.trainer import EntropyGRPOTrainer
 
+    grader = ProblemGrader(problems)
     rows = [
-        {"prompt": conversation(problem, config), "problem": problem.model_dump_json()}
-        for problem in problems
+        {"prompt": conversation(problem, config), "problem": index}
+        for index, problem in enumerate(problems)
     ]
     tokenizer = load_tokenizer(checkpoint, padding_side="left")
     if tokenizer.pad_token is None:
@@ -185,7 +140,7 @@ def build_trainer(
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     trainer = EntropyGRPOTrainer(
         model,
-        right_answer,
+        grader.accuracy_reward,
         trl_config(config),
         objectives=config.objectives,
         controller=config.controller,
@@ -193,7 +148,7 @@ def build_trainer(
         branch=config.rollout.branch,
         served=config.served,
         importance_cap=config.rollout.importance_cap,
-        grader=is_right,
+        grader=grader.is_right,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=_peft_config(config),
@@ -203,26 +158,14 @@ def build_trainer(
     return trainer
 
 
-def is_right(row: Mapping[str, Any], text: str) -> bool:
-    """Whether a row's problem is answered by a text."""
-    return Problem.model_validate_json(row["problem"]).is_right(text)
-
-
-def right_answer(completions: Sequence[Any], problem: Sequence[str], **_: Any) -> list[float]:
-    """The reward: 1 for a right answer, 0 for a wrong one."""
-    from training.policy.text_features import final_text
-
-    rows = zip(problem, completions, strict=True)
-    return [float(is_right({"problem": text}, final_text(answer))) for text, answer in rows]
-
-
 def trl_config(config: PolicyConfig) -> Any:
     """TRL's settings of a config."""
     import torch
-    from trl import GRPOConfig
+
+    from training.policy.trl_import import GRPOConfig
 
     rollout, loss, optimizer = config.rollout, config.loss, config.optimizer
-    accumulation = _accumulation(config)
+    accumulation = accumulation_steps(config)
     return GRPOConfig(
         output_dir=str(config.run),
         seed=config.seed,
@@ -263,23 +206,6 @@ def trl_config(config: PolicyConfig) -> Any:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _accumulation(config: PolicyConfig) -> int:
-    """Forwards of each process in an optimizer step.
-
-    Raises:
-        TrainingError: The completions cannot be cut into equal ones.
-    """
-    rollout, batch = config.rollout, config.optimizer.micro_batch
-    batch *= int(os.environ.get("WORLD_SIZE", "1"))
-    sequences = config.sequences // rollout.num_minibatches
-    if sequences % batch or config.sequences % rollout.num_minibatches:
-        raise TrainingError(
-            f"optimizer.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
-            f"minibatches cannot be cut into forwards of {batch}"
-        )
-    return sequences // batch
 
 
 def _evaluated(
@@ -331,8 +257,7 @@ def _peft_config(config: PolicyConfig) -> Any:
 
 
 def _quiet() -> None:
-    """Libraries warn of what is chosen here on purpose."""
-    warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")
+    """Hide the progress bars of `transformers`; the live view has its own."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback
 
+from training.policy.duration import in_words
+
 STEPS_FILE = "steps.jsonl"
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
@@ -113,11 +115,19 @@ class LiveView(TrainerCallback):
         for key, name in self._columns():
             values = [row[key] for row in rows if key in row]
             table.add_row(name, f"{values[-1]:.4g}", sparkline(values))
-        return Group(table, Text("stop with Ctrl-C; the same command goes on", style="dim"))
+        left = f"{self._left()}; " if self._left() else ""
+        return Group(table, Text(f"{left}stop with Ctrl-C, re-run to resume", style="dim"))
+
+    def _left(self) -> str:
+        """Time until the last step, from the steps so far; empty before the first."""
+        spent = [row["step_time"] for row in self._log.rows if "step_time" in row]
+        steps = self._total - int(self._log.rows[-1]["step"])
+        return f"about {in_words(steps * sum(spent) / len(spent))} left" if spent and steps else ""
 
     def _line(self) -> str:
         row = self._log.rows[-1]
         parts = [f"{name} {row[key]:.3g}" for key, name in self._columns()]
+        parts += [left] if (left := self._left()) else []
         return f"step {row['step']}/{self._total}: " + ", ".join(parts)
 
     def _columns(self) -> list[tuple[str, str]]:

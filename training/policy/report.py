@@ -11,12 +11,25 @@ from probes.artifact import package_versions
 from training.common.machine import machine
 from training.policy.config import PolicyConfig, resolved
 from training.policy.diagnostics import agreement
+from training.policy.duration import in_words
 from training.policy.entropy_law import fit_entropy_law
 from training.policy.evaluation import Evaluation
 from training.policy.progress import STEPS_FILE, read_steps
 from training.policy.run_folder import AFTER, BEFORE
 
 NAME = "report"
+MIN_STEPS = 10
+"""Steps below which no statistic over steps is printed."""
+LEGEND = """\
+- accuracy (pass@1): share of right answers. pass@k: chance that one of k answers is right.
+- entropy per token: of the distribution that tokens are drawn from, in nats, mean over tokens.
+- expected calibration error: mean distance between the confidence of an answer (geometric mean of
+  its tokens' probabilities) and the share of right answers at that confidence.
+- R = -a e^H + b: reward of a step against its entropy H; b - a is the reward when all entropy is
+  spent. R²: share of the variance that the law explains.
+- Cov(logprob, A): covariance of log-probability and advantage over the tokens of a step. STEER's
+  Omega: expected change of the entropy by one token. Both predict how the entropy changes.
+"""
 Steps = list[dict[str, float]]
 
 
@@ -66,15 +79,26 @@ def _curve(axes: Axes, steps: Steps, key: str, unit: str, title: str) -> None:
 
 
 def _draw_law(axes: Axes, steps: Steps) -> None:
-    points = [(row["step_entropy"], row["reward"]) for row in steps if "reward" in row]
+    points = _points(steps)
     axes.plot([p[0] for p in points], [p[1] for p in points], "o", markersize=3)
     axes.set(xlabel="entropy, nats", ylabel="reward", title="Reward against entropy")
 
 
+def _points(steps: Steps) -> list[tuple[float, float]]:
+    """Entropy and reward of the steps that measured both."""
+    both = ("step_entropy", "reward")
+    return [(row[both[0]], row[both[1]]) for row in steps if all(key in row for key in both)]
+
+
 def law_lines(steps: Steps) -> list[str]:
     """The entropy law of a run and how well the predictors of entropy changes did."""
-    points = [(row["step_entropy"], row["reward"]) for row in steps if "reward" in row]
+    points = _points(steps)
     lines = []
+    if len(points) < MIN_STEPS:
+        return [
+            f"the law R = -a e^H + b and the correlations need {MIN_STEPS} steps; this run has "
+            f"{len(points)}"
+        ]
     try:
         law = fit_entropy_law([p[0] for p in points], [p[1] for p in points])
         lines.append(
@@ -95,9 +119,9 @@ def law_lines(steps: Steps) -> list[str]:
         pairs = [
             (sign * now[key], later["entropy_change"])
             for now, later in pairwise(steps)
-            if "entropy_change" in later
+            if "entropy_change" in later and key in now
         ]
-        if len(pairs) >= 2:
+        if len(pairs) >= MIN_STEPS - 1:
             found = agreement([p[0] for p in pairs], [p[1] for p in pairs])
             lines.append(
                 f"{name} against the measured change: correlation {found.correlation:.2f}, same "
@@ -108,6 +132,7 @@ def law_lines(steps: Steps) -> list[str]:
 
 def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyConfig) -> str:
     names = ", ".join(objective.type for objective in config.objectives)
+    is_plain = names == "none"
     samples = config.evaluation.samples
     rows = [
         ("accuracy (pass@1)", before.accuracy, after.accuracy),
@@ -125,16 +150,16 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
     lines = "\n".join(f"- {line}" for line in law_lines(steps))
     caveat = (
         ""
-        if names == "none"
+        if is_plain or len(steps) < MIN_STEPS
         else "\nThe law describes runs without entropy intervention; this one had one.\n"
     )
     versions = ", ".join(
         f"{name} {version}"
         for name, version in package_versions("trl", "transformers", "peft").items()
     )
-    return f"""# Policy run: {names}
+    return f"""# Policy run: {"plain GRPO, no objective" if is_plain else names}
 
-{len(steps)} optimizer steps in {seconds / 60:.1f} min on {machine()}; {versions}.
+{len(steps)} optimizer steps in {in_words(seconds)} on {machine()}; {versions}.
 
 | on {len(before.correct)} held-out problems, {samples} answers each | before | after |
 |---|---|---|
@@ -146,6 +171,9 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
 
 {lines}
 {caveat}
+## Legend
+
+{LEGEND}
 ## Config
 
 ```json

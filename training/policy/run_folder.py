@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ _OWN = (
 )
 """Names in a run folder, but for the checkpoints under way and the config."""
 
+_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", STATE_FILE)
+"""Files without which a run cannot be resumed, beside the weights."""
+
+_REMEDY = "delete this folder to resume from an earlier checkpoint, or start over with --fresh"
+
 _BYTES_TO_RESUME = 12
 """Of a trained float32 weight in a checkpoint: itself and AdamW's two moments."""
 _BYTES_TO_SERVE = 4
@@ -27,30 +33,44 @@ KEPT = 2
 """Checkpoints of a run under way; while a third is written, there are three."""
 
 
+def refuse_another_run(config: PolicyConfig, *, fresh: bool) -> None:
+    """Check that a run may use its folder; writes nothing.
+
+    Args:
+        config: Of the run.
+        fresh: Whether the run that is there will be discarded.
+
+    Raises:
+        TrainingError: A run with another config is there, or something else than a run.
+    """
+    path = config.run / CONFIG_FILE
+    if not path.is_file():
+        return
+    there = _config_in(path)
+    if there is None:
+        raise TrainingError(
+            f"{path} is not the config of a run: name another folder with --set run=FOLDER"
+        )
+    if not fresh:
+        _refuse_another(config.run, there, json.loads(resolved(config)))
+
+
 def claim(config: PolicyConfig, *, fresh: bool) -> None:
     """Write the config into the run folder.
 
     Args:
         config: Of the run.
-        fresh: Throw away the run that is there.
+        fresh: Discard the run that is there.
 
     Raises:
-        TrainingError: A run with another config is there, or something that is no run.
+        TrainingError: See `refuse_another_run`.
     """
-    run = config.run
-    text, path = resolved(config), run / CONFIG_FILE
-    if path.is_file():
-        there = _config_in(path)
-        if there is None:
-            raise TrainingError(
-                f"{path} is not of a run: name another folder with --set run=FOLDER"
-            )
-        if not fresh:
-            _refuse_another(run, there, json.loads(text))
-        else:
-            _clear(run)
+    refuse_another_run(config, fresh=fresh)
+    path = config.run / CONFIG_FILE
+    if path.is_file() and fresh:
+        _clear(config.run)
     staging = path.with_suffix(".tmp")
-    staging.write_text(text)
+    staging.write_text(resolved(config))
     staging.replace(path)
 
 
@@ -60,7 +80,7 @@ def _config_in(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except ValueError:
         return None
-    keys = {"run", "objectives", "rollout", "optimizer"}
+    keys = {"run", "objectives", "rollout", "loss"}
     return found if isinstance(found, dict) and keys <= found.keys() else None
 
 
@@ -98,6 +118,45 @@ def last_checkpoint(run: Path) -> Path | None:
     """The latest checkpoint that was written to its end."""
     found = [path for path in _checkpoints(run) if (path / STATE_FILE).is_file()]
     return max(found, key=step_of, default=None)
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Check that all files of a checkpoint can be read, before a model is loaded.
+
+    Raises:
+        TrainingError: One cannot; names it and says how to go on.
+    """
+    for path in sorted(checkpoint.iterdir()):
+        if reason := _damage(path):
+            raise TrainingError(f"{checkpoint} is damaged ({path.name} {reason}): {_REMEDY}")
+    if any(path.is_dir() for path in checkpoint.iterdir()):  # sharded by FSDP or DeepSpeed
+        return
+    missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
+    missing += [] if [*checkpoint.glob("*.safetensors")] else ["the weights"]
+    if missing:
+        raise TrainingError(f"{checkpoint} is damaged ({', '.join(missing)} missing): {_REMEDY}")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        if path.suffix == ".json":
+            if not isinstance(json.loads(path.read_text("utf-8")), dict):
+                return "is not an object"
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt"):
+                pass
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(path) as archive:
+                if bad := archive.testzip():
+                    return f"has a wrong checksum in {bad}"
+    except Exception as error:  # each format has errors of its own
+        return (
+            f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
+    return ""
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -138,7 +197,8 @@ def refuse_full_disk(config: PolicyConfig, num_trained: int) -> None:
     run = config.run
     needed = disk_needed(config, num_trained)
     there = sum(path.stat().st_size for path in run.glob("checkpoint*/*") if path.is_file())
-    free = shutil.disk_usage(run).free
+    nearest = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(nearest).free
     if free + there < needed:
         raise TrainingError(
             f"run: the checkpoints take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "

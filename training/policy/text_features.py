@@ -68,23 +68,6 @@ class CompletionTexts(NamedTuple):
     """Whether completions are turns of an agent with results of tools between them."""
 
 
-def final_text(completion: Any) -> str:
-    """The text that is graded: of a conversation the last message, if the policy wrote it.
-
-    A last message without content counts as "". So does a conversation that ends with the result
-    of a tool, because the policy's own last turn was cut to nothing.
-    """
-    if isinstance(completion, str):
-        return completion
-    last = completion[-1] if completion else {}
-    if last.get("role", "assistant") != "assistant":
-        return ""
-    content = last.get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content or ""
-
-
 def cluster_number(text: str) -> int:
     r"""A number that equal final answers share; -1 where there is no answer.
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOConfig
 
 from probes.laws import TemperatureLaw
 from training.objectives.batch import LossPlan, MicroBatch
@@ -39,6 +38,7 @@ from training.policy.rollouts.settings import BranchConfig, ServedConfig
 from training.policy.rollouts.source import STATISTICS, Grader, RolloutTrainer
 from training.policy.run_folder import STATE_FILE
 from training.policy.text_features import TextFeatureReader
+from training.policy.trl_import import GRPOConfig
 from training.policy.validation import CLIPPED, TrlSettings, advice, refuse_settings
 
 
@@ -332,7 +332,11 @@ class EntropyGRPOTrainer(RolloutTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.load_entropy_state(json.loads((Path(checkpoint) / STATE_FILE).read_text()))
+            path = Path(checkpoint) / STATE_FILE
+            try:
+                self.load_entropy_state(json.loads(path.read_text()))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{path} is not the state of a run: {error!r}") from error
 
 
 def refuse_equal_beliefs(dataset: Any) -> None:

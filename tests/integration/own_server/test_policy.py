@@ -98,7 +98,8 @@ class Rollouts:
 
     def __init__(self, server: Server, checkpoint: Path, run: Path, *changes: str) -> None:
         from training.policy.config import load_config
-        from training.policy.job import build_trainer, split_problems
+        from training.policy.job import build_trainer
+        from training.policy.preparation import split_problems
 
         small = ["rollout.prompts_per_step=1", "rollout.max_tokens=8", "optimizer.micro_batch=8"]
         drawn = ["rollout.backend=entrostat", f"rollout.server={server.url}"]

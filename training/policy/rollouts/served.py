@@ -26,7 +26,7 @@ _START = (
 
 
 class _Logprobs(BaseModel):
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
 
 
 class _Choice(BaseModel):
@@ -161,10 +161,7 @@ class ServedPolicy:
             body = {**common, "prompt": prompt, "n": count, "seed": seed + number * len(prompts)}
             answer = _completion(self._post("/completions", body), self._config.url)
             choices = sorted(answer.choices, key=lambda choice: choice.index)
-            return [
-                Draw(token_ids=one.token_ids, logprobs=one.logprobs.token_logprobs)
-                for one in choices
-            ]
+            return [_draw(one, self._config.url) for one in choices]
 
         with ThreadPoolExecutor(max_workers=min(len(groups), 32)) as threads:
             found = threads.map(ask, range(len(groups)), *zip(*groups, strict=True))
@@ -183,8 +180,22 @@ class ServedPolicy:
             raise TrainingError(f"{self._config.url} does not answer: {error.message}") from error
 
 
+def _draw(choice: _Choice, url: str) -> Draw:
+    logprobs = [value for value in choice.logprobs.token_logprobs if value is not None]
+    if len(logprobs) != len(choice.token_ids):
+        raise TrainingError(
+            f"{url} sent {len(choice.token_ids)} tokens with {len(logprobs)} log-probabilities: a "
+            "token without one cannot be weighed"
+        )
+    return Draw(token_ids=choice.token_ids, logprobs=logprobs)
+
+
 def _completion(answer: object, url: str) -> _Completion:
     try:
         return _Completion.model_validate(answer)
     except ValidationError as error:
-        raise TrainingError(f"{url} sent a completion without token ids") from error
+        finding = error.errors()[0]
+        where = ".".join(str(part) for part in finding["loc"])
+        raise TrainingError(
+            f"{url} sent a completion with a wrong {where}: {finding['msg']}"
+        ) from error

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
-from trl import GRPOTrainer
 
 from probes.laws import HapoLaw, TemperatureLaw
 from training.objectives.batch import MicroBatch, RolloutBatch
@@ -22,12 +21,14 @@ from training.objectives.distributed import Ranks
 from training.objectives.groups.arbitrary_entropy import Aepo
 from training.objectives.hapo import HapoObjective
 from training.objectives.requirements import RequiredTensor
+from training.policy.grading import final_text
 from training.policy.loss import ROLLOUT_LOGITS, ScoredTokens, ratio_limits, score_logits
 from training.policy.rollouts.branch import forks, is_root, with_replaced
 from training.policy.rollouts.sampler import Sampler
 from training.policy.rollouts.served import ServedPolicy
 from training.policy.rollouts.settings import BranchConfig
-from training.policy.text_features import CompletionTexts, TextFeatureReader, final_text
+from training.policy.text_features import CompletionTexts, TextFeatureReader
+from training.policy.trl_import import GRPOTrainer
 
 _OLD_POLICY = frozenset({RequiredTensor.OLD_LOGPROBS, RequiredTensor.OLD_ENTROPY}) | ROLLOUT_LOGITS
 _READ = frozenset(

@@ -10,7 +10,8 @@ from training.common.errors import TrainingError
 from training.datasets.problem import Problem
 from training.policy import configs as shipped
 from training.policy.config import PolicyConfig, load_config, resolved, shipped_configs
-from training.policy.job import conversation, is_right, right_answer, split_problems
+from training.policy.grading import ProblemGrader
+from training.policy.preparation import conversation, split_problems
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -127,10 +128,11 @@ def test_a_question_is_asked_with_its_instruction() -> None:
 
 def test_the_reward_is_the_grader() -> None:
     problem = split_problems(load_config("plain")).train[0]
-    row = {"problem": problem.model_dump_json()}
+    grader = ProblemGrader([problem])
     completions = [[{"role": "assistant", "content": f"It is {problem.answer}"}], "none"]
-    assert is_right(row, f"= {problem.answer}")
-    assert right_answer(completions, [row["problem"]] * 2) == [1.0, 0.0]
+    assert grader.is_right({"problem": 0}, f"= {problem.answer}")
+    assert grader.accuracy_reward(completions, [0, 0]) == [1.0, 0.0]
+    assert grader.accuracy_reward([[{"role": "tool", "content": problem.answer}]], [0]) == [0.0]
 
 
 def test_the_reward_is_the_graders_verdict_in_any_thread() -> None:
@@ -146,15 +148,15 @@ def test_the_reward_is_the_graders_verdict_in_any_thread() -> None:
         ("exact", "Paris", "Answer: \\boxed{Paris}", 1.0),
     ]
     problems = [
-        Problem.model_validate(
-            {"task": "t", "prompt": "?", "answer": answer, "grader": grader}
-        ).model_dump_json()
+        Problem.model_validate({"task": "t", "prompt": "?", "answer": answer, "grader": grader})
         for grader, answer, *_ in cases
     ]
-    texts = [text for _, _, text, _ in cases]
+    texts, indices = [text for _, _, text, _ in cases], range(len(cases))
+    reward = ProblemGrader(problems).accuracy_reward
     with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda _: right_answer(texts, problems), range(4)))
-    assert results == [[reward for *_, reward in cases]] * 4 == [right_answer(texts, problems)] * 4
+        results = list(threads.map(lambda _: reward(texts, indices), range(4)))
+    assert results == [[wanted for *_, wanted in cases]] * 4
+    assert reward(texts, indices) == results[0]
 
 
 def undescribed(schema: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from training.cli.probe import one_sentence_errors
 from training.common.errors import TrainingError
 from training.datasets.problem import Problem
 from training.objectives.registry import OBJECTIVES
-from training.policy import job
+from training.policy import job, preparation
 from training.policy.config import PolicyConfig, load_config, shipped_configs
 from training.policy.evaluation import Evaluation, evaluate
 from training.policy.job import train_policy
@@ -72,6 +72,10 @@ def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> Non
     report = (whole / "report.md").read_text()
     assert "steer, target_entropy" in report
     assert "R = -a e^H + b" in report
+    assert "need 10 steps; this run has 6" in report
+    assert "correlation " not in report.split("## Legend")[0]
+    for term in ("pass@k", "calibration error", "STEER's", "nats"):
+        assert term in report.split("## Legend")[1]
     assert (whole / "report.png").stat().st_size > 10_000
     assert json.loads((whole / "before.json").read_text())["entropies"]
 
@@ -92,7 +96,7 @@ def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
     (whole / "report.md").unlink()
     screen = StringIO()
     assert train_policy(config_in(whole, checkpoint), Console(file=screen)) == whole / "checkpoint"
-    assert "finished before" in screen.getvalue()
+    assert "is finished" in screen.getvalue()
     assert (whole / "report.md").read_text() == page
 
 
@@ -361,17 +365,19 @@ def test_a_test_set_of_the_hub_is_held_out_and_never_trained_on(
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
     config = config_in(tmp_path, checkpoint, 'task.tasks=["openai/gsm8k"]', "task.num_problems=100")
-    questions = job.split_problems(config)
+    questions = preparation.split_problems(config)
     assert [len(part) for part in questions] == [92, 8]
     assert {problem.prompt.split()[0] for problem in questions.train} == {"train"}
     assert {problem.prompt.split()[0] for problem in questions.held_out} == {"test"}
     with pytest.raises(TrainingError, match="MATH-500"):
-        job.split_problems(config_in(tmp_path, checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]'))
+        preparation.split_problems(
+            config_in(tmp_path, checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]')
+        )
 
 
 def test_every_task_is_held_out_and_trained_on(checkpoint: Path, tmp_path: Path) -> None:
     config = config_in(
         tmp_path, checkpoint, 'task.tasks=["arithmetic", "words"]', "task.num_problems=100"
     )
-    for part in job.split_problems(config):
+    for part in preparation.split_problems(config):
         assert {problem.task for problem in part} == {"arithmetic", "words"}

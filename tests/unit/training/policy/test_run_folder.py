@@ -64,6 +64,6 @@ def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, text: str, fresh: bool) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(TrainingError, match="is not of a run"):
+    with pytest.raises(TrainingError, match="is not the config of a run"):
         claim(config_in(tmp_path), fresh=fresh)
     assert (tmp_path / "config.json").read_text() == text

@@ -1,14 +1,16 @@
+from typing import Any
+
 import pytest
 import torch
 
 from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives.requirements import RequiredTensor
+from training.policy.grading import final_text
 from training.policy.text_features import (
     STRATEGY_PHRASES,
     CompletionTexts,
     TextFeatureReader,
     cluster_number,
-    final_text,
     sentence_steps,
     thinking_phases,
     turn_steps,
@@ -151,7 +153,7 @@ def test_phases_are_read_with_the_tokenizer_and_padding_is_in_none() -> None:
         ([], ""),
     ],
 )
-def test_the_graded_text_is_what_the_policy_said_last(completion: object, text: str) -> None:
+def test_the_graded_text_is_what_the_policy_said_last(completion: Any, text: str) -> None:
     assert final_text(completion) == text
 
 

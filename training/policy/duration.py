@@ -1,0 +1,22 @@
+"""Lengths of time in words."""
+
+LONG = 4 * 3600.0
+"""Seconds from which a run deserves a warning."""
+
+
+def in_words(seconds: float) -> str:
+    """A length of time in its two largest units, such as "3 h 20 min".
+
+    Args:
+        seconds: At least 0.
+    """
+    for name, size, smaller, part in (
+        ("days", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if seconds >= size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            unit = "day" if name == "days" and whole == 1 else name
+            return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
+    return f"{seconds:.0f} s"

@@ -25,6 +25,12 @@ _TEMPERATURE = Histogram(
 )
 _CLAMPED = Counter("entrostat_clamped_tokens", "Tokens whose entropy target was out of reach.")
 _REFUSED = Counter("entrostat_refused", "Requests refused for their `entropy` field.")
+_DROPPED = Counter(
+    "entrostat_telemetry_dropped_frames", "Frames of the workers that could not be read."
+)
+_QUEUE_FULL = Counter(
+    "entrostat_steering_queue_full", "Steered requests refused with 503 because too many wait."
+)
 _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["action"])
 
 
@@ -52,3 +58,13 @@ def asked(action: str) -> None:
 def refused() -> None:
     """Count one 400."""
     _REFUSED.inc()
+
+
+def dropped_frame() -> None:
+    """Count one telemetry frame that could not be read."""
+    _DROPPED.inc()
+
+
+def queue_full() -> None:
+    """Count one 503."""
+    _QUEUE_FULL.inc()

@@ -4,15 +4,18 @@ import asyncio
 import logging
 import signal
 from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.version import __version__ as vllm_version
 
 from server.commands.startup import tell_when_ready
 from server.requests.generation import ControlledEngine
+from server.requests.merge import HANDLERS, reporting
 from server.settings import settings
 from server.state import ServerState
 from server.worker.message import CONFIG_KEY
@@ -20,13 +23,6 @@ from server.worker.message import CONFIG_KEY
 logger = logging.getLogger("vllm.entrostat")
 
 _TESTED = "0.32."
-_HANDLERS = (
-    "openai_serving_chat",
-    "openai_serving_chat_batch",
-    "openai_serving_completion",
-    "openai_serving_responses",
-    "anthropic_serving_messages",
-)
 
 
 class EntrostatPlugin:
@@ -40,6 +36,7 @@ class EntrostatPlugin:
         from server.routes.table import attach_routes
 
         attach_routes(app, app.state.args)
+        app.include_router(APIRouter(lifespan=_telemetry_until_shutdown))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Load profiles and artifacts, start telemetry, stand between handlers and engine."""
@@ -48,9 +45,10 @@ class EntrostatPlugin:
         server = ServerState(settings(), engine_client, template)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
-        for name in _HANDLERS:
+        for name, method in HANDLERS.items():
             if (handler := getattr(state, name, None)) is not None:
                 handler.engine_client = controlled
+                setattr(handler, method, reporting(getattr(handler, method)))
         state.entrostat = server
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, server.profiles.reload)
@@ -63,6 +61,13 @@ class EntrostatPlugin:
             ", ".join(server.profiles),
             len(server.artifacts),
         )
+
+
+@asynccontextmanager
+async def _telemetry_until_shutdown(app: FastAPI) -> AsyncIterator[None]:
+    """Stop the receiver and remove its socket when the server ends."""
+    yield
+    await app.state.entrostat.telemetry.stop()
 
 
 def _check(config: Any) -> None:

@@ -23,7 +23,7 @@ class ServerState:
         ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
         servers = engine.vllm_config.parallel_config._api_process_count
-        self.admission = _admission(ours.get(VECTORS_KEY), servers)
+        self.admission = _admission(ours.get(VECTORS_KEY), servers, settings.steering_queue)
         self.telemetry = Telemetry()
         self.readings = ReadCache()
 
@@ -33,11 +33,11 @@ class ServerState:
         return {path.name for path in models.base_model_paths} | set(models.lora_requests)
 
 
-def _admission(vectors: int | None, servers: int) -> Admission | None:
-    """This API server's share of the steerings in use at once; None if nobody has to wait.
+def _admission(vectors: int | None, servers: int, max_waiting: int) -> Admission | None:
+    """This API server's share of the steering configs in flight; None if no request has to wait.
 
     Raises:
-        ValueError: There are fewer steerings than API servers.
+        ValueError: There are fewer steering configs than API servers.
     """
     if vectors is None:
         return None
@@ -46,7 +46,7 @@ def _admission(vectors: int | None, servers: int) -> Admission | None:
             f"--max-steering-vectors {vectors} is too few for {servers} API servers: give at least "
             "one each"
         )
-    return Admission(vectors // servers)
+    return Admission(vectors // servers, max_waiting)
 
 
 def state_of(request: Request) -> ServerState:

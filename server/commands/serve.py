@@ -89,6 +89,7 @@ def serve(
         os.environ["ENTROSTAT_PROFILES"] = str(profiles.resolve())
     if artifacts is not None:
         os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
+    os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
     runner = _choose_runner(model_runner)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
@@ -118,6 +119,18 @@ def _check_own_flags(profiles: Path | None, artifacts: Path | None) -> None:
         _fail(error)
     if artifacts is not None and not artifacts.is_dir():
         _fail(f"--artifacts {artifacts}: no such folder")
+
+
+def _cache_secret() -> str:
+    """The secret of this deployment, drawn once for all its API servers unless it is set."""
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings().cache_secret.get_secret_value()
+    except ValidationError as error:
+        _fail(_one_sentence(error))
 
 
 def _choose_runner(flag: Runner | None) -> Runner:

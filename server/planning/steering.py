@@ -1,6 +1,7 @@
 """Steering in the API server: what a request's vectors mean, and who may share a cache."""
 
 import hashlib
+import hmac
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from server.wire.request import Steer
 from server.worker.message import steering_control
 
 _PARAM = "entropy.steering"
+_OWN_SALT = "entrostat:"
 
 
 class SteeringPlan(NamedTuple):
@@ -28,7 +30,7 @@ class SteeringPlan(NamedTuple):
     """Whether the whole prompt is steered."""
     reports: list[SteeringReport]
 
-    def salted(self, prompt: Any) -> Any:
+    def salted(self, prompt: Any, secret: str) -> Any:
         """The prompt, kept apart in the prefix cache from all that is steered in another way.
 
         Steered states must not meet unsteered ones. The key holds the vectors' contents, not their
@@ -38,12 +40,27 @@ class SteeringPlan(NamedTuple):
 
         Args:
             prompt: As vLLM renders it, a mapping with its tokens or their embeddings.
+            secret: Of the deployment: without it a client could compute the salt and send it with
+                an unsteered request of its own, whose states a steered one would then take over.
         """
         tokens, embeds = prompt.get("prompt_token_ids"), prompt.get("prompt_embeds")
         length = length_from_prompt_token_ids_or_embeds(tokens, embeds)
         place = "all" if self.everywhere else str(length)
         parts = [self.control["key"], place, prompt.get("cache_salt") or ""]
-        return {**prompt, "cache_salt": hashlib.sha256("|".join(parts).encode()).hexdigest()}
+        digest = hmac.new(secret.encode(), "|".join(parts).encode(), "sha256").hexdigest()
+        return {**prompt, "cache_salt": _OWN_SALT + digest}
+
+
+def unforged(prompt: Any) -> Any:
+    """The prompt of an unsteered request, whose client's salt cannot equal one of ours.
+
+    Args:
+        prompt: As vLLM renders it; anything else stays as it is.
+    """
+    salt = prompt.get("cache_salt") if isinstance(prompt, dict) else None
+    if not isinstance(salt, str) or not salt.startswith(_OWN_SALT):
+        return prompt
+    return {**prompt, "cache_salt": "client:" + hashlib.sha256(salt.encode()).hexdigest()}
 
 
 def plan_steering(wanted: Sequence[Steer], artifacts: Artifacts) -> SteeringPlan:

@@ -1,58 +1,117 @@
-"""Who may be steered now: a few kinds of steering at once, first come, first served."""
+"""FIFO admission of steered requests: caps the number of distinct steering configs in flight."""
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+RETRY_AFTER = 1
+"""Seconds after which a refused client may ask again: about the length of a short answer."""
+
+
+class QueueFull(Exception):
+    """Too many requests wait already; the client may ask again after `RETRY_AFTER` seconds."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(
+            f"{waiting} steered requests wait already: try again later, or start the server with a "
+            "larger --max-steering-vectors"
+        )
+
 
 class Admission:
-    """Lets requests in while the kinds of steering among them are few enough.
+    """Admits requests in their order while their distinct steering configs are few enough.
 
-    Requests of one kind share its place. Nobody overtakes: one whose kind is in already still waits
-    behind those that came before it, or a popular kind would keep the others out for ever.
+    Requests with the same config share its place. No request overtakes: one whose config is in
+    flight waits behind those that came before it, else a popular config starves the others.
     """
 
-    def __init__(self, capacity: int) -> None:
-        """Start empty.
+    def __init__(self, capacity: int, max_waiting: int = 1024) -> None:
+        """Admit nobody yet.
 
         Args:
-            capacity: Kinds at once, at least one.
+            capacity: Distinct configs at once, at least one.
+            max_waiting: Requests that may wait; further ones are refused.
         """
         assert capacity > 0
         self._capacity = capacity
+        self._max_waiting = max_waiting
         self._users = Counter[str]()
         self._queue = deque[tuple[str, asyncio.Future[None]]]()
+        self._waiting = 0
 
-    @asynccontextmanager
-    async def admit(self, kind: str) -> AsyncIterator[None]:
-        """Wait for one's turn and keep the place while the block runs.
+    def reserve(self, config: str) -> "Reservation":
+        """Announce a request before its first engine call.
 
         Args:
-            kind: The key of a steering.
+            config: The key of a steering config.
+
+        Raises:
+            QueueFull: It would have to wait, and too many do.
+        """
+        if self._waiting >= self._max_waiting and not self._has_room(config):
+            raise QueueFull(self._waiting)
+        self._waiting += 1
+        return Reservation(self, config)
+
+    def withdraw(self) -> None:
+        """Take back one reservation."""
+        self._waiting -= 1
+
+    def _has_room(self, config: str) -> bool:
+        return not self._queue and (config in self._users or len(self._users) < self._capacity)
+
+    @asynccontextmanager
+    async def admit(self, config: str) -> AsyncIterator[None]:
+        """Wait for a place and keep it while the block runs.
+
+        Args:
+            config: The key of a steering config.
         """
         turn = asyncio.get_running_loop().create_future()
-        self._queue.append((kind, turn))
+        self._queue.append((config, turn))
         self._call_next()
         try:
             await turn
             yield
         finally:
             if not turn.cancel() and not turn.cancelled():  # its turn had come
-                self._leave(kind)
+                self._leave(config)
             self._call_next()
 
-    def _leave(self, kind: str) -> None:
-        self._users[kind] -= 1
-        if not self._users[kind]:
-            del self._users[kind]
+    def _leave(self, config: str) -> None:
+        self._users[config] -= 1
+        if not self._users[config]:
+            del self._users[config]
 
     def _call_next(self) -> None:
         while self._queue:
-            kind, turn = self._queue[0]
+            config, turn = self._queue[0]
             if not turn.cancelled():
-                if kind not in self._users and len(self._users) == self._capacity:
+                if config not in self._users and len(self._users) == self._capacity:
                     return
-                self._users[kind] += 1
+                self._users[config] += 1
                 turn.set_result(None)
             self._queue.popleft()
+
+
+class Reservation:
+    """One HTTP request; it counts as waiting until its first engine call is admitted."""
+
+    def __init__(self, admission: Admission, config: str) -> None:
+        self._admission = admission
+        self._config = config
+        self._open = True
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[None]:
+        """Wait for a place for one engine call and keep it while the block runs."""
+        async with self._admission.admit(self._config):
+            self.release()
+            yield
+
+    def release(self) -> None:
+        """Count as waiting no longer."""
+        if self._open:
+            self._open = False
+            self._admission.withdraw()

@@ -1,67 +1,208 @@
-"""From a trace to what the client reads. Pure."""
+"""Puts reports into what vLLM's handlers return, above them.
 
-import math
-from collections.abc import Sequence
+A report stays a pydantic model: vLLM's own route dumps it together with the answer. In streams it
+goes on events that vLLM sends anyway, never behind the last one, because clients take what they
+read last for the whole (`usage` in the OpenAI SDK).
+"""
 
-from probes.laws import EntropyTargetLaw
-from server.planning.plan import Plan
-from server.requests.telemetry import Token
-from server.wire.report import Report, TokenReport
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import wraps
+from typing import Any
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
-    """Tokens as the client sees them, ready for JSON."""
-    return [
-        TokenReport(entropy=_number(entropy), temperature=_number(temperature))
-        for entropy, temperature in tokens
-    ]
+from server import metrics
+from server.requests.generation import AnswerChoice, Generation, current
+from server.requests.report import summarise, token_reports
+from server.requests.sse import only_opens, parse, sse
+from server.wire.report import Report
 
+Handler = Callable[..., Awaitable[Any]]
 
-def summarise(plan: Plan, tokens: Sequence[Token], produced: int) -> Report:
-    """The report of one completion.
-
-    Args:
-        plan: What ruled it.
-        tokens: Its trace, as far as it arrived.
-        produced: How many tokens it has.
-    """
-    entropies = [entropy for entropy, _ in tokens if not math.isnan(entropy)]
-    temperatures = [temperature for _, temperature in tokens if not math.isnan(temperature)]
-    return Report(
-        profile=plan.profile,
-        law=None if plan.law is None else plan.law.type,
-        entropy_mean=_mean(entropies),
-        entropy_max=max(entropies, default=None),
-        temperature_mean=_mean(temperatures),
-        num_tokens=len(tokens),
-        num_clamped=_num_clamped(plan, temperatures),
-        tokens=token_reports(tokens) if plan.trace == "tokens" else None,
-        steering=None if plan.steering is None else plan.steering.reports,
-        fallback=_fallback(tokens, produced),
-    )
+HANDLERS = {
+    "openai_serving_chat": "create_chat_completion",
+    "openai_serving_chat_batch": "create_batch_chat_completion",
+    "openai_serving_completion": "create_completion",
+    "openai_serving_responses": "create_responses",
+    "anthropic_serving_messages": "create_messages",
+}
+"""vLLM's handlers that take controls, by their name in the app's state, and the method to merge."""
 
 
-def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
-    if any(math.isnan(temperature) for _, temperature in tokens):
-        return "control_failed"
-    if any(math.isnan(entropy) for entropy, _ in tokens):
-        return "no_entropy"
-    return "trace_lost" if len(tokens) < produced else None
+class ReportedMessagesResponse(AnthropicMessagesResponse):
+    """vLLM's Messages answer with its report."""
+
+    entropy: Report | None = None
+    """What was measured and applied; present when the request asked for control."""
 
 
-def _num_clamped(plan: Plan, temperatures: Sequence[float]) -> int | None:
-    if not isinstance(plan.law, EntropyTargetLaw):
-        return None
-    limits = (plan.law.temperature_min, plan.law.temperature_max)
-    return sum(
-        any(math.isclose(temperature, limit, rel_tol=1e-5) for limit in limits)
-        for temperature in temperatures
-    )
+def reporting(handle: Handler) -> Handler:
+    """A method of a handler whose result carries the reports of the current generation."""
+
+    @wraps(handle)
+    async def handle_and_report(*args: Any, **kwargs: Any) -> Any:
+        result = await handle(*args, **kwargs)
+        generation = current()
+        if generation is None or isinstance(result, ErrorResponse):
+            return result
+        merge = Merge(generation)
+        if isinstance(result, AsyncGenerator):
+            return merge.stream(result)
+        return await merge.answer(result)
+
+    return handle_and_report
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+class Merge:
+    """Reports of one generation."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._plan = generation.plan
+        self._lost = False
+
+    async def answer(self, body: Any) -> Any:
+        """An answer in one piece with its reports.
+
+        Args:
+            body: What the handler made: with `choices`, or one answer (Responses, Messages).
+        """
+        generation = self._generation
+        if self._plan.trace == "none":  # nothing was recorded but the class, which a header tells
+            if self._plan.difficulty is not None and generation.choices:
+                call, completion = generation.choices[0]
+                assert call.difficulty is not None
+                generation.label = (await call.difficulty.report(completion)).label
+            return body
+        reports = []
+        for choice in generation.choices:
+            reports.append(await self.report(choice))
+            await asyncio.sleep(0)  # 16,384 choices take a second together
+        generation.reports = reports
+        choices = getattr(body, "choices", None)
+        if choices is not None:
+            for one in choices:
+                one.entropy = reports[one.index] if one.index < len(reports) else None
+        elif reports:  # the last call's, where tools made several
+            if isinstance(body, AnthropicMessagesResponse):
+                fields = {name: getattr(body, name) for name in body.model_fields_set}
+                return ReportedMessagesResponse(**fields, entropy=reports[-1])
+            body.entropy = reports[-1]
+        return body
+
+    async def report(self, choice: AnswerChoice) -> Report:
+        """The final report of a choice."""
+        call, completion = choice
+        await self._complete(choice, 0)
+        produced = call.produced[completion]
+        report = summarise(self._plan, call.trace.get(completion, 0, produced), produced)
+        if call.difficulty is not None:
+            report.difficulty = await call.difficulty.report(completion)
+            if report.difficulty.source == "fallback":
+                report.fallback = report.fallback or "probe_unavailable"
+        metrics.observe(report)
+        return report
+
+    async def _complete(self, choice: AnswerChoice, start: int) -> None:
+        """Wait for the trace to catch up with the answer; after one timeout, do not wait again."""
+        if not self._lost:
+            deadline = time.monotonic() + self._generation.timeout
+            stop = choice.call.produced[choice.completion]
+            self._lost = not await choice.call.trace.wait(choice.completion, start, stop, deadline)
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def stream(self, events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        """The events of a handler, with reports, under the plan while the handler runs.
+
+        Args:
+            events: Server-sent events as text, or the event objects of the Responses API.
+        """
+        async with aclosing(events):
+            while True:
+                with self._generation.applied():
+                    try:
+                        event = await anext(events)
+                    except StopAsyncIteration:
+                        return
+                yield event if self._plan.trace == "none" else await self._reported(event)
+
+    async def _reported(self, event: Any) -> Any:
+        if not isinstance(event, str):
+            if getattr(event, "type", None) == "response.completed" and self._generation.choices:
+                event.response.entropy = await self.report(self._generation.choices[-1])
+            return event
+        kind, data = parse(event)
+        if not isinstance(data, dict):  # a comment that keeps the connection, or [DONE]
+            return event
+        if kind is not None:
+            return await self._message_event(kind, event, data)
+        changed = False
+        for part in data.get("choices") or ():
+            if (addition := await self._part(part)) is not None:
+                part["entropy"] = addition
+                changed = True
+        return sse(data) if changed else event
+
+    async def _part(self, part: dict[str, Any]) -> dict[str, Any] | None:
+        """What to add to a choice of a chunk: its tokens, and on its last chunk the summary."""
+        position = part["index"]
+        if only_opens(part) or position >= len(self._generation.choices):
+            return None
+        choice = self._generation.choices[position]
+        tokens = await self._new_tokens(choice)
+        if part.get("finish_reason") is None:
+            return None if tokens is None else {"tokens": tokens}
+        summary = await self.report(choice)
+        return {**summary.model_dump(exclude={"tokens"}), "tokens": tokens}
+
+    async def _message_event(self, kind: str, event: str, data: dict[str, Any]) -> str:
+        """An event of the Messages API: tokens on the deltas, the summary where it stops."""
+        if not self._generation.choices:
+            return event
+        choice = self._generation.choices[0]
+        if kind == "message_delta":
+            summary = await self.report(choice)
+            tokens = await self._new_tokens(choice)
+            data["entropy"] = {**summary.model_dump(exclude={"tokens"}), "tokens": tokens}
+        elif kind == "content_block_delta":
+            if (tokens := await self._new_tokens(choice)) is None:
+                return event
+            data["entropy"] = {"tokens": tokens}
+        else:
+            return event
+        return f"event: {kind}\n{sse(data)}"
+
+    async def _new_tokens(self, choice: AnswerChoice) -> list[dict[str, Any]] | None:
+        """The tokens since the last chunk; None if there are none or the request wants none."""
+        call, completion = choice
+        start, stop = call.reported[completion], call.produced[completion]
+        if self._plan.trace != "tokens" or start == stop:
+            return None
+        await self._complete(choice, start)
+        call.reported[completion] = stop
+        return [one.model_dump() for one in token_reports(call.trace.get(completion, start, stop))]
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+class ClosingStream(StreamingResponse):
+    """A stream that closes its generation however it ends, also if it never begins."""
+
+    def __init__(self, response: StreamingResponse, generation: Generation) -> None:
+        super().__init__(
+            response.body_iterator, response.status_code, background=response.background
+        )
+        self.raw_headers = response.raw_headers
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._generation.close()

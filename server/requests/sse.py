@@ -1,11 +1,11 @@
-"""Server-sent events as vLLM writes them: read one, write one, make the last one."""
+"""Server-sent events as vLLM writes them: read one, write one."""
 
 import json
 from typing import Any
 
 
 def only_opens(choice: dict[str, Any]) -> bool:
-    """Whether this part of a chunk names the role and says nothing yet; its token comes next."""
+    """Whether this part of a chunk only names the role; the token it was sent for comes next."""
     delta = choice.get("delta") or {}
     return "role" in delta and not delta.get("content") and choice.get("finish_reason") is None
 
@@ -25,22 +25,3 @@ def parse(event: str) -> tuple[str | None, Any]:
             text = line[6:]
             return kind, text if text == "[DONE]" else json.loads(text)
     return kind, None
-
-
-def summary_chunk(last: dict[str, Any], reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """A last chunk without text that carries the summary of every choice."""
-    empty: dict[str, Any] = {"delta": {}} if "delta" in last["choices"][0] else {"text": ""}
-    chunk: dict[str, Any] = {
-        key: last[key] for key in ("id", "object", "created", "model") if key in last
-    }
-    chunk["choices"] = [
-        {
-            "index": position,
-            **empty,
-            "logprobs": None,
-            "finish_reason": None,
-            "entropy": {**report, "tokens": None},
-        }
-        for position, report in reports.items()
-    ]
-    return chunk

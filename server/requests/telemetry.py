@@ -6,9 +6,12 @@ several API servers, several engines and several completions per request need no
 
 import asyncio
 import itertools
+import logging
 import os
+import socket
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +21,14 @@ import zmq
 import zmq.asyncio
 
 from probes.difficulty.strategies import Difficulty
+from server import metrics
 from server.worker.records import DECISION, read_frame
 
+logger = logging.getLogger("vllm.entrostat")
+
+_PREFIX = "entrostat-"
+_NEW = 60.0
+"""Seconds; a younger socket may belong to a server that does not listen yet."""
 Token = tuple[float, float]
 """Entropy in nats and applied temperature; NaN where there was none."""
 
@@ -32,29 +41,41 @@ class Decision(NamedTuple):
     """By the value of `Difficulty`; NaN when the model's state was not finite."""
 
 
+class _Tokens:
+    """The tokens of one completion, and how many of them have arrived without a gap."""
+
+    def __init__(self) -> None:
+        self.by_index: dict[int, Token] = {}
+        self.leading = 0
+
+
 class TraceBuffer:
     """The trace of one `generate` call, by completion, filling up as records arrive."""
 
     def __init__(self, identifier: int) -> None:
         self.id = identifier
-        self._tokens: dict[int, dict[int, Token]] = {}
+        self._tokens = defaultdict[int, _Tokens](_Tokens)
         self.decisions: dict[int, Decision] = {}
         """By completion."""
         self._arrived = asyncio.Event()
 
     def put(self, choice: int, index: int, token: Token) -> None:
         """Store a record; a later one for the same token wins (a preempted step was repeated)."""
-        self._tokens.setdefault(choice, {})[index] = token
+        tokens = self._tokens[choice]
+        tokens.by_index[index] = token
+        while tokens.leading in tokens.by_index:
+            tokens.leading += 1
         self._arrived.set()
 
     def has(self, choice: int, start: int, stop: int) -> bool:
-        """Whether every token in [start, stop) is here."""
-        tokens = self._tokens.get(choice, {})
-        return all(index in tokens for index in range(start, stop))
+        """Whether every token in [start, stop) is here. Looks at no token twice."""
+        tokens = self._tokens[choice]
+        missing = range(max(start, tokens.leading), stop)
+        return all(index in tokens.by_index for index in missing)
 
     def get(self, choice: int, start: int, stop: int) -> list[Token]:
         """The tokens in [start, stop) that are here, in order."""
-        tokens = self._tokens.get(choice, {})
+        tokens = self._tokens[choice].by_index
         return [tokens[index] for index in range(start, stop) if index in tokens]
 
     async def wait(self, choice: int, start: int, stop: int, deadline: float) -> bool:
@@ -97,7 +118,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         # Short and private: a Unix socket path may have 107 characters.
-        name = f"entrostat-{os.getpid()}-{uuid4().hex[:8]}"
+        name = f"{_PREFIX}{os.getpid()}-{uuid4().hex[:8]}"
         self._path = Path(tempfile.gettempdir()) / name
         self.address = f"ipc://{self._path}"
         self._ids = itertools.count(1)
@@ -106,14 +127,25 @@ class Telemetry:
         self._socket: zmq.asyncio.Socket | None = None
         self._context: zmq.asyncio.Context | None = None
 
+    @property
+    def num_open(self) -> int:
+        """Traces that were started and not closed."""
+        return len(self._open)
+
+    @property
+    def receives(self) -> bool:
+        """Whether the receiver runs."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
         """Bind and start receiving; call inside the event loop."""
+        remove_stale_sockets(self._path.parent)
         self._context = zmq.asyncio.Context()
-        self._socket = socket = self._context.socket(zmq.PULL)
-        socket.setsockopt(zmq.RCVHWM, 100_000)
-        socket.bind(self.address)
+        self._socket = receiver = self._context.socket(zmq.PULL)
+        receiver.setsockopt(zmq.RCVHWM, 100_000)
+        receiver.bind(self.address)
         self._path.chmod(0o600)
-        self._task = asyncio.create_task(self._receive(socket), name="entrostat-telemetry")
+        self._task = asyncio.create_task(self._receive(receiver), name="entrostat-telemetry")
 
     async def stop(self) -> None:
         """Stop receiving and remove the socket."""
@@ -133,19 +165,27 @@ class Telemetry:
         return trace
 
     def close(self, trace: TraceBuffer) -> None:
-        """Forget a trace; records that still come for it are dropped."""
+        """Drop a trace; records that still come for it are ignored."""
         self._open.pop(trace.id, None)
 
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
-        while True:
-            self.feed(await socket.recv())
+    async def _receive(self, receiver: zmq.asyncio.Socket) -> None:
+        try:
+            while True:
+                self.feed(await receiver.recv())
+        except Exception:
+            logger.exception("entrostat: the telemetry receiver ended; /ready answers 503")
+            raise
 
     def feed(self, frame: bytes) -> None:
-        """Distribute one frame. A malformed one is dropped: its traces will be found incomplete."""
+        """Distribute one frame. One that cannot be read is dropped and counted."""
         try:
-            records = read_frame(frame)
-        except ValueError:
-            return
+            self._distribute(frame)
+        except Exception as error:  # whatever a frame holds, the next one is received
+            metrics.dropped_frame()
+            logger.warning("entrostat: a telemetry frame was dropped: %s", error)
+
+    def _distribute(self, frame: bytes) -> None:
+        records = read_frame(frame)
         decides = records.dtype == DECISION
         for identifier, choice, what, *values in records.tolist():
             if (trace := self._open.get(identifier)) is None:
@@ -154,3 +194,23 @@ class Telemetry:
                 trace.decide(choice, Decision(Difficulty(what), tuple(values)))
             else:
                 trace.put(choice, what, tuple(values))
+
+
+def remove_stale_sockets(folder: Path) -> None:
+    """Delete sockets that a killed server left behind: those that nobody listens to."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        try:
+            if path.is_socket() and time.time() - path.stat().st_mtime > _NEW and _is_dead(path):
+                path.unlink()
+        except OSError as error:  # it is gone, or another user's
+            logger.debug("entrostat: %s stays: %s", path, error)
+
+
+def _is_dead(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.settimeout(1.0)
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False

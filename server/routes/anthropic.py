@@ -8,13 +8,12 @@ from vllm.entrypoints.anthropic import api_router as vllm_route
 from vllm.entrypoints.anthropic.protocol import (
     AnthropicErrorResponse,
     AnthropicMessagesRequest,
-    AnthropicMessagesResponse,
 )
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
+from server.requests.merge import ReportedMessagesResponse
 from server.routes.controlled import run_controlled
-from server.routes.openai import CONTROL, REPORT, ControlField
-from server.wire.report import Report
+from server.routes.openai import CONTROL, ControlField
 
 router = APIRouter()
 
@@ -23,12 +22,6 @@ class ControlledMessagesRequest(AnthropicMessagesRequest):
     """vLLM's Messages request with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)
-
-
-class ReportedMessagesResponse(AnthropicMessagesResponse):
-    """vLLM's Messages answer with its report."""
-
-    entropy: Report | None = Field(None, description=REPORT)
 
 
 @router.post(

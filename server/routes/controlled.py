@@ -4,17 +4,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from probes.difficulty.strategies import with_text
 from server import metrics
-from server.errors import BadControl, bad_request
+from server.errors import BadControl
 from server.planning.plan import Plan, Said, Wanted, make_plan, split_model
 from server.requests.difficulty import Extend
-from server.requests.generation import Generation, current
+from server.requests.generation import Generation
+from server.requests.merge import ClosingStream
 from server.routes.inquiry import play, refuse_unplayable
 from server.state import ServerState, state_of
 from server.worker.message import reserved_keys
@@ -29,30 +31,33 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         request: A vLLM request model with a field `entropy: Control | None`.
         raw_request: The HTTP request.
         vllm_route: vLLM's handler of this path.
+
+    Raises:
+        BadControl: The request asks for something that cannot be done.
+        QueueFull: Too many steered requests wait already.
     """
-    # A request that came behind another one on the same connection starts in a copy of its context.
-    current.set(None)
     state = state_of(raw_request)
-    try:
-        generation = _plan(request, raw_request, state)
-    except BadControl as error:
-        metrics.refused()
-        return bad_request(str(error), error.param)
+    generation = _plan(request, raw_request, state)
     if generation is None:
         return await vllm_route(request, raw_request=raw_request)
     metrics.planned(generation.plan)
     if generation.plan.inquiry is not None:
         return await _play(request, raw_request, state, generation.plan)
-    current.set(generation)
     try:
-        response = await vllm_route(request, raw_request=raw_request)
+        with generation.applied():
+            response = await vllm_route(request, raw_request=raw_request)
     except BaseException:
         generation.close()
         raise
-    if not isinstance(response, Response):  # the client left
+    if isinstance(response, Response):  # None if the client left
+        response.headers.update(generation.headers())
+    if isinstance(response, StreamingResponse):
+        return ClosingStream(response, generation)
+    if getattr(request, "background", False) and response is not None:
+        generation.release()  # the engine is yet to be called
+    else:
         generation.close()
-        return response
-    return await generation.finish(response)
+    return response
 
 
 async def _play(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
@@ -61,11 +66,7 @@ async def _play(request: Any, raw_request: Request, state: ServerState, plan: Pl
     async def turn(request: Any, raw_request: Request) -> Response:
         return await play(request, raw_request, state, plan)
 
-    try:
-        return await with_cancellation(turn)(request, raw_request)
-    except BadControl as error:
-        metrics.refused()
-        return bad_request(str(error), error.param)
+    return await with_cancellation(turn)(request, raw_request)
 
 
 def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation | None:
@@ -82,7 +83,7 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     )
     control, request.entropy = request.entropy, None
     wanted = Wanted(control, suffix, raw_request.headers.get("x-entropy-profile"))
-    said = Said(request.temperature, getattr(request, "reasoning_effort", None))
+    said = Said(request.temperature, _effort(request))
     plan = make_plan(wanted, state.profiles, state.artifacts, said)
     if plan is None:
         return None
@@ -107,24 +108,45 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
     return Generation(plan, state.telemetry, timeout, extend, state.admission)
 
 
+def _effort(request: Any) -> str | None:
+    """The effort that a request names, in chat or in Anthropic's `output_config`."""
+    if isinstance(request, AnthropicMessagesRequest):
+        return None if request.output_config is None else request.output_config.effort
+    effort: str | None = getattr(request, "reasoning_effort", None)
+    return effort
+
+
 def _why_unreadable(request: Any, raw_request: Request) -> str | None:
     """Why this request has no question that a difficulty probe could read; None if it has."""
-    if not isinstance(request, ChatCompletionRequest):
-        return "the difficulty of a question is read in /v1/chat/completions alone"
+    if not isinstance(request, ChatCompletionRequest | AnthropicMessagesRequest):
+        return "the difficulty of a question is read in /v1/chat/completions and /v1/messages alone"
     if request.model in raw_request.app.state.openai_serving_models.lora_requests:
         return f"the probe reads the base model, not its adapter `{request.model}`"
-    last = request.messages[-1] if request.messages else None
+    chat, _ = _as_chat(request, raw_request)
+    last = chat.messages[-1] if chat.messages else None
     if not isinstance(last, Mapping) or last.get("role") != "user" or not last.get("content"):
         return "the last message must be the user's: it is the question"
     return None
 
 
-def _extender(request: ChatCompletionRequest, raw_request: Request) -> Extend:
+def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest, Any]:
+    """The chat request that vLLM answers, and its handler."""
+    state = raw_request.app.state
+    if isinstance(request, ChatCompletionRequest):
+        return request, state.openai_serving_chat
+    handler = state.anthropic_serving_messages
+    chat = handler.to_chat_completion_request(
+        request, merge_inline_system=handler._merge_inline_system
+    )
+    return chat, handler
+
+
+def _extender(request: Any, raw_request: Request) -> Extend:
     """Render the chat again with a text after the question, which keeps its prefix cached."""
 
     async def extend(text: str) -> Any | None:
-        longer = request.model_copy(update={"messages": _extended(request.messages, text)})
-        handler = raw_request.app.state.openai_serving_chat
+        chat, handler = _as_chat(request, raw_request)
+        longer = chat.model_copy(update={"messages": _extended(chat.messages, text)})
         try:
             rendered = await handler.render_chat_request(longer)
         except ValueError:  # too long for the model, which the question alone is not

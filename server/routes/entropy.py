@@ -43,6 +43,8 @@ async def ready(raw_request: Request) -> JSONResponse:
         reason = f"the engine gave no sign of progress in {state.settings.ready_timeout:g} s"
     except Exception as error:  # whatever it is, a server that cannot say is not ready
         reason = f"the engine does not answer: {type(error).__name__}"
+    if reason is None and not state.telemetry.receives:
+        reason = "the telemetry receiver ended: answers carry no measurements"
     body = Readiness(
         ready=reason is None, steps=steps, artifacts=len(state.artifacts), reason=reason
     )

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from server import metrics
 from server.errors import BadControl, bad_request, error_body
+from server.requests.admission import RETRY_AFTER, QueueFull
 
 
 def shape_errors(app: FastAPI) -> None:
@@ -18,6 +19,7 @@ def shape_errors(app: FastAPI) -> None:
     """
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(BadControl)(_refusal)
+    app.exception_handler(QueueFull)(_queue_full)
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
@@ -31,3 +33,9 @@ async def _refusal(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BadControl)
     metrics.refused()
     return bad_request(str(error), error.param)
+
+
+async def _queue_full(_: Request, error: Exception) -> JSONResponse:
+    metrics.queue_full()
+    body = error_body(str(error), "ServiceUnavailableError", None, 503)
+    return JSONResponse(body, status_code=503, headers={"Retry-After": str(RETRY_AFTER)})

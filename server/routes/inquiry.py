@@ -16,7 +16,7 @@ from server.inquiry.conversation import read_conversation
 from server.inquiry.engine_reads import Reads
 from server.inquiry.turn import inquire
 from server.planning.plan import Plan
-from server.requests.sse import sse, summary_chunk
+from server.requests.sse import sse
 from server.state import ServerState
 from server.wire.report import Report
 
@@ -112,20 +112,18 @@ async def _events(
     usage: dict[str, Any] | None,
     report: dict[str, Any] | None,
 ) -> AsyncIterator[str]:
-    """The answer as a stream: role, text, end, usage if wanted, report, done."""
+    """The answer as a stream: role, text, end with the report, usage if wanted, done."""
     envelope = {**envelope, "object": "chat.completion.chunk"}
     parts: list[tuple[dict[str, Any], str | None]] = [
         ({"role": "assistant", "content": ""}, None),
         ({"content": text}, None),
         ({}, "stop"),
     ]
-    chunk: dict[str, Any] = {}
     for delta, finish in parts:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        chunk = {**envelope, "choices": [choice]}
-        yield sse(chunk)
+        if finish is not None and report is not None:
+            choice["entropy"] = report
+        yield sse({**envelope, "choices": [choice]})
     if usage is not None:
         yield sse({**envelope, "choices": [], "usage": usage})
-    if report is not None:
-        yield sse(summary_chunk(chunk, {0: report}))
     yield "data: [DONE]\n\n"

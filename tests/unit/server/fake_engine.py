@@ -68,13 +68,15 @@ class FakeEngine:
         try:
             control = (params.extra_args or {}).get(KEY)
             produced = [0] * params.n
-            for step in self.script:
+            last = {choice: at for at, step in enumerate(self.script) for choice, _ in step}
+            for at, step in enumerate(self.script):
                 for choice, count in step:
                     indices = range(produced[choice], produced[choice] + count)
                     produced[choice] += count
                     if control is not None and control["trace"]:
                         self._measure(control["trace"], choice, indices)
-                yield self._output(params, step, produced)
+                ends = {choice for choice, _ in step if last[choice] == at}
+                yield self._output(params, step, produced, ends)
         finally:
             self.open_calls -= 1
 
@@ -88,14 +90,14 @@ class FakeEngine:
             self.telemetry.feed(frame((trace, choice, index, *values)))
 
     @staticmethod
-    def _output(params: Any, step: Step, produced: list[int]) -> Any:
+    def _output(params: Any, step: Step, produced: list[int], ends: set[int]) -> Any:
         delta = params.output_kind == RequestOutputKind.DELTA
         return SimpleNamespace(
             outputs=[
                 SimpleNamespace(
                     index=choice,
                     token_ids=[7] * (count if delta else produced[choice]),
-                    finish_reason=None,
+                    finish_reason="stop" if choice in ends else None,
                     stop_reason=None,
                 )
                 for choice, count in step
@@ -135,7 +137,8 @@ async def _chat_events(outputs: Any, num_choices: int) -> AsyncIterator[str]:
             for choice in range(num_choices):
                 yield data(envelope([piece(choice, {"role": "assistant", "content": ""})]))
         for completion in output.outputs:
-            yield data(envelope([piece(completion.index, {"content": "é"})]))
+            part = piece(completion.index, {"content": "é"}, completion.finish_reason)
+            yield data(envelope([part]))
     yield data({**envelope([]), "usage": {"total_tokens": 9}})
     yield DONE
 
@@ -151,22 +154,37 @@ async def _completion_events(calls: list[Any], num_choices: int) -> AsyncIterato
         async for output in call:
             for completion in output.outputs:
                 index = at * num_choices + completion.index
-                choice = {"index": index, "text": "x", "logprobs": None, "finish_reason": None}
+                choice = {"index": index, "text": "x", "logprobs": None}
+                choice["finish_reason"] = completion.finish_reason
                 yield data({**envelope([choice]), "object": "text_completion"})
     yield DONE
 
 
-async def responses_stream(engine: Any, params: Any, num_turns: int = 1) -> AsyncIterator[str]:
-    """vLLM's Responses stream: named events; each tool call is another `generate`.
+async def responses_stream(engine: Any, params: Any, num_turns: int = 1) -> AsyncIterator[Any]:
+    """vLLM's Responses stream: event objects; each tool call is another `generate`.
 
     As in vLLM, the engine is called only once the stream is read.
     """
-
-    def event(kind: str, **fields: Any) -> str:
-        return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
-
-    yield event("response.created", response={"output": []})
+    yield SimpleNamespace(type="response.created", response=SimpleNamespace(output=[]))
     for turn in range(num_turns):
         async for _ in engine.generate("prompt", params.clone(), f"resp-{turn}"):
-            yield event("response.output_text.delta", delta="x")
-    yield event("response.completed", response={"id": "r", "output": [{"type": "message"}]})
+            yield SimpleNamespace(type="response.output_text.delta", delta="x")
+    yield SimpleNamespace(type="response.completed", response=SimpleNamespace(id="r"))
+
+
+def messages_stream(engine: Any, params: Any) -> AsyncIterator[str]:
+    """vLLM's stream of the Messages API: named events, the usage on the one before the last."""
+    return _message_events(engine.generate("prompt", params, "chatcmpl-1"))
+
+
+async def _message_events(outputs: Any) -> AsyncIterator[str]:
+    def event(kind: str, **fields: Any) -> str:
+        return f"event: {kind}\n{data({'type': kind, **fields})}"
+
+    yield event("message_start", message={"id": "m", "content": []})
+    yield event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    async for _ in outputs:
+        yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": "é"})
+    yield event("content_block_stop", index=0)
+    yield event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3})
+    yield event("message_stop")

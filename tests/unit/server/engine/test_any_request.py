@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import astuple
 from random import Random
 from types import NoneType, SimpleNamespace, UnionType
@@ -22,7 +23,7 @@ from server.artifacts import Artifacts
 from server.engine.steering import Size, SteeringControl
 from server.errors import BadControl
 from server.planning.plan import Said, Wanted, make_plan
-from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.wire.request import Control
 from tests.unit.server.engine import test_runner_v1 as v1
@@ -211,10 +212,11 @@ async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifact
         plan = make_plan(Wanted(control, None, None), {}, using, said)
     except BadControl:
         return
-    current.set(plan and Generation(plan, Telemetry(), timeout=0.0))
     prompt = {"prompt_token_ids": [1] * PROMPT}
-    async for _ in ControlledEngine(worker).generate(prompt, params, name):
-        pass
+    under = Generation(plan, Telemetry(), timeout=0.0).applied() if plan else nullcontext()
+    with under:
+        async for _ in ControlledEngine(worker).generate(prompt, params, name):
+            pass
 
 
 @pytest.mark.parametrize("kind", [OnV1, OnV2])

@@ -174,7 +174,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
     prompts, params = [], []
     for plan in plans:
         prompt: dict[str, Any] = {"prompt_token_ids": PROMPT}
-        prompts.append(prompt if plan is None else plan.salted(prompt))
+        prompts.append(prompt if plan is None else plan.salted(prompt, "secret"))
         extra = None if plan is None else {KEY: _control(plan)}
         params.append(
             SamplingParams(

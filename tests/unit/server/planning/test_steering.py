@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from probes.artifact import Artifact, Manifest
 from probes.steering import SteeringSpec, tensor_name
 from server.errors import BadControl
-from server.planning.steering import SteeringPlan, plan_steering
+from server.planning.steering import SteeringPlan, plan_steering, unforged
 from server.wire.request import Steer
 from tests.unit.server.support import HIDDEN_SIZE, SERVED, artifacts
 
@@ -47,8 +47,31 @@ def plan(root: Path, *wanted: dict[str, Any]) -> SteeringPlan:
     return plan_steering([Steer.model_validate(one) for one in wanted], artifacts(root))
 
 
-def salt(root: Path, *wanted: dict[str, Any], prompt: dict[str, Any] = PROMPT) -> str:
-    return str(plan(root, *wanted).salted(prompt)["cache_salt"])
+def salt(
+    root: Path, *wanted: dict[str, Any], prompt: dict[str, Any] = PROMPT, secret: str = "secret"
+) -> str:
+    return str(plan(root, *wanted).salted(prompt, secret)["cache_salt"])
+
+
+def test_a_client_cannot_compute_the_salt_of_a_steered_request(root: Path) -> None:
+    """All but the secret is public: the vectors, the amounts, the prompt."""
+    one = {"vector": "m/a", "strength": 1.0}
+    assert salt(root, one, secret="one") != salt(root, one, secret="two")
+    assert salt(root, one, secret="one") == salt(root, one, secret="one")
+
+
+def test_no_salt_that_a_client_sends_equals_that_of_a_steered_request(root: Path) -> None:
+    stolen = salt(root, {"vector": "m/a", "strength": 1.0})
+    sent = unforged({**PROMPT, "cache_salt": stolen})["cache_salt"]
+    assert sent != stolen
+    assert unforged({**PROMPT, "cache_salt": stolen})["cache_salt"] == sent
+    other = salt(root, {"vector": "m/b", "strength": 1.0})
+    assert unforged({**PROMPT, "cache_salt": other})["cache_salt"] != sent
+
+
+@pytest.mark.parametrize("prompt", [{"cache_salt": "own"}, {"cache_salt": None}, {}, "text", [1]])
+def test_a_clients_own_salt_stays_as_it_is(prompt: Any) -> None:
+    assert unforged(prompt) is prompt
 
 
 def test_the_salt_is_of_contents_and_amounts(root: Path) -> None:

@@ -1,14 +1,18 @@
 """A controlled HTTP request against the fake engine, and what its client reads."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import REGISTRY
+from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse, OpenAIBaseModel
 from vllm.sampling_params import SamplingParams
 
-from server.requests.generation import ControlledEngine, Generation, current
+from server.requests.generation import ControlledEngine, Generation
+from server.requests.merge import ClosingStream, reporting
 from server.requests.telemetry import Telemetry
 from tests.unit.server.fake_engine import (
     FakeEngine,
@@ -18,7 +22,13 @@ from tests.unit.server.fake_engine import (
     plan,
 )
 
-Stream = Callable[..., AsyncIterator[str]]
+Stream = Callable[..., AsyncIterator[Any]]
+
+
+class Body(OpenAIBaseModel):
+    """What a handler of vLLM returns, as far as reports go."""
+
+    choices: list[OpenAIBaseModel] | None = None
 
 
 class Run:
@@ -31,22 +41,57 @@ class Run:
         self.engine = FakeEngine(self.telemetry, script, **faults)
         self.controlled = ControlledEngine(self.engine)
         self.generation = Generation(plan(trace), self.telemetry, timeout)
-        current.set(self.generation)
 
-    async def stream(self, handler: Stream, *arguments: Any) -> list[str]:
+    async def events(self, handler: Stream, *arguments: Any) -> AsyncGenerator[Any, None]:
+        """What a streaming handler of vLLM returns, with reports."""
+
+        async def handle() -> Any:
+            return handler(self.controlled, *arguments)
+
+        with self.generation.applied():
+            events: AsyncGenerator[Any, None] = await reporting(handle)()
+        return events
+
+    async def stream(self, handler: Stream, *arguments: Any) -> list[Any]:
         """Everything that a streaming client receives."""
-        response = StreamingResponse(handler(self.controlled, *arguments))
-        self.response = await self.generation.finish(response)
-        assert isinstance(self.response, StreamingResponse)
-        return [str(event) async for event in self.response.body_iterator]
+        response = StreamingResponse(await self.events(handler, *arguments))
+        closing = ClosingStream(response, self.generation)
+        received = list[Any]()
+
+        async def send(message: Any) -> None:
+            pass
+
+        async def listen() -> Any:
+            await asyncio.Event().wait()
+
+        async def tee(events: Any) -> AsyncIterator[str]:
+            async with aclosing(events):
+                async for event in events:
+                    received.append(event)
+                    yield ""
+
+        closing.body_iterator = tee(closing.body_iterator)
+        await closing({"type": "http", "asgi": {"spec_version": "2.4"}}, listen, send)
+        return received
 
     async def answer(self, body: Json, *calls: SamplingParams, status: int = 200) -> Response:
         """What a client that does not stream receives."""
-        for number, call in enumerate(calls):
-            async for _ in self.controlled.generate("prompt", call, str(number)):
-                pass
-        response = JSONResponse(body, status_code=status, headers={"x-request-id": "7"})
-        return await self.generation.finish(response)
+
+        async def handle() -> Any:
+            for number, call in enumerate(calls):
+                async for _ in self.controlled.generate("prompt", call, str(number)):
+                    pass
+            if status != 200:
+                error = ErrorInfo(message="too long", type="BadRequestError", code=status)
+                return ErrorResponse(error=error)
+            return Body(**body)
+
+        with self.generation.applied():
+            result = await reporting(handle)()
+        self.generation.close()
+        content = result.model_dump(exclude_unset=True)
+        headers = {"x-request-id": "7", **self.generation.headers()}
+        return JSONResponse(content, status_code=status, headers=headers)
 
 
 def bodies(events: list[str]) -> list[Json]:
@@ -64,6 +109,17 @@ def token_chunks(events: list[str], index: int) -> list[Json]:
         if choice["index"] == index
         for token in (choice.get("entropy") or {}).get("tokens") or []
     ]
+
+
+def summary(events: list[str], index: int) -> Json:
+    """The summary of one choice, from the chunk that ends it."""
+    (found,) = [
+        choice["entropy"]
+        for body in bodies(events)
+        for choice in body["choices"]
+        if choice["index"] == index and choice["finish_reason"] is not None
+    ]
+    return dict(found)
 
 
 def expected_tokens(trace: int, choice: int, count: int) -> list[Json]:

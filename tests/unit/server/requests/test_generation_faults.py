@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from probes.difficulty.strategies import Difficulty, Strategies
 from server.planning.plan import DifficultyPlan
-from server.requests.generation import current
+from server.requests.merge import ClosingStream
 from tests.unit.server.fake_engine import (
     DONE,
     ONE_BY_ONE,
@@ -22,12 +23,8 @@ from tests.unit.server.fake_engine import (
     params,
     responses_stream,
 )
-from tests.unit.server.requests.generation_run import Run, Stream, bodies, fallbacks, token_chunks
-
-
-@pytest.fixture(autouse=True)
-def nobody_controls() -> None:
-    current.set(None)
+from tests.unit.server.requests.generation_run import Run, Stream, fallbacks, summary, token_chunks
+from tests.unit.server.support import frame
 
 
 async def test_a_lost_record_is_reported_and_does_not_hold_the_answer_up() -> None:
@@ -49,10 +46,10 @@ async def test_a_stream_waits_for_lost_records_once_and_completes() -> None:
     events = await run.stream(chat_stream, params())
     assert 0.19 <= time.monotonic() - started < 2  # once, not thirty times
     assert events[-1] == DONE
-    (choice,) = bodies(events)[-1]["choices"]
-    assert choice["entropy"]["fallback"] == "trace_lost"
-    assert choice["entropy"]["num_tokens"] == 0
-    assert choice["entropy"]["entropy_mean"] is None
+    report = summary(events, 0)
+    assert report["fallback"] == "trace_lost"
+    assert report["num_tokens"] == 0
+    assert report["entropy_mean"] is None
 
 
 async def test_a_record_that_comes_late_is_waited_for() -> None:
@@ -60,8 +57,7 @@ async def test_a_record_that_comes_late_is_waited_for() -> None:
     answer = asyncio.create_task(run.answer({"choices": [{"index": 0}]}, params()))
     await asyncio.sleep(0.02)
     assert not answer.done()
-    (trace,) = run.telemetry._open.values()
-    trace.put(0, 0, (2.0, 0.5))
+    run.telemetry.feed(frame((1, 0, 0, 2.0, 0.5)))
     report = json.loads(bytes((await answer).body))["choices"][0]["entropy"]
     assert (report["fallback"], report["entropy_mean"]) == (None, 2.0)
 
@@ -72,7 +68,7 @@ async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
     events = await run.stream(chat_stream, params())
     nothing = {"entropy": None, "temperature": None}
     assert token_chunks(events, 0)[1] == nothing
-    assert bodies(events)[-1]["choices"][0]["entropy"]["fallback"] == "control_failed"
+    assert summary(events, 0)["fallback"] == "control_failed"
     assert not any("NaN" in event for event in events)
     assert fallbacks("control_failed") == before + 1
 
@@ -92,7 +88,7 @@ async def test_every_reason_is_named_in_the_header() -> None:
 async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: str) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.stream(handler, params())
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0
     assert run.engine.open_calls == 0
 
 
@@ -107,7 +103,7 @@ async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: st
 async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.stream(responses_stream, params(), 2)
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
@@ -115,7 +111,7 @@ async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> N
 async def test_a_finished_answer_leaves_no_trace_open(trace: str, status: int) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.answer({"choices": []}, params(), status=status)
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0
     assert run.engine.open_calls == 0
 
 
@@ -126,19 +122,18 @@ async def test_a_stream_that_waits_for_a_class_alone_leaves_no_trace_open() -> N
     run.generation.plan = run.generation.plan._replace(difficulty=picked)
     events = await run.stream(chat_stream, params())
     assert not any("entropy" in event for event in events)
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0
 
 
 async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:
     run = Run(ONE_BY_ONE)
-    response = StreamingResponse(chat_stream(run.controlled, params()))
-    response = await run.generation.finish(response)  # type: ignore[assignment]
-    stream: Any = response.body_iterator
+    stream = await run.events(chat_stream, params())
     await anext(stream)
     await anext(stream)
-    assert run.telemetry._open
+    assert run.telemetry.num_open
     await stream.aclose()
-    assert not run.telemetry._open
+    run.generation.close()
+    assert run.telemetry.num_open == 0
 
 
 async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_no_trace_open() -> (
@@ -149,7 +144,23 @@ async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_n
     await asyncio.sleep(0.05)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0
+
+
+async def test_a_stream_that_never_begins_leaves_no_trace_open() -> None:
+    """The client is gone when the headers are sent."""
+    run = Run(ONE_BY_ONE)
+    response = StreamingResponse(await run.events(chat_stream, params()))
+    assert run.telemetry.num_open
+
+    async def gone(*_: Any) -> Any:
+        raise OSError("the client is gone")
+
+    with suppress(Exception):
+        await ClosingStream(response, run.generation)(
+            {"type": "http", "asgi": {"spec_version": "2.4"}}, gone, gone
+        )
+    assert run.telemetry.num_open == 0
 
 
 async def test_a_stream_that_breaks_leaves_no_trace_open() -> None:
@@ -162,4 +173,4 @@ async def test_a_stream_that_breaks_leaves_no_trace_open() -> None:
 
     with pytest.raises(RuntimeError, match="boom"):
         await run.stream(handler)
-    assert not run.telemetry._open
+    assert run.telemetry.num_open == 0

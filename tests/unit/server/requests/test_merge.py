@@ -1,107 +1,331 @@
+import asyncio
 import json
-import math
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
+from vllm.sampling_params import RequestOutputKind
 
-from probes.laws import NO_LAW, NO_ROW, EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw
-from server.planning.plan import Plan
-from server.requests.merge import summarise, token_reports
-from server.requests.telemetry import Token
-
-NAN = math.nan
-numbers = st.floats(0, 12)
-tokens = st.lists(st.tuples(st.just(NAN) | numbers, st.just(NAN) | numbers), max_size=30)
-
-
-def ruled_by(law: TemperatureLaw | None, trace: str = "summary") -> Plan:
-    return Plan("calm", law, NO_LAW, NO_ROW, trace)
-
-
-PLAIN = ruled_by(None)
-STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, temperature_min=0.1, temperature_max=2.0))
-
-
-def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
-    report = summarise(ruled_by(HapoLaw()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
-    assert report.model_dump() == {
-        "profile": "calm",
-        "law": "hapo",
-        "entropy_mean": 1.5,
-        "entropy_max": 2.5,
-        "temperature_mean": pytest.approx(1.0),
-        "num_tokens": 3,
-        "num_clamped": None,
-        "tokens": None,
-        "difficulty": None,
-        "steering": None,
-        "inquiry": None,
-        "fallback": None,
-    }
-
-
-def test_a_request_without_a_law_reports_none() -> None:
-    assert summarise(PLAIN, [(1.0, 0.7)], produced=1).law is None
-
-
-@pytest.mark.parametrize(
-    ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
+from probes.difficulty.strategies import Difficulty, Strategies
+from server.planning.plan import DifficultyPlan
+from server.requests.merge import reporting
+from server.requests.telemetry import Telemetry
+from tests.unit.server.fake_engine import (
+    DONE,
+    ONE_BY_ONE,
+    FakeEngine,
+    Json,
+    Step,
+    chat_stream,
+    completion_stream,
+    data,
+    envelope,
+    messages_stream,
+    params,
+    piece,
+    responses_stream,
 )
-def test_tokens_are_shown_only_to_who_asked_for_them(trace: str, shown: bool) -> None:
-    report = summarise(ruled_by(None, trace), [(1.0, 0.0), (2.0, NAN)], produced=2)
-    expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
-    assert report.model_dump()["tokens"] == (expected if shown else None)
+from tests.unit.server.requests.generation_run import (
+    Run,
+    bodies,
+    expected_tokens,
+    fallbacks,
+    summary,
+    token_chunks,
+)
+
+# -- a chat stream -----------------------------------------------------------------------------
 
 
-def test_an_answer_without_tokens_has_no_numbers_and_no_fallback() -> None:
-    report = summarise(PLAIN, [], produced=0)
-    assert (report.entropy_mean, report.entropy_max, report.temperature_mean) == (None,) * 3
-    assert (report.num_tokens, report.fallback) == (0, None)
+async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
+    run = Run([[(0, 1)], [(0, 2)], [(0, 1)]])
+    events = await run.stream(chat_stream, params())
+    assert events[-1] == DONE
+    assert token_chunks(events, 0) == expected_tokens(1, 0, 4)
+    role, one, two, three, usage = bodies(events)
+    assert "entropy" not in role["choices"][0]
+    assert [len(body["choices"][0]["entropy"]["tokens"]) for body in (one, two, three)] == [1, 2, 1]
+    assert one["choices"][0]["delta"] == {"content": "é"}
+    assert [set(body["choices"][0]["entropy"]) for body in (one, two)] == [{"tokens"}, {"tokens"}]
+    assert usage["choices"] == []
+    assert usage["usage"] == {"total_tokens": 9}
+    summary = three["choices"][0]["entropy"]
+    assert summary["tokens"] == expected_tokens(1, 0, 4)[3:]
+    assert (summary["profile"], summary["law"]) == ("steady", "entropy_target")
+    assert summary["entropy_mean"] == 1 + 1.5 / 64
+    assert summary["num_tokens"] == 4
+    assert summary["fallback"] is None
+
+
+@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
+async def test_a_stream_is_otherwise_what_vllm_sent(trace: str) -> None:
+    """Nothing of ours is an event of its own, and none follows the usage."""
+    plain = FakeEngine(Telemetry(), ONE_BY_ONE)
+    original = [event async for event in chat_stream(plain, params())]
+    events = await Run(ONE_BY_ONE, trace=trace).stream(chat_stream, params())
+    assert events[-2:] == original[-2:]
+    found = bodies(events)
+    for body in found:
+        for choice in body["choices"]:
+            choice.pop("entropy", None)
+    assert found == bodies(original)
+
+
+async def test_a_summary_alone_is_on_the_chunk_that_ends_its_choice() -> None:
+    events = await Run([[(0, 1), (1, 1)], [(0, 1)]], trace="summary").stream(
+        chat_stream, params(n=2)
+    )
+    ends = {
+        choice["index"]: choice["entropy"]["num_tokens"]
+        for body in bodies(events)
+        for choice in body["choices"]
+        if "entropy" in choice
+    }
+    assert ends == {0: 2, 1: 1}
+    assert all(
+        choice["finish_reason"] == "stop"
+        for body in bodies(events)
+        for choice in body["choices"]
+        if "entropy" in choice
+    )
+
+
+async def test_completions_of_one_request_keep_their_own_tokens() -> None:
+    run = Run([[(1, 2)], [(0, 1), (1, 1)], [(0, 3)], [(2, 1)]])
+    events = await run.stream(chat_stream, params(n=3))
+    for choice, count in enumerate([4, 3, 1]):
+        assert token_chunks(events, choice) == expected_tokens(1, choice, count)
+    assert [summary(events, choice)["num_tokens"] for choice in range(3)] == [4, 3, 1]
+
+
+@given(
+    steps=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.integers(1, 4)),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda step: step[0],
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_chunks_together_carry_every_token_once_and_in_order(steps: list[Step]) -> None:
+    async def stream() -> list[str]:
+        return await Run(steps).stream(chat_stream, params(n=3))
+
+    events = asyncio.run(stream())
+    for choice in range(3):
+        count = sum(new for step in steps for at, new in step if at == choice)
+        assert token_chunks(events, choice) == expected_tokens(1, choice, count)
+
+
+async def test_a_chunk_that_opens_and_speaks_at_once_carries_its_token() -> None:
+    run = Run([[(0, 1)]])
+
+    async def handler(engine: Any) -> AsyncIterator[str]:
+        async for _ in engine.generate("p", params(), "r"):
+            yield data(envelope([piece(0, {"role": "assistant", "content": "Hi"}, "stop")]))
+        yield DONE
+
+    assert token_chunks(await run.stream(handler), 0) == expected_tokens(1, 0, 1)
+
+
+async def test_tokens_without_text_of_their_own_go_out_with_the_next_chunk() -> None:
+    run = Run(ONE_BY_ONE)
+
+    async def handler(engine: Any) -> AsyncIterator[str]:
+        async for _ in engine.generate("p", params(), "r"):
+            pass  # a tool parser holds everything back
+        yield data(envelope([piece(0, {"tool_calls": []}, "tool_calls")]))
+        yield DONE
+
+    assert token_chunks(await run.stream(handler), 0) == expected_tokens(1, 0, 3)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "produced", "fallback"),
+    "foreign",
     [
-        ([(1.0, 1.0)], 1, None),
-        ([(1.0, 0.0)], 1, None),
-        ([(1.0, 1.0)], 2, "trace_lost"),
-        ([], 2, "trace_lost"),
-        ([(NAN, 1.0), (1.0, 1.0)], 2, "no_entropy"),
-        ([(NAN, 1.0)], 2, "no_entropy"),
-        ([(1.0, 1.0), (NAN, NAN)], 2, "control_failed"),
-        ([(NAN, 1.0), (NAN, NAN)], 3, "control_failed"),
+        ": keep-alive\n\n",
+        'data: {"error": {"message": "boom", "code": 500}}\n\n',
+        'event: error\ndata: {"error": {"message": "boom"}}\n\n',
+        "\n",
     ],
 )
-def test_the_gravest_reason_is_the_fallback(
-    tokens: list[Token], produced: int, fallback: str | None
-) -> None:
-    assert summarise(PLAIN, tokens, produced).fallback == fallback
+async def test_what_is_no_chunk_passes_untouched(foreign: str) -> None:
+    run = Run(ONE_BY_ONE)
+
+    async def handler(engine: Any) -> AsyncIterator[str]:
+        async for event in chat_stream(engine, params()):
+            yield event
+            yield foreign
+
+    events = await run.stream(handler)
+    assert events.count(foreign) == 6  # one after each of vLLM's own
+    assert token_chunks([e for e in events if e != foreign], 0) == expected_tokens(1, 0, 3)
 
 
-def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped() -> None:
-    temperatures = [0.1, 0.10000000149, 0.1001, 1.0, 1.999, 2.0, 2.0000001, NAN]
-    report = summarise(STEADY, [(1.0, t) for t in temperatures], produced=8)
-    assert report.num_clamped == 4
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
+async def test_a_text_may_hold_line_ends_that_json_leaves_as_they_are(end: str) -> None:
+    text = json.dumps(envelope([piece(0, {"content": f"a{end}b"})]), ensure_ascii=False)
+
+    async def handler(engine: Any, *_: Any) -> AsyncIterator[str]:
+        async for _output in engine.generate("prompt", params(), "r"):
+            pass
+        yield f"data: {text}\n\n"
+        yield DONE
+
+    events = await Run(ONE_BY_ONE, trace="summary").stream(handler)
+    assert events[0] == f"data: {text}\n\n"
+    assert events[-1] == DONE
 
 
-@pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
-def test_only_a_target_can_be_clamped(law: TemperatureLaw | None) -> None:
-    assert summarise(ruled_by(law), [(1.0, 2.0)], produced=1).num_clamped is None
+async def test_a_stream_that_failed_before_its_first_chunk_ends_as_vllm_ended_it() -> None:
+    run = Run(ONE_BY_ONE)
+    error = 'data: {"error": {"message": "boom"}}\n\n'
+
+    async def handler(engine: Any) -> AsyncIterator[str]:
+        yield error
+        yield DONE
+
+    assert await run.stream(handler) == [error, DONE]
 
 
-@given(tokens=tokens, missing=st.integers(0, 3))
-def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
-    tokens: list[Token], missing: int
-) -> None:
-    report = summarise(ruled_by(None, "tokens"), tokens, len(tokens) + missing)
-    json.dumps(report.model_dump(), allow_nan=False)
-    assert report.num_tokens == len(tokens)
-    if report.entropy_mean is not None and report.entropy_max is not None:
-        assert report.entropy_mean <= report.entropy_max + 1e-9
-    assert (report.entropy_mean is None) == all(math.isnan(entropy) for entropy, _ in tokens)
+@pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
+async def test_a_request_for_less_gets_less(trace: str) -> None:
+    run = Run(ONE_BY_ONE, trace=trace)
+    events = await run.stream(chat_stream, params())
+    assert (token_chunks(events, 0) != []) == (trace == "tokens")
+    assert any("entropy" in event for event in events) == (trace != "none")
+    assert run.generation.headers() == {"x-entropy-profile": "steady"}
 
 
-def test_what_is_not_a_number_is_shown_as_nothing() -> None:
-    (token,) = token_reports([(NAN, NAN)])
-    assert (token.entropy, token.temperature) == (None, None)
+# -- other streams -----------------------------------------------------------------------------
+
+
+async def test_choices_of_a_completion_count_through_its_prompts() -> None:
+    run = Run([[(0, 1), (1, 2)]])
+    events = await run.stream(completion_stream, params(n=2), 2)
+    # Choice 3 is the second completion of the second prompt, whose trace is the second.
+    for index, (trace, choice, count) in enumerate([(1, 0, 1), (1, 1, 2), (2, 0, 1), (2, 1, 2)]):
+        assert token_chunks(events, index) == expected_tokens(trace, choice, count)
+    assert [summary(events, index)["num_tokens"] for index in range(4)] == [1, 2, 1, 2]
+
+
+async def test_a_response_carries_its_report_in_the_completed_event() -> None:
+    events = await Run(ONE_BY_ONE).stream(responses_stream, params())
+    assert [event.type for event in events[-2:]] == [
+        "response.output_text.delta",
+        "response.completed",
+    ]
+    report = events[-1].response.entropy.model_dump()
+    assert report["tokens"] == expected_tokens(1, 0, 3)
+    assert not any(hasattr(event, "entropy") for event in events)
+
+
+async def test_a_response_with_tool_calls_reports_its_last_turn() -> None:
+    events = await Run(ONE_BY_ONE).stream(responses_stream, params(), 3)
+    report = events[-1].response.entropy.model_dump()
+    assert report["tokens"] == expected_tokens(3, 0, 3)
+
+
+async def test_a_response_without_trace_is_vllms_own() -> None:
+    plain = FakeEngine(Telemetry(), ONE_BY_ONE)
+    original = [event async for event in responses_stream(plain, params())]
+    assert await Run(ONE_BY_ONE, trace="none").stream(responses_stream, params()) == original
+
+
+async def test_a_message_carries_its_summary_where_it_stops() -> None:
+    events = await Run(ONE_BY_ONE).stream(messages_stream, params())
+    parts: Json = {body["type"]: body.get("entropy") for body in bodies(events)}
+    assert [body["type"] for body in bodies(events)][-2:] == ["message_delta", "message_stop"]
+    assert parts["message_delta"]["num_tokens"] == 3
+    assert parts["message_delta"]["law"] == "entropy_target"
+    deltas = [body for body in bodies(events) if body["type"] == "content_block_delta"]
+    tokens = [token for body in deltas for token in body["entropy"]["tokens"]]
+    assert tokens == expected_tokens(1, 0, 3)
+    others = {kind for kind, entropy in parts.items() if entropy is None}
+    assert others == {"message_start", "content_block_start", "content_block_stop", "message_stop"}
+    assert all(event.startswith("event: ") for event in events)
+
+
+# -- answers in one piece ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [RequestOutputKind.FINAL_ONLY, RequestOutputKind.CUMULATIVE])
+async def test_every_choice_carries_its_report(kind: RequestOutputKind) -> None:
+    run = Run([[(0, 1), (1, 2)], [(0, 1)]])
+    body = {"id": "x", "choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a"}]}
+    response = await run.answer(body, params(2, kind))
+    merged = json.loads(bytes(response.body))
+    reports = {choice["index"]: choice.pop("entropy") for choice in merged["choices"]}
+    assert merged == body
+    assert reports[0]["tokens"] == expected_tokens(1, 0, 2)
+    assert reports[1]["tokens"] == expected_tokens(1, 1, 2)
+    assert response.headers["x-entropy-profile"] == "steady"
+    assert response.headers["x-request-id"] == "7"
+    assert int(response.headers["content-length"]) == len(response.body)
+    assert "x-entropy-fallback" not in response.headers
+
+
+async def test_a_batch_of_conversations_reports_each() -> None:
+    body = {"choices": [{"index": 0}, {"index": 1}]}
+    response = await Run(ONE_BY_ONE).answer(body, params(), params())
+    tokens = [choice["entropy"]["tokens"] for choice in json.loads(bytes(response.body))["choices"]]
+    assert tokens == [expected_tokens(1, 0, 3), expected_tokens(2, 0, 3)]
+
+
+async def test_a_response_in_one_piece_carries_its_report() -> None:
+    response = await Run(ONE_BY_ONE).answer({"id": "r", "output": []}, params())
+    assert json.loads(bytes(response.body))["entropy"]["num_tokens"] == 3
+
+
+async def test_an_answer_without_trace_is_vllms_own() -> None:
+    body = {"choices": [{"index": 0, "text": "a"}]}
+    response = await Run(ONE_BY_ONE, trace="none").answer(body, params())
+    assert json.loads(bytes(response.body)) == body
+    assert response.headers["x-entropy-profile"] == "steady"
+
+
+async def test_an_answer_in_one_message_carries_its_report() -> None:
+    message = AnthropicMessagesResponse(id="m", content=[], model="m", stop_reason="end_turn")
+    run = Run(ONE_BY_ONE)
+
+    async def handle() -> Any:
+        async for _ in run.controlled.generate("p", params(), "r"):
+            pass
+        return message
+
+    with run.generation.applied():
+        found = await reporting(handle)()
+    assert isinstance(found, AnthropicMessagesResponse)  # or vLLM's route takes it for a stream
+    body = found.model_dump(exclude_none=True)
+    assert body["entropy"]["num_tokens"] == 3
+    assert {**body, "entropy": None} == {**message.model_dump(exclude_none=True), "entropy": None}
+
+
+async def test_a_class_without_a_trace_is_told_at_once() -> None:
+    """The worker records no tokens then, so there are none to wait for."""
+    run = Run(ONE_BY_ONE, trace="none", timeout=30)
+    run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
+    picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
+    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    lost = fallbacks("trace_lost")
+    async with asyncio.timeout(10):
+        response = await run.answer({"choices": [{"index": 0}]}, params())
+    assert response.headers["x-entropy-difficulty"] == "easy"
+    assert "x-entropy-fallback" not in response.headers
+    assert json.loads(bytes(response.body)) == {"choices": [{"index": 0}]}
+    assert fallbacks("trace_lost") == lost
+
+
+async def test_an_error_of_vllm_passes_untouched() -> None:
+    run = Run(ONE_BY_ONE)
+    response = await run.answer({"error": {"message": "too long"}}, status=400)
+    assert response.status_code == 400
+    assert json.loads(bytes(response.body))["error"]["message"] == "too long"

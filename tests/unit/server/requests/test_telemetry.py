@@ -1,19 +1,23 @@
 import asyncio
 import math
+import os
+import socket
 import stat
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
-from server.requests.telemetry import Telemetry, TraceBuffer
-from server.worker.records import TOKEN, read_frame
+from server.requests.telemetry import Telemetry, TraceBuffer, remove_stale_sockets
+from server.worker.records import DECISION, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 
 
@@ -188,7 +192,7 @@ def test_a_record_for_a_closed_or_unknown_trace_is_dropped() -> None:
     telemetry.close(trace)
     telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0), (999, 0, 0, 1.0, 1.0)))
     assert not trace.has(0, 0, 1)
-    assert not telemetry._open
+    assert telemetry.num_open == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"not a frame at all, in any way"])
@@ -270,3 +274,73 @@ async def test_a_stopped_receiver_holds_no_socket_and_no_context(
         await asyncio.sleep(pause)
     await telemetry.stop()
     assert [context.closed for context in contexts] == [True]
+
+
+# -- odd frames, dead receivers, sockets left behind -------------------------------------------
+
+
+def decision(trace: int, difficulty: int) -> bytes:
+    record = np.array([(trace, 0, difficulty, 0.1, 0.2, 0.7)], dtype=DECISION)
+    return write_frame(record)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"t1", b"d" + bytes(7), decision(1, 7)])
+async def test_an_odd_frame_is_counted_and_the_next_one_is_received(
+    telemetry: Telemetry, content: bytes
+) -> None:
+    trace = telemetry.open()
+    dropped = REGISTRY.get_sample_value("entrostat_telemetry_dropped_frames_total") or 0.0
+    await push(telemetry.address, content, frame((trace.id, 0, 0, 1.0, 1.0)))
+    assert await trace.wait(0, 0, 1, soon())
+    assert telemetry.receives
+    after = REGISTRY.get_sample_value("entrostat_telemetry_dropped_frames_total")
+    assert after == dropped + 1
+
+
+async def test_a_receiver_that_ended_says_so() -> None:
+    telemetry = Telemetry()
+    found = [telemetry.receives]
+    telemetry.start()
+    found.append(telemetry.receives)
+    await telemetry.stop()
+    assert [*found, telemetry.receives] == [False, True, False]
+
+
+def test_sockets_of_killed_servers_are_removed_and_others_stay(tmp_path: Path) -> None:
+    dead, young, alive = (tmp_path / f"entrostat-{name}" for name in ("dead", "young", "alive"))
+    listening = socket.socket(socket.AF_UNIX)
+    for path in (dead, young):
+        with socket.socket(socket.AF_UNIX) as ended:
+            ended.bind(str(path))
+    listening.bind(str(alive))
+    listening.listen()
+    (tmp_path / "entrostat-notes").write_text("no socket")
+    for path in (dead, alive):
+        os.utime(path, (time.time() - 3600,) * 2)
+    remove_stale_sockets(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "entrostat-young",
+        "entrostat-alive",
+        "entrostat-notes",
+    }
+    listening.close()
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+def test_looking_whether_a_trace_is_complete_costs_the_same_at_any_length(count: int) -> None:
+    """It is asked once per chunk and once per frame."""
+
+    class Counted(dict[int, Any]):
+        looked = 0
+
+        def __contains__(self, key: object) -> bool:
+            self.looked += 1
+            return super().__contains__(key)
+
+    trace = TraceBuffer(1)
+    tokens = trace._tokens[0]
+    tokens.by_index = found = Counted()
+    for index in range(count):
+        trace.put(0, index, (1.0, 1.0))
+        assert trace.has(0, 0, index + 1)
+    assert found.looked <= 4 * count

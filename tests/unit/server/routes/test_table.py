@@ -3,12 +3,14 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from scripts.routes_page import build_app, routes_page
+from server.requests.admission import QueueFull
 from server.routes.table import RouteFacts, route_facts
 from server.wire.request import Control
 
@@ -138,3 +140,26 @@ def test_the_committed_page_is_true() -> None:
 
     page = Path(__file__).parents[4] / "docs" / "reference" / "routes.md"
     assert rows(page.read_text()) == rows(routes_page())
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_back(client: TestClient) -> None:
+    class Full:
+        def reserve(self, config: str) -> None:
+            raise QueueFull(7)
+
+    APP.state.entrostat = SimpleNamespace(
+        profiles={"watch": Control(trace="summary")},
+        served_names=lambda _: {"m"},
+        artifacts=None,
+        telemetry=None,
+        settings=SimpleNamespace(trace_timeout=1.0),
+        admission=Full(),
+    )
+    plan = SimpleNamespace(
+        steering=SimpleNamespace(control={"key": "a"}), inquiry=None, difficulty=None, trace="none"
+    )
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with patch("server.routes.controlled.make_plan", lambda *_: plan):
+        answer = client.post("/v1/chat/completions", json=body, headers=KEY)
+    assert answer.status_code == answer.json()["error"]["code"] == 503
+    assert int(answer.headers["retry-after"]) >= 1

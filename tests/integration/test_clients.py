@@ -1,0 +1,185 @@
+"""What the SDKs that are installed make of our answers: usage, finish reason, report, errors."""
+
+from typing import Any
+
+import anthropic
+import httpx
+import pytest
+from anthropic import Anthropic
+from openai import OpenAI
+
+from tests.conftest import PLAIN_PROBE, PUSH, Server
+from tests.integration.support import MODEL, PROMPTS, ask
+
+HELLO: Any = [{"role": "user", "content": PROMPTS[0]}]
+CONTROLS: list[dict[str, Any]] = [
+    {"trace": "summary"},
+    {"trace": "tokens"},
+    {"temperature": {"type": "entropy_target", "entropy_target": 1.0}, "trace": "tokens"},
+    {"steering": [{"vector": PUSH, "strength": 0.5}]},
+    {"difficulty": {"probe": PLAIN_PROBE}},
+]
+
+
+@pytest.fixture
+def claude(server: Server) -> Anthropic:
+    """The SDK of Anthropic against our server."""
+    return Anthropic(base_url=server.url, auth_token="none", max_retries=0, timeout=120)
+
+
+@pytest.mark.parametrize("entropy", CONTROLS, ids=lambda one: next(iter(one)))
+@pytest.mark.parametrize("choices", [1, 2])
+def test_the_stream_helper_of_openai_keeps_usage_and_finish_reason(
+    client: OpenAI, entropy: Any, choices: int
+) -> None:
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=8,
+        n=choices,
+        stream_options={"include_usage": True},
+        extra_body={"entropy": entropy},
+    ) as stream:
+        chunks = [event.chunk for event in stream if event.type == "chunk"]
+        final = stream.get_final_completion()
+    assert final.usage is not None
+    assert final.usage.completion_tokens >= choices
+    assert {choice.finish_reason for choice in final.choices} <= {"stop", "length"}
+    assert chunks[-1].usage is not None
+    ends = [choice for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    assert len(ends) == choices
+    assert all(end.entropy["num_tokens"] >= 1 for end in ends)  # type: ignore[attr-defined]
+
+
+def test_a_stream_ends_as_vllm_ends_it(server: Server) -> None:
+    body = {
+        "model": MODEL,
+        "messages": HELLO,
+        "max_tokens": 4,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "entropy": {"trace": "summary"},
+    }
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert '"usage":' in lines[-2]
+    assert '"entropy":' in lines[-3]
+
+
+@pytest.mark.parametrize("entropy", CONTROLS, ids=lambda one: next(iter(one)))
+def test_a_message_of_anthropic_is_answered_under_control(claude: Anthropic, entropy: Any) -> None:
+    answer: Any = claude.messages.create(
+        model=MODEL, max_tokens=8, messages=HELLO, extra_body={"entropy": entropy}
+    )
+    assert answer.content[0].text
+    assert answer.stop_reason in ("max_tokens", "end_turn")
+    assert answer.entropy["num_tokens"] == answer.usage.output_tokens
+    with claude.messages.stream(
+        model=MODEL, max_tokens=8, messages=HELLO, extra_body={"entropy": entropy}
+    ) as stream:
+        events: list[Any] = list(stream)
+        final = stream.get_final_message()
+    assert final.stop_reason in ("max_tokens", "end_turn")
+    assert final.usage.output_tokens >= 1
+    (end,) = [event for event in events if event.type == "message_delta"]
+    assert end.entropy["num_tokens"] == final.usage.output_tokens
+    assert events[-1].type == "message_stop"
+    tokens = [
+        token
+        for event in events
+        if event.type in ("content_block_delta", "message_delta")
+        for token in (getattr(event, "entropy", None) or {}).get("tokens") or []
+    ]
+    wanted = final.usage.output_tokens if entropy.get("trace") == "tokens" else 0
+    assert len(tokens) == wanted
+
+
+def test_messages_and_chat_say_the_same_under_one_control(
+    claude: Anthropic, client: OpenAI
+) -> None:
+    entropy = {"steering": [{"vector": PUSH, "strength": 1.0}], "trace": "tokens"}
+    chat = ask(client, PROMPTS[0], entropy, temperature=0, max_tokens=12)
+    extra = {"entropy": entropy, "temperature": 0}
+    message: Any = claude.messages.create(
+        model=MODEL, max_tokens=12, messages=HELLO, extra_body=extra
+    )
+    assert message.content[0].text == chat.choices[0].message.content
+    measured = [token["entropy"] for token in message.entropy["tokens"]]
+    expected = [token["entropy"] for token in chat.choices[0].entropy["tokens"]]
+    assert measured == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_profile_is_named_three_ways_in_messages(claude: Anthropic) -> None:
+    named: list[dict[str, Any]] = [
+        {"model": f"{MODEL}@cool"},
+        {"model": MODEL, "extra_headers": {"X-Entropy-Profile": "cool"}},
+        {"model": MODEL, "extra_body": {"entropy": {"profile": "cool"}}},
+    ]
+    for one in named:
+        answer: Any = claude.messages.create(max_tokens=4, messages=HELLO, **one)
+        assert (answer.entropy["profile"], answer.entropy["law"]) == ("cool", "fixed")
+        assert answer.model == MODEL
+    raw = claude.messages.with_raw_response.create(
+        model=f"{MODEL}@cool", max_tokens=4, messages=HELLO
+    )
+    assert raw.headers["x-entropy-profile"] == "cool"
+
+
+def test_a_mistake_in_messages_is_a_400_that_names_the_field(claude: Anthropic) -> None:
+    for entropy, param in (({"bogus": 1}, "entropy.bogus"), ({"profile": "no"}, "entropy.profile")):
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            claude.messages.create(
+                model=MODEL, max_tokens=4, messages=HELLO, extra_body={"entropy": entropy}
+            )
+        body: Any = refused.value.body
+        assert body["error"]["param"] == param
+
+
+def test_a_name_with_a_profile_works_where_nothing_is_generated(
+    server: Server, claude: Anthropic
+) -> None:
+    counted = [
+        claude.messages.count_tokens(model=name, messages=HELLO).input_tokens
+        for name in (MODEL, f"{MODEL}@cool")
+    ]
+    assert counted[0] == counted[1]
+    tokens = [
+        httpx.post(f"{server.url}/tokenize", json={"model": name, "messages": HELLO}).json()
+        for name in (MODEL, f"{MODEL}@cool")
+    ]
+    assert tokens[0] == tokens[1]
+    assert tokens[0]["count"] == counted[0]
+    text = {"model": f"{MODEL}@cool", "tokens": tokens[0]["tokens"]}
+    assert "France" in httpx.post(f"{server.url}/detokenize", json=text).json()["prompt"]
+    unknown = httpx.post(f"{server.url}/tokenize", json={"model": f"{MODEL}@no", "prompt": "a"})
+    assert unknown.status_code == 400
+    assert unknown.json()["error"]["param"] == "model"
+
+
+def test_the_running_app_has_the_routes_of_the_page(server: Server) -> None:
+    """The page is made without an engine."""
+    from scripts.routes_page import build_app
+    from server.routes.table import route_facts
+
+    document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
+    running = {
+        (path, method.upper()) for path, methods in document["paths"].items() for method in methods
+    }
+    known = {(one.path, one.method) for one in route_facts(build_app())}
+    assert running <= known
+
+
+def test_invocations_refuse_controls_and_keep_no_others(server: Server, client: OpenAI) -> None:
+    body = {"model": MODEL, "max_tokens": 2, "messages": HELLO}
+    url = f"{server.url}/invocations"
+    with httpx.Client() as connection:  # one connection, as a pipeline has
+        chat = connection.post(
+            f"{server.url}/v1/chat/completions", json={**body, "entropy": {}}, timeout=60
+        )
+        assert chat.json()["choices"][0]["entropy"]
+        plain = connection.post(url, json=body, timeout=60)
+        assert plain.status_code == 200
+        assert "entropy" not in plain.json()["choices"][0]
+        refused = connection.post(url, json={**body, "entropy": {}}, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "entropy")

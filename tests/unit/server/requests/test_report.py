@@ -1,0 +1,107 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probes.laws import NO_LAW, NO_ROW, EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw
+from server.planning.plan import Plan
+from server.requests.report import summarise, token_reports
+from server.requests.telemetry import Token
+
+NAN = math.nan
+numbers = st.floats(0, 12)
+tokens = st.lists(st.tuples(st.just(NAN) | numbers, st.just(NAN) | numbers), max_size=30)
+
+
+def ruled_by(law: TemperatureLaw | None, trace: str = "summary") -> Plan:
+    return Plan("calm", law, NO_LAW, NO_ROW, trace)
+
+
+PLAIN = ruled_by(None)
+STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, temperature_min=0.1, temperature_max=2.0))
+
+
+def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
+    report = summarise(ruled_by(HapoLaw()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
+    assert report.model_dump() == {
+        "profile": "calm",
+        "law": "hapo",
+        "entropy_mean": 1.5,
+        "entropy_max": 2.5,
+        "temperature_mean": pytest.approx(1.0),
+        "num_tokens": 3,
+        "num_clamped": None,
+        "tokens": None,
+        "difficulty": None,
+        "steering": None,
+        "inquiry": None,
+        "fallback": None,
+    }
+
+
+def test_a_request_without_a_law_reports_none() -> None:
+    assert summarise(PLAIN, [(1.0, 0.7)], produced=1).law is None
+
+
+@pytest.mark.parametrize(
+    ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
+)
+def test_tokens_are_shown_only_to_who_asked_for_them(trace: str, shown: bool) -> None:
+    report = summarise(ruled_by(None, trace), [(1.0, 0.0), (2.0, NAN)], produced=2)
+    expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
+    assert report.model_dump()["tokens"] == (expected if shown else None)
+
+
+def test_an_answer_without_tokens_has_no_numbers_and_no_fallback() -> None:
+    report = summarise(PLAIN, [], produced=0)
+    assert (report.entropy_mean, report.entropy_max, report.temperature_mean) == (None,) * 3
+    assert (report.num_tokens, report.fallback) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "produced", "fallback"),
+    [
+        ([(1.0, 1.0)], 1, None),
+        ([(1.0, 0.0)], 1, None),
+        ([(1.0, 1.0)], 2, "trace_lost"),
+        ([], 2, "trace_lost"),
+        ([(NAN, 1.0), (1.0, 1.0)], 2, "no_entropy"),
+        ([(NAN, 1.0)], 2, "no_entropy"),
+        ([(1.0, 1.0), (NAN, NAN)], 2, "control_failed"),
+        ([(NAN, 1.0), (NAN, NAN)], 3, "control_failed"),
+    ],
+)
+def test_the_gravest_reason_is_the_fallback(
+    tokens: list[Token], produced: int, fallback: str | None
+) -> None:
+    assert summarise(PLAIN, tokens, produced).fallback == fallback
+
+
+def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped() -> None:
+    temperatures = [0.1, 0.10000000149, 0.1001, 1.0, 1.999, 2.0, 2.0000001, NAN]
+    report = summarise(STEADY, [(1.0, t) for t in temperatures], produced=8)
+    assert report.num_clamped == 4
+
+
+@pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
+def test_only_a_target_can_be_clamped(law: TemperatureLaw | None) -> None:
+    assert summarise(ruled_by(law), [(1.0, 2.0)], produced=1).num_clamped is None
+
+
+@given(tokens=tokens, missing=st.integers(0, 3))
+def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
+    tokens: list[Token], missing: int
+) -> None:
+    report = summarise(ruled_by(None, "tokens"), tokens, len(tokens) + missing)
+    json.dumps(report.model_dump(), allow_nan=False)
+    assert report.num_tokens == len(tokens)
+    if report.entropy_mean is not None and report.entropy_max is not None:
+        assert report.entropy_mean <= report.entropy_max + 1e-9
+    assert (report.entropy_mean is None) == all(math.isnan(entropy) for entropy, _ in tokens)
+
+
+def test_what_is_not_a_number_is_shown_as_nothing() -> None:
+    (token,) = token_reports([(NAN, NAN)])
+    assert (token.entropy, token.temperature) == (None, None)

@@ -10,9 +10,16 @@ from rich.markup import escape
 from clients.connection import DEFAULT_URL, Trouble, connect
 from clients.entropy import Inquiry
 from clients.inquiry import InquirySession, find_task
+from clients.render import printable
 
 _SHOWN = 12
 """Labels of a prediction set that are named."""
+_GROWS = {
+    "table": "(more than before: this answer does not agree with earlier ones)",
+    "likelihood": "(more than before: each number of answers has its own calibrated threshold, and "
+    "an answer can make the model less sure)",
+}
+"""Why a set may grow, by predictor."""
 
 
 def ask(
@@ -46,11 +53,13 @@ def ask(
                 max_turns=turns,
                 queries="open" if open_questions else None,
             )
+            before: Inquiry | None = None
             for turn in session:
-                _show(out, turn.report)
-                out.print(escape(turn.text), style="bold")
+                _show(out, turn.report, before)
+                out.print(escape(printable(turn.text)), style="bold")
+                before = turn.report
     except Trouble as trouble:
-        print(f"entrostat ask: {trouble}", file=sys.stderr)
+        print(f"entrostat ask: {printable(str(trouble))}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, EOFError):
         out.print("stopped", style="dim")
@@ -64,13 +73,29 @@ def _reply(question: str) -> str:
     return line
 
 
-def _show(out: Console, report: Inquiry) -> None:
-    """What the last answer was taken for, and what is left."""
+def _show(out: Console, report: Inquiry, before: Inquiry | None) -> None:
+    """What the last answer was taken for, and what is left; at the start, what to do."""
+    if before is None:
+        _introduce(out, report)
     if report.heard:
-        out.print(f"understood: {escape(report.heard[-1].answer)}", style="dim")
+        out.print(f"understood: {_safe(report.heard[-1].answer)}", style="dim")
     labels = report.prediction_set
     more = "" if len(labels) <= _SHOWN else f" and {len(labels) - _SHOWN} more"
-    named = escape(", ".join(labels[:_SHOWN]))
     sure = "" if report.confidence_level is None else f", right {report.confidence_level:.0%}"
     note = "" if report.calibrated else "; not calibrated for such a game"
+    named = _safe(", ".join(labels[:_SHOWN]))
     out.print(f"{len(labels)} left{sure} of the time{note}: {named}{more}", style="cyan")
+    if before is not None and len(labels) > len(before.prediction_set):
+        out.print(_GROWS.get(report.predictor or "", _GROWS["likelihood"]), style="dim")
+
+
+def _introduce(out: Console, report: Inquiry) -> None:
+    if report.introduction:
+        out.print(_safe(report.introduction))
+    if report.probabilities:
+        out.print(f"It may be: {_safe(', '.join(sorted(report.probabilities)))}")
+
+
+def _safe(text: str) -> str:
+    """A text of the server's, neither markup nor control characters."""
+    return escape(printable(text))

@@ -17,7 +17,7 @@ from clients.connection import (
     first_model,
 )
 from clients.entropy import EntropyStream, Report, controls, entropy_target
-from clients.render import write_answer, write_legend, write_report
+from clients.render import printable, write_answer, write_legend, write_report
 
 
 def chat(
@@ -57,7 +57,7 @@ def chat(
             else:
                 conversation.run()
     except Trouble as trouble:
-        print(f"entrostat chat: {trouble}", file=sys.stderr)
+        print(f"entrostat chat: {printable(str(trouble))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -121,7 +121,9 @@ class Conversation:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() line editing and history
         where = f"{self._request.model} at {self._request.client.base_url}"
-        self._notes.print(f"{where}; /reset forgets, /quit leaves, Ctrl-C stops an answer")
+        self._notes.print(
+            f"{printable(where)}; /reset forgets, /quit leaves, Ctrl-C stops an answer"
+        )
         write_legend(self._notes)
 
     def _answer(self, line: str, *, go_on: bool) -> None:
@@ -131,7 +133,7 @@ class Conversation:
         except Trouble as trouble:
             if not go_on:
                 raise
-            self._notes.print(str(trouble), style="red", markup=False)
+            self._notes.print(printable(str(trouble)), style="red", markup=False)
 
 
 def _read_line(mark: str) -> str | None:

@@ -14,11 +14,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from rich.console import Console
+from rich.markup import escape
 
 from clients.chat import Conversation
 from clients.connection import Request, Trouble, connect, first_model
 from clients.entropy import controls
-from clients.render import write_legend
+from clients.render import printable, write_legend
 
 READY_TIMEOUT = 480.0
 """Seconds; the first start converts the model."""
@@ -48,7 +49,7 @@ def main() -> int:
         with serving([str(command), "serve"], console) as url:
             converse(url, console)
     except Trouble as trouble:
-        console.print(f"demo: {trouble}", style="red", markup=False, soft_wrap=True)
+        console.print(printable(f"demo: {trouble}"), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -66,7 +67,7 @@ def converse(url: str, console: Console) -> None:
         name = first_model(client)
         write_legend(console)
         for profile, prompt in _PROMPTS:
-            console.print(f"\n[bold]{name}{profile}[/] {prompt}", soft_wrap=True)
+            console.print(f"\n[bold]{escape(printable(name))}{profile}[/] {prompt}", soft_wrap=True)
             request = Request(
                 client=client,
                 model=name + profile,

@@ -262,6 +262,10 @@ class Heard(_Reading):
 class Inquiry(_Reading):
     """Where an inquiry stands."""
 
+    introduction: str | None = None
+    """What the task tells a person to do; in the first turn only."""
+    predictor: str | None = None
+    """table, likelihood or direct."""
     action: str = "ask"
     """ask or answer."""
     turn: int = 0

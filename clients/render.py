@@ -15,8 +15,19 @@ stay below 1 nat most of the time and small ones above 2, and both should show t
 _COLD = (70, 130, 255)
 _WARM = (255, 80, 50)  # both ends and all between are legible on black and on white
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-# What a model writes must not steer the terminal: drop every control character but \t and \n.
-_CONTROLS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (9, 10)}
+_CONTROLS = dict.fromkeys(
+    code
+    for code in [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    if code not in (9, 10)
+)
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which could steer the terminal; tabs and line ends stay.
+
+    Also without the characters that reverse the direction of what follows.
+    """
+    return text.translate(_CONTROLS)
 
 
 def colour(entropy: float) -> str:
@@ -37,7 +48,7 @@ def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text
     """Colour a text by the mean entropy of its tokens, with their mean temperature behind it."""
     entropy = _mean([token.entropy for token in tokens])
     painted = Text()
-    painted.append(text.translate(_CONTROLS), None if entropy is None else colour(entropy))
+    painted.append(printable(text), None if entropy is None else colour(entropy))
     temperature = _mean([token.temperature for token in tokens])
     if temperatures and temperature is not None:
         painted.append(f"{temperature:.2f}".translate(_SUBSCRIPTS), "dim")
@@ -55,7 +66,7 @@ def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool 
                     painted = paint(piece.text, waiting, temperatures=temperatures)
                     console.print(painted, end="", soft_wrap=True)
                 else:
-                    safe = piece.text.translate(_CONTROLS) if console.is_terminal else piece.text
+                    safe = printable(piece.text) if console.is_terminal else piece.text
                     console.file.write(safe)
                     console.file.flush()
                 waiting = []
@@ -104,9 +115,9 @@ def _rows(report: Report) -> dict[str, str]:
         "entropy": f"mean {mean}, max {most} nats",
         "temperature": f"mean {_number(report.temperature_mean)}{clamped}",
         "tokens": str(report.num_tokens),
-        "law": report.law or "-",
-        "profile": report.profile or "-",
-        "fallback": report.fallback or "none",
+        "law": printable(report.law or "-"),
+        "profile": printable(report.profile or "-"),
+        "fallback": printable(report.fallback or "none"),
     }
 
 

@@ -9,7 +9,7 @@ what they get. Torch, because thresholds are stored in artifacts as tensors.
 import math
 import warnings
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -118,6 +118,24 @@ def prediction_sets(
     if empty == "full":
         members = members | ~members.any(-1, keepdim=True)
     return members
+
+
+class SetRule(Protocol):
+    """What makes prediction sets of label probabilities."""
+
+    @property
+    def confidence_level(self) -> float:
+        """How often a set shall hold the true label."""
+
+    @property
+    def num_samples(self) -> int:
+        """Calibration samples for each length."""
+
+    def is_calibrated(self, length: int) -> bool:
+        """Whether the level is promised for histories of this length."""
+
+    def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
+        """Membership after `length` answers, bool, shape (..., labels)."""
 
 
 class Calibration(NamedTuple):

@@ -10,8 +10,9 @@ from torch import Tensor
 from probes.conformal import Calibration, Score, conformal_rank, conformal_threshold
 from probes.inquiry.index import TaskIndex
 from probes.inquiry.likelihood import AnswerModel, answer_logprobs
+from probes.inquiry.table import table_logprobs
 from probes.inquiry.task import Task
-from probes.inquiry.words import Predictor
+from probes.inquiry.words import ModelPredictor, Predictor, Queries
 
 
 class InquirySpec(BaseModel):
@@ -20,7 +21,7 @@ class InquirySpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task
-    predictors: tuple[Predictor, ...] = Field(min_length=1)
+    predictors: tuple[ModelPredictor, ...] = Field(min_length=1)
     """Those with a calibration, the better one first."""
     score: Score
     fitted: tuple[str, ...]
@@ -36,16 +37,18 @@ class Inquiry(NamedTuple):
 
     task: Task
     lookup: TaskIndex
-    predictors: tuple[Predictor, ...]
+    predictors: tuple[ModelPredictor, ...]
     score: Score
     logprobs: Tensor
     """ln P(answer | question, label), shape (Q, 2, K)."""
-    scores: Mapping[Predictor, Tensor]
+    scores: Mapping[ModelPredictor, Tensor]
     """Conformity scores of the true labels, ascending, shape (lengths, samples)."""
     table: Tensor
     """Log-likelihoods of the statements, nats, shape (K, Q)."""
     model: AnswerModel
     """What they say about the answers."""
+    known: Tensor | None
+    """ln P(answer | question, label) by the task's own table, shape (Q, 2, K); None without one."""
 
     @classmethod
     def from_tensors(cls, spec: InquirySpec, tensors: Mapping[str, Tensor]) -> Self:
@@ -76,9 +79,15 @@ class Inquiry(NamedTuple):
             scores=scores,
             table=table,
             model=fitted,
+            known=table_logprobs(spec.task),
         )
 
-    def calibration(self, predictor: Predictor, confidence_level: float) -> Calibration:
+    def available(self, queries: Queries) -> tuple[Predictor, ...]:
+        """Predictors that can play, the default one first: nobody's table has open questions."""
+        has_table = self.known is not None and queries == "closed"
+        return ("table", *self.predictors) if has_table else self.predictors
+
+    def calibration(self, predictor: ModelPredictor, confidence_level: float) -> Calibration:
         """Thresholds of a predictor at a level.
 
         Raises:

@@ -14,6 +14,9 @@ from probes.inquiry.text import wording
 MEANINGS = {YES: " yes", NO: " no", UNKNOWN: " unknown"}
 """How the prompt names the meaning of a reply; what is asked of the model is the first token."""
 
+NEUTRAL_REPLIES = ("...", "table", "let me see", "7")
+"""Replies that say nothing: what a model reads into them is its bias."""
+
 _EXAMPLES = (
     ("Is it blue?", "yes, it is", YES),
     ("Can it swim?", "not at all", NO),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.conformal import Calibration
+from probes.conformal import SetRule
 from probes.inquiry.lookahead import (
     entropy_bound,
     expected_entropy,
@@ -59,7 +59,7 @@ def select(
     policy: Policy,
     posteriors: Tensor,
     weights: Tensor,
-    calibration: Calibration,
+    calibration: SetRule,
     length: int,
     *,
     empty: EmptySets = "full",

@@ -24,8 +24,10 @@ MAX_LABELS = 128
 """As many as the log-probabilities that vLLM gathers for one token."""
 MAX_QUERIES = 1000
 
-Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S(.*\S)?$")]
-"""One line of text without blanks around it."""
+_LINE = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
+
+Line = Annotated[str, Field(min_length=1, max_length=300, pattern=_LINE)]
+"""One line of text without control characters and without blanks around it."""
 
 
 class TaskError(ValueError):
@@ -46,7 +48,7 @@ class Label(_Strict):
 
 
 class Replies(_Strict):
-    """How people say the answers of one question, to simulate them."""
+    """How people say the answers of one question, or of a whole task."""
 
     yes: tuple[Line, ...] = ()
     no: tuple[Line, ...] = ()
@@ -82,6 +84,8 @@ class Task(_Strict):
     labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS)]
     answers: tuple[Line, Line] = ("yes", "no")
     """Words for yes and no."""
+    replies: Replies = Replies()
+    """Further words for yes and no, which a reply may begin with; English tasks need none."""
     queries: Annotated[tuple[Query, ...], Field(min_length=1, max_length=MAX_QUERIES)]
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.conformal import Calibration
+from probes.conformal import SetRule
 from probes.inquiry.likelihood import UNKNOWN, posterior, posteriors_after
 from probes.inquiry.lookahead import answer_weights
 from probes.inquiry.pursuit import Selection, select, stop_reason
@@ -91,7 +91,7 @@ def likelihood_outlook(
     )
 
 
-def take_turn(outlook: Outlook, history: History, calibration: Calibration, rule: Rule) -> Turn:
+def take_turn(outlook: Outlook, history: History, calibration: SetRule, rule: Rule) -> Turn:
     """Choose the next question, or stop.
 
     Args:

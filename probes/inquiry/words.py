@@ -9,8 +9,10 @@ LabelWeights = Literal["posterior", "uniform"]
 Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
 """What the next question should make small: the expected set (C-IP as in the paper), the bound on
 the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
-Predictor = Literal["likelihood", "direct"]
+ModelPredictor = Literal["likelihood", "direct"]
 """Bayes' rule over the model's log-likelihoods of statements, or the model asked for the label."""
+Predictor = Literal["table", "likelihood", "direct"]
+"""Bayes' rule over the task's own answers, which asks no model, or one of the model's."""
 Queries = Literal["closed", "open"]
 """Where questions come from: the task's own, or the model proposes new ones at every turn."""
 StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]

@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from probes.inquiry.artifact import Inquiry
-from probes.inquiry.likelihood import NO, YES
-from probes.inquiry.task import Task
-from probes.inquiry.text import wording
 from server.errors import BadControl
 
 MAX_MESSAGES = 4096
@@ -92,12 +89,6 @@ def read_conversation(
     if asked is not None:
         exchanges.append(_exchange(asked, replies))
     return exchanges
-
-
-def literal(task: Task, reply: str) -> int | None:
-    """`YES` or `NO` where a reply is the task's own word for it; None leaves it to the model."""
-    words = {wording(word): answer for word, answer in zip(task.answers, (YES, NO), strict=True)}
-    return words.get(wording(reply))
 
 
 def _question(inquiry: Inquiry, text: str, open_questions: bool) -> tuple[str | None, bool]:

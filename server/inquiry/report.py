@@ -26,6 +26,7 @@ def turn_report(
     asks = turn.stop is None
     report = InquiryReport(
         task=plan.control.task,
+        introduction=None if heard else task.introduction,
         action="ask" if asks else "answer",
         turn=len(heard) + asks,
         label=None if asks else names[turn.guess],

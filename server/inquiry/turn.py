@@ -7,13 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from probes.inquiry.label_tokens import Tokens
 from probes.inquiry.likelihood import UNKNOWN
-from probes.inquiry.prompts import MEANINGS, reply_prompt
+from probes.inquiry.prompts import MEANINGS, NEUTRAL_REPLIES, reply_prompt
+from probes.inquiry.replies import literal_answer
 from probes.inquiry.task import Task
-from probes.inquiry.text import wording
 from probes.inquiry.turn import Turn, likelihood_outlook, take_turn
-from server.inquiry.conversation import Exchange, literal
+from server.inquiry.conversation import Exchange
 from server.inquiry.cost import refuse_costly
 from server.inquiry.direct import direct_outlook, label_tokens
 from server.inquiry.engine_reads import ReadError, Reads
@@ -24,13 +26,11 @@ from server.wire.report import InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")
 
-UNKNOWN_WEIGHT = 8.0
+UNKNOWN_WEIGHT = 4.0
 """How much more likely than it says a model is to mean `unknown`, a word it seldom uses."""
-SURE = 0.65
-"""A reply means what has at least this probability among the meanings, else unknown: an answer
-misheard costs the game, one not heard a question. Of 40 short replies, many of them nonsense or in
-other languages, the default model hears 29 as meant with these two numbers, and 2 as an answer that
-was not given; with 1 and 0.5 it is 25 and 15."""
+SURE = 0.8
+"""A reply means what has at least this probability among the meanings, else unknown: a wrong answer
+costs the game, an unknown one a question."""
 
 
 class InterpretedReply(NamedTuple):
@@ -50,13 +50,19 @@ class Interpretation(NamedTuple):
 
 def literal_answers(task: Task, exchanges: Sequence[Exchange]) -> list[int | None]:
     """Answers of the replies that need no model; None leaves one to the model."""
-    return [literal(task, one.reply) if wording(one.reply) else UNKNOWN for one in exchanges]
+    return [literal_answer(task, one.question, one.reply) for one in exchanges]
+
+
+def num_readings(exchanges: Sequence[Exchange], answers: Sequence[int | None]) -> int:
+    """Prompts that the model reads to interpret the replies, neutral ones among them."""
+    free = [one for one, answer in zip(exchanges, answers, strict=True) if answer is None]
+    return len(free) + len(NEUTRAL_REPLIES) * len({one.question for one in free})
 
 
 async def interpret(
     task: Task, exchanges: Sequence[Exchange], answers: Sequence[int | None], reads: Reads
 ) -> Interpretation:
-    """Map every reply onto an answer, those in free text by the model in one batch.
+    """Map every reply onto an answer, those that no rule understands by the model in one batch.
 
     Args:
         task: Whose questions were asked.
@@ -78,26 +84,35 @@ async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> 
     """What replies mean; None if the engine cannot say."""
     if not exchanges:
         return []
-    texts = [reply_prompt(task, one.question, one.reply) for one in exchanges]
+    questions = list(dict.fromkeys(one.question for one in exchanges))
+    neutral = [(question, reply) for question in questions for reply in NEUTRAL_REPLIES]
+    asked = [*neutral, *((one.question, one.reply) for one in exchanges)]
     try:
         words = [one[0] for one in await reads.tokens(list(MEANINGS.values()), start=False)]
-        found = await reads.logprobs(await reads.tokens(texts), words)
+        prompts = await reads.tokens([reply_prompt(task, *one) for one in asked])
+        found = torch.tensor(await reads.logprobs(prompts, words), dtype=torch.float64)
     except ReadError as error:
         logger.warning("entrostat: replies could not be read: %s", error)
         return None
-    return [meaning_of(dict(zip(MEANINGS, logprobs, strict=True))) for logprobs in found]
+    shape = (len(questions), len(NEUTRAL_REPLIES), len(MEANINGS))
+    bias = dict(zip(questions, found[: len(neutral)].reshape(shape).mean(1), strict=True))
+    free = zip(exchanges, found[len(neutral) :], strict=True)
+    return [meaning_of(logprobs - bias[one.question]) for one, logprobs in free]
 
 
-def meaning_of(logprobs: dict[int, float]) -> int:
+def meaning_of(evidence: torch.Tensor) -> int:
     """The meaning with most of the probability, `UNKNOWN` if none has enough.
 
     Args:
-        logprobs: Nats, by `YES`, `NO` and `UNKNOWN`.
+        evidence: How much likelier each of `MEANINGS` is after this reply than after neutral ones,
+            in nats, shape (3,).
+
+    Source: contextual calibration, Zhao et al. (arXiv 2102.09690).
     """
-    weighted = {**logprobs, UNKNOWN: logprobs[UNKNOWN] + math.log(UNKNOWN_WEIGHT)}
-    best = max(weighted, key=lambda meaning: weighted[meaning])
-    total = sum(math.exp(value - weighted[best]) for value in weighted.values())
-    return best if 1 / total >= SURE else UNKNOWN
+    weights = torch.tensor([0.0, 0.0, math.log(UNKNOWN_WEIGHT)], dtype=evidence.dtype)
+    probabilities = (evidence + weights).softmax(-1)  # NaN, as of an engine's -inf, is not sure
+    best = int(probabilities.argmax())
+    return list(MEANINGS)[best] if float(probabilities[best]) >= SURE else UNKNOWN
 
 
 async def inquire(
@@ -120,7 +135,7 @@ async def inquire(
     task = plan.inquiry.task
     answers = await asyncio.to_thread(literal_answers, task, exchanges)
     plan, labels, fallback = await _with_labels(plan, reads)
-    refuse_costly(plan, exchanges, answers.count(None), labels)
+    refuse_costly(plan, exchanges, num_readings(exchanges, answers), labels)
     heard, complete = await interpret(task, exchanges, answers, reads)
     if not complete:
         fallback = fallback or "reply_unread"

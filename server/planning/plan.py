@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from probes.conformal import Calibration
+from probes.conformal import SetRule
 from probes.difficulty.strategies import Difficulty, Strategies
 from probes.inquiry.artifact import Inquiry, TooFewSamples
+from probes.inquiry.table import CredibleSets
 from probes.inquiry.turn import Rule
 from probes.inquiry.words import Predictor
 from probes.laws import EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw, law_row
@@ -50,8 +51,8 @@ class InquiryPlan(NamedTuple):
     control: InquiryControl
     inquiry: Inquiry
     predictor: Predictor
-    calibration: Calibration
-    spare: Calibration
+    calibration: SetRule
+    spare: SetRule
     """Of `likelihood`, which needs no engine, for when the predictor fails."""
     rule: Rule
 
@@ -171,20 +172,30 @@ def _inquiry(control: Control, artifacts: Artifacts) -> InquiryPlan | None:
                 f"entropy.{field}",
             )
     inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task")
-    predictor = wanted.predictor or inquiry.predictors[0]
-    if predictor not in inquiry.predictors:
+    available = inquiry.available(wanted.queries)
+    predictor = wanted.predictor or available[0]
+    if predictor not in available:
+        missing = "table of answers" if predictor == "table" else f"calibration for `{predictor}`"
         raise BadControl(
-            f"`entropy.inquiry.predictor`: `{wanted.task}` has no calibration for `{predictor}`, "
-            f"only for {', '.join(inquiry.predictors)}",
+            f"`entropy.inquiry.predictor`: `{wanted.task}` has no {missing} for "
+            f"{wanted.queries} questions, only {', '.join(available)}",
             "entropy.inquiry.predictor",
         )
-    try:
-        calibration = inquiry.calibration(predictor, wanted.confidence_level)
-        spare = inquiry.calibration("likelihood", wanted.confidence_level)
-    except TooFewSamples as error:
-        raise BadControl(
-            f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
-        ) from error
+    level = wanted.confidence_level
+    calibration: SetRule
+    spare: SetRule
+    if predictor == "table" and inquiry.known is not None:
+        inquiry = inquiry._replace(logprobs=inquiry.known)
+        calibration = spare = CredibleSets(level)
+    else:
+        assert predictor != "table"  # not available without a table
+        try:
+            calibration = inquiry.calibration(predictor, level)
+            spare = inquiry.calibration("likelihood", level)
+        except TooFewSamples as error:
+            raise BadControl(
+                f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
+            ) from error
     rule = Rule(
         wanted.policy,
         wanted.empty,

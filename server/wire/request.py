@@ -72,7 +72,8 @@ class InquiryControl(RequestModel):
     max_turns: int = Field(20, ge=0, le=1000)
     """Most questions; then comes the final answer."""
     predictor: Predictor | None = None
-    """None takes the one that the artifact names first."""
+    """None takes the table of the task's own answers where all of them are known and the questions
+    are closed, else the one that the artifact names first."""
     queries: Queries = "closed"
     """`closed` asks the task's own questions; `open` those that the model proposes at each turn."""
     max_candidates: int = Field(64, ge=1, le=1000)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
+from probes.inquiry.prompts import NEUTRAL_REPLIES
 from probes.inquiry.task import Task, load_task
 from probes.inquiry.text import wording
 from tests.conftest import Server, entrostat
@@ -71,6 +72,17 @@ def test_a_whole_game_by_the_sdk(client: OpenAI, animals: Task, stream: bool) ->
     assert all(report["forwards"] == 0 for report in reports)
 
 
+def test_an_honest_player_is_found_out_by_the_table_of_answers(
+    client: OpenAI, animals: Task
+) -> None:
+    for label in animals.names:
+        _, reports = game(client, lambda q, label=label: truth(animals, label, q))
+        assert reports[-1]["label"] == label
+        assert len(reports) - 1 <= 6
+        assert {report["predictor"] for report in reports} == {"table"}
+    assert reports[0]["introduction"] == animals.introduction
+
+
 def test_a_turn_of_known_words_takes_at_most_50_ms(client: OpenAI, animals: Task) -> None:
     messages, reports = game(client, lambda q: truth(animals, "bee", q))
     assert sorted(report["seconds"] for report in reports)[len(reports) // 2] <= 0.05
@@ -110,10 +122,10 @@ def test_replies_in_free_text_are_read_once_per_server(server: Server, client: O
     messages: list[Any] = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": question},
-        {"role": "user", "content": "certainly not, never ever"},
+        {"role": "user", "content": "as little as a stone does"},
     ]
     _, first = turn(client, messages)
-    assert first["forwards"] == 1
+    assert first["forwards"] == 1 + len(NEUTRAL_REPLIES)
     assert first["prompt_tokens"] > 0
     before = counter(server, "vllm:prompt_tokens_total")
     _, again = turn(client, messages)
@@ -134,7 +146,16 @@ def test_the_same_game_is_played_again(client: OpenAI, animals: Task) -> None:
         ({"task": f"{MODEL}/entropy"}, None, "entropy.inquiry.task"),
         ({"task": TASK, "confidence_level": 1.0}, None, "entropy.inquiry.confidence_level"),
         ({"task": TASK, "confidence_level": 0.0}, None, "entropy.inquiry.confidence_level"),
-        ({"task": TASK, "confidence_level": 0.9999}, None, "entropy.inquiry.confidence_level"),
+        (
+            {"task": TASK, "confidence_level": 0.9999, "predictor": "likelihood"},
+            None,
+            "entropy.inquiry.confidence_level",
+        ),
+        (
+            {"task": TASK, "predictor": "table", "queries": "open"},
+            None,
+            "entropy.inquiry.predictor",
+        ),
         ({"task": TASK, "colour": 1}, None, "entropy.inquiry.colour"),
         (
             {"task": TASK},

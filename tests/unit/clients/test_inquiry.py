@@ -130,3 +130,52 @@ def test_a_refusal_is_one_sentence(playing: Fake) -> None:
     result = run(playing, "m/nothing")
     assert result.exit_code == 2
     assert "entrostat ask: the server answers 400: `entropy.inquiry.task`" in result.stderr
+
+
+def test_a_game_begins_with_the_introduction_and_every_label(fake: Fake) -> None:
+    labels = [f"animal {at}" for at in range(30)]
+    first = answer(
+        "Is it big?",
+        action="ask",
+        introduction="Think of one.",
+        prediction_set=labels,
+        probabilities=dict.fromkeys(labels, 1 / 30),
+    )
+    fake.answers, fake.artifacts = [first, GAME[-1]], CARDS
+    said = " ".join(run(fake, "animals", typed="no\n").output.split())
+    assert said.index("Think of one.") < said.index("It may be:") < said.index("Is it big?")
+    assert all(label in said.split("30 left")[0] for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "why"), [("table", "does not agree"), ("likelihood", "calibrated threshold")]
+)
+def test_a_set_that_grows_says_why(fake: Fake, predictor: str, why: str) -> None:
+    small = answer("Is it big?", action="ask", prediction_set=["cow"], predictor=predictor)
+    large = answer("Can it fly?", action="ask", prediction_set=["cow", "cat"], predictor=predictor)
+    fake.answers, fake.artifacts = [small, large, GAME[-1]], CARDS
+    said = " ".join(run(fake, "animals", typed="no\nno\n").output.split())
+    assert said.count("more than before") == 1
+    assert why in said
+
+
+ESCAPES = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202e"
+
+
+def test_nothing_that_a_server_says_steers_the_terminal(fake: Fake) -> None:
+    hostile = answer(
+        f"I think{ESCAPES}",
+        action="answer",
+        introduction=f"Think{ESCAPES}",
+        prediction_set=[f"cow{ESCAPES}"],
+        probabilities={f"cow{ESCAPES}": 1.0},
+        heard=[{"query": "x", "answer": f"no{ESCAPES}"}],
+    )
+    fake.answers, fake.artifacts = [hostile], CARDS
+    done = run(fake, "animals")
+    assert "I think" in done.output
+    assert not set(done.output) & set("\x1b\x07\x9b\u202e")
+    fake.artifacts = [{**CARDS[2], "id": f"m/other{ESCAPES}"}]
+    done = run(fake, "animals")
+    assert done.exit_code == 2
+    assert not set(done.output + done.stderr) & set("\x1b\x07\x9b\u202e")

@@ -94,3 +94,11 @@ def test_every_question_of_a_built_in_task_divides_the_labels() -> None:
         table = load_task(name).answer_table()
         assert bool((table == 1).any(0).all()), name
         assert bool((table == 0).any(0).all()), name
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x07", "\x9b31m", "\x00", "\x7f"])
+@pytest.mark.parametrize("key", ["subject", "introduction", "guess"])
+def test_a_task_has_no_control_characters(key: str, control: str) -> None:
+    text = "It is: {label}" if key == "guess" else "a pet"
+    with pytest.raises(TaskError, match=key):
+        parse_task(pets(**{key: f"{text}{control}!"}), "pets.json")

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from probes.inquiry.likelihood import NO, UNKNOWN, YES
-from probes.inquiry.prompts import MEANINGS
+from probes.inquiry.prompts import MEANINGS, NEUTRAL_REPLIES
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange
 from server.inquiry.engine_reads import ReadError
@@ -56,6 +57,7 @@ class FakeReads:
 
 def plan(root: Path, *, direct: bool = False, **inquiry: Any) -> InquiryPlan:
     save_inquiry(root, direct=direct)
+    inquiry.setdefault("predictor", "likelihood")
     control = Control.model_validate({"inquiry": {"task": "m/pets", **inquiry}})
     made = make_plan(Wanted(control, None, None), {}, artifacts(root), Said())
     assert made is not None
@@ -95,7 +97,7 @@ async def test_replies_in_free_text_are_read_by_the_model(tmp_path: Path) -> Non
     reads = FakeReads()
     _, report, _ = await turn(plan(tmp_path), (BARK, "nein"), (SWIM, "ja"), reads=reads)
     assert [one.answer for one in report.heard] == ["no", "yes"]
-    assert reads.forwards == 2
+    assert reads.forwards == 2 * (1 + len(NEUTRAL_REPLIES))
     assert report.label == "fish"
 
 
@@ -201,18 +203,39 @@ def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) 
 
 
 def test_only_a_clear_meaning_counts() -> None:
-    assert meaning_of({YES: 0.0, NO: -3.0, UNKNOWN: -6.0}) == YES
-    assert meaning_of({YES: -3.0, NO: 0.0, UNKNOWN: -6.0}) == NO
-    assert meaning_of({YES: -1.0, NO: -1.05, UNKNOWN: -9.0}) == UNKNOWN
-    assert meaning_of({YES: 0.0, NO: -6.0, UNKNOWN: -1.0}) == UNKNOWN
-    assert meaning_of({YES: -float("inf"), NO: -float("inf"), UNKNOWN: 0.0}) == UNKNOWN
+    def meaning(*evidence: float) -> int:
+        return meaning_of(torch.tensor(evidence, dtype=torch.float64))
+
+    assert meaning(4.0, -1.0, -2.0) == YES
+    assert meaning(-1.0, 4.0, -2.0) == NO
+    assert meaning(2.0, 1.9, -5.0) == UNKNOWN
+    assert meaning(1.0, -4.0, 0.5) == UNKNOWN
+    assert meaning(0.0, 0.0, 0.0) == UNKNOWN
+    assert meaning(float("nan"), 0.0, 0.0) == UNKNOWN
+
+
+async def test_what_a_model_says_of_any_reply_is_its_bias_and_no_answer(tmp_path: Path) -> None:
+    class Yeasayer(FakeReads):
+        async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
+            self.forwards += len(prompts)
+            return [[-0.1, -4.0, -6.0] for _ in prompts]
+
+    _, report, _ = await turn(plan(tmp_path), (BARK, "blue"), (SWIM, "42"), reads=Yeasayer())
+    assert [one.answer for one in report.heard] == ["unknown", "unknown"]
 
 
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
         ({"inquiry": {"task": "m/none"}}, "entropy.inquiry.task"),
-        ({"inquiry": {"task": "m/pets", "confidence_level": 0.999}}, "confidence_level"),
+        (
+            {"inquiry": {"task": "m/pets", "predictor": "likelihood", "confidence_level": 0.999}},
+            "confidence_level",
+        ),
+        (
+            {"inquiry": {"task": "m/pets", "predictor": "table", "queries": "open"}},
+            "entropy.inquiry.predictor",
+        ),
         ({"inquiry": {"task": "m/pets", "predictor": "direct"}}, "entropy.inquiry.predictor"),
         (
             {"inquiry": {"task": "m/pets"}, "temperature": {"type": "edt"}},
@@ -237,7 +260,7 @@ async def test_a_turn_that_would_take_too_many_engine_requests_is_refused_before
     reads = FakeReads()
     wanted = plan(tmp_path)
     with pytest.raises(BadControl, match="at most 2048 are served") as caught:
-        await turn(wanted, *[(BARK, f"perhaps {at}") for at in range(2049)], reads=reads)
+        await turn(wanted, *[(BARK, f"jein {at}") for at in range(2049)], reads=reads)
     assert caught.value.param == "messages"
     reads.labels = {" cat.": [5, *range(900)], " dog.": [5, *range(1, 900)], " fish.": [6]}
     wanted = plan(tmp_path, direct=True, predictor="direct")
@@ -251,3 +274,23 @@ async def test_repeats_of_a_question_count_towards_the_limit_of_questions(tmp_pa
     repeats = [(BARK, "..."), (BARK, "..."), (BARK, "...")]
     _, report, _ = await turn(plan(tmp_path, max_turns=3), *repeats)
     assert (report.action, report.reason, report.turn) == ("answer", "budget", 3)
+
+
+async def test_a_task_with_a_table_of_answers_is_played_by_it_and_asks_no_model(
+    tmp_path: Path,
+) -> None:
+    reads = FakeReads()
+    wanted = plan(tmp_path, predictor=None, confidence_level=0.95)
+    text, report, fallback = await turn(wanted, (BARK, "no"), (SWIM, "yes"), reads=reads)
+    assert (report.predictor, report.calibrated, fallback) == ("table", True, None)
+    assert (text, reads.forwards) == ("I think it is: fish.", 0)
+    opened = plan(tmp_path, predictor=None, queries="open")
+    assert opened.predictor == "likelihood"
+
+
+async def test_an_answer_that_contradicts_the_table_makes_the_set_grow(tmp_path: Path) -> None:
+    wanted = plan(tmp_path, predictor="table", confidence_level=0.95)
+    _, before, _ = await turn(wanted, (BARK, "yes"))
+    _, after, _ = await turn(wanted, (BARK, "yes"), (SWIM, "no"))
+    assert before.prediction_set == ["dog"]
+    assert set(after.prediction_set) == {"dog", "cat"}

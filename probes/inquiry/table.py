@@ -1,0 +1,62 @@
+"""The predictor `table`: Bayes' rule over the task's own answers, where all of them are known.
+
+No model is asked. A player may err: each answer is taken to be wrong with probability
+`WRONG_ANSWERS`, so an answer that contradicts the others makes the set grow instead of emptying it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.inquiry.likelihood import known_answers
+from probes.inquiry.task import Task
+from probes.inquiry.words import EmptySets
+
+WRONG_ANSWERS = 0.01
+"""Probability that a player's answer differs from the table."""
+
+
+def table_logprobs(task: Task) -> Tensor | None:
+    """ln P(answer | question, label) by the task's table, shape (Q, 2, K); None without one.
+
+    A task has a table where every question names the labels whose answer is yes.
+    """
+    if any(query.yes is None for query in task.queries):
+        return None
+    return known_answers(task.answer_table(), WRONG_ANSWERS)
+
+
+class CredibleSets(NamedTuple):
+    """The smallest sets of most probable labels that hold a share of the probability.
+
+    The promise is that of Bayes' rule, not of conformal calibration: over labels drawn uniformly
+    and answers that follow the table but for `WRONG_ANSWERS` of them at random, a set holds the
+    true label with probability `confidence_level` or more, whatever rule chose the questions. A
+    player who errs more often, or who means another label than the table knows, gets less.
+    """
+
+    confidence_level: float
+    num_samples: int = 10**9
+    """As of a calibration without sampling error."""
+
+    def is_calibrated(self, length: int) -> bool:
+        """Histories of every length: the promise does not depend on it."""
+        return length >= 0
+
+    def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
+        """Labels that have less than `confidence_level` of the probability strictly above them.
+
+        Args:
+            probabilities: Shape (..., labels).
+            length: Number of answers; without effect.
+            empty: Without effect: no set is empty.
+
+        Returns:
+            Membership, bool, shape (..., labels); labels of equal probability go together.
+        """
+        rounded = probabilities.round(decimals=9)  # equal but for the order of a sum
+        ascending = -rounded.sort(dim=-1, descending=True).values
+        num_above = torch.searchsorted(ascending.contiguous(), -rounded.contiguous())
+        above = torch.nn.functional.pad(-ascending.cumsum(-1), (1, 0)).gather(-1, num_above)
+        return above < self.confidence_level

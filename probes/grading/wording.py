@@ -15,7 +15,7 @@ _FUNCTION_WORDS = (
 )
 _INITIAL = rf"(?<!\b[A-Z]\.)|(?<=\.)(?=\s+(?:{_FUNCTION_WORDS})\b)"
 _SENTENCE_END = re.compile(
-    rf"(?<=[.!?]){_ABBREVIATIONS}(?:{_INITIAL})\s+"
+    rf"(?<=[.!?])(?<!\\!){_ABBREVIATIONS}(?:{_INITIAL})\s+"
     rf"|(?<=[.!?][\"'\u201d)])\s+|(?<=[\u3002\uff01\uff1f])|\n"
 )
 

@@ -80,7 +80,10 @@ def _question(record: Record, place: str) -> str:
     named = {**record, "question": stem}
     for key in PROMPTS:
         if isinstance(named.get(key), str):
-            context = record.get("passage") or (record.get("input") if key == "instruction" else "")
+            context = record.get("passage") or record.get("context") or ""
+            context = "\n".join(map(str, context)) if isinstance(context, list) else str(context)
+            if key == "instruction":
+                context = record.get("input", "")
             parts = [context] if key == "question" else []
             parts += [named[key]] + ([context] if key == "instruction" else [])
             return "\n\n".join(str(part) for part in parts if part)

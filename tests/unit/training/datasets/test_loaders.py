@@ -270,6 +270,8 @@ CHOICE_SHAPES: dict[str, dict[str, object]] = {
     "hellaswag": {"ctx": "Which?", "endings": ["red", "blue"], "label": "1"},
     "columns": {"question": "Which?", "A": "red", "B": "blue", "answer": "B"},
     "text": {"question": "Which?", "options": ["A. red", "B. blue"], "answer": "blue"},
+    "medqa": {"question": "Which?", "options": {"A": "red", "B": "blue"}, "answer": "blue",
+              "answer_idx": "B"},
     "keyed": {"question": "Which?", "options": {"A": "red", "B": "blue"}, "answer": "(B)"},
 }  # fmt: skip
 
@@ -287,6 +289,12 @@ def test_published_shapes_are_read(tmp_path: Path, shape: str) -> None:
     (problem,) = read(tmp_path, record, grader=given)
     assert (problem.prompt, problem.answer, problem.grader) == (prompt, answer, grader)
     assert problem.level == {"math-500": 3, "math": 5}.get(shape, 0)
+
+
+def test_a_context_comes_before_its_question(tmp_path: Path) -> None:
+    record = {"question": "Which?", "context": ["One.", "Two."], "answer": "One"}
+    (problem,) = read(tmp_path, record, grader="exact")
+    assert problem.prompt == "One.\nTwo.\n\nWhich?"
 
 
 @pytest.mark.parametrize("shape", CHOICE_SHAPES)

@@ -33,9 +33,8 @@ from training.policy.loss import (
     policy_mean,
     ratio_limits,
 )
-from training.policy.rollouts.served import ServedPolicy
+from training.policy.rollout_trainer import STATISTICS, Grader, RolloutTrainer
 from training.policy.rollouts.settings import BranchConfig, ServedConfig
-from training.policy.rollouts.source import STATISTICS, Grader, RolloutTrainer
 from training.policy.run_folder import STATE_FILE
 from training.policy.text_features import TextFeatureReader
 from training.policy.trl_import import GRPOConfig
@@ -112,7 +111,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 f"{[*self.objectives.members]} ask which answers are right: pass grader"
             )
         self._own_rollouts = settings.own_rollouts
-        self._law, self._branch, self._importance_cap = law, branch, importance_cap
+        self._importance_cap = importance_cap
         self._loss: _Loss | None = None
         self._entropy_before: float | None = None
         super().__init__(model, reward_funcs, args, **kwargs)
@@ -124,9 +123,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         self._ranks = ranks_of(self.accelerator)
         self._reader = TextFeatureReader(self._tokenizer, grader)
         self._base_epsilon_high = self.epsilon_high
-        if served is not None:
-            self._served = ServedPolicy(served, Path(args.output_dir) / "served")
-            self._served.connect()
+        self._source = self._build_source(law, branch, served)
 
     # The loss ---------------------------------------------------------------------------------
 

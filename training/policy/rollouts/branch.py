@@ -1,16 +1,15 @@
-"""Completions beside the ordinary ones: drawn at another temperature, or forked from a first draft.
-
-Pure functions on token ids and batches; the trainer draws.
-"""
+"""Completions that are forked from a first draft, or replaced by others."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from training.policy.rollouts.sampler import Sampler
 from training.policy.rollouts.settings import BranchConfig
+from training.policy.rollouts.source import DrawnCompletions, Generate
 
 _PROMPT = ("prompt_ids", "prompt_mask")
 
@@ -111,3 +110,46 @@ def _fork_point(
     usable = [at for at, text in enumerate(texts) if at > 0 and len(text.strip()) > 1]
     best = sorted(usable, key=lambda at: -entropies[at])[: config.top]
     return chance.choice(best) if best else 0
+
+
+class BranchSource:
+    """Draws the roots of every group in full, and the others from where they leave a root."""
+
+    is_off_policy = False
+
+    def __init__(
+        self,
+        config: BranchConfig,
+        temperature: float,
+        num_generations: int,
+        token_texts: Callable[[list[int]], list[str]],
+    ) -> None:
+        """Fork completions.
+
+        Args:
+            config: How many roots, how many candidates.
+            temperature: Of all tokens.
+            num_generations: Completions of a group.
+            token_texts: Text of each token of a completion; "" for special ones.
+        """
+        self._config, self._temperature = config, temperature
+        self._size, self._token_texts = num_generations, token_texts
+
+    def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
+        """Completions; what the others take over from their root has no loss."""
+        rows = range(len(prompt_ids))
+        roots = [row for row in rows if is_root(row, self._size, self._config.roots)]
+        sampler = Sampler(None, self._temperature)
+        drafts = generate([prompt_ids[row] for row in roots], sampler)
+        completions = dict(zip(roots, drafts, strict=True))
+        texts = {row: self._token_texts(draft) for row, draft in completions.items()}
+        entropies = dict(zip(roots, sampler.entropies(drafts), strict=True))
+        chance = random.Random(int(torch.randint(2**31, ())))
+        found = forks(entropies, texts, len(prompt_ids), self._size, self._config, chance)
+        prefixes = {row: completions[fork.root][: fork.position] for row, fork in found.items()}
+        rest = generate([[*prompt_ids[row], *prefix] for row, prefix in prefixes.items()])
+        for (row, prefix), more in zip(prefixes.items(), rest, strict=True):
+            completions[row] = [*prefix, *more]
+        taken = [len(prefixes.get(row, [])) for row in rows]
+        mask = [[int(at >= taken[row]) for at in range(len(completions[row]))] for row in rows]
+        return DrawnCompletions([completions[row] for row in rows], None, loss_mask=mask)

@@ -6,18 +6,20 @@ shares its files.
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import openai
+import torch
 from pydantic import BaseModel, ValidationError
 
 from training.common.errors import TrainingError
 from training.common.server_pool import Sampling, ServerPool
 from training.policy.rollouts.settings import ServedConfig
+from training.policy.rollouts.source import DrawnCompletions, Generate
 
 _START = (
     "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 entrostat serve MODEL --enable-lora "
@@ -199,3 +201,39 @@ def _completion(answer: object, url: str) -> _Completion:
         raise TrainingError(
             f"{url} sent a completion with a wrong {where}: {finding['msg']}"
         ) from error
+
+
+class ServedSource:
+    """Lets a server draw, which has the adapter of the current step."""
+
+    is_off_policy = True
+
+    def __init__(
+        self,
+        policy: ServedPolicy,
+        hand_over: Callable[[ServedPolicy], int],
+        *,
+        max_tokens: int,
+        temperature: float,
+    ) -> None:
+        """Draw on a server.
+
+        Args:
+            policy: The policy there.
+            hand_over: Publishes the adapter if it has changed; returns its step.
+            max_tokens: Longest completion.
+            temperature: T0; the server's controls may move it.
+        """
+        self._policy, self._hand_over = policy, hand_over
+        self._max_tokens, self._temperature = max_tokens, temperature
+
+    def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
+        """Completions, with the log-probabilities they were drawn with."""
+        drawn = self._policy.draw(
+            prompt_ids,
+            step=self._hand_over(self._policy),
+            max_tokens=self._max_tokens,
+            temperature=self._temperature,
+            seed=int(torch.randint(2**31, ())),
+        )
+        return DrawnCompletions([one.token_ids for one in drawn], [one.logprobs for one in drawn])

@@ -1,0 +1,359 @@
+"""TRL's trainer with a rollout source, measurements of the rollout, and shaped advantages."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from probes.laws import HapoStatistics, TemperatureLaw
+from training.objectives.batch import MicroBatch, RolloutBatch
+from training.objectives.compose import Objectives
+from training.objectives.controller import Actuator, EntropyController
+from training.objectives.distributed import Ranks
+from training.objectives.groups.arbitrary_entropy import Aepo
+from training.objectives.hapo import HapoObjective
+from training.objectives.requirements import RequiredTensor
+from training.policy.grading import final_text
+from training.policy.loss import ROLLOUT_LOGITS, ScoredTokens, ratio_limits, score_logits
+from training.policy.rollouts.branch import BranchSource, with_replaced
+from training.policy.rollouts.law import LawSource
+from training.policy.rollouts.sampler import Sampler
+from training.policy.rollouts.served import ServedPolicy, ServedSource
+from training.policy.rollouts.settings import BranchConfig, ServedConfig
+from training.policy.rollouts.source import RolloutSource
+from training.policy.text_features import CompletionTexts, TextFeatureReader
+from training.policy.trl_import import GRPOTrainer
+
+_OLD_POLICY = frozenset({RequiredTensor.OLD_LOGPROBS, RequiredTensor.OLD_ENTROPY}) | ROLLOUT_LOGITS
+_READ = frozenset(
+    {
+        RequiredTensor.CORRECT,
+        RequiredTensor.ANSWERS,
+        RequiredTensor.STEPS,
+        RequiredTensor.PLANNING,
+        RequiredTensor.PHASES,
+        RequiredTensor.BELIEFS,
+    }
+)
+STATISTICS = "statistics/"
+"""Prefix of the columns of a batch that hold an objective's statistics of the rollout."""
+Grader = Callable[[Mapping[str, Any], str], bool]
+"""A row of the data set and an answer to right or wrong."""
+
+
+class GradedTexts(NamedTuple):
+    """What a generation batch said, kept between TRL's rewards and our advantages."""
+
+    rows: list[dict[str, Any]]
+    texts: list[str]
+    rewards: Tensor
+    """(N of all processes,); NaN where no reward function scored."""
+
+
+class RolloutTrainer(GRPOTrainer):
+    """TRL's trainer with measured rollouts; `EntropyGRPOTrainer` builds it."""
+
+    objectives: Objectives
+    controller: EntropyController | None
+    epsilon_low: Any
+    epsilon_high: Any
+    _ranks: Ranks
+    _own_rollouts = False
+    """Whether `rollout_func` draws."""
+    _source: RolloutSource | None = None
+    """Who draws; None is TRL itself."""
+    _served_step = -1
+    """Step of the adapter that the server has."""
+    _reader: TextFeatureReader
+    _generated: GradedTexts | None = None
+    _old: tuple[Tensor, Tensor] | None = None
+    """Log-probabilities and entropies under the policy that sampled."""
+    _loss_mask: list[list[int]] | None = None
+    """1 at the tokens of the current rollout that are trained on."""
+    _awaits_old = False
+    """Whether the next scoring pass is TRL's own over the rollouts."""
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether some tokens are drawn from another distribution than is trained."""
+        drawn = self._source is not None and self._source.is_off_policy
+        given = self._own_rollouts and not self._trl_corrects
+        return drawn or given or "aepo" in self.objectives.members
+
+    @property
+    def _trl_corrects(self) -> bool:
+        """Whether TRL itself weighs tokens by the log-probabilities they were drawn with."""
+        return bool(self.use_vllm and self.vllm_importance_sampling_correction)
+
+    def _drives(self, actuator: Actuator) -> bool:
+        return self.controller is not None and self.controller.config.actuator is actuator
+
+    def _build_source(
+        self, law: TemperatureLaw | None, branch: BranchConfig | None, served: ServedConfig | None
+    ) -> RolloutSource | None:
+        """Who draws the rollouts of these settings; at most one of them is set."""
+        if served is not None:
+            policy = ServedPolicy(served, Path(self.args.output_dir) / "served")
+            policy.connect()
+            limits = {"max_tokens": self.max_completion_length, "temperature": self.temperature}
+            return ServedSource(policy, self._hand_over, **limits)
+        if branch is not None:
+            size = self.num_generations
+            return BranchSource(branch, self.temperature, size, self._token_texts)
+        if law is None and not self._drives(Actuator.TEMPERATURE):
+            return None
+        return LawSource(
+            law, self.temperature, shift=self._temperature_shift, statistics=self._hapo_statistics
+        )
+
+    def _temperature_shift(self) -> float:
+        drives = self.controller is not None and self._drives(Actuator.TEMPERATURE)
+        return self.controller.output if drives and self.controller is not None else 0.0
+
+    def _hapo_statistics(self) -> HapoStatistics | None:
+        hapo = self.objectives.members.get("hapo")
+        return hapo.statistics if isinstance(hapo, HapoObjective) else None
+
+    def _hand_over(self, served: ServedPolicy) -> int:
+        """Publish the adapter on the server if the policy has changed; returns its step."""
+        step = int(self.state.global_step)
+        if step != self._served_step:
+            state = self.accelerator.get_state_dict(self.model)
+            if self.accelerator.is_main_process:
+                served.publish(self.accelerator.unwrap_model(self.model), state, step)
+            self._served_step = step
+        self.accelerator.wait_for_everyone()
+        return step
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's, or the source's while training."""
+        plain = super()._generate_single_turn
+        self._loss_mask = None
+        if self._source is None or not self.model.training:
+            result: tuple[list[list[int]], Any] = plain(prompt_ids, images, *args, **kwargs)
+            return result
+
+        def generate(prompts: list[list[int]], sampler: Sampler | None = None) -> list[list[int]]:
+            with _drawing(self.accelerator.unwrap_model(self.model_wrapped), sampler):
+                completions: list[list[int]] = plain(prompts, images, *args, **kwargs)[0]
+            return completions
+
+        drawn = self._source.draw(prompt_ids, generate)
+        self._loss_mask = drawn.loss_mask
+        if drawn.temperature is not None:
+            self._metrics["train"]["sampling/temperature"].append(drawn.temperature)
+        return drawn.token_ids, drawn.logprobs
+
+    def _token_texts(self, tokens: list[int]) -> list[str]:
+        texts: list[str] = self._tokenizer.batch_decode(
+            [[token] for token in tokens], skip_special_tokens=True
+        )
+        return texts
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        """TRL's; only the tokens of the source's loss mask are trained on."""
+        result = list(super()._generate(prompts))
+        if self._loss_mask is not None:
+            result[2], self._loss_mask = self._loss_mask, None
+        return tuple(result)
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
+        """TRL's; what was said and scored is kept for the objectives."""
+        rewards: Tensor = super()._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
+        total = (rewards * self.reward_weights.to(rewards)).nansum(1)
+        total[rewards.isnan().all(1)] = torch.nan
+        texts = [final_text(completion) for completion in completions]
+        self._generated = GradedTexts([*inputs], texts, total)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, and then the objectives shape rewards and advantages of whole groups."""
+        training = self.model.training
+        self._old, self._awaits_old = None, training and self._scores_old_policy
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        self._awaits_old = False
+        if not training:
+            return output
+        measured = self._measure(output)
+        if self.objectives.acts_on_groups:
+            output["advantages"] = self._shaped(output, measured)
+        aepo = self.objectives.members.get("aepo")
+        if isinstance(aepo, Aepo):
+            return self._with_extra(aepo, inputs, output)
+        passed_on = {need: values for need, values in measured.items() if need in ROLLOUT_LOGITS}
+        statistics = self._statistics(output, measured)
+        return output | {str(need): values for need, values in passed_on.items()} | statistics
+
+    def _statistics(
+        self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """What objectives compute over the rollout batch of all processes, a row per sequence."""
+        if not self.objectives.shares_statistics:
+            return {}
+        tokens = MicroBatch(
+            logprobs=measured[RequiredTensor.OLD_LOGPROBS],
+            entropy=measured[RequiredTensor.OLD_ENTROPY],
+            old_logprobs=measured[RequiredTensor.OLD_LOGPROBS],
+            mask=(output["completion_mask"] * output.get("tool_mask", 1)).bool(),
+            ranks=self._ranks,
+        )
+        limits = ratio_limits(self.loss_type, self.epsilon_low, self.epsilon_high)
+        found = self.objectives.rollout_statistics(tokens, output["advantages"], *limits)
+        return {f"{STATISTICS}{name}": values for name, values in found.items()}
+
+    def _with_extra(
+        self, aepo: Aepo, inputs: list[dict[str, Any]], output: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Replace some sequences by rewarded ones that were drawn hotter or colder."""
+        size = self.num_generations
+        count = aepo.num_prompts(len(inputs) // size) * size
+        # TRL logs every rollout; these are not the policy's own.
+        kept_metrics = {name: [*values] for name, values in self._metrics["train"].items()}
+        shift = aepo.temperature - self.temperature
+        self._source = LawSource(None, self.temperature, shift=lambda: shift)
+        try:
+            extra = super()._generate_and_score_completions(inputs[:count])
+        finally:
+            self._source = None
+            self._metrics["train"].clear()
+            self._metrics["train"].update(kept_metrics)
+        kept = aepo.kept(extra["advantages"], len(inputs))
+        self._metrics["train"]["objective/aepo_replaced"].append(len(kept))
+        self._metrics["train"]["objective/aepo_temperature"].append(aepo.temperature)
+        result = with_replaced(output, extra, kept, self._tokenizer.pad_token_id)
+        mask = result["completion_mask"] * result.get("tool_mask", 1)
+        result["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        return result
+
+    @property
+    def _scores_old_policy(self) -> bool:
+        """Whether TRL itself scores rollouts under the policy that sampled them."""
+        every = self.args.steps_per_generation * self.num_iterations
+        return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects
+
+    def _measure(self, output: Mapping[str, Any]) -> dict[RequiredTensor, Tensor]:
+        """What the objectives need to know of this process's completions."""
+        needs = self.objectives.needs
+        ids = output["completion_ids"]
+        mask = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
+        measured: dict[RequiredTensor, Tensor] = {}
+        if needs & _OLD_POLICY:
+            measured |= self._score_old_policy(output, needs & ROLLOUT_LOGITS)
+        assert self._generated is not None
+        agent = "tool_mask" in output and not isinstance(self._source, BranchSource)
+        answers = CompletionTexts(
+            self._generated.rows, self._generated.texts, ids, mask, is_agent=agent
+        )
+        for need in needs & _READ:
+            measured[need] = self._reader.read(need, answers).to(ids.device)
+        return measured
+
+    @torch.no_grad()
+    def _score_old_policy(
+        self, output: Mapping[str, Any], logits: frozenset[RequiredTensor]
+    ) -> dict[RequiredTensor, Tensor]:
+        """Score the completions under the policy that sampled them, unless TRL just did."""
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+        attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+        keep, size = output["completion_ids"].shape[1], self.args.per_device_train_batch_size
+        if logits:
+            parts = [
+                self._score_with_logits(self.model, one, other, keep, logits)
+                for one, other in zip(
+                    torch.split(ids, size), torch.split(attention, size), strict=True
+                )
+            ]
+            measured = {need: torch.cat([part.measured[need] for part in parts]) for need in logits}
+            logprobs = torch.cat([part.logprobs for part in parts])
+            entropy = torch.cat([part.entropy for part in parts])
+            return {
+                RequiredTensor.OLD_LOGPROBS: logprobs,
+                RequiredTensor.OLD_ENTROPY: entropy,
+                **measured,
+            }
+        if self._old is None:
+            logprobs, entropy, _ = super()._get_per_token_logps_and_entropies(
+                self.model, ids, attention, keep, batch_size=size, compute_entropy=True
+            )
+            self._old = logprobs, entropy
+        return {RequiredTensor.OLD_LOGPROBS: self._old[0], RequiredTensor.OLD_ENTROPY: self._old[1]}
+
+    def _score_with_logits(
+        self,
+        model: Any,
+        ids: Tensor,
+        attention: Tensor,
+        keep: int,
+        wanted: frozenset[RequiredTensor],
+    ) -> ScoredTokens:
+        """Score completions by a forward that keeps the logits, (B, T, vocab), in memory."""
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        with self.accelerator.autocast():
+            output = model(
+                input_ids=ids,
+                attention_mask=attention,
+                logits_to_keep=keep + 1,
+                use_cache=False,
+                **router,
+            )
+        logits = output.logits[:, :-1].float() / self.temperature
+        scored = score_logits(logits, ids[:, -keep:], self.objectives, wanted)
+        return scored._replace(aux_loss=output.aux_loss if router else None)
+
+    def _shaped(
+        self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
+    ) -> Tensor:
+        """Advantages of this process after the objectives have shaped those of all processes."""
+        assert self._generated is not None
+        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        advantages = output["advantages"]
+        if advantages.dim() == 1:
+            advantages = advantages[:, None].expand(mask.shape)
+        rollout = RolloutBatch(
+            rewards=self._generated.rewards,
+            advantages=self._gathered(advantages),
+            mask=self._gathered(mask).bool(),
+            num_generations=self.num_generations,
+            scale_rewards=self.scale_rewards,
+            measured={need: self._gathered(values) for need, values in measured.items()},
+        )
+        shaped = self.objectives.shape(rollout)
+        if shaped.rewards is not rollout.rewards:
+            self._metrics["train"]["reward_shaped"].append(shaped.rewards.nanmean().item())
+        start = self.accelerator.process_index * len(mask)
+        return shaped.advantages[start : start + len(mask), : mask.shape[1]].to(torch.float32)
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """The rows of all processes, the tokens padded to the longest."""
+        if values.dim() > 1:
+            values = self.accelerator.pad_across_processes(values.contiguous(), dim=1)
+        gathered: Tensor = self.accelerator.gather(values.contiguous())
+        return gathered
+
+
+@contextmanager
+def _drawing(model: Any, sampler: Sampler | None) -> Iterator[None]:
+    """Put a sampler, if there is one, into every `generate` of the model."""
+    if sampler is None:
+        yield
+        return
+    plain = model.generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        return plain(*args, logits_processor=LogitsProcessorList([sampler]), **kwargs)
+
+    model.generate = generate
+    try:
+        yield
+    finally:
+        del model.generate

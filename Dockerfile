@@ -87,7 +87,7 @@ CMD ["--host", "0.0.0.0", "--port", "8000", "--shutdown-timeout", "30"]
 
 FROM ${GPU_BASE} AS gpu
 LABEL org.opencontainers.image.title="entrostat" \
-      org.opencontainers.image.description="A thermostat for the entropy of a language model, inside vLLM (GPU)" \
+      org.opencontainers.image.description="OpenAI-compatible server that measures and controls the entropy of every token (vLLM, GPU)" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 0
 # A venv that sees the base image's packages, plus the few that the base lacks, at their locked

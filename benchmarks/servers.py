@@ -59,7 +59,7 @@ class Server:
                 return
             time.sleep(0.5)
         tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-        raise RuntimeError(f"the server was not ready; its last words:\n{tail}")
+        raise RuntimeError(f"the server did not become ready; last log lines:\n{tail}")
 
     def freeze(self) -> None:
         """Stop every process of the server where it is."""

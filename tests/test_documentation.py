@@ -1,5 +1,7 @@
 """Commands in README, CONTRIBUTING and docs are what the programs take, and the quick ones run."""
 
+import ast
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -88,6 +90,24 @@ def check_other(program: str, words: list[str], block: Block) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         for extras in re.findall(r"\.\[(.+?)\]", " ".join(words)):
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), block.place
+
+
+PYTHON = [
+    pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in pages()
+    for number, text in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("text", PYTHON)
+def test_python_blocks_import_names_that_exist(text: str) -> None:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != "my_module":
+            module = importlib.import_module(node.module)
+            missing = [name.name for name in node.names if not hasattr(module, name.name)]
+            assert missing == [], node.module
 
 
 def quick(words: list[str]) -> bool:

@@ -1,5 +1,6 @@
-"""What is declared in pyproject.toml, the locks agrees."""
+"""pyproject.toml, the locks and the changelog agree."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def test_every_folder_with_code_or_data_is_packaged() -> None:
     }
     assert folders - listed == set()
     assert {name for name in listed if not name.startswith("artifacts.")} - folders == set()
+
+
+def test_the_changelog_has_the_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert PROJECT["project"]["version"] in headings
 
 
 def test_a_finding_without_explanation_and_a_stale_explanation_are_problems() -> None:

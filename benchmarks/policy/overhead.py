@@ -5,7 +5,7 @@ scoring, the forward and backward passes of all micro-batches; no optimizer, so 
 round visits every arm once in random order. Counted is the processor time of one thread, which a
 busy machine disturbs less than the clock; an arm's figure is its median over stock TRL's in the
 same rounds. The memory is the peak of the process during the step, above what it held before.
-Every round is on disk as it ends, and the command goes on where it stopped.
+Every round is saved as it ends; re-running the same command resumes the run.
 """
 
 import gc

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_namespace_packages
 
 from scripts.audit import compare
 from scripts.lock import blocks
@@ -15,6 +16,9 @@ from scripts.lock import blocks
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ("build", "cpu", "gpu")
+FIND = {
+    key: PROJECT["tool"]["setuptools"]["packages"]["find"][key] for key in ("include", "exclude")
+}
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 
 
@@ -45,15 +49,15 @@ def test_the_locks_hold_a_version_that_each_dependency_allows(name: str, without
 
 
 def test_every_folder_with_code_or_data_is_packaged() -> None:
-    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    found = set(find_namespace_packages(str(ROOT), **FIND))
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("server", "probes", "training", "clients")
+        for top in ("server", "probes", "training", "clients", "artifacts")
         for path in (ROOT / top).rglob("*")
         if path.suffix in (".py", ".toml", ".json", ".jsonl") and "__pycache__" not in path.parts
     }
-    assert folders - listed == set()
-    assert {name for name in listed if not name.startswith("artifacts.")} - folders == set()
+    assert folders - found == set()
+    assert not [name for name in found if name.startswith(("tests", "benchmarks", "scripts"))]
 
 
 def test_the_changelog_has_the_version() -> None:

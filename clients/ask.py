@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clients.connection import DEFAULT_URL, Trouble, connect
+from clients.connection import DEFAULT_URL, ClientError, connect
 from clients.entropy import Inquiry
 from clients.inquiry import InquirySession, find_task
 from clients.render import printable
@@ -58,8 +58,8 @@ def ask(
                 _show(out, turn.report, before)
                 out.print(escape(printable(turn.text)), style="bold")
                 before = turn.report
-    except Trouble as trouble:
-        print(f"entrostat ask: {printable(str(trouble))}", file=sys.stderr)
+    except ClientError as error:
+        print(f"entrostat ask: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, EOFError):
         out.print("stopped", style="dim")

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from clients.connection import (
     DEFAULT_URL,
+    ClientError,
     Message,
     Request,
-    Trouble,
     connect,
     explained,
     first_model,
@@ -56,8 +56,8 @@ def chat(
                 conversation.say(prompt)
             else:
                 conversation.run()
-    except Trouble as trouble:
-        print(f"entrostat chat: {printable(str(trouble))}", file=sys.stderr)
+    except ClientError as error:
+        print(f"entrostat chat: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -89,7 +89,7 @@ class Conversation:
             The report; None if the answer was stopped or the server sends none.
 
         Raises:
-            Trouble: No answer, or not all of it; nothing is remembered.
+            ClientError: No answer, or not all of it; nothing is remembered.
         """
         asked: Message = {"role": "user", "content": prompt}
         answer = EntropyStream()
@@ -130,10 +130,10 @@ class Conversation:
         """One turn. A refused one is not the end for somebody who can type another."""
         try:
             self.say(line)
-        except Trouble as trouble:
+        except ClientError as error:
             if not go_on:
                 raise
-            self._notes.print(printable(str(trouble)), style="red", markup=False)
+            self._notes.print(printable(str(error)), style="red", markup=False)
 
 
 def _read_line(mark: str) -> str | None:

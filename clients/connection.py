@@ -12,7 +12,7 @@ DEFAULT_URL = "http://127.0.0.1:8000/v1"
 Message = ChatCompletionMessageParam
 
 
-class Trouble(RuntimeError):
+class ClientError(RuntimeError):
     """What went wrong and what to do about it, in one sentence for the user."""
 
 
@@ -48,29 +48,29 @@ def first_model(client: openai.OpenAI) -> str:
     """Name of the first model that the server lists.
 
     Raises:
-        Trouble: The server does not say.
+        ClientError: The server does not say.
     """
     with explained(client):
         for card in client.models.list():
             return card.id
-    raise Trouble(f"the server at {client.base_url} lists no model: name one with --model")
+    raise ClientError(f"the server at {client.base_url} lists no model: name one with --model")
 
 
 @contextmanager
 def explained(client: openai.OpenAI) -> Iterator[None]:
-    """Turn the SDK's errors into `Trouble`."""
+    """Turn the SDK's errors into `ClientError`."""
     try:
         yield
     except openai.APITimeoutError as error:
-        raise Trouble(f"the server at {client.base_url} did not answer in time") from error
+        raise ClientError(f"the server at {client.base_url} did not answer in time") from error
     except openai.APIConnectionError as error:
-        raise Trouble(
+        raise ClientError(
             f"no server answers at {client.base_url}: "
             "start one with `entrostat serve` or name another with --url"
         ) from error
     except openai.APIStatusError as error:
         said = error.body.get("message") if isinstance(error.body, dict) else None
         reason = " ".join(str(said or error.message).split())
-        raise Trouble(f"the server answers {error.status_code}: {reason}") from error
+        raise ClientError(f"the server answers {error.status_code}: {reason}") from error
     except openai.APIError as error:
-        raise Trouble(f"the server broke off: {error.message}") from error
+        raise ClientError(f"the server broke off: {error.message}") from error

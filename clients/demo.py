@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clients.chat import Conversation
-from clients.connection import Request, Trouble, connect, first_model
+from clients.connection import ClientError, Request, connect, first_model
 from clients.entropy import controls
 from clients.render import printable, write_legend
 
@@ -48,8 +48,8 @@ def main() -> int:
     try:
         with serving([str(command), "serve"], console) as url:
             converse(url, console)
-    except Trouble as trouble:
-        console.print(printable(f"demo: {trouble}"), style="red", markup=False, soft_wrap=True)
+    except ClientError as error:
+        console.print(printable(f"demo: {error}"), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -61,7 +61,7 @@ def converse(url: str, console: Console) -> None:
     """Stream both prompts.
 
     Raises:
-        Trouble: An answer or its report is missing, or a control was given up.
+        ClientError: An answer or its report is missing, or a control was given up.
     """
     with connect(f"{url}/v1") as client:
         name = first_model(client)
@@ -77,9 +77,9 @@ def converse(url: str, console: Console) -> None:
             )
             report = Conversation(request, console, temperatures=bool(profile)).say(prompt)
             if report is None:
-                raise Trouble("the answer came without an entropy report")
+                raise ClientError("the answer came without an entropy report")
             if report.fallback is not None:
-                raise Trouble(f"the answer was decoded without its control: {report.fallback}")
+                raise ClientError(f"the answer was decoded without its control: {report.fallback}")
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def serving(
     """Run a server on a free port of this machine while the block runs; yields its address.
 
     Raises:
-        Trouble: It could not be started or was not ready in time; ends with the log's tail.
+        ClientError: It could not be started or was not ready in time; ends with the log's tail.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
@@ -103,7 +103,7 @@ def serving(
                 start_new_session=True,  # Ctrl-C is for the demo, which then stops the server
             )
         except OSError as error:
-            raise Trouble(f"cannot start {command[0]}: {error.strerror}") from error
+            raise ClientError(f"cannot start {command[0]}: {error.strerror}") from error
         try:
             _wait_until_ready(process, url, console, Path(log.name), ready_timeout)
             yield url
@@ -121,12 +121,14 @@ def _wait_until_ready(
     with console.status(message) as status:
         while (elapsed := time.monotonic() - begin) < timeout:
             if process.poll() is not None:
-                raise Trouble(f"the server ended with exit code {process.returncode}{_tail(log)}")
+                raise ClientError(
+                    f"the server ended with exit code {process.returncode}{_tail(log)}"
+                )
             if _is_ready(url):
                 return
             status.update(f"{message} ({elapsed:.0f} s)")
             time.sleep(0.5)
-    raise Trouble(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
+    raise ClientError(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
 
 
 def _is_ready(url: str) -> bool:
@@ -139,7 +141,7 @@ def _is_ready(url: str) -> bool:
 
 def _tail(log: Path, num_lines: int = 20) -> str:
     lines = log.read_text(errors="replace").splitlines()[-num_lines:]
-    return "; its last words:\n" + "\n".join(lines) if lines else " and said nothing"
+    return "; last log lines:\n" + "\n".join(lines) if lines else " (log is empty)"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

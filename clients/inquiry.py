@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 import openai
 
-from clients.connection import Message, Trouble, explained, first_model
+from clients.connection import ClientError, Message, explained, first_model
 from clients.entropy import Inquiry, controls, inquiry, report
 
 
-class Turn(NamedTuple):
+class SessionTurn(NamedTuple):
     """What the server said."""
 
     text: str
@@ -57,11 +57,11 @@ class InquirySession:
         )
         self.messages: list[Message] = list(messages or [{"role": "user", "content": "Go ahead."}])
 
-    def __iter__(self) -> Iterator[Turn]:
+    def __iter__(self) -> Iterator[SessionTurn]:
         """Play; each turn comes before its question is answered, the final answer last.
 
         Raises:
-            Trouble: The server does not answer, refuses, or plays no games.
+            ClientError: The server does not answer, refuses, or plays no games.
         """
         while True:
             turn = self._next()
@@ -76,7 +76,7 @@ class InquirySession:
         *_, last = self
         return last.report
 
-    def _next(self) -> Turn:
+    def _next(self) -> SessionTurn:
         self._model = self._model or first_model(self._client)
         with explained(self._client):
             answer = self._client.chat.completions.create(
@@ -85,18 +85,18 @@ class InquirySession:
         choice = answer.choices[0]
         found = report(choice)
         if found is None or found.inquiry is None:
-            raise Trouble(
+            raise ClientError(
                 f"the server at {self._client.base_url} plays no games: it sent no report of an "
                 "inquiry; start one with `entrostat serve`"
             )
-        return Turn(choice.message.content or "", found.inquiry)
+        return SessionTurn(choice.message.content or "", found.inquiry)
 
 
 def find_task(client: openai.OpenAI, name: str) -> str:
     """Id of the calibration of a task, by its id or by the name of the task alone.
 
     Raises:
-        Trouble: The server has none, or does not say.
+        ClientError: The server has none, or does not say.
     """
     if "/" in name:
         return name
@@ -106,7 +106,7 @@ def find_task(client: openai.OpenAI, name: str) -> str:
     for one in usable:
         if one.rpartition("/")[2] == name:
             return one
-    raise Trouble(
+    raise ClientError(
         f"the server at {client.base_url} has no task `{name}` for its model; "
         + (f"it has {', '.join(usable)}" if usable else "make one with `train-probe inquiry`")
     )

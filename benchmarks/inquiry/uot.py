@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probes.conformal import Calibration
 from probes.inquiry.likelihood import YES
-from probes.inquiry.turn import Rule, likelihood_outlook, take_turn
+from probes.inquiry.turn import Rule, likelihood_lookahead, take_turn
 from training.inquiry.simulate import GameStep
 
 _LAMBDA = 0.4
@@ -32,15 +32,15 @@ def uot_game(
     history: list[tuple[int, int]] = []
     steps: list[GameStep] = []
     while True:
-        outlook = likelihood_outlook(logprobs, history)
-        turn = take_turn(outlook, history, calibration, Rule("entropy", budget=questions))
+        lookahead = likelihood_lookahead(logprobs, history)
+        turn = take_turn(lookahead, history, calibration, Rule("entropy", budget=questions))
         members = turn.members
         steps.append(
             GameStep(turn.guess == label, bool(members[label]), int(members.sum()), turn.length)
         )
-        if not outlook.questions or len(history) == questions:
+        if not lookahead.questions or len(history) == questions:
             return steps
         possible = turn.probabilities > _IN_PLAY
-        share = outlook.answers[:, YES, possible].mean(-1)
-        question = outlook.questions[int(reward(share).argmax())]
+        share = lookahead.answers[:, YES, possible].mean(-1)
+        question = lookahead.questions[int(reward(share).argmax())]
         history.append((question, int(answers[question])))

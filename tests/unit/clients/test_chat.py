@@ -6,7 +6,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from clients.chat import Conversation, chat
-from clients.connection import Request, Trouble, connect
+from clients.connection import ClientError, Request, connect
 from clients.entropy import EntropyStream
 from tests.unit.clients.fake import Fake, chunk, tokens
 
@@ -99,7 +99,7 @@ def conversation(fake: Fake) -> Conversation:
 def test_a_refused_turn_is_not_remembered(fake: Fake) -> None:
     talk = conversation(fake)
     fake.refusal = 400, "too long"
-    with pytest.raises(Trouble, match="too long"):
+    with pytest.raises(ClientError, match="too long"):
         talk.say("one")
     fake.refusal = None
     talk.say("two")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clients import demo
-from clients.connection import Trouble
+from clients.connection import ClientError
 from clients.demo import converse, serving
 from tests.unit.clients.fake import SUMMARY, Fake, chunk
 
@@ -52,14 +52,17 @@ def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch
 
 def test_a_server_that_ends_shows_its_last_words() -> None:
     dying = stand_in("print('no such model'); sys.exit(3)")
-    with pytest.raises(Trouble, match=r"(?s)exit code 3.*no such model"), serving(dying, CONSOLE):
+    with (
+        pytest.raises(ClientError, match=r"(?s)exit code 3.*no such model"),
+        serving(dying, CONSOLE),
+    ):
         pass
 
 
 def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
     slow = stand_in(status=503)
     with (
-        pytest.raises(Trouble, match=r"(?s)not ready after 2 s.*talking to \d+") as caught,
+        pytest.raises(ClientError, match=r"(?s)not ready after 2 s.*talking to \d+") as caught,
         serving(slow, CONSOLE, ready_timeout=2),
     ):
         pass
@@ -69,7 +72,7 @@ def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
 
 def test_a_missing_command_is_named() -> None:
     with (
-        pytest.raises(Trouble, match="cannot start /nowhere/entrostat"),
+        pytest.raises(ClientError, match="cannot start /nowhere/entrostat"),
         serving(["/nowhere/entrostat"], CONSOLE),
     ):
         pass
@@ -85,5 +88,5 @@ def test_the_demo_fails_without_report_or_control(
     fake: Fake, summary: dict[str, object] | None
 ) -> None:
     fake.events = [chunk("Hello"), chunk("", summary)]
-    with pytest.raises(Trouble, match="without"):
+    with pytest.raises(ClientError, match="without"):
         converse(fake.url.removesuffix("/v1"), CONSOLE)

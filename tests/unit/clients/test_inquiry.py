@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from clients.ask import ask
-from clients.connection import Trouble, connect
+from clients.connection import ClientError, connect
 from clients.inquiry import InquirySession, find_task
 from tests.unit.clients.fake import Fake, Json, envelope
 
@@ -87,7 +87,7 @@ def test_a_session_goes_on_from_the_messages_of_another(playing: Fake) -> None:
 
 
 def test_a_server_without_games_is_explained(fake: Fake) -> None:
-    with connect(fake.url) as client, pytest.raises(Trouble, match="plays no games"):
+    with connect(fake.url) as client, pytest.raises(ClientError, match="plays no games"):
         InquirySession(client, "m/animals", lambda _: "no").run()
 
 
@@ -95,7 +95,7 @@ def test_a_task_is_found_by_its_name_alone_if_it_is_usable(playing: Fake) -> Non
     with connect(playing.url) as client:
         assert find_task(client, "animals") == "m/animals"
         assert find_task(client, "any/thing") == "any/thing"
-        with pytest.raises(Trouble, match="has no task `cars` for its model; it has m/animals"):
+        with pytest.raises(ClientError, match="has no task `cars` for its model; it has m/animals"):
             find_task(client, "cars")
 
 

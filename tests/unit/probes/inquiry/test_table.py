@@ -6,7 +6,7 @@ import torch
 from probes.inquiry.likelihood import NO, YES
 from probes.inquiry.table import WRONG_ANSWERS, CredibleSets, table_logprobs
 from probes.inquiry.task import Task, load_task
-from probes.inquiry.turn import Rule, Turn, likelihood_outlook, take_turn
+from probes.inquiry.turn import Rule, Turn, likelihood_lookahead, take_turn
 
 
 def play(task: Task, label: int, level: float, wrong: torch.Tensor | None = None) -> Turn:
@@ -19,7 +19,7 @@ def play(task: Task, label: int, level: float, wrong: torch.Tensor | None = None
     history: list[tuple[int, int]] = []
     while True:
         turn = take_turn(
-            likelihood_outlook(logprobs, history), history, CredibleSets(level), Rule()
+            likelihood_lookahead(logprobs, history), history, CredibleSets(level), Rule()
         )
         if turn.stop is not None or turn.question is None:
             return turn

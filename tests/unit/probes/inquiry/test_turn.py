@@ -4,7 +4,7 @@ import torch
 from probes.conformal import Calibration
 from probes.inquiry.likelihood import NO, UNKNOWN, YES, known_answers
 from probes.inquiry.task import load_task
-from probes.inquiry.turn import Rule, Turn, heard, likelihood_outlook, take_turn
+from probes.inquiry.turn import Rule, Turn, heard, likelihood_lookahead, take_turn
 
 TABLE = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 LOGPROBS = known_answers(TABLE, flip=0.1)
@@ -15,8 +15,8 @@ CALIBRATION = Calibration(torch.tensor([-0.3, -0.3]), 99, 0.9, "lac")
 def turn(
     history: list[tuple[int, int]], rule: Rule = PLAIN, logprobs: torch.Tensor = LOGPROBS
 ) -> Turn:
-    outlook = likelihood_outlook(logprobs, history)
-    return take_turn(outlook, history, CALIBRATION, rule)
+    lookahead = likelihood_lookahead(logprobs, history)
+    return take_turn(lookahead, history, CALIBRATION, rule)
 
 
 def test_only_answers_that_say_something_count_and_each_question_once() -> None:
@@ -24,9 +24,9 @@ def test_only_answers_that_say_something_count_and_each_question_once() -> None:
 
 
 def test_what_was_asked_is_not_asked_again_known_or_not() -> None:
-    outlook = likelihood_outlook(LOGPROBS, [(0, YES), (2, UNKNOWN)])
-    assert outlook.questions == [1]
-    assert outlook.after.shape == (1, 2, 3)
+    lookahead = likelihood_lookahead(LOGPROBS, [(0, YES), (2, UNKNOWN)])
+    assert lookahead.questions == [1]
+    assert lookahead.after.shape == (1, 2, 3)
 
 
 def test_a_game_without_history_asks_what_divides() -> None:
@@ -66,7 +66,7 @@ def test_with_the_exact_table_every_animal_is_found_by_question_6(policy: str) -
         history: list[tuple[int, int]] = []
         for _ in range(6):
             step = take_turn(
-                likelihood_outlook(logprobs, history),
+                likelihood_lookahead(logprobs, history),
                 history,
                 calibration,
                 Rule(policy),  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_with_the_exact_table_every_animal_is_found_by_question_6(policy: str) -
                 break
             assert step.question is not None
             history.append((step.question, YES if table[label, step.question] else NO))
-        last = take_turn(likelihood_outlook(logprobs, history), history, calibration, Rule())
+        last = take_turn(likelihood_lookahead(logprobs, history), history, calibration, Rule())
         assert last.guess == label
         assert last.members.nonzero().squeeze(-1).tolist() == [label]
 

@@ -53,7 +53,10 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _NOUN = r"answer|antwort|antwoord|r[ée]ponse|respuesta|resposta|risposta|ответ"
-_OF = r"(?:\s{1,3}(?:to|of|for)\s[^\n.:=]{1,60}?)?"
+_OF = (
+    r"(?:\s{1,3}(?:to|of|for)\s(?:[a-z]{1,9}\s){0,3}(?:question|problem|exercise|puzzle|riddle|part)"
+    r"[^\n.:=]{0,20}?)?"
+)
 _VERB = (
     r"(?:is|are|was|equals|must be|would be|will be|should be|seems to be|ist|lautet|est|es|[ée]|è)"
 )

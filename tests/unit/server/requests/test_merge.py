@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai import omit
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
 from vllm.sampling_params import RequestOutputKind
 
@@ -329,3 +332,21 @@ async def test_an_error_of_vllm_passes_untouched() -> None:
     response = await run.answer({"error": {"message": "too long"}}, status=400)
     assert response.status_code == 400
     assert json.loads(bytes(response.body))["error"]["message"] == "too long"
+
+
+@pytest.mark.parametrize("trace", ["summary", "tokens"])
+@pytest.mark.parametrize("choices", [1, 2])
+async def test_the_stream_helper_of_openai_keeps_usage_and_finish_reason(
+    trace: str, choices: int
+) -> None:
+    """It takes `usage` from the last chunk, whatever that chunk is."""
+    run = Run([[(choice, 1) for choice in range(choices)]] * 2, trace=trace)
+    helper = ChatCompletionStreamState(input_tools=[], response_format=omit)
+    for body in bodies(await run.stream(chat_stream, params(n=choices))):
+        if body.get("usage"):
+            body["usage"] = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        helper.handle_chunk(ChatCompletionChunk.model_validate(body))
+    final = helper.get_final_completion()
+    assert final.usage is not None
+    assert final.usage.completion_tokens == 2
+    assert [choice.finish_reason for choice in final.choices] == ["stop"] * choices

@@ -101,6 +101,7 @@ PYTHON = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:TRL currently supports vLLM versions:UserWarning")
 @pytest.mark.parametrize("text", PYTHON)
 def test_python_blocks_import_names_that_exist(text: str) -> None:
     for node in ast.walk(ast.parse(text)):

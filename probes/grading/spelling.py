@@ -57,7 +57,7 @@ _FORMULA = re.compile(
     r"|\\pi\b|π|∞|\\infty\b|\\[a-zA-Z]{1,30}"
 )
 _CURRENCY_SIGN = re.compile(r"(?<![\w)\]}])-[ ]?[$€£¥₹][ ]?(?=[\d.])")
-_GROUPS = r"\d{1,3}(?:\.\d{3}){1,20}(?![\d.,]?\d)"
+_GROUPS = r"\d{1,3}(?:\.\d{3}){1,20}(?![\d.,]?\d|[eE][-+]?\d|[ ]{0,3}[x\u00d7*^])"
 _EURO = re.compile(
     rf"(?<![\d.,])(?:(?:€|\bEUR|[Ee]uros?)[ \u202f]?({_GROUPS})"
     rf"|({_GROUPS})[ \u202f]?(?:€|EUR\b|[Ee]uros?\b))"

@@ -15,7 +15,42 @@ from typing import Any, Literal, NamedTuple
 from openai.types import Completion, CompletionChoice
 from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice
-from pydantic import BaseModel, ConfigDict, model_validator
+
+from clients.reports import (
+    Difficulty,
+    Heard,
+    Inquiry,
+    Report,
+    Steering,
+    Strategy,
+    Token,
+    report,
+)
+
+__all__ = [
+    "Difficulty",
+    "EntropyStream",
+    "Heard",
+    "Inquiry",
+    "Law",
+    "Piece",
+    "Report",
+    "Steering",
+    "Strategy",
+    "Token",
+    "Trace",
+    "controls",
+    "difficulty",
+    "dynatemp",
+    "edt",
+    "entropy_target",
+    "fixed",
+    "hapo",
+    "inquiry",
+    "law",
+    "report",
+    "steer",
+]
 
 Trace = Literal["none", "summary", "tokens"]
 Law = dict[str, str | float]
@@ -72,19 +107,36 @@ def dynatemp(range: float = 0.5, exponent: float = 1.0) -> Law:
 
 
 def entropy_target(
-    nats: float, *, temperature_min: float = 0.1, temperature_max: float = 2.0
+    nats: float,
+    *,
+    side: Literal["ceiling", "floor", "both"] = "ceiling",
+    temperature_min: float = 0.1,
+    temperature_max: float = 2.0,
 ) -> Law:
-    """Solve the temperature of each token so that its entropy is `nats`, inside the two limits."""
+    """Keep the entropy of every token's distribution at most, at least or exactly at a target.
+
+    Args:
+        nats: The target.
+        side: "ceiling" only cools, "floor" only heats the request's own temperature; "both" does
+            both.
+        temperature_min: No token is cooled below this temperature.
+        temperature_max: No token is heated above this temperature.
+    """
     return {
         "type": "entropy_target",
         "entropy_target": nats,
         "temperature_min": temperature_min,
         "temperature_max": temperature_max,
+        "side": side,
     }
 
 
 def difficulty(
-    probe: str | None = None, *, shadow: bool = False, effort: bool = False
+    probe: str | None = None,
+    *,
+    shadow: bool = False,
+    effort: bool = False,
+    strategies: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, object]:
     """Answer by how hard the question is: text, temperature and budget follow from its class.
 
@@ -92,10 +144,14 @@ def difficulty(
         probe: Id of the artifact that reads it; None takes the model's own.
         shadow: Decide and report, change nothing.
         effort: Let the request's `reasoning_effort` pick the class: low easy, high hard.
+        strategies: By `easy`, `normal` and `hard`, each with `temperature`, `budget` and `prompt`;
+            None takes those stored with the probe.
 
     Source: DiffAdapt (arXiv 2510.19669).
     """
     asked: dict[str, object] = {"mode": "shadow" if shadow else "act", "effort": effort}
+    if strategies is not None:
+        asked["strategies"] = {name: dict(one) for name, one in strategies.items()}
     return asked if probe is None else {"probe": probe, **asked}
 
 
@@ -136,9 +192,11 @@ def inquiry(
     *,
     confidence_level: float | None = None,
     max_turns: int | None = None,
-    policy: Literal["set_size", "entropy_bound", "entropy", "random"] | None = None,
-    predictor: Literal["likelihood", "direct"] | None = None,
+    policy: Literal["set_size", "entropy"] | None = None,
+    predictor: Literal["table", "likelihood", "direct"] | None = None,
     queries: Literal["closed", "open"] | None = None,
+    max_candidates: int | None = None,
+    tolerance: float | None = None,
 ) -> dict[str, object]:
     """Ask the question that shrinks the set of answers, turn by turn.
 
@@ -149,6 +207,8 @@ def inquiry(
         policy: "set_size" is C-IP, the server's default; "entropy" plain information pursuit.
         predictor: Where label probabilities come from; None takes the artifact's better one.
         queries: "open" lets the model propose the questions; the server's default is the task's.
+        max_candidates: Largest number of questions that "direct" looks ahead at.
+        tolerance: Share by which expected sets may differ and still tie; of "set_size".
 
     Source: C-IP (arXiv 2507.03279).
     """
@@ -158,6 +218,8 @@ def inquiry(
         "policy": policy,
         "predictor": predictor,
         "queries": queries,
+        "max_candidates": max_candidates,
+        "tolerance": tolerance,
     }
     return {"task": task} | {key: value for key, value in asked.items() if value is not None}
 
@@ -191,133 +253,6 @@ def controls(
         "trace": trace,
     }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}
-
-
-class _Reading(BaseModel):
-    """Keeps fields it does not know (`model_extra`) and takes null for "absent"."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: object) -> object:
-        if isinstance(value, Mapping):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
-
-
-class Token(_Reading):
-    """One generated token."""
-
-    entropy: float | None = None
-    """Nats, at temperature 1; None where it was not a number."""
-    temperature: float | None = None
-    """What the token was drawn at."""
-
-
-class Strategy(_Reading):
-    """What a class of difficulty made of a request."""
-
-    temperature: float | None = None
-    """None where the request's own, or its law, ruled."""
-    max_tokens: int = 0
-    prompt: bool = False
-    """Whether text was put after the question."""
-
-
-class Difficulty(_Reading):
-    """How hard the question was found to be."""
-
-    label: str | None = None
-    """easy, normal or hard; None if the probe did not answer in time."""
-    probabilities: dict[str, float] | None = None
-    mode: str | None = None
-    source: str | None = None
-    """probe, effort or fallback."""
-    strategy: Strategy | None = None
-    prepass_tokens: int | None = None
-    """Tokens that were read ahead of the answer; None where its own prompt was read."""
-
-
-class Steering(_Reading):
-    """One vector that steered the answer."""
-
-    vector: str
-    hash: str | None = None
-    """The sha256 of its contents."""
-    layers: tuple[int, ...] = ()
-    positions: str | None = None
-    strength: float | None = None
-    strength_relative: float | None = None
-    clamp: tuple[float, float] | None = None
-
-
-class Heard(_Reading):
-    """One question of an inquiry and what its reply was taken for."""
-
-    query: str = ""
-    answer: str = "unknown"
-
-
-class Inquiry(_Reading):
-    """Where an inquiry stands."""
-
-    introduction: str | None = None
-    """What the task tells a person to do; in the first turn only."""
-    predictor: str | None = None
-    """table, likelihood or direct."""
-    action: str = "ask"
-    """ask or answer."""
-    turn: int = 0
-    query: str | None = None
-    label: str | None = None
-    """The final answer."""
-    reason: str | None = None
-    """Why there is no further question: singleton, budget, exhausted or no_gain."""
-    prediction_set: tuple[str, ...] = ()
-    """Labels that may be true at this confidence level, the most probable first."""
-    probabilities: dict[str, float] = {}
-    heard: tuple[Heard, ...] = ()
-    expected_size: float | None = None
-    confidence_level: float | None = None
-    calibrated: bool = True
-
-
-class Report(_Reading):
-    """What the server measured and did over one choice."""
-
-    profile: str | None = None
-    law: str | None = None
-    entropy_mean: float | None = None
-    """Nats, like every entropy here."""
-    entropy_max: float | None = None
-    temperature_mean: float | None = None
-    num_tokens: int = 0
-    num_clamped: int | None = None
-    """Tokens whose entropy target lay outside the temperature limits; None without a target."""
-    tokens: tuple[Token, ...] | None = None
-    """Every token in order; None unless the request asked for the trace "tokens"."""
-    difficulty: Difficulty | None = None
-    """None unless the request asked for it."""
-    steering: tuple[Steering, ...] | None = None
-    """None unless the answer was steered."""
-    inquiry: Inquiry | None = None
-    """None unless the request asked for it."""
-    fallback: str | None = None
-    """Why a control was given up and the answer decoded plainly; None if all went well."""
-
-
-def report(choice: BaseModel) -> Report | None:
-    """Read the report of a choice, or of a whole answer of the Responses API.
-
-    Args:
-        choice: `answer.choices[i]`, or what `responses.create` returned.
-
-    Returns:
-        None if the server sent no report.
-    """
-    raw = (choice.model_extra or {}).get("entropy")
-    return None if raw is None else Report.model_validate(raw)
 
 
 class Piece(NamedTuple):

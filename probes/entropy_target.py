@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import moments, power_sums
+from probes.laws import SIDES
 
 _TINY = 1e-12
 
@@ -93,6 +94,19 @@ def _next_beta(bracket: Bracket) -> Tensor:
     beta = torch.where(bracket.log_entropy_high.isnan(), newton_left, beta)
     beta = torch.where(bracket.log_entropy_low.isnan(), newton_right, beta)
     return torch.minimum(torch.maximum(beta, bracket.limit_low), bracket.limit_high)
+
+
+def one_sided(solved: Tensor, base: Tensor, side: Tensor) -> Tensor:
+    """The temperature that a target leaves or changes, shape (rows,).
+
+    Args:
+        solved: T*, shape (rows,).
+        base: T0, shape (rows,).
+        side: A value of `probes.laws.SIDES`, shape (rows,).
+    """
+    cooled, heated = torch.minimum(base, solved), torch.maximum(base, solved)
+    one = torch.where(side == SIDES["ceiling"], cooled, heated)
+    return torch.where(side == SIDES["both"], solved, one)
 
 
 REFINEMENTS = 3

@@ -113,19 +113,59 @@ class DynatempLaw(_Law):
     """Exponent of H / ln(vocabulary size)."""
 
 
+_BETWEEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5, 1.9, 3.0, 5.0, 8.0)
+"""Temperatures of which the schema puts one between the two limits."""
+
+
+def _order_limits(schema: dict[str, Any]) -> None:
+    """Say in the schema that the limits are in order, which JSON schema cannot say exactly.
+
+    What the schema allows, the server accepts; the server also accepts limits that are closer.
+    """
+    _require_type(schema)
+    low, high = (schema["properties"][f"temperature_{end}"]["default"] for end in ("min", "max"))
+    schema["anyOf"] = [
+        {
+            "properties": {
+                "temperature_min": {"maximum": between},
+                "temperature_max": {"exclusiveMinimum": between},
+            },
+            "required": [
+                *(["temperature_min"] if between < low else []),
+                *(["temperature_max"] if between >= high else []),
+            ],
+        }
+        for between in _BETWEEN
+    ]
+
+
+Side = Literal["ceiling", "floor", "both"]
+"""Which tokens an entropy target changes."""
+SIDES: dict[Side, float] = {"ceiling": 0.0, "floor": 1.0, "both": 2.0}
+"""What the row of an entropy target says for a side."""
+
+
 class EntropyTargetLaw(_Law):
-    """Solve T for every token so that the distribution it is drawn from has a given entropy."""
+    """Keep the entropy of every token's distribution below, above or at a target.
+
+    T* is the temperature at which the distribution has the target's entropy, inside the limits.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_order_limits)
 
     needs_logits: ClassVar[bool] = True
 
     type: Literal["entropy_target"] = "entropy_target"
     """Name of the law."""
-    entropy_target: float = Field(gt=0.0, le=15.0)
-    """Entropy of every token's distribution, nats."""
+    entropy_target: float = Field(ge=1e-9, le=15.0)
+    """Target entropy, nats."""
     temperature_min: float = Field(0.1, ge=0.01, le=10.0)
-    """Lower limit of T."""
+    """Lower limit of T*."""
     temperature_max: float = Field(2.0, ge=0.01, le=10.0)
-    """Upper limit of T."""
+    """Upper limit of T*."""
+    side: Side = "ceiling"
+    """`ceiling` cools uncertain tokens: T = min(T0, T*). `floor` heats certain tokens:
+    T = max(T0, T*). `both` does both: T = T*, whatever T0 is."""
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -135,6 +175,10 @@ class EntropyTargetLaw(_Law):
                 f"temperature_max ({self.temperature_max})"
             )
         return self
+
+    def _values(self, statistics: HapoStatistics | None) -> tuple[float, ...]:
+        limits = (self.temperature_min, self.temperature_max)
+        return (self.entropy_target, *limits, SIDES[self.side])
 
 
 TemperatureLaw = Annotated[

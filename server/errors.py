@@ -1,12 +1,14 @@
-"""Mistakes of a client, in OpenAI's error shape: `{"error": {message, type, param, code}}`."""
+"""Client errors in OpenAI's shape: `{"error": {message, type, param, code}}`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, get_args
 
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from probes.laws import LAWS
+from server.wire.request import Control
 
 
 class BadControl(ValueError):
@@ -28,21 +30,56 @@ def bad_request(message: str, param: str | None) -> JSONResponse:
 
 
 def describe(error: ValidationError, root: str) -> BadControl:
-    """Turn the first finding of a validation into a sentence and a parameter name."""
-    finding = error.errors()[0]
+    """Turn a failed validation of a control into one sentence and a parameter name.
+
+    An unknown key comes first: a key that is missing is often one that is misspelt.
+
+    Args:
+        error: Of `Control`.
+        root: Name of the control in the sentence.
+    """
+    findings = error.errors()
+    unknown = [finding for finding in findings if finding["type"] == "extra_forbidden"]
+    finding = (unknown or findings)[0]
     param = ".".join([root, *map(str, _without_tags(finding["loc"]))])
     return BadControl(f"`{param}`: {_sentence(finding)}", param)
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:
     if finding["type"] == "extra_forbidden":
-        return "unknown key"
+        known = _fields(finding["loc"][:-1])
+        key = str(finding["loc"][-1])
+        return f"unknown key{_hint(key, known)}; known: {', '.join(known)}"
     message = str(finding["msg"]).removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
+def _hint(key: str, known: Sequence[str]) -> str:
+    parts = [name for name in known if len(key) > 2 and (key in name or name in key)]
+    close = get_close_matches(key, known, n=1) or parts
+    return f", did you mean `{close[0]}`?" if close else ""
+
+
+def _fields(location: Sequence[int | str]) -> list[str]:
+    """Names of the keys that are known at a place of a control."""
+    model: Any = Control
+    for step in location:
+        if step in LAWS:
+            model = LAWS[str(step)]
+        elif isinstance(step, str) and step in model.model_fields:
+            model = _model_in(model.model_fields[step].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
-    """Pydantic puts the tag of a union into the path; the client never wrote it there."""
+    """The path that the client wrote: pydantic puts the tag of a union into its own."""
     steps = list(location)
     if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in LAWS:
         del steps[1]

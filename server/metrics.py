@@ -41,8 +41,9 @@ def planned(plan: Plan) -> None:
 
 def observe(report: Report) -> None:
     """Count one traced completion."""
-    if report.fallback is not None:
-        _FALLBACKS.labels(report.fallback).inc()
+    for reason in (report.fallback or "").split(","):
+        if reason:
+            _FALLBACKS.labels(reason).inc()
     if report.entropy_mean is not None:
         _ENTROPY.observe(report.entropy_mean)
     if report.temperature_mean is not None:

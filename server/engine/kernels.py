@@ -14,7 +14,7 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.entropy import measure, moments, power_sums
-from probes.entropy_target import REFINEMENTS, Bracket, open_bracket, tighten
+from probes.entropy_target import REFINEMENTS, Bracket, one_sided, open_bracket, tighten
 from probes.law_functions import apply_laws
 from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 
@@ -93,7 +93,8 @@ class Kernels:
         beta, _ = self._tighten(sums, beta, bracket)
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
         solved = (law == EntropyTargetLaw.tag) & (base >= 1e-5) & ~entropy.isnan()
-        return entropy, torch.where(solved, 1 / beta, closed)
+        target = one_sided(1 / beta, base, parameters[:, 3])
+        return entropy, torch.where(solved, target, closed)
 
 
 def _open(sums: Tensor, beta: Tensor, parameters: Tensor) -> tuple[Tensor, Bracket]:

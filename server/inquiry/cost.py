@@ -6,7 +6,7 @@ from probes.inquiry.label_tokens import Tokens, branches
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange
 from server.inquiry.open_questions import ATTEMPTS, PROPOSALS, asked_openly
-from server.planning.plan import InquiryPlan
+from server.planning.inquiry import InquiryPlan
 
 MAX_ENGINE_REQUESTS = 2048
 """Of one turn, counted as if nothing were cached, so that every replica answers alike."""

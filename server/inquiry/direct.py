@@ -11,7 +11,7 @@ from probes.inquiry.prompts import label_prompt
 from probes.inquiry.pursuit import label_probabilities
 from probes.inquiry.turn import History, Lookahead
 from server.inquiry.engine_reads import ReadError, Reads
-from server.planning.plan import InquiryPlan
+from server.planning.inquiry import InquiryPlan
 
 
 async def label_tokens(names: Sequence[str], reads: Reads) -> list[Tokens]:

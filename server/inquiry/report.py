@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from probes.inquiry.likelihood import UNKNOWN
 from probes.inquiry.turn import Turn
 from server.inquiry.engine_reads import Reads
-from server.planning.plan import InquiryPlan
+from server.planning.inquiry import InquiryPlan
 from server.wire.report import HeardReport, InquiryReport
 
 

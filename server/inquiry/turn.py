@@ -21,7 +21,7 @@ from server.inquiry.direct import direct_lookahead, label_tokens
 from server.inquiry.engine_reads import ReadError, Reads
 from server.inquiry.open_questions import PROPOSALS, with_open_questions
 from server.inquiry.report import turn_report
-from server.planning.plan import InquiryPlan
+from server.planning.inquiry import InquiryPlan
 from server.wire.report import InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")

@@ -5,17 +5,19 @@ import hmac
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from vllm.utils import length_from_prompt_token_ids_or_embeds
 
 from probes.steering import LayerVector, SteeringVector, fits
-from server.artifacts import Artifacts
 from server.errors import BadControl
+from server.planning.refusals import refuse_mixed_positions, refuse_two_clamps
 from server.wire.report import SteeringReport
 from server.wire.request import Steer
 from server.worker.message import steering_control
+
+if TYPE_CHECKING:
+    from server.artifacts import Artifacts
 
 _PARAM = "entropy.steering"
 _OWN_SALT = "entrostat:"
@@ -44,8 +46,7 @@ class SteeringPlan(NamedTuple):
                 an unsteered request of its own, whose states a steered one would then take over.
         """
         tokens, embeds = prompt.get("prompt_token_ids"), prompt.get("prompt_embeds")
-        length = length_from_prompt_token_ids_or_embeds(tokens, embeds)
-        place = "all" if self.everywhere else str(length)
+        place = "all" if self.everywhere else str(len(embeds if tokens is None else tokens))
         parts = [self.control["key"], place, prompt.get("cache_salt") or ""]
         digest = hmac.new(secret.encode(), "|".join(parts).encode(), "sha256").hexdigest()
         return {**prompt, "cache_salt": _OWN_SALT + digest}
@@ -63,16 +64,13 @@ def unforged(prompt: Any) -> Any:
     return {**prompt, "cache_salt": "client:" + hashlib.sha256(salt.encode()).hexdigest()}
 
 
-def plan_steering(wanted: Sequence[Steer], artifacts: Artifacts) -> SteeringPlan:
+def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPlan:
     """Resolve vectors and amounts.
 
     Raises:
         BadControl: A vector is unknown or does not fit, or two contradict each other.
     """
-    everywhere = {one.positions for one in wanted}
-    if len(everywhere) > 1:
-        param = f"{_PARAM}.positions"
-        raise BadControl(f"`{param}`: the vectors of a request have the same positions", param)
+    refuse_mixed_positions(wanted)
     add, clamp, reports = list[Any](), list[Any](), list[SteeringReport]()
     for number, one in enumerate(wanted):
         param = f"{_PARAM}.{number}"
@@ -85,10 +83,8 @@ def plan_steering(wanted: Sequence[Steer], artifacts: Artifacts) -> SteeringPlan
         fields = one.model_dump(exclude={"layers"})
         reports.append(SteeringReport(hash=vector.hash, layers=layers, **fields))
     _refuse_overflow(wanted, reports, artifacts)
-    held = [layer for _, layer, *_ in clamp]
-    if len(held) != len(set(held)):
-        raise BadControl(f"`{_PARAM}`: a layer can be clamped along one vector only", _PARAM)
-    positions = everywhere.pop()
+    refuse_two_clamps([layer for _, layer, *_ in clamp])
+    positions = wanted[0].positions
     said = [report.model_dump(exclude={"vector"}) for report in reports]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     control = steering_control(key=key, add=add, clamp=clamp, everywhere=positions == "all")
@@ -116,7 +112,7 @@ def _factor(one: Steer, layer: LayerVector) -> float:
 
 
 def _refuse_overflow(
-    wanted: Sequence[Steer], reports: Sequence[SteeringReport], artifacts: Artifacts
+    wanted: Sequence[Steer], reports: Sequence[SteeringReport], artifacts: "Artifacts"
 ) -> None:
     """Refuse amounts that are not finite in the type they are used in, alone or added up.
 

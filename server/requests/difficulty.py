@@ -10,7 +10,7 @@ from vllm.sampling_params import SamplingParams
 
 from probes.difficulty.strategies import Difficulty, Strategy
 from probes.laws import NO_LAW, NO_ROW
-from server.planning.plan import DifficultyPlan
+from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
 from server.wire.report import DifficultyReport, StrategyReport
 from server.worker.message import KEY, difficulty_control, engine_control

@@ -37,6 +37,8 @@ class Call:
         self.reported = [0] * choices
         """Tokens whose trace went out in a chunk."""
         self.difficulty = difficulty
+        self.temperature: float | None = None
+        """Of its sampling parameters, before a law; a strategy may set another one."""
 
 
 class AnswerChoice(NamedTuple):
@@ -113,8 +115,10 @@ class Generation:
         labels = [one.difficulty.label for one in self.reports if one.difficulty is not None]
         if label := self.label or (labels[0] if labels else None):
             found["x-entropy-difficulty"] = label
-        if fallbacks := {one.fallback for one in self.reports if one.fallback is not None}:
-            found["x-entropy-fallback"] = ",".join(sorted(fallbacks))
+        reported = [one.fallback for one in self.reports if one.fallback is not None]
+        reasons = {reason for one in reported for reason in one.split(",")}
+        if reasons := reasons | {*self.plan.skipped}:
+            found["x-entropy-fallback"] = ",".join(sorted(reasons))
         return found
 
     def follow(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -147,6 +151,7 @@ class Generation:
 
     def _controlled(self, call: Call, params: Any, difficulty: dict[str, Any] | None = None) -> Any:
         """The same parameters, with the control of the plan."""
+        call.temperature = params.temperature
         params.extra_args = {
             **(params.extra_args or {}),
             KEY: engine_control(

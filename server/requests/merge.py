@@ -21,7 +21,7 @@ from server import metrics
 from server.requests.generation import AnswerChoice, Generation, current
 from server.requests.report import summarise, token_reports
 from server.requests.sse import only_opens, parse, sse
-from server.wire.report import Report
+from server.wire.report import Report, join_fallbacks
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -101,11 +101,18 @@ class Merge:
         call, completion = choice
         await self._complete(choice, 0)
         produced = call.produced[completion]
-        report = summarise(self._plan, call.trace.get(completion, 0, produced), produced)
+        difficulty, base = None, call.temperature
         if call.difficulty is not None:
-            report.difficulty = await call.difficulty.report(completion)
-            if report.difficulty.source == "fallback":
-                report.fallback = report.fallback or "probe_unavailable"
+            difficulty = await call.difficulty.report(completion)
+            strategy = difficulty.strategy if difficulty.mode == "act" else None
+            if strategy is not None and base:  # a greedy request stays greedy
+                base = strategy.temperature or base
+        tokens = call.trace.get(completion, 0, produced)
+        report = summarise(self._plan, tokens, produced, base)
+        if difficulty is not None:
+            report.difficulty = difficulty
+            if difficulty.source == "fallback":
+                report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
         metrics.observe(report)
         return report
 

@@ -1,4 +1,4 @@
-"""From a trace to what the client reads. Pure."""
+"""From the trace of a completion to its report. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
 from server.requests.telemetry import Token
-from server.wire.report import Report, TokenReport
+from server.wire.report import Report, TokenReport, join_fallbacks
 
 
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
@@ -17,13 +17,16 @@ def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
     ]
 
 
-def summarise(plan: Plan, tokens: Sequence[Token], produced: int) -> Report:
+def summarise(
+    plan: Plan, tokens: Sequence[Token], produced: int, base: float | None = None
+) -> Report:
     """The report of one completion.
 
     Args:
-        plan: What ruled it.
+        plan: What was applied.
         tokens: Its trace, as far as it arrived.
         produced: How many tokens it has.
+        base: T0; None if it is not known.
     """
     entropies = [entropy for entropy, _ in tokens if math.isfinite(entropy)]
     temperatures = [temperature for _, temperature in tokens if math.isfinite(temperature)]
@@ -34,10 +37,12 @@ def summarise(plan: Plan, tokens: Sequence[Token], produced: int) -> Report:
         entropy_max=max(entropies, default=None),
         temperature_mean=_mean(temperatures),
         num_tokens=len(tokens),
-        num_clamped=_num_clamped(plan, temperatures),
+        **_changes(temperatures, base),
+        num_clamped=_num_clamped(plan, temperatures, base),
+        entropy_target=plan.law.entropy_target if isinstance(plan.law, EntropyTargetLaw) else None,
         tokens=token_reports(tokens) if plan.trace == "tokens" else None,
         steering=None if plan.steering is None else plan.steering.reports,
-        fallback=_fallback(tokens, produced),
+        fallback=join_fallbacks(*plan.skipped, _fallback(tokens, produced)),
     )
 
 
@@ -49,14 +54,31 @@ def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
     return "trace_lost" if len(tokens) < produced else None
 
 
-def _num_clamped(plan: Plan, temperatures: Sequence[float]) -> int | None:
+def _changes(temperatures: Sequence[float], base: float | None) -> dict[str, float | None]:
+    """What the law did to T0."""
+    found: dict[str, float | None] = {"base_temperature": base}
+    if base is not None and temperatures:
+        changed = [one - base for one in temperatures if not _equal(one, base)]
+        found |= {
+            "temperature_change_mean": math.fsum(map(abs, changed)) / len(temperatures),
+            "share_heated": sum(change > 0 for change in changed) / len(temperatures),
+            "share_cooled": sum(change < 0 for change in changed) / len(temperatures),
+        }
+    return found
+
+
+def _num_clamped(plan: Plan, temperatures: Sequence[float], base: float | None) -> int | None:
     if not isinstance(plan.law, EntropyTargetLaw):
         return None
-    limits = (plan.law.temperature_min, plan.law.temperature_max)
-    return sum(
-        any(math.isclose(temperature, limit, rel_tol=1e-5) for limit in limits)
-        for temperature in temperatures
-    )
+    ends = [plan.law.temperature_min, plan.law.temperature_max]
+    if plan.law.side != "both" and base is not None:
+        ends.append(base)
+    return sum(any(_equal(one, end) for end in ends) for one in temperatures)
+
+
+def _equal(temperature: float, other: float) -> bool:
+    """Whether two temperatures are equal but for the rounding of float32."""
+    return math.isclose(temperature, other, rel_tol=1e-5)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,6 +1,7 @@
 """What every controlled route does: plan, run vLLM's own route under the plan, merge the report."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from fastapi import Request
@@ -13,11 +14,12 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from probes.difficulty.strategies import with_text
 from server import metrics
 from server.errors import BadControl
-from server.planning.plan import Plan, Said, Wanted, make_plan, split_model
+from server.planning.plan import ControlSources, Plan, make_plan, split_model
+from server.planning.refusals import RequestParams
 from server.requests.difficulty import Extend
 from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
-from server.routes.inquiry import play, refuse_unplayable
+from server.routes.inquiry import not_of_a_question, play
 from server.state import ServerState, state_of
 from server.worker.message import reserved_keys
 
@@ -37,14 +39,29 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         QueueFull: Too many steered requests wait already.
     """
     state = state_of(raw_request)
-    generation = _plan(request, raw_request, state)
-    if generation is None:
+    plan = _plan(request, raw_request, state)
+    if plan is None:
         return await vllm_route(request, raw_request=raw_request)
-    metrics.planned(generation.plan)
-    if generation.plan.inquiry is not None:
-        return await _play(request, raw_request, state, generation.plan)
+    if plan.inquiry is not None:
+        metrics.planned(plan)
+        try:
+            return await _play(request, raw_request, state, plan)
+        except BadControl:
+            if not plan.inquiry.optional:
+                raise
+            plan = plan.without_inquiry()
+    return await _generate(request, raw_request, vllm_route, plan)
+
+
+async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan) -> Any:
+    """Run vLLM's route under a plan; None if the client left meanwhile."""
+    state = state_of(raw_request)
+    extend = None if plan.difficulty is None else _extender(request, raw_request)
+    timeout = state.settings.trace_timeout
+    generation = Generation(plan, state.telemetry, timeout, extend, state.admission)
+    metrics.planned(plan)
     try:
-        with generation.applied():
+        with nullcontext() if plan.is_empty else generation.applied():
             response = await vllm_route(request, raw_request=raw_request)
     except BaseException:
         generation.close()
@@ -69,7 +86,7 @@ async def _play(request: Any, raw_request: Request, state: ServerState, plan: Pl
     return await with_cancellation(turn)(request, raw_request)
 
 
-def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation | None:
+def _plan(request: Any, raw_request: Request, state: ServerState) -> Plan | None:
     xargs = getattr(request, "vllm_xargs", None)
     if xargs is not None and not isinstance(xargs, Mapping):  # one route of vLLM takes anything
         raise BadControl("`vllm_xargs`: input should be an object", "vllm_xargs")
@@ -82,30 +99,39 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Generation 
         request.model, state.served_names(raw_request), state.profiles
     )
     control, request.entropy = request.entropy, None
-    wanted = Wanted(control, suffix, raw_request.headers.get("x-entropy-profile"))
-    said = Said(request.temperature, _effort(request))
-    plan = make_plan(wanted, state.profiles, state.artifacts, said)
-    if plan is None:
+    sources = ControlSources(control, suffix, raw_request.headers.get("x-entropy-profile"))
+    if not any(source is not None for source in sources):
         return None
-    if getattr(request, "use_beam_search", False):
-        raise BadControl(
-            "`use_beam_search` does not sample: leave out `entropy`", "use_beam_search"
-        )
-    if getattr(request, "background", False) and plan.trace != "none":
-        raise BadControl(
-            "`background` answers before there is anything to report: leave it out, or set "
-            '`entropy.trace` to "none"',
-            "background",
-        )
-    if plan.inquiry is not None:
-        refuse_unplayable(request, raw_request)
-    extend = None
-    if plan.difficulty is not None:
-        if (reason := _why_unreadable(request, raw_request)) is not None:
-            raise BadControl(f"`entropy.difficulty`: {reason}", "entropy.difficulty")
-        extend = _extender(request, raw_request)
-    timeout = state.settings.trace_timeout
-    return Generation(plan, state.telemetry, timeout, extend, state.admission)
+    return make_plan(sources, state.profiles, state.artifacts, _params(request, raw_request))
+
+
+def _params(request: Any, raw_request: Request) -> RequestParams:
+    """What the request says outside `entropy`."""
+    plays = isinstance(request, ChatCompletionRequest)
+    is_chat = plays or isinstance(request, AnthropicMessagesRequest)
+    last = _last_message(request, raw_request) if is_chat else None
+    loaded = raw_request.app.state.openai_serving_models.lora_requests
+    return RequestParams(
+        temperature=request.temperature,
+        reasoning_effort=_effort(request),
+        answers_one_chat=is_chat,
+        plays=plays,
+        last_message=last if isinstance(last, Mapping) else None,
+        adapter=request.model if request.model in loaded else None,
+        num_choices=getattr(request, "n", None) or 1,
+        beam_search=bool(getattr(request, "use_beam_search", False)),
+        background=bool(getattr(request, "background", False)),
+        not_of_a_question=not_of_a_question(request) if plays else (),
+    )
+
+
+def _last_message(request: Any, raw_request: Request) -> Any:
+    if not request.messages:
+        return None
+    if isinstance(request, ChatCompletionRequest):
+        return request.messages[-1]
+    chat, _ = _as_chat(request, raw_request)
+    return chat.messages[-1] if chat.messages else None
 
 
 def _effort(request: Any) -> str | None:
@@ -114,19 +140,6 @@ def _effort(request: Any) -> str | None:
         return None if request.output_config is None else request.output_config.effort
     effort: str | None = getattr(request, "reasoning_effort", None)
     return effort
-
-
-def _why_unreadable(request: Any, raw_request: Request) -> str | None:
-    """Why this request has no question that a difficulty probe could read; None if it has."""
-    if not isinstance(request, ChatCompletionRequest | AnthropicMessagesRequest):
-        return "the difficulty of a question is read in /v1/chat/completions and /v1/messages alone"
-    if request.model in raw_request.app.state.openai_serving_models.lora_requests:
-        return f"the probe reads the base model, not its adapter `{request.model}`"
-    chat, _ = _as_chat(request, raw_request)
-    last = chat.messages[-1] if chat.messages else None
-    if not isinstance(last, Mapping) or last.get("role") != "user" or not last.get("content"):
-        return "the last message must be the user's: it is the question"
-    return None
 
 
 def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest, Any]:

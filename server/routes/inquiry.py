@@ -11,41 +11,24 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
 from server import metrics
-from server.errors import BadControl
 from server.inquiry.conversation import read_conversation
 from server.inquiry.engine_reads import Reads
 from server.inquiry.turn import inquire
 from server.planning.plan import Plan
 from server.requests.sse import sse
 from server.state import ServerState
-from server.wire.report import Report
+from server.wire.report import Report, join_fallbacks
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
 """What asks for something that a chosen question does not have."""
 
 
-def refuse_unplayable(request: Any, raw_request: Request) -> None:
-    """Refuse a request whose answer cannot be a question.
-
-    Raises:
-        BadControl: Names the field.
-    """
-    if not isinstance(request, ChatCompletionRequest):
-        raise BadControl(
-            "`entropy.inquiry`: a game is played in /v1/chat/completions alone", "entropy.inquiry"
-        )
-    if request.model in raw_request.app.state.openai_serving_models.lora_requests:
-        raise BadControl(
-            f"`entropy.inquiry`: it is calibrated for the base model, not its adapter "
-            f"`{request.model}`",
-            "entropy.inquiry",
-        )
-    if (request.n or 1) > 1:
-        raise BadControl("`n`: an inquiry asks one question", "n")
-    for field in _ALONE:
-        value = getattr(request, field)
-        if value and getattr(value, "type", None) != "text":
-            raise BadControl(f"`{field}` contradicts `entropy.inquiry`: leave one out", field)
+def not_of_a_question(request: ChatCompletionRequest) -> tuple[str, ...]:
+    """Fields of a request that ask for something that a chosen question does not have."""
+    values = {field: getattr(request, field) for field in _ALONE}
+    return tuple(
+        field for field, value in values.items() if value and getattr(value, "type", None) != "text"
+    )
 
 
 async def play(
@@ -68,7 +51,8 @@ async def play(
     )
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt)
-    text, inquiry, fallback = await inquire(plan.inquiry, exchanges, reads)
+    text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
+    fallback = join_fallbacks(*plan.skipped, reason)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     metrics.observe(report)
     metrics.asked(inquiry.action)

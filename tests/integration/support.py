@@ -51,7 +51,7 @@ def together(jobs: list[Any], workers: int = 16) -> list[Any]:
         return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
-def law(kind: str, **parameters: float) -> dict[str, Any]:
+def law(kind: str, **parameters: float | str) -> dict[str, Any]:
     """A temperature law on the wire."""
     return {"temperature": {"type": kind, **parameters}, "trace": "tokens"}
 

@@ -105,7 +105,7 @@ def test_other_laws_apply_to_the_reported_entropy(
 def test_entropy_target_is_met_by_the_distribution_that_is_sampled(
     client: OpenAI, reference: Any
 ) -> None:
-    drawn = sample(client, reference, law("entropy_target", entropy_target=1.0))
+    drawn = sample(client, reference, law("entropy_target", entropy_target=1.0, side="both"))
     applied = entropy_from_logits(drawn.logits, drawn.temperature)
     clamped = ((drawn.temperature - 0.1).abs() < 1e-4) | ((drawn.temperature - 2.0).abs() < 1e-4)
     reachable = applied[~clamped]
@@ -115,7 +115,9 @@ def test_entropy_target_is_met_by_the_distribution_that_is_sampled(
 
 
 def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:
-    answer = ask(client, PROMPTS[0], law("entropy_target", entropy_target=10.7), max_tokens=16)
+    answer = ask(
+        client, PROMPTS[0], law("entropy_target", entropy_target=10.7, side="both"), max_tokens=16
+    )
     body = report(answer)
     assert body["num_clamped"] == body["num_tokens"] > 0
     assert all(token["temperature"] == pytest.approx(2.0) for token in body["tokens"])

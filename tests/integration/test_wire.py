@@ -30,13 +30,6 @@ MISTAKES = [
     ({"vllm_xargs": {"entropy": "law"}}, "vllm_xargs.entropy"),
     ({"vllm_xargs": {"entropy_trace": 1}}, "vllm_xargs.entropy_trace"),
     (
-        {
-            "temperature": 0.5,
-            "entropy": {"temperature": {"type": "entropy_target", "entropy_target": 1.0}},
-        },
-        "temperature",
-    ),
-    (
         {"temperature": 0.5, "entropy": {"temperature": {"type": "fixed", "temperature": 0.7}}},
         "temperature",
     ),

@@ -162,7 +162,7 @@ def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(
 ) -> None:
     from probes.entropy_target import temperature_for_entropy
 
-    control = "{temperature={type='entropy_target', entropy_target=1.5}}"
+    control = "{temperature={type='entropy_target', entropy_target=1.5, side='both'}}"
     changes = (f"rollout.controls={control}", "optimizer.steps=1", "optimizer.learning_rate=1e-12")
     run = Rollouts(base, checkpoint, tmp_path, *changes)
     logits = run.logits(0)

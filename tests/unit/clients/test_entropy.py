@@ -22,8 +22,10 @@ from clients.entropy import (
     entropy_target,
     fixed,
     hapo,
+    inquiry,
     law,
     report,
+    steer,
 )
 from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
 
@@ -67,6 +69,7 @@ def completion(*entropies: Json | None) -> ChatCompletion:
                 "entropy_target": 1.2,
                 "temperature_min": 0.1,
                 "temperature_max": 1.5,
+                "side": "ceiling",
             },
         ),
     ],
@@ -241,3 +244,64 @@ def test_difficulty_is_asked_for_as_the_server_reads_it() -> None:
     plain = Control.model_validate(controls(difficulty=difficulty())["entropy"]).difficulty
     assert plain is not None
     assert (plain.probe, plain.mode, plain.effort) == (None, "act", False)
+
+
+def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
+    from clients import entropy as client
+    from server.wire import report as wire
+
+    pairs: dict[type[BaseModel], type[BaseModel]] = {
+        client.Report: wire.Report,
+        client.Token: wire.TokenReport,
+        client.Difficulty: wire.DifficultyReport,
+        client.Strategy: wire.StrategyReport,
+        client.Steering: wire.SteeringReport,
+        client.Inquiry: wire.InquiryReport,
+        client.Heard: wire.HeardReport,
+    }
+    for ours, sent in pairs.items():
+        assert set(ours.model_fields) == set(sent.model_fields), ours
+
+
+def test_the_helpers_send_every_field_of_the_wire() -> None:
+    from probes.laws import LAWS
+    from server.wire.request import Control, DifficultyControl, InquiryControl, Steer
+
+    laws = [
+        fixed(1.0),
+        hapo(statistics="a", compat="published"),
+        edt(),
+        dynatemp(),
+        entropy_target(1.0),
+    ]
+    assert {str(one["type"]): set(one) for one in laws} == {
+        name: set(model.model_fields) for name, model in LAWS.items()
+    }
+    game = inquiry(
+        "t",
+        confidence_level=0.9,
+        max_turns=3,
+        policy="entropy",
+        predictor="direct",
+        queries="open",
+        max_candidates=4,
+        tolerance=0.1,
+    )
+    hard = difficulty("p", strategies={"easy": {"temperature": 0.5, "budget": 0.5}})
+    steered = [
+        steer("v", 1.0, layers=[1], whole_prompt=True),
+        steer("v", relative=1.0),
+        steer("v", clamp=(0.0, 1.0)),
+    ]
+    everything = controls(
+        edt(), difficulty=hard, steering=steered, inquiry=game, profile="p", trace="none"
+    )["entropy"]
+    assert isinstance(everything, dict)
+    assert set(everything) == set(Control.model_fields)
+    assert set(hard) == set(DifficultyControl.model_fields)
+    assert set(game) == set(InquiryControl.model_fields)
+    assert {key for one in steered for key in one} == set(Steer.model_fields)
+    InquiryControl.model_validate(game)
+    DifficultyControl.model_validate(hard)
+    for one in steered:
+        Steer.model_validate(one)

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.entropy_target import REFINEMENTS, temperature_for_entropy
+from probes.entropy_target import REFINEMENTS, one_sided, temperature_for_entropy
+from probes.laws import SIDES, Side
 
 INF = math.inf
 
@@ -160,3 +161,24 @@ def test_the_passes_of_the_decode_loop_are_enough_for_language_like_rows() -> No
         error = entropy_from_logits(logits, got) - entropy_from_logits(logits, expected.float())
         assert error.abs().mean() < 1e-2
         assert error.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("t0", [0.3, 0.7, 1.0, 1.6])
+@pytest.mark.parametrize("side", list(SIDES))
+def test_a_ceiling_never_heats_a_floor_never_cools_and_both_forget_t0(
+    side: Side, t0: float
+) -> None:
+    logits = random_rows(16, 512)
+    solved = temperature_for_entropy(logits, 1.0)
+    base = torch.full_like(solved, t0)
+    got = one_sided(solved, base, torch.full_like(solved, SIDES[side]))
+    entropy = entropy_from_logits(logits, got)
+    plain = entropy_from_logits(logits, t0)
+    if side == "ceiling":
+        assert (got <= base).all()
+        assert (entropy <= plain.clamp_max(1.0 + 1e-3) + 1e-6).all()
+    elif side == "floor":
+        assert (got >= base).all()
+        assert (entropy >= plain.clamp_min(1.0 - 1e-3) - 1e-6).all()
+    else:
+        assert torch.equal(got, solved)

@@ -14,6 +14,7 @@ from probes.laws import (
     NO_LAW,
     NO_ROW,
     NUM_PARAMETERS,
+    SIDES,
     DynatempLaw,
     EdtLaw,
     EntropyTargetLaw,
@@ -257,6 +258,8 @@ def test_the_row_of_a_law_has_its_parameters_in_order_and_is_padded(
     assert len(row) == NUM_PARAMETERS
     if isinstance(law, HapoLaw):
         assert row == (*STATISTICS, 0.3, 0.0)
+    elif isinstance(law, EntropyTargetLaw):
+        assert row == (1.0, 0.1, 2.0, SIDES[law.side], 0.0, 0.0)
     elif law is None:
         assert row == NO_ROW
     else:

@@ -11,6 +11,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from probes.laws import EntropyTargetLaw, law_row
 from server.planning.plan import Plan
 from server.requests.telemetry import Telemetry
+from server.wire.request import Trace
 from server.worker.message import KEY
 from tests.unit.server.support import frame
 
@@ -20,7 +21,7 @@ Step = list[tuple[int, int]]
 ONE_BY_ONE: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
 
-def plan(trace: str = "tokens") -> Plan:
+def plan(trace: Trace = "tokens") -> Plan:
     law = EntropyTargetLaw(entropy_target=1.0, temperature_min=0.5)
     return Plan("steady", law, *law_row(law), trace)
 

@@ -28,7 +28,7 @@ FIXED = FixedLaw(temperature=0.5)
 HAPO = HapoLaw(tau=0.5)
 EDT = EdtLaw()
 DYNATEMP = DynatempLaw(exponent=1.5)
-ENTROPY_TARGET = EntropyTargetLaw(entropy_target=1.0)
+ENTROPY_TARGET = EntropyTargetLaw(entropy_target=1.0, side="both")
 ALL_LAWS: tuple[TemperatureLaw | None, ...] = (None, FIXED, HAPO, EDT, DYNATEMP, ENTROPY_TARGET)
 
 

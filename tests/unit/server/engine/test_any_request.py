@@ -22,7 +22,8 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from server.artifacts import Artifacts
 from server.engine.steering import Size, SteeringControl
 from server.errors import BadControl
-from server.planning.plan import Said, Wanted, make_plan
+from server.planning.plan import ControlSources, make_plan
+from server.planning.refusals import RequestParams
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.wire.request import Control
@@ -204,12 +205,16 @@ class OnV2(Worker):
 async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifacts) -> None:
     """As a route does; a request that is refused goes nowhere."""
     odd = {key: chance.choice(some) for key, some in SAMPLING.items() if chance.random() < 0.1}
-    said = Said(odd.get("temperature"), chance.choice([None, "low", "high"]))
+    said = RequestParams(
+        odd.get("temperature"),
+        chance.choice([None, "low", "high"]),
+        last_message={"role": "user", "content": "hi"},
+    )
     several: dict[str, Any] = chance.choice([{}, {}, {"n": 3}, {"temperature": 0.0}])
     params = SamplingParams(**{"max_tokens": 40, **odd, **several})
     control = None if body is None else Control.model_validate(body)
     try:
-        plan = make_plan(Wanted(control, None, None), {}, using, said)
+        plan = make_plan(ControlSources(control, None, None), {}, using, said)
     except BadControl:
         return
     prompt = {"prompt_token_ids": [1] * PROMPT}

@@ -12,7 +12,9 @@ from server.errors import BadControl
 from server.inquiry.conversation import Exchange
 from server.inquiry.engine_reads import ReadError
 from server.inquiry.turn import inquire, meaning_of
-from server.planning.plan import InquiryPlan, Said, Wanted, make_plan
+from server.planning.inquiry import InquiryPlan
+from server.planning.plan import ControlSources, make_plan
+from server.planning.refusals import RequestParams
 from server.wire.report import InquiryReport
 from server.wire.request import Control
 from tests.unit.server.support import artifacts, save_inquiry
@@ -59,7 +61,7 @@ def plan(root: Path, *, direct: bool = False, **inquiry: Any) -> InquiryPlan:
     save_inquiry(root, direct=direct)
     inquiry.setdefault("predictor", "likelihood")
     control = Control.model_validate({"inquiry": {"task": "m/pets", **inquiry}})
-    made = make_plan(Wanted(control, None, None), {}, artifacts(root), Said())
+    made = make_plan(ControlSources(control, None, None), {}, artifacts(root), RequestParams())
     assert made is not None
     assert made.inquiry is not None
     return made.inquiry
@@ -198,7 +200,7 @@ def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) 
     manifest.write_text(json.dumps(content))
     control = Control.model_validate({"inquiry": {"task": "m/pets"}})
     with pytest.raises(BadControl, match=r"cannot be used.*at most 128") as caught:
-        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+        make_plan(ControlSources(control, None, None), {}, artifacts(tmp_path), RequestParams())
     assert caught.value.param == "entropy.inquiry.task"
 
 
@@ -250,7 +252,7 @@ def test_what_cannot_be_played_is_refused_by_name(
     save_inquiry(tmp_path)
     control = Control.model_validate(asked)
     with pytest.raises(BadControl) as caught:
-        make_plan(Wanted(control, None, None), {}, artifacts(tmp_path), Said())
+        make_plan(ControlSources(control, None, None), {}, artifacts(tmp_path), RequestParams())
     assert caught.value.param.endswith(param)
 
 

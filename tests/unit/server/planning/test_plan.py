@@ -10,7 +10,8 @@ from probes.artifact import Artifact
 from probes.laws import LAWS, NO_LAW, NO_ROW, HapoStatistics
 from server.artifacts import Artifacts
 from server.errors import BadControl
-from server.planning.plan import Plan, Said, Wanted, make_plan, split_model
+from server.planning.plan import ControlSources, Plan, make_plan, split_model
+from server.planning.refusals import RequestParams
 from server.wire.request import Control
 from tests.unit.server.support import STATISTICS, artifacts, save_statistics
 
@@ -28,6 +29,7 @@ PROFILES = {
     "game": Control.model_validate({"inquiry": {"task": "no/such"}}),
 }
 NO_ARTIFACTS = artifacts()
+QUESTION = {"role": "user", "content": "Why?"}
 
 
 def plan(
@@ -36,9 +38,11 @@ def plan(
     header: str | None = None,
     temperature: float | None = None,
     using: Artifacts = NO_ARTIFACTS,
+    **params: Any,
 ) -> Plan | None:
     control = None if body is None else Control.model_validate(body)
-    return make_plan(Wanted(control, suffix, header), PROFILES, using, Said(temperature))
+    said = RequestParams(**{"temperature": temperature, "last_message": QUESTION, **params})
+    return make_plan(ControlSources(control, suffix, header), PROFILES, using, said)
 
 
 def refusal(*arguments: Any, **options: Any) -> BadControl:
@@ -124,11 +128,8 @@ def test_an_unknown_profile_is_refused_where_it_was_named(
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.999, 2.0])
-@pytest.mark.parametrize("name", ["steady", "cool"])
-def test_a_temperature_that_contradicts_the_law_is_refused_by_name(
-    name: str, temperature: float
-) -> None:
-    error = refusal({"profile": name}, temperature=temperature)
+def test_a_temperature_that_contradicts_the_law_is_refused_by_name(temperature: float) -> None:
+    error = refusal({"profile": "cool"}, temperature=temperature)
     assert error.param == "temperature"
     assert str(temperature) in str(error)
 
@@ -139,6 +140,7 @@ def test_a_temperature_that_contradicts_the_law_is_refused_by_name(
         ("steady", None),
         ("steady", 1.0),
         ("steady", 0.0),
+        ("steady", 0.5),
         ("cool", None),
         ("cool", 0.3),
         ("cool", 0.0),
@@ -195,8 +197,6 @@ def test_named_statistics_are_the_ones_used(tmp_path: Path) -> None:
     [
         ({"body": {"temperature": {"type": "hapo"}}}, "entropy.temperature"),
         ({"body": {"profile": "adaptive"}}, "entropy.profile"),
-        ({"suffix": "adaptive"}, "model"),
-        ({"header": "adaptive"}, "X-Entropy-Profile"),
         (
             {"body": {"temperature": {"type": "hapo"}}, "suffix": "adaptive"},
             "entropy.temperature",
@@ -255,16 +255,13 @@ def test_statistics_without_their_numbers_are_refused_and_no_crash(
     ("profile", "field"),
     [("hard", "difficulty.probe"), ("pushed", "steering.0.vector"), ("game", "inquiry.task")],
 )
-def test_what_a_profile_asks_for_in_vain_is_laid_at_its_door(profile: str, field: str) -> None:
-    for where, param in (
-        ({"suffix": profile}, "model"),
-        ({"header": profile}, "X-Entropy-Profile"),
-        ({"body": {"profile": profile, "trace": "none"}}, "entropy.profile"),
-    ):
-        error = refusal(**where)
-        assert error.param == param
-        assert f"profile `{profile}`" in str(error)
-        assert f"`entropy.{field}`" in str(error)
+def test_a_profile_of_the_body_whose_control_fails_is_named_with_the_control(
+    profile: str, field: str
+) -> None:
+    error = refusal({"profile": profile, "trace": "none"})
+    assert error.param == "entropy.profile"
+    assert f"profile `{profile}`" in str(error)
+    assert f"`entropy.{field}`" in str(error)
     own = PROFILES[profile].model_dump(exclude_unset=True)
     assert refusal({**own, "profile": "watch"}).param == f"entropy.{field}"
 

@@ -14,6 +14,7 @@ from vllm.sampling_params import SamplingParams
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.merge import ClosingStream, reporting
 from server.requests.telemetry import Telemetry
+from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
     FakeEngine,
     Json,
@@ -35,7 +36,7 @@ class Run:
     """One controlled HTTP request against the fake engine."""
 
     def __init__(
-        self, script: list[Step], trace: str = "tokens", timeout: float = 0.2, **faults: Any
+        self, script: list[Step], trace: Trace = "tokens", timeout: float = 0.2, **faults: Any
     ) -> None:
         self.telemetry = Telemetry()
         self.engine = FakeEngine(self.telemetry, script, **faults)

@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from probes.difficulty.strategies import Difficulty, Strategies, Strategy
 from server.errors import BadControl
-from server.planning.plan import DifficultyPlan
+from server.planning.difficulty import DifficultyPlan
 from server.requests.difficulty import DifficultyRun, Waiting
 from server.requests.telemetry import Decision, TraceBuffer
 from server.worker.message import KEY

@@ -12,8 +12,9 @@ import pytest
 from fastapi.responses import StreamingResponse
 
 from probes.difficulty.strategies import Difficulty, Strategies
-from server.planning.plan import DifficultyPlan
+from server.planning.difficulty import DifficultyPlan
 from server.requests.merge import ClosingStream
+from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
     DONE,
     ONE_BY_ONE,
@@ -85,7 +86,7 @@ async def test_every_reason_is_named_in_the_header() -> None:
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
 @pytest.mark.parametrize("handler", [chat_stream, completion_stream])
-async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: str) -> None:
+async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: Trace) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.stream(handler, params())
     assert run.telemetry.num_open == 0
@@ -100,7 +101,7 @@ async def test_a_finished_stream_leaves_no_trace_open(handler: Stream, trace: st
         "tokens",
     ],
 )
-async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> None:
+async def test_a_finished_responses_stream_leaves_no_trace_open(trace: Trace) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.stream(responses_stream, params(), 2)
     assert run.telemetry.num_open == 0
@@ -108,7 +109,7 @@ async def test_a_finished_responses_stream_leaves_no_trace_open(trace: str) -> N
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
 @pytest.mark.parametrize("status", [200, 400])
-async def test_a_finished_answer_leaves_no_trace_open(trace: str, status: int) -> None:
+async def test_a_finished_answer_leaves_no_trace_open(trace: Trace, status: int) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     await run.answer({"choices": []}, params(), status=status)
     assert run.telemetry.num_open == 0

@@ -14,9 +14,10 @@ from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
 from vllm.sampling_params import RequestOutputKind
 
 from probes.difficulty.strategies import Difficulty, Strategies
-from server.planning.plan import DifficultyPlan
+from server.planning.difficulty import DifficultyPlan
 from server.requests.merge import reporting
 from server.requests.telemetry import Telemetry
+from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
     DONE,
     ONE_BY_ONE,
@@ -65,7 +66,7 @@ async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-async def test_a_stream_is_otherwise_what_vllm_sent(trace: str) -> None:
+async def test_a_stream_is_otherwise_what_vllm_sent(trace: Trace) -> None:
     """Nothing of ours is an event of its own, and none follows the usage."""
     plain = FakeEngine(Telemetry(), ONE_BY_ONE)
     original = [event async for event in chat_stream(plain, params())]
@@ -200,7 +201,7 @@ async def test_a_stream_that_failed_before_its_first_chunk_ends_as_vllm_ended_it
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-async def test_a_request_for_less_gets_less(trace: str) -> None:
+async def test_a_request_for_less_gets_less(trace: Trace) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     events = await run.stream(chat_stream, params())
     assert (token_chunks(events, 0) != []) == (trace == "tokens")

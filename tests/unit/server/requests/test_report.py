@@ -5,22 +5,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.laws import NO_LAW, NO_ROW, EntropyTargetLaw, FixedLaw, HapoLaw, TemperatureLaw
+from probes.laws import (
+    NO_LAW,
+    NO_ROW,
+    EntropyTargetLaw,
+    FixedLaw,
+    HapoLaw,
+    Side,
+    TemperatureLaw,
+)
 from server.planning.plan import Plan
 from server.requests.report import summarise, token_reports
 from server.requests.telemetry import Token
+from server.wire.request import Trace
 
 NAN = math.nan
 numbers = st.floats(0, 12)
 tokens = st.lists(st.tuples(st.just(NAN) | numbers, st.just(NAN) | numbers), max_size=30)
 
 
-def ruled_by(law: TemperatureLaw | None, trace: str = "summary") -> Plan:
+def ruled_by(law: TemperatureLaw | None, trace: Trace = "summary") -> Plan:
     return Plan("calm", law, NO_LAW, NO_ROW, trace)
 
 
 PLAIN = ruled_by(None)
-STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, temperature_min=0.1, temperature_max=2.0))
+STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, side="both"))
 
 
 def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
@@ -33,6 +42,11 @@ def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
         "temperature_mean": pytest.approx(1.0),
         "num_tokens": 3,
         "num_clamped": None,
+        "entropy_target": None,
+        "base_temperature": None,
+        "temperature_change_mean": None,
+        "share_heated": None,
+        "share_cooled": None,
         "tokens": None,
         "difficulty": None,
         "steering": None,
@@ -48,7 +62,7 @@ def test_a_request_without_a_law_reports_none() -> None:
 @pytest.mark.parametrize(
     ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
 )
-def test_tokens_are_shown_only_to_who_asked_for_them(trace: str, shown: bool) -> None:
+def test_tokens_are_shown_only_to_who_asked_for_them(trace: Trace, shown: bool) -> None:
     report = summarise(ruled_by(None, trace), [(1.0, 0.0), (2.0, NAN)], produced=2)
     expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
     assert report.model_dump()["tokens"] == (expected if shown else None)
@@ -83,6 +97,23 @@ def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped()
     temperatures = [0.1, 0.10000000149, 0.1001, 1.0, 1.999, 2.0, 2.0000001, NAN]
     report = summarise(STEADY, [(1.0, t) for t in temperatures], produced=8)
     assert report.num_clamped == 4
+
+
+def test_a_report_says_what_the_law_did_to_the_request_s_temperature() -> None:
+    drawn = [0.5, 0.700000001, 0.7, 0.9, 1.1, NAN]
+    report = summarise(ruled_by(HapoLaw()), [(1.0, t) for t in drawn], 6, base=0.7)
+    assert report.base_temperature == 0.7
+    assert (report.share_heated, report.share_cooled) == (0.4, 0.2)
+    assert report.temperature_change_mean == pytest.approx((0.2 + 0.2 + 0.4) / 5)
+
+
+@pytest.mark.parametrize(("side", "clamped"), [("ceiling", 3), ("floor", 3), ("both", 1)])
+def test_tokens_that_a_one_sided_target_leaves_at_t0_count_as_clamped(
+    side: Side, clamped: int
+) -> None:
+    law = EntropyTargetLaw(entropy_target=1.25, side=side)
+    report = summarise(ruled_by(law), [(1.0, t) for t in (0.1, 0.7, 0.7, 0.5)], 4, base=0.7)
+    assert (report.num_clamped, report.entropy_target) == (clamped, 1.25)
 
 
 @pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])

@@ -3,11 +3,13 @@
 import asyncio
 import json
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -19,7 +21,7 @@ from server.routes.controlled import run_controlled
 from server.wire.request import Control
 from tests.unit.server.fake_engine import FakeEngine, Json, Step, chat_stream
 from tests.unit.server.requests.generation_run import Body
-from tests.unit.server.support import artifacts
+from tests.unit.server.support import artifacts, save_inquiry
 
 STEPS: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
@@ -43,7 +45,7 @@ class Route:
             admission=None,
             served_names=lambda _: {path.name for path in models.base_model_paths},
         )
-        app = SimpleNamespace(state=SimpleNamespace(entrostat=state))
+        app = SimpleNamespace(state=SimpleNamespace(entrostat=state, openai_serving_models=models))
         self.raw = SimpleNamespace(app=app, headers=headers)
 
     async def handler(self, request: Any, raw_request: Any) -> Any:
@@ -97,8 +99,8 @@ async def test_a_profile_can_be_named_three_ways_and_vllm_sees_its_own_request(
         ({"entropy": Control(profile="nope")}, "entropy.profile"),
         ({"vllm_xargs": {"entropy": {"law": 5}}}, "vllm_xargs.entropy"),
         ({"vllm_xargs": {"entropy_target": 1}}, "vllm_xargs.entropy_target"),
-        ({"model": "m@watch", "use_beam_search": True}, "use_beam_search"),
-        ({"model": "m@watch", "background": True}, "background"),
+        ({"entropy": Control(), "use_beam_search": True}, "use_beam_search"),
+        ({"entropy": Control(), "background": True}, "background"),
         ({"vllm_xargs": [1]}, "vllm_xargs"),
         ({"vllm_xargs": "entropy"}, "vllm_xargs"),
     ],
@@ -109,6 +111,55 @@ async def test_a_mistake_never_reaches_vllm(request_fields: Json, param: str) ->
         await route.run()
     assert refused.value.param == param
     assert not route.called
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "skipped"),
+    [
+        ({"use_beam_search": True}, "all_skipped"),
+        ({"background": True}, "report_skipped"),
+    ],
+)
+@pytest.mark.parametrize(
+    "named", [{"model": "m@watch"}, {"headers": {"x-entropy-profile": "watch"}}]
+)
+async def test_a_profile_by_name_is_skipped_where_it_cannot_act_and_a_header_says_so(
+    request_fields: Json, skipped: str, named: Json
+) -> None:
+    route = Route(**request_fields, **named)
+    response = await route.run()
+    assert response.status_code == 200
+    assert response.headers["x-entropy-fallback"] == skipped
+    assert json.loads(bytes(response.body)) == {"choices": [{"index": 0}]}
+
+
+async def test_a_conversation_that_is_no_inquiry_is_answered_plainly_under_a_profile_by_name(
+    tmp_path: Path,
+) -> None:
+    save_inquiry(tmp_path)
+    game = Control.model_validate({"inquiry": {"task": "m/pets"}})
+    fields = ChatCompletionRequest(
+        model="m", messages=[{"role": "tool", "tool_call_id": "1", "content": "4"}]
+    )
+    route = Route(headers={"x-entropy-profile": "game"})
+    route.request = fields.model_copy(update={"entropy": None})
+    state = route.raw.app.state
+    state.entrostat.profiles = {"game": game}
+    state.entrostat.artifacts = artifacts(tmp_path)
+    state.openai_serving_chat = SimpleNamespace(_check_model=_knows_every_model)
+    route.raw.is_disconnected = _stays
+    response = await route.run()
+    assert response.headers["x-entropy-fallback"] == "inquiry_skipped"
+    (choice,) = json.loads(bytes(response.body))["choices"]
+    assert choice["entropy"]["fallback"] == "inquiry_skipped"
+
+
+async def _knows_every_model(request: Any) -> None:
+    return None
+
+
+async def _stays() -> bool:
+    return False
 
 
 async def test_a_request_behind_another_one_on_its_connection_is_not_under_its_controls() -> None:

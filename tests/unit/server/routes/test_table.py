@@ -156,9 +156,15 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back(client: TestClient) -
         admission=Full(),
     )
     plan = SimpleNamespace(
-        steering=SimpleNamespace(control={"key": "a"}), inquiry=None, difficulty=None, trace="none"
+        steering=SimpleNamespace(control={"key": "a"}),
+        inquiry=None,
+        difficulty=None,
+        trace="none",
+        is_empty=False,
     )
-    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    APP.state.openai_serving_models = SimpleNamespace(lora_requests={})
+    body: dict[str, Any] = {"model": "m", "stream": True, "entropy": {}}
+    body["messages"] = [{"role": "user", "content": "hi"}]
     with patch("server.routes.controlled.make_plan", lambda *_: plan):
         answer = client.post("/v1/chat/completions", json=body, headers=KEY)
     assert answer.status_code == answer.json()["error"]["code"] == 503

@@ -56,7 +56,9 @@ def test_a_shorter_answer_has_fewer_logprobs() -> None:
 
 
 def test_the_target_law_draws_at_the_target() -> None:
-    law = EntropyTargetLaw(entropy_target=1.0, temperature_min=0.05, temperature_max=5.0)
+    law = EntropyTargetLaw(
+        entropy_target=1.0, temperature_min=0.05, temperature_max=5.0, side="both"
+    )
     sampler = Sampler(law, 1.0)
     entropies = entropy_from_logits(sampler(torch.zeros(3, 1, dtype=torch.long), logits()))
     torch.testing.assert_close(entropies, torch.ones(3), atol=1e-3, rtol=0)
@@ -89,7 +91,7 @@ def test_a_shift_moves_the_temperature() -> None:
 def test_weights_average_to_one_under_the_law_and_not_without_it() -> None:
     """E_q[p / q] = 1: the sampler draws from q and p is the policy at temperature 1."""
     draws, raw = 20_000, logits(1, 50, seed=3)
-    sampler = Sampler(EntropyTargetLaw(entropy_target=1.5), 1.0)
+    sampler = Sampler(EntropyTargetLaw(entropy_target=1.5, side="both"), 1.0)
     scores = sampler(torch.zeros(draws, 1, dtype=torch.long), raw.expand(draws, -1))
     generator = torch.Generator().manual_seed(1)
     tokens = torch.multinomial(torch.softmax(scores, -1), 1, generator=generator)

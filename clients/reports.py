@@ -1,0 +1,159 @@
+"""The report that a server puts beside an answer, with types."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class _Reading(BaseModel):
+    """Keeps fields it does not know (`model_extra`) and takes null for "absent"."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+class Token(_Reading):
+    """One generated token."""
+
+    entropy: float | None = None
+    """Nats, at temperature 1; None where it was not a number."""
+    temperature: float | None = None
+    """What the token was drawn at."""
+
+
+class Strategy(_Reading):
+    """What a class of difficulty made of a request."""
+
+    temperature: float | None = None
+    """None where the request's own, or its law, ruled."""
+    max_tokens: int = 0
+    prompt: bool = False
+    """Whether text was put after the question."""
+
+
+class Difficulty(_Reading):
+    """How hard the question was found to be."""
+
+    label: str | None = None
+    """easy, normal or hard; None if the probe did not answer in time."""
+    probabilities: dict[str, float] | None = None
+    mode: str | None = None
+    source: str | None = None
+    """probe, effort or fallback."""
+    strategy: Strategy | None = None
+    prepass_tokens: int | None = None
+    """Tokens that were read ahead of the answer; None where its own prompt was read."""
+
+
+class Steering(_Reading):
+    """One vector that steered the answer."""
+
+    vector: str
+    hash: str | None = None
+    """The sha256 of its contents."""
+    layers: tuple[int, ...] = ()
+    positions: str | None = None
+    strength: float | None = None
+    strength_relative: float | None = None
+    clamp: tuple[float, float] | None = None
+
+
+class Heard(_Reading):
+    """One question of an inquiry and what its reply was taken for."""
+
+    query: str = ""
+    answer: str = "unknown"
+
+
+class Inquiry(_Reading):
+    """Where an inquiry stands."""
+
+    task: str | None = None
+    """Also the id of its calibration."""
+    introduction: str | None = None
+    """What the task tells a person to do; in the first turn only."""
+    action: str = "ask"
+    """ask or answer."""
+    turn: int = 0
+    query: str | None = None
+    label: str | None = None
+    """The final answer."""
+    reason: str | None = None
+    """Why there is no further question: singleton, budget, exhausted or no_gain."""
+    prediction_set: tuple[str, ...] = ()
+    """Labels that may be true at this confidence level, the most probable first."""
+    probabilities: dict[str, float] = {}
+    heard: tuple[Heard, ...] = ()
+    expected_size: float | None = None
+    """Of the prediction set after the next answer, in labels."""
+    runner_up: str | None = None
+    """The question that would be asked without `query`."""
+    runner_up_size: float | None = None
+    """Expected size of the prediction set after it."""
+    confidence_level: float | None = None
+    predictor: str | None = None
+    """table, likelihood or direct."""
+    policy: str | None = None
+    queries: str | None = None
+    num_candidates: int = 0
+    """Questions that were compared in this turn."""
+    calibrated: bool = True
+    """Whether histories like this one were calibrated."""
+    forwards: int = 0
+    """Forward passes of the model in this turn."""
+    prompt_tokens: int = 0
+    """Tokens of their prompts."""
+    seconds: float | None = None
+
+
+class Report(_Reading):
+    """What the server measured and did over one choice."""
+
+    profile: str | None = None
+    law: str | None = None
+    entropy_mean: float | None = None
+    """Nats, like every entropy here."""
+    entropy_max: float | None = None
+    temperature_mean: float | None = None
+    base_temperature: float | None = None
+    """T0: what the request, its strategy or the model's defaults set."""
+    temperature_change_mean: float | None = None
+    """Mean of |T - T0|."""
+    share_heated: float | None = None
+    """Share of tokens drawn above T0."""
+    share_cooled: float | None = None
+    """Share of tokens drawn below T0."""
+    num_tokens: int = 0
+    num_clamped: int | None = None
+    """Tokens whose entropy is not the target: at a limit, or left at T0; None without a target."""
+    entropy_target: float | None = None
+    """The target of the law, nats."""
+    tokens: tuple[Token, ...] | None = None
+    """Every token in order; None unless the request asked for the trace "tokens"."""
+    difficulty: Difficulty | None = None
+    """None unless the request asked for it."""
+    steering: tuple[Steering, ...] | None = None
+    """None unless the answer was steered."""
+    inquiry: Inquiry | None = None
+    """None unless the request asked for it."""
+    fallback: str | None = None
+    """Why a control was given up and the answer decoded plainly; None if all went well."""
+
+
+def report(choice: BaseModel) -> Report | None:
+    """Read the report of a choice, or of a whole answer of the Responses API.
+
+    Args:
+        choice: `answer.choices[i]`, or what `responses.create` returned.
+
+    Returns:
+        None if the server sent no report.
+    """
+    raw = (choice.model_extra or {}).get("entropy")
+    return None if raw is None else Report.model_validate(raw)

@@ -1,0 +1,78 @@
+"""From the control `inquiry` to the task, its calibration and the rule that chooses questions."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from probes.conformal import SetRule
+from probes.inquiry.artifact import Inquiry, TooFewSamples
+from probes.inquiry.table import CredibleSets
+from probes.inquiry.turn import Rule
+from probes.inquiry.words import Predictor
+from server.errors import BadControl
+from server.planning.refusals import RequestParams, refuse_companions, refuse_unplayable
+from server.wire.request import Control, InquiryControl
+
+if TYPE_CHECKING:
+    from server.artifacts import Artifacts
+
+
+class InquiryPlan(NamedTuple):
+    """An inquiry whose next turn is asked for."""
+
+    control: InquiryControl
+    inquiry: Inquiry
+    predictor: Predictor
+    calibration: SetRule
+    spare: SetRule
+    """Of `likelihood`, which needs no engine, for when the predictor fails."""
+    rule: Rule
+    optional: bool = False
+    """Whether a conversation that is no inquiry is answered as by the plain model."""
+
+
+def plan_inquiry(control: Control, artifacts: "Artifacts", params: RequestParams) -> InquiryPlan:
+    """Resolve the task, the predictor and their thresholds.
+
+    Args:
+        control: With an inquiry.
+        artifacts: Of the served model.
+        params: Of the request.
+
+    Raises:
+        BadControl: Nothing fits, too little was calibrated, or the request is no inquiry.
+    """
+    wanted = control.inquiry
+    assert wanted is not None
+    refuse_companions(control)
+    refuse_unplayable(params)
+    inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task")
+    predictor = _predictor(wanted, inquiry)
+    level = wanted.confidence_level
+    calibration: SetRule
+    spare: SetRule
+    if predictor == "table" and inquiry.known is not None:
+        inquiry = inquiry._replace(logprobs=inquiry.known)
+        calibration = spare = CredibleSets(level)
+    else:
+        assert predictor != "table"  # not available without a table
+        try:
+            calibration = inquiry.calibration(predictor, level)
+            spare = inquiry.calibration("likelihood", level)
+        except TooFewSamples as error:
+            raise BadControl(
+                f"`entropy.inquiry.confidence_level`: {error}", "entropy.inquiry.confidence_level"
+            ) from error
+    rule = Rule(wanted.policy, budget=wanted.max_turns, tolerance=wanted.tolerance)
+    return InquiryPlan(wanted, inquiry, predictor, calibration, spare, rule)
+
+
+def _predictor(wanted: InquiryControl, inquiry: Inquiry) -> Predictor:
+    available = inquiry.available(wanted.queries)
+    predictor = wanted.predictor or available[0]
+    if predictor not in available:
+        missing = "table of answers" if predictor == "table" else f"calibration for `{predictor}`"
+        raise BadControl(
+            f"`entropy.inquiry.predictor`: `{wanted.task}` has no {missing} for "
+            f"{wanted.queries} questions, only {', '.join(available)}",
+            "entropy.inquiry.predictor",
+        )
+    return predictor

@@ -1,0 +1,188 @@
+"""Every reason to refuse a well-formed control: contradictions, and requests it cannot act on.
+
+Values out of range are refused by the models of `server.wire.request`; artifacts that are missing
+or do not fit, by `server.artifacts`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from probes.difficulty.strategies import Difficulty
+from probes.laws import FixedLaw, TemperatureLaw
+from server.errors import BadControl
+from server.wire.request import Control, Steer, Trace
+
+EFFORTS = {
+    "none": Difficulty.EASY,
+    "minimal": Difficulty.EASY,
+    "low": Difficulty.EASY,
+    "medium": Difficulty.NORMAL,
+    "high": Difficulty.HARD,
+    "xhigh": Difficulty.HARD,
+    "max": Difficulty.HARD,
+}
+"""The class of a question by the request's `reasoning_effort`; all values of the OpenAI SDK."""
+
+
+class RequestParams(NamedTuple):
+    """What a request says outside `entropy`, as far as a control depends on it."""
+
+    temperature: float | None = None
+    """None if it names none."""
+    reasoning_effort: str | None = None
+    answers_one_chat: bool = True
+    """Whether it asks for the answer to one conversation."""
+    plays: bool = True
+    """Whether its route answers with the turns of an inquiry."""
+    last_message: Mapping[str, Any] | None = None
+    """Of that conversation."""
+    adapter: str | None = None
+    """The LoRA adapter that it names as its model."""
+    num_choices: int = 1
+    beam_search: bool = False
+    background: bool = False
+    not_of_a_question: tuple[str, ...] = ()
+    """Fields that ask for something that a chosen question does not have."""
+
+
+def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> None:
+    """Refuse a fixed temperature beside another one. A greedy request stays greedy under any law.
+
+    Raises:
+        BadControl: Names `temperature`.
+    """
+    own = params.temperature
+    if isinstance(law, FixedLaw) and own not in (None, 0, law.temperature):
+        raise BadControl(
+            f"`temperature` ({own}) contradicts the fixed temperature of `entropy` "
+            f"({law.temperature}): leave one out",
+            "temperature",
+        )
+
+
+def refuse_unread_question(params: RequestParams) -> None:
+    """Refuse a difficulty control where there is no question for the probe to read.
+
+    Raises:
+        BadControl: Names `entropy.difficulty`.
+    """
+    reason, last = None, params.last_message or {}
+    if not params.answers_one_chat:
+        reason = (
+            "the difficulty of a question is read in /v1/chat/completions and /v1/messages only"
+        )
+    elif params.adapter is not None:
+        reason = f"the probe reads the base model, not its adapter `{params.adapter}`"
+    elif last.get("role") != "user":
+        reason = "the last message must be the user's: it is the question"
+    elif not _has_text(last.get("content")):
+        reason = "the last message has no text: there is no question"
+    if reason is not None:
+        raise BadControl(f"`entropy.difficulty`: {reason}", "entropy.difficulty")
+
+
+def _has_text(content: object) -> bool:
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return any(isinstance(part, Mapping) and part.get("text") for part in content)
+    return bool(content)
+
+
+def effort_class(params: RequestParams) -> Difficulty | None:
+    """The class that `reasoning_effort` names; None if the request has none.
+
+    Raises:
+        BadControl: Names `reasoning_effort`.
+    """
+    effort = params.reasoning_effort
+    if effort is not None and effort not in EFFORTS:
+        known = ", ".join(EFFORTS)
+        raise BadControl(
+            f"`reasoning_effort`: unknown value `{effort}`; known: {known}", "reasoning_effort"
+        )
+    return None if effort is None else EFFORTS[effort]
+
+
+def refuse_companions(control: Control) -> None:
+    """Refuse controls of sampling beside an inquiry.
+
+    Raises:
+        BadControl: Names the other control.
+    """
+    for field in ("temperature", "difficulty"):
+        if control.inquiry is not None and getattr(control, field) is not None:
+            raise BadControl(
+                f"`entropy.{field}` contradicts `entropy.inquiry`, whose questions are chosen and "
+                "not sampled: leave one out",
+                f"entropy.{field}",
+            )
+
+
+def refuse_unplayable(params: RequestParams) -> None:
+    """Refuse an inquiry where the answer cannot be a question.
+
+    Raises:
+        BadControl: Names the field.
+    """
+    if not params.plays:
+        message = "`entropy.inquiry`: inquiries are answered in /v1/chat/completions only"
+        raise BadControl(message, "entropy.inquiry")
+    if params.adapter is not None:
+        raise BadControl(
+            "`entropy.inquiry`: it is calibrated for the base model, not its adapter "
+            f"`{params.adapter}`",
+            "entropy.inquiry",
+        )
+    if params.num_choices > 1:
+        raise BadControl("`n`: an inquiry asks one question", "n")
+    for field in params.not_of_a_question:
+        raise BadControl(f"`{field}` contradicts `entropy.inquiry`: leave one out", field)
+
+
+def refuse_mixed_positions(vectors: Sequence[Steer]) -> None:
+    """Refuse vectors that steer different positions.
+
+    Raises:
+        BadControl: Names `entropy.steering.positions`.
+    """
+    if len({one.positions for one in vectors}) > 1:
+        param = "entropy.steering.positions"
+        raise BadControl(f"`{param}`: the vectors of a request have the same positions", param)
+
+
+def refuse_two_clamps(layers: Sequence[int]) -> None:
+    """Refuse a layer that is clamped along two vectors.
+
+    Args:
+        layers: Every clamped layer of every vector.
+
+    Raises:
+        BadControl: Names `entropy.steering`.
+    """
+    if len(layers) != len(set(layers)):
+        param = "entropy.steering"
+        raise BadControl(f"`{param}`: a layer can be clamped along one vector only", param)
+
+
+def refuse_beam_search(params: RequestParams) -> None:
+    """Refuse any control of a request that does not sample.
+
+    Raises:
+        BadControl: Names `use_beam_search`.
+    """
+    if params.beam_search:
+        message = "`use_beam_search` does not sample: leave out `entropy`"
+        raise BadControl(message, "use_beam_search")
+
+
+def refuse_late_report(trace: Trace, params: RequestParams) -> None:
+    """Refuse a report on an answer that is sent before it exists.
+
+    Raises:
+        BadControl: Names `background`.
+    """
+    if params.background and trace != "none":
+        raise BadControl(
+            "`background` answers before there is anything to report: leave it out, or set "
+            '`entropy.trace` to "none"',
+            "background",
+        )

@@ -1,0 +1,39 @@
+import typing
+
+import pytest
+from openai.types.shared import ReasoningEffort
+
+from probes.difficulty.strategies import Difficulty
+from server.errors import BadControl
+from server.planning.refusals import EFFORTS, RequestParams, effort_class
+
+
+def of_the_sdk() -> list[str]:
+    optional = typing.get_args(ReasoningEffort)
+    return [value for part in optional for value in typing.get_args(part)]
+
+
+def test_every_effort_of_the_openai_sdk_names_a_class() -> None:
+    assert set(EFFORTS) == set(of_the_sdk())
+
+
+@pytest.mark.parametrize("effort", of_the_sdk())
+def test_an_effort_is_read_as_its_class(effort: str) -> None:
+    assert effort_class(RequestParams(reasoning_effort=effort)) == EFFORTS[effort]
+
+
+def test_more_effort_never_names_an_easier_class() -> None:
+    order = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+    classes = [EFFORTS[effort] for effort in order]
+    assert classes == sorted(classes)
+    assert set(classes) == set(Difficulty)
+
+
+def test_an_unknown_effort_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BadControl, match="`heroic`; known: none, minimal") as caught:
+        effort_class(RequestParams(reasoning_effort="heroic"))
+    assert caught.value.param == "reasoning_effort"
+
+
+def test_a_request_without_effort_is_read_by_the_probe() -> None:
+    assert effort_class(RequestParams()) is None

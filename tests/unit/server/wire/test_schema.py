@@ -1,0 +1,112 @@
+"""Law: the JSON schema describes every field, and the server accepts whatever the schema allows."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from pydantic import BaseModel, TypeAdapter
+
+from probes.laws import LAWS
+from probes.strict import RequestModel
+from server.errors import BadControl
+from server.planning.plan import ControlSources, make_plan
+from server.planning.refusals import RequestParams
+from server.wire.cards import ArtifactList, ProfileList, Readiness
+from server.wire.report import Report
+from server.wire.request import Control, DifficultyControl, InquiryControl, Steer
+from tests.unit.server.support import artifacts
+
+QUESTION = {"role": "user", "content": "Why?"}
+MISSING = ("unknown artifact", "no ", "unknown profile")
+"""How sentences about names begin that no schema can know, after the field."""
+
+
+class UnknownName(Exception):
+    """A control names an artifact or a profile that there is not."""
+
+
+def plan(control: Control) -> None:
+    try:
+        sources = ControlSources(control, None, None)
+        make_plan(sources, {}, artifacts(), RequestParams(last_message=QUESTION))
+    except BadControl as error:
+        if str(error).partition(": ")[2].startswith(MISSING):
+            raise UnknownName from error
+        raise
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    return TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
+
+
+def openapi(model: type[BaseModel]) -> dict[str, Any]:
+    schema = schema_of(model)
+    schemas = schema.pop("$defs", {})
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "wire", "version": "1"},
+        "paths": {"/": {"post": {"requestBody": body, "responses": {"200": {"description": ""}}}}},
+        "components": {"schemas": schemas},
+    }
+
+
+PARTS: list[type[RequestModel]] = [Steer, DifficultyControl, InquiryControl, *LAWS.values()]
+
+
+def check(model: type[RequestModel], number: int, accept: Callable[[Any], None]) -> None:
+    """Give `accept` bodies that the schema of a model allows, drawn with a seed."""
+    operation = schemathesis.openapi.from_dict(openapi(model))["/"]["POST"]
+    cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE)
+
+    @seed(number)
+    @settings(
+        max_examples=100,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def every(case: Any) -> None:
+        accept(case.body)
+
+    every()
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("part", PARTS, ids=lambda model: model.__name__)
+def test_a_part_that_the_schema_allows_is_accepted(part: type[RequestModel], number: int) -> None:
+    def accept(body: Any) -> None:
+        part.model_validate(body)
+
+    check(part, number, accept)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_control_that_the_schema_allows_is_never_refused_for_its_form(number: int) -> None:
+    def accept(body: Any) -> None:
+        with contextlib.suppress(UnknownName):
+            plan(Control.model_validate(body))
+
+    check(Control, number, accept)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Control, Report, ArtifactList, ProfileList, Readiness],
+    ids=lambda model: model.__name__,
+)
+def test_every_field_of_the_wire_is_described(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    parts = {model.__name__: schema, **schema.get("$defs", {})}
+    missing = [
+        f"{name}.{field}"
+        for name, part in parts.items()
+        for field, value in part.get("properties", {}).items()
+        if "description" not in value
+    ]
+    assert missing == []

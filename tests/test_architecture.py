@@ -49,6 +49,10 @@ WITHOUT = {
         "probes.strict",
         "server.commands.entrostat",
         "server.commands.serve",
+        "server.errors",
+        "server.planning.difficulty",
+        "server.planning.plan",
+        "server.planning.refusals",
         "server.profiles",
         "server.settings",
         "server.wire.report",
@@ -105,6 +109,8 @@ def test_only_the_server_knows_vllm_and_only_its_engine_the_worker(path: Path) -
     modules = imports(path)
     parts = path.relative_to(ROOT).parts
     if parts[0] in ("probes", "clients"):
+        assert not [m for m in modules if inside(m, "vllm")]
+    if parts[:2] in (("server", "planning"), ("server", "wire")):
         assert not [m for m in modules if inside(m, "vllm")]
     if parts[:2] != ("server", "engine"):
         internals = ("vllm.v1.worker", "vllm.v1.sample")

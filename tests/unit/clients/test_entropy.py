@@ -274,8 +274,9 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         dynatemp(),
         entropy_target(1.0),
     ]
+    helped = {str(one["type"]) for one in laws}  # `law` sends the others
     assert {str(one["type"]): set(one) for one in laws} == {
-        name: set(model.model_fields) for name, model in LAWS.items()
+        name: set(model.model_fields) for name, model in LAWS.items() if name in helped
     }
     game = inquiry(
         "t",

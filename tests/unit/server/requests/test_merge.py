@@ -338,7 +338,7 @@ async def test_an_error_of_vllm_passes_untouched() -> None:
 @pytest.mark.parametrize("trace", ["summary", "tokens"])
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_the_stream_helper_of_openai_keeps_usage_and_finish_reason(
-    trace: str, choices: int
+    trace: Trace, choices: int
 ) -> None:
     """It takes `usage` from the last chunk, whatever that chunk is."""
     run = Run([[(choice, 1) for choice in range(choices)]] * 2, trace=trace)

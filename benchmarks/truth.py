@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks import machine
 from benchmarks.steering.vectors import random_vectors, save_random, vector_name
 from clients.entropy import controls, entropy_target, report, steer
+from clients.local_server import local_server, serve_command
 from probes.entropy import entropy_from_logits
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
-from training.common.local_server import local_server, serve_command
 from training.common.prompts import load_prompts
 
 TARGET = 1.0

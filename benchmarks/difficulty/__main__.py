@@ -31,8 +31,9 @@ from probes.graders import GraderName
 from training.common.server_pool import request_seed
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
+from training.difficulty.config import AnswersConfig
 from training.difficulty.hidden_states import hidden_states
-from training.difficulty.labels import AnswersJob, draw_answers, grade
+from training.difficulty.labels import draw_answers, grade
 
 _HOW = """\
 The probe was not fitted on these questions. The arm `probe, as served` is what the server answered
@@ -88,17 +89,12 @@ def main(
         asked = new_problems(tasks, problems, seed, grader, seen)
         chosen_ones = list(range(len(asked)))
     questions = [asked[number] for number in chosen_ones]
-    job = AnswersJob(
-        model=None,
-        servers=(server,),
-        serve_flags=(),
+    job = AnswersConfig(
+        server=(server,),
         checkpoint=checkpoint,
         seed=seed,
-        concurrency=16,
         out=output,
-        name=None,
         runs=runs,
-        fresh=False,
         command=facts["command"],
         samples=samples,
         max_tokens=int(settings["max_tokens"]),
@@ -148,12 +144,12 @@ def new_problems(
     return found[:number]
 
 
-async def _serve(job: AnswersJob, probe: str, questions: list[Problem]) -> ServedArm:
+async def _serve(job: AnswersConfig, probe: str, questions: list[Problem]) -> ServedArm:
     """Ask with the probe in charge."""
     free, number = asyncio.Semaphore(job.concurrency), len(questions) * job.samples
     right, tokens = np.zeros(number), np.zeros(number)
     labels = np.zeros(len(questions), dtype=np.int64)
-    base = f"{job.servers[0].rstrip('/').removesuffix('/v1')}/v1"
+    base = f"{job.server[0].rstrip('/').removesuffix('/v1')}/v1"
     client = openai.AsyncOpenAI(base_url=base, api_key="none", timeout=600)
     model = (await client.models.list()).data[0].id
     prepasses = set()

@@ -22,10 +22,10 @@ from rich.progress import track
 
 from benchmarks import machine
 from clients.entropy import controls, difficulty
+from clients.local_server import local_server, serve_command
 from probes.artifact import Artifact
 from server.artifacts import shipped_artifacts
 from server.commands.default_model import DEFAULT_MODEL
-from training.common.local_server import local_server, serve_command
 
 PLAIN, SPOKEN = f"{DEFAULT_MODEL}/plain", f"{DEFAULT_MODEL}/spoken"
 PROMPT_TOKENS = 300

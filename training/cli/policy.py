@@ -58,7 +58,7 @@ def train(
 
         accelerate launch --config_file training/policy/configs/cpu.yaml -m training mine.toml
     """
-    from training.cli.probe import one_sentence_errors
+    from training.cli.errors import one_sentence_errors
 
     with one_sentence_errors("train-policy"):
         from rich.console import Console

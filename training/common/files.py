@@ -4,12 +4,15 @@ import json
 import os
 import secrets
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.common.errors import TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -105,3 +108,26 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as staging:
         staging.write_text(text, "utf-8")
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """Read a safetensors file that a run has kept.
+
+    Raises:
+        TrainingError: The file is damaged; says how to go on.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: is damaged: delete it or start with --fresh") from error
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """Write a safetensors file atomically."""
+    from safetensors.torch import save_file
+
+    with atomic_write(path) as staging:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, staging)

@@ -1,79 +1,75 @@
-"""What every job settles before it starts: where it may write, what its artifact is called."""
+"""What every job does before it starts: checks, servers, the model's fingerprint."""
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from clients.local_server import local_server, serve_command
 from probes.artifact import ModelIdentity
+from training.common.config import JobConfig, ServedJobConfig
 from training.common.errors import TrainingError
-from training.common.local_server import local_server, serve_command
 from training.common.server_pool import ServedModel
 
 _ARTIFACT_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every job is told; `training.cli.probe` explains and defaults every field."""
-
-    model: str | None
-    servers: tuple[str, ...]
-    """Addresses of running servers; empty starts one for `model`."""
-    serve_flags: tuple[str, ...]
-    checkpoint: Path | None
-    seed: int
-    concurrency: int
-    out: Path
-    name: str | None
-    runs: Path
-    fresh: bool
-    command: str
-    """How the job was called, for the report."""
-
-
-def check_job(job: Job) -> None:
-    """Refuse what can be refused before anything is started.
+def check_job(config: JobConfig) -> None:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
 
     Raises:
         TrainingError: A name, an address or a folder is wrong, or two options contradict.
     """
-    if job.name is not None:
-        check_name(job.name)
-    check_addresses(job.servers)
-    if job.servers and (job.model is not None or job.serve_flags):
+    if config.name is not None:
+        check_name(config.name)
+    for folder in (config.out, config.runs):
+        check_writable(folder)
+
+
+def check_served_job(config: ServedJobConfig) -> None:
+    """As `check_job`, and what concerns the server.
+
+    Raises:
+        TrainingError: Likewise.
+    """
+    check_job(config)
+    check_addresses(config.server)
+    if config.server and (config.model is not None or config.serve_flags):
         raise TrainingError(
-            "--server uses what runs already: leave out MODEL and the flags after `--`"
+            "--server uses running servers: leave out MODEL and the flags after `--`"
         )
-    if job.checkpoint is not None:
-        identify(job.checkpoint)
-    elif job.model is not None and not Path(job.model).is_dir():
+    if config.checkpoint is not None:
+        identify(config.checkpoint)
+    elif config.model is not None and not Path(config.model).is_dir():
         raise TrainingError(
-            f"{job.model} is no folder on this machine: say where its files lie with --checkpoint"
+            f"{config.model} is not a folder on this machine: name a copy of its files with "
+            "--checkpoint"
         )
 
 
 @contextmanager
-def servers_of(job: Job, console: Console) -> Iterator[tuple[str, ...]]:
-    """Addresses of the job's servers, one of our own among them while the block runs.
+def servers_of(config: ServedJobConfig, console: Console) -> Iterator[tuple[str, ...]]:
+    """Addresses of the job's servers; starts one while the block runs if none is named.
 
     Raises:
-        TrainingError: A folder cannot be written, or the server did not start.
+        TrainingError: A folder cannot be written.
+        LocalServerError: The server did not start.
     """
-    for folder in (job.out, job.runs):
+    for folder in (config.out, config.runs):
         make_writable(folder)
-    if job.servers:
-        yield job.servers
+    if config.server:
+        yield config.server
         return
-    command = serve_command(job.model, job.serve_flags)
-    with local_server(command, job.runs / "server.log", console) as url:
+    command = serve_command(config.model, config.serve_flags)
+    with local_server(command, config.runs / "server.log", console) as url:
         yield (url,)
 
 
@@ -101,6 +97,21 @@ def check_name(artifact_id: str) -> None:
             f"--name `{artifact_id}`: write MODEL/NAME in letters, digits and `._-`, "
             "such as smollm2-135m/entropy"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made or written to; makes nothing.
+
+    Raises:
+        TrainingError: It, or the nearest folder above it that exists, cannot be written.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise TrainingError(f"{folder}: cannot be written: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise TrainingError(f"{folder}: cannot be written: permission denied for {existing}")
 
 
 def make_writable(folder: Path) -> None:
@@ -142,36 +153,54 @@ def load_tokenizer(checkpoint: Path, **options: Any) -> Any:
 
 
 def identify(checkpoint: Path) -> ModelIdentity:
-    """Fingerprint the model that an artifact will belong to.
+    """Fingerprint of the model that an artifact belongs to.
 
     Raises:
-        TrainingError: The folder holds no model.
+        TrainingError: The folder contains no model.
     """
     if not (checkpoint / "config.json").is_file():
-        raise TrainingError(f"{checkpoint} is no checkpoint: there is no config.json in it")
+        raise TrainingError(f"{checkpoint} is not a checkpoint: it has no config.json")
+    states = [(file.name, file.stat()) for file in sorted(checkpoint.iterdir())]
     try:
-        return ModelIdentity.of(checkpoint)
+        return _fingerprint(
+            checkpoint, tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+        )
     except ValueError as error:
         raise TrainingError(f"{checkpoint}: cannot be read: {error}") from error
 
 
-def identify_served(served: ServedModel, checkpoint: Path | None) -> ModelIdentity:
-    """Fingerprint what a server serves.
+@lru_cache(maxsize=8)
+def _fingerprint(checkpoint: Path, files: tuple[tuple[str, int, int], ...]) -> ModelIdentity:
+    """Computed once a run; `files` are part of the key, so that a changed file is read again."""
+    return ModelIdentity.of(checkpoint)
+
+
+def served_folder(served: ServedModel, checkpoint: Path | None) -> Path:
+    """Folder of the files of what a server serves.
 
     Args:
-        served: What it says about itself.
+        served: What the server reports about itself.
         checkpoint: A copy of its files, where its own folder is not on this machine.
 
     Raises:
-        TrainingError: The files are not at hand.
+        TrainingError: There is no such folder on this machine.
     """
     folder = checkpoint or Path(served.root)
     if not folder.is_dir():
         raise TrainingError(
-            f"the server has its model from `{served.root}`, which is no folder on this machine: "
-            "name a copy of the same files with --checkpoint"
+            f"the server has its model from `{served.root}`, which is not a folder on this "
+            "machine: name a copy of the same files with --checkpoint"
         )
-    return identify(folder)
+    return folder
+
+
+def identify_served(served: ServedModel, checkpoint: Path | None) -> ModelIdentity:
+    """Fingerprint of what a server serves.
+
+    Raises:
+        TrainingError: The files are not on this machine.
+    """
+    return identify(served_folder(served, checkpoint))
 
 
 def default_checkpoint() -> Path:

@@ -66,11 +66,17 @@ class RolloutStore:
             try:
                 rollout = RolloutRecord.model_validate_json(line)
             except ValidationError as error:
-                raise TrainingError(
-                    f"{self._path}: line {number} is no rollout: repair it or start with --fresh"
-                ) from error
+                raise self._damaged(number, error.errors()[0]["msg"]) from error
+            if rollout.number < 0 or not rollout.measured:
+                raise self._damaged(number, "no token was measured")
             rollouts[rollout.number] = rollout
         return rollouts
+
+    def _damaged(self, line: int, reason: str) -> TrainingError:
+        return TrainingError(
+            f"{self._path}: line {line} is not a rollout ({reason}): delete the line or start "
+            "with --fresh"
+        )
 
     def append(self, rollout: RolloutRecord) -> None:
         """Keep a rollout, on disk before anything else happens."""
@@ -80,8 +86,10 @@ class RolloutStore:
         self.num_tokens += len(rollout.measured)
 
 
-def first_rollouts(rollouts: dict[int, RolloutRecord], num_tokens: int) -> list[RolloutRecord]:
-    """The shortest run of rollouts 0, 1, 2, ... that holds so many tokens.
+def first_rollouts(
+    rollouts: dict[int, RolloutRecord], num_tokens: int, num_answers: int = 1
+) -> list[RolloutRecord]:
+    """The shortest sequence of rollouts 0, 1, 2, ... with so many tokens and answers.
 
     In the order asked, not answered: taking whatever finishes first would favour short answers,
     and this way a run that was killed ends with the same sample as one that was not.
@@ -91,7 +99,7 @@ def first_rollouts(rollouts: dict[int, RolloutRecord], num_tokens: int) -> list[
     """
     chosen: list[RolloutRecord] = []
     found = 0
-    while found < num_tokens:
+    while found < num_tokens or len(chosen) < num_answers:
         if len(chosen) not in rollouts:
             raise ValueError(f"rollout {len(chosen)} is missing")
         chosen.append(rollouts[len(chosen)])

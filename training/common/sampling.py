@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from training.common.files import write_text
+from training.common.progress import working
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import SampleRequest, ServedModel, ServerPool
 
@@ -27,7 +28,7 @@ def run_folder(runs: Path, job: str, served: ServedModel, settings: Mapping[str,
     digest = sha256(text.encode()).hexdigest()[:8]
     run = runs / f"{job}-{Path(served.model).name}-{digest}"
     run.mkdir(exist_ok=True)
-    (run / "settings.json").write_text(text + "\n")
+    write_text(run / "settings.json", text + "\n")
     return run
 
 
@@ -60,16 +61,13 @@ async def draw(
     Raises:
         TrainingError: A request failed for good; what had finished is kept.
     """
-    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit)
-    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeElapsedColumn())
     with RolloutStore(run / "traces.jsonl", fresh=fresh) as traces:
         console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
         if traces.rollouts:
-            console.print(f"going on: {done(traces):,} {unit} are there already")
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("sampling", total=total, completed=min(done(traces), total))
+            console.print(f"resuming: the run folder already has {done(traces):,} {unit}")
+        with working(console, "sampling", total, unit, done(traces)) as work:
             async with aclosing(fleet.run(asks(traces))) as rollouts:
                 async for rollout in rollouts:
                     traces.append(rollout)
-                    progress.update(bar, completed=min(done(traces), total))
+                    work.update(done(traces))
         return traces

@@ -36,7 +36,7 @@ class SampleRequest(NamedTuple):
 class RolloutRecord(BaseModel):
     """One answer and what was measured at each of its tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     number: int
     messages: list[dict[str, str]]

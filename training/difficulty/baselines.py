@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from training.difficulty.fit import Data, HeadKind, select
+from training.common.report import MIN_POINTS
+from training.difficulty.config import HeadKind
+from training.difficulty.fit import MAX_FOLDS, Data, select, stratified_folds
 from training.difficulty.metrics import Interval, Labels, difference, macro_f1
 
 REPEATS = 3
-FOLDS = 5
 TASK_FOLDS = 10
 """Groups of whole tasks that are left out in turn; fewer where there are fewer tasks."""
 
@@ -66,7 +67,7 @@ def compare_with_baselines(
     """Compare the probe with every baseline, by cross-validation over questions and over tasks."""
     everyone = np.arange(len(data.labels))
     folds = [
-        list(StratifiedKFold(FOLDS, shuffle=True, random_state=n).split(everyone, data.labels))
+        list(stratified_folds(data.labels, n).split(everyone, data.labels))
         for n in range(seed, seed + repeats)
     ]
     baselines = _baselines(seed)
@@ -163,7 +164,7 @@ def _tasks_left_out(data: Data, seed: int) -> list[Split]:
     return [
         (seen, new)
         for seen, new in folds.split(data.features, groups=data.tasks)
-        if np.bincount(data.labels[seen], minlength=3).min() >= FOLDS
+        if np.bincount(data.labels[seen], minlength=3).min() >= MAX_FOLDS
     ]
 
 
@@ -175,6 +176,8 @@ def _by_task(
         commonest = np.bincount(data.labels[seen]).argmax()
         for task in sorted(set(data.tasks[new].tolist())):
             own = data.tasks[guessed] == task
+            if own.sum() < MIN_POINTS:
+                continue
             truth, guesses = compared.truth[own], compared.guesses[0][own]
             majority = np.full_like(truth, commonest)
             result[task] = (macro_f1(truth, guesses, 0).value, macro_f1(truth, majority, 0).value)

@@ -1,6 +1,6 @@
 """From features and labels to a calibrated difficulty probe, and to what it is comparison."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import Difficulty
 from training.common.errors import TrainingError
+from training.difficulty.config import HeadKind
 from training.difficulty.metrics import (
     Floats,
     Interval,
@@ -26,9 +27,13 @@ from training.difficulty.metrics import (
     macro_f1,
 )
 
-HeadKind = Literal["auto", "linear", "mlp"]
+MIN_QUESTIONS = 50
+"""Fewer questions leave less than ten to calibrate on and ten to test on."""
 MIN_PER_CLASS = 10
-"""Fewer questions of a class cannot be split three ways."""
+"""Fewer questions of a class cannot be split into parts to train, calibrate and test on."""
+MAX_FOLDS = 5
+_EARLY_STOPPING = 100
+"""Questions from which on a tenth of them is enough to stop the training of an MLP by."""
 _REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _UNITS = (64, 256)
 
@@ -58,6 +63,8 @@ class DifficultyFit(NamedTuple):
     """Which head won the cross-validation."""
     test: Labels
     """Numbers of the held-out questions."""
+    num_calibrated: int
+    """Questions that the probabilities were calibrated on."""
     probabilities: Floats
     """Of these, shape (held out, 3)."""
     macro_f1: Interval
@@ -80,7 +87,7 @@ def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
             raise TrainingError(
                 f"{counts[difficulty]} of {len(data.labels)} questions are {difficulty.word}, "
                 f"{MIN_PER_CLASS} are needed: take more or other questions, or set --alpha, "
-                "--beta and --gamma"
+                "--beta and --gamma; the answers sampled so far are kept"
             )
     everyone = np.arange(len(data.labels))
     rest, test = train_test_split(everyone, test_size=0.2, stratify=data.labels, random_state=seed)
@@ -93,6 +100,7 @@ def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
         head=export(calibrated),
         name=name,
         test=test,
+        num_calibrated=len(rest) // 4 + (len(rest) % 4 > 0),
         probabilities=probabilities,
         macro_f1=macro_f1(truth, guesses, seed),
         accuracy=accuracy(truth, guesses, seed),
@@ -118,8 +126,21 @@ def fit_head(data: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline, Cali
     return name, model, calibrate(model, data.features[calibration], data.labels[calibration])
 
 
-def candidates(kind: HeadKind, seed: int) -> dict[str, Pipeline]:
-    """The heads to choose from, unfitted, by name."""
+def stratified_folds(labels: Labels, seed: int) -> StratifiedKFold:
+    """Five folds, or as many as the smallest class has questions."""
+    present = np.bincount(labels)
+    smallest = int(present[present > 0].min())
+    return StratifiedKFold(max(2, min(MAX_FOLDS, smallest)), shuffle=True, random_state=seed)
+
+
+def candidates(kind: HeadKind, seed: int, num_questions: int = 1000) -> dict[str, Pipeline]:
+    """The heads to choose from, unfitted, by name.
+
+    Args:
+        kind: Which.
+        seed: Of the MLP's weights.
+        num_questions: To train on; a few of them cannot spare any for early stopping.
+    """
     linear = {
         f"linear, C = {c:g}": make_pipeline(
             StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
@@ -136,7 +157,7 @@ def candidates(kind: HeadKind, seed: int) -> dict[str, Pipeline]:
                 batch_size=64,
                 learning_rate_init=1e-3,
                 max_iter=100,
-                early_stopping=True,
+                early_stopping=num_questions >= _EARLY_STOPPING,
                 random_state=seed,
             ),
         )
@@ -147,8 +168,8 @@ def candidates(kind: HeadKind, seed: int) -> dict[str, Pipeline]:
 
 def select(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
     """The head with the best cross-validated macro-F1 on the training questions."""
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    tried = candidates(kind, seed)
+    folds = stratified_folds(train.labels, seed)
+    tried = candidates(kind, seed, len(train.labels))
     scores = {
         name: cross_val_score(
             model, train.features, train.labels, cv=folds, scoring="f1_macro"
@@ -161,7 +182,10 @@ def select(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
 
 def calibrate(model: ClassifierMixin, features: Floats, labels: Labels) -> CalibratedClassifierCV:
     """Scale the scores of a fitted model by one temperature, learnt on these questions."""
-    calibrated = CalibratedClassifierCV(FrozenEstimator(model), method="temperature")
+    # A frozen model predicts the same in every fold; two need the fewest questions of a class.
+    calibrated = CalibratedClassifierCV(
+        FrozenEstimator(model), method="temperature", cv=StratifiedKFold(2)
+    )
     calibrated.fit(features, labels)
     return calibrated
 

@@ -2,32 +2,30 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
 from probes.difficulty.probe import cheapest, classify, default_thresholds
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
-from probes.graders import GraderName
 from training.common.errors import TrainingError
-from training.common.job import check_job, identify_served, servers_of
+from training.common.files import read_tensors, write_tensors, write_text
+from training.common.job import check_served_job, identify_served, served_folder, servers_of
+from training.common.progress import working
 from training.common.rollout_store import content_hash
 from training.common.server_pool import ServedModel
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
 from training.difficulty.baselines import compare_with_baselines
-from training.difficulty.fit import Data, DifficultyFit, HeadKind, fit_difficulty
+from training.difficulty.config import DifficultyConfig
+from training.difficulty.fit import MIN_QUESTIONS, Data, DifficultyFit, fit_difficulty
 from training.difficulty.hidden_states import hidden_states
 from training.difficulty.labels import (
-    AnswersJob,
     AnswerStatistics,
     StrategyRollouts,
     artifact_id,
@@ -37,27 +35,8 @@ from training.difficulty.labels import (
 from training.difficulty.report import DifficultyResult, write_report, write_summary
 from training.difficulty.strategies import load_strategies
 
-Labelling = Literal["entropy", "outcome"]
-"""By accuracy and entropy of the answers by the strategy normal, or by the answers by all three."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class DifficultyJob(AnswersJob):
-    """What to do, beside what every job is told."""
-
-    tasks: tuple[str, ...]
-    grader: GraderName | None
-    problems: int
-    strategies: str
-    labels: Labelling
-    alpha: float | None
-    beta: float | None
-    gamma: float | None
-    tolerance: float | None
-    head: HeadKind
-
-
-def train_difficulty(job: DifficultyJob, console: Console) -> Path:
+def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
     """Run the job.
 
     Returns:
@@ -66,7 +45,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     Raises:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
-    problems, strategies = _checked(job)
+    problems, strategies = check(job)
     tried = tuple(Difficulty) if job.labels == "outcome" else (Difficulty.NORMAL,)
     with servers_of(job, console) as urls:
         drawn = {
@@ -78,7 +57,7 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     answers = {one: grade(problems, drawn[one].traces, job.samples) for one in tried}
     rule, labels = _labels(job, answers)
     served, run, _ = drawn[Difficulty.NORMAL]
-    checkpoint = job.checkpoint or Path(served.root)
+    checkpoint = served_folder(served, job.checkpoint)
     features, lengths = _features(checkpoint, problems, run, console)
     data = Data(
         features.double().numpy(),
@@ -110,24 +89,34 @@ def train_difficulty(job: DifficultyJob, console: Console) -> Path:
     return folder
 
 
-def _checked(job: DifficultyJob) -> tuple[list[Problem], Strategies]:
-    """Refuse what can be refused before anything is started."""
-    check_job(job)
-    given = [value is not None for value in (job.alpha, job.beta, job.gamma)]
-    if job.labels == "outcome" and any(given[:2]):
-        raise TrainingError("--alpha and --beta belong to --labels entropy")
-    if job.labels == "entropy" and any(given) and not all(given):
-        raise TrainingError("--alpha, --beta and --gamma belong together: give all or none")
-    if job.alpha is not None and job.gamma is not None and job.gamma > job.alpha:
-        raise TrainingError(f"--gamma {job.gamma} must not be larger than --alpha {job.alpha}")
-    if job.labels == "entropy" and job.tolerance is not None:
-        raise TrainingError("--tolerance belongs to --labels outcome")
-    problems = load_problems(job.tasks, job.problems, job.seed, job.grader)
+def check(job: DifficultyConfig) -> tuple[list[Problem], Strategies]:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+
+    Returns:
+        The questions and how each class of them is answered.
+    """
+    check_served_job(job)
+    problems = load_problems(job.task, job.problems, job.seed, job.grader)
+    if len(problems) < MIN_QUESTIONS:
+        raise TrainingError(
+            f"--task {','.join(job.task)}: {len(problems)} questions are too few to train, "
+            f"calibrate and test a probe: take {MIN_QUESTIONS} or more"
+        )
     return problems, load_strategies(job.strategies)
 
 
+def cost(job: DifficultyConfig, checked: tuple[list[Problem], Strategies]) -> str:
+    """What a run takes, for `--dry-run`."""
+    strategies = len(Difficulty) if job.labels == "outcome" else 1
+    answers = len(checked[0]) * job.samples * strategies
+    return (
+        f"{answers:,} answers of up to {job.max_tokens} tokens to {len(checked[0])} questions; "
+        f"{job.minutes}"
+    )
+
+
 def _labels(
-    job: DifficultyJob, answers: dict[Difficulty, AnswerStatistics]
+    job: DifficultyConfig, answers: dict[Difficulty, AnswerStatistics]
 ) -> tuple[Thresholds | Outcomes, Tensor]:
     """The rule and what it says of every question."""
     if job.labels == "outcome":
@@ -141,7 +130,7 @@ def _labels(
     return thresholds, classify(normal.accuracy, normal.entropy, thresholds)
 
 
-def _thresholds(job: DifficultyJob, answers: AnswerStatistics) -> Thresholds:
+def _thresholds(job: DifficultyConfig, answers: AnswerStatistics) -> Thresholds:
     if job.alpha is None or job.beta is None or job.gamma is None:
         try:
             return default_thresholds(answers.accuracy, answers.entropy)
@@ -159,19 +148,15 @@ def _features(
     """The questions' hidden states, read once and kept in the run folder."""
     file = run / "features.safetensors"
     if file.is_file():
-        kept = load_file(file)
+        kept = read_tensors(file)
         return kept["states"], kept["lengths"]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bar = progress.add_task("reading hidden states", total=len(problems))
+    with working(console, "reading hidden states", len(problems), "questions") as work:
         states, lengths = hidden_states(
             checkpoint,
             [problem.prompt for problem in problems],
-            lambda count: progress.advance(bar, count),
+            work.advance,
         )
-    staging = file.with_suffix(".part")
-    save_file({"states": states, "lengths": lengths}, staging)
-    staging.rename(file)
+    write_tensors(file, {"states": states, "lengths": lengths})
     return states, lengths
 
 
@@ -197,13 +182,11 @@ def _write_questions(
         )
         for index, problem in enumerate(problems)
     ]
-    staging = file.with_suffix(".part")
-    staging.write_text("\n".join(lines) + "\n", "utf-8")
-    staging.rename(file)
+    write_text(file, "\n".join(lines) + "\n")
 
 
 def _artifact(
-    job: DifficultyJob,
+    job: DifficultyConfig,
     served: ServedModel,
     spec: ProbeSpec,
     drawn: dict[Difficulty, StrategyRollouts],
@@ -211,7 +194,7 @@ def _artifact(
     fit: DifficultyFit,
 ) -> Artifact:
     settings: dict[str, Any] = {
-        "tasks": ",".join(job.tasks),
+        "tasks": ",".join(job.task),
         "problems": len(data.labels),
         "samples": job.samples,
         "max_tokens": job.max_tokens,
@@ -235,6 +218,7 @@ def _artifact(
             "calibration_error": fit.calibration_error,
             "brier": fit.brier,
             "num_held_out": len(fit.test),
+            "num_calibrated": fit.num_calibrated,
         },
     )
     return Artifact(id=artifact_id(job, served), manifest=manifest, tensors=fit.head.tensors())

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from probes.difficulty.strategies import Strategy, with_text
-from training.common.job import Job, check_name, identify_served
+from training.common.config import JobConfig
+from training.common.job import check_name, identify_served
 from training.common.rollout_store import RolloutStore
 from training.common.sampling import draw, run_folder
 from training.common.server_pool import (
@@ -24,16 +24,7 @@ from training.common.server_pool import (
     request_seed,
 )
 from training.datasets.problem import Problem
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswersJob(Job):
-    """How questions are answered, beside what every job is told."""
-
-    samples: int
-    """Answers to each question."""
-    max_tokens: int
-    """What a strategy's budget is a share of."""
+from training.difficulty.config import AnswersConfig
 
 
 class StrategyRollouts(NamedTuple):
@@ -58,7 +49,7 @@ class AnswerStatistics(NamedTuple):
 
 
 async def draw_answers(
-    job: AnswersJob,
+    job: AnswersConfig,
     urls: tuple[str, ...],
     problems: list[Problem],
     strategy: Strategy,
@@ -96,7 +87,7 @@ async def draw_answers(
         return StrategyRollouts(served, run, traces)
 
 
-def artifact_id(job: Job, served: ServedModel) -> str:
+def artifact_id(job: JobConfig, served: ServedModel) -> str:
     """The probe's id: the one asked for, else made of the model's name."""
     return job.name or f"{Path(served.model).name}/difficulty"
 
@@ -126,7 +117,8 @@ def grade(problems: list[Problem], traces: RolloutStore, samples: int) -> Answer
         samples: AnswerStatistics per question.
     """
     figures = torch.zeros(len(problems), samples, 4, dtype=torch.float64)
-    for number, rollout in traces.rollouts.items():
+    for number in range(len(problems) * samples):  # a store may hold others, from larger runs
+        rollout = traces.rollouts[number]
         question, sample = divmod(number, samples)
         figures[question, sample] = torch.tensor(
             [

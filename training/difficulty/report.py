@@ -1,6 +1,5 @@
 """What a difficulty probe is comparison: a page, a figure and a table in the terminal."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
-from training.common.machine import machine
+from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
 from training.datasets.problem import Problem
-from training.difficulty.baselines import FOLDS, TASK_FOLDS, BaselineComparison, FoldComparison
-from training.difficulty.fit import Data, DifficultyFit
+from training.difficulty.baselines import TASK_FOLDS, BaselineComparison, FoldComparison
+from training.difficulty.fit import MAX_FOLDS, Data, DifficultyFit
 from training.difficulty.labels import AnswerStatistics
 from training.difficulty.metrics import Interval, reliability
 
@@ -46,10 +45,7 @@ class DifficultyResult(NamedTuple):
 
 def write_report(facts: DifficultyResult, folder: Path) -> Path:
     """Write `difficulty-probe.md` and its figure; returns the page."""
-    _draw(facts).savefig(folder / f"{_NAME}.png", dpi=110)
-    page = folder / f"{_NAME}.md"
-    page.write_text(_page(facts))
-    return page
+    return write_page(folder, _NAME, _page(facts), _draw(facts))
 
 
 def write_summary(facts: DifficultyResult, console: Console) -> None:
@@ -176,12 +172,12 @@ def shape_of(values: list[float]) -> str:
 def _page(facts: DifficultyResult) -> str:
     manifest, fit, spec = facts.artifact.manifest, facts.fit, _spec(facts)
     grades = [
-        (task, str(grade), str(count), f"{accuracy:.2f}", f"{entropy:.3f}", f"{tokens:.1f}")
+        (task, str(grade), str(count), *_levels(count, accuracy, entropy, tokens))
         for task, rows in _by_grade(facts).items()
         for grade, count, accuracy, entropy, tokens in rows
     ]
     shapes = [
-        f"- {task}: {shape_of([row[3] for row in rows])}"
+        f"- {task}: {shape_of([row[3] for row in rows if row[1] >= MIN_POINTS])}"
         for task, rows in _by_grade(facts).items()
         if len(rows) > 2
     ]
@@ -197,16 +193,15 @@ def _page(facts: DifficultyResult) -> str:
     settings = manifest.settings
     return f"""# Difficulty probe of {manifest.model}
 
-Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
-{", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
+{provenance(manifest, facts.command)}
 
 {len(facts.problems)} questions ({settings["tasks"]}), {settings["samples"]} answers to each by
 every strategy that was tried, `max_tokens` {settings["max_tokens"]} (seed {manifest.seed}).
 Entropies are those of the full vocabulary at temperature 1, in nats.
 
-{_table(("strategy", "text after the question", "temperature", "budget"), strategies)}
+{markdown_table(("strategy", "text after the question", "temperature", "budget"), strategies)}
 
-{_table(("tried", "accuracy", "tokens", "reached the budget", "entropy"), _tried(facts))}
+{markdown_table(("tried", "accuracy", "tokens", "reached the budget", "entropy"), _tried(facts))}
 
 ## Labels
 
@@ -219,31 +214,39 @@ Entropy of the strategy normal over the grades:
 
 {chr(10).join(shapes) or "- no task has grades"}
 
-{_table(("task", "grade", "questions", "accuracy", "entropy", "tokens"), grades)}
+{markdown_table(("task", "grade", "questions", "accuracy", "entropy", "tokens"), grades)}
 
 ## Probe
 
-`{fit.name}`, chosen by cross-validated macro-F1 on three fifths of the questions, calibrated on one
-fifth. On the other {len(fit.test)}: macro-F1 {_span(fit.macro_f1)}, accuracy
+`{fit.name}`, chosen by cross-validated macro-F1 on three fifths of the questions and calibrated
+on {fit.num_calibrated} questions. On the other {len(fit.test)}: macro-F1
+{_span(fit.macro_f1)}, accuracy
 {_span(fit.accuracy)}, expected calibration error {fit.calibration_error:.3f}
 ({fit.uncalibrated_error:.3f} uncalibrated), Brier score {fit.brier:.3f}. Intervals are bootstraps
 over questions.
 
-{_table(("label, predicted:", *words), confusion)}
+{markdown_table(("label, predicted:", *words), confusion)}
 
 ## Beside guesses without the state
 
 A fifth of the questions is too few to compare on. So every question is guessed by a probe chosen
-and trained on other questions, {FOLDS} folds,
+and trained on other questions, up to {MAX_FOLDS} folds,
 {len(facts.comparison.questions.guesses)} times over. The differences are
 measured on the same resampled questions.
 
-{_table(_COMPARED, _compared(facts.comparison.questions))}
+{markdown_table(_COMPARED, _compared(facts.comparison.questions))}
 
 {_left_out(facts.comparison)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
+
+
+def _levels(count: int, accuracy: float, entropy: float, tokens: float) -> tuple[str, ...]:
+    """Cells of one level of difficulty; dashes where there are too few questions."""
+    if count < MIN_POINTS:
+        return "-", "-", "-"
+    return f"{accuracy:.2f}", f"{entropy:.3f}", f"{tokens:.1f}"
 
 
 def _span(interval: Interval) -> str:
@@ -260,11 +263,11 @@ def _left_out(comparison: BaselineComparison) -> str:
 are left out, in up to {TASK_FOLDS} groups, and all their questions are guessed by what was trained
 on the other tasks:
 
-{_table(_COMPARED, _compared(comparison.tasks))}
+{markdown_table(_COMPARED, _compared(comparison.tasks))}
 
 Task by task:
 
-{_table(("macro-F1 on the task left out", "probe", "commonest class"), rows)}"""
+{markdown_table(("macro-F1 on the task left out", "probe", "commonest class"), rows)}"""
 
 
 def _tried(facts: DifficultyResult) -> list[tuple[str, ...]]:
@@ -292,9 +295,3 @@ def _rule(labels: Thresholds | Outcomes) -> str:
         f"{labels.gamma:g}\nof its answers, else the one with the fewest tokens among those whose "
         f"accuracy is at most\n{labels.tolerance:g} below normal's"
     )
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(header)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,15 +3,12 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions, text_hash
@@ -20,9 +17,12 @@ from probes.inquiry.task import Task, TaskError, load_task
 from probes.inquiry.turn import Rule
 from probes.inquiry.words import Predictor
 from training.common.errors import TrainingError
-from training.common.job import Job, check_job, check_name, identify_served, servers_of
+from training.common.files import read_tensors, write_tensors
+from training.common.job import check_name, check_served_job, identify_served, servers_of
+from training.common.progress import working
 from training.common.sampling import run_folder
 from training.common.server_pool import Sampling, ServedModel, ServerPool
+from training.inquiry.config import InquiryConfig
 from training.inquiry.direct_scores import direct_scores
 from training.inquiry.fit import (
     calibrate_at,
@@ -37,32 +37,13 @@ from training.inquiry.report import InquiryResult, metrics, write_report
 from training.inquiry.simulate import answered, random_histories
 from training.inquiry.statement_logprobs import statement_table
 
+MIN_LABELS = 10
+"""Half of them calibrate the prediction sets; fewer than five say nothing about others."""
 _FRESH = 2000
-"""Random histories of each length on which coverage is measured."""
+"""Random histories of each length to measure coverage on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InquiryJob(Job):
-    """What to do, beside what every job is told."""
-
-    task: str
-    """Name of a built-in task, or a file."""
-    samples: int
-    """Calibration histories for each length."""
-    lengths: int
-    """Longest calibrated history, in answers."""
-    games: int
-    """Simulated games that the coverage is measured on."""
-    level: float
-    """At which it is measured; a server takes any."""
-    ridge: float
-    direct: int
-    """Calibration histories of each length for the predictor `direct`; 0 leaves it out."""
-    direct_lengths: int
-    """Its longest calibrated history, in answers."""
-
-
-def train_inquiry(job: InquiryJob, console: Console) -> Path:
+def train_inquiry(job: InquiryConfig, console: Console) -> Path:
     """Run the job.
 
     Returns:
@@ -71,13 +52,7 @@ def train_inquiry(job: InquiryJob, console: Console) -> Path:
     Raises:
         TrainingError: It cannot be done; what was read stays in the run folder.
     """
-    check_job(job)
-    if not job.samples / (job.samples + 1) >= job.level > 0:
-        raise TrainingError(
-            f"--level {job.level}: {job.samples} samples promise a level between 0 and "
-            f"{job.samples / (job.samples + 1):.4f}; raise --samples for a higher one"
-        )
-    task = _checked_task(job.task)
+    task = check(job)
     with servers_of(job, console) as urls:
         served, run, table = asyncio.run(_read(job, urls, task, console))
         direct = None
@@ -98,7 +73,7 @@ class InquiryMeasurements(NamedTuple):
 
 
 def fit_and_save(
-    job: InquiryJob, task: Task, readings: InquiryMeasurements, console: Console
+    job: InquiryConfig, task: Task, readings: InquiryMeasurements, console: Console
 ) -> Path:
     """Fit, calibrate, play and write; returns the artifact's folder."""
     served, run, table, direct = readings
@@ -166,7 +141,7 @@ def ranked(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
 
 
 async def _direct(
-    job: InquiryJob,
+    job: InquiryConfig,
     urls: tuple[str, ...],
     served: ServedModel,
     task: Task,
@@ -180,41 +155,53 @@ async def _direct(
     wanted = [task.model_dump_json(), job.seed, job.direct, job.direct_lengths]
     file = run / f"direct-{text_hash(json.dumps(wanted))[:8]}.safetensors"
     if file.is_file() and not job.fresh:
-        return load_file(file)["scores"]
+        return read_tensors(file)["scores"]
     labels = split_labels(len(task.labels), job.seed).calibrated
     answers, draw = task.answer_table(), torch.Generator().manual_seed(job.seed)
     lengths = min(job.direct_lengths, len(answered(answers))) + 1
     histories = [
         random_histories(answers, labels, length, job.direct, draw) for length in range(lengths)
     ]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bar = progress.add_task("asking for labels", total=lengths * job.direct)
-        found = await direct_scores(
-            urls, served.model, task, histories, lambda count: progress.advance(bar, count)
-        )
+    with working(console, "asking for labels", lengths * job.direct, "histories") as work:
+        found = await direct_scores(urls, served.model, task, histories, work.advance)
     scores = found.sort(-1).values
-    _keep(file, {"scores": scores})
+    write_tensors(file, {"scores": scores})
     return scores
 
 
-def _checked_task(source: str) -> Task:
-    """Read the task and refuse one that cannot be calibrated."""
+def check(job: InquiryConfig) -> Task:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+
+    Returns:
+        The task.
+    """
+    check_served_job(job)
+    source = job.task
     try:
         task = load_task(source)
     except TaskError as error:
         raise TrainingError(f"--task {error}") from error
     table = task.answer_table()
-    if len(task.labels) < 4 or not len(answered(table)):
+    if len(task.labels) < MIN_LABELS:
         raise TrainingError(
-            f"--task {source}: calibration needs four labels or more and questions whose `yes` is "
-            "known: half of the labels are fitted, the others measured"
+            f"--task {source}: {len(task.labels)} labels are too few: half of them are fitted, the "
+            f"others calibrate the prediction sets, and {MIN_LABELS} or more are needed"
         )
+    if not len(answered(table)):
+        raise TrainingError(f"--task {source}: no question has a known answer (`yes`)")
     return task
 
 
+def cost(job: InquiryConfig, task: Task) -> str:
+    """What a run takes, for `--dry-run`."""
+    return (
+        f"{len(task.labels) * len(task.queries):,} statements to read, {job.samples} calibration "
+        f"histories of each length, {job.games} games of each rule; {job.minutes}"
+    )
+
+
 async def _read(
-    job: InquiryJob, urls: tuple[str, ...], task: Task, console: Console
+    job: InquiryConfig, urls: tuple[str, ...], task: Task, console: Console
 ) -> tuple[ServedModel, Path, Tensor]:
     """The table of log-likelihoods, read once and kept in the run folder."""
     async with ServerPool(urls, Sampling(), concurrency=1) as fleet:
@@ -228,24 +215,14 @@ async def _read(
     run = run_folder(job.runs, "inquiry", served, settings)
     file = run / "table.safetensors"
     if file.is_file() and not job.fresh:
-        return served, run, load_file(file)["table"]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bar = progress.add_task("reading statements", total=len(task.labels) * len(task.queries))
-        table = await statement_table(
-            urls, served.model, task, lambda count: progress.advance(bar, count), job.concurrency
-        )
+        return served, run, read_tensors(file)["table"]
+    total = len(task.labels) * len(task.queries)
+    with working(console, "reading statements", total, "statements") as work:
+        table = await statement_table(urls, served.model, task, work.advance, job.concurrency)
     if not bool(torch.isfinite(table).all()):
         raise TrainingError("the model holds a statement impossible: its log-likelihood is -inf")
-    _keep(file, {"table": table})
+    write_tensors(file, {"table": table})
     return served, run, table
-
-
-def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file whole or not at all."""
-    staging = file.with_suffix(".part")
-    save_file(tensors, staging)
-    staging.rename(file)
 
 
 def _statements_hash(task: Task) -> str:
@@ -253,5 +230,5 @@ def _statements_hash(task: Task) -> str:
     return sha256(json.dumps(words).encode()).hexdigest()
 
 
-def _artifact_id(job: InquiryJob, served: ServedModel, task: Task) -> str:
+def _artifact_id(job: InquiryConfig, served: ServedModel, task: Task) -> str:
     return job.name or f"{Path(served.model).name}/{task.name}"

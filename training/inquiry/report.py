@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.conformal import Calibration, Coverage
 from probes.inquiry.task import Task
-from training.common.machine import machine
+from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
 from training.inquiry.fit import LabelSplit, SimulatedGames
 
 
@@ -40,8 +42,8 @@ def separation(table: Tensor, answers: Tensor) -> float:
         yes = table[answers[:, column] == 1, column]
         no = table[answers[:, column] == 0, column]
         if len(yes) and len(no):
-            higher = (yes.unsqueeze(1) > no).double() + (yes.unsqueeze(1) == no).double() / 2
-            found.append(float(higher.mean()))
+            truth = torch.cat([torch.ones(len(yes)), torch.zeros(len(no))])
+            found.append(float(roc_auc_score(truth.numpy(), torch.cat([yes, no]).numpy())))
     return sum(found) / len(found) if found else 0.5
 
 
@@ -68,9 +70,7 @@ def metrics(facts: InquiryResult) -> dict[str, float | int]:
 
 def write_report(facts: InquiryResult, artifact: Artifact, folder: Path) -> Path:
     """Write `inquiry.md`; returns its path."""
-    page = folder / "inquiry.md"
-    page.write_text(_page(facts, artifact))
-    return page
+    return write_page(folder, "inquiry", _page(facts, artifact))
 
 
 def _page(facts: InquiryResult, artifact: Artifact) -> str:
@@ -80,13 +80,14 @@ def _page(facts: InquiryResult, artifact: Artifact) -> str:
     known = int((~answers.isnan()).sum())
     return f"""# Inquiry calibration `{artifact.id}`
 
-`{facts.command}`, {artifact.manifest.created:%Y-%m-%d}, {machine()}
+{provenance(artifact.manifest, facts.command)}
 
 {len(task.labels)} labels, {len(task.queries)} questions, {known} of {answers.numel()} answers
 known.
 A statement's log-likelihood tells yes from no with an AUC of
 {separation(facts.table, answers):.3f} per question (0.5 is chance). Answers of half of the labels
-taught the predictor; calibration and everything below use the others: {held_out}.
+taught the predictor; {calibration.num_samples} random histories of each length about the other
+{len(facts.split.calibrated)} labels calibrate it, and everything below is about them: {held_out}.
 
 ## Coverage at level {calibration.confidence_level}
 
@@ -109,22 +110,25 @@ def _coverage_table(facts: InquiryResult) -> str:
     columns: list[tuple[dict[int, Coverage], int | None]] = [(facts.fresh, None)]
     columns += [(curve.coverage(), len(facts.split.calibrated)) for curve in facts.curves]
     names = ["random histories", *(f"{curve.name} games" for curve in facts.curves)]
-    lines = ["| answers | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for length in range(len(facts.calibration.thresholds)):
-        cells = (_interval(found.get(length, Coverage(0, 0)), n) for found, n in columns)
-        lines.append(f"| {length} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        (str(length), *(_interval(found.get(length, Coverage(0, 0)), n) for found, n in columns))
+        for length in range(len(facts.calibration.thresholds))
+    ]
+    return markdown_table(("answers", *names), rows)
 
 
 def _interval(found: Coverage, independent: int | None) -> str:
     low, high = found.interval(independent=independent)
-    return f"{found.rate:.3f} ({low:.3f} to {high:.3f})" if found.num_sets else "none"
+    return f"{found.rate:.3f} ({low:.3f} to {high:.3f})" if found.num_sets >= MIN_POINTS else "-"
 
 
 def _curve_table(facts: InquiryResult) -> str:
     names = [curve.name for curve in facts.curves]
-    lines = ["| questions | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for count in range(len(facts.calibration.thresholds)):
-        cells = (f"{one.accuracy(count):.2f}, set {one.size(count):.1f}" for one in facts.curves)
-        lines.append(f"| {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        (
+            str(count),
+            *(f"{one.accuracy(count):.2f}, set {one.size(count):.1f}" for one in facts.curves),
+        )
+        for count in range(len(facts.calibration.thresholds))
+    ]
+    return markdown_table(("questions", *names), rows)

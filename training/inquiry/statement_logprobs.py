@@ -1,6 +1,7 @@
 """Log-likelihoods of statements, read through a server: what the predictor `likelihood` is of."""
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -102,7 +103,7 @@ async def continuations(
             )
         for choice in answer.choices:
             before, counted = part[choice.index]
-            logprobs = (choice.model_extra or {})["prompt_logprobs"]
+            logprobs = (choice.model_extra or {}).get("prompt_logprobs") or []
             found[start + choice.index] = _sum(logprobs[len(before) :], counted)
         advance(len(part))
 
@@ -115,6 +116,25 @@ async def continuations(
     return found
 
 
-def _sum(logprobs: Sequence[Mapping[str, Any]], tokens: Sequence[int]) -> float:
-    pairs = zip(logprobs, tokens, strict=True)
-    return sum(float(position[str(token)]["logprob"]) for position, token in pairs)
+def _sum(logprobs: Sequence[Mapping[str, Any] | None], tokens: Sequence[int]) -> float:
+    """Sum of the tokens' log-probabilities, nats.
+
+    Raises:
+        TrainingError: The server sent none for a token, or one that is not a number.
+    """
+    if len(logprobs) != len(tokens):
+        raise TrainingError(
+            f"the server sent log-probabilities of {len(logprobs)} tokens instead of {len(tokens)}"
+        )
+    return sum(_logprob(position, token) for position, token in zip(logprobs, tokens, strict=True))
+
+
+def _logprob(position: Mapping[str, Any] | None, token: int) -> float:
+    entry = (position or {}).get(str(token)) or {}
+    value = entry.get("logprob")
+    if not isinstance(value, int | float) or math.isnan(value):
+        raise TrainingError(
+            f"the server sent no log-probability (`{value}`) of the token {token}: the model's "
+            "logits may not be finite; try --dtype float32 after `--`"
+        )
+    return float(value)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.common.files import read_tensors, write_tensors, write_text
+from training.common.progress import working
 from training.steering.reader import EpisodeReader, TokenizedEpisode, batches
 
 
@@ -49,17 +49,15 @@ class BatchCache:
             read: Asks the reader of a batch, which has a number; tensors of shape (steps, ...).
         """
         found = list[dict[str, Tensor]]()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
-            bar = progress.add_task(name, total=len(runs))
+        with working(self._console, name, len(runs), "episodes") as work:
             for number, batch in enumerate(batches(runs)):
                 file = self.folder / f"{name.replace(' ', '-')}-{number:03}.safetensors"
                 if file.is_file():
-                    found.append(load_file(file))
+                    found.append(read_tensors(file))
                 else:
                     found.append(read(EpisodeReader(self.model, batch), number))
-                    _keep(file, found[-1])
-                progress.advance(bar, len(batch))
+                    write_tensors(file, found[-1])
+                work.advance(len(batch))
         return {key: torch.cat(_widened([one[key] for one in found])) for key in found[0]}
 
 
@@ -86,15 +84,8 @@ def run_folder(runs: Path, model: str, settings: dict[str, Any], *, fresh: bool)
     text = json.dumps({"model": model, **settings}, indent=2)
     folder = runs / f"steering-{model}-{sha256(text.encode()).hexdigest()[:8]}"
     folder.mkdir(exist_ok=True)
-    (folder / "settings.json").write_text(text + "\n")
+    write_text(folder / "settings.json", text + "\n")
     if fresh:
         for file in (*folder.glob("*.safetensors"), folder / "generations.json"):
             file.unlink(missing_ok=True)
     return folder
-
-
-def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file whole or not at all."""
-    staging = file.with_suffix(".part")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, staging)
-    staging.rename(file)

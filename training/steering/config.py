@@ -1,43 +1,101 @@
 """Settings of `train-steering east`, and its episodes by what they are for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from pydantic import BeforeValidator, Field
+
+from training.common.config import CommaSeparated, JobConfig
 from training.common.errors import TrainingError
 from training.steering.tasks import BANDITS, MAX_ARMS, Episode, bandit_episodes, load_episodes
 
+MIN_STEPS = 10
+"""Fewer steps are too few to learn from, to choose on or to test on."""
 
-@dataclass(frozen=True, kw_only=True)
-class SteeringJob:
-    """What to do; `training.cli.steering` explains and defaults every field."""
 
-    model: Path | None
-    task: str
-    """A built-in bandit, or a JSONL file."""
-    transfer: tuple[str, ...]
-    """Where the vector is tested beside the task's own test runs; `TASK` or `TASK:ARMS`."""
-    arms: int
-    histories: int
-    """Runs to learn from."""
-    held_out: int
-    """Runs to choose on, and as many to test on, per task."""
-    steps: int
-    estimator: Literal["logit", "sampled"]
-    completions: int
-    max_tokens: int
-    miller_madow: bool
-    layers: tuple[int, ...] | None
-    strengths: tuple[float, ...]
-    valid_share: float
-    seed: int
-    out: Path
-    name: str | None
-    runs: Path
-    fresh: bool
-    command: str
+def _numbers(text: object) -> object:
+    """`10-12,20` as 10, 11, 12, 20; other values as they are."""
+    if not isinstance(text, str):
+        return text
+    found = list[int]()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError("write numbers and ranges such as 10-20,24")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(found)
+
+
+def _strengths(value: object) -> object:
+    """Strengths with both signs and 0, ascending."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        found = {float(part) for part in parts}  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        found = set()
+    found -= {0.0}
+    if not found or not all(abs(strength) <= 10 for strength in found):
+        raise ValueError("write numbers up to 10, such as 0.1,0.2,0.4")
+    return tuple(sorted({0.0, *found, *(-strength for strength in found)}))
+
+
+class SteeringConfig(JobConfig):
+    """Which episodes to learn from, and what to try."""
+
+    quick: ClassVar[Mapping[str, Any]] = {
+        "histories": 4,
+        "held_out": 3,
+        "steps": 4,
+        "strengths": "0.1,0.2,0.4",
+        "transfer": "slots",
+        "completions": 5,
+    }
+    minutes: ClassVar[str] = "about 40 minutes with the defaults, 3 with --quick"
+
+    model: Path | None = None
+    """Checkpoint folder; without it the embedded default."""
+    task: str = "fruits"
+    """Episodes to learn from: a built-in bandit (fruits, more-fruits, slots, coloured-slots,
+    lettered-slots, numbered-slots, buttons, coloured-buttons, lettered-buttons, numbered-buttons),
+    or a JSONL log with `episode`, `step`, `prompt`, `actions` and optionally `answer_prefix`, the
+    start of the answer."""
+    transfer: CommaSeparated = (
+        "more-fruits",
+        "slots",
+        "buttons",
+        "lettered-buttons",
+        "numbered-buttons:2",
+    )
+    """Other bandits to test on, separated by commas, as `TASK` or `TASK:ARMS`."""
+    arms: int = 4
+    """Arms of a bandit, 2 to 8."""
+    histories: int = Field(24, ge=2)
+    """Episodes of a bandit to learn from."""
+    held_out: int = Field(8, ge=1)
+    """Episodes to choose on, and as many to test on, per task."""
+    steps: int = Field(8, ge=2)
+    """Steps of a bandit's episode."""
+    estimator: Literal["logit", "sampled"] = "logit"
+    """Entropy over actions: `logit`, from the probabilities of the actions' tokens, or `sampled`,
+    from completions that name an action, as in the paper."""
+    completions: int = Field(25, ge=2)
+    """Completions to sample at each step."""
+    max_tokens: int = Field(6, ge=1)
+    """Maximum length of a completion, in tokens."""
+    miller_madow: bool = False
+    """Correct the bias of `sampled`."""
+    layers: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
+    """Layers to try, such as 10-20,24, from 0; without it all."""
+    strengths: Annotated[tuple[float, ...], BeforeValidator(_strengths)] = Field(
+        "0.05,0.1,0.15,0.2,0.3,0.4", validate_default=True
+    )
+    """Strengths to try, separated by commas, in multiples of the residual stream's norm; 0 is
+    added, and every strength is tried with both signs."""
+    valid_share: float = Field(0.9, ge=0, le=1)
+    """Minimum probability of any action, as a share of the unsteered one."""
 
 
 class EpisodeSplit(NamedTuple):
@@ -54,7 +112,7 @@ def digest(runs: Sequence[Episode]) -> str:
     return sha256("\n".join(steps).encode()).hexdigest()
 
 
-def split_episodes(job: SteeringJob) -> EpisodeSplit:
+def split_episodes(job: SteeringConfig) -> EpisodeSplit:
     """Make or read the runs, apart by what they are for.
 
     Raises:
@@ -76,10 +134,24 @@ def split_episodes(job: SteeringJob) -> EpisodeSplit:
         validation = _bandit(job.task, job, job.held_out, 1)
         tests = {job.task: _bandit(job.task, job, job.held_out, 4)}
     tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer}
-    return EpisodeSplit(train, validation, tests)
+    split = EpisodeSplit(train, validation, tests)
+    _check_sizes(split)
+    return split
 
 
-def _bandit(task: str, job: SteeringJob, runs: int, part: int) -> list[Episode]:
+def _check_sizes(split: EpisodeSplit) -> None:
+    parts = {"to learn from": split.train, "to choose on": split.validation}
+    parts |= {f"to test on (`{task}`)": episodes for task, episodes in split.tests.items()}
+    for what, episodes in parts.items():
+        steps = sum(map(len, episodes))
+        if steps < MIN_STEPS:
+            raise TrainingError(
+                f"{steps} steps {what} are too few: {MIN_STEPS} or more are needed; see "
+                "--histories, --held-out and --steps, or give a longer log"
+            )
+
+
+def _bandit(task: str, job: SteeringConfig, runs: int, part: int) -> list[Episode]:
     """`TASK` with `--arms` arms, or `TASK:ARMS`."""
     name, _, arms = task.partition(":")
     if name not in BANDITS or (arms and not arms.isdecimal()):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from probes.steering import Weighted, action_entropy, east, gaussian, shuffled
@@ -220,11 +221,7 @@ def candidates(curves: Mapping[int, StrengthCurve], share: float) -> list[Candid
 
 
 def spearman(one: Floats, other: Floats) -> float:
-    """Rank correlation; ties share their mean rank."""
-    ranks = [
-        np.array([(values < value).sum() + (values == value).sum() / 2 for value in values])
-        for values in (one, other)
-    ]
-    if min(float(rank.std()) for rank in ranks) == 0:
+    """Rank correlation; 0 where one of the two is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    return float(spearmanr(one, other).statistic)

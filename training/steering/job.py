@@ -6,13 +6,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from torch import Tensor
+from transformers import AutoConfig
 
 from probes.artifact import Artifact, Manifest, package_versions
 from probes.steering import SteeringSpec, action_entropy, sampled_entropy, tensor_name
 from training.common.errors import TrainingError
-from training.common.job import check_name, identify, make_writable
+from training.common.job import (
+    check_job,
+    check_name,
+    default_checkpoint,
+    identify,
+    make_writable,
+)
 from training.steering.cache import BatchCache, run_folder
-from training.steering.config import EpisodeSplit, SteeringJob, digest, split_episodes
+from training.steering.config import EpisodeSplit, SteeringConfig, digest, split_episodes
 from training.steering.fit import (
     TRIALS,
     Candidate,
@@ -44,12 +51,12 @@ from training.steering.report import (
     write_summary,
 )
 from training.steering.tasks import Episode
-from training.steering.token_tree import decoder_layers
+from training.steering.token_tree import attention_windows, decoder_layers
 
 TEMPERATURES = (1.5, 2.0, 3.0)
 
 
-def train_steering(job: SteeringJob, console: Console) -> Path:
+def train_steering(job: SteeringConfig, console: Console) -> Path:
     """Run the job.
 
     Returns:
@@ -58,12 +65,10 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
     Raises:
         TrainingError: It cannot be done; what was read stays in the run folder.
     """
-    if job.name is not None:
-        check_name(job.name)
-    split = split_episodes(job)
+    split, checkpoint = check(job)
     for folder in (job.out, job.runs):
         make_writable(folder)
-    loaded = load_model(job.model)
+    loaded = load_model(checkpoint, is_default=job.model is None)
     name = job.name or f"{loaded.name}/explore"
     check_name(name)
     layers = _layers(job.layers, len(decoder_layers(loaded.model)))
@@ -134,6 +139,33 @@ def train_steering(job: SteeringJob, console: Console) -> Path:
     return target
 
 
+def check(job: SteeringConfig) -> tuple[EpisodeSplit, Path]:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+
+    Returns:
+        The episodes, and the model's folder.
+    """
+    check_job(job)
+    split = split_episodes(job)
+    checkpoint = default_checkpoint() if job.model is None else job.model
+    identify(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint)
+    attention_windows(config)
+    _layers(job.layers, int(config.get_text_config().num_hidden_layers))
+    return split, checkpoint
+
+
+def cost(job: SteeringConfig, checked: tuple[EpisodeSplit, Path]) -> str:
+    """What a run takes, for `--dry-run`."""
+    split, checkpoint = checked
+    tests = len(split.tests) * job.held_out
+    return (
+        f"{len(split.train)} episodes to learn from, {len(split.validation)} to choose on and "
+        f"{tests} to test on, read with {checkpoint.name} at {len(job.strengths)} strengths; "
+        f"{job.minutes}"
+    )
+
+
 def _layers(wanted: tuple[int, ...] | None, number: int) -> list[int]:
     if wanted is None:
         return list(range(number))
@@ -144,7 +176,7 @@ def _layers(wanted: tuple[int, ...] | None, number: int) -> list[int]:
     return sorted(set(wanted))
 
 
-def _deciding(job: SteeringJob) -> dict[str, float | int | str]:
+def _deciding(job: SteeringConfig) -> dict[str, float | int | str]:
     """The settings on which the readings depend."""
     return {
         "task": Path(job.task).name,
@@ -176,7 +208,7 @@ def _read(
 
 
 def _entropy(
-    job: SteeringJob,
+    job: SteeringConfig,
     readings: BatchCache,
     loaded: LoadedModel,
     runs: Sequence[Episode],
@@ -211,7 +243,7 @@ def _steered(
 
 
 def _curves(
-    job: SteeringJob,
+    job: SteeringConfig,
     readings: BatchCache,
     texts: Sequence[TokenizedEpisode],
     vectors: dict[int, Vector],
@@ -231,7 +263,7 @@ def _curves(
 
 
 def _compared(
-    job: SteeringJob,
+    job: SteeringConfig,
     readings: BatchCache,
     texts: Sequence[TokenizedEpisode],
     vectors: dict[int, Vector],
@@ -288,7 +320,7 @@ def _test(
 
 
 def _manifest(
-    job: SteeringJob,
+    job: SteeringConfig,
     loaded: LoadedModel,
     split: EpisodeSplit,
     vector: Vector,

@@ -29,11 +29,15 @@ class LoadedModel(NamedTuple):
         return [tokenize_episode(self.tokenizer, run) for run in runs]
 
 
-def load_model(folder: Path | None) -> LoadedModel:
+def load_model(folder: Path | None, *, is_default: bool = False) -> LoadedModel:
     """A model in float32, the embedded default without a folder.
 
+    Args:
+        folder: Of the checkpoint.
+        is_default: Whether it is the embedded default's.
+
     Raises:
-        TrainingError: The folder holds no model, or one whose layers are not known.
+        TrainingError: The folder contains no model, or one whose layers are not supported.
     """
     checkpoint = default_checkpoint() if folder is None else folder
     identify(checkpoint)
@@ -41,5 +45,5 @@ def load_model(folder: Path | None) -> LoadedModel:
     tokenizer = load_tokenizer(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     attention_windows(model.config)
-    name = _DEFAULT_NAME if folder is None else folder.resolve().name
+    name = _DEFAULT_NAME if folder is None or is_default else folder.resolve().name
     return LoadedModel(name, checkpoint, model, tokenizer)

@@ -1,7 +1,6 @@
 """What a steering vector does: a page, a figure and a table in the terminal."""
 
-from collections.abc import Iterable
-from math import isnan, log
+from math import log
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.steering import ActionEntropy
-from training.common.machine import machine
+from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
 from training.steering.fit import Candidate, Choice, StrengthCurve
 from training.steering.generations import SteeredGenerations
 
@@ -83,10 +82,7 @@ class SteeringResult(NamedTuple):
 
 def write_report(facts: SteeringResult, folder: Path) -> Path:
     """Write `steering.md` and its figure; returns the page."""
-    _draw(facts).savefig(folder / f"{_NAME}.png", dpi=110)
-    page = folder / f"{_NAME}.md"
-    page.write_text(_page(facts))
-    return page
+    return write_page(folder, _NAME, _page(facts), _draw(facts))
 
 
 def write_summary(facts: SteeringResult, console: Console) -> None:
@@ -127,7 +123,7 @@ def _tested(facts: SteeringResult) -> list[tuple[str, ...]]:
                 f"{test.curve.at(-strength)[0]:.3f}",
                 *(_spread(test.controls[name]) for name in ("shuffled", "Gaussian")),
                 "yes" if test.wins(facts.choice) else "no",
-                _correlation(test, facts.share, 2),
+                _correlation(test.curve, facts.share, 2),
                 f"{before:.2f} → {after:.2f}",
             )
         )
@@ -216,7 +212,7 @@ def _page(facts: SteeringResult) -> str:
             f"{curve.at(0.0)[0]:.3f}",
             f"{curve.at(curve.largest_valid_strength(facts.share))[0]:.3f}",
             f"{curve.at(curve.strengths[curve.valid(facts.share)[0]])[0]:.3f}",
-            f"{curve.spearman_correlation(facts.share):.2f}",
+            _correlation(curve, facts.share, 2),
             "chosen" if layer == choice.layer else "",
         )
         for layer, curve in facts.curves.items()
@@ -234,8 +230,7 @@ def _page(facts: SteeringResult) -> str:
     known = estimate.isfinite()
     return f"""# Steering vector of {manifest.model}
 
-Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
-{", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
+{provenance(manifest, facts.command)}
 
 Entropic activation steering (EAST, arXiv 2406.00244). Learnt from the task `{settings["task"]}`:
 {settings["histories"]} runs of {settings["steps"]} steps, {settings["arms"]} arms
@@ -254,7 +249,7 @@ no valid answer.
 **Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same task the
 entropy goes from {main.curve.at(0.0)[0]:.3f} to {main.curve.at(choice.strength)[0]:.3f} nats, and
 to {main.curve.at(-choice.strength)[0]:.3f} with the vector negated. Strength and entropy have
-a Spearman correlation of {_correlation(main, facts.share, 3)} where answers are valid, from
+a Spearman correlation of {_correlation(main.curve, facts.share, 3)} where answers are valid, from
 {main.curve.strengths[main.curve.valid(facts.share)[0]]:g} to
 {main.curve.largest_valid_strength(facts.share):g}.
 
@@ -267,28 +262,28 @@ one the same length; mean ± standard deviation of 20. "Beats both" means more t
 "Spearman" is of strength and entropy where the task's answers stay valid ({facts.share:.0%} of the
 unsteered action probability).
 
-{_table(_TESTED, _tested(facts))}
+{markdown_table(_TESTED, _tested(facts))}
 
 ## Controls
 
 On `{next(iter(facts.tests))}`, at the same length. Equal weights give a vector of
 {facts.residue:.1e} of the stream's norm: nothing but rounding.
 
-{_table(("", "entropy", "action probability"), _controls(facts, main))}
+{markdown_table(("", "entropy", "action probability"), _controls(facts, main))}
 
 ## Strengths
 
 On `{next(iter(facts.tests))}`. KL is the drift of the next token from the unsteered model's, along
 its own answers to neutral prompts.
 
-{_table(("strength", "entropy", "action probability", "KL, nats per token"), strengths)}
+{markdown_table(("strength", "entropy", "action probability", "KL, nats per token"), strengths)}
 
 ## Completions
 
 {settings["completions"]} completions of at most {settings["max_tokens"]} tokens at temperature 1,
 drawn at each step of a held-out run; valid ones name exactly one action.
 
-{_table(("strength", "sampled entropy", "valid"), _drawn(facts))}
+{markdown_table(("strength", "sampled entropy", "valid"), _drawn(facts))}
 
 ## Completions of neutral prompts
 
@@ -302,11 +297,11 @@ On the validation runs: of the layers at which entropy follows strength steadily
 it rises most, beside ten other shuffled vectors. The largest margin over mean + 2 sd of those is
 taken.
 
-{_table(("layer", "strength", "entropy", "shuffled", "margin", ""), _candidates(facts))}
+{markdown_table(("layer", "strength", "entropy", "shuffled", "margin", ""), _candidates(facts))}
 
 All layers, up to the last valid strength on either side:
 
-{_table(_LAYERS, curves)}
+{markdown_table(_LAYERS, curves)}
 
 Artifact `{facts.artifact.id}`; sha256 of the runs `{manifest.data_hash}`.
 """
@@ -323,10 +318,11 @@ _LAYERS = (
 )
 
 
-def _correlation(test: TaskResult, share: float, digits: int) -> str:
+def _correlation(curve: StrengthCurve, share: float, digits: int) -> str:
     """Spearman correlation of strength and entropy; a dash where there are too few points."""
-    found = test.curve.spearman_correlation(share)
-    return "-" if isnan(found) else f"{found:.{digits}f}"
+    if len(curve.valid(share)) < MIN_POINTS:
+        return "-"
+    return f"{curve.spearman_correlation(share):.{digits}f}"
 
 
 def _norm(facts: SteeringResult) -> float:
@@ -390,11 +386,5 @@ def _completions(facts: SteeringResult) -> str:
             for strength, texts in facts.generations.completions.items()
         ]
         question = " / ".join(prompt.splitlines())
-        parts.append(f"> {question}\n\n{_table(('strength', 'answer'), rows)}")
+        parts.append(f"> {question}\n\n{markdown_table(('strength', 'answer'), rows)}")
     return "\n\n".join(parts)
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(header)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

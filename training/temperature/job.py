@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import torch
 from rich.console import Console
 
 from probes.artifact import Artifact, Manifest, package_versions
-from training.common.errors import TrainingError
-from training.common.job import Job, check_job, check_name, identify_served, servers_of
+from training.common.job import check_name, check_served_job, identify_served, servers_of
 from training.common.prompts import load_prompts
 from training.common.rollout_store import RolloutStore, content_hash, first_rollouts
 from training.common.sampling import draw, run_folder
@@ -26,26 +24,15 @@ from training.common.server_pool import (
     ServerPool,
     request_seed,
 )
+from training.temperature.config import TemperatureConfig
 from training.temperature.fit import TemperatureFit, fit_temperature
 from training.temperature.report import TemperatureResult, write_report, write_summary
 
-MIN_TOKENS = 2000
-"""Fewer leave the tails, 1 % by default, to a handful of tokens."""
+MIN_ANSWERS = 10
+"""Sampling goes on until there are as many: standard errors resample whole answers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TemperatureJob(Job):
-    """What to do, beside what every job is told."""
-
-    prompts: Path | None
-    tokens: int
-    max_tokens: int
-    temperature: float
-    quantile: float
-    tail: float
-
-
-def train_temperature(job: TemperatureJob, console: Console) -> Path:
+def train_temperature(job: TemperatureConfig, console: Console) -> Path:
     """Run the job.
 
     Returns:
@@ -54,7 +41,7 @@ def train_temperature(job: TemperatureJob, console: Console) -> Path:
     Raises:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
-    prompts = _checked(job)
+    prompts = check(job)
     with servers_of(job, console) as urls:
         served, run, chosen = asyncio.run(_sample(job, urls, prompts, console))
     fit = fit_temperature(
@@ -69,18 +56,23 @@ def train_temperature(job: TemperatureJob, console: Console) -> Path:
     return folder
 
 
-def _checked(job: TemperatureJob) -> list[str]:
-    """Refuse what can be refused before anything is started; returns the prompts."""
-    if job.tokens < MIN_TOKENS:
-        raise TrainingError(
-            f"--tokens {job.tokens} is too few for statistics: take {MIN_TOKENS} or more"
-        )
-    check_job(job)
+def check(job: TemperatureConfig) -> list[str]:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+
+    Returns:
+        The prompts.
+    """
+    check_served_job(job)
     return load_prompts(job.prompts)
 
 
+def cost(job: TemperatureConfig, prompts: list[str]) -> str:
+    """What a run takes, for `--dry-run`."""
+    return f"{job.tokens:,} tokens, sampled for {len(prompts)} prompts; {job.minutes}"
+
+
 async def _sample(
-    job: TemperatureJob, urls: tuple[str, ...], prompts: list[str], console: Console
+    job: TemperatureConfig, urls: tuple[str, ...], prompts: list[str], console: Console
 ) -> tuple[ServedModel, Path, list[RolloutRecord]]:
     """Draw what the run folder does not hold yet."""
     sampling = Sampling(job.temperature, job.max_tokens)
@@ -98,10 +90,12 @@ async def _sample(
             unit="tokens",
             done=lambda traces: traces.num_tokens,
         )
-        return served, run, first_rollouts(traces.rollouts, job.tokens)
+        return served, run, first_rollouts(traces.rollouts, job.tokens, MIN_ANSWERS)
 
 
-def _run_settings(job: TemperatureJob, served: ServedModel, prompts: list[str]) -> dict[str, Any]:
+def _run_settings(
+    job: TemperatureConfig, served: ServedModel, prompts: list[str]
+) -> dict[str, Any]:
     """What decides which answers are drawn.
 
     The number of tokens and the settings of the fit do not count: more tokens go on from fewer.
@@ -122,12 +116,13 @@ def prompts_hash(prompts: list[str]) -> str:
 
 
 def pending(
-    job: TemperatureJob, prompts: list[str], traces: RolloutStore
+    job: TemperatureConfig, prompts: list[str], traces: RolloutStore
 ) -> Iterator[SampleRequest]:
     """Requests still to be made: gaps left by a kill, then new ones until there is enough."""
     last = max(traces.rollouts, default=-1)
     for number in itertools.count():
-        if number > last and traces.num_tokens >= job.tokens:
+        enough = traces.num_tokens >= job.tokens and number >= MIN_ANSWERS
+        if number > last and enough:
             return
         if number not in traces.rollouts:
             prompt = prompts[number % len(prompts)]
@@ -135,12 +130,12 @@ def pending(
             yield SampleRequest(number, messages, request_seed(job.seed, number))
 
 
-def _artifact_id(job: TemperatureJob, served: ServedModel) -> str:
+def _artifact_id(job: TemperatureConfig, served: ServedModel) -> str:
     return job.name or f"{Path(served.model).name}/entropy"
 
 
 def _artifact(
-    job: TemperatureJob,
+    job: TemperatureConfig,
     served: ServedModel,
     prompts: list[str],
     chosen: list[RolloutRecord],

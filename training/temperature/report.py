@@ -1,7 +1,6 @@
 """What a fit of the entropy statistics shows: a page, a figure and a table in the terminal."""
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from probes.artifact import Artifact
-from training.common.machine import machine
+from training.common.report import markdown_table, provenance, write_page
 from training.temperature.fit import NUM_RESAMPLES, TemperatureFit, scaled
 
 TAU = 0.05
@@ -30,10 +29,7 @@ class TemperatureResult(NamedTuple):
 
 def write_report(facts: TemperatureResult, folder: Path) -> Path:
     """Write `temperature-statistics.md` and its figure; returns the page."""
-    draw(facts.fit).savefig(folder / f"{_NAME}.png", dpi=120)
-    page = folder / f"{_NAME}.md"
-    page.write_text(_page(facts))
-    return page
+    return write_page(folder, _NAME, _page(facts), draw(facts.fit))
 
 
 def write_summary(facts: TemperatureResult, console: Console) -> None:
@@ -104,20 +100,18 @@ def _page(facts: TemperatureResult) -> str:
     manifest, fit = facts.artifact.manifest, facts.fit
     low, high = limits(fit)
     values = torch.tensor(_QUANTILES, dtype=torch.float64)
-    quantiles = torch.quantile(fit.entropies, values).tolist()
+    found = torch.quantile(fit.entropies, values).tolist()
+    quantiles = [(f"{at:g}", f"{value:.4g}") for at, value in zip(_QUANTILES, found, strict=True)]
     settings = manifest.settings
     return f"""# Entropy statistics of {manifest.model}
 
-Made on {manifest.created:%Y-%m-%d} by `{facts.command}` on {machine()}, with
-{", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))}.
+{provenance(manifest, facts.command)}
 
 {fit.entropies.numel():,} tokens in {fit.num_answers} answers to {settings["num_prompts"]} prompts,
 drawn at temperature {settings["temperature"]:g} with at most {settings["max_tokens"]} tokens each
 (seed {manifest.seed}). Standard errors come from resampling whole answers, {NUM_RESAMPLES} times.
 
-| HAPO's statistics | value | standard error |
-|---|---|---|
-{_rows(_statistics(fit))}
+{markdown_table(("HAPO's statistics", "value", "standard error"), _statistics(fit))}
 
 The pivot is the {settings["quantile"]:g} quantile of ln H. The scales put {settings["tail"]:.1%} of
 the tokens beyond each limit. {math.exp(fit.statistics.pivot):.3f} nats are drawn at T0, more
@@ -125,17 +119,9 @@ than {high:.3f} nats at T0 (1 + tau), less than {low:.2g} nats at T0 (1 - tau).
 
 ![Distribution of ln H and the temperature that follows from it]({_NAME}.png)
 
-| on the same tokens | |
-|---|---|
-{_rows(_metrics(fit))}
+{markdown_table(("on the same tokens", ""), _metrics(fit))}
 
-| quantile of H | nats |
-|---|---|
-{_rows(zip((f"{value:g}" for value in _QUANTILES), (f"{q:.4g}" for q in quantiles), strict=True))}
+{markdown_table(("quantile of H", "nats"), quantiles)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
-
-
-def _rows(cells: Iterable[Iterable[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

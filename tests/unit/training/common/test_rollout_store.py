@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,26 @@ def test_a_line_cut_short_is_dropped_and_written_over(path: Path, cut: int) -> N
 def test_a_broken_line_in_the_middle_is_named(path: Path) -> None:
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + b"{}\n" + second)
-    with pytest.raises(TrainingError, match="line 2 is no rollout"):
+    with pytest.raises(TrainingError, match="line 2 is not a rollout"):
+        RolloutStore(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"entropies": []}, "no token was measured"),
+        ({"entropies": [None]}, "no token was measured"),
+        ({"entropies": [float("nan")]}, "finite number"),
+        ({"entropies": ["x"]}, "valid number"),
+        ({"text": None}, "valid string"),
+    ],
+)
+def test_a_damaged_rollout_is_told_in_one_sentence(
+    path: Path, change: dict[str, object], reason: str
+) -> None:
+    first = json.loads(path.read_bytes().splitlines()[0])
+    path.write_text(json.dumps(first | change) + "\n")
+    with pytest.raises(TrainingError, match=f"line 1 is not a rollout .*{reason}.*--fresh"):
         RolloutStore(path)
 
 

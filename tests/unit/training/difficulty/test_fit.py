@@ -6,9 +6,9 @@ from sklearn.metrics import f1_score
 from probes.difficulty.strategies import Difficulty
 from training.common.errors import TrainingError
 from training.difficulty.baselines import compare_with_baselines
+from training.difficulty.config import HeadKind
 from training.difficulty.fit import (
     Data,
-    HeadKind,
     calibrate,
     candidates,
     export,
@@ -44,6 +44,32 @@ def test_a_planted_class_is_found_and_beats_every_baseline() -> None:
     ):
         assert baseline.difference.low > 0.3
     assert all(own > 0.9 > majority for own, majority in comparison.by_task.values())
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("counts", [(17, 17, 16), (20, 20, 20), (10, 10, 30), (10, 40, 10)])
+def test_the_smallest_runs_that_are_accepted_are_fitted(
+    kind: HeadKind, counts: tuple[int, int, int]
+) -> None:
+    labels = np.repeat(np.arange(3), counts)
+    features = np.random.default_rng(0).normal(size=(len(labels), FEATURES))
+    features[np.arange(len(labels)), labels] += 4.0
+    tasks = np.array(["one", "two"])[np.arange(len(labels)) % 2]
+    data = Data(features, labels, tasks, np.ones(len(labels), dtype=np.int64))
+    fit = fit_difficulty(data, kind, seed=0)
+    assert fit.num_calibrated >= 10
+    assert len(fit.test) >= 10
+    assert fit.probabilities.sum(1) == pytest.approx(1.0)
+    if kind == "linear":
+        assert compare_with_baselines(data, kind, seed=0, repeats=1).questions.probe.value > 0.5
+
+
+def test_a_class_below_the_minimum_is_named() -> None:
+    labels = np.repeat(np.arange(3), (9, 30, 30))
+    features = np.random.default_rng(0).normal(size=(len(labels), FEATURES))
+    data = Data(features, labels, np.array(["one"] * 69), np.ones(69, dtype=np.int64))
+    with pytest.raises(TrainingError, match="9 of 69 questions are easy, 10 are needed"):
+        fit_difficulty(data, "linear", seed=0)
 
 
 def test_features_that_say_nothing_are_at_chance() -> None:

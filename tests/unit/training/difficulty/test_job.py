@@ -169,3 +169,27 @@ def test_contradictions_are_refused_before_anything_is_asked(
     assert bench.run(*options) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not bench.fake.asked
+
+
+@pytest.mark.parametrize("number", [1, 49])
+def test_too_few_questions_are_refused_before_anything_is_asked(
+    bench: Bench, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = bench.folder / "questions.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[:number]))
+    assert bench.run() == 2
+    error = capsys.readouterr().err
+    assert f"{number} questions are too few" in error
+    assert "take 50 or more" in error
+    assert error.count("\n") == 1
+    assert not bench.fake.asked
+
+
+def test_a_damaged_file_of_the_run_folder_is_named(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.run() == 0
+    (file,) = (bench.folder / "runs").glob("*/features.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    assert bench.run() == 2
+    assert "features.safetensors: is damaged: delete it" in capsys.readouterr().err

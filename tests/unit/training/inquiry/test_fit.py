@@ -129,3 +129,14 @@ def test_what_is_served_is_what_was_calibrated(table: torch.Tensor) -> None:
 
 def test_pooled_coverage_counts_sets() -> None:
     assert pooled([Coverage(10, 9), Coverage(30, 15)]) == Coverage(40, 24)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_separation_is_the_share_of_ordered_pairs(seed: int) -> None:
+    """Equal to the formula: the share of pairs in order, ties counting half."""
+    draw = torch.Generator().manual_seed(seed)
+    table = torch.randint(-5, 0, (12, 1), generator=draw).double()
+    answers = (torch.arange(12) % 3 == 0).double().unsqueeze(1)
+    yes, no = table[answers == 1].unsqueeze(1), table[answers == 0]
+    expected = float(((yes > no).double() + (yes == no).double() / 2).mean())
+    assert separation(table, answers) == pytest.approx(expected, abs=1e-12)

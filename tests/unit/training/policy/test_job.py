@@ -20,8 +20,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.unit.training.policy import tiny_policy as tiny
+from training.cli.errors import one_sentence_errors
 from training.cli.objective_table import objective_rows, print_objectives
-from training.cli.probe import one_sentence_errors
 from training.common.errors import TrainingError
 from training.datasets.problem import Problem
 from training.objectives.registry import OBJECTIVES

@@ -133,3 +133,16 @@ def test_rank_correlation() -> None:
     assert spearman(one, -one) == pytest.approx(-1.0)
     assert spearman(one, np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(0.8)
     assert spearman(one, np.ones(4)) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_rank_correlation_is_that_of_mean_ranks(seed: int) -> None:
+    """Equal to the formula: the correlation of ranks, ties sharing their mean rank."""
+    draw = np.random.default_rng(seed)
+    one, other = draw.integers(0, 6, (2, 13)).astype(float)
+    ranks = [
+        np.array([(values < value).sum() + (values == value).sum() / 2 for value in values])
+        for values in (one, other)
+    ]
+    expected = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    assert spearman(one, other) == pytest.approx(expected, abs=1e-12)

@@ -9,8 +9,7 @@ from urllib.request import urlopen
 import pytest
 from rich.console import Console
 
-from training.common.errors import TrainingError
-from training.common.local_server import local_server, serve_command
+from clients.local_server import LocalServerError, local_server, serve_command
 
 SERVER = """
 import os, sys
@@ -60,7 +59,7 @@ def test_it_is_stopped_when_the_block_fails(tmp_path: Path) -> None:
 def test_one_that_does_not_start_is_quoted(tmp_path: Path) -> None:
     script = "print('no such model'); raise SystemExit(3)"
     with (
-        pytest.raises(TrainingError, match=r"exit code 3; its last words:\nno such model"),
+        pytest.raises(LocalServerError, match=r"exit code 3; last log lines:\nno such model"),
         local_server(command(script), tmp_path / "log", QUIET),
     ):
         pass
@@ -71,9 +70,9 @@ def test_one_that_dies_under_way_is_quoted(tmp_path: Path) -> None:
         with local_server(command(), tmp_path / "log", QUIET) as url:
             urlopen(f"{url}/die", timeout=5).close()
             time.sleep(0.2)
-            raise TrainingError("a request failed")
+            raise LocalServerError("a request failed")
 
-    with pytest.raises(TrainingError, match=r"exit code 7; its last words:\nout of memory"):
+    with pytest.raises(LocalServerError, match=r"exit code 7; last log lines:\nout of memory"):
         job()
 
 
@@ -81,7 +80,7 @@ def test_one_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
     script = "import time; print('loading', flush=True); time.sleep(60)"
     begin = time.monotonic()
     with (
-        pytest.raises(TrainingError, match=r"not ready after 2 s; its last words:\nloading"),
+        pytest.raises(LocalServerError, match=r"not ready after 2 s; last log lines:\nloading"),
         local_server(command(script), tmp_path / "log", QUIET, ready_timeout=2),
     ):
         pass
@@ -90,7 +89,7 @@ def test_one_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
 
 def test_a_missing_command_is_one_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(TrainingError, match="cannot start /no/such: No such file"),
+        pytest.raises(LocalServerError, match="cannot start /no/such: No such file"),
         local_server(["/no/such"], tmp_path / "log", QUIET),
     ):
         pass
@@ -102,7 +101,7 @@ def test_a_killed_job_leaves_no_server(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from training.common.local_server import local_server
+from clients.local_server import local_server
 with local_server([sys.executable, "-c", {SERVER!r}], Path("log"), Console(quiet=True)) as url:
     print(url, flush=True)
     time.sleep(60)

@@ -1,4 +1,4 @@
-"""A server of our own for the time of a job."""
+"""Start an Entrostat server on this machine for the duration of a block."""
 
 import ctypes
 import os
@@ -14,13 +14,15 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from training.common.errors import TrainingError
-
 READY_TIMEOUT = 1800.0
 """Seconds; a large model is read from disk and compiled in this time."""
 STOP_TIMEOUT = 20.0
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _libc = ctypes.CDLL(None)
+
+
+class LocalServerError(RuntimeError):
+    """The server did not start or did not last; the message ends with the last lines of its log."""
 
 
 def serve_command(model: str | None, flags: Sequence[str]) -> list[str]:
@@ -37,12 +39,12 @@ def local_server(
 
     Args:
         command: As of `serve_command`; host and port are added.
-        log: Where it writes what it has to say.
-        console: Shows that something happens.
+        log: File that its output goes to.
+        console: Shows the progress of the start.
         ready_timeout: Seconds until it must be ready.
 
     Raises:
-        TrainingError: It did not start or did not last; ends with the tail of its log.
+        LocalServerError: It did not start or did not last; ends with the tail of its log.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
@@ -53,11 +55,11 @@ def local_server(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the job, which then stops the server
+                start_new_session=True,  # Ctrl-C goes to this process, which then stops the server
                 preexec_fn=_end_with_parent,
             )
         except OSError as error:
-            raise TrainingError(f"cannot start {command[0]}: {error.strerror}") from error
+            raise LocalServerError(f"cannot start {command[0]}: {error.strerror}") from error
     try:
         message = f"starting the server; it writes to {log}"
         if not console.is_terminal:
@@ -65,10 +67,10 @@ def local_server(
         with console.status(message):
             _wait_until_ready(process, url, log, ready_timeout)
         yield url
-    except TrainingError as error:
+    except RuntimeError as error:  # of the block, too: a dead server is the cause of most of them
         if process.poll() is None:
             raise
-        raise TrainingError(
+        raise LocalServerError(
             f"the server ended with exit code {process.returncode}{_tail(log)}"
         ) from error
     finally:
@@ -76,7 +78,7 @@ def local_server(
 
 
 def _end_with_parent() -> None:
-    """Even a job that is killed leaves no server behind (Linux)."""
+    """Stop the server when this process is killed (Linux)."""
     if sys.platform == "linux":
         _libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
@@ -87,11 +89,11 @@ def _wait_until_ready(
     begin = time.monotonic()
     while time.monotonic() - begin < timeout:
         if process.poll() is not None:
-            raise TrainingError("the server ended")
+            raise LocalServerError("the server ended")
         if _is_ready(url):
             return
         time.sleep(0.5)
-    raise TrainingError(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
+    raise LocalServerError(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
 
 
 def _is_ready(url: str) -> bool:
@@ -104,7 +106,7 @@ def _is_ready(url: str) -> bool:
 
 def _tail(log: Path, num_lines: int = 20) -> str:
     lines = log.read_text(errors="replace").splitlines()[-num_lines:]
-    return "; its last words:\n" + "\n".join(lines) if lines else " and said nothing"
+    return "; last log lines:\n" + "\n".join(lines) if lines else " (log is empty)"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ from probes.strict import StrictModel
 def _split(value: object) -> object:
     """`a, b` as its parts; other values as they are."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",")) if value.strip() else ()
+        return tuple(part.strip() for part in value.split(","))
     return value
 
 

@@ -133,7 +133,7 @@ def split_episodes(job: SteeringConfig) -> EpisodeSplit:
         train = _bandit(job.task, job, job.histories, 0)
         validation = _bandit(job.task, job, job.held_out, 1)
         tests = {job.task: _bandit(job.task, job, job.held_out, 4)}
-    tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer}
+    tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer if task}
     split = EpisodeSplit(train, validation, tests)
     _check_sizes(split)
     return split

@@ -24,6 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def call(job: str, *words: object) -> tuple[int, str, str]:
         command = train_steering if job == "east" else train_probe
+        capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             command([job, *map(str, words)])
         said = capsys.readouterr()

@@ -70,7 +70,7 @@ def test_a_server_and_a_model_of_our_own(refused: Refused) -> None:
 
 
 def test_a_model_that_is_not_here(refused: Refused) -> None:
-    assert "is no folder on this machine" in refused("Qwen/Qwen3-8B")
+    assert "is not a folder on this machine" in refused("Qwen/Qwen3-8B")
 
 
 def test_a_folder_that_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None:
@@ -84,7 +84,9 @@ def test_a_bad_line_of_prompts(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_too_few_tokens(refused: Refused) -> None:
-    assert "--tokens 1999 is too few" in refused("--tokens", 1999)
+    assert "--tokens 1999: Input should be greater than or equal to 2000" in refused(
+        "--tokens", 1999
+    )
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_read(
 def test_a_task_without_known_answers_is_refused(
     fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = [{"name": name, "phrase": name} for name in "abcd"]
+    labels = [{"name": name, "phrase": name} for name in "abcdefghij"]
     task = {
         "name": "t",
         "subject": "s",
@@ -212,7 +212,7 @@ def test_a_task_without_known_answers_is_refused(
     }
     (tmp_path / "t.json").write_text(json.dumps(task))
     train(fake, tmp_path, "--task", tmp_path / "t.json", code=2)
-    assert "questions whose `yes` is known" in capsys.readouterr().err
+    assert "no question has a known answer" in capsys.readouterr().err
 
 
 async def test_a_server_that_dies_is_its_error_and_no_group_of_errors() -> None:
@@ -224,3 +224,34 @@ async def test_a_server_that_dies_is_its_error_and_no_group_of_errors() -> None:
     client: Any = SimpleNamespace(completions=SimpleNamespace(create=die))
     with pytest.raises(openai.APIConnectionError):
         await continuations([client], "tiny", [([1], [2])] * 100)
+
+
+@pytest.mark.parametrize("number", [2, 4, 9])
+def test_too_few_labels_to_calibrate_are_refused(
+    fake: Fake, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    labels = [{"name": f"l{n}", "phrase": f"l{n}"} for n in range(number)]
+    query = {"question": "q?", "property": "p", "yes": ["l0"]}
+    task = {"name": "t", "subject": "s", "labels": labels, "queries": [query]}
+    (tmp_path / "t.json").write_text(json.dumps(task))
+    train(fake, tmp_path, "--task", tmp_path / "t.json", code=2)
+    assert f"{number} labels are too few" in capsys.readouterr().err
+    assert model.statements == 0
+
+
+@pytest.mark.parametrize("value", [None, "x", math.nan])
+def test_a_log_probability_that_is_missing_is_told_in_one_sentence(
+    fake: Fake, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: object
+) -> None:
+    def complete(body: Json) -> Json:
+        answer = model.complete(body)
+        for choice in answer["choices"]:
+            token = next(iter(choice["prompt_logprobs"][-1]))
+            choice["prompt_logprobs"][-1] = value and {token: {"logprob": value}}
+        return answer
+
+    fake.routes["/v1/completions"] = complete
+    train(fake, tmp_path, code=2)
+    error = capsys.readouterr().err
+    assert "sent no log-probability" in error
+    assert error.count("\n") == 1

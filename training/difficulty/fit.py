@@ -32,8 +32,8 @@ MIN_QUESTIONS = 50
 MIN_PER_CLASS = 10
 """Fewer questions of a class cannot be split into parts to train, calibrate and test on."""
 MAX_FOLDS = 5
-_EARLY_STOPPING = 100
-"""Questions from which on a tenth of them is enough to stop the training of an MLP by."""
+_MANY = 100
+"""Questions from which on an MLP gets the usual batches, and a tenth of them stops it early."""
 _REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _UNITS = (64, 256)
 
@@ -139,7 +139,7 @@ def candidates(kind: HeadKind, seed: int, num_questions: int = 1000) -> dict[str
     Args:
         kind: Which.
         seed: Of the MLP's weights.
-        num_questions: To train on; a few of them cannot spare any for early stopping.
+        num_questions: To train on; few of them come in small batches and stop it with a fifth.
     """
     linear = {
         f"linear, C = {c:g}": make_pipeline(
@@ -154,10 +154,11 @@ def candidates(kind: HeadKind, seed: int, num_questions: int = 1000) -> dict[str
             MLPClassifier(
                 (units,),
                 alpha=1.0,
-                batch_size=64,
+                batch_size=64 if num_questions >= _MANY else 8,
                 learning_rate_init=1e-3,
                 max_iter=100,
-                early_stopping=num_questions >= _EARLY_STOPPING,
+                early_stopping=True,
+                validation_fraction=0.1 if num_questions >= _MANY else 0.2,
                 random_state=seed,
             ),
         )

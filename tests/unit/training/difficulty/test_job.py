@@ -158,7 +158,7 @@ def test_a_class_without_questions_is_named(
         (("--alpha", 0.2), "belong together"),
         (("--labels", "outcome", "--beta", 1), "belong to --labels entropy"),
         (("--tolerance", 0.1), "belongs to --labels outcome"),
-        (("--labels", "guess"), "one of entropy, outcome"),
+        (("--labels", "guess"), "--labels guess: Input should be 'entropy' or 'outcome'"),
         (("--name", "no/good/name"), "write MODEL/NAME"),
         (("--strategies", "nowhere.toml"), "not a file, nor one of"),
     ],

@@ -7,7 +7,6 @@ from urllib.request import urlopen
 import pytest
 from rich.console import Console
 
-from clients import demo
 from clients.connection import ClientError
 from clients.demo import converse, serving
 from tests.unit.clients.fake import SUMMARY, Fake, chunk
@@ -43,7 +42,7 @@ def test_the_server_runs_inside_the_block_only() -> None:
 
 
 def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "STOP_TIMEOUT", 0.1)
+    monkeypatch.setattr("clients.local_server.STOP_TIMEOUT", 0.1)
     deaf = stand_in("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     with serving(deaf, CONSOLE) as url:
         assert answers(url)

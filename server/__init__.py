@@ -1,1 +1,1 @@
-"""The serving side: an OpenAI-compatible vLLM server that controls entropy at decode time."""
+"""An OpenAI-compatible vLLM server that measures and controls entropy while decoding."""

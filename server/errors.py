@@ -12,7 +12,7 @@ from server.wire.request import Control
 
 
 class BadControl(ValueError):
-    """The request asks for something that cannot be done; `param` names the field."""
+    """A control is invalid or cannot be applied; `param` names the field."""
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
@@ -30,12 +30,12 @@ def bad_request(message: str, param: str | None) -> JSONResponse:
 
 
 def describe(error: ValidationError, root: str) -> BadControl:
-    """Turn a failed validation of a control into one sentence and a parameter name.
+    """Convert a validation error of a control to one sentence and a parameter name.
 
-    An unknown key comes first: a key that is missing is often one that is misspelt.
+    Unknown keys are reported first: a missing key is often a misspelled one.
 
     Args:
-        error: Of `Control`.
+        error: Validation error of `Control`.
         root: Name of the control in the sentence.
     """
     findings = error.errors()
@@ -61,7 +61,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 
 
 def _fields(location: Sequence[int | str]) -> list[str]:
-    """Names of the keys that are known at a place of a control."""
+    """Names of the valid keys at a location in a control."""
     model: Any = Control
     for step in location:
         if step in LAWS:
@@ -72,14 +72,14 @@ def _fields(location: Sequence[int | str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The first model that a type is made of."""
+    """The first model in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
-    """The path that the client wrote: pydantic puts the tag of a union into its own."""
+    """The path in the client's JSON, without the union tags that pydantic inserts."""
     steps = list(location)
     if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in LAWS:
         del steps[1]

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the controls, served by vLLM's own `/metrics`. No client-made labels."""
+"""Prometheus metrics, served by vLLM's `/metrics`. No label takes a value from a client."""
 
 from prometheus_client import Counter, Histogram
 
@@ -35,12 +35,12 @@ _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["
 
 
 def planned(plan: Plan) -> None:
-    """Count one request under control."""
+    """Count one controlled request."""
     _REQUESTS.labels(plan.law.type if plan.law else "none", plan.profile or "none").inc()
 
 
 def observe(report: Report) -> None:
-    """Count one traced completion."""
+    """Record one traced completion."""
     for reason in (report.fallback or "").split(","):
         if reason:
             _FALLBACKS.labels(reason).inc()
@@ -57,7 +57,7 @@ def asked(action: str) -> None:
 
 
 def refused() -> None:
-    """Count one 400."""
+    """Count one request refused with 400."""
     _REFUSED.inc()
 
 
@@ -67,5 +67,5 @@ def dropped_frame() -> None:
 
 
 def queue_full() -> None:
-    """Count one 503."""
+    """Count one request refused with 503."""
     _QUEUE_FULL.inc()

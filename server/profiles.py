@@ -1,4 +1,4 @@
-"""Profiles: named controls from TOML, reloaded without a restart."""
+"""Profiles: named controls from TOML that can be reloaded at runtime."""
 
 import logging
 import re
@@ -15,18 +15,18 @@ from server.wire.request import Control
 logger = logging.getLogger("vllm.entrostat")
 
 _NAME = re.compile(r"[!-?A-~]+( +[!-?A-~]+)*")
-"""What a header can carry and a model's name can end with."""
+"""Valid in a header and as the suffix of a model name."""
 
 
 class ProfileError(ValueError):
-    """A profile file cannot be used; the message says where and why."""
+    """A profile file is invalid; the message gives the location and the reason."""
 
 
 def parse_profiles(text: str, source: str) -> dict[str, Control]:
     """Read profiles from TOML.
 
     Raises:
-        ProfileError: Naming the file, the profile and the field.
+        ProfileError: The file is invalid; names the file, the profile and the field.
     """
     try:
         tables = tomllib.loads(text)
@@ -53,13 +53,13 @@ def parse_profiles(text: str, source: str) -> dict[str, Control]:
 
 
 class Profiles(Mapping[str, Control]):
-    """The shipped profiles and, over them, the ones of a file."""
+    """The built-in profiles, overridden by those of a file."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Load profiles.
 
         Raises:
-            ProfileError: The file is missing or bad.
+            ProfileError: The file is missing or invalid.
         """
         self._path = path
         self._profiles = self._read()
@@ -75,11 +75,11 @@ class Profiles(Mapping[str, Control]):
         return profiles
 
     def reload(self) -> None:
-        """Read the file again; a bad one leaves everything as it was and says why in the log."""
+        """Reload the file; if it is invalid, log the error and keep the current profiles."""
         try:
             self._profiles = self._read()
         except ProfileError as error:
-            logger.error("entrostat: profiles kept as they were: %s", error)
+            logger.error("entrostat: profiles not reloaded: %s", error)
         else:
             logger.info("entrostat: profiles reloaded: %s", ", ".join(self._profiles))
 

@@ -21,7 +21,7 @@ def _new_secret() -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """Everything the server reads from its environment."""
+    """Settings of the server, read from environment variables."""
 
     model_config = SettingsConfigDict(env_prefix="ENTROSTAT_", extra="ignore", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What the routes of one API server share."""
+"""State shared by the routes of one API server."""
 
 from typing import Any
 
@@ -28,13 +28,13 @@ class ServerState:
         self.readings = ReadCache()
 
     def served_names(self, request: Request) -> set[str]:
-        """Names a request may put into `model`: the base model's and the adapters'."""
+        """Valid values of `model`: names of the base model and the loaded adapters."""
         models = request.app.state.openai_serving_models
         return {path.name for path in models.base_model_paths} | set(models.lora_requests)
 
 
 def _admission(vectors: int | None, servers: int, max_waiting: int) -> Admission | None:
-    """This API server's share of the steering configs in flight; None if no request has to wait.
+    """Admission for this API server's share of the steering configs; None if they are unlimited.
 
     Raises:
         ValueError: There are fewer steering configs than API servers.
@@ -50,6 +50,6 @@ def _admission(vectors: int | None, servers: int, max_waiting: int) -> Admission
 
 
 def state_of(request: Request) -> ServerState:
-    """The state that the plugin left on the app."""
+    """The state that the plugin stores on the app."""
     state: ServerState = request.app.state.entrostat
     return state

@@ -1,1 +1,1 @@
-"""Inquiry (C-IP) as chat behaviour."""
+"""Inquiries (C-IP) over the chat API."""

@@ -1,7 +1,6 @@
-"""Read a conversation as an inquiry: which question got which reply. Pure.
+"""Parses a conversation into the questions and replies of an inquiry. Pure.
 
-Every limit is checked before the work that it bounds: number of messages, parts of a message,
-characters of a message.
+The limits on messages, parts and characters are checked before the work that they bound.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,42 +13,41 @@ from probes.inquiry.artifact import Inquiry
 from server.errors import BadControl
 
 MAX_MESSAGES = 4096
-"""Messages of a request: several games of `MAX_EXCHANGES` questions."""
+"""Messages per request, enough for several games of `MAX_EXCHANGES` questions."""
 MAX_PARTS = 64
-"""Content parts of one message."""
+"""Content parts per message."""
 MAX_EXCHANGES = 1000
-"""Questions of a game, a repeated one each time: the model reads a prompt for each free reply."""
+"""Questions per game, repeats included: each free-text reply costs one prompt."""
 MAX_OPEN = 100
-"""Open questions of a game: the model reads as many statements for each as there are labels."""
+"""Open questions per game: each costs one prompt per label."""
 MAX_REPLY_CHARS = 2000
-"""Characters of a reply that are looked at; the meaning of a longer one is at its beginning."""
+"""Characters used of a reply; the rest is ignored."""
 _MAX_OPEN_CHARS = 1000
-"""Longest message that can be an open question, which has at most 300 characters."""
+"""Longest message that is parsed as an open question; one has at most 300 characters."""
 
 
 class Exchange(NamedTuple):
-    """A question and what the user replied to it."""
+    """A question and the user's reply."""
 
     question: str
-    """As the task words it."""
+    """The wording of the task."""
     reply: str
 
 
 def read_conversation(
     messages: Sequence[Any], inquiry: Inquiry, *, open_questions: bool = False
 ) -> list[Exchange]:
-    """Questions and replies since the last final answer, which ends a game.
+    """Return the questions and replies since the last final answer, which ends a game.
 
-    What the user says before the first question is a greeting. A conversation that is not a game
-    is refused.
+    User messages before the first question are ignored as a greeting.
 
     Args:
-        messages: As the chat request has them.
-        inquiry: Whose questions may have been asked.
-        open_questions: Whether the model may have proposed some.
+        messages: Messages of the chat request.
+        inquiry: The inquiry whose questions are recognized.
+        open_questions: Whether to accept questions that the model proposed.
 
     Raises:
-        BadControl: There are too many messages, or one is not part of a game; names it.
+        BadControl: There are too many messages, or one is not part of a game; names the message.
     """
     if len(messages) > MAX_MESSAGES:
         raise BadControl(f"`messages`: an inquiry reads at most {MAX_MESSAGES}", "messages")
@@ -81,7 +79,7 @@ def read_conversation(
             raise _refused(
                 place,
                 f"`{_short(text)}` is neither a question of `{inquiry.task.name}` nor its final "
-                "answer: send back what the server said",
+                "answer: send back the server's messages unchanged",
             )
         asked, num_open = (place, question), num_open + is_open
         if num_open > MAX_OPEN:
@@ -92,7 +90,7 @@ def read_conversation(
 
 
 def _question(inquiry: Inquiry, text: str, open_questions: bool) -> tuple[str | None, bool]:
-    """The question that a message asks, and whether it is an open one."""
+    """The question that a message contains, and whether it is an open question."""
     if len(text) <= inquiry.lookup.max_chars:
         place = inquiry.lookup.question(text)
         if place is not None:
@@ -121,7 +119,7 @@ def _role(message: Any, place: int) -> str:
 
 
 def _text(message: Mapping[str, Any], place: int) -> str:
-    """The text of a message; of a long one only its beginning."""
+    """The text of a message, truncated to `MAX_REPLY_CHARS`."""
     content = message.get("content")
     if message.get("tool_calls"):
         raise _refused(place, "an inquiry does not read tool calls")
@@ -136,9 +134,9 @@ def _text(message: Mapping[str, Any], place: int) -> str:
 
 def _parts(content: Iterable[Any], place: int) -> list[Any]:
     try:
-        parts = list(islice(content, MAX_PARTS + 1))  # vLLM validates parts as they are read, once
+        parts = list(islice(content, MAX_PARTS + 1))  # an iterator: vLLM validates parts lazily
     except ValidationError as error:
-        raise _refused(place, "its parts are not valid content of a chat message") from error
+        raise _refused(place, "its parts are not valid chat message content") from error
     if len(parts) > MAX_PARTS:
         raise _refused(place, f"an inquiry reads at most {MAX_PARTS} parts of a message")
     return parts

@@ -1,4 +1,4 @@
-"""How many engine requests a turn of an inquiry can take, checked before the first of them."""
+"""Bounds the engine requests of one inquiry turn, before the first is sent."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from server.inquiry.open_questions import ATTEMPTS, PROPOSALS, asked_openly
 from server.planning.inquiry import InquiryPlan
 
 MAX_ENGINE_REQUESTS = 2048
-"""Of one turn, counted as if nothing were cached, so that every replica answers alike."""
+"""Per turn, ignoring the cache, so that every replica makes the same decision."""
 
 
 def refuse_costly(
     plan: InquiryPlan, exchanges: Sequence[Exchange], num_read: int, labels: Sequence[Tokens]
 ) -> None:
-    """Refuse a turn that would take more engine requests than one client may cause.
+    """Refuse a turn that takes more than `MAX_ENGINE_REQUESTS` engine requests.
 
     Args:
-        plan: What is wanted.
+        plan: Plan of the turn.
         exchanges: The game so far.
-        num_read: Prompts that tell what the replies mean.
-        labels: What `direct` reads of each label; empty for other predictors.
+        num_read: Prompts needed to interpret the replies.
+        labels: Tokens of each label that `direct` reads; empty for other predictors.
 
     Raises:
-        BadControl: Names the field that asks for most.
+        BadControl: Names the field that causes most of the requests.
     """
     costs = {"messages": num_read, "entropy.inquiry.max_candidates": 0}
     task, limit = plan.inquiry.task, plan.control.max_candidates

@@ -1,4 +1,4 @@
-"""The predictor `direct`: the model is asked for the label, now and after every possible answer."""
+"""Predictor `direct`: reads label probabilities now and after each possible next answer."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from server.planning.inquiry import InquiryPlan
 
 
 async def label_tokens(names: Sequence[str], reads: Reads) -> list[Tokens]:
-    """Tokens that tell the labels apart, as `label_sequences` has them.
+    """Tokens that distinguish the labels, from `label_sequences`.
 
     Raises:
         ReadError: Two labels have the same tokens.
@@ -34,14 +34,14 @@ async def direct_lookahead(
     labels: Sequence[Tokens],
     reads: Reads,
 ) -> Lookahead:
-    """Predictions read from the model: the present first, then all candidates and answers.
+    """Predict the labels for the current history and for each candidate question and answer.
 
     Args:
-        plan: What is wanted.
-        history: What was asked.
-        lookahead: By `likelihood`: which questions are left, and how likely each answer is.
-        labels: From `label_tokens`.
-        reads: The engine.
+        plan: Plan of the turn.
+        history: Questions and answers so far.
+        lookahead: Result of `likelihood`: remaining questions and their answer probabilities.
+        labels: Tokens from `label_tokens`.
+        reads: Reads from the engine.
 
     Raises:
         ReadError: The engine failed.
@@ -52,12 +52,14 @@ async def direct_lookahead(
     chosen = most_promising(lookahead, plan.control.max_candidates)
     questions = [lookahead.questions[place] for place in chosen]
     latest = {question: answer for question, answer in history if answer != UNKNOWN}
-    said = [(task.questions[question], answer) for question, answer in latest.items()]
-    histories = [said]
+    known = [(task.questions[question], answer) for question, answer in latest.items()]
+    histories = [known]
     for question in questions:
-        histories += [[*said, (task.questions[question], answer)] for answer in (YES, NO)]
+        histories += [[*known, (task.questions[question], answer)] for answer in (YES, NO)]
     prompts = await reads.tokens([label_prompt(task, one) for one in histories])
-    now = await _label_logprobs(labels, prompts[:1], reads)  # first: the others find its blocks
+    now = await _label_logprobs(
+        labels, prompts[:1], reads
+    )  # first, so that the others hit its prefix cache
     rows = now + await _label_logprobs(labels, prompts[1:], reads)
     probabilities = label_probabilities(torch.tensor(rows, dtype=torch.float64))
     after = probabilities[1:].reshape(len(questions), 2, len(task.names))
@@ -80,11 +82,11 @@ async def _label_logprobs(
 
 
 def most_promising(lookahead: Lookahead, limit: int) -> list[int]:
-    """Places of the questions with the largest gain, in their order.
+    """Indices of the questions with the largest information gain, in ascending order.
 
     Args:
-        lookahead: Questions left.
-        limit: How many to keep.
+        lookahead: Remaining questions.
+        limit: Maximum number of questions.
     """
     if len(lookahead.questions) <= limit:
         return list(range(len(lookahead.questions)))

@@ -1,4 +1,4 @@
-"""What an inquiry asks of the served model: readings in batches, cached, counted for the report."""
+"""Batched, cached log-probability reads from the served model, counted for the report."""
 
 import asyncio
 import hashlib
@@ -16,25 +16,25 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 T = TypeVar("T")
 
 MAX_SAMPLE = 160
-"""Most tokens of a sampled text."""
+"""Maximum number of tokens of a sampled text."""
 _BATCH = 64
-"""Requests in flight at once: one inquiry leaves room in the queue, and on the event loop."""
+"""Requests in flight per inquiry, so that one does not fill the queue or the event loop."""
 _ROW_BYTES = 200
-"""What a cache entry takes beside its numbers, about."""
+"""Approximate overhead of one cache entry."""
 
 
 class ReadError(ValueError):
-    """A reading failed: the prompt is too long, or the engine did not answer."""
+    """A read failed: the prompt is too long, or the engine did not answer."""
 
 
 class ReadCache:
-    """Readings by the digest of what was read: every turn of a game repeats those before it."""
+    """LRU cache of reads: each turn of a game repeats the reads of earlier turns."""
 
     def __init__(self, max_bytes: int = 64 << 20) -> None:
-        """Start without readings.
+        """Create an empty cache.
 
         Args:
-            max_bytes: Size at which the least recently used readings are dropped.
+            max_bytes: Size above which the least recently used reads are dropped.
         """
         self._max_bytes = max_bytes
         self._rows: OrderedDict[bytes, array[float]] = OrderedDict()
@@ -42,7 +42,7 @@ class ReadCache:
 
     @staticmethod
     def key(salt: str | None, kind: str, *tokens: Sequence[int]) -> bytes:
-        """Digest of a reading: readings of requests with different cache salts stay apart."""
+        """Digest of a read; requests with different cache salts share no entries."""
         digest = hashlib.blake2b(digest_size=24)
         text = [kind.encode(), (salt or "").encode()]
         for part in (*text, *(array("I", one).tobytes() for one in tokens)):
@@ -50,14 +50,14 @@ class ReadCache:
         return digest.digest()
 
     def get(self, key: bytes) -> list[float] | None:
-        """A reading, if it is still cached."""
+        """A cached read; None if it is not in the cache."""
         if key not in self._rows:
             return None
         self._rows.move_to_end(key)
         return self._rows[key].tolist()
 
     def put(self, key: bytes, row: Sequence[float]) -> None:
-        """Add a reading; drop the least recently used ones where the cache is full."""
+        """Add a read; drop the least recently used ones if the cache is full."""
         if key in self._rows:
             self.num_bytes -= _size(self._rows.pop(key))
         self._rows[key] = array("d", row)
@@ -71,10 +71,10 @@ def _size(row: "array[float]") -> int:
 
 
 def engine_salt(cache_salt: str | None) -> str | None:
-    """The salt of an inquiry's engine prompts, which differs from that of any other request.
+    """The prefix-cache salt of an inquiry's prompts, distinct from that of any other request.
 
-    A client chooses `cache_salt` freely: without a domain of their own, these prompts could be
-    given the blocks of a steered request.
+    Clients choose `cache_salt` freely: without domain separation, these prompts could reuse the
+    KV blocks of a steered request.
     """
     if cache_salt is None:
         return None
@@ -83,22 +83,22 @@ def engine_salt(cache_salt: str | None) -> str | None:
 
 
 class Reads:
-    """What one turn asks of the engine.
+    """Engine reads of one turn.
 
-    `forwards` and `prompt_tokens` count what the turn consists of, cached or not: what other
-    clients asked before does not show in them.
+    `forwards` and `prompt_tokens` count cached reads too, so that they reveal nothing about the
+    requests of other clients.
     """
 
     def __init__(
         self, engine: Any, request_id: str, cache: ReadCache, cache_salt: str | None = None
     ) -> None:
-        """Prepare; nothing is read yet.
+        """Create a reader without sending a request.
 
         Args:
             engine: vLLM's engine client.
-            request_id: Of the HTTP request.
-            cache: Of this server.
-            cache_salt: Of the HTTP request; only requests with the same one share readings.
+            request_id: Id of the HTTP request.
+            cache: Read cache of this server.
+            cache_salt: Salt of the HTTP request; only requests with the same salt share reads.
         """
         self._cache = cache
         self._engine = engine
@@ -111,14 +111,14 @@ class Reads:
         self.cached_tokens = 0
 
     async def tokens(self, texts: Sequence[str], *, start: bool = True) -> list[list[int]]:
-        """Token ids of texts, made by vLLM's tokenizer threads.
+        """Tokenize texts in vLLM's tokenizer threads.
 
         Args:
             texts: Prompts, or their continuations.
-            start: Whether each is the start of a prompt, which may get special tokens.
+            start: Whether each text starts a prompt and may get special tokens.
 
         Raises:
-            ReadError: A text is too long for the model: its length is checked before the work.
+            ReadError: A text is too long for the model; checked before tokenization.
         """
         params = TokenizeParams(
             max_total_tokens=self._engine.model_config.max_model_len, add_special_tokens=start
@@ -135,11 +135,11 @@ class Reads:
     async def logprobs(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[int]
     ) -> list[list[float]]:
-        """Log-probability of some next tokens after each prompt, in nats.
+        """Log-probabilities of the given next tokens after each prompt, in nats.
 
         Args:
             prompts: Token ids.
-            choices: The tokens, at most 128 and all different.
+            choices: Token ids, at most 128, all distinct.
 
         Raises:
             ReadError: A prompt is too long for the model, or the engine failed.
@@ -152,10 +152,10 @@ class Reads:
     async def continuations(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[float]:
-        """Log-likelihood of the second tokens of each pair after the first, in nats.
+        """Log-likelihood of the second sequence of each pair given the first, in nats.
 
         Args:
-            pairs: Token ids.
+            pairs: Token ids of a prefix and its continuation.
 
         Raises:
             ReadError: A pair is too long for the model, or the engine failed.
@@ -173,7 +173,7 @@ class Reads:
     async def sample(
         self, prompt: Sequence[int], schema: dict[str, object], temperature: float, seed: int
     ) -> str:
-        """Sample JSON that fits a schema; the same seed gives the same, but for rounding.
+        """Sample JSON that matches a schema; reproducible by seed up to rounding.
 
         Raises:
             ReadError: The prompt is too long for the model, or the engine failed.
@@ -193,7 +193,7 @@ class Reads:
     def _split(
         self, keys: Sequence[bytes], prompts: Sequence[Sequence[int]]
     ) -> tuple[dict[bytes, list[float]], dict[bytes, Sequence[int]]]:
-        """Count every reading once; returns the cached ones, and the prompts of the others."""
+        """Count each read once; return the cached results and the prompts of the others."""
         self._refuse_long(prompts, 1)
         known: dict[bytes, list[float]] = {}
         new: dict[bytes, Sequence[int]] = {}
@@ -223,11 +223,11 @@ class Reads:
         rows = (output.prompt_logprobs or [])[first:]
         counted = prompt[first:]
         if len(rows) != len(counted):
-            raise ReadError("the engine returned no log-probabilities of a prompt")
+            raise ReadError("the engine returned no prompt log-probabilities")
         return sum(float(row[token].logprob) for row, token in zip(rows, counted, strict=True))
 
     async def _run(self, prompt: Sequence[int], params: SamplingParams) -> Any:
-        """One request to its end."""
+        """Run one request to completion."""
         self._refuse_long([prompt], params.max_tokens or 1)
         self._requests += 1
         name = f"{self._request_id}-run{self._requests}"

@@ -1,8 +1,8 @@
-"""Open questions: the model proposes what to ask, and the table grows by what it proposed.
+"""Open questions: the model proposes questions, which are added to the table of the task.
 
-A question of the task has a fitted row in the artifact. One that the model made up has none: the
-statements about it are read now, and what holds for all fitted questions is taken to hold for it.
-No calibration saw such questions, so the report says that the level is not promised.
+The task's questions have fitted rows in the artifact. For a proposed question, the statement
+log-probabilities are read from the engine and converted with the parameters fitted on all
+questions. Proposed questions are not calibrated, so the report sets `calibrated` to false.
 """
 
 import logging
@@ -22,32 +22,32 @@ from server.inquiry.engine_reads import Reads
 logger = logging.getLogger("vllm.entrostat")
 
 PROPOSALS = 5
-"""At each turn, as published."""
+"""Proposals per turn, as published."""
 _TEMPERATURE = 0.7
 """As published."""
 ATTEMPTS = 3
-"""The published code asks for proposals until they are valid."""
+"""Attempts to get a new question; the published code retries without a limit."""
 
 
 class Open(NamedTuple):
-    """An inquiry with the questions that are not the task's own."""
+    """An inquiry extended by open questions."""
 
     inquiry: Inquiry
-    """Task and predictor with the further questions at the end."""
+    """Task and predictor with the open questions appended."""
     candidates: list[int] | None
-    """Places of the proposals; None where there is none, and the task's own are asked."""
+    """Indices of the proposals; None if there are none and the task's questions are used."""
 
 
 async def with_open_questions(
     inquiry: Inquiry, heard: Sequence[tuple[str, int]], count: int, reads: Reads
 ) -> Open:
-    """Add the open questions of the history, and new ones.
+    """Add the open questions of the history and new proposals.
 
     Args:
-        inquiry: From the artifact.
+        inquiry: The inquiry from the artifact.
         heard: Questions and answers so far, open ones among them.
-        count: How many questions to propose; 0 proposes none.
-        reads: The engine.
+        count: Number of questions to propose.
+        reads: Reads from the engine.
 
     Raises:
         ReadError: The engine failed.
@@ -58,11 +58,11 @@ async def with_open_questions(
     new = [*asked, *fresh]
     if not new:
         return Open(inquiry, None)
-    begun = await reads.tokens([label.phrase for label in task.labels])
-    said = await reads.tokens([f" {query.property}" for query in new], start=False)
-    pairs = [(before, words) for before in begun for words in said]
+    phrases = await reads.tokens([label.phrase for label in task.labels])
+    properties = await reads.tokens([f" {query.property}" for query in new], start=False)
+    pairs = [(phrase, one) for phrase in phrases for one in properties]
     found = torch.tensor(await reads.continuations(pairs), dtype=torch.float64)
-    columns = found.reshape(len(begun), len(said))
+    columns = found.reshape(len(phrases), len(properties))
     logprobs = torch.cat(
         [inquiry.logprobs, new_answer_logprobs(columns, inquiry.table, inquiry.model)]
     )
@@ -74,7 +74,7 @@ async def with_open_questions(
 
 
 def asked_openly(inquiry: Inquiry, questions: Sequence[str]) -> list[Query]:
-    """Those of the questions that are not the task's own, each once."""
+    """The open questions among the given ones, without duplicates."""
     found = [
         query
         for one in questions
@@ -86,20 +86,20 @@ def asked_openly(inquiry: Inquiry, questions: Sequence[str]) -> list[Query]:
 async def propose(
     inquiry: Inquiry, heard: Sequence[tuple[str, int]], count: int, reads: Reads
 ) -> list[Query]:
-    """Questions that the model makes up, all new by their wording; possibly none.
+    """Sample new questions from the model; may return none.
 
     Args:
-        inquiry: What they are about.
-        heard: Questions and answers so far; none of them is asked again, in either form.
-        count: How many to ask for.
-        reads: The engine.
+        inquiry: The inquiry that the questions are for.
+        heard: Questions and answers so far; none is repeated, whether closed or open.
+        count: Number of questions to request.
+        reads: Reads from the engine.
 
     Raises:
         ReadError: The engine failed.
     """
     task = inquiry.task
-    said = [(question, answer) for question, answer in heard if answer != UNKNOWN]
-    (prompt,) = await reads.tokens([proposal_prompt(task, said)])
+    known = [(question, answer) for question, answer in heard if answer != UNKNOWN]
+    (prompt,) = await reads.tokens([proposal_prompt(task, known)])
     past = _properties(inquiry, [question for question, _ in heard])
     for attempt in range(ATTEMPTS):
         text = await reads.sample(prompt, proposal_schema(count), _TEMPERATURE, attempt)
@@ -112,7 +112,7 @@ async def propose(
 
 
 def _properties(inquiry: Inquiry, questions: Sequence[str]) -> list[str]:
-    """What the questions ask about."""
+    """The property that each question asks about."""
     found: list[str] = []
     for one in questions:
         place = inquiry.lookup.question(one)

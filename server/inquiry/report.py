@@ -1,4 +1,4 @@
-"""The report of an inquiry's turn."""
+"""Builds the report of an inquiry turn."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from server.wire.report import HeardReport, InquiryReport
 def turn_report(
     plan: InquiryPlan, heard: Sequence[tuple[str, int]], turn: Turn, reads: Reads, seconds: float
 ) -> InquiryReport:
-    """What a turn found and what it cost.
+    """Build the report of a turn: prediction, action and cost.
 
     Args:
-        plan: That was followed, with the questions that were compared.
+        plan: The plan of the turn, including open questions.
         heard: Questions and answers so far.
-        turn: What to do now.
-        reads: Of this turn.
-        seconds: That it took.
+        turn: The chosen action.
+        reads: Engine reads of the turn.
+        seconds: Duration of the turn.
     """
     task = plan.inquiry.task
     names, questions = task.names, task.questions

@@ -27,16 +27,16 @@ from server.wire.report import InquiryReport
 logger = logging.getLogger("vllm.entrostat")
 
 UNKNOWN_WEIGHT = 8.0
-"""How much more likely than it says a model is to mean `unknown`, a word it seldom uses."""
+"""Prior weight of `unknown`, whose token a model underestimates."""
 SURE = 0.8
-"""A reply means what has at least this probability among the meanings, else unknown: a wrong
-answer costs the game, an unknown one a question. With these two the default model takes 1 of 96
-noise texts for an answer (65 without calibration, at 0.65), and understands 2 of 20 roundabout
-replies that the rules leave to it, none of them wrongly (12 and 1 without)."""
+"""Minimum probability of a meaning; below it the reply counts as unknown, because a wrong answer
+costs the game and an unknown one a question. With both constants, the default model interprets 1 of
+96 noise texts as an answer (65 without calibration, at 0.65) and 2 of 20 indirect replies that no
+rule matches, none of them wrongly (without calibration: 12 and 1)."""
 
 
 class InterpretedReply(NamedTuple):
-    """A question and what its reply was taken for."""
+    """A question and the answer that its reply was mapped to."""
 
     question: str
     answer: int
@@ -47,16 +47,16 @@ class Interpretation(NamedTuple):
 
     replies: list[InterpretedReply]
     complete: bool
-    """Whether all of them were read; those that the engine failed to read are `UNKNOWN`."""
+    """False if the engine failed; the replies that needed it are then `UNKNOWN`."""
 
 
 def literal_answers(task: Task, exchanges: Sequence[Exchange]) -> list[int | None]:
-    """Answers of the replies that need no model; None leaves one to the model."""
+    """Answers of the replies that match a rule; None for those that need the model."""
     return [literal_answer(task, one.question, one.reply) for one in exchanges]
 
 
 def num_readings(exchanges: Sequence[Exchange], answers: Sequence[int | None]) -> int:
-    """Prompts that the model reads to interpret the replies, neutral ones among them."""
+    """Number of prompts needed to interpret the replies, neutral replies included."""
     free = [one for one, answer in zip(exchanges, answers, strict=True) if answer is None]
     return len(free) + len(NEUTRAL_REPLIES) * len({one.question for one in free})
 
@@ -64,13 +64,13 @@ def num_readings(exchanges: Sequence[Exchange], answers: Sequence[int | None]) -
 async def interpret(
     task: Task, exchanges: Sequence[Exchange], answers: Sequence[int | None], reads: Reads
 ) -> Interpretation:
-    """Map every reply onto an answer, those that no rule understands by the model in one batch.
+    """Map every reply to an answer; the model reads those that match no rule, in one batch.
 
     Args:
-        task: Whose questions were asked.
+        task: The task of the game.
         exchanges: The game so far.
-        answers: From `literal_answers`.
-        reads: The engine.
+        answers: Result of `literal_answers`.
+        reads: Reads from the engine.
     """
     free = [one for one, answer in zip(exchanges, answers, strict=True) if answer is None]
     found = await _meanings(task, free, reads)
@@ -83,16 +83,16 @@ async def interpret(
 
 
 async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> list[int] | None:
-    """What replies mean; None if the engine cannot say."""
+    """The meaning of each reply; None if the engine fails."""
     if not exchanges:
         return []
     questions = list(dict.fromkeys(one.question for one in exchanges))
     neutral = [(question, reply) for question in questions for reply in NEUTRAL_REPLIES]
     asked = [*neutral, *((one.question, one.reply) for one in exchanges)]
     try:
-        words = [one[0] for one in await reads.tokens(list(MEANINGS.values()), start=False)]
+        choices = [one[0] for one in await reads.tokens(list(MEANINGS.values()), start=False)]
         prompts = await reads.tokens([reply_prompt(task, *one) for one in asked])
-        found = torch.tensor(await reads.logprobs(prompts, words), dtype=torch.float64)
+        found = torch.tensor(await reads.logprobs(prompts, choices), dtype=torch.float64)
     except ReadError as error:
         logger.warning("entrostat: replies could not be read: %s", error)
         return None
@@ -103,16 +103,18 @@ async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> 
 
 
 def meaning_of(evidence: torch.Tensor) -> int:
-    """The meaning with most of the probability, `UNKNOWN` if none has enough.
+    """The most probable meaning; `UNKNOWN` if its probability is below `SURE`.
 
     Args:
-        evidence: How much likelier each of `MEANINGS` is after this reply than after neutral ones,
-            in nats, shape (3,).
+        evidence: Log-probability of each of `MEANINGS` after this reply minus its mean after
+            neutral replies, in nats, shape (3,).
 
     Source: contextual calibration, Zhao et al. (arXiv 2102.09690).
     """
     weights = torch.tensor([0.0, 0.0, math.log(UNKNOWN_WEIGHT)], dtype=evidence.dtype)
-    probabilities = (evidence + weights).softmax(-1)  # NaN, as of an engine's -inf, is not sure
+    probabilities = (evidence + weights).softmax(
+        -1
+    )  # NaN, from an engine's -inf, compares false below
     best = int(probabilities.argmax())
     return list(MEANINGS)[best] if float(probabilities[best]) >= SURE else UNKNOWN
 
@@ -120,18 +122,18 @@ def meaning_of(evidence: torch.Tensor) -> int:
 async def inquire(
     plan: InquiryPlan, exchanges: Sequence[Exchange], reads: Reads
 ) -> tuple[str, InquiryReport, str | None]:
-    """Play one turn.
+    """Take one turn: interpret the replies, then ask a question or give the final answer.
 
     Args:
-        plan: What is wanted.
+        plan: Plan of the turn.
         exchanges: The game so far.
-        reads: The engine.
+        reads: Reads from the engine.
 
     Returns:
-        What the assistant says, the report, and what went wrong, if anything.
+        The assistant's message, the report, and a fallback code or None.
 
     Raises:
-        BadControl: The turn would take too many engine requests.
+        BadControl: The turn needs too many engine requests.
     """
     start = time.perf_counter()
     task = plan.inquiry.task
@@ -154,7 +156,7 @@ async def inquire(
 
 
 class _Outcome(NamedTuple):
-    """A turn, the plan that was followed, and what went wrong."""
+    """A turn, the plan that was used, and a fallback code or None."""
 
     turn: Turn
     plan: InquiryPlan
@@ -164,7 +166,7 @@ class _Outcome(NamedTuple):
 async def _with_labels(
     plan: InquiryPlan, reads: Reads
 ) -> tuple[InquiryPlan, list[Tokens], str | None]:
-    """The tokens that `direct` reads; without them the plan goes on with `likelihood`."""
+    """The tokens that `direct` reads; on failure the plan falls back to `likelihood`."""
     if plan.predictor != "direct":
         return plan, [], None
     try:
@@ -185,7 +187,7 @@ async def _turn(
     labels: Sequence[Tokens],
     reads: Reads,
 ) -> _Outcome:
-    """Choose among the candidates."""
+    """Choose a question among the candidates, or stop."""
     history = [
         (place, one.answer)
         for one in heard
@@ -209,7 +211,7 @@ async def _open_turn(
 ) -> _Outcome:
     """Propose questions and choose among them, unless the game is over.
 
-    Where the model proposes nothing new, the task's own questions are asked.
+    If the model proposes nothing new, choose among the task's questions.
     """
     own = plan.inquiry
     try:

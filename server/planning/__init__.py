@@ -1,1 +1,1 @@
-"""From a request to a plan. Pure: no I/O and no vLLM."""
+"""Resolves a request into a plan. Pure: no I/O and no vLLM."""

@@ -1,4 +1,4 @@
-"""From the control `difficulty` to how the answer follows the difficulty of the question."""
+"""Resolves the control `difficulty` to a probe, its strategies and a class."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 
 class DifficultyPlan(NamedTuple):
-    """How the answer follows the difficulty of the question."""
+    """How the difficulty of the question changes the answer."""
 
     probe: str
-    """Id of its artifact."""
+    """Id of the probe's artifact."""
     strategies: Strategies
     shadow: bool
-    """Whether to report and change nothing."""
+    """Whether to report the class without acting on it."""
     picked: Difficulty | None
-    """The class that `reasoning_effort` names; None asks the probe."""
+    """The class selected by `reasoning_effort`; None uses the probe."""
     sets_temperature: bool
-    """Whether the strategy's temperature is T0: not where the request names its own."""
+    """Whether the strategy sets the base temperature: only if the request does not."""
 
 
 def plan_difficulty(
     control: DifficultyControl, artifacts: "Artifacts", params: RequestParams
 ) -> DifficultyPlan:
-    """Resolve the probe and the class that the request names.
+    """Resolve the probe and the class that the request selects.
 
     Raises:
-        BadControl: No probe fits, or there is no question that it could read.
+        BadControl: No probe fits, or the request has no question to classify.
     """
     refuse_unread_question(params)
     picked = effort_class(params) if control.effort else None

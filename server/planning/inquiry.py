@@ -1,4 +1,4 @@
-"""From the control `inquiry` to the task, its calibration and the rule that chooses questions."""
+"""Resolves the control `inquiry` to a task, its calibration and a question-selection rule."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,29 +16,30 @@ if TYPE_CHECKING:
 
 
 class InquiryPlan(NamedTuple):
-    """An inquiry whose next turn is asked for."""
+    """How to take the next turn of an inquiry."""
 
     control: InquiryControl
     inquiry: Inquiry
     predictor: Predictor
     calibration: SetRule
     spare: SetRule
-    """Of `likelihood`, which needs no engine, for when the predictor fails."""
+    """Calibration of `likelihood`, the fallback predictor, which needs no engine."""
     rule: Rule
     optional: bool = False
-    """Whether a conversation that is no inquiry is answered as by the plain model."""
+    """Whether to answer a conversation that is not an inquiry without the inquiry."""
 
 
 def plan_inquiry(control: Control, artifacts: "Artifacts", params: RequestParams) -> InquiryPlan:
     """Resolve the task, the predictor and their thresholds.
 
     Args:
-        control: With an inquiry.
-        artifacts: Of the served model.
-        params: Of the request.
+        control: A control with `inquiry` set.
+        artifacts: Artifacts of the served model.
+        params: The request's other parameters.
 
     Raises:
-        BadControl: Nothing fits, too little was calibrated, or the request is no inquiry.
+        BadControl: No artifact fits, it has too few calibration samples, or the request cannot be
+            an inquiry.
     """
     wanted = control.inquiry
     assert wanted is not None

@@ -1,4 +1,4 @@
-"""From what a request says to what the engine does. Pure: no I/O, no clock, no engine."""
+"""Resolves a request's controls into a plan. Pure: no I/O, no clock, no engine."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -28,28 +28,28 @@ class Plan(NamedTuple):
     profile: str | None
     law: TemperatureLaw | None
     tag: int
-    """Of the law, for the worker."""
+    """Tag of the law in the worker's tables."""
     parameters: tuple[float, ...]
     trace: Trace
     difficulty: DifficultyPlan | None = None
     steering: "SteeringPlan | None" = None
     inquiry: "InquiryPlan | None" = None
     skipped: tuple[str, ...] = ()
-    """Fallbacks: what the profile asks for and this request cannot have."""
+    """Fallback codes: controls of the profile that this request cannot use."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do or to measure."""
+        """Whether the plan controls nothing and measures nothing."""
         controls = (self.law, self.difficulty, self.steering, self.inquiry)
         return self.trace == "none" and not any(controls)
 
     def without_inquiry(self) -> "Plan":
-        """The plan for a conversation that turns out to be no inquiry."""
+        """The same plan for a conversation that is not an inquiry."""
         return self._replace(inquiry=None, skipped=(*self.skipped, "inquiry_skipped"))
 
 
 class ControlSources(NamedTuple):
-    """Where a request names controls, strongest first."""
+    """Where a request names controls, highest priority first."""
 
     body: Control | None
     """The field `entropy`."""
@@ -64,14 +64,13 @@ class _Profile(NamedTuple):
 
     name: str
     param: str
-    """Where it was named."""
+    """The request field or header that names it."""
 
     @property
     def is_lenient(self) -> bool:
-        """Whether the request would be answered without it.
+        """Whether controls that do not fit the request are skipped instead of refused.
 
-        A model name or a header is often set once for many requests; `entropy.profile` belongs to
-        this one.
+        A model name or a header is often set once for many requests, `entropy.profile` for one.
         """
         return self.param != "entropy.profile"
 
@@ -79,7 +78,7 @@ class _Profile(NamedTuple):
 def split_model(
     model: str | None, served: Collection[str], profiles: Collection[str]
 ) -> tuple[str | None, str | None]:
-    """Split `NAME@PROFILE` if either is known; any other name stays whole for vLLM to judge."""
+    """Split `NAME@PROFILE` if either part is known; return any other name unchanged."""
     if model is None or model in served:
         return model, None
     name, at, profile = model.rpartition("@")
@@ -92,21 +91,21 @@ def make_plan(
     artifacts: "Artifacts",
     params: RequestParams,
 ) -> Plan | None:
-    """Resolve body over suffix over header into a plan.
+    """Make a plan; the body overrides the model suffix, which overrides the header.
 
     Args:
         sources: Where the request names controls.
         profiles: By name.
-        artifacts: Of the served model.
-        params: The rest of the request.
+        artifacts: Artifacts of the served model.
+        params: The request's other parameters.
 
     Returns:
-        None when the request asks for nothing.
+        None when the request names no controls.
 
     Raises:
-        BadControl: An unknown profile; or a control of the body, or of a profile named there, that
-            has no artifact or contradicts the request. Such a control of a profile that the model
-            name or the header names is skipped.
+        BadControl: The profile is unknown; or a control from the body, or from a profile named in
+            the body, has no artifact or contradicts the request. If the model name or the header
+            names the profile, such a control is skipped.
     """
     profile = _chosen_profile(sources, profiles)
     if profile is None:
@@ -123,7 +122,7 @@ def _fields_set(control: Control) -> dict[str, object]:
 
 
 class _Planner:
-    """Plans the controls of one request, one by one."""
+    """Plans each control of one request."""
 
     def __init__(
         self,
@@ -132,13 +131,13 @@ class _Planner:
         artifacts: "Artifacts",
         own: frozenset[str] = frozenset(),
     ) -> None:
-        """Prepare.
+        """Create a planner.
 
         Args:
-            control: The profile's controls with the body's over them.
-            profile: None if the body has all of them.
-            artifacts: Of the served model.
-            own: Fields that come from the body.
+            control: The profile's controls, overridden by the body's.
+            profile: None if all controls come from the body.
+            artifacts: Artifacts of the served model.
+            own: Fields set in the body.
         """
         self._control, self._profile = control, profile
         self._artifacts, self._own = artifacts, own
@@ -148,7 +147,7 @@ class _Planner:
         """Plan every control.
 
         Raises:
-            BadControl: One that must not be skipped does not fit.
+            BadControl: A control that cannot be skipped does not fit the request.
         """
         self._make_room_for_an_inquiry()
         if not self._allows("all", lambda: refuse_beam_search(params)):
@@ -182,7 +181,7 @@ class _Planner:
         )
 
     def _attempt(self, field: str, make: Callable[[], T]) -> T | None:
-        """Plan one control; None where it is skipped, and then `_skipped` says so."""
+        """Plan one control; None if it is skipped, which is recorded in `_skipped`."""
         try:
             return make()
         except BadControl as error:
@@ -199,7 +198,7 @@ class _Planner:
             raise BadControl(message, profile.param) from error
 
     def _allows(self, field: str, refuse: Callable[[], None]) -> bool:
-        """Whether a check passes; if it does not and may be skipped, `_skipped` says so."""
+        """Whether a check passes; a failure that may be skipped is recorded in `_skipped`."""
 
         def passes() -> bool:
             refuse()
@@ -208,7 +207,7 @@ class _Planner:
         return self._attempt(field, passes) is not None
 
     def _make_room_for_an_inquiry(self) -> None:
-        """Skip the profile's controls of sampling where the body asks for an inquiry."""
+        """Skip the profile's sampling controls if the body requests an inquiry."""
         if "inquiry" not in self._own or self._profile is None or not self._profile.is_lenient:
             return
         for field in ("temperature", "difficulty"):
@@ -248,7 +247,7 @@ def _chosen_profile(sources: ControlSources, profiles: Mapping[str, Control]) ->
     """The profile that applies.
 
     Raises:
-        BadControl: There is none of this name.
+        BadControl: No profile has this name.
     """
     named = [
         (sources.body.profile if sources.body else None, "entropy.profile"),

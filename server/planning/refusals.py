@@ -1,7 +1,7 @@
-"""Every reason to refuse a well-formed control: contradictions, and requests it cannot act on.
+"""Checks that refuse a well-formed control which contradicts the request or cannot act on it.
 
-Values out of range are refused by the models of `server.wire.request`; artifacts that are missing
-or do not fit, by `server.artifacts`.
+The models of `server.wire.request` reject values out of range. `server.artifacts` rejects missing
+and incompatible artifacts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,32 +21,32 @@ EFFORTS = {
     "xhigh": Difficulty.HARD,
     "max": Difficulty.HARD,
 }
-"""The class of a question by the request's `reasoning_effort`; all values of the OpenAI SDK."""
+"""Maps each value of `reasoning_effort` in the OpenAI SDK to a class."""
 
 
 class RequestParams(NamedTuple):
-    """What a request says outside `entropy`, as far as a control depends on it."""
+    """The request parameters outside `entropy` that controls depend on."""
 
     temperature: float | None = None
-    """None if it names none."""
+    """None if the request sets no temperature."""
     reasoning_effort: str | None = None
     answers_one_chat: bool = True
-    """Whether it asks for the answer to one conversation."""
+    """Whether the request is a single conversation."""
     plays: bool = True
-    """Whether its route answers with the turns of an inquiry."""
+    """Whether the route supports inquiries."""
     last_message: Mapping[str, Any] | None = None
-    """Of that conversation."""
+    """Last message of that conversation."""
     adapter: str | None = None
-    """The LoRA adapter that it names as its model."""
+    """The LoRA adapter named as the model."""
     num_choices: int = 1
     beam_search: bool = False
     background: bool = False
     not_of_a_question: tuple[str, ...] = ()
-    """Fields that ask for something that a chosen question does not have."""
+    """Fields set in the request that an inquiry does not support."""
 
 
 def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> None:
-    """Refuse a fixed temperature beside another one. A greedy request stays greedy under any law.
+    """Refuse a fixed temperature that differs from the request's. Greedy requests stay greedy.
 
     Raises:
         BadControl: Names `temperature`.
@@ -61,7 +61,7 @@ def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> Non
 
 
 def refuse_unread_question(params: RequestParams) -> None:
-    """Refuse a difficulty control where there is no question for the probe to read.
+    """Refuse a difficulty control if the request has no question for the probe to read.
 
     Raises:
         BadControl: Names `entropy.difficulty`.
@@ -88,7 +88,7 @@ def _has_text(content: object) -> bool:
 
 
 def effort_class(params: RequestParams) -> Difficulty | None:
-    """The class that `reasoning_effort` names; None if the request has none.
+    """The class that `reasoning_effort` selects; None if it is not set.
 
     Raises:
         BadControl: Names `reasoning_effort`.
@@ -103,7 +103,7 @@ def effort_class(params: RequestParams) -> Difficulty | None:
 
 
 def refuse_companions(control: Control) -> None:
-    """Refuse controls of sampling beside an inquiry.
+    """Refuse an inquiry together with sampling controls.
 
     Raises:
         BadControl: Names the other control.
@@ -118,7 +118,7 @@ def refuse_companions(control: Control) -> None:
 
 
 def refuse_unplayable(params: RequestParams) -> None:
-    """Refuse an inquiry where the answer cannot be a question.
+    """Refuse an inquiry that the route or another field rules out.
 
     Raises:
         BadControl: Names the field.
@@ -150,7 +150,7 @@ def refuse_mixed_positions(vectors: Sequence[Steer]) -> None:
 
 
 def refuse_two_clamps(layers: Sequence[int]) -> None:
-    """Refuse a layer that is clamped along two vectors.
+    """Refuse to clamp one layer along two vectors.
 
     Args:
         layers: Every clamped layer of every vector.
@@ -164,7 +164,7 @@ def refuse_two_clamps(layers: Sequence[int]) -> None:
 
 
 def refuse_beam_search(params: RequestParams) -> None:
-    """Refuse any control of a request that does not sample.
+    """Refuse controls on a beam search, which does not sample.
 
     Raises:
         BadControl: Names `use_beam_search`.
@@ -175,7 +175,7 @@ def refuse_beam_search(params: RequestParams) -> None:
 
 
 def refuse_late_report(trace: Trace, params: RequestParams) -> None:
-    """Refuse a report on an answer that is sent before it exists.
+    """Refuse a report on a background response, which is returned before generation.
 
     Raises:
         BadControl: Names `background`.

@@ -1,1 +1,1 @@
-"""Runs a plan for one HTTP request: generate, collect telemetry, merge the report."""
+"""Executes a plan for one HTTP request: generate, collect telemetry, merge the report."""

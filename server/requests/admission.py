@@ -6,32 +6,32 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 RETRY_AFTER = 1
-"""Seconds after which a refused client may ask again: about the length of a short answer."""
+"""Seconds until a refused client may retry: about the duration of a short answer."""
 
 
 class QueueFull(Exception):
-    """Too many requests wait already; the client may ask again after `RETRY_AFTER` seconds."""
+    """The queue is full; the client may retry after `RETRY_AFTER` seconds."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(
-            f"{waiting} steered requests wait already: try again later, or start the server with a "
-            "larger --max-steering-vectors"
+            f"{waiting} steered requests are already waiting: retry later, or start the server "
+            "with a larger --max-steering-vectors"
         )
 
 
 class Admission:
-    """Admits requests in their order while their distinct steering configs are few enough.
+    """Admits requests in FIFO order while at most `capacity` steering configs are in flight.
 
-    Requests with the same config share its place. No request overtakes: one whose config is in
-    flight waits behind those that came before it, else a popular config starves the others.
+    Requests with the same config share one slot. The order is strict: a request whose config is in
+    flight still waits behind earlier requests, so that a popular config cannot starve the others.
     """
 
     def __init__(self, capacity: int, max_waiting: int = 1024) -> None:
-        """Admit nobody yet.
+        """Create an empty queue.
 
         Args:
-            capacity: Distinct configs at once, at least one.
-            max_waiting: Requests that may wait; further ones are refused.
+            capacity: Maximum number of distinct configs in flight, at least one.
+            max_waiting: Maximum number of waiting requests; further ones are refused.
         """
         assert capacity > 0
         self._capacity = capacity
@@ -41,13 +41,13 @@ class Admission:
         self._waiting = 0
 
     def reserve(self, config: str) -> "Reservation":
-        """Announce a request before its first engine call.
+        """Register a request before its first engine call.
 
         Args:
             config: The key of a steering config.
 
         Raises:
-            QueueFull: It would have to wait, and too many do.
+            QueueFull: The request would have to wait and the queue is full.
         """
         if self._waiting >= self._max_waiting and not self._has_room(config):
             raise QueueFull(self._waiting)
@@ -55,7 +55,7 @@ class Admission:
         return Reservation(self, config)
 
     def withdraw(self) -> None:
-        """Take back one reservation."""
+        """Remove one reservation from the waiting count."""
         self._waiting -= 1
 
     def _has_room(self, config: str) -> bool:
@@ -63,7 +63,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self, config: str) -> AsyncIterator[None]:
-        """Wait for a place and keep it while the block runs.
+        """Wait for a slot and hold it while the block runs.
 
         Args:
             config: The key of a steering config.
@@ -75,7 +75,7 @@ class Admission:
             await turn
             yield
         finally:
-            if not turn.cancel() and not turn.cancelled():  # its turn had come
+            if not turn.cancel() and not turn.cancelled():  # it was admitted
                 self._leave(config)
             self._call_next()
 
@@ -96,7 +96,7 @@ class Admission:
 
 
 class Reservation:
-    """One HTTP request; it counts as waiting until its first engine call is admitted."""
+    """An HTTP request that counts as waiting until its first engine call is admitted."""
 
     def __init__(self, admission: Admission, config: str) -> None:
         self._admission = admission
@@ -105,13 +105,13 @@ class Reservation:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Wait for a place for one engine call and keep it while the block runs."""
+        """Wait for a slot for one engine call and hold it while the block runs."""
         async with self._admission.admit(self._config):
             self.release()
             yield
 
     def release(self) -> None:
-        """Count as waiting no longer."""
+        """Stop counting as waiting."""
         if self._open:
             self._open = False
             self._admission.withdraw()

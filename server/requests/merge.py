@@ -1,8 +1,8 @@
-"""Puts reports into what vLLM's handlers return, above them.
+"""Adds reports to the results of vLLM's handlers.
 
-A report stays a pydantic model: vLLM's own route dumps it together with the answer. In streams it
-goes on events that vLLM sends anyway, never behind the last one, because clients take what they
-read last for the whole (`usage` in the OpenAI SDK).
+A report stays a pydantic model, which vLLM's route serializes with the response. In streams,
+reports are added to vLLM's own events and no event is appended, because clients read fields such as
+`usage` from the last event.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ HANDLERS = {
     "openai_serving_responses": "create_responses",
     "anthropic_serving_messages": "create_messages",
 }
-"""vLLM's handlers that take controls, by their name in the app's state, and the method to merge."""
+"""Attribute names of vLLM's handlers in the app state, and the method to wrap."""
 
 
 class ReportedMessagesResponse(AnthropicMessagesResponse):
-    """vLLM's Messages answer with its report."""
+    """vLLM's Messages response with a report."""
 
     entropy: Report | None = None
     """What was measured and applied; present when the request asked for control."""
 
 
 def reporting(handle: Handler) -> Handler:
-    """A method of a handler whose result carries the reports of the current generation."""
+    """Wrap a handler's method to add the reports of the current generation to its result."""
 
     @wraps(handle)
     async def handle_and_report(*args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ def reporting(handle: Handler) -> Handler:
 
 
 class Merge:
-    """Reports of one generation."""
+    """Adds the reports of one generation."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -68,13 +68,13 @@ class Merge:
         self._lost = False
 
     async def answer(self, body: Any) -> Any:
-        """An answer in one piece with its reports.
+        """Add the reports to a non-streaming response.
 
         Args:
-            body: What the handler made: with `choices`, or one answer (Responses, Messages).
+            body: The handler's result: with `choices`, or a single answer (Responses, Messages).
         """
         generation = self._generation
-        if self._plan.trace == "none":  # nothing was recorded but the class, which a header tells
+        if self._plan.trace == "none":  # only the class, sent in a header, was recorded
             if self._plan.difficulty is not None and generation.choices:
                 call, completion = generation.choices[0]
                 assert call.difficulty is not None
@@ -83,13 +83,13 @@ class Merge:
         reports = []
         for choice in generation.choices:
             reports.append(await self.report(choice))
-            await asyncio.sleep(0)  # 16,384 choices take a second together
+            await asyncio.sleep(0)  # 16,384 choices take a second: yield in between
         generation.reports = reports
         choices = getattr(body, "choices", None)
         if choices is not None:
             for one in choices:
                 one.entropy = reports[one.index] if one.index < len(reports) else None
-        elif reports:  # the last call's, where tools made several
+        elif reports:  # tool calls cause several engine calls: report the last
             if isinstance(body, AnthropicMessagesResponse):
                 fields = {name: getattr(body, name) for name in body.model_fields_set}
                 return ReportedMessagesResponse(**fields, entropy=reports[-1])
@@ -97,7 +97,7 @@ class Merge:
         return body
 
     async def report(self, choice: AnswerChoice) -> Report:
-        """The final report of a choice."""
+        """Build the final report of a choice."""
         call, completion = choice
         await self._complete(choice, 0)
         produced = call.produced[completion]
@@ -126,7 +126,7 @@ class Merge:
     # -- streams -------------------------------------------------------------------------------
 
     async def stream(self, events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        """The events of a handler, with reports, under the plan while the handler runs.
+        """Add reports to a handler's events; apply the plan while the handler runs.
 
         Args:
             events: Server-sent events as text, or the event objects of the Responses API.
@@ -146,7 +146,7 @@ class Merge:
                 event.response.entropy = await self.report(self._generation.choices[-1])
             return event
         kind, data = parse(event)
-        if not isinstance(data, dict):  # a comment that keeps the connection, or [DONE]
+        if not isinstance(data, dict):  # a keep-alive comment, or [DONE]
             return event
         if kind is not None:
             return await self._message_event(kind, event, data)
@@ -158,7 +158,7 @@ class Merge:
         return sse(data) if changed else event
 
     async def _part(self, part: dict[str, Any]) -> dict[str, Any] | None:
-        """What to add to a choice of a chunk: its tokens, and on its last chunk the summary."""
+        """The report of one choice of a chunk: its tokens, plus the summary in its last chunk."""
         position = part["index"]
         if only_opens(part) or position >= len(self._generation.choices):
             return None
@@ -170,7 +170,7 @@ class Merge:
         return {**summary.model_dump(exclude={"tokens"}), "tokens": tokens}
 
     async def _message_event(self, kind: str, event: str, data: dict[str, Any]) -> str:
-        """An event of the Messages API: tokens on the deltas, the summary where it stops."""
+        """Add tokens to Messages API deltas, and the summary to `message_delta`."""
         if not self._generation.choices:
             return event
         choice = self._generation.choices[0]
@@ -187,7 +187,7 @@ class Merge:
         return f"event: {kind}\n{sse(data)}"
 
     async def _new_tokens(self, choice: AnswerChoice) -> list[dict[str, Any]] | None:
-        """The tokens since the last chunk; None if there are none or the request wants none."""
+        """Tokens since the last chunk; None if there are none or the trace is not `tokens`."""
         call, completion = choice
         start, stop = call.reported[completion], call.produced[completion]
         if self._plan.trace != "tokens" or start == stop:
@@ -198,7 +198,7 @@ class Merge:
 
 
 class ClosingStream(StreamingResponse):
-    """A stream that closes its generation however it ends, also if it never begins."""
+    """A stream that always closes its generation, even if it never starts."""
 
     def __init__(self, response: StreamingResponse, generation: Generation) -> None:
         super().__init__(
@@ -208,7 +208,7 @@ class ClosingStream(StreamingResponse):
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
+        """Send the stream, then close the generation."""
         try:
             await super().__call__(scope, receive, send)
         finally:

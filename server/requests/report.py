@@ -1,4 +1,4 @@
-"""From the trace of a completion to its report. Pure."""
+"""Builds the report of a completion from its trace. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from server.wire.report import Report, TokenReport, join_fallbacks
 
 
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
-    """Tokens as the client sees them, ready for JSON."""
+    """Convert tokens to reports; NaN becomes None."""
     return [
         TokenReport(entropy=_number(entropy), temperature=_number(temperature))
         for entropy, temperature in tokens
@@ -20,13 +20,13 @@ def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
 def summarise(
     plan: Plan, tokens: Sequence[Token], produced: int, base: float | None = None
 ) -> Report:
-    """The report of one completion.
+    """Build the report of one completion.
 
     Args:
-        plan: What was applied.
-        tokens: Its trace, as far as it arrived.
-        produced: How many tokens it has.
-        base: T0; None if it is not known.
+        plan: The plan that was applied.
+        tokens: Trace records that have arrived.
+        produced: Number of tokens of the completion.
+        base: Base temperature T0; None if unknown.
     """
     entropies = [entropy for entropy, _ in tokens if math.isfinite(entropy)]
     temperatures = [temperature for _, temperature in tokens if math.isfinite(temperature)]
@@ -55,7 +55,7 @@ def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
 
 
 def _changes(temperatures: Sequence[float], base: float | None) -> dict[str, float | None]:
-    """What the law did to T0."""
+    """Statistics of how the law changed T0."""
     found: dict[str, float | None] = {"base_temperature": base}
     if base is not None and temperatures:
         changed = [one - base for one in temperatures if not _equal(one, base)]
@@ -77,7 +77,7 @@ def _num_clamped(plan: Plan, temperatures: Sequence[float], base: float | None) 
 
 
 def _equal(temperature: float, other: float) -> bool:
-    """Whether two temperatures are equal but for the rounding of float32."""
+    """Whether two temperatures are equal up to float32 rounding."""
     return math.isclose(temperature, other, rel_tol=1e-5)
 
 

@@ -1,24 +1,24 @@
-"""Server-sent events as vLLM writes them: read one, write one."""
+"""Parses and writes server-sent events in vLLM's format."""
 
 import json
 from typing import Any
 
 
 def only_opens(choice: dict[str, Any]) -> bool:
-    """Whether this part of a chunk only names the role; the token it was sent for comes next."""
+    """Whether a choice of a chunk only sets the role; its token is in the next chunk."""
     delta = choice.get("delta") or {}
     return "role" in delta and not delta.get("content") and choice.get("finish_reason") is None
 
 
 def sse(data: dict[str, Any]) -> str:
-    """One event without a name."""
+    """Format one unnamed event."""
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def parse(event: str) -> tuple[str | None, Any]:
-    """Event name and payload of a server-sent event; payload None for a comment."""
+    """Return the name and payload of an event; the payload of a comment is None."""
     kind = None
-    for line in event.split("\n"):  # the text may hold other line ends, which JSON need not escape
+    for line in event.split("\n"):  # not splitlines: JSON leaves U+2028 and others unescaped
         if line.startswith("event: "):
             kind = line[7:]
         elif line.startswith("data: "):

@@ -1,7 +1,7 @@
-"""Receives traces from the workers and hands every answer its own.
+"""Receives trace records from the workers and routes them to the requests.
 
-One ZeroMQ PULL socket per API server. Workers push to the address that came with the request, so
-several API servers, several engines and several completions per request need no coordination.
+Each API server binds one ZeroMQ PULL socket. Workers push to the address sent with the request, so
+multiple API servers, engines and completions per request need no coordination.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ logger = logging.getLogger("vllm.entrostat")
 
 _PREFIX = "entrostat-"
 _NEW = 60.0
-"""Seconds; a younger socket may belong to a server that does not listen yet."""
+"""Seconds; a newer socket may belong to a server that is not listening yet."""
 Token = tuple[float, float]
-"""Entropy in nats and applied temperature; NaN where there was none."""
+"""Entropy in nats and applied temperature; NaN if not measured."""
 
 
 class Decision(NamedTuple):
-    """What a difficulty probe said."""
+    """The classification by a difficulty probe."""
 
     difficulty: Difficulty
     probabilities: tuple[float, float, float]
-    """By the value of `Difficulty`; NaN when the model's state was not finite."""
+    """Indexed by `Difficulty`; NaN if the hidden state was not finite."""
 
 
 class _Tokens:
-    """The tokens of one completion, and how many of them have arrived without a gap."""
+    """The tokens of one completion, and the length of their gap-free prefix."""
 
     def __init__(self) -> None:
         self.by_index: dict[int, Token] = {}
@@ -50,7 +50,7 @@ class _Tokens:
 
 
 class TraceBuffer:
-    """The trace of one `generate` call, by completion, filling up as records arrive."""
+    """Trace records of one `generate` call, by completion."""
 
     def __init__(self, identifier: int) -> None:
         self.id = identifier
@@ -60,7 +60,7 @@ class TraceBuffer:
         self._arrived = asyncio.Event()
 
     def put(self, choice: int, index: int, token: Token) -> None:
-        """Store a record; a later one for the same token wins (a preempted step was repeated)."""
+        """Store a record; it replaces an earlier one of the same token (a repeated step)."""
         tokens = self._tokens[choice]
         tokens.by_index[index] = token
         while tokens.leading in tokens.by_index:
@@ -68,13 +68,13 @@ class TraceBuffer:
         self._arrived.set()
 
     def has(self, choice: int, start: int, stop: int) -> bool:
-        """Whether every token in [start, stop) is here. Looks at no token twice."""
+        """Whether every token in [start, stop) has arrived. Skips the known gap-free prefix."""
         tokens = self._tokens[choice]
         missing = range(max(start, tokens.leading), stop)
         return all(index in tokens.by_index for index in missing)
 
     def get(self, choice: int, start: int, stop: int) -> list[Token]:
-        """The tokens in [start, stop) that are here, in order."""
+        """The tokens in [start, stop) that have arrived, in order."""
         tokens = self._tokens[choice].by_index
         return [tokens[index] for index in range(start, stop) if index in tokens]
 
@@ -82,10 +82,10 @@ class TraceBuffer:
         """Wait until [start, stop) is complete.
 
         Args:
-            choice: Which completion.
-            start: First token.
-            stop: One past the last.
-            deadline: On the clock of `time.monotonic`.
+            choice: Index of the completion.
+            start: Index of the first token.
+            stop: One past the index of the last token.
+            deadline: A time of `time.monotonic`.
 
         Returns:
             Whether it is complete.
@@ -93,12 +93,12 @@ class TraceBuffer:
         return await self._wait(lambda: self.has(choice, start, stop), deadline)
 
     async def wait_decision(self, choice: int, deadline: float) -> Decision | None:
-        """Wait for what the difficulty probe said of a completion; None if nothing came."""
+        """Wait for the difficulty decision of a completion; None after the deadline."""
         await self._wait(lambda: choice in self.decisions, deadline)
         return self.decisions.get(choice)
 
     def decide(self, choice: int, decision: Decision) -> None:
-        """Store what the difficulty probe said."""
+        """Store a difficulty decision."""
         self.decisions[choice] = decision
         self._arrived.set()
 
@@ -114,10 +114,10 @@ class TraceBuffer:
 
 
 class Telemetry:
-    """The receiving end of one API server."""
+    """The telemetry receiver of one API server."""
 
     def __init__(self) -> None:
-        # Short and private: a Unix socket path may have 107 characters.
+        # Kept short: a Unix socket path is limited to 107 characters.
         name = f"{_PREFIX}{os.getpid()}-{uuid4().hex[:8]}"
         self._path = Path(tempfile.gettempdir()) / name
         self.address = f"ipc://{self._path}"
@@ -129,16 +129,16 @@ class Telemetry:
 
     @property
     def num_open(self) -> int:
-        """Traces that were started and not closed."""
+        """Number of open traces."""
         return len(self._open)
 
     @property
     def receives(self) -> bool:
-        """Whether the receiver runs."""
+        """Whether the receiver is running."""
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Bind and start receiving; call inside the event loop."""
+        """Bind the socket and start receiving; call within the event loop."""
         remove_stale_sockets(self._path.parent)
         self._context = zmq.asyncio.Context()
         self._socket = receiver = self._context.socket(zmq.PULL)
@@ -148,7 +148,7 @@ class Telemetry:
         self._task = asyncio.create_task(self._receive(receiver), name="entrostat-telemetry")
 
     async def stop(self) -> None:
-        """Stop receiving and remove the socket."""
+        """Stop receiving and delete the socket file."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -159,13 +159,13 @@ class Telemetry:
         self._path.unlink(missing_ok=True)
 
     def open(self) -> TraceBuffer:
-        """Start a trace."""
+        """Open a trace."""
         trace = TraceBuffer(next(self._ids))
         self._open[trace.id] = trace
         return trace
 
     def close(self, trace: TraceBuffer) -> None:
-        """Drop a trace; records that still come for it are ignored."""
+        """Close a trace; later records for it are ignored."""
         self._open.pop(trace.id, None)
 
     async def _receive(self, receiver: zmq.asyncio.Socket) -> None:
@@ -177,10 +177,10 @@ class Telemetry:
             raise
 
     def feed(self, frame: bytes) -> None:
-        """Distribute one frame. One that cannot be read is dropped and counted."""
+        """Process one frame; drop and count it if it is malformed."""
         try:
             self._distribute(frame)
-        except Exception as error:  # whatever a frame holds, the next one is received
+        except Exception as error:  # a malformed frame must not stop the receiver
             metrics.dropped_frame()
             logger.warning("entrostat: a telemetry frame was dropped: %s", error)
 
@@ -197,13 +197,13 @@ class Telemetry:
 
 
 def remove_stale_sockets(folder: Path) -> None:
-    """Delete sockets that a killed server left behind: those that nobody listens to."""
+    """Delete sockets of killed servers: old ones without a listener."""
     for path in folder.glob(f"{_PREFIX}*"):
         try:
             if path.is_socket() and time.time() - path.stat().st_mtime > _NEW and _is_dead(path):
                 path.unlink()
-        except OSError as error:  # it is gone, or another user's
-            logger.debug("entrostat: %s stays: %s", path, error)
+        except OSError as error:  # already removed, or owned by another user
+            logger.debug("entrostat: %s not removed: %s", path, error)
 
 
 def _is_dead(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The wire: the answers of the routes below `/v1/entropy`, and of `/ready`."""
+"""Wire format: responses of the routes under `/v1/entropy` and of `/ready`."""
 
 from typing import Literal
 
@@ -7,19 +7,19 @@ from server.wire.request import Control
 
 
 class ArtifactCard(ReportModel):
-    """One line of `GET /v1/entropy/artifacts`."""
+    """One artifact in `GET /v1/entropy/artifacts`."""
 
     id: str
-    """What requests name."""
+    """Id to use in requests."""
     kind: str
-    """What it is: `entropy-statistics`, `difficulty-probe`, `steering-vector` or
+    """Kind of artifact: `entropy-statistics`, `difficulty-probe`, `steering-vector` or
     `inquiry-calibration`."""
     model: str
-    """The model it was made for."""
+    """The model that the artifact was made for."""
     usable: bool
-    """Whether it fits the served model."""
+    """Whether it is compatible with the served model."""
     reason: str | None = None
-    """Why it does not fit."""
+    """Why it is incompatible."""
 
 
 class ArtifactList(ReportModel):
@@ -28,16 +28,16 @@ class ArtifactList(ReportModel):
     object: Literal["list"] = "list"
     """As in OpenAI's lists."""
     data: list[ArtifactCard]
-    """Every artifact that was found."""
+    """All artifacts found, including incompatible ones."""
 
 
 class ProfileCard(ReportModel):
-    """One line of `GET /v1/entropy/profiles`."""
+    """One profile in `GET /v1/entropy/profiles`."""
 
     id: str
     """Name of the profile."""
     control: Control
-    """What it stands for."""
+    """The controls that the profile sets."""
 
 
 class ProfileList(ReportModel):
@@ -46,17 +46,17 @@ class ProfileList(ReportModel):
     object: Literal["list"] = "list"
     """As in OpenAI's lists."""
     data: list[ProfileCard]
-    """Every profile."""
+    """All profiles."""
 
 
 class Readiness(ReportModel):
     """`GET /ready`."""
 
     ready: bool
-    """Whether the engine makes progress."""
+    """Whether the engine is making progress."""
     steps: int | None = None
-    """Sampling steps of the engine since it started."""
+    """Sampling steps since the engine started."""
     artifacts: int
-    """Artifacts loaded for the served model."""
+    """Number of artifacts loaded for the served model."""
     reason: str | None = None
     """Why the server is not ready."""

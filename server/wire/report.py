@@ -1,4 +1,4 @@
-"""The wire: the report that comes back with an answer."""
+"""Wire format: the report in a response."""
 
 from typing import Literal
 
@@ -9,13 +9,13 @@ from probes.inquiry.words import Policy, Predictor, Queries, StopReason
 
 
 class ReportModel(BaseModel):
-    """Base of everything that the server answers with."""
+    """Base class of the response models."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 def join_fallbacks(*reasons: str | None) -> str | None:
-    """The field `fallback` for several reasons; None stands for none."""
+    """Join reasons to a value of the field `fallback`; None if there are none."""
     return ",".join(dict.fromkeys(filter(None, reasons))) or None
 
 
@@ -23,97 +23,99 @@ class TokenReport(ReportModel):
     """One sampled token."""
 
     entropy: float | None
-    """Nats, of the distribution after penalties and masks at T = 1; None if it had none."""
+    """Entropy in nats of the distribution at T = 1, after penalties and masks; None if not
+    measured."""
     temperature: float | None
     """Applied temperature; 0 for a greedy request."""
 
 
 class StrategyReport(ReportModel):
-    """How the class of the question changed the request."""
+    """Settings of the strategy for the class of the question."""
 
     temperature: float | None
-    """T0; None where the request's own temperature or its law applies."""
+    """Base temperature T0; None if the request's own temperature or law applies."""
     max_tokens: int
-    """Tokens that the answer may have."""
+    """Maximum number of tokens of the answer."""
     prompt: bool
     """Whether the strategy added text after the question."""
 
 
 class DifficultyReport(ReportModel):
-    """The difficulty of the question, and the strategy that followed."""
+    """The difficulty of the question, and the strategy that was applied."""
 
     label: DifficultyWord | None
-    """None if the probe gave no answer in time."""
+    """Class of the question; None if the probe did not answer in time."""
     probabilities: dict[DifficultyWord, float] | None = None
-    """None if `reasoning_effort` picked the class, or the model's state was not finite."""
+    """Probability of each class; None if `reasoning_effort` selected the class, or the hidden state
+    was not finite."""
     mode: Literal["act", "shadow"]
     """As requested."""
     source: Literal["probe", "effort", "fallback"]
-    """Where the class comes from; `fallback` if the probe did not answer in time."""
+    """Source of the class; `fallback` if the probe did not answer in time."""
     strategy: StrategyReport | None = None
-    """What was applied, in shadow mode what would have been; None without a label."""
+    """The strategy applied, or in shadow mode the one that would apply; None without a label."""
     prepass_tokens: int | None = None
-    """Tokens of the prompt that the probe read ahead of the answer; None where it read the
-    answer's own prompt."""
+    """Prompt tokens of a separate pass for the probe; None if the probe read the prompt of the
+    answer itself."""
 
 
 class SteeringReport(ReportModel):
-    """One vector that steered the answer."""
+    """One steering vector applied to the answer."""
 
     vector: str
-    """Its id."""
+    """Id of the vector."""
     hash: str
-    """The sha256 of its contents."""
+    """SHA-256 of the vector's contents."""
     layers: list[int]
-    """Layers that were steered."""
+    """Steered layers."""
     positions: Literal["answer", "all"]
     """As requested."""
     strength: float | None = None
-    """As requested: multiples of the vector."""
+    """As requested, in multiples of the vector."""
     strength_relative: float | None = None
-    """As requested: multiples of the mean norm of the stream."""
+    """As requested, in multiples of the mean norm of the residual stream."""
     clamp: tuple[float, float] | None = None
-    """As requested: limits of the component along the vector."""
+    """As requested: bounds of the component along the vector."""
 
 
 class HeardReport(ReportModel):
-    """One question of an inquiry and how its reply was read."""
+    """One question of an inquiry and the answer that its reply was mapped to."""
 
     query: str
     """The question."""
     answer: str
-    """One of the task's answers, or `unknown`: counts as no information."""
+    """One of the task's answers, or `unknown`, which carries no information."""
 
 
 class InquiryReport(ReportModel):
-    """Where an inquiry stands."""
+    """The state of an inquiry."""
 
     task: str
-    """Also the id of the calibration."""
+    """Id of the task and its calibration."""
     introduction: str | None = None
-    """What the task tells a person to do; in the first turn only."""
+    """The task's instructions for the user; in the first turn only."""
     action: Literal["ask", "answer"]
-    """What the assistant does in this turn."""
+    """The assistant's action in this turn."""
     turn: int
-    """Questions asked, this one included."""
+    """Number of questions asked, including this one."""
     query: str | None = None
-    """What is asked now."""
+    """The question of this turn."""
     label: str | None = None
     """The label of the final answer."""
     reason: StopReason | None = None
-    """Why there is no further question."""
+    """Why the inquiry stopped."""
     prediction_set: list[str]
-    """Labels that may be true at this confidence level, the most probable first."""
+    """Labels in the prediction set at this confidence level, most probable first."""
     probabilities: dict[str, float]
-    """Of all labels."""
+    """Probability of each label."""
     heard: list[HeardReport]
-    """Each question and how its reply was read."""
+    """Each question so far and the answer that its reply was mapped to."""
     expected_size: float | None = None
-    """Of the prediction set after the next answer, in labels."""
+    """Expected size of the prediction set after the next answer, in labels."""
     runner_up: str | None = None
-    """What would be asked without `query`."""
+    """The second-best question."""
     runner_up_size: float | None = None
-    """Expected size of the prediction set after it, in labels."""
+    """Expected size of the prediction set after the runner-up, in labels."""
     confidence_level: float
     """As requested."""
     predictor: Predictor
@@ -123,54 +125,55 @@ class InquiryReport(ReportModel):
     queries: Queries
     """As requested."""
     num_candidates: int
-    """Questions that were compared in this turn."""
+    """Number of questions compared in this turn."""
     calibrated: bool
-    """Whether histories like this one were calibrated: not if it is longer than any that was, then
-    the longest one's threshold holds, and not if the model made up one of its questions."""
+    """Whether the calibration covers this history. False if the history is longer than any
+    calibrated one (the threshold of the longest is used) or contains a question that the model
+    proposed."""
     forwards: int = 0
-    """Forward passes of the model that this turn consists of, cached readings among them."""
+    """Forward passes of this turn, including cached ones."""
     prompt_tokens: int = 0
-    """Tokens of their prompts."""
+    """Prompt tokens of these forward passes."""
     seconds: float
-    """Spent on this turn."""
+    """Duration of this turn."""
 
 
 class Report(ReportModel):
-    """`choices[i].entropy` of an answer. In a stream, chunks carry `tokens` alone."""
+    """`choices[i].entropy` of a response. Stream chunks before the last contain only `tokens`."""
 
     profile: str | None = None
     """The profile that applied."""
     law: str | None = None
     """Type of the temperature law; None if the request's own temperature applied."""
     entropy_mean: float | None = None
-    """Nats per token."""
+    """Mean entropy per token, in nats."""
     entropy_max: float | None = None
-    """Highest entropy of a token, nats."""
+    """Maximum entropy of a token, in nats."""
     temperature_mean: float | None = None
-    """Of the temperatures that were applied."""
+    """Mean of the applied temperatures."""
     base_temperature: float | None = None
-    """T0: the temperature that the request, its strategy or the model's defaults set."""
+    """Base temperature T0, set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None
     """Mean of |T - T0|."""
     share_heated: float | None = None
-    """Share of tokens drawn above T0."""
+    """Share of tokens sampled above T0."""
     share_cooled: float | None = None
-    """Share of tokens drawn below T0."""
+    """Share of tokens sampled below T0."""
     num_tokens: int | None = None
-    """Tokens measured."""
+    """Number of tokens measured."""
     num_clamped: int | None = None
-    """Tokens whose entropy is not the target: drawn at a temperature limit, or left at T0 by a
-    one-sided target. None without a target."""
+    """Number of tokens whose entropy differs from the target: sampled at a temperature limit, or
+    left at T0 by a one-sided target. None without a target."""
     entropy_target: float | None = None
-    """The target in nats, if the law has one."""
+    """Entropy target in nats; None if the law has none."""
     tokens: list[TokenReport] | None = None
-    """Every token, with the trace `tokens`."""
+    """Each token; only with `trace` set to `tokens`."""
     difficulty: DifficultyReport | None = None
-    """How hard the question is, if the request asked."""
+    """Difficulty of the question; None unless requested."""
     steering: list[SteeringReport] | None = None
-    """What steered the answer, if the request asked."""
+    """Steering vectors applied; None unless requested."""
     inquiry: InquiryReport | None = None
-    """Where the inquiry stands, if the request asked."""
+    """State of the inquiry; None unless requested."""
     fallback: str | None = None
-    """Why control or measurement is incomplete, as codes separated by commas; None when nothing
-    is missing."""
+    """Why control or measurement is incomplete, as comma-separated codes; None if it is
+    complete."""

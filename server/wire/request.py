@@ -1,4 +1,4 @@
-"""The wire: the field `entropy` of a request."""
+"""Wire format: the field `entropy` of a request."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -11,26 +11,26 @@ from probes.strict import RequestModel
 
 
 class DifficultyControl(RequestModel):
-    """Read how hard the question is and answer it by the strategy of its class (DiffAdapt)."""
+    """Classify the difficulty of the question and apply the strategy of its class (DiffAdapt)."""
 
     probe: str | None = Field(None, max_length=200)
-    """Id of a `difficulty-probe` artifact; default: the served model's own."""
+    """Id of a `difficulty-probe` artifact; default: the one for the served model."""
     mode: Literal["act", "shadow"] = "act"
-    """`shadow` decides and reports, and changes nothing."""
+    """`shadow` classifies and reports without changing the answer."""
     effort: bool = False
-    """Let the request's `reasoning_effort` pick the class: none, minimal and low are easy, medium
-    is normal, high, xhigh and max are hard. The probe reads a request without one."""
+    """Select the class by the request's `reasoning_effort`: none, minimal and low are easy, medium
+    is normal, high, xhigh and max are hard. Without `reasoning_effort`, use the probe."""
     strategies: Strategies | None = None
     """Replaces the strategies stored with the probe."""
 
 
 _Bound = Annotated[float, Field(ge=-1e6, le=1e6)]
-"""Far beyond any residual stream, and a number that the worker's float32 can hold."""
+"""Larger than any residual stream and representable in the worker's float32."""
 _AMOUNTS = ("strength", "strength_relative", "clamp")
 
 
 def _one_amount(schema: dict[str, Any]) -> None:
-    """Say in the schema that a vector has exactly one amount."""
+    """State in the schema that a vector has exactly one amount."""
     schema["oneOf"] = [
         {
             "required": [amount],
@@ -51,19 +51,19 @@ class Steer(RequestModel):
     vector: str = Field(max_length=200)
     """Id of a `steering-vector` artifact."""
     strength: float | None = Field(None, ge=-1000.0, le=1000.0)
-    """Multiples of the vector; a negative strength negates it."""
+    """Multiples of the vector; a negative value negates it."""
     strength_relative: float | None = Field(None, ge=-10.0, le=10.0)
-    """Multiples of the mean norm of the residual stream, which is stored with the vector."""
+    """Multiples of the mean residual-stream norm that is stored with the vector."""
     clamp: tuple[_Bound, _Bound] | None = None
-    """Hold the component of the stream along the vector between these two numbers instead of
-    adding."""
+    """Clamp the component of the residual stream along the vector to this range instead of adding
+    the vector."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, max_length=1000
     )
-    """Steer only these of the vector's layers; default: all of them."""
+    """Steer only these layers of the vector; default: all."""
     positions: Literal["answer", "all"] = "answer"
-    """`answer` steers from the last token of the prompt on (EAST), `all` the whole prompt too. The
-    same for all vectors of a request."""
+    """`answer` steers from the last prompt token on (EAST), `all` also steers the prompt. All
+    vectors of a request must use the same value."""
 
     @field_validator("clamp")
     @classmethod
@@ -78,35 +78,37 @@ class Steer(RequestModel):
 
 
 class InquiryControl(RequestModel):
-    """Ask questions until the answer is known (C-IP); the messages are the state of the game."""
+    """Ask questions until the label is known (C-IP); the messages hold the state of the inquiry."""
 
     task: str = Field(max_length=200)
     """Id of an `inquiry-calibration` artifact."""
     confidence_level: float = Field(0.9, gt=0.0, lt=1.0)
-    """Probability with which the prediction set holds the true label."""
+    """Probability that the prediction set contains the true label."""
     max_turns: int = Field(20, ge=0, le=1000)
-    """Largest number of questions before the final answer."""
+    """Maximum number of questions before the final answer."""
     predictor: Predictor | None = None
-    """Source of the label probabilities; default: the table of the task's own answers where all of
-    them are known and the questions are closed, else the one that the artifact names first."""
+    """Source of the label probabilities; default: `table` if the task lists all of its answers and
+    the questions are closed, otherwise the first predictor of the artifact."""
     queries: Queries = "closed"
-    """`closed` asks the task's own questions; `open` those that the model proposes at each turn."""
+    """`closed` uses the task's questions; `open` uses questions that the model proposes at each
+    turn."""
     max_candidates: int = Field(64, ge=1, le=1000)
-    """Largest number of questions whose answers the predictor `direct` looks ahead at, two forward
-    passes each; the likelihoods of their statements rank them."""
+    """Maximum number of candidate questions that the predictor `direct` evaluates, with two forward
+    passes each; candidates are preselected by the predictor `likelihood`."""
     policy: Literal["set_size", "entropy"] = "set_size"
-    """What the next question shall make small: the expected prediction set (`set_size`, C-IP) or
-    the expected entropy (`entropy`, information pursuit)."""
+    """What the next question minimizes: the expected size of the prediction set (`set_size`, C-IP)
+    or the expected entropy (`entropy`, information pursuit)."""
     tolerance: float = Field(TOLERANCE, ge=0.0, le=1.0)
-    """Relative: expected sets larger than the smallest by up to this share tie with it, and the
-    lowest expected entropy decides among them. 0 is as published. Of the policy `set_size`."""
+    """Relative tolerance of the policy `set_size`: questions whose expected set size exceeds the
+    smallest by up to this share are tied, and the lowest expected entropy breaks the tie. The
+    published method uses 0."""
 
 
 Trace = Literal["none", "summary", "tokens"]
 
 
 def _no_contradictions(schema: dict[str, Any]) -> None:
-    """Say in the schema which controls exclude each other."""
+    """State in the schema which controls exclude each other."""
     pairs = [("inquiry", "temperature"), ("inquiry", "difficulty")]
     schema["allOf"] = [{"not": {"required": list(pair)}} for pair in pairs]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)
@@ -117,19 +119,19 @@ def _no_contradictions(schema: dict[str, Any]) -> None:
 
 
 class Control(RequestModel):
-    """The field `entropy` of a request; a profile is the same with a name."""
+    """The field `entropy` of a request. A profile is a named `Control`."""
 
     model_config = ConfigDict(json_schema_extra=_no_contradictions)
 
     profile: str | None = Field(None, max_length=100)
-    """Start from this profile; the keys set beside it override the profile's."""
+    """Start from this profile; other keys of the request override its keys."""
     temperature: TemperatureLaw | None = None
-    """How the temperature follows the entropy; default: the request's own temperature."""
+    """Temperature as a function of the entropy; default: the request's own temperature."""
     difficulty: DifficultyControl | None = None
-    """How the answer follows the difficulty of the question."""
+    """Adapt the answer to the difficulty of the question."""
     steering: tuple[Steer, ...] | None = Field(None, min_length=1, max_length=8)
-    """Vectors added to the residual stream while the answer is decoded."""
+    """Steering vectors to apply to the residual stream."""
     inquiry: InquiryControl | None = None
-    """Ask questions instead of answering."""
+    """Ask questions until the label is known."""
     trace: Trace = "summary"
-    """How much of the measurement comes back: nothing, a summary, or every token."""
+    """How much of the measurement to return: nothing, a summary, or every token."""

@@ -180,7 +180,7 @@ def test_profiles_reload_on_sighup_and_a_bad_file_keeps_the_old_ones(
         server.process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         assert _knows(client, "new")
-        assert "profiles kept as they were: profiles.toml: not TOML" in server.log.read_text()
+        assert "profiles not reloaded: profiles.toml: not TOML" in server.log.read_text()
     finally:
         path.write_text(original)
         server.process.send_signal(signal.SIGHUP)

@@ -8,8 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 # CPU wheels of torch are on PyTorch's own index; use it only if pip finds no such wheel elsewhere.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-# Percent of lines and branches that the unit tests cover, rounded down; raise it, never lower it.
-COVERAGE_FLOOR := 80
+# Percent of lines that the unit tests must cover: 94 on 2026-11-28. Raise it, never lower it.
+COVERAGE_FLOOR := 93
 
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1

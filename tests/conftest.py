@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from openai import OpenAI
 from xdist.scheduler import LoadScopeScheduling
 
@@ -29,6 +31,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # vLLM closes a connection that was idle for 5 s; who sends at that very moment is cut off.
 os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "300")
+
+# A busy machine is slow, and that is no failure of a property.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 MODEL = "smollm2-135m"
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clients.connection import DEFAULT_URL, ClientError, connect
-from clients.entropy import Inquiry
+from clients.entropy import InquiryStatus
 from clients.inquiry import InquirySession, find_task
 from clients.render import printable
 
@@ -53,7 +53,7 @@ def ask(
                 max_turns=turns,
                 queries="open" if open_questions else None,
             )
-            before: Inquiry | None = None
+            before: InquiryStatus | None = None
             for turn in session:
                 _show(out, turn.report, before)
                 out.print(escape(printable(turn.text)), style="bold")
@@ -73,7 +73,7 @@ def _reply(question: str) -> str:
     return line
 
 
-def _show(out: Console, report: Inquiry, before: Inquiry | None) -> None:
+def _show(out: Console, report: InquiryStatus, before: InquiryStatus | None) -> None:
     """What the last answer was taken for, and what is left; at the start, what to do."""
     if before is None:
         _introduce(out, report)
@@ -89,7 +89,7 @@ def _show(out: Console, report: Inquiry, before: Inquiry | None) -> None:
         out.print(_GROWS.get(report.predictor or "", _GROWS["likelihood"]), style="dim")
 
 
-def _introduce(out: Console, report: Inquiry) -> None:
+def _introduce(out: Console, report: InquiryStatus) -> None:
     if report.introduction:
         out.print(_safe(report.introduction))
     if report.probabilities:

@@ -16,7 +16,7 @@ from clients.connection import (
     explained,
     first_model,
 )
-from clients.entropy import EntropyStream, Report, controls, entropy_target
+from clients.entropy import EntropyReport, EntropyStream, controls, entropy_target
 from clients.render import printable, write_answer, write_legend, write_report
 
 
@@ -82,7 +82,7 @@ class Conversation:
         )
         self.messages = list(self._opening)
 
-    def say(self, prompt: str) -> Report | None:
+    def say(self, prompt: str) -> EntropyReport | None:
         """Ask, show the answer and its report, remember both sides. Ctrl-C ends the answer.
 
         Returns:

@@ -17,26 +17,26 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice
 
 from clients.reports import (
-    Difficulty,
-    Heard,
-    Inquiry,
-    Report,
+    AnsweredQuestion,
+    AppliedStrategy,
+    DifficultyDecision,
+    EntropyReport,
+    InquiryStatus,
     Steering,
-    Strategy,
     Token,
     report,
 )
 
 __all__ = [
-    "Difficulty",
+    "AnsweredQuestion",
+    "AppliedStrategy",
+    "DifficultyDecision",
+    "EntropyReport",
     "EntropyStream",
-    "Heard",
-    "Inquiry",
+    "InquiryStatus",
     "Law",
     "Piece",
-    "Report",
     "Steering",
-    "Strategy",
     "Token",
     "Trace",
     "controls",
@@ -284,7 +284,7 @@ class EntropyStream:
         self._chunks = chunks
         self._texts: dict[int, str] = {}
         self._tokens: dict[int, tuple[Token, ...]] = {}
-        self._summaries: dict[int, Report] = {}
+        self._summaries: dict[int, EntropyReport] = {}
 
     def __iter__(self) -> Iterator[Piece]:
         if not isinstance(self._chunks, Iterable):
@@ -314,7 +314,7 @@ class EntropyStream:
         """Keep what a chunk says about choice `index` and return the chunk's own tokens."""
         if raw is None:
             return ()
-        part = Report.model_validate(raw)
+        part = EntropyReport.model_validate(raw)
         # Chunks on the way carry tokens and nothing else; the last one carries everything else.
         if part.tokens is None or part.num_tokens:
             self._summaries[index] = part
@@ -326,7 +326,7 @@ class EntropyStream:
         """Everything choice `index` has said so far."""
         return self._texts.get(index, "")
 
-    def report(self, index: int = 0) -> Report | None:
+    def report(self, index: int = 0) -> EntropyReport | None:
         """The report of choice `index`, its tokens included; None before the stream has ended."""
         summary, tokens = self._summaries.get(index), self._tokens.get(index)
         if summary is None or tokens is None:

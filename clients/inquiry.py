@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple
 import openai
 
 from clients.connection import ClientError, Message, explained, first_model
-from clients.entropy import Inquiry, controls, inquiry, report
+from clients.entropy import InquiryStatus, controls, inquiry, report
 
 
 class SessionTurn(NamedTuple):
     """What the server said."""
 
     text: str
-    report: Inquiry
+    report: InquiryStatus
 
 
 class InquirySession:
@@ -71,7 +71,7 @@ class InquirySession:
                 return
             self.messages.append({"role": "user", "content": self._answer(turn.text)})
 
-    def run(self) -> Inquiry:
+    def run(self) -> InquiryStatus:
         """Play to the end; returns the last report, whose `label` is the final answer."""
         *_, last = self
         return last.report

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clients.entropy import EntropyStream, Report, Token
+from clients.entropy import EntropyReport, EntropyStream, Token
 
 FULL_SCALE = 6.0
 """Nats at which the colour is as warm as it gets. The scale goes by the square root: large models
@@ -88,7 +88,7 @@ def write_legend(console: Console) -> None:
     console.print(legend)
 
 
-def write_report(console: Console, report: Report | None) -> None:
+def write_report(console: Console, report: EntropyReport | None) -> None:
     """A table under the answer, or one line where the console is plain."""
     if report is None:
         console.print("The server sent no entropy report.", style="dim")
@@ -99,7 +99,7 @@ def write_report(console: Console, report: Report | None) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _table(report: Report) -> Table:
+def _table(report: EntropyReport) -> Table:
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     for name, value in _rows(report).items():
         alarming = name == "fallback" and report.fallback is not None
@@ -107,7 +107,7 @@ def _table(report: Report) -> Table:
     return table
 
 
-def _rows(report: Report) -> dict[str, str]:
+def _rows(report: EntropyReport) -> dict[str, str]:
     """What the table and the line both say, in order."""
     clamped = "" if report.num_clamped is None else f", {report.num_clamped} clamped"
     mean, most = _number(report.entropy_mean), _number(report.entropy_max)

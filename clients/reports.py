@@ -27,7 +27,7 @@ class Token(_Reading):
     """What the token was drawn at."""
 
 
-class Strategy(_Reading):
+class AppliedStrategy(_Reading):
     """What a class of difficulty made of a request."""
 
     temperature: float | None = None
@@ -37,7 +37,7 @@ class Strategy(_Reading):
     """Whether text was put after the question."""
 
 
-class Difficulty(_Reading):
+class DifficultyDecision(_Reading):
     """How hard the question was found to be."""
 
     label: str | None = None
@@ -46,7 +46,7 @@ class Difficulty(_Reading):
     mode: str | None = None
     source: str | None = None
     """probe, effort or fallback."""
-    strategy: Strategy | None = None
+    strategy: AppliedStrategy | None = None
     prepass_tokens: int | None = None
     """Tokens that were read ahead of the answer; None where its own prompt was read."""
 
@@ -64,14 +64,14 @@ class Steering(_Reading):
     clamp: tuple[float, float] | None = None
 
 
-class Heard(_Reading):
+class AnsweredQuestion(_Reading):
     """One question of an inquiry and what its reply was taken for."""
 
     query: str = ""
     answer: str = "unknown"
 
 
-class Inquiry(_Reading):
+class InquiryStatus(_Reading):
     """Where an inquiry stands."""
 
     task: str | None = None
@@ -89,7 +89,7 @@ class Inquiry(_Reading):
     prediction_set: tuple[str, ...] = ()
     """Labels that may be true at this confidence level, the most probable first."""
     probabilities: dict[str, float] = {}
-    heard: tuple[Heard, ...] = ()
+    heard: tuple[AnsweredQuestion, ...] = ()
     expected_size: float | None = None
     """Of the prediction set after the next answer, in labels."""
     runner_up: str | None = None
@@ -112,7 +112,7 @@ class Inquiry(_Reading):
     seconds: float | None = None
 
 
-class Report(_Reading):
+class EntropyReport(_Reading):
     """What the server measured and did over one choice."""
 
     profile: str | None = None
@@ -136,17 +136,17 @@ class Report(_Reading):
     """The target of the law, nats."""
     tokens: tuple[Token, ...] | None = None
     """Every token in order; None unless the request asked for the trace "tokens"."""
-    difficulty: Difficulty | None = None
+    difficulty: DifficultyDecision | None = None
     """None unless the request asked for it."""
     steering: tuple[Steering, ...] | None = None
     """None unless the answer was steered."""
-    inquiry: Inquiry | None = None
+    inquiry: InquiryStatus | None = None
     """None unless the request asked for it."""
     fallback: str | None = None
     """Why a control was given up and the answer decoded plainly; None if all went well."""
 
 
-def report(choice: BaseModel) -> Report | None:
+def report(choice: BaseModel) -> EntropyReport | None:
     """Read the report of a choice, or of a whole answer of the Responses API.
 
     Args:
@@ -156,4 +156,4 @@ def report(choice: BaseModel) -> Report | None:
         None if the server sent no report.
     """
     raw = (choice.model_extra or {}).get("entropy")
-    return None if raw is None else Report.model_validate(raw)
+    return None if raw is None else EntropyReport.model_validate(raw)

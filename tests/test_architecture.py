@@ -32,10 +32,7 @@ MAX_LINES = 400
 CROWDED: dict[str, int] = {}
 """Folders that still have more than `MAX_MODULES` modules. The list may only shrink."""
 
-DEFINED_TWICE = {
-    *("Difficulty", "DifficultyControl", "EntropyLogitsProcessor"),
-    *("Heard", "Inquiry", "Report", "Steering", "Strategy", "Turn"),
-}
+DEFINED_TWICE = {"DifficultyControl", "EntropyLogitsProcessor"}
 """Public class names that still mean two things. The list may only shrink."""
 
 WITHOUT = {

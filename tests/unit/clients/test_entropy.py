@@ -11,9 +11,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from clients.entropy import (
+    EntropyReport,
     EntropyStream,
     Law,
-    Report,
     Token,
     controls,
     difficulty,
@@ -124,7 +124,9 @@ def test_a_report_of_the_server_reads_back_equal() -> None:
 
 
 def test_null_means_absent_everywhere() -> None:
-    assert Report.model_validate(dict.fromkeys(Report.model_fields)) == Report()
+    assert (
+        EntropyReport.model_validate(dict.fromkeys(EntropyReport.model_fields)) == EntropyReport()
+    )
 
 
 def test_a_stream_says_what_one_answer_says() -> None:
@@ -153,7 +155,7 @@ def test_a_server_without_entropy_still_streams() -> None:
 
 def test_a_summary_without_tokens_has_none() -> None:
     read = fed([chunk("a"), chunk("", SUMMARY)]).report()
-    assert read == Report.model_validate(SUMMARY)
+    assert read == EntropyReport.model_validate(SUMMARY)
     assert read.tokens is None
 
 
@@ -222,8 +224,8 @@ async def test_the_async_client_streams_the_same(fake: Fake) -> None:
 
 def test_reports_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Report().law = "hapo"  # type: ignore[misc]
-    assert issubclass(Report, BaseModel)
+        EntropyReport().law = "hapo"  # type: ignore[misc]
+    assert issubclass(EntropyReport, BaseModel)
 
 
 def test_importing_the_clients_stays_light() -> None:
@@ -251,13 +253,13 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
     from server.wire import report as wire
 
     pairs: dict[type[BaseModel], type[BaseModel]] = {
-        client.Report: wire.Report,
+        client.EntropyReport: wire.Report,
         client.Token: wire.TokenReport,
-        client.Difficulty: wire.DifficultyReport,
-        client.Strategy: wire.StrategyReport,
+        client.DifficultyDecision: wire.DifficultyReport,
+        client.AppliedStrategy: wire.StrategyReport,
         client.Steering: wire.SteeringReport,
-        client.Inquiry: wire.InquiryReport,
-        client.Heard: wire.HeardReport,
+        client.InquiryStatus: wire.InquiryReport,
+        client.AnsweredQuestion: wire.HeardReport,
     }
     for ours, sent in pairs.items():
         assert set(ours.model_fields) == set(sent.model_fields), ours

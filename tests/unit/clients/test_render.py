@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from clients.entropy import EntropyStream, Report, Token
+from clients.entropy import EntropyReport, EntropyStream, Token
 from clients.render import (
     FULL_SCALE,
     colour,
@@ -18,7 +18,7 @@ from clients.render import (
 from tests.unit.clients.fake import HELLO, chunk, tokens
 from tests.unit.clients.test_entropy import parsed
 
-REPORT = Report(
+REPORT = EntropyReport(
     law="hapo",
     entropy_mean=1.25,
     entropy_max=2.0,
@@ -141,5 +141,5 @@ def test_table_and_line_say_the_same(terminal: bool) -> None:
 
 def test_names_from_the_server_are_not_markup() -> None:
     out = console(terminal=True)
-    write_report(out, Report(profile="[red]x", fallback="[/]"))
+    write_report(out, EntropyReport(profile="[red]x", fallback="[/]"))
     assert "[red]x" in written(out)

@@ -139,7 +139,8 @@ def test_direct_is_calibrated_beside_it_and_ranked(
 
 
 def test_labels_that_begin_alike_are_scored_by_all_their_tokens(fake: Fake, tmp_path: Path) -> None:
-    names = ["red cat", "red dog", "red fish", "red old fox"]
+    animals = ("cat", "dog", "fish", "bird", "bee", "ant", "cow", "hen", "pig", "old fox")
+    names = [f"red {animal}" for animal in animals]
     yes = [["red cat", "red dog"], ["red cat", "red fish"]]
     task = {
         "name": "reds",
@@ -154,8 +155,8 @@ def test_labels_that_begin_alike_are_scored_by_all_their_tokens(fake: Fake, tmp_
     model = Model(load_task(str(tmp_path / "reds.json")), fake)
     train(fake, tmp_path, "--task", tmp_path / "reds.json", "--direct", 20, "--direct-lengths", 1)
     scores = Artifact.load(tmp_path / "artifacts" / "tiny" / "reds").tensors["scores.direct"]
-    assert model.labels_asked == 2 * 20 * 4
-    short, long = 1 / (3 + math.exp(-1)), 1 / (1 + 3 * math.e)  # one nat for each token
+    assert model.labels_asked == 2 * 20 * 10
+    short, long = 1 / (9 + math.exp(-1)), 1 / (1 + 9 * math.e)  # one nat for each token
     assert {round(-one, 5) for one in scores.flatten().tolist()} <= {
         round(short, 5),
         round(long, 5),

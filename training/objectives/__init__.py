@@ -1,5 +1,5 @@
-"""Objectives of policy training: pure torch, no trainer.
+"""Objectives of policy training: pure torch, independent of the trainer.
 
-`catalog` has their names and settings (no torch), `registry` their classes, `interface` what an
-objective may do, and `compose` what a trainer calls.
+`catalog` lists names and settings (no torch), `registry` maps names to classes, `interface` has
+the base class of an objective, and `compose` the class that a trainer calls.
 """

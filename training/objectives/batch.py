@@ -1,8 +1,9 @@
-"""What objectives are given, and the plan of a loss that they change.
+"""Inputs of the objectives, and the loss plan that they modify.
 
-B sequences of a micro-batch, N of a generation batch (groups contiguous), T tokens of the longest
-completion, G generations per prompt. Entropies in nats, of the distribution that is sampled from
-(logits divided by the rollout temperature). Masks are bool and True at tokens with a loss.
+B: sequences of a micro-batch. N: sequences of a generation batch, groups contiguous. T: tokens of
+the longest completion. G: generations per prompt. Entropies are in nats and belong to the sampling
+distribution (logits divided by the rollout temperature). Masks are bool, True at tokens with a
+loss.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from training.objectives.distributed import Ranks, SingleProcess
 from training.objectives.requirements import RequiredTensor
 
 UNCLIPPED = 1e6
-"""A clip range that no importance ratio leaves."""
+"""A clip range wide enough for every importance ratio."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,14 +25,14 @@ class RolloutBatch:
     """A generation batch of all processes."""
 
     rewards: Tensor
-    """(N,); NaN where no grader could score."""
+    """(N,); NaN where no grader returned a score."""
     advantages: Tensor
     """(N, T)."""
     mask: Tensor
     """(N, T) bool."""
     num_generations: int
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Which standard deviation advantages are divided by, where they are made anew."""
+    """Which standard deviation divides the advantages when they are recomputed."""
     measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
 
     def per_group(self, values: Tensor) -> Tensor:
@@ -39,25 +40,25 @@ class RolloutBatch:
         return values.view(-1, self.num_generations, *values.shape[1:])
 
     def to_tokens(self, values: Tensor) -> Tensor:
-        """One value per sequence, (N,) or (N / G, G), as the same for each of its tokens."""
+        """Repeat one value per sequence, (N,) or (N / G, G), for each of its tokens."""
         return values.flatten()[:, None].expand(self.mask.shape).to(self.advantages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """A micro-batch of this process; only `logprobs` and `entropy` carry a gradient."""
+    """A micro-batch of this process; only `logprobs` and `entropy` have a gradient."""
 
     logprobs: Tensor
     """(B, T)."""
     entropy: Tensor
     """(B, T), nats."""
     old_logprobs: Tensor
-    """(B, T): under the policy that sampled."""
+    """(B, T): under the sampling policy."""
     mask: Tensor
     """(B, T) bool."""
     measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
-    """Per objective: what it computed over the whole rollout batch, a row per sequence."""
+    """Per objective: its statistics of the whole rollout batch, one row per sequence."""
     ranks: Ranks = field(default_factory=SingleProcess)
 
     @property
@@ -66,7 +67,7 @@ class MicroBatch:
         return (self.logprobs.detach() - self.old_logprobs).exp()
 
     def without_padding(self) -> Self:
-        """The same with zeros where the mask is False, whatever was there."""
+        """Return a copy with zeros where the mask is False."""
         outside = ~self.mask
         return replace(
             self,
@@ -78,10 +79,10 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossPlan:
-    """How the loss of one micro-batch is made; every method returns a changed copy.
+    """How the loss of one micro-batch is computed; every method returns a modified copy.
 
-    The loss is the trainer's own, with `advantages * weight` and the two clip ranges, plus the
-    terms. A weight >= 0 on the advantage is a weight on the clipped loss, since
+    The loss is that of the trainer, with `advantages * weight` and the two clip ranges, plus the
+    terms. A weight >= 0 on the advantage equals a weight on the clipped loss, because
     w min(r A, clip(r) A) = min(r w A, clip(r) w A).
     """
 
@@ -94,9 +95,9 @@ class LossPlan:
     epsilon_high: Tensor | float
     """The ratio is clipped at 1 + epsilon_high; a number or (B, T)."""
     policy_terms: Tensor | None = None
-    """(B, T): added to the loss of each token and normalized like it."""
+    """(B, T): added to the loss of each token and normalized in the same way."""
     mean_terms: Tensor | None = None
-    """(B, T): averaged over all tokens of the optimizer step, whatever the loss type does."""
+    """(B, T): averaged over all tokens of the optimizer step, for every loss type."""
     scalar: Tensor | None = None
     """(): averaged over the micro-batches of the optimizer step and over processes."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class LossPlan:
         )
 
     def noting(self, **metrics: Tensor | float) -> Self:
-        """Add numbers for the log."""
+        """Add metrics to the log."""
         new = {name: torch.as_tensor(value).detach() for name, value in metrics.items()}
         return replace(self, metrics={**self.metrics, **new})
 
@@ -137,7 +138,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class StepStatistics(NamedTuple):
-    """What one optimizer step saw, over all its micro-batches and processes.
+    """Statistics of one optimizer step, over all its micro-batches and processes.
 
     All means are NaN if no token had a loss.
     """

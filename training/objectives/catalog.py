@@ -1,7 +1,7 @@
-"""Which objectives there are, and which can act together. No torch in here.
+"""The list of objectives, and which of them can be combined. Does not import torch.
 
-A new objective is one class with its settings, one line in `ObjectiveConfig`, one in
-`registry.OBJECTIVES`, and a test.
+To add an objective, write a settings class and an objective class, add one line to
+`ObjectiveConfig` and one to `registry.OBJECTIVES`, and add a test.
 """
 
 from collections.abc import Sequence
@@ -71,26 +71,27 @@ ObjectiveConfig = Annotated[
 SETTINGS: dict[str, type[ObjectiveSettings]] = {
     kind.model_fields["type"].default: kind for kind in get_args(get_args(ObjectiveConfig)[0])
 }
-"""Name to settings, in the order of the reference page."""
+"""Maps names to settings, in the order of the reference page."""
 
 
 def refuse_contradictions(configs: Sequence[ObjectiveConfig]) -> Sequence[ObjectiveConfig]:
-    """Pass a list of objectives on that can act together.
+    """Return the list if its objectives can be combined.
 
     Raises:
-        ValueError: `none` beside another, one twice, or two that decide the same thing.
+        ValueError: The list has `none` and another objective, a duplicate, or two objectives that
+            claim the same setting.
     """
     names = [config.type for config in configs]
     if "none" in names and len(names) > 1:
-        raise ValueError(f'"none" stands alone, but the objectives are {names}')
+        raise ValueError(f'"none" cannot be combined with other objectives, but got {names}')
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"listed twice: {', '.join(twice)}")
+        raise ValueError(f"duplicate objectives: {', '.join(twice)}")
     taken: dict[Claim, str] = {}
     for config in configs:
         for decision in sorted(config.claims()):
             if decision in taken:
                 raise ValueError(
-                    f'"{taken[decision]}" and "{config.type}" both decide {decision}; leave one out'
+                    f'"{taken[decision]}" and "{config.type}" both set {decision}: remove one'
                 )
             taken[decision] = config.type
     return configs
@@ -100,7 +101,7 @@ def refuse_experimental(configs: Sequence[ObjectiveConfig]) -> None:
     """Refuse objectives that were never checked against their source.
 
     Raises:
-        ValueError: One is; says what was not checked.
+        ValueError: An objective is experimental; the message names what was not checked.
     """
     for config in configs:
         if config.experimental:
@@ -111,28 +112,28 @@ def refuse_experimental(configs: Sequence[ObjectiveConfig]) -> None:
 
 
 def refuse_actuator(configs: Sequence[ObjectiveConfig], actuator: Actuator) -> None:
-    """Check that a controller has something to drive, and that nothing else drives it.
+    """Check that an objective has the controller's actuator, and that nothing else sets it.
 
     Raises:
-        ValueError: It has not, or something does.
+        ValueError: No objective has the actuator, or an objective sets the same value.
     """
     if actuator in (Actuator.COEFFICIENT, Actuator.DCPO_ALPHA):
         if not any(config.actuator is actuator for config in configs):
             able = [name for name, kind in SETTINGS.items() if kind.actuator is actuator]
             raise ValueError(
-                f'actuator "{actuator}" drives one of {able}, but the objectives are '
+                f'actuator "{actuator}" needs one of the objectives {able}, but the objectives are '
                 f"{[config.type for config in configs]}"
             )
     elif actuator is Actuator.CLIP_HIGH:
         for config in configs:
             if Claim.CLIP in config.claims():
                 raise ValueError(
-                    f'actuator "clip_high" and "{config.type}" both decide {Claim.CLIP}'
+                    f'actuator "clip_high" and "{config.type}" both set {Claim.CLIP}: remove one'
                 )
 
 
 def _named(value: object) -> object:
-    """`"steer"` for `{"type": "steer"}`, wherever an objective is expected."""
+    """Accept `"steer"` as short for `{"type": "steer"}`."""
     if isinstance(value, list | tuple):
         return tuple({"type": item} if isinstance(item, str) else item for item in value)
     return value
@@ -144,4 +145,4 @@ ObjectiveList = Annotated[
     AfterValidator(refuse_contradictions),
     BeforeValidator(_named),
 ]
-"""Objectives of a run in the order in which they act, as names or as tables with a `type`."""
+"""Objectives of a run in the order in which they are applied: names, or tables with a `type`."""

@@ -1,4 +1,4 @@
-"""Several objectives as one: what a trainer calls."""
+"""Combines the objectives of a run into the one object that a trainer calls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ State = dict[str, dict[str, float | None]]
 
 
 class Objectives:
-    """The objectives of a run, acting one after the other in the order of the config.
+    """The objectives of a run, applied one after the other in the order of the config.
 
     A trainer calls `shape` once per generation batch, `plan` once per training micro-batch,
     `end_step` once per optimizer step, and keeps `state_dict` in its checkpoints.
@@ -34,13 +34,13 @@ class Objectives:
         *,
         accumulates: bool = False,
     ) -> None:
-        """Build them.
+        """Build the objectives.
 
         Args:
-            configs: In the order in which they act.
-            actuator: What a controller drives; None if there is none.
-            accumulates: Whether several micro-batches make an optimizer step. Statistics of a batch
-                are then computed by `rollout_statistics`.
+            configs: Settings, in the order in which the objectives are applied.
+            actuator: What a controller changes; None without a controller.
+            accumulates: Whether an optimizer step has several micro-batches. If so,
+                `rollout_statistics` computes the statistics of a batch.
         """
         self.members: dict[str, Objective[ObjectiveSettings]] = {
             config.type: build_objective(config) for config in refuse_contradictions(configs)
@@ -51,7 +51,7 @@ class Objectives:
 
     @property
     def needs(self) -> frozenset[RequiredTensor]:
-        """What has to be measured for them."""
+        """The tensors that the trainer has to measure."""
         needs = [member.config.needs for member in self.members.values()]
         if self._accumulates:
             needs += [member.config.batch_needs for member in self.members.values()]
@@ -59,35 +59,35 @@ class Objectives:
 
     @property
     def shares_statistics(self) -> bool:
-        """Whether `rollout_statistics` has something to compute."""
+        """Whether `rollout_statistics` returns anything."""
         return self._accumulates and any(one.config.batch_needs for one in self.members.values())
 
     def begin(self, total_steps: int) -> None:
-        """Tell the objectives how many optimizer steps the run has."""
+        """Set the number of optimizer steps of the run."""
         for member in self.members.values():
             member.total_steps = total_steps
 
     @property
     def acts_on_tokens(self) -> bool:
-        """Whether any changes the loss of a micro-batch; if not, leave the trainer's inputs be."""
+        """Whether any objective changes the loss of a micro-batch."""
         return any(_overrides(member, "on_tokens") for member in self.members.values())
 
     @property
     def acts_on_groups(self) -> bool:
-        """Whether any changes rewards or advantages of a generation batch."""
+        """Whether any objective changes rewards or advantages of a generation batch."""
         methods = ("shape_rewards", "shape_advantages")
         return any(_overrides(m, method) for m in self.members.values() for method in methods)
 
     def drive(self, output: float) -> None:
-        """Hand the controller's output to the objective with the actuator."""
+        """Pass the controller's output to the objective with the actuator."""
         for member in self.members.values():
             if self._actuator is not None and member.config.actuator is self._actuator:
                 member.drive = output
 
     def shape(self, rollout: RolloutBatch) -> RolloutBatch:
-        """Rewards, then the group's advantages if rewards changed, then advantages.
+        """Shape rewards, recompute group advantages if rewards changed, then shape advantages.
 
-        Who decides the baseline makes the advantages anew, so it comes first, whatever the order.
+        An objective that claims the baseline recomputes the advantages, so it always runs first.
         """
         members = self.members.values()
         for member in members:
@@ -101,16 +101,16 @@ class Objectives:
     def rollout_statistics(
         self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
     ) -> dict[str, Tensor]:
-        """What objectives compute over a whole rollout batch, for `MicroBatch.statistics`.
+        """Statistics of the whole rollout batch, for `MicroBatch.statistics`.
 
         Args:
-            tokens: All tokens of the rollout of this process, under the policy that sampled.
-            advantages: Shaped, (N,) or (N, T).
+            tokens: All tokens of this process's rollout, under the sampling policy.
+            advantages: Shaped advantages, (N,) or (N, T).
             epsilon_low: The trainer's clip range.
             epsilon_high: The trainer's clip range.
 
         Returns:
-            Per objective, a tensor with a row per sequence.
+            Per objective, a tensor with one row per sequence.
         """
         tokens = tokens.without_padding()
         plan = _plain_plan(tokens, advantages, epsilon_low, epsilon_high)
@@ -123,10 +123,10 @@ class Objectives:
     def plan(
         self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
     ) -> LossPlan:
-        """How the loss of a micro-batch of training is made.
+        """Plan the loss of a training micro-batch.
 
         Args:
-            tokens: The micro-batch; padding may hold anything.
+            tokens: The micro-batch; values at padding are ignored.
             advantages: Shape (B,) or (B, T), without gradient.
             epsilon_low: The trainer's clip range.
             epsilon_high: The trainer's clip range.
@@ -141,13 +141,12 @@ class Objectives:
         return plan
 
     def end_step(self, ranks: Ranks | None = None) -> StepStatistics:
-        """Close an optimizer step and return what it measured, the same on all processes.
+        """Finish an optimizer step and return its statistics, equal on all processes.
 
-        A step without a single token with a loss measures nothing: its means are NaN and the
-        objectives keep their state.
+        If no token of the step has a loss, all means are NaN and the objectives keep their state.
         """
         if self._totals is None:
-            raise RuntimeError("end_step was called without a plan since the last one")
+            raise RuntimeError("end_step was called before plan")
         ranks = ranks or SingleProcess()
         step = _step(ranks.sum(self._totals))
         self._totals = None
@@ -157,14 +156,14 @@ class Objectives:
         return step
 
     def state_dict(self) -> State:
-        """Everything that a resumed run needs, as JSON; call it between steps."""
+        """State for a checkpoint, JSON-serializable; call it between steps."""
         return {name: member.state_dict() for name, member in self.members.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, float | None]]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It was saved by other objectives.
+            ValueError: The state belongs to other objectives.
         """
         if list(state) != list(self.members):
             raise ValueError(
@@ -176,7 +175,7 @@ class Objectives:
 
 
 def _plain_plan(tokens: MicroBatch, advantages: Tensor, low: float, high: float) -> LossPlan:
-    """The plan that changes nothing."""
+    """A plan for the trainer's unmodified loss."""
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand(tokens.mask.shape)
     advantages = advantages.masked_fill(~tokens.mask, 0.0)

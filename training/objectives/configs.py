@@ -1,7 +1,7 @@
-"""Settings of the objectives that act on the loss of tokens. No torch in here.
+"""Settings of the objectives that act on the loss of tokens. Does not import torch.
 
-`group_configs` has those that act on rewards and advantages of whole groups, and
-`experimental.configs` those that were never checked against their source.
+`groups.configs` has the settings of objectives that act on rewards and advantages of whole groups,
+and `experimental.configs` those of objectives that were never checked against their source.
 """
 
 from typing import Literal, Self
@@ -13,7 +13,7 @@ from training.objectives.requirements import Claim, ObjectiveSettings, RequiredT
 
 
 class PlainConfig(ObjectiveSettings):
-    """Nothing: the trainer's own loss."""
+    """No objective: the trainer's unmodified loss."""
 
     checked = "TRL"
 
@@ -36,7 +36,7 @@ class EntropyBonusConfig(ObjectiveSettings):
 
 
 class AdaptiveEntropyConfig(ObjectiveSettings):
-    """A bonus that is on while the entropy is low and grows until it is not."""
+    """Entropy bonus with a coefficient that grows while the entropy is below a target."""
 
     checked = "TRL"
     decides = frozenset({Claim.ENTROPY})
@@ -45,9 +45,9 @@ class AdaptiveEntropyConfig(ObjectiveSettings):
     type: Literal["adaptive_entropy"] = "adaptive_entropy"
     """Name of the objective."""
     entropy_target: float = Field(0.2, gt=0.0)
-    """Nats; best set near the entropy of early training."""
+    """Nats; a value near the entropy of early training works best."""
     entropy_coef: float = Field(0.0, ge=0.0)
-    """Where the coefficient starts, loss per nat."""
+    """Initial coefficient, loss per nat."""
     entropy_coef_delta: float = Field(0.005, gt=0.0)
     """Change per optimizer step."""
     entropy_coef_min: float = Field(0.0, ge=0.0)
@@ -105,11 +105,11 @@ class EntropyAdvantageConfig(ObjectiveSettings):
     alpha: float = Field(0.4, ge=0.0)
     """Advantage per nat."""
     kappa: float = Field(2.0, ge=1.0)
-    """The bonus is at most |A| / kappa; above 1 it never turns an advantage's sign."""
+    """The bonus is at most |A| / kappa; with kappa > 1 it never flips the sign of an advantage."""
 
 
 class ClipCovConfig(ObjectiveSettings):
-    """Detach a random few of the tokens with a large covariance."""
+    """Detach a random sample of the tokens with a large covariance."""
 
     checked = "PRIME-RL/Entropy-Mechanism-of-RL"
     batch_needs = frozenset({RequiredTensor.OLD_LOGPROBS})
@@ -118,11 +118,11 @@ class ClipCovConfig(ObjectiveSettings):
     type: Literal["clip_cov"] = "clip_cov"
     """Name of the objective."""
     share: float = Field(2e-4, gt=0.0, le=1.0)
-    """Share of all tokens that is held back, at least one token."""
+    """Share of all tokens that is detached, at least one token."""
     covariance_min: float = Field(1.0)
-    """Only tokens with a covariance above this; units of advantage times nats."""
+    """Only tokens with a larger covariance are candidates; units of advantage times nats."""
     covariance_max: float = Field(5.0)
-    """Only tokens with a covariance below this."""
+    """Only tokens with a smaller covariance are candidates."""
 
     @model_validator(mode="after")
     def _check_band(self) -> Self:
@@ -135,7 +135,7 @@ class ClipCovConfig(ObjectiveSettings):
 
 
 class KlCovConfig(ObjectiveSettings):
-    """Tie the tokens with the largest covariance to the old policy, and clip nothing."""
+    """Add a KL penalty on the tokens with the largest covariance, without clipping."""
 
     checked = "PRIME-RL/Entropy-Mechanism-of-RL"
     decides = frozenset({Claim.CLIP})
@@ -146,14 +146,14 @@ class KlCovConfig(ObjectiveSettings):
     type: Literal["kl_cov"] = "kl_cov"
     """Name of the objective."""
     share: float = Field(2e-3, gt=0.0, le=1.0)
-    """Share of tokens that is tied, at least one. A fraction: the authors' `k_percent` of 0.2
-    (7B; 0.02 for 32B) is 0.002 here, and verl's `kl_cov_ratio` is this number."""
+    """Share of tokens with the penalty, at least one token. The authors' `k_percent` of 0.2 (7B;
+    0.02 for 32B) is 0.002 here; verl's `kl_cov_ratio` uses the same unit as this field."""
     beta: float = Field(1.0, ge=0.0)
     """Loss per nat of log-ratio."""
 
 
 class SteerConfig(ObjectiveSettings):
-    """Down-weigh tokens whose update is expected to change the entropy a lot."""
+    """Down-weight tokens whose update is expected to change the entropy strongly."""
 
     checked = "zz-haooo/STEER"
     batch_needs = frozenset({RequiredTensor.OLD_LOGPROBS, RequiredTensor.OLD_ENTROPY})
@@ -162,24 +162,24 @@ class SteerConfig(ObjectiveSettings):
     type: Literal["steer"] = "steer"
     """Name of the objective."""
     map: Literal["exponential", "linear"] = "exponential"
-    """How the expected change of the entropy becomes a weight."""
+    """How the expected entropy change is mapped to a weight."""
     weight_min: float = Field(0.8, gt=0.0, le=1.0)
     """Weight of the token with the largest expected change."""
     weight_max: float = Field(1.0, ge=1.0)
-    """Weight of a token without: 1 in the exponential map; the linear one is published with 1.2."""
+    """Largest weight. The exponential map requires 1; the published linear map uses 1.2."""
 
     @model_validator(mode="after")
     def _check_map(self) -> Self:
         if self.map == "exponential" and self.weight_max != 1.0:
             raise ValueError(
-                f'weight_max = {self.weight_max} has no meaning in map = "exponential", which '
-                'ends at 1; leave it out or set map = "linear"'
+                f'weight_max = {self.weight_max} is not supported by map = "exponential", whose '
+                'largest weight is 1: remove it or set map = "linear"'
             )
         return self
 
 
 class LpRegConfig(ObjectiveSettings):
-    """Tie unlikely but sensible tokens of bad answers to a renormalized old policy."""
+    """Protect plausible low-probability tokens of bad answers with a KL term."""
 
     checked = "CarlanLark/Lp-Reg-dev"
     needs = frozenset({RequiredTensor.PROXY_LOGPROBS})
@@ -190,11 +190,11 @@ class LpRegConfig(ObjectiveSettings):
     type: Literal["lp_reg"] = "lp_reg"
     """Name of the objective."""
     share: float = Field(0.01, gt=0.0, le=1.0)
-    """Share of the tokens with A < 0, those of lowest probability, that may be protected."""
+    """Share of the tokens with A < 0 that may be protected, lowest probability first."""
     kappa: float = Field(0.02, gt=0.0, le=1.0)
     """Min-p threshold of the proxy."""
     fixed: bool = False
-    """Threshold on p itself instead of p / max(p)."""
+    """Apply the threshold to p instead of p / max(p)."""
     beta: float = Field(1.0, ge=0.0)
     """Coefficient of the KL term on protected tokens."""
     epsilon_low: float = Field(1.0, gt=0.0)
@@ -204,7 +204,7 @@ class LpRegConfig(ObjectiveSettings):
 
 
 class SirenConfig(ObjectiveSettings):
-    """Keep the nucleus entropy at peak tokens where it was at the start: L + c (H_sel - H_0)^2."""
+    """Hold the nucleus entropy of peak tokens at its initial value: L + c (H_sel - H_0)^2."""
 
     checked = "Linn3a/siren"
     needs = frozenset({RequiredTensor.NUCLEUS_ENTROPY})
@@ -220,11 +220,11 @@ class SirenConfig(ObjectiveSettings):
     top_k: int = Field(10_000, ge=1)
     """Largest number of tokens in the nucleus."""
     peak_quantile: float = Field(0.8, ge=0.0, lt=1.0)
-    """Tokens above this quantile of their own sequence are the peaks."""
+    """Tokens above this quantile of their sequence are peak tokens."""
 
 
 class EpoConfig(ObjectiveSettings):
-    """Bonus and band: L - c (mean(H) - c_s w mean(P))."""
+    """Entropy bonus and band penalty: L - c (mean(H) - c_s w mean(P))."""
 
     checked = "paper v2 (equation 3)"
     decides = frozenset({Claim.ENTROPY})
@@ -241,9 +241,9 @@ class EpoConfig(ObjectiveSettings):
     ratio_high: float = Field(1.2, gt=0.0)
     """Upper end of the band as a multiple of the past mean entropy."""
     gamma: float = Field(2.0, ge=0.0)
-    """Rate at which the weight of the penalty decays; that of the public code."""
+    """Decay rate of the penalty weight; the default is that of the public code."""
     num_steps: int | None = Field(None, ge=2)
-    """Length of the schedule in optimizer steps; None is the length of the run."""
+    """Length of the schedule in optimizer steps; None uses the length of the run."""
 
     @model_validator(mode="after")
     def _check_band(self) -> Self:
@@ -255,7 +255,7 @@ class EpoConfig(ObjectiveSettings):
 
 
 class HapoConfig(ObjectiveSettings):
-    """Three of HAPO's four parts, each on its own switch."""
+    """Three of the four components of HAPO, each of which can be disabled."""
 
     checked = "starriver030515/HAPO (clip and redistribution)"
     acts_on = ("groups", "tokens")
@@ -263,26 +263,26 @@ class HapoConfig(ObjectiveSettings):
     type: Literal["hapo"] = "hapo"
     """Name of the objective."""
     token_average: bool = True
-    """Baseline and scale of a group over its tokens instead of its sequences."""
+    """Compute the baseline and scale of a group over its tokens instead of its sequences."""
     redistribution: bool = True
     """Rescale advantages by entropy and importance ratio."""
     asymmetric_clip: bool = True
-    """Widen the upper clip range with high entropy, the lower one with low entropy."""
+    """Widen the upper clip range at high entropy and the lower clip range at low entropy."""
     beta: float = Field(1.0, ge=0.0, le=1.0)
-    """Strength of the redistribution; above 1 it would turn signs."""
+    """Strength of the redistribution; values above 1 would flip signs."""
     alpha: float = Field(1.0, ge=0.0)
     """Strength of the asymmetric clip."""
     quantile: float = Field(0.8, gt=0.0, lt=1.0)
-    """Quantile of ln H that counts as neither high nor low."""
+    """Quantile of ln H that separates low from high entropy."""
 
     def claims(self) -> frozenset[Claim]:
-        """The baseline and the clip range, if switched on."""
+        """The baseline and the clip range, if enabled."""
         claimed = {Claim.BASELINE: self.token_average, Claim.CLIP: self.asymmetric_clip}
         return frozenset(decision for decision, is_on in claimed.items() if is_on)
 
 
 class SoftClipConfig(ObjectiveSettings):
-    """Let tokens learn that the upper clip would silence; most of them have a high entropy."""
+    """Keep the gradient of tokens above the upper clip range, most of which have high entropy."""
 
     checked = "paper"
     decides = frozenset({Claim.CLIP})

@@ -1,4 +1,4 @@
-"""The entropy controller: one number, moved so that the policy's entropy stays at a target."""
+"""The entropy controller: adjusts one number to hold the policy's entropy at a target."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,7 +10,7 @@ from probes.strict import StrictModel
 
 
 class Actuator(StrEnum):
-    """What the controller's output is added to. All of them raise the entropy when raised."""
+    """What the controller's output is added to. Raising any of them raises the entropy."""
 
     COEFFICIENT = "coefficient"
     """Coefficient of an entropy bonus, reward per nat."""
@@ -32,21 +32,21 @@ class ControllerConfig(StrictModel):
     proportional: float = Field(1e-3, ge=0.0)
     """Output for each nat below the target."""
     integral: float = Field(1e-4, ge=0.0)
-    """Per optimizer step."""
+    """Output for each nat of accumulated error, one error per optimizer step."""
     bias: float = 0.0
-    """Output without an error. What is known to hold the entropy spares the integral part the
-    steps in which it would find that out."""
+    """Output at zero error. A value that is known to hold the entropy saves the steps that the
+    integral part would need to reach it."""
     limit: float = Field(0.01, gt=0.0)
     """The output stays in [-limit, limit]."""
     dead_band: float = Field(0.05, ge=0.0, lt=1.0)
-    """Errors below this share of the target count as none."""
+    """Errors below this share of the target count as zero."""
     smoothing: float = Field(0.9, ge=0.0, lt=1.0)
-    """Weight of the past in the moving average of the entropy; 0 takes each step as it is."""
+    """Weight of the past in the moving average of the entropy; 0 disables averaging."""
 
     @model_validator(mode="after")
     def _check_bias(self) -> Self:
         if abs(self.bias) > self.limit:
-            raise ValueError(f"bias {self.bias} is beyond limit {self.limit}")
+            raise ValueError(f"bias = {self.bias} must lie within limit = {self.limit}")
         return self
 
 
@@ -54,8 +54,8 @@ class EntropyController:
     """PI control of the moving average of the entropy.
 
     With e = target - EMA(H), or 0 inside the dead band, the output is
-    clip(bias + K_p e + K_i sum(e), -limit, limit). The sum stands still while the output is at a
-    limit and e would push it further (anti-windup), so a target out of reach leaves no debt.
+    clip(bias + K_p e + K_i sum(e), -limit, limit). The sum is frozen while the output is at a limit
+    and e would push it further (anti-windup).
     """
 
     def __init__(self, config: ControllerConfig) -> None:
@@ -63,14 +63,14 @@ class EntropyController:
         self.average: float | None = None
         """Moving average of the entropy, nats; None before the first step."""
         self.sum = 0.0
-        """Of the errors, nats."""
+        """Sum of the errors, nats."""
         self.output = 0.0
 
     def update(self, entropy: float) -> float:
-        """Take one optimizer step's mean entropy in and return the new output.
+        """Update with the mean entropy of one optimizer step and return the new output.
 
         Args:
-            entropy: Nats. A value that is not finite leaves everything as it was.
+            entropy: Nats. Non-finite values are ignored.
         """
         if entropy - entropy != 0.0:
             return self.output
@@ -88,16 +88,18 @@ class EntropyController:
         return self.output
 
     def state_dict(self) -> dict[str, float | None]:
-        """Everything that a resumed run needs, as JSON."""
+        """State for a checkpoint, JSON-serializable."""
         return {"average": self.average, "sum": self.sum, "output": self.output}
 
     def load_state_dict(self, state: Mapping[str, float | None]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It is not the state of a controller.
+            ValueError: The keys are not those of a controller state.
         """
         if set(state) != {"average", "sum", "output"}:
-            raise ValueError(f"a controller keeps average, sum and output, not {[*state]}")
+            raise ValueError(
+                f"expected the controller state average, sum and output, found {[*state]}"
+            )
         self.average = state["average"]
         self.sum, self.output = float(state["sum"] or 0.0), float(state["output"] or 0.0)

@@ -1,9 +1,9 @@
-"""Hold back the few tokens whose log-probability and advantage move together the most.
+"""Restrict the updates of tokens with a large covariance of log-probability and advantage.
 
 The entropy of a softmax policy falls by about the learning rate times Cov(logprob, A) per step,
-and a handful of tokens makes up most of that covariance.
+and a small share of the tokens contributes most of that covariance.
 
-Source of both: The Entropy Mechanism of RL (arXiv 2505.22617), code in
+Source of both objectives: The Entropy Mechanism of RL (arXiv 2505.22617), code in
 PRIME-RL/Entropy-Mechanism-of-RL at 8850579.
 """
 
@@ -19,7 +19,7 @@ from training.objectives.interface import Objective
 def token_covariance(tokens: MicroBatch, advantages: Tensor) -> Tensor:
     """Product of deviations (A - mean A) (logprob - mean logprob) per token, (B, T); no gradient.
 
-    Means are over the batch of all processes; the published code takes each process's own.
+    Means are over the batch of all processes; the published code uses the batch of one process.
     """
     logprobs = tokens.logprobs.detach()
     mean_advantage = token_mean(advantages, tokens.mask, tokens.ranks)
@@ -28,18 +28,18 @@ def token_covariance(tokens: MicroBatch, advantages: Tensor) -> Tensor:
 
 
 class ClipCov(Objective[ClipCovConfig]):
-    """Detach a random few of the tokens with a large covariance.
+    """Detach a random sample of the tokens with a large covariance.
 
-    Candidates have covariance_min < cov < covariance_max and are not clipped already; of them
-    max(floor(share * tokens), 1) lose their loss, while the number it is divided by stays. The
-    published recipe opens the clip range to [0, 2] (epsilon 1.0 both ways), without entropy bonus
-    or KL. Statistics and the count are over the rollout batch of all processes (published: over the
-    micro-batch of one). In a small batch the floor of one token is more than `share`, and often no
-    token is a candidate: see the metrics.
+    Candidates have covariance_min < cov < covariance_max and are not clipped already. The loss of
+    max(floor(share * tokens), 1) candidates is removed; the divisor of the loss does not change.
+    The published recipe widens the clip range to [0, 2] (epsilon 1.0 on both sides), without
+    entropy bonus or KL. Statistics and the count are over the rollout batch of all processes
+    (published: over the micro-batch of one process). In a small batch, one token is more than
+    `share`, and often no token is a candidate: see the metrics.
     """
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
-        """1 at candidates and 2 at those of them that lose their loss, (B, T)."""
+        """1 at candidates, 2 at the candidates whose loss is removed, (B, T)."""
         config, ratio = self.config, tokens.ratio
         covariance = token_covariance(tokens, plan.advantages)
         clipped = (plan.advantages > 0) & (ratio > 1 + plan.epsilon_high)
@@ -51,7 +51,7 @@ class ClipCov(Objective[ClipCovConfig]):
         return candidates.long() + chosen.long()
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """Weigh the chosen tokens by 0."""
+        """Set the weight of the chosen tokens to 0."""
         marks = self.statistics_of(tokens, plan)
         chosen = marks == 2
         num_tokens = token_count(tokens.mask, tokens.ranks)
@@ -62,22 +62,22 @@ class ClipCov(Objective[ClipCovConfig]):
 
 
 class KlCov(Objective[KlCovConfig]):
-    """Tie the tokens with the largest covariance to the old policy, and clip nothing.
+    """Add a KL penalty on the tokens with the largest covariance, without clipping.
 
-    L = -A r everywhere; on the max(1, floor(share * tokens)) tokens with the largest covariance
-    also beta |logprob - old logprob|. That term has neither value nor gradient at ratio 1, so each
-    batch has to serve more than one optimizer step. Statistics are over the rollout batch of all
-    processes (published: over the micro-batch of one).
+    L = -A r for all tokens, plus beta |logprob - old logprob| on the max(1, floor(share * tokens))
+    tokens with the largest covariance. The penalty has value and gradient 0 at ratio 1, so each
+    batch must be used for more than one optimizer step. Statistics are over the rollout batch of
+    all processes (published: over the micro-batch of one process).
     """
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
-        """The tokens that are tied, (B, T) bool."""
+        """The tokens with the penalty, (B, T) bool."""
         covariance = token_covariance(tokens, plan.advantages)
         count = max(int(self.config.share * token_count(tokens.mask, tokens.ranks)), 1)
         return smallest(-covariance, tokens.mask, count, tokens.ranks)
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """Open the clip range and add the penalty."""
+        """Disable clipping and add the penalty."""
         chosen = self.statistics_of(tokens, plan)
         num_tokens = token_count(tokens.mask, tokens.ranks)
         penalty = self.config.beta * (tokens.logprobs - tokens.old_logprobs).abs() * chosen

@@ -1,4 +1,4 @@
-"""Statistics over all processes of a training run, so that none depends on how many there are."""
+"""Statistics over all processes of a training run, independent of the number of processes."""
 
 from typing import Protocol
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class Ranks(Protocol):
-    """The processes that share a micro-batch; every method is called by all of them in step."""
+    """The processes that share a micro-batch; all of them must call each method together."""
 
     @property
     def index(self) -> int:
-        """Which process this is, from 0."""
+        """Index of this process, from 0."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over processes; same shape everywhere, no gradient."""
@@ -28,36 +28,36 @@ class Ranks(Protocol):
 
 
 class SingleProcess:
-    """A run of one process."""
+    """`Ranks` for a run with one process."""
 
     index = 0
     size = 1
 
     def sum(self, values: Tensor) -> Tensor:
-        """The values themselves."""
+        """Return the values."""
         return values
 
     def max(self, values: Tensor) -> Tensor:
-        """The values themselves."""
+        """Return the values."""
         return values
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """The values themselves."""
+        """Return the values."""
         return [values]
 
 
 def token_count(mask: Tensor, ranks: Ranks) -> int:
-    """How many tokens a mask holds on all processes together."""
+    """Number of masked tokens on all processes together."""
     return int(ranks.sum(mask.sum()))
 
 
 def token_mean(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
-    """Mean over the masked tokens of all processes, shape (); 0 if there is none. No gradient.
+    """Mean over the masked tokens of all processes, shape (); 0 without tokens. No gradient.
 
     Args:
         values: Shape (B, T).
         mask: Bool, shape (B, T).
-        ranks: Who shares the batch.
+        ranks: Processes that share the batch.
     """
     local = values.detach().masked_fill(~mask, 0.0)
     total, count = ranks.sum(torch.stack([local.sum(), mask.sum().to(local.dtype)])).unbind()
@@ -65,18 +65,18 @@ def token_mean(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
 
 
 def token_max(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
-    """Maximum over the masked tokens of all processes, shape (); -inf if there is none."""
+    """Maximum over the masked tokens of all processes, shape (); -inf without tokens."""
     return ranks.max(values.detach().masked_fill(~mask, -torch.inf).amax())
 
 
 def smallest(values: Tensor, among: Tensor, count: int, ranks: Ranks) -> Tensor:
-    """Mark the `count` smallest values of all processes; equal values go to the first.
+    """Mark the `count` smallest values of all processes; ties are resolved in order.
 
     Args:
         values: Shape (B, T).
         among: Bool, shape (B, T): the tokens to choose from.
-        count: How many on all processes together; all of them if there are fewer.
-        ranks: Who shares the batch.
+        count: Number on all processes together; all tokens are marked if there are fewer.
+        ranks: Processes that share the batch.
 
     Returns:
         Bool, shape (B, T), this process's part of the choice.

@@ -1,7 +1,7 @@
-"""Entropy in the loss: a bonus, a bonus that regulates itself, a penalty around a target.
+"""Entropy terms of the loss: a bonus, an adaptive bonus, a penalty around a target.
 
-All three average over the tokens of the whole optimizer step, so gradient accumulation and the
-number of processes change nothing.
+All three average over the tokens of the whole optimizer step, so they do not depend on gradient
+accumulation or the number of processes.
 """
 
 from training.objectives.batch import LossPlan, MicroBatch, StepStatistics
@@ -17,9 +17,9 @@ from training.objectives.interface import Objective
 class EntropyBonus(Objective[EntropyBonusConfig]):
     """A bonus on the entropy: L - c mean(H).
 
-    Source: Williams and Peng (1991); the same as `entropy_coef` of TRL, except that for every
-    loss type the mean is over the tokens of the optimizer step. With a controller,
-    c = entropy_coef + its output, which may be negative.
+    Source: Williams and Peng (1991); equal to `entropy_coef` of TRL, except that the mean is over
+    the tokens of the optimizer step for every loss type. With a controller, c is entropy_coef plus
+    the controller's output, which may be negative.
     """
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
@@ -29,10 +29,10 @@ class EntropyBonus(Objective[EntropyBonusConfig]):
 
 
 class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
-    """A bonus that is on while the entropy is low and grows until it is not.
+    """Entropy bonus with a coefficient that grows while the entropy is below a target.
 
-    L - c mean(H) in a step that follows one with H <= target, else L. After each step c rises by
-    delta if H <= target and falls by delta if not. The first step has no bonus.
+    L - c mean(H) if the previous step had H <= target, else L. After each step, c rises by delta if
+    H <= target and falls by delta otherwise. The first step has no bonus.
 
     Source: Skywork-OR1 (arXiv 2505.22312); the same rule as `use_adaptive_entropy` of TRL 1.16.
     """
@@ -45,13 +45,13 @@ class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
         self.entropy: float | None = None
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """Add -c H if the last step was at or below the target."""
+        """Add -c H if the previous step was at or below the target."""
         low = self.entropy is not None and self.entropy <= self.config.entropy_target
         coefficient = self.coefficient if low else 0.0
         return plan.plus(mean=-coefficient * tokens.entropy).noting(entropy_coef=coefficient)
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """Move the coefficient by one delta."""
+        """Change the coefficient by one delta."""
         config = self.config
         self.entropy = step.entropy
         sign = 1 if step.entropy <= config.entropy_target else -1
@@ -62,13 +62,13 @@ class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
 class TargetEntropy(Objective[TargetEntropyConfig]):
     """Hold the mean entropy at a target: L + c |mean(H) - target|, from both sides.
 
-    The published term takes the mean of the micro-batch at hand, so accumulating gradients
-    changes it. Here which side of the target the policy is on is what the last optimizer step
-    measured (in the first step: the micro-batch), and the term c sign(mean(H) - target) (H -
-    target) is averaged over all tokens: the same value and gradient as long as that side is right.
-    A controller's output u adds -u mean(H) to it.
+    The published term uses the mean over the current micro-batch, so it depends on gradient
+    accumulation. Here, the sign of mean(H) - target comes from the previous optimizer step (in the
+    first step: from the micro-batch), and the term c sign(mean(H) - target) (H - target) is
+    averaged over all tokens. Value and gradient equal the published ones unless the sign changes in
+    the current step. A controller's output u adds -u mean(H).
 
-    Source: Confucius3-Math (arXiv 2506.18330), section 6.1, "targeted entropy regularisation".
+    Source: Confucius3-Math (arXiv 2506.18330), section 6.1, "targeted entropy regularization".
     """
 
     state = ("entropy",)
@@ -90,5 +90,5 @@ class TargetEntropy(Objective[TargetEntropyConfig]):
         )
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """Remember on which side of the target the policy is."""
+        """Store the entropy, whose side of the target decides the next step's sign."""
         self.entropy = step.entropy

@@ -1,4 +1,4 @@
-"""EPO: an entropy bonus, and a penalty for tokens that leave the band around the past."""
+"""EPO: an entropy bonus, and a penalty on tokens outside a band around the past mean entropy."""
 
 import math
 
@@ -9,26 +9,26 @@ from training.objectives.interface import Objective
 
 
 def phase_weight(step: float, num_steps: float, gamma: float) -> float:
-    """How much the penalty counts: 1 + exp(-gamma k / k_mid), from 2 towards 1.
+    """Weight of the penalty: 1 + exp(-gamma k / k_mid), from 2 towards 1.
 
     Args:
         step: k, optimizer steps done.
-        num_steps: Of the whole run; k_mid is half of it.
-        gamma: Rate of the decay.
+        num_steps: Optimizer steps of the whole run; k_mid is half of it.
+        gamma: Decay rate.
     """
     return 1 + math.exp(-gamma * step / (num_steps / 2))
 
 
 class Epo(Objective[EpoConfig]):
-    """Bonus and band: L - c (mean(H) - c_s w mean(P)).
+    """Entropy bonus and band penalty: L - c (mean(H) - c_s w mean(P)).
 
-    P = relu(ratio_low Hbar - H) + relu(H - ratio_high Hbar), Hbar the running mean of the mean
-    entropy of past optimizer steps, w of `phase_weight`. The first step has no band.
+    P = relu(ratio_low Hbar - H) + relu(H - ratio_high Hbar), where Hbar is the running mean of the
+    mean entropy of past optimizer steps and w is `phase_weight`. The first step has no penalty.
 
     Source: EPO (arXiv 2509.22576v2), equation 3 and the schedule of the weight. In the public code
-    (WujiangXu/EPO at 5b6fa98) P is a constant (0.1) wherever H leaves the band, which has no
-    gradient: that code trains a plain bonus. Here P is the distance to the band. Hbar is one
-    number; the authors keep one per turn of a dialogue.
+    (WujiangXu/EPO at 5b6fa98), P is a constant (0.1) where H is outside the band, which has no
+    gradient, so that code trains a plain bonus. Here P is the distance to the band. Hbar is one
+    number; the authors use one per dialogue turn.
     """
 
     state = ("num_steps", "entropy")
@@ -53,6 +53,6 @@ class Epo(Objective[EpoConfig]):
         )
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """Take the step into the running mean."""
+        """Update the running mean."""
         self.num_steps += 1
         self.entropy += (step.entropy - self.entropy) / self.num_steps

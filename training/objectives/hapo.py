@@ -1,4 +1,4 @@
-"""HAPO: advantages, redistribution and clip range that follow each token's entropy."""
+"""HAPO: advantages, redistribution and clip range that depend on each token's entropy."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,13 +15,13 @@ from training.objectives.distributed import Ranks
 from training.objectives.interface import Objective
 
 _MAX_ENTROPIES = 2**22
-"""Tokens of all processes that statistics are fitted to; a larger step is thinned evenly."""
+"""Most tokens of all processes that the statistics are fitted to; larger steps are subsampled."""
 _MAX_ADVANTAGE = 5.0
 
 
 def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1] per token, any shape."""
-    row = (*statistics, 1.0, 0.0)  # tau = 1, not as published
+    row = (*statistics, 1.0, 0.0)  # tau = 1, corrected signs
     flat = entropy.detach().flatten()
     parameters = torch.tensor(row).to(flat).expand(len(flat), -1)
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
@@ -30,38 +30,38 @@ def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
 def token_group_advantages(rollout: RolloutBatch) -> Tensor:
     """Advantages normalized over the tokens of each group, (N, T).
 
-    A = (R - mean) / (std + 1e-6), where each sequence counts as often as it has tokens. Groups in
-    which some |A| >= 5 keep the advantages they have.
+    A = (R - mean) / (std + 1e-6), where each sequence is weighted by its number of tokens. Groups
+    with any |A| >= 5 keep their advantages.
     """
     lengths = rollout.per_group(rollout.mask.sum(-1)).double()
     rewards = rollout.per_group(rollout.rewards).double()
     scored = rewards.isfinite()
     lengths, rewards = lengths * scored, rewards.where(scored, 0.0)
     total = lengths.sum(-1, keepdim=True).clamp_min(1.0)
-    centred = rewards - (lengths * rewards).sum(-1, keepdim=True) / total
-    std = ((lengths * centred.square()).sum(-1, keepdim=True) / total).sqrt()
-    advantages = (centred / (std + 1e-6)).where(scored, 0.0)
+    centered = rewards - (lengths * rewards).sum(-1, keepdim=True) / total
+    std = ((lengths * centered.square()).sum(-1, keepdim=True) / total).sqrt()
+    advantages = (centered / (std + 1e-6)).where(scored, 0.0)
     extreme = (advantages.abs() * (lengths > 0)).amax(-1, keepdim=True) >= _MAX_ADVANTAGE
     keep = rollout.to_tokens(extreme.expand_as(advantages)).bool()
     return torch.where(keep, rollout.advantages, rollout.to_tokens(advantages))
 
 
 class HapoObjective(Objective[HapoConfig]):
-    """Three of HAPO's four parts, each on its own switch.
+    """Three of the four components of HAPO, each of which can be disabled.
 
     h in [-1, 1] is the scaled log-entropy of `probes.hapo_statistics.fit_hapo`.
 
     - Token-level group average: `token_group_advantages`.
     - Redistribution: with "neutral" 1 - lo/2 < r < 1 + hi/2, A becomes A (1 + beta h) where h > 0
-      and r is not neutral, and where h <= 0 and r is neutral; the rest is left alone.
+      and r is not neutral, and where h <= 0 and r is neutral; other tokens do not change.
     - Asymmetric clip: lo = epsilon_low (1 - alpha h) where h <= 0, hi = epsilon_high (1 + alpha h)
       where h > 0.
 
     Source: HAPO (arXiv 2509.16591), starriver030515/HAPO at 7671dde. That code fits the statistics
-    to entropies of the batch at hand from one more scoring pass and multiplies negative h by a
-    negative scale, so low-entropy tokens count as high. Here the statistics are those of the last
-    optimizer step (the rollout's temperature law has them too), the entropy is that of the training
-    forward, and the first step has neither redistribution nor asymmetric clip.
+    to the entropies of the current batch with one more scoring pass, and multiplies negative h by a
+    negative scale, so low-entropy tokens count as high. Here the statistics are those of the
+    previous optimizer step (the temperature law of the rollout uses the same), the entropy is that
+    of the training forward, and the first step has neither redistribution nor asymmetric clip.
     """
 
     def __init__(self, config: HapoConfig) -> None:
@@ -107,18 +107,21 @@ class HapoObjective(Objective[HapoConfig]):
             self.statistics = fit_hapo(entropies, self.config.quantile)
 
     def state_dict(self) -> dict[str, float | None]:
-        """The statistics, if there are any yet."""
+        """The statistics; empty before the first step."""
         return {} if self.statistics is None else {**self.statistics._asdict()}
 
     def load_state_dict(self, state: Mapping[str, float | None]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It is not the state of this objective.
+            ValueError: The keys are not those of this objective's state.
         """
         if not state:
             self.statistics = None
         elif set(state) == set(HapoStatistics._fields):
             self.statistics = HapoStatistics(**{k: float(v or 0.0) for k, v in state.items()})
         else:
-            raise ValueError(f"Hapo keeps {HapoStatistics._fields}, not {[*state]}")
+            raise ValueError(
+                f"expected the state {[*HapoStatistics._fields]} for HapoObjective, found "
+                f"{[*state]}"
+            )

@@ -1,4 +1,4 @@
-"""Favour the tokens at which the policy is uncertain: only those, or a larger advantage there."""
+"""Emphasize tokens with high entropy: train on them only, or raise their advantages."""
 
 from dataclasses import replace
 
@@ -13,16 +13,16 @@ from training.objectives.interface import Objective
 class HighEntropyMask(Objective[HighEntropyMaskConfig]):
     """Train on the share of tokens with the highest entropy ("80/20").
 
-    A token keeps its loss if H >= the (1 - top_entropy_quantile) quantile over the rollout batch of
-    all processes (TRL: over the micro-batch of all processes). The loss is still divided by the
-    number of all tokens, as in TRL; code that divides by the tokens kept has gradients
+    A token keeps its loss if H is at least the (1 - top_entropy_quantile) quantile over the rollout
+    batch of all processes (TRL: over the micro-batch of all processes). The loss is divided by the
+    number of all tokens, as in TRL; implementations that divide by the kept tokens have gradients
     1 / top_entropy_quantile times as large.
 
     Source: Beyond the 80/20 Rule (arXiv 2506.01939); `top_entropy_quantile` of TRL 1.16.
     """
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
-        """The threshold, (B, 1); infinite without tokens."""
+        """The entropy threshold, (B, 1); infinite without tokens."""
         entropy = _wide(tokens.entropy)
         together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
         threshold = torch.full((), torch.inf, dtype=entropy.dtype, device=entropy.device)
@@ -31,14 +31,14 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
         return threshold.expand(len(entropy), 1)
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """Weigh tokens below the quantile by 0."""
+        """Set the weight of tokens below the threshold to 0."""
         entropy, threshold = _wide(tokens.entropy), self.statistics_of(tokens, plan)
         keep = (entropy >= threshold) & tokens.mask
         return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold.max())
 
 
 def _wide(entropy: Tensor) -> Tensor:
-    """Without gradient, in a type that `torch.quantile` takes."""
+    """Detach and convert to a dtype that `torch.quantile` supports."""
     entropy = entropy.detach()
     return entropy if entropy.dtype == torch.float64 else entropy.float()
 
@@ -46,11 +46,11 @@ def _wide(entropy: Tensor) -> Tensor:
 class EntropyAdvantage(Objective[EntropyAdvantageConfig]):
     """Raise advantages where the policy is uncertain: A + min(alpha H, |A| / kappa).
 
-    H is a number here, not a path for gradients. Shape (B, T).
+    H has no gradient here. Shape (B, T).
 
     Source: Reasoning with Exploration (arXiv 2506.14758), equation for the shaped advantage. The
-    baseline of the same name in the SIREN code uses kappa = 1, which lets uncertain tokens of bad
-    answers off entirely; the default here is the paper's 2.
+    baseline of the same name in the SIREN code uses kappa = 1, which can cancel the penalty on
+    uncertain tokens of bad answers; the default here is 2, as in the paper.
     """
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:

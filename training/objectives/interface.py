@@ -1,11 +1,11 @@
-"""What an objective may do; `batch` has what it is given.
+"""The base class of an objective; `batch` has the types of its inputs.
 
-An objective acts at up to three moments, and does nothing at those it does not override:
+An objective overrides the methods of one or more of three stages:
 
-1. `shape_rewards` and `shape_advantages` see a whole generation batch of all processes with its
-   groups together, once per generation;
-2. `on_tokens` sees a micro-batch with its gradient and changes a `LossPlan`;
-3. `on_step_end` sees what the optimizer step measured and may move the objective's state.
+1. `shape_rewards` and `shape_advantages` receive the generation batch of all processes, with whole
+   groups, once per generation;
+2. `on_tokens` receives a micro-batch with its gradient and returns a modified `LossPlan`;
+3. `on_step_end` receives the statistics of the optimizer step and may update the state.
 """
 
 from collections.abc import Mapping
@@ -21,21 +21,21 @@ C_co = TypeVar("C_co", bound=ObjectiveSettings, covariant=True)
 
 
 class Objective(Generic[C_co]):
-    """One way to act on the training objective. Everything here is: do nothing."""
+    """Base class of objectives; the default methods change nothing."""
 
     state: ClassVar[tuple[str, ...]] = ()
-    """Attributes that belong in a checkpoint: numbers, or None."""
+    """Names of the attributes that are saved in a checkpoint; their values are numbers or None."""
 
     def __init__(self, config: C_co) -> None:
         self.config = config
         self.drive = 0.0
-        """The controller's output, added to what `config.actuator` names."""
+        """The controller's output, added to the value that `config.actuator` names."""
         self.total_steps = 150
         """Optimizer steps of the run; the trainer sets it."""
 
     @property
     def temperature(self) -> float | None:
-        """Sampling temperature of the extra rollouts or of the rescoring that it asks for."""
+        """Temperature of the extra rollouts or of the rescoring; None without either."""
         return None
 
     def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
@@ -47,31 +47,31 @@ class Objective(Generic[C_co]):
         return rollout.advantages
 
     def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """The number per token that `needs` asks for of full logits.
+        """The tensor of `needs` that is computed from full logits, one number per token.
 
-        Works on any part of a batch, so a caller short of memory may cut it into pieces.
+        Can be called on parts of a batch, to save memory.
 
         Args:
             logits: Divided by the rollout temperature, shape (..., vocab).
             token_ids: The sampled tokens, shape (...).
         """
-        raise NotImplementedError(f"{type(self).__name__} asks for no logits")
+        raise NotImplementedError(f"{type(self).__name__} needs no logits")
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
-        """What `on_tokens` needs to know of all tokens of a batch, one row per sequence.
+        """Statistics of all tokens of a batch that `on_tokens` needs, one row per sequence.
 
-        With gradient accumulation the trainer computes it once per rollout batch, under the policy
-        that sampled, so that the size of a micro-batch changes nothing. Without, `on_tokens` calls
-        it on the micro-batch.
+        With gradient accumulation, the trainer computes them once per rollout batch under the
+        sampling policy, so they do not depend on the size of a micro-batch. Otherwise, `on_tokens`
+        computes them on the micro-batch.
 
         Args:
-            tokens: The batch; in a rollout, old log-probabilities and entropies.
-            plan: With the shaped advantages.
+            tokens: The batch; for a rollout batch, with old log-probabilities and entropies.
+            plan: The plan with the shaped advantages.
 
         Returns:
             Shape (B, T) or (B, k).
         """
-        raise NotImplementedError(f"{type(self).__name__} has no statistics of a batch")
+        raise NotImplementedError(f"{type(self).__name__} has no batch statistics")
 
     def statistics_of(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
         """The rollout's statistics if the trainer computed them, else the micro-batch's."""
@@ -79,23 +79,26 @@ class Objective(Generic[C_co]):
         return self.batch_statistics(tokens, plan) if found is None else found
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """The plan for a micro-batch of training, changed. Never called in evaluation."""
+        """Return the modified plan of a training micro-batch. Not called in evaluation."""
         return plan
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """An optimizer step with at least one token is done."""
+        """Update the state after an optimizer step with at least one token."""
 
     def state_dict(self) -> dict[str, float | None]:
-        """Everything that a resumed run needs, as JSON."""
+        """State for a checkpoint, JSON-serializable."""
         return {name: getattr(self, name) for name in self.state}
 
     def load_state_dict(self, state: Mapping[str, float | None]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It is not the state of this objective.
+            ValueError: The keys are not those of this objective's state.
         """
         if set(state) != set(self.state):
-            raise ValueError(f"{type(self).__name__} keeps {sorted(self.state)}, not {[*state]}")
+            raise ValueError(
+                f"expected the state {sorted(self.state)} for {type(self).__name__}, found "
+                f"{[*state]}"
+            )
         for name, value in state.items():
             setattr(self, name, value)

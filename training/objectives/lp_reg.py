@@ -1,4 +1,4 @@
-"""Lp-Reg: keep sensible tokens of low probability from being trained away."""
+"""Lp-Reg: protect plausible low-probability tokens from being suppressed by training."""
 
 import math
 
@@ -12,11 +12,11 @@ from training.objectives.interface import Objective
 from training.objectives.requirements import RequiredTensor
 
 _MAX_GAP = 20.0
-"""Nats; e^20 is far above where k3 is cut off, and an infinite e^d would make its gradient NaN."""
+"""Nats; far above the clamp of k3. An infinite e^d would make its gradient NaN."""
 
 
 def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool) -> Tensor:
-    """Log-probability of each token after the noise of the distribution is filtered out.
+    """Log-probability of each token under the distribution without its low-probability tail.
 
     Tokens with p >= kappa max(p) (or p >= kappa if `fixed`) are kept and renormalized.
 
@@ -24,10 +24,10 @@ def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool)
         logits: Shape (..., vocab).
         token_ids: Shape (...).
         kappa: Min-p threshold.
-        fixed: Whether the threshold is on p itself.
+        fixed: Whether the threshold applies to p instead of p / max(p).
 
     Returns:
-        Shape (...); -inf for a token that was filtered out.
+        Shape (...); -inf for a filtered token.
     """
     logprobs = torch.log_softmax(logits.float(), -1)
     scale = 0.0 if fixed else logprobs.amax(-1, keepdim=True)
@@ -37,17 +37,19 @@ def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool)
 
 
 class LpReg(Objective[LpRegConfig]):
-    """Tie unlikely but sensible tokens of bad answers to a renormalized old policy.
+    """Protect plausible low-probability tokens of bad answers with a KL term.
 
-    Protected: among the tokens with A < 0 the k = floor(share * count) least likely now, if
-    k > 1, and of these the ones less likely than under the proxy (filtered tokens never are).
-    They have L = -A r + beta k3 with k3 = clamp(e^d - d - 1, -10, 10), d = proxy - logprob, and no
-    clipping. The choice is over the rollout batch of all processes, under the old policy if
-    gradients are accumulated: below 2 / share tokens with A < 0 in it nothing is protected.
+    Of the tokens with A < 0, the k = floor(share * count) least likely ones are selected if k > 1.
+    Of these, the tokens that are less likely than under the proxy are protected; filtered tokens
+    never are. The proxy is the renormalized sampling policy, see `proxy_logprobs`. The loss of a
+    protected token is L = -A r + beta k3 with k3 = clamp(e^d - d - 1, -10, 10) and
+    d = proxy - logprob, without clipping. The selection is over the rollout batch of all processes,
+    under the old policy if gradients are accumulated. With fewer than 2 / share tokens with A < 0,
+    no token is protected.
 
     Source: Low-probability Regularization (arXiv 2510.03222), CarlanLark/Lp-Reg-dev at 33b27e2,
-    which writes -1e4 into filtered logits where -inf stands here. As published, the gradient of
-    k3 ends where its clamp does, at d of about 2.6 nats.
+    which sets filtered logits to -1e4 instead of -inf. As published, the gradient of k3 is 0 above
+    its clamp, at d of about 2.6 nats.
     """
 
     def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:

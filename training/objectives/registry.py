@@ -1,4 +1,4 @@
-"""The table of objectives: name to class."""
+"""Maps the names of objectives to their classes."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from training.objectives.steer import SteerObjective
 
 
 class Plain(Objective[PlainConfig]):
-    """Nothing: the trainer's own loss."""
+    """No objective: the trainer's unmodified loss."""
 
 
 OBJECTIVES: dict[str, type[Objective[Any]]] = {
@@ -58,5 +58,5 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
 
 
 def build_objective(config: ObjectiveConfig) -> Objective[ObjectiveSettings]:
-    """The objective that a config describes."""
+    """Build the objective of a config."""
     return OBJECTIVES[config.type](config)

@@ -1,4 +1,4 @@
-"""SIREN: hold the entropy of the nucleus at the tokens where it peaks."""
+"""SIREN: hold the nucleus entropy of peak tokens at its initial value."""
 
 import torch
 from torch import Tensor
@@ -12,15 +12,15 @@ from training.objectives.requirements import RequiredTensor
 
 
 def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Entropy of the most likely tokens whose probabilities stay below `top_p` together.
+    """Entropy of the most likely tokens whose cumulative probability stays below `top_p`.
 
-    The token that crosses `top_p` is left out, but one token is always kept, so a row whose first
-    token has more than `top_p` gives 0.
+    The token that crosses `top_p` is excluded, but one token is always kept: a row whose first
+    token has a probability above `top_p` has entropy 0.
 
     Args:
         logits: Shape (..., vocab).
         top_p: Probability of the nucleus.
-        top_k: No more tokens than these; a longer list than the vocabulary is all of it.
+        top_k: Largest number of tokens; values above the vocabulary size keep all tokens.
 
     Returns:
         Nats, shape (...), with gradient.
@@ -34,16 +34,16 @@ def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
 
 
 class Siren(Objective[SirenConfig]):
-    """Keep the nucleus entropy at peak tokens where it was at the start: L + c (H_sel - H_0)^2.
+    """Hold the nucleus entropy of peak tokens at its initial value: L + c (H_sel - H_0)^2.
 
-    H_sel is the mean over sequences of the mean over peak tokens, those whose nucleus entropy is
-    above the `peak_quantile` of their sequence; a sequence without any is left out. H_0 is the
-    mean H_sel of the first optimizer step, which itself has no term. Means are over all processes;
-    the square of a mean is not the mean of squares, so the number of accumulated micro-batches
-    does matter.
+    H_sel is the mean over sequences of the mean over peak tokens, whose nucleus entropy is above
+    the `peak_quantile` of their sequence; sequences without peak tokens are excluded. H_0 is the
+    mean H_sel of the first optimizer step, which has no term. Means are over all processes. The
+    square of a mean is not the mean of squares, so the term depends on the number of accumulated
+    micro-batches.
 
-    Source: SIREN (arXiv 2509.25133), Linn3a/siren at fa59a8d, which asks for 10,000 tokens of any
-    vocabulary and can select padding.
+    Source: SIREN (arXiv 2509.25133), Linn3a/siren at fa59a8d, which requires a vocabulary of at
+    least 10,000 tokens and can select padding.
     """
 
     state = ("anchor",)
@@ -54,7 +54,7 @@ class Siren(Objective[SirenConfig]):
         self._first: list[float] = []
 
     def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """Nucleus entropy."""
+        """Nucleus entropy of each token."""
         return nucleus_entropy(logits, self.config.top_p, self.config.top_k)
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
@@ -70,7 +70,7 @@ class Siren(Objective[SirenConfig]):
         return plan.plus(scalar=self.config.entropy_coef * (selected - self.anchor).square())
 
     def _selected_mean(self, entropy: Tensor, mask: Tensor, ranks: Ranks) -> Tensor | None:
-        """H_sel over all processes, with this process's part of the gradient."""
+        """H_sel over all processes, with the gradient of this process; None without peaks."""
         observed = entropy.detach().masked_fill(~mask, torch.nan)
         threshold = observed.nanquantile(self.config.peak_quantile, -1, keepdim=True)
         peaks = observed > threshold
@@ -81,11 +81,11 @@ class Siren(Objective[SirenConfig]):
         total, number = ranks.sum(torch.stack([local.detach(), num_sequences])).unbind()
         if number == 0:
             return None
-        # Trainers average gradients over processes, hence the factor.
+        # The trainer averages gradients over processes; the factor cancels that.
         return (total + (local - local.detach()) * ranks.size) / number
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """The first step's H_sel is the anchor."""
+        """Set the anchor to the H_sel of the first step."""
         if self.anchor is None and self._first:
             self.anchor = sum(self._first) / len(self._first)
             self._first = []

@@ -1,4 +1,4 @@
-"""Clip the value of a ratio, not its gradient."""
+"""Soft clip: clips the value of the ratio, not its gradient."""
 
 import torch
 
@@ -8,9 +8,9 @@ from training.objectives.interface import Objective
 
 
 class SoftClip(Objective[SoftClipConfig]):
-    """Let tokens learn that the upper clip would silence; most of them have a high entropy.
+    """Keep the gradient of tokens above the upper clip range, most of which have high entropy.
 
-    Where A > 0 and r > 1 + epsilon_high the term is r A sg((1 + epsilon_high) / r): the value of
+    Where A > 0 and r > 1 + epsilon_high, the term is r A sg((1 + epsilon_high) / r): the value of
     the clipped term with the gradient (1 + epsilon_high) A grad(logprob). No effect at ratio 1.
 
     Source: Agentic entropy-balanced policy optimization (AEPO, arXiv 2510.14545), the clipping
@@ -18,12 +18,12 @@ class SoftClip(Objective[SoftClipConfig]):
     """
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
-        """Open the clip range at silenced tokens and weigh them down to the limit."""
+        """Disable the upper clip at clipped tokens and weight them by limit / ratio."""
         limit = 1 + plan.epsilon_high
         ratio = tokens.ratio
-        silenced = tokens.mask & (plan.advantages > 0) & (ratio > limit)
-        weight = torch.where(silenced, limit / ratio, 1.0)
+        clipped = tokens.mask & (plan.advantages > 0) & (ratio > limit)
+        weight = torch.where(clipped, limit / ratio, 1.0)
         high = torch.as_tensor(plan.epsilon_high, dtype=ratio.dtype, device=ratio.device)
-        high = torch.where(silenced, UNCLIPPED, high)
-        share = silenced.sum() / tokens.mask.sum().clamp_min(1)
+        high = torch.where(clipped, UNCLIPPED, high)
+        share = clipped.sum() / tokens.mask.sum().clamp_min(1)
         return plan.weighted(weight).clipped(plan.epsilon_low, high).noting(soft_clip_share=share)

@@ -1,4 +1,4 @@
-"""STEER: weigh each token by how much its update is expected to change the entropy."""
+"""STEER: weight each token by the expected entropy change of its update."""
 
 import math
 
@@ -11,7 +11,7 @@ from training.objectives.distributed import token_max
 from training.objectives.interface import Objective
 
 _FLOOR = 0.02
-"""Smallest scale of the exponential map: a batch of tiny changes is not blown up to a large one."""
+"""Smallest scale of the exponential map, so that tiny changes are not amplified."""
 
 
 def entropy_change(
@@ -19,11 +19,11 @@ def entropy_change(
 ) -> Tensor:
     """STEER's Omega = A / p_old * p (1 - p) (ln p + H); positive predicts a falling entropy.
 
-    On policy this is A (1 - p) (ln p + H). Without gradient; what is not finite becomes 0.
+    On policy, this is A (1 - p) (ln p + H). No gradient; non-finite values become 0.
 
     Args:
         logprobs: ln p of the sampled tokens, any shape.
-        old_logprobs: ln p under the policy that sampled.
+        old_logprobs: ln p under the sampling policy.
         entropy: H, nats.
         advantages: A.
     """
@@ -34,15 +34,16 @@ def entropy_change(
 
 
 class SteerObjective(Objective[SteerConfig]):
-    """Down-weigh tokens whose update is expected to change the entropy a lot.
+    """Down-weight tokens whose update is expected to change the entropy strongly.
 
     With M = |Omega| of `entropy_change`: exponential map w = exp(-k M), k = -ln(weight_min) /
     max(max M, 0.02), clamped to [weight_min, 1]; linear map w = weight_max - (weight_max -
-    weight_min) (M - min M) / (max M - min M), or the midpoint if all are equal.
+    weight_min) (M - min M) / (max M - min M), or the midpoint if all M are equal.
 
-    Source: Rethinking Entropy Interventions (STEER, arXiv 2510.10150), zz-haooo/STEER at b31df71,
-    whose `core_algos.py` is followed where a variable's name promises a square. There max and min
-    are those of one process's micro-batch; here they are over the rollout batch of all processes.
+    Source: Rethinking Entropy Interventions (STEER, arXiv 2510.10150), zz-haooo/STEER at b31df71.
+    As in its `core_algos.py`, M is not squared, although a variable name there suggests a square.
+    There, max and min are over the micro-batch of one process; here they are over the rollout batch
+    of all processes.
     """
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:

@@ -46,8 +46,8 @@ class Evaluation(NamedTuple):
     def standard_error(self) -> float:
         """Of the accuracy, over problems."""
         means = [_mean([float(right) for right in row]) for row in self.correct]
-        centre = _mean(means)
-        squares = sum((mean - centre) ** 2 for mean in means)
+        center = _mean(means)
+        squares = sum((mean - center) ** 2 for mean in means)
         return math.sqrt(squares / max(len(means) - 1, 1) / len(means))
 
     def calibration(self) -> list[tuple[float, float, int]]:

@@ -93,16 +93,16 @@ def policy_mean(
     return kept.sum() / divisors[loss_type]
 
 
-def importance_weight(old: Tensor, behaviour: Tensor, mask: Tensor, cap: float) -> Tensor:
-    """Truncated importance weight min(pi_old / pi_behaviour, cap) per token, (B, T); 1 outside.
+def importance_weight(old: Tensor, behavior: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """Truncated importance weight min(pi_old / pi_behavior, cap) per token, (B, T); 1 outside.
 
     Args:
         old: Log-probabilities under the policy that sampled, at the training temperature.
-        behaviour: Log-probabilities that the tokens were drawn with; NaN where unknown.
+        behavior: Log-probabilities that the tokens were drawn with; NaN where unknown.
         mask: Bool, shape (B, T).
         cap: Largest weight.
 
     Source: truncated importance sampling (Ionides, 2008).
     """
-    gap = torch.where(mask & behaviour.isfinite(), old - behaviour, 0.0)
+    gap = torch.where(mask & behavior.isfinite(), old - behavior, 0.0)
     return gap.exp().clamp_max(cap).detach()

@@ -207,10 +207,10 @@ class EntropyGRPOTrainer(RolloutTrainer):
 
     def _importance(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
         """Weights that undo a controlled temperature; None where nothing was controlled."""
-        behaviour = inputs.get("sampling_per_token_logps")
-        if behaviour is None or not self._corrects or self._importance_cap is None:
+        behavior = inputs.get("sampling_per_token_logps")
+        if behavior is None or not self._corrects or self._importance_cap is None:
             return None
-        raw = importance_weight(tokens.old_logprobs, behaviour, tokens.mask, float("inf"))
+        raw = importance_weight(tokens.old_logprobs, behavior, tokens.mask, float("inf"))
         self._metrics["train"]["sampling/behaviour_ratio"].append(raw[tokens.mask].mean().item())
         return raw.clamp_max(self._importance_cap)
 

@@ -1,4 +1,4 @@
-"""ARES: as many windows of high entropy as the difficulty of the problem deserves."""
+"""ARES: rewards that match the number of high-entropy windows to the difficulty of a problem."""
 
 import math
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from training.objectives.requirements import RequiredTensor
 
 
 def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:
-    """Mean entropy of the `width` tokens after each token, (N, T); NaN where they are not there."""
+    """Mean entropy of the `width` tokens after each token, (N, T); NaN where tokens are missing."""
     result = torch.full_like(entropy, torch.nan)
     if entropy.shape[-1] <= width:
         return result
@@ -23,11 +23,11 @@ def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:
 
 
 class _Bucket(NamedTuple):
-    """How one difficulty is rewarded."""
+    """Reward settings of one difficulty."""
 
     name: Literal["easy", "medium", "hard"]
     accuracy_min: float
-    """Share of right answers in the group from which this bucket applies."""
+    """Smallest share of right answers in a group of this bucket."""
     margin: float
     kappa: float
     temperature: float
@@ -45,13 +45,13 @@ BUCKETS = (
 def effort_reward(
     bucket: _Bucket, count: Tensor, target: float, alpha: float, correct: Tensor
 ) -> Tensor:
-    """What ARES adds to the reward of answers of one difficulty, any shape.
+    """Reward term of ARES for answers of one difficulty, any shape.
 
     Args:
         bucket: The difficulty.
-        count: Windows of high entropy in the answer.
-        target: Wanted number of them.
-        alpha: Strength; all terms lie in [-cap, cap] with cap = alpha times the bucket's.
+        count: Number of high-entropy windows in the answer.
+        target: Target number of windows.
+        alpha: Strength; all terms lie in [-cap, cap] with cap = alpha * bucket.cap.
         correct: Bool, shape of `count`.
     """
     excess = count.double() - target
@@ -77,17 +77,17 @@ def _huber(x: Tensor, kappa: float) -> Tensor:
 class Ares(Objective[AresConfig]):
     """Reward effort on hard problems and brevity on easy ones.
 
-    The count is of tokens whose following `window` tokens have a mean entropy of at least the
-    threshold: the moving average of the median over answers of a high quantile of their windows.
-    Groups are easy from 2/3 right answers, medium from 1/3, else hard. `effort_reward`
-    is added to the reward; note that a wrong answer gets at least 0.3 alpha, since sigmoid(0) =
-    0.5. After each batch the strength of a difficulty moves by alpha_rate (mean count - target), or
-    the opposite for hard ones, within [0, 2].
+    The count of an answer is the number of tokens whose following `window` tokens have a mean
+    entropy of at least the threshold. The threshold is a moving average of the median over answers
+    of a high quantile of their windows. Groups with at least 2/3 right answers are easy, with at
+    least 1/3 medium, others hard. `effort_reward` is added to the reward; a wrong answer gets at
+    least 0.3 alpha, since sigmoid(0) = 0.5. After each batch, the strength of a difficulty changes
+    by alpha_rate (mean count - target), with the opposite sign for hard groups, within [0, 2].
 
-    Source: ARES (arXiv 2510.08457), shawn0728/ARES at 146620e. There the target is the rounded mean
-    count of the very batch it is compared with, so that the strength only follows rounding errors;
-    here it is the moving average over past batches. There only tokens of a list of reasoning words
-    count; here every token does.
+    Source: ARES (arXiv 2510.08457), shawn0728/ARES at 146620e. There, the target is the rounded
+    mean count of the same batch, so the strength only follows rounding errors; here it is the
+    moving average over past batches. There, only tokens of a list of reasoning words are counted;
+    here, all tokens are.
     """
 
     state = (
@@ -121,7 +121,7 @@ class Ares(Objective[AresConfig]):
         return rollout.rewards + added.flatten().to(rollout.rewards)
 
     def count(self, rollout: RolloutBatch) -> Tensor:
-        """Windows of high entropy per answer, (N,); moves the threshold."""
+        """Number of high-entropy windows per answer, (N,); updates the threshold."""
         config, entropy = self.config, rollout.measured[RequiredTensor.OLD_ENTROPY].double()
         wide = window_means(entropy, rollout.mask, config.threshold_window)
         observed = float(wide.nanquantile(config.quantile, -1).nanquantile(0.5))

@@ -1,4 +1,4 @@
-"""Settings of the experimental objectives. No torch in here."""
+"""Settings of the experimental objectives. Does not import torch."""
 
 from typing import Literal
 
@@ -8,11 +8,11 @@ from training.objectives.requirements import Claim, ObjectiveSettings, RequiredT
 
 
 class InfoGainConfig(ObjectiveSettings):
-    """Reward a question by what it teaches: R + weight (H(before) - H(after))."""
+    """Reward a question by its information gain: R + weight (H(before) - H(after))."""
 
     needs = frozenset({RequiredTensor.BELIEFS})
     decides = frozenset({Claim.REWARD})
-    experimental = "the authors' weight and task space are not known; the formula is ours"
+    experimental = "the authors' weight and task space are unknown; the formula is our own"
     acts_on = ("groups",)
 
     type: Literal["info_gain"] = "info_gain"
@@ -22,10 +22,10 @@ class InfoGainConfig(ObjectiveSettings):
 
 
 class HicraConfig(ObjectiveSettings):
-    """A + alpha |A| on planning tokens: more reward for good plans, less blame for bad ones."""
+    """Raise the advantages of planning tokens: A + alpha |A|."""
 
     needs = frozenset({RequiredTensor.PLANNING})
-    experimental = "form and alpha are from memory of the paper; no code was published"
+    experimental = "form and alpha are from memory, not from the paper; no code was published"
     acts_on = ("groups",)
 
     type: Literal["hicra"] = "hicra"
@@ -40,22 +40,22 @@ class AresConfig(ObjectiveSettings):
     checked = "shawn0728/ARES (the reward)"
     needs = frozenset({RequiredTensor.OLD_ENTROPY, RequiredTensor.CORRECT})
     decides = frozenset({Claim.REWARD})
-    experimental = "every token triggers instead of a word list; target and strength differ"
+    experimental = "counts all tokens instead of a word list; target and strength differ"
     acts_on = ("groups",)
 
     type: Literal["ares"] = "ares"
     """Name of the objective."""
     window: int = Field(4, ge=1)
-    """Tokens per window when counting."""
+    """Tokens per window of the count."""
     threshold_window: int = Field(8, ge=1)
-    """Tokens per window when finding the threshold."""
+    """Tokens per window of the threshold."""
     quantile: float = Field(0.98, gt=0.0, lt=1.0)
-    """Quantile of the windows of an answer; the median over answers moves the threshold."""
+    """Quantile of the windows of an answer; the threshold follows the median over answers."""
     threshold_smoothing: float = Field(0.99, ge=0.0, lt=1.0)
     """Weight of the past in the threshold."""
     alpha: float = Field(0.5, ge=0.0, le=2.0)
-    """Strength at the start, for every difficulty."""
+    """Initial strength of every difficulty."""
     alpha_rate: float = Field(0.05, ge=0.0)
-    """Change of a strength per window of distance from the target."""
+    """Change of the strength per window of distance from the target."""
     smoothing: float = Field(0.9, ge=0.0, lt=1.0)
     """Weight of the past in the target."""

@@ -1,4 +1,4 @@
-"""HICRA: more credit for tokens that plan than for tokens that carry out."""
+"""HICRA: more credit for planning tokens than for execution tokens."""
 
 from collections.abc import Sequence
 
@@ -34,15 +34,15 @@ def planning_mask(token_ids: Tensor, phrases: Sequence[Sequence[int]]) -> Tensor
 
 
 class Hicra(Objective[HicraConfig]):
-    """A + alpha |A| on planning tokens: more reward for good plans, less blame for bad ones.
+    """Raise the advantages of planning tokens: A + alpha |A|.
 
-    Planning tokens lie inside known phrases of 3 to 5 words that announce a strategy; see
+    Planning tokens are part of a known phrase of 3 to 5 words that announces a strategy; see
     `planning_mask`.
 
     Source: Emergent Hierarchical Reasoning (HICRA, arXiv 2509.03646); the repository has no code.
     """
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """Add the credit."""
+        """Add the credit to the advantages."""
         credit = self.config.alpha * rollout.advantages.abs()
         return rollout.advantages + credit * rollout.measured[RequiredTensor.PLANNING]

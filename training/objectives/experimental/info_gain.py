@@ -1,4 +1,4 @@
-"""Reward of what a question of a dialogue teaches."""
+"""Information gain of a dialogue question as its reward."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ from training.objectives.requirements import RequiredTensor
 
 
 class InfoGain(Objective[InfoGainConfig]):
-    """Reward a question by what it teaches: R + weight (H(before) - H(after)).
+    """Reward a question by its information gain: R + weight (H(before) - H(after)).
 
-    H of the belief over K hypotheses, nats.
+    H is the entropy of the belief over K hypotheses, nats.
 
     Source: Dialogue as Discovery (Nous, arXiv 2510.27410), the idea of its abstract.
     """
 
     def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
-        """Rewards with the gain."""
+        """Rewards plus the information gain."""
         beliefs = rollout.measured[RequiredTensor.BELIEFS].double()
         entropy: Tensor = torch.special.entr(beliefs).sum(-1)
         gain = (entropy[:, 0] - entropy[:, 1]).to(rollout.rewards)

@@ -1,11 +1,11 @@
-"""Steer the entropy to a chosen value with samples drawn hotter or colder.
+"""Move the entropy to a target with samples drawn at a higher or lower temperature.
 
-The state is the mean surprisal -logprob of sampled tokens in the last optimizer step (0 before
-the first), an estimate of the entropy. At or below the target the direction is hot, above it
-cold.
+The state is the mean surprisal -logprob of sampled tokens in the previous optimizer step (0 before
+the first step), an estimate of the entropy. At or below the target the higher temperature is used,
+above it the lower one.
 
-Source of both: Arbitrary Entropy Policy Optimization (arXiv 2510.08141), 597358816/AEPO at
-b353a05.
+Source of both objectives: Arbitrary Entropy Policy Optimization (arXiv 2510.08141),
+597358816/AEPO at b353a05.
 """
 
 from typing import TypeVar
@@ -22,7 +22,7 @@ _C = TypeVar("_C", bound=TwoTemperatureSettings, covariant=True)
 
 
 class _TowardsTarget(Objective[_C]):
-    """What DCPO and AEPO share: the surprisal, the direction and the temperature."""
+    """Base of DCPO and AEPO: the surprisal, the direction and the temperature."""
 
     slots = frozenset({Claim.SAMPLES})
     state = ("surprisal",)
@@ -38,22 +38,22 @@ class _TowardsTarget(Objective[_C]):
 
     @property
     def temperature(self) -> float:
-        """High while the entropy is low, low while it is high."""
+        """The high temperature while the entropy is low, the low one otherwise."""
         return self.config.temperature_high if self.is_low else self.config.temperature_low
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
-        """Remember the surprisal."""
+        """Store the surprisal."""
         self.surprisal = step.surprisal
 
 
 class Dcpo(_TowardsTarget[DcpoConfig]):
-    """Mix into the advantage what REINFORCE on hotter or colder samples would add.
+    """Mix into the advantage the REINFORCE term of samples at another temperature.
 
-    A <- (1 - a) A + a F on right answers and (1 - a) A on wrong ones, F = p_T / p_1 of the token
-    under the old policy at temperature T and at the rollout's; a = d / (1 + d) with
-    d = min(|target - surprisal|, distance_max) / (share of right answers). A batch without any
-    right answer is left alone (the public code divides by zero). A controller's output is added to
-    a in the direction of the temperature, and a stays in [0, 1].
+    A <- (1 - a) A + a F on right answers and (1 - a) A on wrong ones. F = p_T / p_1 is the ratio of
+    the token's probabilities under the old policy at temperature T and at the rollout temperature;
+    a = d / (1 + d) with d = min(|target - surprisal|, distance_max) / (share of right answers). A
+    batch without right answers does not change (the public code divides by zero). A controller's
+    output is added to a in the direction of the temperature, and a is clamped to [0, 1].
     """
 
     def alpha(self, share_correct: float) -> float:
@@ -63,7 +63,7 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
         return min(max(weight + (self.drive if self.is_low else -self.drive), 0.0), 1.0)
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """Mix the correction in."""
+        """Mix the correction into the advantages."""
         correct = rollout.measured[RequiredTensor.CORRECT]
         if not bool(correct.any()):
             return rollout.advantages
@@ -77,17 +77,17 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
 
 
 class Aepo(_TowardsTarget[AepoConfig]):
-    """Replace part of a batch by rewarded samples drawn hotter or colder.
+    """Replace part of a batch with rewarded samples drawn at another temperature.
 
     The trainer draws G more completions at `temperature` for the first `num_prompts(...)` prompts,
-    asks `kept(...)` which to take, and puts them in the place of the first sequences of the main
-    batch with advantage 1. Old log-probabilities are those of the rollout temperature, so the
-    samples are off policy: weigh them by the recorded behaviour log-probabilities. No extra sample
-    kept is a step without replacement; the public code fails there.
+    selects samples with `kept(...)`, and replaces the first sequences of the main batch with them,
+    with advantage 1. Old log-probabilities are those of the rollout temperature, so the samples are
+    off policy and need importance weights from their recorded sampling log-probabilities. If no
+    sample is kept, nothing is replaced; the public code fails in that case.
     """
 
     def num_prompts(self, num_prompts: int) -> int:
-        """How many of a batch's prompts get extra rollouts."""
+        """Number of prompts of a batch that get extra rollouts."""
         return max(int(self.config.share_prompts * num_prompts), 1)
 
     def kept(self, extra_advantages: Tensor, batch_size: int) -> Tensor:

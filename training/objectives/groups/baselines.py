@@ -1,4 +1,4 @@
-"""Baselines and scales of a whole group of answers to one prompt."""
+"""Baselines and scales that are computed over the group of answers to one prompt."""
 
 import math
 
@@ -12,22 +12,22 @@ from training.objectives.requirements import RequiredTensor
 
 
 def group_advantages(rollout: RolloutBatch) -> Tensor:
-    """Advantages of the rewards as GRPO makes them, (N, T).
+    """GRPO advantages of the rewards, (N, T).
 
     (R - mean) / (std + 1e-4) with the sample standard deviation of the group or the batch, or
-    without division. Sequences without a reward (NaN) count in neither and get 0.
+    without division. Sequences without a reward (NaN) are excluded from both and get 0.
     """
     rewards = rollout.per_group(rollout.rewards)
-    centred = rewards - rewards.nanmean(-1, keepdim=True)
+    centered = rewards - rewards.nanmean(-1, keepdim=True)
     if rollout.scale_rewards == "group":
-        centred = centred / (_nan_std(rewards) + 1e-4)
+        centered = centered / (_nan_std(rewards) + 1e-4)
     elif rollout.scale_rewards == "batch":
-        centred = centred / (_nan_std(rewards.reshape(1, -1)) + 1e-4)
-    return rollout.to_tokens(centred.nan_to_num(0.0))
+        centered = centered / (_nan_std(rewards.reshape(1, -1)) + 1e-4)
+    return rollout.to_tokens(centered.nan_to_num(0.0))
 
 
 def _nan_std(values: Tensor) -> Tensor:
-    """Sample standard deviation of each row's finite values, shape (rows, 1); 0 of fewer than 2."""
+    """Sample standard deviation of each row's finite values, (rows, 1); 0 for fewer than 2."""
     count = values.isfinite().sum(-1, keepdim=True)
     squares = (values - values.nanmean(-1, keepdim=True)).square()
     return (squares.nansum(-1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
@@ -37,7 +37,7 @@ def cluster_shares(answers: Tensor) -> Tensor:
     """Share of the group that gave the same answer, per answer.
 
     Args:
-        answers: Cluster numbers, shape (groups, G); -1 is no answer and agrees with nothing.
+        answers: Cluster numbers, shape (groups, G); -1 means no answer and matches nothing.
 
     Returns:
         Shape (groups, G), in [1/G, 1].
@@ -51,42 +51,43 @@ def cluster_shares(answers: Tensor) -> Tensor:
 def mean_cluster_surprisal(shares: Tensor) -> Tensor:
     """-(1/K) sum over the K clusters of ln p, from each member's share p; nats, shape (groups,).
 
-    A cluster of n members is in the sum n times with weight 1/n.
+    A cluster of n members appears n times in the sum with weight 1/n.
     """
     weight = 1 / (shares * shares.shape[-1])
     return -(weight * shares.log()).sum(-1) / weight.sum(-1)
 
 
 class HardnessWeight(Objective[HardnessWeightConfig]):
-    """Weigh a prompt by how hard it is: A = (R - mu) (1.256 - 0.256 mu).
+    """Weight a prompt by its difficulty: A = (R - mu) (1.256 - 0.256 mu).
 
-    R is +1 for a right and -1 for a wrong answer, mu the group mean. No standard deviation. The
-    recipe leaves out prompts that all answers got right or wrong and does not divide by length.
+    R is +1 for a right and -1 for a wrong answer, mu is the group mean. There is no division by the
+    standard deviation. The recipe excludes prompts whose answers are all right or all wrong, and
+    does not divide by length.
 
     Source: Confucius3-Math (arXiv 2506.18330), "policy-specific hardness weighting".
     """
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """The weighted difference to the group mean."""
+        """Weighted differences from the group mean."""
         rewards = 2 * rollout.per_group(rollout.measured[RequiredTensor.CORRECT]).double() - 1
         mean = rewards.mean(-1, keepdim=True)
         return rollout.to_tokens((rewards - mean) * (1.256 - 0.256 * mean))
 
 
 class SeedGrpo(Objective[SeedGrpoConfig]):
-    """Scale a prompt's advantages down by the semantic entropy of its answers.
+    """Scale the advantages of a prompt down by the semantic entropy of its answers.
 
     A (1 - alpha SE / ln G), SE = -(1/K) sum of ln p(C_k) over the K clusters of equivalent
-    answers, p(C_k) the share of the group in cluster k. The paper divides advantages by no
-    standard deviation: set `scale_rewards = "none"`, and `loss_type = "dr_grpo"` for a loss that
-    is not divided by the length.
+    answers, where p(C_k) is the share of the group in cluster k. The paper does not divide
+    advantages by a standard deviation: set `scale_rewards = "none"`, and `loss_type = "dr_grpo"`
+    for a loss that is not divided by the length.
 
     Source: SEED-GRPO (arXiv 2505.12346), section 4.1 and table 4; the repository has no code. The
-    paper weighs clusters by the probability of their sequences; here each sequence counts once.
+    paper weights clusters by the probability of their sequences; here each sequence counts once.
     """
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """The scaled advantages."""
+        """Scaled advantages."""
         answers = rollout.per_group(rollout.measured[RequiredTensor.ANSWERS])
         size = math.log(max(answers.shape[-1], 2))
         relative = mean_cluster_surprisal(cluster_shares(answers)) / size
@@ -95,21 +96,22 @@ class SeedGrpo(Objective[SeedGrpoConfig]):
 
 
 class Canon(Objective[CanonConfig]):
-    """Compare answers of high entropy with those of low entropy.
+    """Compare answers with high entropy against answers with low entropy.
 
     A group is sorted by the mean token entropy under the old policy; the first floor(G/2) are the
     low half. High: inter = R - alpha mean(R_low), intra = R - mean(R_high). Low: inter = alpha R -
-    mean(R_high), intra = R - mean(R_low). A = mu inter + (1 - mu) intra, without std.
+    mean(R_high), intra = R - mean(R_low). A = mu inter + (1 - mu) intra, without division by a
+    standard deviation.
 
     Source: CANON (arXiv 2509.23962), biuboomc/CANON, `compute_dr_entropy_per_token_group_...`. That
-    code also divides by the maximal length, which the trainer's `dr_grpo` loss does here. mu is
+    code also divides by the maximal length; the trainer's `dr_grpo` loss does so here. mu is
     constant; the authors also anneal it.
     """
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """Inter- and intra-half comparison."""
+        """Advantages of the comparison across and within the halves."""
         if rollout.num_generations < 2:
-            raise ValueError("canon splits each group in two: set num_generations to 2 or more")
+            raise ValueError("canon splits each group into halves: set num_generations >= 2")
         config, mask = self.config, rollout.mask
         entropy = rollout.measured[RequiredTensor.OLD_ENTROPY].masked_fill(~mask, 0.0)
         mean_entropy = rollout.per_group(entropy.sum(-1) / mask.sum(-1).clamp_min(1))

@@ -1,4 +1,4 @@
-"""Settings of the objectives that act on whole groups of completions. No torch in here."""
+"""Settings of the objectives that act on whole groups of completions. Does not import torch."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from training.objectives.requirements import Claim, ObjectiveSettings, RequiredT
 
 
 class HardnessWeightConfig(ObjectiveSettings):
-    """Weigh a prompt by how hard it is: A = (R - mu) (1.256 - 0.256 mu)."""
+    """Weight a prompt by its difficulty: A = (R - mu) (1.256 - 0.256 mu)."""
 
     checked = "paper (Confucius3-Math, equations 2 and 3)"
     needs = frozenset({RequiredTensor.CORRECT})
@@ -21,7 +21,7 @@ class HardnessWeightConfig(ObjectiveSettings):
 
 
 class SeedGrpoConfig(ObjectiveSettings):
-    """Scale a prompt's advantages down by the semantic entropy of its answers."""
+    """Scale the advantages of a prompt down by the semantic entropy of its answers."""
 
     checked = "paper (section 4.1, table 4)"
     needs = frozenset({RequiredTensor.ANSWERS})
@@ -30,11 +30,11 @@ class SeedGrpoConfig(ObjectiveSettings):
     type: Literal["seed_grpo"] = "seed_grpo"
     """Name of the objective."""
     alpha: float = Field(0.02, ge=0.0, le=1.0)
-    """How much of its advantage a prompt loses whose answers all differ."""
+    """Share of the advantage that is removed if all answers to the prompt differ."""
 
 
 class CanonConfig(ObjectiveSettings):
-    """Compare answers of high entropy with those of low entropy."""
+    """Compare answers with high entropy against answers with low entropy."""
 
     checked = "biuboomc/CANON"
     needs = frozenset({RequiredTensor.OLD_ENTROPY})
@@ -44,9 +44,9 @@ class CanonConfig(ObjectiveSettings):
     type: Literal["canon"] = "canon"
     """Name of the objective."""
     mu: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of the comparison across the halves; the rest compares within."""
+    """Weight of the comparison across the halves; the rest is within each half."""
     alpha: float = Field(1.0, ge=0.0)
-    """Below 1 favours the half of high entropy, above 1 the other."""
+    """Values below 1 favor the high-entropy half, values above 1 the low-entropy half."""
 
 
 class TwoTemperatureSettings(ObjectiveSettings):
@@ -63,7 +63,7 @@ class TwoTemperatureSettings(ObjectiveSettings):
 
 
 class DcpoConfig(TwoTemperatureSettings):
-    """Mix into the advantage what REINFORCE on hotter or colder samples would add."""
+    """Mix into the advantage the REINFORCE term of samples at another temperature."""
 
     checked = "597358816/AEPO"
     needs = frozenset(
@@ -75,11 +75,11 @@ class DcpoConfig(TwoTemperatureSettings):
     type: Literal["dcpo"] = "dcpo"
     """Name of the objective."""
     distance_max: float = Field(0.1, gt=0.0)
-    """Nats; a distance to the target above this counts as this."""
+    """Nats; larger distances to the target are clipped to this value."""
 
 
 class AepoConfig(TwoTemperatureSettings):
-    """Replace part of a batch by rewarded samples drawn hotter or colder."""
+    """Replace part of a batch with rewarded samples drawn at another temperature."""
 
     checked = "597358816/AEPO (selection and temperature)"
     acts_on = ()
@@ -87,17 +87,18 @@ class AepoConfig(TwoTemperatureSettings):
     type: Literal["aepo"] = "aepo"
     """Name of the objective."""
     share_prompts: float = Field(0.25, gt=0.0, le=1.0)
-    """Share of the prompts, the first ones, that get extra rollouts."""
+    """Share of the prompts that get extra rollouts; the first ones are used."""
     num_replaced: int = Field(60, ge=1)
-    """At most so many sequences are replaced; half of it while the entropy is too high."""
+    """Largest number of replaced sequences; halved while the entropy is above the target."""
     share_replaced: float = Field(0.5, gt=0.0, le=1.0)
-    """And at most this share of a batch, which the authors' 2,560 sequences never reach."""
+    """Largest share of a batch that is replaced. The authors have no such limit; their batches of
+    2,560 sequences would not reach it."""
     advantage_min: float = Field(0.05, ge=0.0)
     """Extra samples with a group advantage above this are kept."""
 
 
 class EmpgConfig(ObjectiveSettings):
-    """Modulate advantages step by step with the entropy of the step and of the next."""
+    """Scale the advantages of each step by its entropy and add a bonus for a clear next step."""
 
     checked = "paper (listing), on given steps"
     needs = frozenset({RequiredTensor.OLD_ENTROPY, RequiredTensor.STEPS})
@@ -106,15 +107,15 @@ class EmpgConfig(ObjectiveSettings):
     type: Literal["empg"] = "empg"
     """Name of the objective."""
     sharpness: float = Field(1.0, ge=0.0)
-    """k: how much more a confident step weighs than an uncertain one."""
+    """k: how strongly confident steps are weighted above uncertain ones."""
     clarity_sharpness: float = Field(1.0, ge=0.0)
-    """k': the same for the bonus."""
+    """k': the same for the bonus of the next step."""
     clarity: float = Field(0.1, ge=0.0)
-    """zeta: bonus for a step that makes the next one clear, in units of advantage."""
+    """zeta: bonus for a step whose next step is certain, in units of advantage."""
 
 
 class EmpoConfig(ObjectiveSettings):
-    """Reward an answer by the share of its group that gives the same: no grader needed."""
+    """Reward an answer by the share of its group with the same answer; needs no grader."""
 
     checked = "QingyangZhang/EMPO"
     needs = frozenset({RequiredTensor.ANSWERS})
@@ -136,4 +137,4 @@ class PearConfig(ObjectiveSettings):
     type: Literal["pear"] = "pear"
     """Name of the objective."""
     alpha: float = Field(1.0, ge=0.0)
-    """How much entropy of the answer phase the thinking phase may have for free."""
+    """Entropy of the thinking phase without penalty, as a multiple of the answer phase's."""

@@ -1,4 +1,4 @@
-"""EMPG: credit each reasoning step by how sure the policy was, and how sure it became."""
+"""EMPG: credit for reasoning steps by the entropy of the step and of the next step."""
 
 import torch
 from torch import Tensor
@@ -10,23 +10,23 @@ from training.objectives.requirements import RequiredTensor
 
 
 class Empg(Objective[EmpgConfig]):
-    """Modulate advantages step by step with the entropy of the step and of the next.
+    """Scale the advantages of each step by its entropy and add a bonus for a clear next step.
 
     With h the mean entropy of a step (old policy), scaled to [0, 1] over all steps of the batch:
-    A_step = A g(h) + zeta f(h of the next step), g = exp(-k h) / mean(exp(-k h)), f = exp(-k' h),
-    no bonus for the last step; then the mean over steps is subtracted. Tokens outside any step
-    keep their advantage. A step is a turn of an agent; an answer without tools has one step per
+    A_step = A g(h) + zeta f(h of the next step), g = exp(-k h) / mean(exp(-k h)), f = exp(-k' h).
+    The last step has no bonus. Finally, the mean over steps is subtracted. Tokens outside all steps
+    keep their advantage. A step is an agent turn; an answer without tools has one step per
     sentence.
 
-    Source: Harnessing Uncertainty (EMPG, arXiv 2509.09265); zeta is that of the paper's listing
-    (a third-party port has 0.05).
+    Source: Harnessing Uncertainty (EMPG, arXiv 2509.09265); the default of zeta is that of the
+    paper's listing (a third-party port has 0.05).
     """
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
-        """The advantages of each step's tokens."""
+        """Advantages of the tokens of each step."""
         config = self.config
         steps = torch.where(rollout.mask, rollout.measured[RequiredTensor.STEPS], -1).long()
-        # One column more at the end: the step after the last is never there.
+        # One extra column at the end stands for the missing step after the last one.
         width = int(steps.max()) + 2
         index = (torch.arange(len(steps), device=steps.device)[:, None] * width + steps)[steps >= 0]
         count = torch.bincount(index, minlength=len(steps) * width)
@@ -45,13 +45,13 @@ class Empg(Objective[EmpgConfig]):
         gain = gain / gain[there].mean()
         clear = (-config.clarity_sharpness * scaled).exp() * there
         bonus = config.clarity * clear[_following(there, width)]
-        centre = (per_step(rollout.advantages) * gain + bonus)[there].mean()
-        changed = rollout.advantages[steps >= 0] * gain[index] + bonus[index] - centre
+        center = (per_step(rollout.advantages) * gain + bonus)[there].mean()
+        changed = rollout.advantages[steps >= 0] * gain[index] + bonus[index] - center
         return rollout.advantages.masked_scatter(steps >= 0, changed.to(rollout.advantages))
 
 
 def _following(there: Tensor, width: int) -> Tensor:
-    """Index of the next step that has tokens, per step; the row's unused last one if none has."""
+    """Index of the next step with tokens, per step; the row's unused last column without one."""
     index = torch.arange(len(there), device=there.device).view(-1, width)
     candidates = torch.where(there.view(-1, width), index, index[:, -1:])
     nearest = candidates.flip(-1).cummin(-1).values.flip(-1)

@@ -1,6 +1,6 @@
-"""Rewards made of entropies: agreement, brevity of thought, information gained.
+"""Rewards computed from agreement and entropies.
 
-A reward changes `RolloutBatch.rewards`, after which the group's advantages are made anew.
+These objectives change `RolloutBatch.rewards`; the group advantages are then recomputed.
 """
 
 from torch import Tensor
@@ -13,14 +13,13 @@ from training.objectives.requirements import RequiredTensor
 
 
 class Empo(Objective[EmpoConfig]):
-    """Reward an answer by the share of its group that gives the same: no grader needed.
+    """Reward an answer by the share of its group with the same answer; needs no grader.
 
     R = n_cluster / G; 0 without an answer, and 0 for the whole group if no two answers agree. It
-    minimises semantic entropy, so watch for collapse.
+    minimizes semantic entropy and can collapse the policy, so monitor the entropy.
 
-    Source: EMPO (arXiv 2504.05812), `trl/src/open_r1/rewards.py` at c5eccd4. There two empty
-    answers can agree with each other, which also keeps a group without agreement alive; here they
-    agree with nothing.
+    Source: EMPO (arXiv 2504.05812), `trl/src/open_r1/rewards.py` at c5eccd4. There, two empty
+    answers match each other, so their group counts as one with agreement; here they match nothing.
     """
 
     def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
@@ -35,15 +34,15 @@ class Pear(Objective[PearConfig]):
     """Lower the reward by the excess entropy of the thinking phase: min(1, R - P).
 
     P = max(0, mean H over thinking - alpha mean H over the answer), with the old policy's
-    entropies in nats. The end tag belongs to neither phase. A completion without the tag is all
-    thinking, and a phase without tokens has entropy 0: not closing the thinking phase does not
-    avoid the penalty.
+    entropies in nats. The end tag belongs to neither phase. All tokens of a completion without the
+    tag belong to the thinking phase, and a phase without tokens has entropy 0, so a completion
+    cannot avoid the penalty by omitting the tag.
 
     Source: Phase Entropy Aware Reward (PEAR, arXiv 2510.08026), the reward of the paper.
     """
 
     def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
-        """Penalised rewards."""
+        """Rewards minus the penalty."""
         entropy, phases = (
             rollout.measured[RequiredTensor.OLD_ENTROPY],
             rollout.measured[RequiredTensor.PHASES],

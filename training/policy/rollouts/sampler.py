@@ -41,7 +41,7 @@ class Sampler:
             statistics: For `HapoLaw`; without them the law leaves T0 alone.
         """
         self._law, self._base = law, base
-        self._centre = max(base + shift, 0.05)
+        self._center = max(base + shift, 0.05)
         self._statistics = statistics
         self._drawn: list[Tensor] = []
         self._last: Tensor | None = None
@@ -89,7 +89,7 @@ class Sampler:
         return entropy
 
     def _temperature(self, logits: Tensor, entropy: Tensor) -> Tensor:
-        base = torch.full_like(logits[:, 0], self._centre)
+        base = torch.full_like(logits[:, 0], self._center)
         law = self._law
         if isinstance(law, EntropyTargetLaw):
             solved = temperature_for_entropy(

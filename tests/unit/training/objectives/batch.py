@@ -1,4 +1,4 @@
-"""Random micro-batches, the loss a trainer would make of a plan, and processes as threads."""
+"""Random micro-batches, the loss of a plan as a trainer computes it, and processes as threads."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -28,13 +28,13 @@ def objectives(*configs: str | dict[str, object]) -> Objectives:
 
 
 def only(*configs: str | dict[str, object]) -> Any:
-    """The one objective of a config, with whatever methods it has."""
+    """The only objective of a config."""
     (member,) = objectives(*configs).members.values()
     return member
 
 
 class Case(NamedTuple):
-    """A micro-batch that comes from logits, so that gradients can be taken to them."""
+    """A micro-batch computed from logits, to which gradients can be computed."""
 
     logits: Tensor
     ids: Tensor
@@ -68,7 +68,7 @@ class Case(NamedTuple):
 def case(
     seed: int = 0, rows: int = 6, length: int = 8, lag: float = 0.3, scale: float = 2.0
 ) -> Case:
-    """Lengths differ, ratios leave the clip range, half the advantages are negative."""
+    """Lengths differ, some ratios are outside the clip range, half the advantages are negative."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -98,7 +98,7 @@ def policy_loss(plan: LossPlan, tokens: MicroBatch) -> Tensor:
 def trainer_loss(
     plan: LossPlan, tokens: MicroBatch, num_tokens: float | None = None, num_micro: int = 1
 ) -> Tensor:
-    """What a trainer with a token-mean loss makes of a plan; `num_tokens` of the whole step."""
+    """The token-mean loss of a plan; `num_tokens` is that of the whole step."""
     count = float(tokens.mask.sum()) if num_tokens is None else num_tokens
     per_token = policy_loss(plan, tokens)
     for terms in (plan.policy_terms, plan.mean_terms):
@@ -126,7 +126,7 @@ def step(entropy: float = 1.0, surprisal: float = 1.0, num_tokens: int = 100) ->
 
 
 class _Lockstep:
-    """One of several processes that meet at every reduction."""
+    """One of several processes; every reduction waits for all of them."""
 
     def __init__(self, index: int, size: int, barrier: threading.Barrier, board: list[Any]) -> None:
         self.index, self.size, self._barrier, self._board = index, size, barrier, board
@@ -146,7 +146,7 @@ class _Lockstep:
 
 
 def on_ranks(parts: Sequence[T], work: Callable[[T, Ranks], R]) -> list[R]:
-    """Run `work` on each part in a thread of its own, as if they were processes."""
+    """Run `work` on each part in a separate thread that stands for a process."""
     size = len(parts)
     barrier, board = threading.Barrier(size), [None] * size
     results: list[Any] = [None] * size

@@ -25,7 +25,7 @@ def batch(correct: torch.Tensor = RIGHT) -> RolloutBatch:
 
 
 @pytest.mark.parametrize("name", ["dcpo", "aepo"])
-def test_the_temperature_is_high_until_the_surprisal_passes_the_target(name: str) -> None:
+def test_the_temperature_is_high_while_the_surprisal_is_at_or_below_the_target(name: str) -> None:
     member = only({"type": name, "entropy_target": 0.75})
     temperatures = [member.temperature]
     for surprisal in (0.75, 0.76, 0.2):
@@ -34,8 +34,8 @@ def test_the_temperature_is_high_until_the_surprisal_passes_the_target(name: str
     assert temperatures == [1.2, 1.2, 0.8, 1.2]
 
 
-def test_dcpo_mixes_the_ratio_into_right_answers_only() -> None:
-    """Before the first step the distance is cut to 0.1; a = 0.4 / 1.4 at a quarter right."""
+def test_dcpo_adds_the_ratio_to_right_answers_only() -> None:
+    """Before the first step, the distance is clipped to 0.1; a = 0.4 / 1.4 with 1/4 right."""
     member, data = only("dcpo"), batch()
     a = 0.4 / 1.4
     found = member.shape_advantages(data)
@@ -44,13 +44,13 @@ def test_dcpo_mixes_the_ratio_into_right_answers_only() -> None:
     torch.testing.assert_close(found[1:], (1 - a) * before[1:])
 
 
-def test_dcpo_at_its_target_does_nothing() -> None:
+def test_dcpo_at_its_target_changes_nothing() -> None:
     member, data = only("dcpo"), batch()
     member.on_step_end(step(surprisal=0.75), SingleProcess())
     assert torch.equal(member.shape_advantages(data), data.advantages)
 
 
-def test_dcpo_without_a_right_answer_does_nothing() -> None:
+def test_dcpo_without_right_answers_changes_nothing() -> None:
     """The published weight divides by the share of right answers."""
     data = batch(torch.zeros(4, dtype=torch.bool))
     found = only("dcpo").shape_advantages(data)
@@ -73,7 +73,9 @@ def test_dcpo_ignores_padding() -> None:
 
 
 @pytest.mark.parametrize(("surprisal", "sign"), [(0.7, 1), (0.8, -1)])
-def test_a_driven_dcpo_pushes_the_way_of_its_temperature(surprisal: float, sign: int) -> None:
+def test_the_controller_moves_dcpo_alpha_in_the_direction_of_the_temperature(
+    surprisal: float, sign: int
+) -> None:
     composed = Objectives([DcpoConfig()], Actuator.DCPO_ALPHA)
     member = composed.members["dcpo"]
     assert isinstance(member, only("dcpo").__class__)
@@ -85,7 +87,7 @@ def test_a_driven_dcpo_pushes_the_way_of_its_temperature(surprisal: float, sign:
         assert member.alpha(0.5) == pytest.approx(expected)
 
 
-def test_aepo_asks_for_the_first_quarter_of_the_prompts() -> None:
+def test_aepo_resamples_the_first_quarter_of_the_prompts() -> None:
     member = only("aepo")
     assert [member.num_prompts(n) for n in (512, 8, 4, 1)] == [128, 2, 1, 1]
 

@@ -11,7 +11,7 @@ EASY, MEDIUM, HARD = BUCKETS
 
 
 def reward(bucket: int, count: float, correct: bool, target: float = 10.0) -> float:
-    """At alpha = 0.5 and a target of 10 windows."""
+    """The reward at alpha = 0.5 and a target of 10 windows."""
     counts, verdict = torch.tensor([count]), torch.tensor([correct])
     return float(effort_reward(BUCKETS[bucket], counts, target, 0.5, verdict)[0])
 
@@ -20,7 +20,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_windows_follow_their_token_and_end_with_the_answer() -> None:
+def test_windows_follow_their_token_and_stay_inside_the_answer() -> None:
     entropy = torch.tensor([[1.0, 2.0, 4.0, 6.0], [1.0, 2.0, 4.0, 99.0]])
     mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
     found = window_means(entropy, mask, 2)
@@ -40,31 +40,33 @@ def test_windows_follow_their_token_and_end_with_the_answer() -> None:
         (0.0, 0.0),  # easy problems may be short
     ],
 )
-def test_easy_and_right(count: float, expected: float) -> None:
+def test_right_answers_to_easy_problems_are_penalized_for_excess_windows(
+    count: float, expected: float
+) -> None:
     assert reward(0, count, correct=True) == pytest.approx(expected)
 
 
-def test_medium_and_right_is_two_sided() -> None:
+def test_right_answers_to_medium_problems_are_penalized_on_both_sides() -> None:
     assert reward(1, 14.5, correct=True) == reward(1, 5.5, correct=True) < 0
     assert reward(1, 12.5, correct=True) == 0
     assert reward(1, 14.5, correct=True) == pytest.approx(-0.5 * (4 / 6) / 5.5)
 
 
-def test_a_wrong_answer_gets_half_the_cap_for_nothing() -> None:
-    """sigmoid(0) = 1/2: a constant offset of the published formula, kept and documented."""
+def test_a_wrong_answer_without_windows_gets_half_of_its_cap() -> None:
+    """sigmoid(0) = 1/2 is a constant offset of the published formula."""
     assert reward(0, 0, correct=False) == pytest.approx(0.5 * 0.5 * 0.6)
     assert reward(1, 0, correct=False) == pytest.approx(0.5 * 0.5 * 0.8)
     assert reward(2, 0, correct=False) == pytest.approx(0.5 * 0.6)
     assert reward(0, 13.5, correct=False) == pytest.approx(sigmoid(1) * 0.5 * 0.6)
 
 
-def test_hard_and_right_is_paid_for_effort() -> None:
+def test_right_answers_to_hard_problems_are_rewarded_for_effort() -> None:
     assert reward(2, 10.0, correct=True) == pytest.approx(0.6 * sigmoid(3.5 / 3))
     assert reward(2, 6.5, correct=True) == pytest.approx(0.6 * 0.5)
     assert reward(2, 4.5, correct=True) == pytest.approx(-0.5 * 0.6 * (4 / 8) / 7.5)
 
 
-def test_a_target_of_nothing_still_has_a_margin_of_one() -> None:
+def test_a_target_of_zero_has_a_margin_of_one() -> None:
     assert reward(0, 1.0, correct=True, target=0.0) == 0
     assert reward(0, 2.0, correct=True, target=0.0) < 0
 
@@ -89,7 +91,7 @@ def plateau_windows(threshold: float) -> int:
 
 
 def test_the_threshold_is_the_median_over_answers() -> None:
-    """Three flat answers and one with a plateau: the median is flat, the mean would not be."""
+    """Three flat answers and one with a plateau: the median equals that of a flat answer."""
     counts = only("ares").count(batch([True] * 4))
     assert counts.tolist() == [36.0] * 4
     pair = batch([True] * 2, size=2)
@@ -98,7 +100,7 @@ def test_the_threshold_is_the_median_over_answers() -> None:
 
 
 def test_the_threshold_follows_the_median_slowly() -> None:
-    """Moving average with weight 0.99 of the past, saved with the run."""
+    """The threshold is a moving average with weight 0.99 of the past and part of the state."""
     member = only("ares")
     high, low = batch([True] * 2, height=4.5, size=2), batch([True] * 2, height=0.5, size=2)
     member.count(high)
@@ -123,8 +125,8 @@ def test_the_bucket_is_the_accuracy_of_the_group(correct: list[bool], bucket: st
     assert moved == {bucket}
 
 
-def test_the_strength_follows_a_change_of_the_count() -> None:
-    """As published, the target is the mean of the same batch and the strength never moves."""
+def test_the_strength_changes_with_the_count() -> None:
+    """In the published code, the target is the mean of the same batch."""
     member = only({"type": "ares", "smoothing": 0.0, "alpha_rate": 0.01})
     right = [True, True, True, False]
     member.shape_rewards(batch(right, height=0.5))

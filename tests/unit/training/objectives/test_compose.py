@@ -1,4 +1,4 @@
-"""What every objective promises, one table for all."""
+"""Laws that hold for every objective, parametrized over all of them."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ from training.objectives.distributed import Ranks
 from training.objectives.registry import OBJECTIVES, build_objective
 from training.objectives.requirements import RequiredTensor
 
-# Settings under which every objective acts on a few dozen tokens.
+# Settings under which every objective changes the loss of a few dozen tokens.
 ACTIVE: dict[str, dict[str, Any]] = {
     "clip_cov": {"share": 0.2, "covariance_min": -9.0, "covariance_max": 9.0},
     "kl_cov": {"share": 0.2},
@@ -49,7 +49,7 @@ ON_TOKENS = [
     "hapo",
     "soft_clip_high_entropy",
 ]
-# Neither a random choice nor a statistic of the micro-batch.
+# Objectives with neither a random choice nor a statistic of the micro-batch.
 ACCUMULATES = [
     "none",
     "entropy_bonus",
@@ -64,7 +64,7 @@ each = pytest.mark.parametrize("name", ON_TOKENS)
 
 
 def warm(name: str, **settings: Any) -> Objectives:
-    """The objective after one optimizer step, when all of them act."""
+    """The objective after one optimizer step, from which on every objective has an effect."""
     composed = objectives({"type": name, **ACTIVE.get(name, {}), **settings})
     state: dict[str, dict[str, Any]] = {
         "adaptive_entropy": {"coefficient": 0.1, "entropy": 0.1},
@@ -75,7 +75,7 @@ def warm(name: str, **settings: Any) -> Objectives:
     }
     if name in state:
         composed.load_state_dict({name: state[name]})
-    torch.manual_seed(1)  # of clip_cov's choice
+    torch.manual_seed(1)  # for the random choice of clip_cov
     return composed
 
 
@@ -83,11 +83,11 @@ def value(plan: LossPlan, tokens: MicroBatch) -> float:
     return float(trainer_loss(plan, tokens).detach())
 
 
-def test_the_list_of_those_that_act_on_tokens_is_complete() -> None:
+def test_the_list_of_token_level_objectives_is_complete() -> None:
     assert [name for name in OBJECTIVES if objectives(name).acts_on_tokens] == ON_TOKENS
 
 
-def test_none_is_the_plain_loss() -> None:
+def test_none_gives_the_unmodified_loss() -> None:
     one = case()
     plan, tokens = plan_of(objectives("none"), one)
     assert (plan.epsilon_low, plan.epsilon_high) == (0.2, 0.28)
@@ -95,12 +95,12 @@ def test_none_is_the_plain_loss() -> None:
     assert bool((plan.weight == 1).all())
     expected = one.advantages[:, None].expand(one.mask.shape) * one.mask
     assert torch.equal(plan.advantages, expected)
-    assert tokens.ratio.max() > 1.28  # the case does leave the clip range
+    assert tokens.ratio.max() > 1.28  # some ratios are outside the clip range
 
 
 @each
-def test_no_objective_is_a_dead_term(name: str) -> None:
-    """Each changes the gradient, not only the reported loss."""
+def test_every_objective_changes_the_gradient(name: str) -> None:
+    """Each objective changes the gradient, not only the reported loss."""
     one = case()
     _, plain = loss_and_gradient(objectives("none"), one)
     _, changed = loss_and_gradient(warm(name), one)
@@ -109,8 +109,8 @@ def test_no_objective_is_a_dead_term(name: str) -> None:
 
 
 @each
-def test_the_gradient_is_that_of_the_loss(name: str) -> None:
-    """Finite differences, with everything held that is documented to carry no gradient."""
+def test_the_gradient_is_the_derivative_of_the_loss(name: str) -> None:
+    """Compared with finite differences; inputs documented as without gradient are constant."""
     one = case(rows=3, length=4)
     plan, tokens = plan_of(warm(name), one)
     loss = trainer_loss(plan, tokens)
@@ -137,7 +137,7 @@ def test_the_gradient_is_that_of_the_loss(name: str) -> None:
 
 @each
 @pytest.mark.parametrize("junk", [0.0, 7.0, float("nan"), float("inf")])
-def test_padding_may_hold_anything(name: str, junk: float) -> None:
+def test_values_at_padding_are_ignored(name: str, junk: float) -> None:
     one = case()
     plan, tokens = plan_of(warm(name), one)
     wider = Case(*(torch.cat([x, x[:, :3]], 1) if x.dim() > 1 else x for x in one))
@@ -151,7 +151,7 @@ def test_padding_may_hold_anything(name: str, junk: float) -> None:
         measured={need: torch.where(mask, x, junk) for need, x in raw.measured.items()},
     )
     composed = warm(name)
-    if name == "clip_cov":  # its random numbers would fall on other tokens
+    if name == "clip_cov":  # another order assigns its random numbers to other tokens
         composed = warm(name, share=1.0)
         plan, tokens = plan_of(warm(name, share=1.0), one)
     padded = composed.plan(soiled, one.advantages, 0.2, 0.28)
@@ -177,8 +177,8 @@ def test_the_order_of_sequences_does_not_matter(name: str) -> None:
 
 
 @each
-def test_two_processes_are_as_good_as_one(name: str) -> None:
-    """Loss and gradient of the whole batch, when each process holds half of it."""
+def test_two_processes_give_the_same_result_as_one(name: str) -> None:
+    """Loss and gradient are those of the whole batch if each process has half of it."""
     one = case()
     settings = {"share": 1.0} if name == "clip_cov" else {}
     loss, gradient = loss_and_gradient(warm(name, **settings), one)
@@ -190,7 +190,7 @@ def test_two_processes_are_as_good_as_one(name: str) -> None:
     def work(part: Case, ranks: Ranks) -> Any:
         composed = warm(name, **settings)
         plan, tokens = plan_of(composed, part, ranks)
-        # A trainer averages over processes; the number of tokens is that of all of them.
+        # The trainer averages over processes; the number of tokens is that of all processes.
         own = trainer_loss(plan, tokens, num_tokens / ranks.size)
         (own_gradient,) = torch.autograd.grad(own, part.logits)
         return own.detach(), own_gradient / ranks.size, composed.end_step(ranks), composed
@@ -223,18 +223,18 @@ def test_accumulating_gradients_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "hapo"])
-def test_state_survives_json(name: str) -> None:
+def test_state_survives_a_json_round_trip(name: str) -> None:
     written = build_objective(objectives(name).members[name].config)  # type: ignore[arg-type]
     for attribute in written.state:
         setattr(written, attribute, 0.625)
     read = objectives(name).members[name]
     read.load_state_dict(json.loads(json.dumps(written.state_dict())))
     assert read.state_dict() == written.state_dict() == dict.fromkeys(written.state, 0.625)
-    with pytest.raises(ValueError, match="keeps"):
+    with pytest.raises(ValueError, match="expected the state"):
         read.load_state_dict({**written.state_dict(), "alien": 1.0})
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped() -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run() -> None:
     names = ("hapo", "target_entropy", "dcpo")
     straight, first = objectives(*names), objectives(*names)
     for composed in (straight, first):
@@ -251,7 +251,7 @@ def test_state_of_other_objectives_is_refused() -> None:
         objectives("steer").load_state_dict(objectives("epo").state_dict())
 
 
-def test_a_step_measures_entropy_surprisal_and_covariance() -> None:
+def test_a_step_reports_entropy_surprisal_and_covariance() -> None:
     one = case(lag=0.0)
     composed = objectives("none")
     for part in (slice(0, 2), slice(2, 6)):
@@ -266,11 +266,11 @@ def test_a_step_measures_entropy_surprisal_and_covariance() -> None:
     assert found.covariance == pytest.approx(float(((lp - lp.mean()) * (a - a.mean())).mean()))
     omega = a * (1 - lp.exp()) * (lp + h)
     assert found.predicted_change == pytest.approx(float(omega.mean()))
-    with pytest.raises(RuntimeError, match="without a plan"):
+    with pytest.raises(RuntimeError, match="before plan"):
         composed.end_step()
 
 
-def test_objectives_act_in_the_order_of_the_list() -> None:
+def test_objectives_are_applied_in_the_order_of_the_list() -> None:
     one = case()
     both, swapped = (
         objectives("steer", "entropy_advantage"),
@@ -278,12 +278,12 @@ def test_objectives_act_in_the_order_of_the_list() -> None:
     )
     weights = [plan_of(c, one)[0].weight for c in (objectives("steer"), both, swapped)]
     assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])  # STEER sees the raised advantages
+    assert not torch.equal(weights[0], weights[2])  # STEER receives the raised advantages
 
 
 @pytest.mark.parametrize("baseline", ["canon", "hapo", "hardness_weight"])
 @pytest.mark.parametrize("other", ["seed_grpo", "hicra"])
-def test_a_baseline_comes_first_and_undoes_nobodys_work(baseline: str, other: str) -> None:
+def test_a_baseline_is_applied_before_other_objectives(baseline: str, other: str) -> None:
     generator = torch.Generator().manual_seed(0)
     batch = rollout([1, 0, 0, 1], correct=torch.tensor([True, False, False, True]))
     measured = {
@@ -302,7 +302,7 @@ def test_a_baseline_comes_first_and_undoes_nobodys_work(baseline: str, other: st
     assert one.shape != alone.shape or not torch.equal(one, alone)
 
 
-def test_terms_add_up() -> None:
+def test_loss_terms_are_added() -> None:
     one = case()
     plan, _ = plan_of(objectives("steer", "target_entropy", "kl_cov"), one)
     assert plan.mean_terms is not None
@@ -313,7 +313,7 @@ def test_terms_add_up() -> None:
     assert {"entropy_coef", "kl_cov_share", "entropy_change_max"} <= set(plan.metrics)
 
 
-def test_advantages_are_made_anew_only_if_rewards_changed() -> None:
+def test_advantages_are_recomputed_only_if_rewards_changed() -> None:
     batch = rollout([1, 0, 0, 1], correct=torch.tensor([True, False, False, True]))
     marked = replace(batch, advantages=batch.advantages + 5)
     assert torch.equal(objectives("none").shape(marked).advantages, marked.advantages)
@@ -347,7 +347,7 @@ def test_extreme_distributions_give_finite_gradients(seed: int, name: str, scale
 
 
 @each
-def test_single_precision_is_no_error(name: str) -> None:
+def test_single_precision_is_supported(name: str) -> None:
     one = case()
     tokens = one.tokens()
     single = replace(
@@ -357,7 +357,9 @@ def test_single_precision_is_no_error(name: str) -> None:
         old_logprobs=tokens.old_logprobs.float(),
         measured={need: x.float() for need, x in tokens.measured.items()},
     )
-    settings = {"share": 1.0} if name == "clip_cov" else {}  # its draws depend on the precision
+    settings = (
+        {"share": 1.0} if name == "clip_cov" else {}
+    )  # its random choice depends on the precision
     plan = warm(name, **settings).plan(single, one.advantages.float(), 0.2, 0.28)
     assert plan.advantages.dtype == torch.float32
     plain, there = plan_of(warm(name, **settings), one)
@@ -365,7 +367,7 @@ def test_single_precision_is_no_error(name: str) -> None:
 
 
 @each
-def test_a_batch_without_tokens_is_no_error(name: str) -> None:
+def test_a_batch_without_tokens_is_supported(name: str) -> None:
     one = case()._replace(mask=torch.zeros(6, 8, dtype=torch.bool))
     composed = warm(name)
     plan, tokens = plan_of(composed, one)

@@ -16,21 +16,21 @@ def controller(**settings: float) -> EntropyController:
     return EntropyController(ControllerConfig(**{**plain, **settings}))
 
 
-def test_the_output_is_proportional_and_integral() -> None:
+def test_the_output_has_a_proportional_and_an_integral_part() -> None:
     """e = 0.5, 0.5, -1: outputs 1e-3 e + 1e-4 sum(e)."""
     pi = controller()
     outputs = [pi.update(h) for h in (0.5, 0.5, 2.0)]
     assert outputs == pytest.approx([5.5e-4, 6.0e-4, -1e-3])
 
 
-def test_the_bias_is_the_output_without_an_error() -> None:
+def test_the_bias_is_the_output_at_zero_error() -> None:
     pi = controller(bias=4e-3)
     assert pi.update(1.0) == 4e-3
     assert pi.update(0.5) == pytest.approx(4e-3 + 5.5e-4)
 
 
-def test_the_shipped_gains_settle_where_momentum_is_short_and_swing_where_it_is_long() -> None:
-    """Entropy falls by 0.25 nats a step and rises by twice the output, both through a mean."""
+def test_the_shipped_gains_converge_with_short_momentum_and_oscillate_with_long_momentum() -> None:
+    """Entropy falls by 0.25 nats per step and rises by twice the output, both averaged."""
     shipped = load_config("target-entropy", []).controller
     assert shipped is not None
 
@@ -55,7 +55,7 @@ def test_the_average_starts_at_the_first_value_and_follows() -> None:
 
 
 @pytest.mark.parametrize("entropy", [0.951, 1.0, 1.049])
-def test_inside_the_dead_band_nothing_moves(entropy: float) -> None:
+def test_inside_the_dead_band_the_output_does_not_change(entropy: float) -> None:
     pi = controller(dead_band=0.05)
     pi.update(0.5)
     held = pi.sum
@@ -63,12 +63,12 @@ def test_inside_the_dead_band_nothing_moves(entropy: float) -> None:
     assert pi.sum == held
 
 
-def test_outside_the_dead_band_the_whole_error_counts() -> None:
+def test_outside_the_dead_band_the_full_error_is_used() -> None:
     assert controller(dead_band=0.05).update(0.94) == pytest.approx(0.06 * 1.1e-3)
 
 
-def test_a_target_out_of_reach_leaves_no_debt() -> None:
-    """After a thousand steps at the limit, one on the other side is enough to leave it."""
+def test_an_unreachable_target_does_not_wind_up_the_integral() -> None:
+    """After 1,000 steps at the limit, one error of the other sign moves the output off it."""
     pi = controller(integral=1e-3)
     for _ in range(1000):
         assert abs(pi.update(0.0)) <= 0.01
@@ -80,7 +80,7 @@ def test_a_target_out_of_reach_leaves_no_debt() -> None:
     assert pi.output < 0
 
 
-def test_a_value_that_is_no_number_changes_nothing() -> None:
+def test_non_finite_entropies_are_ignored() -> None:
     pi = controller()
     pi.update(0.5)
     state = pi.state_dict()
@@ -104,8 +104,8 @@ def held(pi: EntropyController, plant: Callable[[float, float], float], steps: i
     return seen
 
 
-def test_a_collapsing_entropy_is_held_near_its_target() -> None:
-    """A policy that loses 3 % of its entropy per step and gains 5 nats per unit of coefficient."""
+def test_the_controller_holds_a_falling_entropy_near_its_target() -> None:
+    """The policy loses 3 % of its entropy per step and gains 5 nats per unit of coefficient."""
     pi = controller(proportional=2e-2, integral=1e-3, limit=0.1, smoothing=0.5, dead_band=0.05)
     path = held(pi, lambda h, u: max(0.97 * h + 5 * u, 0.0), 400)
     assert min(path) > 0.6
@@ -114,7 +114,7 @@ def test_a_collapsing_entropy_is_held_near_its_target() -> None:
     assert alone[-1] < 0.01
 
 
-def test_a_resumed_controller_goes_on_where_it_was() -> None:
+def test_a_restored_controller_continues_with_the_same_outputs() -> None:
     straight, first = controller(smoothing=0.9), controller(smoothing=0.9)
     for pi in (straight, first):
         for h in (0.3, 0.7, 1.4):
@@ -127,21 +127,21 @@ def test_a_resumed_controller_goes_on_where_it_was() -> None:
     assert fresh.average is None
 
 
-def test_state_of_something_else_is_refused() -> None:
+def test_the_state_of_another_object_is_refused() -> None:
     with pytest.raises(ValueError, match="average, sum and output"):
         controller().load_state_dict({"anchor": 1.0})
 
 
 @pytest.mark.parametrize("wrong", [{"entropy_target": 0.0}, {"limit": 0.0}, {"alien": 1.0}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+def test_invalid_controller_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         ControllerConfig(**{"entropy_target": 1.0, **wrong})
 
 
 def test_a_bias_beyond_the_limit_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"bias 0.5 is beyond limit 0.01"):
+    with pytest.raises(ValidationError, match=r"bias = 0.5 must lie within limit = 0.01"):
         controller(bias=0.5)
 
 
-def test_the_actuators_are_the_four_that_exist() -> None:
+def test_there_are_four_actuators() -> None:
     assert {str(a) for a in Actuator} == {"coefficient", "temperature", "clip_high", "dcpo_alpha"}

@@ -14,7 +14,7 @@ from training.objectives.covariance import token_covariance
 
 
 def by_hand(one: Case) -> torch.Tensor:
-    """The covariance of each token, one at a time."""
+    """The covariance of each token, computed in a loop."""
     logprobs = one.tokens().logprobs.detach()
     tokens = one.mask.nonzero().tolist()
     lp = {(i, t): float(logprobs[i, t]) for i, t in tokens}
@@ -34,7 +34,7 @@ def test_the_covariance_is_the_product_of_deviations() -> None:
     assert not found.requires_grad
 
 
-def test_clip_cov_drops_candidates_only_and_keeps_the_rest() -> None:
+def test_clip_cov_detaches_candidates_only() -> None:
     one = case(rows=40)
     config = {"type": "clip_cov", "share": 0.05, "covariance_min": 0.5}
     plan, tokens = plan_of(objectives(config), one)
@@ -50,7 +50,7 @@ def test_clip_cov_drops_candidates_only_and_keeps_the_rest() -> None:
     assert int(plan.metrics["clip_cov_candidates"]) == int(candidates.sum())
 
 
-def test_clip_cov_takes_another_random_few_each_time() -> None:
+def test_clip_cov_draws_a_new_random_sample_each_time() -> None:
     one = case(rows=40)
     config = {"type": "clip_cov", "share": 0.05, "covariance_min": 0.0}
     torch.manual_seed(0)
@@ -61,8 +61,8 @@ def test_clip_cov_takes_another_random_few_each_time() -> None:
     assert torch.equal(first, again)
 
 
-def test_clip_cov_in_a_small_batch_drops_one_token_and_without_candidates_none() -> None:
-    """The floor of one token is far more than 2e-4 of a small batch: the metrics say so."""
+def test_clip_cov_detaches_one_token_of_a_small_batch_and_none_without_candidates() -> None:
+    """One token is far more than 2e-4 of a small batch, which the metrics show."""
     one = case()
     wide = {"type": "clip_cov", "covariance_min": -99.0, "covariance_max": 99.0}
     plan, _ = plan_of(objectives(wide), one)
@@ -74,19 +74,19 @@ def test_clip_cov_in_a_small_batch_drops_one_token_and_without_candidates_none()
     assert int(plan.metrics["clip_cov_candidates"]) == 0
 
 
-def test_clip_cov_acts_on_policy() -> None:
+def test_clip_cov_has_an_effect_on_policy() -> None:
     one = case(lag=0.0)
     config = {"type": "clip_cov", "share": 0.2, "covariance_min": -9.0, "covariance_max": 9.0}
     gradients = [loss_and_gradient(objectives(c), one)[1] for c in ("none", config)]
     assert not torch.allclose(gradients[0], gradients[1])
 
 
-def test_a_crossed_band_is_refused() -> None:
+def test_an_inverted_covariance_band_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"covariance_min = 6\.0 must be below"):
         objectives({"type": "clip_cov", "covariance_min": 6.0})
 
 
-def test_kl_cov_ties_the_top_and_clips_nothing() -> None:
+def test_kl_cov_penalizes_the_largest_covariances_without_clipping() -> None:
     one = case(rows=20, lag=0.8)
     plan, tokens = plan_of(objectives({"type": "kl_cov", "share": 0.1, "beta": 0.5}), one)
     count = int(0.1 * int(one.mask.sum()))
@@ -99,8 +99,8 @@ def test_kl_cov_ties_the_top_and_clips_nothing() -> None:
     torch.testing.assert_close(policy_loss(plan, tokens).detach()[one.mask], unclipped[one.mask])
 
 
-def test_kl_cov_takes_exactly_its_share_when_all_covariances_are_equal() -> None:
-    """Groups without a winner have advantage 0 throughout, and every token ties."""
+def test_kl_cov_chooses_exactly_its_share_of_equal_covariances() -> None:
+    """In groups with equal rewards, all advantages are 0 and all tokens tie."""
     one = case(rows=20)
     plan, _ = plan_of(
         objectives({"type": "kl_cov", "share": 0.1}), one._replace(advantages=torch.zeros(20))
@@ -109,8 +109,8 @@ def test_kl_cov_takes_exactly_its_share_when_all_covariances_are_equal() -> None
     assert int((plan.policy_terms > 0).sum()) == int(0.1 * int(one.mask.sum()))
 
 
-def test_kl_cov_is_inert_on_policy_and_says_so() -> None:
-    """|logprob - old| has neither value nor gradient where the two are equal."""
+def test_kl_cov_has_no_effect_on_policy_and_declares_it() -> None:
+    """|logprob - old| has value and gradient 0 where both are equal."""
     one = case(lag=0.0)
     kl_cov, plain = objectives({"type": "kl_cov", "share": 0.5, "beta": 50.0}), objectives("none")
     (loss, gradient), (plain_loss, plain_gradient) = (

@@ -14,7 +14,7 @@ from training.objectives.distributed import (
 ALL = torch.ones(2, 3, dtype=torch.bool)
 
 
-def test_statistics_look_at_masked_tokens_only() -> None:
+def test_statistics_use_masked_tokens_only() -> None:
     values = torch.tensor([[1.0, 2.0, 9.0], [6.0, torch.nan, torch.nan]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert token_mean(values, mask, SingleProcess()) == 3
@@ -24,13 +24,13 @@ def test_statistics_look_at_masked_tokens_only() -> None:
     assert token_mean(values, ALL & (values == 6), SingleProcess()) == 6
 
 
-def test_a_mean_over_processes_weighs_tokens_not_processes() -> None:
+def test_a_mean_over_processes_weights_tokens_equally() -> None:
     parts = [torch.tensor([[1.0]]), torch.tensor([[4.0, 4.0, 4.0]])]
     means = on_ranks(parts, lambda x, ranks: token_mean(x, torch.ones_like(x).bool(), ranks))
     assert [float(mean) for mean in means] == [3.25, 3.25]
 
 
-def test_of_equal_values_exactly_as_many_are_chosen_as_asked() -> None:
+def test_exactly_count_of_equal_values_are_chosen() -> None:
     chosen = smallest(torch.zeros(2, 3), ALL, 4, SingleProcess())
     assert chosen.tolist() == [[True, True, True], [True, False, False]]
     parts = on_ranks([torch.zeros(1, 3)] * 2, lambda x, ranks: smallest(x, ALL[:1], 4, ranks))
@@ -43,7 +43,7 @@ def test_of_equal_values_exactly_as_many_are_chosen_as_asked() -> None:
     st.lists(st.booleans(), min_size=6, max_size=6),
     st.integers(0, 8),
 )
-def test_the_choice_is_as_large_as_it_can_be_and_minimal(
+def test_smallest_marks_count_tokens_with_the_smallest_values(
     values: list[int], among: list[bool], count: int
 ) -> None:
     x, mask = torch.tensor(values).view(2, 3), torch.tensor(among).view(2, 3)

@@ -19,7 +19,7 @@ UP, DOWN = 99.0, 0.01  # targets that no case reaches
 
 
 def entropy_loss(*configs: str | dict[str, object]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the term adds to loss and gradient of a fresh run."""
+    """Change of loss and gradient by the term in the first step of a run."""
     one = case()
     plain, changed = (loss_and_gradient(objectives(*c), one) for c in (("none",), configs))
     return changed[0] - plain[0], changed[1] - plain[1]
@@ -38,7 +38,7 @@ def test_the_bonus_is_the_mean_entropy() -> None:
     torch.testing.assert_close(gradient, -0.3 * mean_gradient)
 
 
-def test_the_gradient_of_the_entropy_has_its_closed_form() -> None:
+def test_the_entropy_gradient_equals_its_closed_form() -> None:
     """dH/dz_v = -p_v (ln p_v + H)."""
     one = case()
     _, gradient = mean_entropy()
@@ -49,8 +49,8 @@ def test_the_gradient_of_the_entropy_has_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize(("target", "sign"), [(UP, -1), (DOWN, 1)])
-def test_a_target_pulls_from_both_sides(target: float, sign: int) -> None:
-    """L + c |mean(H) - target|, in value and gradient, from the very first step."""
+def test_the_target_term_acts_from_both_sides(target: float, sign: int) -> None:
+    """L + c |mean(H) - target|, in value and gradient, from the first step."""
     config = {"type": "target_entropy", "entropy_target": target, "entropy_coef": 0.3}
     loss, gradient = entropy_loss(config)
     mean, mean_gradient = mean_entropy()
@@ -58,7 +58,7 @@ def test_a_target_pulls_from_both_sides(target: float, sign: int) -> None:
     torch.testing.assert_close(gradient, sign * 0.3 * mean_gradient)
 
 
-def test_after_the_first_step_the_side_is_that_of_the_last() -> None:
+def test_after_the_first_step_the_sign_comes_from_the_previous_step() -> None:
     member = only({"type": "target_entropy", "entropy_target": 1.0})
     member.on_step_end(step(entropy=1.5), SingleProcess())
     low_batch = case(scale=9.0)
@@ -68,7 +68,7 @@ def test_after_the_first_step_the_side_is_that_of_the_last() -> None:
     torch.testing.assert_close(found, 0.001 * (tokens.entropy - 1.0))
 
 
-def test_a_driven_target_is_a_target_and_a_bonus() -> None:
+def test_a_driven_target_term_adds_a_bonus() -> None:
     one = case()
     composed = Objectives([TargetEntropyConfig(entropy_target=UP)], Actuator.COEFFICIENT)
     composed.drive(0.05)
@@ -102,6 +102,6 @@ def test_the_adaptive_coefficient_stays_in_its_bounds() -> None:
     assert member.coefficient == 0
 
 
-def test_crossed_bounds_are_refused() -> None:
+def test_inverted_bounds_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"entropy_coef_min = 0\.5"):
         objectives({"type": "adaptive_entropy", "entropy_coef_min": 0.5})

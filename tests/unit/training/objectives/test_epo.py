@@ -10,7 +10,7 @@ from training.objectives.epo import phase_weight
 
 
 @pytest.mark.parametrize("num_steps", [20, 150])
-def test_the_weight_of_the_penalty_is_that_of_the_paper(num_steps: int) -> None:
+def test_penalty_weight_equals_the_formula_of_the_paper(num_steps: int) -> None:
     """1 + exp(-gamma k / k_mid): 2 at the start, 1 + exp(-gamma) in the middle of the run."""
     middle = num_steps / 2
     for k in (0, 1, middle, num_steps, 10 * num_steps):
@@ -19,7 +19,7 @@ def test_the_weight_of_the_penalty_is_that_of_the_paper(num_steps: int) -> None:
         assert 1 <= weight <= 2
 
 
-def test_the_schedule_has_the_length_of_the_run_unless_it_is_set() -> None:
+def test_schedule_length_defaults_to_the_length_of_the_run() -> None:
     weights = []
     for settings, total in (({}, 20), ({}, 200), ({"num_steps": 20}, 200)):
         composed = objectives({"type": "epo", **settings})
@@ -30,15 +30,15 @@ def test_the_schedule_has_the_length_of_the_run_unless_it_is_set() -> None:
     assert weights[1] == pytest.approx(1 + math.exp(-0.2))
 
 
-def test_the_first_step_is_a_plain_bonus() -> None:
+def test_the_first_step_has_only_the_bonus() -> None:
     one = case()
     bonus = {"type": "entropy_bonus", "entropy_coef": 0.001}
     found, expected = (loss_and_gradient(objectives(c), one) for c in ("epo", bonus))
     torch.testing.assert_close(found, expected)
 
 
-def test_tokens_outside_the_band_are_pushed_back() -> None:
-    """Below the band the gradient on H grows to c (1 + w), above it shrinks to c (1 - w)."""
+def test_tokens_outside_the_band_get_a_restoring_gradient() -> None:
+    """Below the band, the gradient on H grows to c (1 + w); above, it shrinks to c (1 - w)."""
     composed = objectives("epo")
     composed.load_state_dict({"epo": {"num_steps": 1, "entropy": 1.0}})
     one = case()
@@ -55,8 +55,8 @@ def test_tokens_outside_the_band_are_pushed_back() -> None:
     assert {-1, 0, 1} == set(((h > 1.2).int() - (h < 0.8).int())[one.mask].tolist())
 
 
-def test_the_penalty_is_not_a_dead_term() -> None:
-    """As published it is a constant wherever it applies, and trains a plain bonus."""
+def test_the_penalty_has_a_gradient() -> None:
+    """The published penalty is a constant, so that code trains a plain bonus."""
     one = case()
     gradients = []
     for smoothing in (0.0, 1.0):
@@ -66,7 +66,7 @@ def test_the_penalty_is_not_a_dead_term() -> None:
     assert not torch.allclose(gradients[0], gradients[1], atol=1e-9, rtol=0)
 
 
-def test_the_past_is_a_running_mean() -> None:
+def test_the_past_entropy_is_a_running_mean() -> None:
     member = objectives("epo").members["epo"]
     for entropy in (1.0, 2.0, 6.0):
         member.on_step_end(step(entropy=entropy), SingleProcess())

@@ -14,7 +14,7 @@ from training.objectives.groups.baselines import (
 )
 
 
-def test_advantages_are_those_of_grpo() -> None:
+def test_advantages_equal_those_of_grpo() -> None:
     batch = rollout([1.0, 0.0, 0.0, 1.0, 5.0, 5.0, 5.0, 5.0])
     std = torch.tensor([1.0, 0, 0, 1]).std()
     found = group_advantages(batch)
@@ -25,7 +25,7 @@ def test_advantages_are_those_of_grpo() -> None:
 
 
 @pytest.mark.parametrize("scale", ["batch", "none"])
-def test_advantages_of_other_scales(scale: str) -> None:
+def test_advantages_with_batch_scale_or_none_equal_the_formula(scale: str) -> None:
     rewards = torch.tensor([1.0, 0.0, 3.0, 2.0], dtype=torch.float64)
     batch = RolloutBatch(
         rewards=rewards,
@@ -39,7 +39,7 @@ def test_advantages_of_other_scales(scale: str) -> None:
     assert group_advantages(batch)[:, 0].tolist() == pytest.approx(expected)
 
 
-def test_a_sequence_without_reward_has_no_part_in_its_group() -> None:
+def test_a_sequence_without_reward_is_excluded_from_its_group() -> None:
     found = group_advantages(rollout([math.nan, 1.0, 0.0, 0.5]))
     scored = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
     expected = (scored - 0.5) / (scored.std() + 1e-4)
@@ -57,19 +57,19 @@ def test_hard_prompts_weigh_more() -> None:
     assert found[4:] == pytest.approx([0.5 * 1.128] * 3 + [-1.5 * 1.128])
 
 
-def test_prompts_that_all_answers_got_right_have_no_advantage() -> None:
+def test_prompts_with_only_right_answers_have_advantage_zero() -> None:
     batch = rollout([1.0] * 4, correct=torch.ones(4, dtype=torch.bool))
     assert not only("hardness_weight").shape_advantages(batch).any()
 
 
-def test_answers_are_shared_and_empty_ones_agree_with_nothing() -> None:
+def test_cluster_shares_count_equal_answers_and_not_empty_ones() -> None:
     shares = cluster_shares(torch.tensor([[3, 3, 3, 1], [-1, -1, 2, 2], [-1, -1, -1, -1]]))
     assert shares.tolist() == [[0.75] * 3 + [0.25], [0.25, 0.25, 0.5, 0.5], [0.25] * 4]
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=8))
 def test_the_surprisal_is_averaged_over_clusters(answers: list[int]) -> None:
-    """SE = -(1/K) sum ln p(C_k); an answer that is none is a cluster of its own."""
+    """SE = -(1/K) sum ln p(C_k); a missing answer is a separate cluster."""
     found = float(mean_cluster_surprisal(cluster_shares(torch.tensor([answers])))[0])
     sizes = [answers.count(a) for a in set(answers) - {-1}] + [1] * answers.count(-1)
     expected = -sum(math.log(size / len(answers)) for size in sizes) / len(sizes)
@@ -90,13 +90,13 @@ def test_prompts_without_agreement_are_scaled_down_linearly(
     torch.testing.assert_close(found, factor * batch.advantages, atol=1e-12, rtol=1e-12)
 
 
-def test_a_group_of_one_answer_is_no_error() -> None:
+def test_a_group_of_one_answer_is_supported() -> None:
     batch = rollout([1.0, 0.0], num_generations=1, answers=torch.tensor([0, 0]))
     assert torch.equal(only("seed_grpo").shape_advantages(batch), batch.advantages)
 
 
 def canon(rewards: list[float], entropies: list[float], **settings: object) -> list[float]:
-    """Advantages, with junk where the padding is."""
+    """Advantages, with arbitrary values at padding."""
     lengths = [2, 1, 3, 2] * (len(rewards) // 4)
     batch = rollout(rewards, lengths=lengths)
     entropy = torch.where(batch.mask, torch.tensor(entropies)[:, None], torch.nan)
@@ -106,23 +106,23 @@ def canon(rewards: list[float], entropies: list[float], **settings: object) -> l
     return values
 
 
-def test_canon_compares_across_the_halves() -> None:
+def test_canon_with_mu_one_compares_across_the_halves() -> None:
     """Low half: rewards 1 and 0; high half: 1 and 1."""
     found = canon([1, 1, 0, 1], [0.1, 0.9, 0.2, 0.8])
     assert found == pytest.approx([1 - 1, 1 - 0.5, 0 - 1, 1 - 0.5])
 
 
-def test_canon_compares_within_the_halves() -> None:
+def test_canon_with_mu_zero_compares_within_the_halves() -> None:
     found = canon([1, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], mu=0.0)
     assert found == pytest.approx([0.5, 0, -0.5, 0])
 
 
-def test_canon_in_the_middle_is_the_average_of_the_half_means() -> None:
+def test_canon_with_mu_one_half_averages_both_comparisons() -> None:
     found = canon([1, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], mu=0.5)
     assert found == pytest.approx([1 - 0.75, 1 - 0.75, 0 - 0.75, 1 - 0.75])
 
 
-def test_the_alpha_of_canon_favours_a_half() -> None:
+def test_canon_alpha_favors_one_half() -> None:
     found = canon([1, 1, 1, 1], [0.1, 0.9, 0.2, 0.8], alpha=0.9)
     assert found == pytest.approx([-0.1, 0.1, -0.1, 0.1])
 

@@ -21,13 +21,13 @@ def hapo(**settings: object) -> Objectives:
     return composed
 
 
-def test_low_entropy_is_negative_as_the_paper_intends() -> None:
+def test_low_entropy_maps_to_negative_values() -> None:
     entropy = torch.tensor([1.0, -2.0, -1.0, 0.5, 3.0], dtype=torch.float64).exp()
     h = standardised_entropy(entropy, STATISTICS)
     assert h.tolist() == pytest.approx([1, -1, -0.5, 0.5, 1], abs=1e-4)
 
 
-def test_a_token_counts_in_the_group_average_not_a_sequence() -> None:
+def test_the_group_average_weights_tokens_instead_of_sequences() -> None:
     """Rewards 1 and 0 with 1 and 3 tokens: mean 1/4, population std sqrt(3)/4."""
     batch = rollout([1.0, 0.0], lengths=[1, 3], num_generations=2)
     advantages = token_group_advantages(batch)
@@ -47,7 +47,7 @@ def test_the_token_mean_of_the_advantages_is_zero() -> None:
 
 
 def test_an_extreme_group_keeps_its_sequence_advantages() -> None:
-    """One short winner among long losers: |A| = sqrt(99) is above 5; the other group is not."""
+    """One short right answer among long wrong ones: |A| = sqrt(99) is above 5."""
     lengths = [1, 33, 33, 33, 2, 2, 2, 2]
     batch = rollout([1.0, 0, 0, 0, 1.0, 0, 0, 0], lengths=lengths)
     advantages = token_group_advantages(batch)
@@ -55,7 +55,7 @@ def test_an_extreme_group_keeps_its_sequence_advantages() -> None:
     assert advantages[4, 0] == pytest.approx(math.sqrt(3), rel=1e-5)
 
 
-def test_equal_and_missing_rewards_give_no_advantage() -> None:
+def test_equal_and_missing_rewards_give_advantage_zero() -> None:
     equal = rollout([0.1] * 4, lengths=[1, 2, 3, 7])
     assert token_group_advantages(equal).abs().max() < 1e-6
     missing = rollout([math.nan, 1.0, 0.0, 0.0], lengths=[3, 1, 1, 1])
@@ -65,7 +65,7 @@ def test_equal_and_missing_rewards_give_no_advantage() -> None:
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_each_token_by_hand(clip: bool) -> None:
+def test_hapo_equals_values_computed_by_hand(clip: bool) -> None:
     one = case(rows=20, lag=0.3)
     plan, tokens = plan_of(hapo(asymmetric_clip=clip, beta=0.5, alpha=0.5), one)
     seen = set()
@@ -89,7 +89,7 @@ def test_each_token_by_hand(clip: bool) -> None:
     assert len(seen) == 4
 
 
-def test_on_policy_low_entropy_is_damped_and_high_is_left_alone() -> None:
+def test_on_policy_only_low_entropy_advantages_are_reduced() -> None:
     one = case(lag=0.0)
     plan, tokens = plan_of(hapo(asymmetric_clip=False), one)
     scale = (plan.advantages / one.advantages[:, None])[one.mask]
@@ -100,7 +100,7 @@ def test_on_policy_low_entropy_is_damped_and_high_is_left_alone() -> None:
 
 
 def test_an_answer_without_tokens_does_not_make_its_group_extreme() -> None:
-    """It has no weight in the mean, so its own distance may be anything."""
+    """Its weight in the mean is 0, so its distance from the mean is not bounded."""
     advantages = token_group_advantages(rollout([99.0, 1.0, 0.0, 0.0], lengths=[0, 2, 2, 2]))
     assert advantages[1, 0] == pytest.approx(math.sqrt(2), rel=1e-5)
 
@@ -115,7 +115,7 @@ def test_entropies_rounded_below_zero_are_zero() -> None:
     assert composed.state_dict()["hapo"]
 
 
-def test_all_parts_off_is_no_objective() -> None:
+def test_hapo_with_all_components_disabled_changes_nothing() -> None:
     off = hapo(token_average=False, redistribution=False, asymmetric_clip=False)
     one = case()
     plan, _ = plan_of(off, one)
@@ -126,7 +126,7 @@ def test_all_parts_off_is_no_objective() -> None:
     assert torch.equal(off.shape(batch).advantages, batch.advantages)
 
 
-def test_the_first_step_is_plain_and_the_next_uses_its_statistics() -> None:
+def test_the_first_step_is_unmodified_and_the_next_uses_its_statistics() -> None:
     composed = objectives("hapo")
     assert composed.state_dict() == {"hapo": {}}
     one, other = case(seed=1), case(seed=2)
@@ -143,6 +143,6 @@ def test_the_first_step_is_plain_and_the_next_uses_its_statistics() -> None:
     assert resumed.state_dict() == state
 
 
-def test_state_of_something_else_is_refused() -> None:
+def test_the_state_of_another_object_is_refused() -> None:
     with pytest.raises(ValueError, match="pivot"):
         objectives("hapo").load_state_dict({"hapo": {"anchor": 1.0}})

@@ -13,10 +13,10 @@ def test_the_share_of_tokens_with_the_highest_entropy_is_kept() -> None:
     assert float(kept.double().mean()) == pytest.approx(0.2, abs=0.02)
     assert entropy[kept].min() > entropy[~kept].max()
     assert set(plan.weight.flatten().tolist()) == {0.0, 1.0}
-    # The denominator is left alone: nothing weighs more than before.
+    # The denominator does not change: no token has a larger weight than before.
 
 
-def test_keeping_all_is_no_objective() -> None:
+def test_a_quantile_of_one_changes_nothing() -> None:
     plan, _ = plan_of(
         objectives({"type": "high_entropy_mask", "top_entropy_quantile": 1.0}), case()
     )
@@ -39,15 +39,15 @@ def test_the_bonus_is_entropy_capped_by_the_advantage() -> None:
     assert not plan.advantages.requires_grad
 
 
-def test_no_advantage_changes_its_sign() -> None:
+def test_the_bonus_never_flips_the_sign_of_an_advantage() -> None:
     one = case()
     plan, _ = plan_of(objectives({"type": "entropy_advantage", "alpha": 100.0}), one)
     before = one.advantages[:, None].expand(one.mask.shape)[one.mask]
     assert torch.equal(plan.advantages[one.mask].sign(), before.sign())
 
 
-def test_at_kappa_one_uncertain_tokens_of_bad_answers_are_let_off() -> None:
-    """What the SIREN code's baseline does, and why the default is 2."""
+def test_kappa_one_cancels_the_penalty_on_uncertain_tokens() -> None:
+    """The baseline of the SIREN code behaves like this; the default is 2."""
     one = case()
     strong = {"type": "entropy_advantage", "alpha": 100.0, "kappa": 1.0}
     plan, _ = plan_of(objectives(strong), one)

@@ -12,20 +12,20 @@ from training.objectives.requirements import RequiredTensor
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
-def test_the_proxy_renormalizes_what_min_p_keeps() -> None:
+def test_the_proxy_renormalizes_the_tokens_that_pass_min_p() -> None:
     """0.5, 0.3 and 0.15 are at least 0.25 of the maximum, 0.05 is not."""
     ids = torch.arange(4)
     proxy = proxy_logprobs(LOGITS.expand(4, -1), ids, 0.25, fixed=False).exp()
     torch.testing.assert_close(proxy, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95)
 
 
-def test_the_fixed_threshold_is_on_the_probability() -> None:
+def test_a_fixed_threshold_applies_to_the_probability() -> None:
     ids = torch.arange(4)
     proxy = proxy_logprobs(LOGITS.expand(4, -1), ids, 0.25, fixed=True).exp()
     torch.testing.assert_close(proxy, torch.tensor([0.5, 0.3, 0.0, 0.0]) / 0.8)
 
 
-def test_surviving_tokens_are_likelier_under_the_proxy_and_filtered_ones_never() -> None:
+def test_unfiltered_tokens_are_more_likely_under_the_proxy() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 50, generator=generator) * 3
     ids = torch.randint(50, (500,), generator=generator)
@@ -38,7 +38,7 @@ def test_surviving_tokens_are_likelier_under_the_proxy_and_filtered_ones_never()
 
 
 def protected_batch() -> MicroBatch:
-    """Ten tokens of a bad answer; the proxy is 0.1 above each but the least likely one."""
+    """Ten tokens of a bad answer; the proxy is 0.1 above all but the least likely one."""
     logprobs = -torch.arange(1.0, 11.0, dtype=torch.float64)[None]
     proxy = logprobs + 0.1
     proxy[0, 9] = -math.inf
@@ -51,7 +51,7 @@ def protected_batch() -> MicroBatch:
     )
 
 
-def test_only_unlikely_tokens_that_survived_the_filter_are_protected() -> None:
+def test_only_unlikely_tokens_that_pass_the_filter_are_protected() -> None:
     tokens = protected_batch()
     bad = torch.tensor([-1.0], dtype=torch.float64)
     composed = objectives({"type": "lp_reg", "share": 0.3, "beta": 2.0})
@@ -64,14 +64,14 @@ def test_only_unlikely_tokens_that_survived_the_filter_are_protected() -> None:
     assert int(plan.metrics["lp_reg_protected"]) == 2
 
 
-def test_elsewhere_the_ratio_is_clipped_at_ten() -> None:
+def test_the_ratio_of_unprotected_tokens_is_clipped_at_ten() -> None:
     tokens = protected_batch()
     far = replace(tokens, old_logprobs=tokens.logprobs.detach() - 5.0)
     plan = objectives({"type": "lp_reg", "share": 0.3}).plan(far, torch.ones(1), 0.2, 0.2)
     torch.testing.assert_close(policy_loss(plan, far).detach(), torch.full((1, 10), -10.0).double())
 
 
-def test_a_token_that_is_likelier_than_its_proxy_needs_no_protection() -> None:
+def test_tokens_more_likely_than_the_proxy_are_not_protected() -> None:
     tokens = protected_batch()
     risen = replace(
         tokens,
@@ -83,20 +83,20 @@ def test_a_token_that_is_likelier_than_its_proxy_needs_no_protection() -> None:
     assert not plan.policy_terms.any()  # type: ignore[union-attr]
 
 
-def test_good_answers_and_tiny_batches_are_left_alone() -> None:
+def test_good_answers_and_tiny_batches_have_no_protected_tokens() -> None:
     tokens = protected_batch()
     tokens.measured[RequiredTensor.PROXY_LOGPROBS][
         0, 9
-    ] = -9.9  # the least likely one survives as well
-    for advantage, share in ((1.0, 0.5), (-1.0, 0.19)):  # floor(1.9) = 1 is too few
+    ] = -9.9  # the least likely token passes the filter as well
+    for advantage, share in ((1.0, 0.5), (-1.0, 0.19)):  # floor(1.9) = 1 is below the minimum of 2
         plan = objectives({"type": "lp_reg", "share": share}).plan(
             tokens, torch.tensor([advantage]), 0.2, 0.2
         )
         assert not plan.policy_terms.any()  # type: ignore[union-attr]
 
 
-def test_a_gap_beyond_any_number_gives_no_nan() -> None:
-    """e^d overflows: the published clamp would return a NaN gradient."""
+def test_an_overflowing_gap_gives_a_finite_gradient() -> None:
+    """e^d overflows, and the published clamp returns a NaN gradient."""
     tokens = protected_batch()
     logprobs = torch.full((1, 10), -2000.0, dtype=torch.float64, requires_grad=True)
     far = replace(
@@ -112,7 +112,7 @@ def test_a_gap_beyond_any_number_gives_no_nan() -> None:
     assert bool(gradient.isfinite().all())
 
 
-def test_measuring_in_pieces_is_measuring_at_once() -> None:
+def test_measuring_in_pieces_equals_measuring_at_once() -> None:
     one = case()
     member = only("lp_reg")
     whole = member.measure(one.logits.detach(), one.ids)

@@ -1,4 +1,4 @@
-"""Loss and gradient of every objective on tokens, against formulas written token by token.
+"""Loss and gradient of every token-level objective, compared with formulas for single tokens.
 
 Nothing of `training.objectives` is used on the naive side: probabilities come from `exp`, sets from
 sorted lists, gradients from the formula alone.
@@ -19,7 +19,7 @@ LOW, HIGH = 0.2, 0.28
 
 
 class Token(NamedTuple):
-    """One token; `lp` and `entropy` carry gradients, the rest are numbers."""
+    """One token; `lp` and `entropy` have gradients, the other fields are numbers."""
 
     row: int
     lp: Tensor
@@ -27,7 +27,7 @@ class Token(NamedTuple):
     p: Tensor
     """(vocab,)."""
     p_old: Tensor
-    """(vocab,), of the policy that `lp_reg` has measured."""
+    """(vocab,), under the sampling policy, for `lp_reg`."""
     id: int
     old: float
     advantage: float
@@ -220,19 +220,19 @@ NAIVE: dict[str, Callable[[list[Token]], Tensor]] = {
         *(clip_cov, kl_cov, steer, lp_reg, siren, epo, hapo, soft_clip_high_entropy),
     )
 }
-# A share of all candidates needs no random choice.
+# With a share of all candidates there is no random choice.
 ALL = {"clip_cov": {"share": 1.0}}
 # What the first measures and the second's statistics are in single precision.
 TOLERANCE = {"lp_reg": 1e-6, "hapo": 1e-7}
 
 
-def test_every_objective_on_tokens_has_a_formula() -> None:
+def test_every_token_level_objective_has_a_formula() -> None:
     assert sorted(NAIVE) == sorted(ON_TOKENS)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", NAIVE)
-def test_loss_and_gradient_are_those_of_the_formula(name: str, seed: int) -> None:
+def test_loss_and_gradient_equal_the_formula(name: str, seed: int) -> None:
     one = case(seed)
     loss, gradient = loss_and_gradient(warm(name, **ALL.get(name, {})), one)
     expected = NAIVE[name](tokens_of(one))

@@ -1,4 +1,4 @@
-"""Rewards, advantages and statistics against the formulas of papers and public code, in float64."""
+"""Rewards, advantages and statistics, compared with papers and public code in float64."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
 
 
 def thinking(seed: int, closed: bool) -> tuple[RolloutBatch, list[int]]:
-    """Completions with their tag at a random place, or without any."""
+    """Completions with the end tag at a random position, or without it."""
     generator = torch.Generator().manual_seed(seed)
     phases = torch.full((8, 12), -1)
     tags = []
@@ -47,7 +47,7 @@ def thinking(seed: int, closed: bool) -> tuple[RolloutBatch, list[int]]:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("closed", [True, False], ids=["with tag", "without tag"])
 @pytest.mark.parametrize("seed", range(3))
-def test_pear_is_the_reward_of_the_paper(seed: int, closed: bool, alpha: float) -> None:
+def test_pear_equals_the_reward_of_the_paper(seed: int, closed: bool, alpha: float) -> None:
     """min(1, s - max(0, H_think - alpha H_answer)); k = T and H_answer = 0 without a tag."""
     batch, tags = thinking(seed, closed)
     found = only({"type": "pear", "alpha": alpha}).shape_rewards(batch).tolist()
@@ -67,8 +67,8 @@ def test_never_closing_the_thinking_phase_does_not_avoid_the_penalty() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_empg_of_an_agent_is_the_listing_of_the_paper_over_its_turns(seed: int) -> None:
-    """A g(H_t) + zeta f(H_t+1) over turns of trained tokens, then centred over all steps."""
+def test_empg_over_agent_turns_equals_the_listing_of_the_paper(seed: int) -> None:
+    """A g(H_t) + zeta f(H_t+1) over turns of trained tokens, then centered over all steps."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(8, 12, generator=generator) < 0.6
     batch = rollout([1.0, 0, 0, 1, 0.5, 0, 0, 0], LENGTHS, old_entropy=noise(seed, 8, 12))
@@ -97,14 +97,14 @@ def test_empg_of_an_agent_is_the_listing_of_the_paper_over_its_turns(seed: int) 
         bonus = 0.1 * math.exp(-scaled[index + 1]) if follows else 0.0
         advantage = float(batch.advantages[row, columns[0]])
         raw.append(advantage * math.exp(-scaled[index]) / scale + bonus)
-    centre = sum(raw) / len(raw)
+    center = sum(raw) / len(raw)
     for (row, columns), value in zip(turns, raw, strict=True):
         for column in columns:
-            assert float(found[row, column]) == pytest.approx(value - centre, abs=1e-12)
+            assert float(found[row, column]) == pytest.approx(value - center, abs=1e-12)
 
 
-def test_the_turn_before_the_result_of_a_tool_has_its_bonus() -> None:
-    """Numbers of steps may have gaps: the next step is the next one with tokens."""
+def test_the_turn_before_a_tool_result_gets_its_bonus() -> None:
+    """Step numbers may have gaps; the next step is the next one with tokens."""
     steps = torch.tensor([[0, 0, 2, 2], [0, 0, 0, 0]])
     batch = rollout(
         [1.0, 0.0],
@@ -121,9 +121,7 @@ def test_the_turn_before_the_result_of_a_tool_has_its_bonus() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", NAMES)
-def test_with_statistics_of_the_rollout_the_size_of_a_micro_batch_changes_nothing(
-    name: str, seed: int
-) -> None:
+def test_with_rollout_statistics_the_micro_batch_size_changes_nothing(name: str, seed: int) -> None:
     one = case(seed, rows=12, lag=0.0)
     config = {"type": name, **SHARES.get(name, {})}
     loss, gradient = loss_and_gradient(objectives(config), one)
@@ -148,8 +146,8 @@ def test_with_statistics_of_the_rollout_the_size_of_a_micro_batch_changes_nothin
         torch.testing.assert_close(torch.cat(gradients), gradient, atol=1e-10, rtol=1e-10)
 
 
-def test_a_step_without_tokens_moves_neither_controller_nor_objective() -> None:
-    """Its entropy is NaN, not 0: 0 would be far below any target."""
+def test_a_step_without_tokens_changes_neither_controller_nor_objective() -> None:
+    """The entropy of such a step is NaN; 0 would be below every target."""
     empty = case()._replace(mask=torch.zeros(6, 8, dtype=torch.bool))
     for name in ("adaptive_entropy", "target_entropy", "epo", "dcpo"):
         composed = objectives(name)
@@ -167,7 +165,7 @@ def test_a_step_without_tokens_moves_neither_controller_nor_objective() -> None:
     assert controller.average == 2.0
 
 
-def test_the_soft_clip_has_the_value_of_the_clip_and_a_gradient() -> None:
+def test_the_soft_clip_has_the_clipped_value_and_a_gradient() -> None:
     """r A sg((1 + eps) / r): the value (1 + eps) A, the gradient (1 + eps) A grad(logprob)."""
     one = case(rows=20, lag=0.6)
     tokens = one.tokens().without_padding()

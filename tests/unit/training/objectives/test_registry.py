@@ -14,19 +14,19 @@ from training.objectives.requirements import RequiredTensor
 UNION = get_args(get_args(ObjectiveConfig)[0])
 
 
-def test_table_and_union_have_the_same_names() -> None:
+def test_registry_and_config_union_have_the_same_names() -> None:
     assert [config.model_fields["type"].default for config in UNION] == list(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_name_builds_its_own_class_with_defaults(name: str) -> None:
+def test_every_name_builds_its_class_with_default_settings(name: str) -> None:
     (config,) = CONFIGS.validate_python([name])
     assert type(build_objective(config)) is OBJECTIVES[name]
     assert CONFIGS.validate_json(CONFIGS.dump_json((config,))) == (config,)
 
 
 @pytest.mark.parametrize("config", UNION)
-def test_every_unknown_key_is_refused(config: Any) -> None:
+def test_unknown_keys_are_refused(config: Any) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         config(alien=1)
 
@@ -40,7 +40,7 @@ def test_every_objective_names_its_source(name: str) -> None:
     assert "arXiv" in text + module or "Williams" in text
 
 
-def test_what_was_never_checked_is_marked() -> None:
+def test_unchecked_objectives_are_marked_experimental() -> None:
     marked = {name for name, kind in SETTINGS.items() if kind.experimental}
     assert marked == {
         "hicra",
@@ -49,7 +49,7 @@ def test_what_was_never_checked_is_marked() -> None:
     }
 
 
-def test_every_objective_says_what_it_was_compared_with_or_is_experimental() -> None:
+def test_every_objective_names_its_reference_or_is_experimental() -> None:
     assert [n for n, kind in SETTINGS.items() if not kind.checked and not kind.experimental] == []
 
 
@@ -64,16 +64,16 @@ def test_names_and_tables_may_be_mixed() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["none", "steer"], "stands alone"),
-        (["steer", "steer"], "listed twice: steer"),
-        (["entropy_bonus", "target_entropy"], "both decide which way the entropy goes"),
-        (["siren", "epo"], "which way the entropy goes"),
-        (["kl_cov", "lp_reg"], "both decide the clip range"),
-        (["hapo", "soft_clip_high_entropy"], "both decide the clip range"),
-        (["hapo", "canon"], "both decide the group baseline"),
-        (["empo", "pear"], "both decide the reward"),
-        (["hardness_weight", "empo"], "both decide the reward"),
-        (["dcpo", "aepo"], "which samples"),
+        (["none", "steer"], "cannot be combined"),
+        (["steer", "steer"], "duplicate objectives: steer"),
+        (["entropy_bonus", "target_entropy"], "both set the direction of the entropy"),
+        (["siren", "epo"], "the direction of the entropy"),
+        (["kl_cov", "lp_reg"], "both set the clip range"),
+        (["hapo", "soft_clip_high_entropy"], "both set the clip range"),
+        (["hapo", "canon"], "both set the group baseline"),
+        (["empo", "pear"], "both set the reward"),
+        (["hardness_weight", "empo"], "both set the reward"),
+        (["dcpo", "aepo"], "temperature of extra samples"),
         (["stear"], "union_tag_invalid"),
         ([], "too_short"),
     ],
@@ -94,11 +94,11 @@ def test_contradictions_are_refused(names: list[str], message: str) -> None:
         [{"type": "hapo", "token_average": False}, "canon"],
     ],
 )
-def test_what_can_act_together_is_accepted(names: list[Any]) -> None:
+def test_compatible_objectives_are_accepted(names: list[Any]) -> None:
     assert len(objectives(*names).members) == len(names)
 
 
-def test_needs_add_up() -> None:
+def test_needs_are_the_union_of_all_objectives() -> None:
     assert objectives("canon", "lp_reg").needs == {
         RequiredTensor.OLD_ENTROPY,
         RequiredTensor.PROXY_LOGPROBS,
@@ -108,20 +108,20 @@ def test_needs_add_up() -> None:
 @pytest.mark.parametrize(
     "name", ["none", "steer", "clip_cov", "kl_cov", "target_entropy", "epo", "hapo", "aepo"]
 )
-def test_most_objectives_cost_no_extra_pass(name: str) -> None:
+def test_most_objectives_need_no_extra_forward_pass(name: str) -> None:
     assert objectives(name).needs == frozenset()
 
 
 @pytest.mark.parametrize(
     ("names", "actuator", "message"),
     [
-        (["steer"], "coefficient", "drives one of"),
+        (["steer"], "coefficient", "needs one of"),
         (["adaptive_entropy"], "coefficient", "entropy_bonus"),
         (["aepo"], "dcpo_alpha", "dcpo"),
-        (["kl_cov"], "clip_high", "both decide the clip range"),
+        (["kl_cov"], "clip_high", "both set the clip range"),
     ],
 )
-def test_a_controller_without_anything_to_drive_is_refused(
+def test_a_controller_without_a_matching_objective_is_refused(
     names: list[str], actuator: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -137,13 +137,15 @@ def test_a_controller_without_anything_to_drive_is_refused(
         (["steer"], "clip_high"),
     ],
 )
-def test_a_controller_with_an_actuator_is_accepted(names: list[str], actuator: str) -> None:
+def test_a_controller_with_a_matching_objective_is_accepted(
+    names: list[str], actuator: str
+) -> None:
     refuse_actuator(CONFIGS.validate_python(names), Actuator(actuator))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_settings_declare_what_the_class_acts_on(name: str) -> None:
-    """Settings are checked without torch, so they say it beside the class."""
+    """Settings are validated without torch, so they repeat what the class overrides."""
     composed = objectives(name)
     (member,) = composed.members.values()
     found = {"groups": composed.acts_on_groups, "tokens": composed.acts_on_tokens}

@@ -33,7 +33,7 @@ def test_the_nucleus_ends_before_the_token_that_crosses(
     assert found == pytest.approx(entropy(*kept), abs=1e-6)
 
 
-def test_a_confident_token_has_no_nucleus_entropy_and_no_gradient() -> None:
+def test_a_confident_token_has_zero_nucleus_entropy_and_gradient() -> None:
     logits = torch.tensor([5.0, 0.0, 0.0], requires_grad=True)
     value = nucleus_entropy(logits, 0.8, 10_000)
     assert value.item() == 0
@@ -41,8 +41,8 @@ def test_a_confident_token_has_no_nucleus_entropy_and_no_gradient() -> None:
     assert not gradient.any()
 
 
-def test_a_short_vocabulary_is_no_error_and_a_short_list_is_cut() -> None:
-    """The published code asks for 10,000 tokens of any vocabulary."""
+def test_top_k_above_the_vocabulary_keeps_all_tokens_and_below_truncates() -> None:
+    """The published code requires a vocabulary of at least 10,000 tokens."""
     assert float(nucleus_entropy(SKEWED, 0.95, 2)) == pytest.approx(entropy(0.4, 0.3), abs=1e-6)
 
 
@@ -63,8 +63,8 @@ def anchored(anchor: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return plan.scalar, plan.metrics["siren_entropy"], nucleus
 
 
-def test_peaks_are_those_of_each_sequence_and_padding_is_none() -> None:
-    """2.0 of the first sequence and 1.5 of the second, where 9.0 is padding."""
+def test_peaks_are_per_sequence_and_exclude_padding() -> None:
+    """The peaks are 2.0 in the first sequence and 1.5 in the second, where 9.0 is padding."""
     term, selected, nucleus = anchored(1.0)
     assert float(selected) == pytest.approx((2.0 + 1.5) / 2)
     assert float(term.detach()) == pytest.approx(0.005 * 0.75**2)
@@ -74,14 +74,14 @@ def test_peaks_are_those_of_each_sequence_and_padding_is_none() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_the_pull_is_towards_the_anchor_from_both_sides() -> None:
+def test_the_gradient_points_to_the_anchor_from_both_sides() -> None:
     for anchor, sign in ((1.0, 1), (3.0, -1)):
         term, _, nucleus = anchored(anchor)
         (gradient,) = torch.autograd.grad(term, nucleus)
         assert gradient.sum().sign() == sign
 
 
-def test_the_anchor_is_the_first_step_and_then_stays() -> None:
+def test_the_anchor_is_set_in_the_first_step_and_does_not_change() -> None:
     member, composed = only("siren"), objectives("siren")
     plan, _ = plan_of(composed, case(seed=1))
     other, _ = plan_of(composed, case(seed=2))
@@ -96,7 +96,7 @@ def test_the_anchor_is_the_first_step_and_then_stays() -> None:
     assert member.anchor is None
 
 
-def test_without_any_peak_there_is_no_term() -> None:
+def test_without_peaks_no_term_is_added() -> None:
     one = case(rows=2, length=3)
     composed = objectives("siren")
     composed.load_state_dict({"siren": {"anchor": 1.0}})

@@ -9,7 +9,7 @@ from tests.unit.training.objectives.batch import (
 )
 
 
-def test_the_value_is_clipped_and_the_gradient_survives() -> None:
+def test_soft_clip_clips_the_value_and_keeps_the_gradient() -> None:
     one = case(lag=1.0)
     plan, tokens = plan_of(objectives("soft_clip_high_entropy"), one)
     plain, _ = plan_of(objectives("none"), one)
@@ -28,7 +28,7 @@ def test_the_value_is_clipped_and_the_gradient_survives() -> None:
     torch.testing.assert_close(gradient[rest], plain_gradient[rest])
 
 
-def test_it_is_inert_on_policy_and_says_so() -> None:
+def test_soft_clip_has_no_effect_on_policy_and_declares_it() -> None:
     one = case(lag=0.0)
     soft, plain = objectives("soft_clip_high_entropy"), objectives("none")
     torch.testing.assert_close(loss_and_gradient(soft, one), loss_and_gradient(plain, one))

@@ -11,7 +11,7 @@ from training.objectives.steer import entropy_change
 
 
 def changes(one: Case) -> torch.Tensor:
-    """|Omega| of each token, one at a time."""
+    """|Omega| of each token, computed in a loop."""
     tokens = one.tokens()
     result = torch.full(one.mask.shape, -1.0, dtype=torch.float64)
     for i, t in one.mask.nonzero().tolist():
@@ -22,8 +22,8 @@ def changes(one: Case) -> torch.Tensor:
     return result
 
 
-def test_omega_has_its_closed_form_on_policy() -> None:
-    """A (1 - p) (ln p + H), here p = 1/2 of two equal tokens and of one and many."""
+def test_omega_equals_its_closed_form_on_policy() -> None:
+    """A (1 - p) (ln p + H), with p = 1/2 of two equal tokens, and of one token and many others."""
     half = torch.tensor(0.5, dtype=torch.float64).log()
     ln2, a = math.log(2), torch.tensor(3.0, dtype=torch.float64)
     assert entropy_change(half, half, torch.tensor(ln2, dtype=torch.float64), a) == pytest.approx(
@@ -33,15 +33,15 @@ def test_omega_has_its_closed_form_on_policy() -> None:
     assert omega == pytest.approx(3 * 0.5 * ln2)
 
 
-def test_a_variable_called_square_is_not_squared() -> None:
-    """The published code names a square that it does not apply; here neither."""
+def test_omega_is_not_squared() -> None:
+    """The published code names a variable a square but does not square it."""
     p, old, h, a = (torch.tensor(x, dtype=torch.float64) for x in (0.3, 0.2, 1.1, -2.0))
     omega = entropy_change(p.log(), old.log(), h, a)
     assert float(omega) == pytest.approx(-2 / 0.2 * 0.3 * 0.7 * (math.log(0.3) + 1.1))
 
 
 def test_omega_predicts_the_change_of_the_entropy() -> None:
-    """Positive Omega: a step along A grad(logprob) lowers H, and the sign turns with A."""
+    """With a positive Omega, a step along A grad(logprob) lowers H; the sign follows that of A."""
     one = case(rows=50, length=4, lag=0.0)
     tokens = one.tokens()
     advantages = one.advantages[:, None].expand(one.mask.shape)
@@ -54,7 +54,7 @@ def test_omega_predicts_the_change_of_the_entropy() -> None:
     assert together > 0.7
 
 
-def test_tokens_without_probability_and_certain_ones_give_numbers() -> None:
+def test_impossible_and_certain_tokens_give_finite_values() -> None:
     lp = torch.tensor([-200.0, 0.0, -1.0, -torch.inf])
     omega = entropy_change(lp, lp, torch.tensor([1.0, 0.0, torch.nan, 1.0]), torch.ones(4))
     assert bool(omega.isfinite().all())
@@ -72,13 +72,13 @@ def test_the_exponential_map_reaches_its_minimum_at_the_largest_change() -> None
     assert bool((plan.weight[~one.mask] == 1).all())
 
 
-def test_tiny_changes_are_not_blown_up() -> None:
+def test_tiny_changes_are_not_amplified() -> None:
     one = case()
     plan, _ = plan_of(objectives("steer"), one._replace(advantages=one.advantages * 1e-4))
     assert float(plan.weight.min()) > 0.98
 
 
-def test_the_linear_map_runs_between_its_ends() -> None:
+def test_the_linear_map_spans_weight_min_to_weight_max() -> None:
     one = case()
     config = {"type": "steer", "map": "linear", "weight_min": 0.8, "weight_max": 1.2}
     plan, _ = plan_of(objectives(config), one)
@@ -88,7 +88,7 @@ def test_the_linear_map_runs_between_its_ends() -> None:
     assert float(plan.weight[one.mask].max()) == pytest.approx(1.2)
 
 
-def test_the_linear_map_of_equal_changes_is_its_midpoint() -> None:
+def test_the_linear_map_of_equal_changes_returns_the_midpoint() -> None:
     one = case()
     config = {"type": "steer", "map": "linear", "weight_min": 0.8, "weight_max": 1.4}
     plan, _ = plan_of(objectives(config), one._replace(advantages=torch.zeros(6)))
@@ -96,7 +96,7 @@ def test_the_linear_map_of_equal_changes_is_its_midpoint() -> None:
 
 
 def test_a_weight_above_one_needs_the_linear_map() -> None:
-    with pytest.raises(ValidationError, match="has no meaning"):
+    with pytest.raises(ValidationError, match="is not supported"):
         objectives({"type": "steer", "weight_max": 1.2})
 
 

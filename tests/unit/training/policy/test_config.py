@@ -42,7 +42,7 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
         (["seed.x=1"], "seed: "),
         (["model.x=1", "model.x.y=2"], "x is no section"),
         (['objectives=["stear"]'], "stear"),
-        (['objectives=["none", "steer"]'], '"none" stands alone'),
+        (['objectives=["none", "steer"]'], '"none" cannot be combined'),
         (['objectives=["kl_cov"]'], '"kl_cov" has no effect while each rollout serves one'),
         (['objectives=["info_gain"]', "experimental=true"], "needs beliefs"),
         (['objectives=["hicra"]'], '"hicra" is experimental .* set experimental = true'),
@@ -51,7 +51,7 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
         (["loss.importance_sampling_level=sequence", 'objectives=["steer"]'], "single tokens"),
         (["loss.loss_type=cispo", 'objectives=["lp_reg"]'], '"lp_reg" sets a clip range'),
         (["loss.delta=4.0", 'objectives=["lp_reg"]'], "delta = 4.0 caps"),
-        (["controller.entropy_target=1.0"], 'actuator "coefficient" drives one of'),
+        (["controller.entropy_target=1.0"], 'actuator "coefficient" needs one of'),
         (["rollout.law={type='hapo'}"], 'the law "hapo" takes its statistics'),
         (
             ["rollout.law={type='fixed', temperature=1.2}", "rollout.backend=vllm-colocate"],

@@ -95,11 +95,11 @@ def test_weights_average_to_one_under_the_law_and_not_without_it() -> None:
     scores = sampler(torch.zeros(draws, 1, dtype=torch.long), raw.expand(draws, -1))
     generator = torch.Generator().manual_seed(1)
     tokens = torch.multinomial(torch.softmax(scores, -1), 1, generator=generator)
-    behaviour = torch.tensor(sampler.logprobs(tokens.tolist()))[:, 0]
+    behavior = torch.tensor(sampler.logprobs(tokens.tolist()))[:, 0]
     policy = torch.log_softmax(raw, -1).expand(draws, -1).gather(-1, tokens)[:, 0]
-    assert (policy - behaviour).exp().mean() == pytest.approx(1.0, abs=0.02)
+    assert (policy - behavior).exp().mean() == pytest.approx(1.0, abs=0.02)
     # A mean of a reward: right with the weights, biased without.
     reward = (tokens[:, 0] == int(raw.argmax())).double()
     truth = math.exp(float(torch.log_softmax(raw, -1).max()))
-    assert float(((policy - behaviour).exp() * reward).mean()) == pytest.approx(truth, abs=0.02)
+    assert float(((policy - behavior).exp() * reward).mean()) == pytest.approx(truth, abs=0.02)
     assert abs(float(reward.mean()) - truth) > 0.05

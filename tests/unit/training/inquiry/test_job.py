@@ -185,7 +185,7 @@ def test_the_same_seed_makes_the_same_artifact(fake: Fake, model: Model, tmp_pat
     [
         (("--task", "none.json"), "--task none.json: is neither a file"),
         (("--level", "0.999"), "--level 0.999: 200 samples promise"),
-        (("--level", "0"), "--level 0.0: 200 samples promise"),
+        (("--level", "0"), "--level 0.0: Input should be greater than 0"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_read(

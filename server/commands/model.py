@@ -1,12 +1,12 @@
-"""`entrostat model`: where the embedded default model lies, for tools that read checkpoints."""
+"""`entrostat model`: prints the path of the embedded default model."""
 
 import sys
 
 
 def model() -> None:
-    """Print the folder of the embedded default model, made there first if it is missing.
+    """Print the folder of the embedded default model, converting it on first use.
 
-    Any tool that reads Hugging Face checkpoints can use it; `train-policy` does.
+    Any tool that reads Hugging Face checkpoints can load it, for example `train-policy`.
     """
     from server.commands.default_model import ModelUnavailable, default_model
     from server.settings import settings

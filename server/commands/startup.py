@@ -1,7 +1,7 @@
-"""Messages from the server's processes to their supervisor: what is starting, and who is ready.
+"""Startup messages from the server's processes to their supervisor: stages and readiness.
 
-A datagram socket, whose path is among the settings: it reaches the supervisor from any process of
-the tree, however deep. Without a supervisor nothing is sent.
+Messages go over a datagram socket whose path is a setting, so that any descendant process can send
+them. Without a supervisor, none are sent.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ class StartupMessages:
     """The supervisor's end of the socket."""
 
     def __init__(self) -> None:
-        """Open the socket."""
+        """Bind the socket in a new temporary folder."""
         self.path = Path(mkdtemp(prefix="entrostat-")) / "supervisor"
-        """For the server's processes, which read it from their settings."""
+        """Path of the socket; the server's processes read it from their settings."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
-        """The next message; None if there is none within `timeout` seconds, or it is malformed."""
+        """Return the next message; None after `timeout` seconds or if it is malformed."""
         self._socket.settimeout(timeout)
         try:
             message = json.loads(self._socket.recv(_MAX_BYTES))
@@ -37,7 +37,7 @@ class StartupMessages:
         return message if isinstance(message, dict) else None
 
     def close(self) -> None:
-        """Remove the socket."""
+        """Close the socket and delete its file."""
         self._socket.close()
         with suppress(OSError):
             self.path.unlink()
@@ -45,7 +45,7 @@ class StartupMessages:
 
 
 def tell(**message: Any) -> None:
-    """Send a message to the supervisor, if there is one that still listens."""
+    """Send a message to the supervisor, if one is listening."""
     path = settings().supervisor
     if path is None:
         return
@@ -55,11 +55,11 @@ def tell(**message: Any) -> None:
 
 
 async def tell_when_ready(app_state: Any, models: list[str], profiles: list[str]) -> None:
-    """Tell the supervisor when this API server accepts connections.
+    """Notify the supervisor once this API server accepts connections.
 
     Args:
-        app_state: Of the application; vLLM puts the HTTP server there.
-        models: Names that requests may use.
+        app_state: State of the application, where vLLM stores the HTTP server.
+        models: Names of the served models.
         profiles: Names of the loaded profiles.
     """
     while not getattr(getattr(app_state, "server", None), "started", False):

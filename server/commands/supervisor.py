@@ -1,7 +1,7 @@
-"""Runs the server in a child process and answers for its start: progress, stop, end with a reason.
+"""Runs the server in a child process and supervises its start: progress, signals, exit reason.
 
-While vLLM starts, a signal to its process may be lost in a library, and a worker that dies may
-leave the others waiting. The supervisor imports next to nothing, so it reacts at any moment.
+While vLLM starts, a library may swallow a signal, and the death of a worker may leave the other
+processes waiting. The supervisor imports few modules, so it can respond at any time.
 """
 
 import os
@@ -18,9 +18,9 @@ from typing import Any
 from server.commands.startup import StartupMessages
 
 STOP_SECONDS = 3.0
-"""What a starting server gets to end by itself after SIGTERM or SIGINT."""
+"""Grace period of a starting server after SIGTERM or SIGINT."""
 CHILD_SECONDS = 10.0
-"""What a starting server gets to end by itself after one of its processes died."""
+"""Grace period of a starting server after one of its processes dies."""
 _POLL_SECONDS = 0.2
 _TREE_SECONDS = 1.0
 _PROGRESS_SECONDS = 10.0
@@ -28,11 +28,11 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def supervise(run: Callable[[Path], None]) -> int:
-    """Run a server in a child process until it ends; returns the exit code of the command.
+    """Run a server in a child process until it exits; return the exit code of the command.
 
     Args:
-        run: Starts and runs the server, which sends its messages to this socket; called in the
-            child, where what it raises propagates.
+        run: Runs the server, whose startup messages go to the given socket. It is called in the
+            child process, where its exceptions propagate.
     """
     signals = _Signals()
     messages = StartupMessages()
@@ -49,7 +49,7 @@ def supervise(run: Callable[[Path], None]) -> int:
 
 
 def _end_with_parent() -> None:
-    """End the child with SIGTERM when the supervisor is killed (Linux)."""
+    """Send SIGTERM to the child when the supervisor is killed (Linux only)."""
     if sys.platform == "linux":
         import ctypes
 
@@ -57,7 +57,7 @@ def _end_with_parent() -> None:
 
 
 class _Signals:
-    """Signals of the supervisor, kept until its loop looks at them."""
+    """Signals received by the supervisor, queued for its main loop."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
@@ -72,7 +72,7 @@ class _Signals:
         return taken
 
     def reset(self) -> None:
-        """Give the child the default handlers, and what arrived before it had them."""
+        """Restore the default handlers in the child."""
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(
                 one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL
@@ -84,23 +84,23 @@ class _Supervisor:
     child: int
     signals: _Signals
     messages: StartupMessages
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     stage: str = "loading libraries"
     address: str = ""
     ready: bool = False
     stopped_by: int | None = None
     deadline: float | None = None
-    """When the whole tree is killed."""
+    """Time at which the process tree is killed."""
     reason: str | None = None
-    """Why a start ended before the server was ready."""
+    """Why the start failed."""
     processes: dict[int, Any] = field(default_factory=dict)
-    """vLLM's long-lived processes below the child, by process id."""
+    """Name and handle of vLLM's long-lived descendant processes, by process id."""
     next_progress: float = 0.0
     next_look: float = 0.0
 
     def wait(self) -> int:
-        """Forward signals and watch the start until the child has ended."""
-        self.next_progress = self.begun + _PROGRESS_SECONDS
+        """Forward signals and monitor the start until the child exits."""
+        self.next_progress = self.started + _PROGRESS_SECONDS
         while True:
             pid, status = os.waitpid(self.child, os.WNOHANG)
             if pid == self.child:
@@ -119,7 +119,7 @@ class _Supervisor:
             os.kill(self.child, signal.SIGTERM if signum == signal.SIGINT else signum)
         if signum == signal.SIGHUP:
             return
-        if self.stopped_by is not None:  # asked twice: now
+        if self.stopped_by is not None:  # a second signal: kill now
             self.deadline = time.monotonic()
         elif not self.ready:
             self._look()
@@ -140,7 +140,7 @@ class _Supervisor:
             self._progress()
 
     def _watch(self, now: float) -> None:
-        """While the server starts: say how it goes, and notice a process that died."""
+        """While the server starts: report progress and detect processes that died."""
         if now >= self.next_progress and self.stopped_by is None:
             self._progress()
         if now < self.next_look:
@@ -154,12 +154,12 @@ class _Supervisor:
                 self.deadline = now + CHILD_SECONDS
 
     def _progress(self) -> None:
-        elapsed = time.monotonic() - self.begun
+        elapsed = time.monotonic() - self.started
         self.next_progress = time.monotonic() + _PROGRESS_SECONDS
         _say([f"entrostat: {self.stage} ({elapsed:.0f} s)"])
 
     def _look(self) -> None:
-        """Remember the processes below the child that live as long as the server does."""
+        """Record the long-lived descendants of the child."""
         import psutil
 
         with suppress(psutil.Error):
@@ -172,7 +172,7 @@ class _Supervisor:
                     self.processes[pid] = (f"{process.name()} ({pid})", process)
 
     def _kill(self) -> None:
-        """End the child and everything below it."""
+        """Kill the child and its descendants."""
         import psutil
 
         self.deadline = None
@@ -187,7 +187,7 @@ class _Supervisor:
                 process.kill()
 
     def _kill_orphans(self) -> None:
-        """End the engine and worker processes that outlived the child."""
+        """Kill engine and worker processes that outlived the child."""
         import psutil
 
         for _, process in self.processes.values():
@@ -195,7 +195,7 @@ class _Supervisor:
                 process.kill()
 
     def _ended(self, code: int) -> int:
-        """Exit code of the command, after whatever is left of the tree was ended."""
+        """Kill remaining processes; return the exit code of the command."""
         self._kill_orphans()
         if self.stopped_by is not None:
             return max(code, 0) if self.ready else 128 + self.stopped_by
@@ -211,7 +211,7 @@ class _Supervisor:
 
 
 def _is_long_lived(process: Any) -> bool:
-    """Whether this is one of vLLM's engine or worker processes, and no compiler or tool."""
+    """Whether this is a vLLM engine or worker process, not a compiler or another tool."""
     return process.name().startswith("VLLM") or "spawn_main" in " ".join(process.cmdline())
 
 
@@ -225,7 +225,7 @@ def _is_alive(process: Any) -> bool:
 
 
 def ready_lines(address: str, models: list[str], profiles: list[str]) -> list[str]:
-    """What the user reads when the server is ready."""
+    """Lines printed when the server is ready."""
     return [
         f"entrostat: ready at {address}",
         f"entrostat: models {', '.join(models)}; profiles {', '.join(profiles) or 'none'}, "

@@ -39,7 +39,7 @@ class ReportedMessagesResponse(AnthropicMessagesResponse):
     """vLLM's Messages response with a report."""
 
     entropy: Report | None = None
-    """What was measured and applied; present when the request asked for control."""
+    """Measurements and applied controls; present if the request has controls."""
 
 
 def reporting(handle: Handler) -> Handler:

@@ -173,7 +173,7 @@ class Telemetry:
             while True:
                 self.feed(await receiver.recv())
         except Exception:
-            logger.exception("entrostat: the telemetry receiver ended; /ready answers 503")
+            logger.exception("entrostat: the telemetry receiver stopped; /ready returns 503")
             raise
 
     def feed(self, frame: bytes) -> None:

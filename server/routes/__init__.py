@@ -1,1 +1,1 @@
-"""HTTP routes that replace or join vLLM's own."""
+"""HTTP routes that replace or extend those of vLLM."""

@@ -1,6 +1,6 @@
-"""The API key: every route needs it but those that watch over the server and its documentation.
+"""API key: required on every route except health, metrics, version and API documentation.
 
-vLLM's own middleware guards some path prefixes. It leaves open routes that generate
+vLLM's middleware protects only some path prefixes. It does not cover routes that generate
 (`/invocations`, `/generative_scoring`) or change the server (`/scale_elastic_ep`).
 """
 
@@ -34,11 +34,11 @@ _PUBLIC_FOLDERS = ("/metrics/", "/static/")
 
 
 def is_public(method: str, path: str) -> bool:
-    """Whether a route answers without the API key.
+    """Whether a route is accessible without the API key.
 
     Args:
-        method: Of HTTP; empty for a WebSocket.
-        path: Without the server's root path.
+        method: HTTP method; empty for a WebSocket.
+        path: Path without the server's root path.
     """
     if method == "POST":
         return path == "/ping"  # SageMaker's health check
@@ -48,10 +48,10 @@ def is_public(method: str, path: str) -> bool:
 
 
 class ApiKeyGuard(AuthenticationMiddleware):
-    """vLLM's check of the key, on every route that is not public."""
+    """vLLM's API key check, applied to every route that is not public."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 without the key, else pass on. CORS preflights (OPTIONS) carry no key."""
+        """Respond with 401 if the key is missing. CORS preflights (OPTIONS) are exempt."""
         if (
             scope["type"] not in ("http", "websocket")
             or scope.get("method") == "OPTIONS"
@@ -70,6 +70,6 @@ def _route_path(scope: Scope) -> str:
 
 
 def guard(app: FastAPI, args: Namespace) -> None:
-    """Put the guard before every route if the server has a key."""
+    """Add the API key check if the server has a key."""
     if tokens := [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]:
         app.add_middleware(ApiKeyGuard, tokens=tokens)

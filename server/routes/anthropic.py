@@ -34,5 +34,5 @@ class ControlledMessagesRequest(AnthropicMessagesRequest):
     },
 )
 async def create_messages(request: ControlledMessagesRequest, raw_request: Request) -> Any:
-    """Answer a conversation of the Messages API, under control if asked."""
+    """Answer a conversation of the Messages API, with the controls of `entropy` if set."""
     return await run_controlled(request, raw_request, vllm_route.create_messages)

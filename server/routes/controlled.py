@@ -1,4 +1,4 @@
-"""What every controlled route does: plan, run vLLM's own route under the plan, merge the report."""
+"""Shared logic of the controlled routes: make a plan, run vLLM's route, merge the report."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ VllmRoute = Callable[..., Awaitable[Any]]
 
 
 async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRoute) -> Any:
-    """Answer a request with vLLM's own route, under whatever it asks for in `entropy`.
+    """Answer a request with vLLM's route and apply its controls.
 
     Args:
         request: A vLLM request model with a field `entropy: Control | None`.
@@ -35,8 +35,8 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         vllm_route: vLLM's handler of this path.
 
     Raises:
-        BadControl: The request asks for something that cannot be done.
-        QueueFull: Too many steered requests wait already.
+        BadControl: A control is invalid or cannot be applied.
+        QueueFull: Too many steered requests are waiting.
     """
     state = state_of(raw_request)
     plan = _plan(request, raw_request, state)
@@ -54,7 +54,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
 
 
 async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan) -> Any:
-    """Run vLLM's route under a plan; None if the client left meanwhile."""
+    """Run vLLM's route under a plan; None if the client disconnected."""
     state = state_of(raw_request)
     extend = None if plan.difficulty is None else _extender(request, raw_request)
     timeout = state.settings.trace_timeout
@@ -66,19 +66,19 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     except BaseException:
         generation.close()
         raise
-    if isinstance(response, Response):  # None if the client left
+    if isinstance(response, Response):  # None if the client disconnected
         response.headers.update(generation.headers())
     if isinstance(response, StreamingResponse):
         return ClosingStream(response, generation)
     if getattr(request, "background", False) and response is not None:
-        generation.release()  # the engine is yet to be called
+        generation.release()  # the engine is called later, in the background
     else:
         generation.close()
     return response
 
 
 async def _play(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
-    """One turn of a game; None if the client left meanwhile."""
+    """Take one turn of an inquiry; None if the client disconnected."""
 
     async def turn(request: Any, raw_request: Request) -> Response:
         return await play(request, raw_request, state, plan)
@@ -88,7 +88,7 @@ async def _play(request: Any, raw_request: Request, state: ServerState, plan: Pl
 
 def _plan(request: Any, raw_request: Request, state: ServerState) -> Plan | None:
     xargs = getattr(request, "vllm_xargs", None)
-    if xargs is not None and not isinstance(xargs, Mapping):  # one route of vLLM takes anything
+    if xargs is not None and not isinstance(xargs, Mapping):  # one vLLM route does not validate it
         raise BadControl("`vllm_xargs`: input should be an object", "vllm_xargs")
     for key in reserved_keys(xargs):
         raise BadControl(
@@ -106,7 +106,7 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Plan | None
 
 
 def _params(request: Any, raw_request: Request) -> RequestParams:
-    """What the request says outside `entropy`."""
+    """Collect the request parameters that controls depend on."""
     plays = isinstance(request, ChatCompletionRequest)
     is_chat = plays or isinstance(request, AnthropicMessagesRequest)
     last = _last_message(request, raw_request) if is_chat else None
@@ -135,7 +135,7 @@ def _last_message(request: Any, raw_request: Request) -> Any:
 
 
 def _effort(request: Any) -> str | None:
-    """The effort that a request names, in chat or in Anthropic's `output_config`."""
+    """The reasoning effort, from the chat request or Anthropic's `output_config`."""
     if isinstance(request, AnthropicMessagesRequest):
         return None if request.output_config is None else request.output_config.effort
     effort: str | None = getattr(request, "reasoning_effort", None)
@@ -143,7 +143,7 @@ def _effort(request: Any) -> str | None:
 
 
 def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest, Any]:
-    """The chat request that vLLM answers, and its handler."""
+    """Convert a request to vLLM's chat request; also return its handler."""
     state = raw_request.app.state
     if isinstance(request, ChatCompletionRequest):
         return request, state.openai_serving_chat
@@ -155,14 +155,17 @@ def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest,
 
 
 def _extender(request: Any, raw_request: Request) -> Extend:
-    """Render the chat again with a text after the question, which keeps its prefix cached."""
+    """Make a function that renders the chat with a text after the question.
+
+    The text is appended, so the prefix stays in the prefix cache.
+    """
 
     async def extend(text: str) -> Any | None:
         chat, handler = _as_chat(request, raw_request)
         longer = chat.model_copy(update={"messages": _extended(chat.messages, text)})
         try:
             rendered = await handler.render_chat_request(longer)
-        except ValueError:  # too long for the model, which the question alone is not
+        except ValueError:  # with the text, the prompt is too long for the model
             return None
         return None if isinstance(rendered, ErrorResponse) else rendered[1][0]
 
@@ -170,7 +173,7 @@ def _extender(request: Any, raw_request: Request) -> Extend:
 
 
 def _extended(messages: Sequence[Any], text: str) -> list[Any]:
-    """The conversation with a text after its last message's own."""
+    """Append a text to the last message of a conversation."""
     *before, last = messages
     content = last["content"]
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""Errors of the framework and of ours, in the shape that the OpenAI API has."""
+"""Exception handlers that return errors in the format of the OpenAI API."""
 
 from http import HTTPStatus
 
@@ -12,10 +12,10 @@ from server.requests.admission import RETRY_AFTER, QueueFull
 
 
 def shape_errors(app: FastAPI) -> None:
-    """Answer every error of the framework in one shape, `{"error": {...}}`.
+    """Return every error as `{"error": {...}}`.
 
-    vLLM does so for what its own code raises. Not for an unknown path, a wrong method, or a body
-    that is not UTF-8, which are `{"detail": ...}` in FastAPI.
+    vLLM does this only for exceptions of its own code. For an unknown path, a wrong method or a
+    body that is not UTF-8, FastAPI returns `{"detail": ...}`.
     """
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(BadControl)(_refusal)

@@ -1,4 +1,4 @@
-"""A chat request that is a turn of an inquiry: nothing is sampled, so no handler of vLLM runs."""
+"""Answers a chat request with an inquiry turn, without vLLM's chat handler."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ from server.state import ServerState
 from server.wire.report import Report, join_fallbacks
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
-"""What asks for something that a chosen question does not have."""
+"""Fields that an inquiry does not support."""
 
 
 def not_of_a_question(request: ChatCompletionRequest) -> tuple[str, ...]:
-    """Fields of a request that ask for something that a chosen question does not have."""
+    """Fields set in a request that an inquiry does not support."""
     values = {field: getattr(request, field) for field in _ALONE}
     return tuple(
         field for field, value in values.items() if value and getattr(value, "type", None) != "text"
@@ -37,7 +37,7 @@ async def play(
     """Answer with the next question or the final answer.
 
     Raises:
-        BadControl: The conversation is no game.
+        BadControl: The conversation is not a valid inquiry.
     """
     assert plan.inquiry is not None
     handler = raw_request.app.state.openai_serving_chat
@@ -56,13 +56,13 @@ async def play(
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     metrics.observe(report)
     metrics.asked(inquiry.action)
-    (said,) = await reads.tokens([text], start=False)
+    (completion,) = await reads.tokens([text], start=False)
     usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,
-        "completion_tokens": len(said),
-        "total_tokens": reads.prompt_tokens + len(said),
+        "completion_tokens": len(completion),
+        "total_tokens": reads.prompt_tokens + len(completion),
     }
-    if handler.enable_prompt_tokens_details:  # what others asked shows in it, so it is opt-in
+    if handler.enable_prompt_tokens_details:  # opt-in: it reveals what other clients have cached
         usage["prompt_tokens_details"] = {"cached_tokens": reads.cached_tokens}
     envelope = {
         "id": name,
@@ -96,7 +96,7 @@ async def _events(
     usage: dict[str, Any] | None,
     report: dict[str, Any] | None,
 ) -> AsyncIterator[str]:
-    """The answer as a stream: role, text, end with the report, usage if wanted, done."""
+    """Stream the answer: role, text, final chunk with the report, optional usage, `[DONE]`."""
     envelope = {**envelope, "object": "chat.completion.chunk"}
     parts: list[tuple[dict[str, Any], str | None]] = [
         ({"role": "assistant", "content": ""}, None),

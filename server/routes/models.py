@@ -1,4 +1,4 @@
-"""The model list with its profiles, and the routes that take such a name but generate nothing."""
+"""The model list with `MODEL@PROFILE` names, and non-generating routes that accept them."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _ERRORS = {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}
 
 @router.get("/v1/models")
 async def list_models(raw_request: Request) -> JSONResponse:
-    """Every model, and every model under every profile."""
+    """List each model, alone and combined with each profile."""
     models = await raw_request.app.state.openai_serving_models.show_available_models()
     profiles = state_of(raw_request).profiles
     cards = list(models.data)
@@ -59,7 +59,7 @@ async def count_tokens(request: AnthropicCountTokensRequest, raw_request: Reques
 
 
 def _drop_profile(request: Any, raw_request: Request) -> None:
-    """Leave the model's own name in the request.
+    """Remove the profile from the model name of a request.
 
     Raises:
         BadControl: The profile does not exist.

@@ -29,21 +29,21 @@ from server.routes.controlled import run_controlled
 from server.wire.report import Report
 from server.wire.request import Control
 
-CONTROL = "How entropy is measured and controlled while this answer is decoded."
-"""Describes the field `entropy` of a request."""
-REPORT = "What was measured and applied; present when the request asked for control."
-"""Describes the field `entropy` of an answer."""
+CONTROL = "Controls that measure entropy and act on it while the answer is decoded."
+"""Description of the request field `entropy`."""
+REPORT = "Measurements and applied controls; present if the request has controls."
+"""Description of the response field `entropy`."""
 
 router = APIRouter()
 
 
 class _Mistake(VLLMValidationError):
     def __str__(self) -> str:
-        return str(self.args[0])  # which names the parameter already
+        return str(self.args[0])  # the message already names the parameter
 
 
 def _name_the_field(value: Any, validate: Callable[[Any], Control | None]) -> Control | None:
-    """Report a mistake as one sentence and `param`, like every other error of the API."""
+    """Convert a validation error to one sentence and `param`, like other API errors."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -85,7 +85,7 @@ class ReportedChatChoice(ChatCompletionResponseChoice):
 
 
 class ReportedChatResponse(ChatCompletionResponse):
-    """vLLM's chat answer with reports."""
+    """vLLM's chat response with reports."""
 
     choices: list[ReportedChatChoice]
 
@@ -97,13 +97,13 @@ class ReportedCompletionChoice(CompletionResponseChoice):
 
 
 class ReportedCompletionResponse(CompletionResponse):
-    """vLLM's completion answer with reports."""
+    """vLLM's completion response with reports."""
 
     choices: list[ReportedCompletionChoice]
 
 
 class ReportedResponsesResponse(ResponsesResponse):
-    """vLLM's Responses answer with its report."""
+    """vLLM's Responses response with a report."""
 
     entropy: Report | None = Field(None, description=REPORT)
 
@@ -127,7 +127,7 @@ _JSON = [Depends(validate_json_request)]
     responses=_documented(ReportedChatResponse),
 )
 async def create_chat_completion(request: ControlledChatRequest, raw_request: Request) -> Any:
-    """Answer a conversation, under control if asked."""
+    """Answer a conversation, with the controls of `entropy` if set."""
     return await run_controlled(request, raw_request, chat.create_chat_completion)
 
 
@@ -140,7 +140,7 @@ async def create_chat_completion(request: ControlledChatRequest, raw_request: Re
 async def create_batch_chat_completion(
     request: ControlledBatchRequest, raw_request: Request
 ) -> Any:
-    """Answer several conversations, each under the same control."""
+    """Answer several conversations with the same controls."""
     return await run_controlled(request, raw_request, chat.create_batch_chat_completion)
 
 
@@ -151,7 +151,7 @@ async def create_batch_chat_completion(
     responses=_documented(ReportedCompletionResponse),
 )
 async def create_completion(request: ControlledCompletionRequest, raw_request: Request) -> Any:
-    """Continue one or several texts, under control if asked."""
+    """Complete one or more prompts, with the controls of `entropy` if set."""
     return await run_controlled(request, raw_request, completion.create_completion)
 
 
@@ -162,5 +162,5 @@ async def create_completion(request: ControlledCompletionRequest, raw_request: R
     responses=_documented(ReportedResponsesResponse),
 )
 async def create_responses(request: ControlledResponsesRequest, raw_request: Request) -> Any:
-    """Answer through the Responses API; the report is the field `entropy` of the response."""
+    """Answer a request of the Responses API, with the controls of `entropy` if set."""
     return await run_controlled(request, raw_request, responses.create_responses)

@@ -1,4 +1,4 @@
-"""All routes of the server: which need the API key, generate, and take controls."""
+"""All routes of the server: which require the API key, generate, and accept controls."""
 
 from argparse import Namespace
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from server.routes.failures import shape_errors
 from server.routes.uncontrolled import refuses_controls, refusing_routes
 
 Controls = Literal["takes", "refuses", "profile names", ""]
-"""What a route does with the `entropy` field, the header and `NAME@PROFILE`."""
+"""How a route handles the `entropy` field, the header and `NAME@PROFILE`."""
 
 _CONTROLLED = (openai.router, anthropic.router)
 _OURS = (*_CONTROLLED, models.router, entropy.router)
@@ -54,12 +54,12 @@ _SILENT = frozenset(
         "/weight_checker",
     }
 )
-"""Routes with a body that run no forward pass for a client; every other one counts as generating,
-so that a route that a later vLLM adds is never taken for harmless."""
+"""POST routes that run no forward pass. All others count as generating, so that a route added by a
+later vLLM is never assumed to be harmless."""
 
 
 class RouteFacts(NamedTuple):
-    """One method of one path."""
+    """Properties of one method of one path."""
 
     path: str
     method: str
@@ -69,11 +69,11 @@ class RouteFacts(NamedTuple):
 
 
 def attach_routes(app: FastAPI, args: Namespace) -> None:
-    """Attach our routes, the refusals on vLLM's others, the API key and the error shape.
+    """Attach our routes, refuse controls on the others, add the API key check and error handlers.
 
     Args:
-        app: With vLLM's own routes attached.
-        args: The command line.
+        app: App with vLLM's routes attached.
+        args: Parsed command line.
     """
     refusing = refusing_routes(app, _OURS)
     for router in (*_OURS, refusing):
@@ -83,7 +83,7 @@ def attach_routes(app: FastAPI, args: Namespace) -> None:
 
 
 def route_facts(app: FastAPI) -> list[RouteFacts]:
-    """Every route of an app, sorted by path and method."""
+    """Return every route of an app, sorted by path and method."""
     found = set[RouteFacts]()
     for route in app.routes:
         path = getattr(route, "path", "") + ("/" if isinstance(route, Mount) else "")

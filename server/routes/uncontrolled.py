@@ -1,4 +1,4 @@
-"""vLLM's other routes: they refuse controls, which they would otherwise ignore without a word."""
+"""Makes vLLM's other routes refuse controls, which they would otherwise silently ignore."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,10 +15,10 @@ _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
 async def refuse_controls(raw_request: Request) -> None:
-    """Dependency of a route that takes no controls.
+    """FastAPI dependency of a route that accepts no controls.
 
     Raises:
-        BadControl: The request asks for some: by the header, the body's key or the model's name.
+        BadControl: The header, the body or the model name of the request names controls.
     """
     path = raw_request.url.path
     if "x-entropy-profile" in raw_request.headers:
@@ -35,7 +35,7 @@ async def refuse_controls(raw_request: Request) -> None:
 
 
 async def _body(raw_request: Request) -> Mapping[str, Any]:
-    """The fields of the body, which FastAPI has read already; empty for any other content."""
+    """The fields of the body, which Starlette caches; empty if it is not an object or a form."""
     media_type = raw_request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return await raw_request.form()
@@ -43,7 +43,7 @@ async def _body(raw_request: Request) -> Mapping[str, Any]:
         return {}
     try:
         body = await raw_request.json()
-    except ValueError:  # the route itself refuses what it cannot read
+    except ValueError:  # the route itself refuses malformed JSON
         return {}
     return body if isinstance(body, Mapping) else {}
 
@@ -56,11 +56,11 @@ def refuses_controls(route: object) -> bool:
 
 
 def refusing_routes(app: FastAPI, ours: Iterable[APIRouter]) -> APIRouter:
-    """vLLM's routes with a body that are not replaced by ours, each with `refuse_controls`.
+    """A router with vLLM's remaining body routes, each with `refuse_controls` as a dependency.
 
     Args:
-        app: With vLLM's routes attached.
-        ours: The routes that take controls or names with a profile.
+        app: App with vLLM's routes attached.
+        ours: Routers that accept controls or `NAME@PROFILE`.
     """
     replaced = {
         (route.path, method)

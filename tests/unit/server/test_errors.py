@@ -17,7 +17,7 @@ def mistake(body: Any, root: str = "entropy") -> tuple[str, str]:
     return error.param, str(error)
 
 
-def test_a_refusal_has_the_shape_of_openais() -> None:
+def test_a_refusal_has_the_format_of_the_openai_api() -> None:
     response = bad_request("no such thing", "entropy.temperature")
     assert response.status_code == 400
     assert json.loads(bytes(response.body)) == {
@@ -59,7 +59,7 @@ def test_a_refusal_has_the_shape_of_openais() -> None:
         ("adaptive", "entropy", "input should be a valid dictionary"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_begins_with_the_field_it_names(
+def test_an_error_is_one_sentence_that_starts_with_its_field(
     body: Any, param: str, sentence: str
 ) -> None:
     got, message = mistake(body)
@@ -68,19 +68,19 @@ def test_a_mistake_is_one_sentence_that_begins_with_the_field_it_names(
     assert "\n" not in message
 
 
-def test_an_unknown_law_is_answered_with_the_ones_there_are() -> None:
+def test_an_error_for_an_unknown_law_lists_the_known_ones() -> None:
     param, message = mistake({"temperature": {"type": "warm"}})
     assert param == "entropy.temperature"
     assert all(name in message for name in LAWS)
 
 
 @pytest.mark.parametrize("tag", list(LAWS))
-def test_the_tag_of_a_law_is_not_part_of_the_field_a_client_wrote(tag: str) -> None:
+def test_the_tag_of_a_law_is_not_part_of_the_reported_field(tag: str) -> None:
     param, _ = mistake({"temperature": {"type": tag, "colour": 1, "entropy_target": 1}})
     assert param.split(".")[:2] == ["entropy", "temperature"]
     assert param.split(".")[2] != tag
     assert len(param.split(".")) == 3
 
 
-def test_a_root_other_than_the_body_is_named_instead() -> None:
+def test_the_error_of_a_profile_starts_with_its_name() -> None:
     assert mistake({"colour": 1}, "calm")[0] == "calm.colour"

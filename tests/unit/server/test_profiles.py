@@ -15,11 +15,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_shipped_profiles_parse() -> None:
+def test_built_in_profiles_parse() -> None:
     assert {"adaptive", "dynamic", "steady"} <= set(Profiles())
 
 
-def test_a_file_joins_the_shipped_profiles(file: Path) -> None:
+def test_profiles_of_a_file_are_added_to_the_built_in_ones(file: Path) -> None:
     profiles = Profiles(file)
     assert set(profiles) == {*Profiles(), "calm"}
     assert profiles["calm"].model_dump(exclude_unset=True) == {
@@ -28,7 +28,7 @@ def test_a_file_joins_the_shipped_profiles(file: Path) -> None:
     }
 
 
-def test_a_file_wins_over_a_shipped_profile_of_the_same_name(file: Path) -> None:
+def test_a_profile_of_a_file_overrides_a_built_in_one_of_the_same_name(file: Path) -> None:
     file.write_text(GOOD.replace("calm", "adaptive"))
     assert Profiles(file)["adaptive"].trace == "none"
     assert len(Profiles(file)) == len(Profiles())
@@ -60,7 +60,7 @@ def test_a_file_wins_over_a_shipped_profile_of_the_same_name(file: Path) -> None
         ("[fine]\n[calm]\ncolour = 1", ["mine.toml", "`calm.colour`"]),
     ],
 )
-def test_a_mistake_is_named_with_file_profile_and_field(text: str, words: list[str]) -> None:
+def test_an_error_names_the_file_the_profile_and_the_field(text: str, words: list[str]) -> None:
     with pytest.raises(ProfileError) as caught:
         parse_profiles(text, "mine.toml")
     for word in words:
@@ -68,25 +68,25 @@ def test_a_mistake_is_named_with_file_profile_and_field(text: str, words: list[s
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_may_hold_what_a_header_can() -> None:
+def test_a_name_may_contain_any_character_that_a_header_can() -> None:
     assert {*parse_profiles('["Very calm, v2.1"]\n[x-y_z]', "mine.toml")} == {
         "Very calm, v2.1",
         "x-y_z",
     }
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match=r"nowhere\.toml: cannot be read"):
         Profiles(tmp_path / "nowhere.toml")
 
 
-def test_a_file_that_is_not_text_is_named(file: Path) -> None:
+def test_an_error_names_a_file_that_is_not_text(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProfileError, match=r"mine\.toml: cannot be read"):
         Profiles(file)
 
 
-def test_a_reload_takes_what_the_file_says_now(file: Path) -> None:
+def test_a_reload_applies_the_current_file(file: Path) -> None:
     profiles = Profiles(file)
     file.write_text(GOOD.replace("calm", "calmer"))
     profiles.reload()
@@ -95,7 +95,7 @@ def test_a_reload_takes_what_the_file_says_now(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["bad", "gone"])
-def test_a_reload_of_a_bad_file_keeps_the_old_profiles_and_logs_why(
+def test_a_reload_of_an_invalid_file_keeps_the_profiles_and_logs_the_reason(
     file: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     profiles = Profiles(file)

@@ -46,9 +46,7 @@ def folders(cache: Path) -> list[str]:
     return [path.name for path in (cache / "models").iterdir() if path.is_dir()]
 
 
-def test_the_first_use_converts_and_later_ones_find_it(
-    tmp_path: Path, conversion: Conversion
-) -> None:
+def test_the_model_is_converted_on_first_use_only(tmp_path: Path, conversion: Conversion) -> None:
     cache = tmp_path / "not" / "yet" / "there"
     first = default_model(cache)
     assert (first / "config.json").is_file()
@@ -57,7 +55,7 @@ def test_the_first_use_converts_and_later_ones_find_it(
     assert folders(cache) == [first.name]
 
 
-def test_a_converted_model_needs_neither_package_nor_write_access(
+def test_a_converted_model_needs_no_package_and_no_write_access(
     tmp_path: Path, conversion: Conversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = default_model(tmp_path)
@@ -70,7 +68,7 @@ def test_a_converted_model_needs_neither_package_nor_write_access(
     assert default_model(tmp_path) == first
 
 
-def test_another_source_is_another_model(
+def test_another_source_file_is_converted_separately(
     tmp_path: Path, conversion: Conversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = default_model(tmp_path)
@@ -80,7 +78,7 @@ def test_another_source_is_another_model(
     assert all(path.name.startswith(DEFAULT_MODEL) for path in (first, second))
 
 
-def test_concurrent_callers_convert_once_and_all_get_the_whole_model(
+def test_concurrent_callers_convert_once_and_all_get_the_complete_model(
     tmp_path: Path, conversion: Conversion
 ) -> None:
     with ThreadPoolExecutor(6) as pool:
@@ -90,7 +88,7 @@ def test_concurrent_callers_convert_once_and_all_get_the_whole_model(
     assert (paths[0] / "config.json").is_file()
 
 
-def test_a_file_with_another_checksum_is_refused_and_leaves_nothing_behind(
+def test_a_file_with_another_checksum_is_refused_and_leaves_no_files(
     tmp_path: Path, source: Path
 ) -> None:
     source.write_bytes(b"tampered")
@@ -100,7 +98,7 @@ def test_a_file_with_another_checksum_is_refused_and_leaves_nothing_behind(
         assert folders(tmp_path) == []
 
 
-def test_a_conversion_that_fails_half_way_leaves_nothing_behind(
+def test_a_failed_conversion_leaves_no_files(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transformers
@@ -114,7 +112,7 @@ def test_a_conversion_that_fails_half_way_leaves_nothing_behind(
     assert folders(tmp_path) == []
 
 
-def test_a_missing_package_is_answered_with_the_command_that_brings_it(
+def test_an_error_for_a_missing_package_contains_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "_PACKAGE", "no_such_package_at_all")

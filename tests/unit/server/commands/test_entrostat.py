@@ -26,7 +26,7 @@ def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_help_lists_what_can_be_loaded_and_names_what_cannot() -> None:
+def test_help_lists_available_and_unavailable_commands() -> None:
     done = entrostat("--help")
     assert done.returncode == 0, done.stderr
     assert "chat" in done.stdout
@@ -34,7 +34,7 @@ def test_help_lists_what_can_be_loaded_and_names_what_cannot() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["serve", "--help"], ["serve", "--help=all"]])
-def test_a_command_that_needs_an_extra_says_so_in_one_sentence(arguments: list[str]) -> None:
+def test_a_command_that_needs_an_extra_fails_with_one_sentence(arguments: list[str]) -> None:
     done = entrostat(*arguments)
     assert done.returncode == 2
     assert done.stderr == "entrostat serve: needs fastapi: install the extra `cpu` or `gpu`\n"

@@ -74,7 +74,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_start_that_ignores_sigterm_is_ended_with_everything_below_it(tmp_path: Path) -> None:
+def test_a_start_that_ignores_sigterm_is_killed_with_all_its_descendants(tmp_path: Path) -> None:
     with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
         worker = worker_of(tmp_path)
         process.send_signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ def test_a_start_that_ignores_sigterm_is_ended_with_everything_below_it(tmp_path
             time.sleep(0.05)
 
 
-def test_a_worker_that_dies_while_starting_ends_the_start_with_a_reason(tmp_path: Path) -> None:
+def test_a_worker_that_dies_during_the_start_ends_it_with_a_reason(tmp_path: Path) -> None:
     with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
         worker = worker_of(tmp_path)
         time.sleep(3)  # the supervisor looks once a second
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_while_starting_ends_the_start_with_a_reason(tmp_path
     assert f"the process {worker} died while the server was starting" in said
 
 
-def test_a_ready_server_gets_all_the_time_it_needs_to_stop(tmp_path: Path) -> None:
+def test_a_ready_server_is_not_killed_while_it_stops(tmp_path: Path) -> None:
     body = """\
     def stop(*_):
         time.sleep(6)
@@ -112,7 +112,7 @@ def test_a_ready_server_gets_all_the_time_it_needs_to_stop(tmp_path: Path) -> No
     assert (process.returncode, out) == (0, "drained\n")
 
 
-def test_exit_codes_come_through_and_nothing_is_left_in_the_temporary_folder(
+def test_exit_codes_are_forwarded_and_the_temporary_folder_is_deleted(
     tmp_path: Path,
 ) -> None:
     for body, code in (("    return\n", 0), ("    sys.exit(2)\n", 2), ("    os._exit(7)\n", 7)):
@@ -123,21 +123,21 @@ def test_exit_codes_come_through_and_nothing_is_left_in_the_temporary_folder(
     assert list(tmp_path.glob("entrostat-*")) == []
 
 
-def test_a_server_that_is_killed_says_by_what(tmp_path: Path) -> None:
+def test_the_signal_that_killed_the_server_is_reported(tmp_path: Path) -> None:
     with running(tmp_path, "    os.kill(os.getpid(), signal.SIGKILL)\n") as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert "ended by SIGKILL" in said
 
 
-def test_the_stage_of_a_start_is_a_line_at_once(tmp_path: Path) -> None:
+def test_every_stage_of_the_start_is_printed_immediately(tmp_path: Path) -> None:
     with running(tmp_path, '    tell(stage="compiling")\n    time.sleep(2)\n') as process:
         _, said = process.communicate(timeout=60)
     assert "entrostat: compiling (" in said
 
 
 @pytest.mark.parametrize("profiles", [[], ["steady"]])
-def test_the_last_lines_say_where_what_and_how(profiles: list[str]) -> None:
+def test_the_ready_lines_contain_the_address_the_models_and_an_example(profiles: list[str]) -> None:
     first, second, third = ready_lines("http://h:1", ["m"], profiles)
     assert first == "entrostat: ready at http://h:1"
     assert "models m" in second

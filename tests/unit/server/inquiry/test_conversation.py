@@ -33,33 +33,33 @@ def said(*texts: str) -> list[dict[str, Any]]:
 BARK, SWIM = "Does it bark?", "Can it swim?"
 
 
-def test_each_question_has_the_reply_after_it(pets: Inquiry) -> None:
+def test_each_question_is_paired_with_the_reply_after_it(pets: Inquiry) -> None:
     exchanges = read_conversation(said("hi", BARK, "no", SWIM, "dunno"), pets)
     assert exchanges == [Exchange(BARK, "no"), Exchange(SWIM, "dunno")]
 
 
-def test_a_greeting_alone_begins_a_game(pets: Inquiry) -> None:
+def test_a_greeting_alone_starts_a_game(pets: Inquiry) -> None:
     assert read_conversation(said("Does it bark? yes"), pets) == []
 
 
-def test_system_messages_are_no_part_of_it(pets: Inquiry) -> None:
+def test_system_messages_are_ignored(pets: Inquiry) -> None:
     system: dict[str, Any] = {"role": "system", "content": "be brief"}
     conversation = [system, *said("hi", BARK, "no")]
     assert read_conversation(conversation, pets) == [Exchange(BARK, "no")]
 
 
-def test_a_question_is_known_by_its_wording(pets: Inquiry) -> None:
+def test_a_question_is_recognized_by_its_wording(pets: Inquiry) -> None:
     assert read_conversation(said("hi", " does it BARK", "no"), pets) == [Exchange(BARK, "no")]
 
 
-def test_several_messages_make_one_reply(pets: Inquiry) -> None:
+def test_consecutive_user_messages_are_joined_to_one_reply(pets: Inquiry) -> None:
     more: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "not at all"}]}
     assert read_conversation([*said("hi", BARK, "no"), more], pets) == [
         Exchange(BARK, "no\nnot at all")
     ]
 
 
-def test_parts_may_be_texts_without_more(pets: Inquiry) -> None:
+def test_content_parts_may_be_plain_strings(pets: Inquiry) -> None:
     parts: dict[str, Any] = {
         "role": "user",
         "content": iter(["not", {"type": "text", "text": "no"}]),
@@ -67,7 +67,7 @@ def test_parts_may_be_texts_without_more(pets: Inquiry) -> None:
     assert read_conversation([*said("hi", BARK), parts], pets) == [Exchange(BARK, "not\nno")]
 
 
-def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(pets: Inquiry) -> None:
+def test_a_final_answer_ends_a_game_and_the_next_message_starts_another(pets: Inquiry) -> None:
     conversation = said("hi", BARK, "yes", "I think it is: dog.", "again!", SWIM, "no")
     assert read_conversation(conversation, pets) == [Exchange(SWIM, "no")]
 
@@ -88,7 +88,7 @@ def test_a_final_answer_ends_a_game_and_the_next_message_begins_another(pets: In
         ([*said("hi"), {"role": "assistant", "tool_calls": [1]}, *said("hi")], "messages.1"),
     ],
 )
-def test_what_is_no_game_is_refused_by_message(
+def test_an_error_names_the_message_that_is_not_part_of_a_game(
     pets: Inquiry, conversation: list[Any], param: str
 ) -> None:
     with pytest.raises(BadControl) as caught:
@@ -96,7 +96,7 @@ def test_what_is_no_game_is_refused_by_message(
     assert caught.value.param == param
 
 
-def test_a_game_has_an_end(pets: Inquiry) -> None:
+def test_the_number_of_questions_of_a_game_is_limited(pets: Inquiry) -> None:
     turns = said("hi", *([BARK, "perhaps"] * MAX_EXCHANGES))
     assert len(read_conversation(turns, pets)) == MAX_EXCHANGES
     with pytest.raises(BadControl, match="at most 1000 questions"):
@@ -118,7 +118,7 @@ class _Normalized:
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
-def test_the_length_of_a_message_does_not_decide_the_work(
+def test_the_work_does_not_grow_with_the_length_of_a_message(
     pets: Inquiry, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = _Normalized(monkeypatch)
@@ -133,7 +133,7 @@ def test_the_length_of_a_message_does_not_decide_the_work(
     assert counted.chars <= 10 * MAX_REPLY_CHARS
 
 
-def test_a_message_is_normalized_once_however_many_labels_there_are(
+def test_a_message_is_normalized_once_for_any_number_of_labels(
     pets: Inquiry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = _Normalized(monkeypatch)

@@ -50,7 +50,7 @@ class Engine:
         return SimpleNamespace(outputs=[text], prompt_logprobs=rows, num_cached_tokens=0)
 
 
-async def test_only_the_tokens_of_a_continuation_count_and_they_are_read_once() -> None:
+async def test_only_continuation_tokens_are_summed_and_they_are_read_once() -> None:
     engine = Engine()
     reads = Reads(engine, "r", ReadCache())
     assert await reads.continuations([([1, 2], [3, 4]), ([1], [2])]) == [-7.0, -2.0]
@@ -77,7 +77,7 @@ async def test_rows_come_back_in_the_order_of_prompts_and_tokens() -> None:
     assert engine.salts == [None, None]
 
 
-async def test_what_was_read_is_not_read_again() -> None:
+async def test_a_cached_read_is_not_repeated() -> None:
     engine, memory = Engine(), ReadCache()
     first = await Reads(engine, "a", memory).logprobs([[1], [2], [1]], [5])
     later = Reads(engine, "b", memory)
@@ -87,20 +87,20 @@ async def test_what_was_read_is_not_read_again() -> None:
     assert later.prompt_tokens == 3
 
 
-async def test_other_tokens_of_the_same_prompt_are_another_reading() -> None:
+async def test_other_next_tokens_of_the_same_prompt_are_a_separate_read() -> None:
     reads = Reads(Engine(), "r", ReadCache())
     await reads.logprobs([[1]], [5])
     assert await reads.logprobs([[1]], [6]) == [[-5]]
 
 
-async def test_a_prompt_that_is_too_long_is_an_error_before_the_engine_is_asked() -> None:
+async def test_a_prompt_that_is_too_long_fails_before_the_engine_is_called() -> None:
     engine = Engine()
     with pytest.raises(ReadError, match="a prompt has 8 tokens, the model takes 7"):
         await Reads(engine, "r", ReadCache()).logprobs([[1], [1] * 8], [5])
     assert engine.prompts == []
 
 
-async def test_readings_are_shared_only_by_requests_with_the_same_cache_salt() -> None:
+async def test_reads_are_shared_only_by_requests_with_the_same_cache_salt() -> None:
     engine, cache = Engine(), ReadCache()
     for salt in (None, "mine", "yours", "mine"):
         await Reads(engine, "r", cache, salt).logprobs([[1]], [5])
@@ -111,7 +111,7 @@ async def test_readings_are_shared_only_by_requests_with_the_same_cache_salt() -
     assert "mine" not in str(mine)  # else a client could name the salt of another kind of request
 
 
-async def test_a_large_batch_goes_to_the_engine_in_parts() -> None:
+async def test_a_large_batch_is_sent_to_the_engine_in_parts() -> None:
     engine = Engine()
     reads = Reads(engine, "r", ReadCache())
     prompts = [[at] for at in range(200)]
@@ -121,7 +121,7 @@ async def test_a_large_batch_goes_to_the_engine_in_parts() -> None:
 
 
 @pytest.mark.parametrize("error", [GenerationError("engine error"), ValueError("bad prompt")])
-async def test_an_engine_that_fails_is_one_kind_of_error(error: Exception) -> None:
+async def test_every_engine_failure_raises_read_error(error: Exception) -> None:
     reads = Reads(Engine(error), "r", ReadCache())
     with pytest.raises(ReadError):
         await reads.logprobs([[1]], [5])
@@ -129,7 +129,7 @@ async def test_an_engine_that_fails_is_one_kind_of_error(error: Exception) -> No
         await reads.continuations([([1], [2])])
 
 
-def test_the_cache_is_bounded_in_bytes_and_drops_what_was_not_used_longest() -> None:
+def test_the_cache_is_bounded_in_bytes_and_drops_the_least_recently_used() -> None:
     cache = ReadCache(max_bytes=2_500)
     keys = [ReadCache.key(None, "next", [at], [0]) for at in range(100)]
     cache.put(keys[0], [0.0])
@@ -143,7 +143,7 @@ def test_the_cache_is_bounded_in_bytes_and_drops_what_was_not_used_longest() -> 
     assert cache.num_bytes <= 2_500
 
 
-def test_a_key_is_a_digest_of_everything_that_was_read() -> None:
+def test_a_cache_key_is_a_digest_of_all_inputs_of_a_read() -> None:
     keys = {
         ReadCache.key(*one)
         for one in (
@@ -168,7 +168,7 @@ class Renderer:
         return [{"prompt_token_ids": [*start, *map(ord, one["prompt"])]} for one in prompts]
 
 
-async def test_texts_become_tokens_in_the_renderers_threads() -> None:
+async def test_texts_are_tokenized_in_the_threads_of_the_renderer() -> None:
     engine = Engine()
     engine.renderer = Renderer()
     reads = Reads(engine, "r", ReadCache())

@@ -59,7 +59,7 @@ async def test_a_question_that_the_model_proposed_is_asked(tmp_path: Path) -> No
     assert report.calibrated  # nothing open was asked yet
 
 
-async def test_its_answer_moves_the_beliefs_and_the_level_is_no_longer_promised(
+async def test_the_answer_to_an_open_question_updates_the_probabilities_and_unsets_calibrated(
     tmp_path: Path,
 ) -> None:
     wanted = plan(tmp_path, queries="open", confidence_level=0.98)
@@ -70,14 +70,16 @@ async def test_its_answer_moves_the_beliefs_and_the_level_is_no_longer_promised(
     assert report.turn == 2
 
 
-async def test_unknown_to_an_open_question_is_no_information(tmp_path: Path) -> None:
+async def test_unknown_as_a_reply_to_an_open_question_carries_no_information(
+    tmp_path: Path,
+) -> None:
     wanted = plan(tmp_path, queries="open")
     _, report, _ = await turn(wanted, (SINGS, "..."), reads=Proposer(["can fly"]))
     assert len({round(one, 6) for one in report.probabilities.values()}) == 1
     assert report.query == FLIES
 
 
-async def test_nothing_is_asked_twice_in_either_form(tmp_path: Path) -> None:
+async def test_no_question_is_asked_twice_closed_or_open(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     reads: Any = Proposer(["Sings", "barks", "SINGS ", "can fly", "Can  fly", "..."])
     heard = [(SINGS, YES), (BARK, UNKNOWN)]
@@ -87,7 +89,7 @@ async def test_nothing_is_asked_twice_in_either_form(tmp_path: Path) -> None:
     assert f"{SINGS} yes" in reads.prompts[0]
 
 
-async def test_proposals_are_tried_again_with_another_seed_and_then_given_up(
+async def test_proposals_are_retried_with_another_seed_a_limited_number_of_times(
     tmp_path: Path,
 ) -> None:
     wanted, reads = plan(tmp_path, queries="open"), Proposer([], ["sings"], ["can fly"])
@@ -99,7 +101,7 @@ async def test_proposals_are_tried_again_with_another_seed_and_then_given_up(
     assert report.query in wanted.inquiry.task.questions
 
 
-async def test_no_more_are_proposed_than_may_be_compared(tmp_path: Path) -> None:
+async def test_max_candidates_limits_the_number_of_proposals(tmp_path: Path) -> None:
     wanted = plan(tmp_path, queries="open", max_candidates=2)
     asked: list[int] = []
 
@@ -112,14 +114,14 @@ async def test_no_more_are_proposed_than_may_be_compared(tmp_path: Path) -> None
     assert asked == [2]
 
 
-async def test_a_game_that_is_over_proposes_nothing(tmp_path: Path) -> None:
+async def test_a_finished_game_proposes_no_questions(tmp_path: Path) -> None:
     wanted = plan(tmp_path, queries="open", max_turns=1, confidence_level=0.98)
     reads = Proposer(["can fly"])
     _, report, _ = await turn(wanted, (SINGS, "no"), reads=reads)
     assert (report.action, report.reason, reads.seeds) == ("answer", "budget", [])
 
 
-async def test_direct_predicts_after_open_questions_too(tmp_path: Path) -> None:
+async def test_direct_predicts_after_open_questions(tmp_path: Path) -> None:
     reads = Proposer(["sings", "can fly"])
     wanted = plan(tmp_path, direct=True, predictor="direct", queries="open", confidence_level=0.98)
     _, report, fallback = await turn(wanted, reads=reads)
@@ -128,14 +130,14 @@ async def test_direct_predicts_after_open_questions_too(tmp_path: Path) -> None:
     assert any(f"{FLIES} no" in prompt for prompt in reads.prompts)
 
 
-async def test_without_an_engine_the_tasks_own_questions_go_on(tmp_path: Path) -> None:
+async def test_a_failing_engine_falls_back_to_the_questions_of_the_task(tmp_path: Path) -> None:
     wanted, reads = plan(tmp_path, queries="open"), Proposer(broken=True)
     _, report, fallback = await turn(wanted, (SINGS, "no"), reads=reads)
     assert fallback == "open_unavailable"
     assert report.query in wanted.inquiry.task.questions
 
 
-async def test_a_table_grows_by_the_open_questions_of_the_history(tmp_path: Path) -> None:
+async def test_open_questions_of_the_history_are_added_to_the_table(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     heard = [(BARK, YES), (SINGS, YES), (SINGS, YES)]
     reads: Any = Proposer()
@@ -145,7 +147,7 @@ async def test_a_table_grows_by_the_open_questions_of_the_history(tmp_path: Path
     assert grown.candidates is None
 
 
-def test_open_questions_are_messages_of_a_game_only_where_they_may_be(tmp_path: Path) -> None:
+def test_open_questions_are_recognized_only_if_enabled(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     messages = said("hi", "  Is it true that  it can fly? ", "no")
     assert read_conversation(messages, inquiry, open_questions=True) == [Exchange(FLIES, "no")]
@@ -155,7 +157,7 @@ def test_open_questions_are_messages_of_a_game_only_where_they_may_be(tmp_path: 
         read_conversation(said("hi", "Is it true that it ?", "no"), inquiry, open_questions=True)
 
 
-def test_a_game_cannot_ask_for_work_without_end(tmp_path: Path) -> None:
+def test_the_number_of_open_questions_of_a_game_is_limited(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     lines = [line for at in range(101) for line in (f"Is it true that it is {at}?", "no")]
     assert len(read_conversation(said("hi", *lines[:-2]), inquiry, open_questions=True)) == 100
@@ -163,7 +165,7 @@ def test_a_game_cannot_ask_for_work_without_end(tmp_path: Path) -> None:
         read_conversation(said("hi", *lines), inquiry, open_questions=True)
 
 
-def test_what_the_model_writes_is_read_with_suspicion(tmp_path: Path) -> None:
+def test_malformed_proposals_of_the_model_are_dropped(tmp_path: Path) -> None:
     assert read_proposals('{"endings": ["has  wings", "...", "can fly"]}') == [
         "has wings",
         "can fly",
@@ -172,7 +174,7 @@ def test_what_the_model_writes_is_read_with_suspicion(tmp_path: Path) -> None:
         assert read_proposals(broken) == []
 
 
-def test_the_prompt_shows_the_form_and_the_game(tmp_path: Path) -> None:
+def test_the_prompt_contains_the_format_and_the_history(tmp_path: Path) -> None:
     task = plan(tmp_path).inquiry.task
     prompt = proposal_prompt(task, [(BARK, YES)])
     assert "One pet of: cat, dog, fish." in prompt
@@ -181,7 +183,7 @@ def test_the_prompt_shows_the_form_and_the_game(tmp_path: Path) -> None:
     assert schema["properties"]["endings"]["minItems"] == 4
 
 
-async def test_statements_without_end_are_refused_before_the_first_is_read(tmp_path: Path) -> None:
+async def test_too_many_statements_are_refused_before_the_first_is_read(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(125)]
     task = Task.model_validate(

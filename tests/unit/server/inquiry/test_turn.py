@@ -75,7 +75,7 @@ async def turn(
     return await inquire(wanted, exchanges, fake)
 
 
-async def test_the_first_turn_asks_what_divides_the_labels(tmp_path: Path) -> None:
+async def test_the_first_turn_asks_the_question_that_splits_the_labels(tmp_path: Path) -> None:
     text, report, fallback = await turn(plan(tmp_path))
     assert report.action == "ask"
     assert text == report.query
@@ -87,7 +87,7 @@ async def test_the_first_turn_asks_what_divides_the_labels(tmp_path: Path) -> No
     assert report.expected_size <= report.runner_up_size
 
 
-async def test_a_game_ends_with_the_label_that_fits(tmp_path: Path) -> None:
+async def test_a_game_ends_with_the_label_that_matches_the_answers(tmp_path: Path) -> None:
     text, report, _ = await turn(plan(tmp_path), (BARK, "yes"), (SWIM, "yes"))
     assert text == "I think it is: dog."
     assert (report.action, report.label, report.reason) == ("answer", "dog", "singleton")
@@ -95,7 +95,7 @@ async def test_a_game_ends_with_the_label_that_fits(tmp_path: Path) -> None:
     assert report.query is None
 
 
-async def test_replies_in_free_text_are_read_by_the_model(tmp_path: Path) -> None:
+async def test_free_text_replies_are_interpreted_by_the_model(tmp_path: Path) -> None:
     reads = FakeReads()
     _, report, _ = await turn(plan(tmp_path), (BARK, "nein"), (SWIM, "ja"), reads=reads)
     assert [one.answer for one in report.heard] == ["no", "yes"]
@@ -103,13 +103,15 @@ async def test_replies_in_free_text_are_read_by_the_model(tmp_path: Path) -> Non
     assert report.label == "fish"
 
 
-async def test_the_tasks_own_words_cost_no_forward(tmp_path: Path) -> None:
+async def test_replies_in_the_wording_of_the_task_need_no_forward_pass(tmp_path: Path) -> None:
     reads = FakeReads()
     await turn(plan(tmp_path), (BARK, "No."), reads=reads)
     assert reads.forwards == 0
 
 
-async def test_unknown_is_no_information_and_never_asked_again(tmp_path: Path) -> None:
+async def test_an_unknown_reply_carries_no_information_and_its_question_is_not_repeated(
+    tmp_path: Path,
+) -> None:
     before = (await turn(plan(tmp_path)))[1]
     text, report, _ = await turn(plan(tmp_path), (BARK, "¯\\_(ツ)_/¯"), (SWIM, "..."))
     assert [one.answer for one in report.heard] == ["unknown", "unknown"]
@@ -118,7 +120,7 @@ async def test_unknown_is_no_information_and_never_asked_again(tmp_path: Path) -
     assert report.turn in (2, 3)
 
 
-async def test_a_contradiction_counts_as_the_later_answer(tmp_path: Path) -> None:
+async def test_the_later_of_two_contradicting_answers_counts(tmp_path: Path) -> None:
     _, report, _ = await turn(plan(tmp_path), (BARK, "yes"), (BARK, "no"), (SWIM, "no"))
     assert report.label == "cat"
 
@@ -128,13 +130,13 @@ async def test_the_budget_ends_the_game(tmp_path: Path) -> None:
     assert (report.action, report.reason, report.turn) == ("answer", "budget", 1)
 
 
-async def test_a_bank_without_questions_left_ends_it_too(tmp_path: Path) -> None:
+async def test_a_game_ends_when_no_questions_are_left(tmp_path: Path) -> None:
     asked = [(one, "hm") for one in (BARK, SWIM, NICE)]
     _, report, _ = await turn(plan(tmp_path), *asked)
     assert (report.action, report.reason) == ("answer", "exhausted")
 
 
-async def test_replies_that_the_engine_cannot_read_are_unknown_with_a_fallback(
+async def test_replies_are_unknown_with_a_fallback_if_the_engine_fails(
     tmp_path: Path,
 ) -> None:
     wanted, reads = plan(tmp_path), FakeReads(broken=True)
@@ -152,7 +154,7 @@ async def test_direct_reads_every_candidate_and_answer_in_one_batch(tmp_path: Pa
     assert max(report.probabilities, key=lambda name: report.probabilities[name]) == "cat"
 
 
-async def test_direct_looks_ahead_at_no_more_candidates_than_allowed(tmp_path: Path) -> None:
+async def test_direct_evaluates_at_most_max_candidates(tmp_path: Path) -> None:
     reads = FakeReads()
     wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
     await turn(wanted, reads=reads)
@@ -160,14 +162,14 @@ async def test_direct_looks_ahead_at_no_more_candidates_than_allowed(tmp_path: P
     assert not any(NICE in prompt for prompt in reads.prompts)  # which all answer alike
 
 
-async def test_direct_without_an_engine_falls_back_to_likelihood(tmp_path: Path) -> None:
+async def test_direct_falls_back_to_likelihood_if_the_engine_fails(tmp_path: Path) -> None:
     wanted = plan(tmp_path, direct=True, predictor="direct")
     _, report, fallback = await turn(wanted, reads=FakeReads(broken=True))
     assert (report.predictor, fallback) == ("likelihood", "direct_unavailable")
     assert report.query in (BARK, SWIM)
 
 
-async def test_labels_that_begin_alike_are_told_apart_by_more_tokens(tmp_path: Path) -> None:
+async def test_labels_with_a_common_prefix_are_distinguished_by_more_tokens(tmp_path: Path) -> None:
     reads = FakeReads()
     reads.labels = {" cat.": [5, 6], " dog.": [5, 7], " fish.": [6, 7]}
     wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
@@ -179,20 +181,20 @@ async def test_labels_that_begin_alike_are_told_apart_by_more_tokens(tmp_path: P
     assert odds[2] / odds[0] == pytest.approx(2.718281828**-1)
 
 
-async def test_labels_that_cannot_be_told_apart_fall_back_too(tmp_path: Path) -> None:
+async def test_indistinguishable_labels_fall_back_to_likelihood(tmp_path: Path) -> None:
     reads = FakeReads()
     reads.labels = {" cat.": [5], " dog.": [5], " fish.": [6]}
     wanted = plan(tmp_path, direct=True, predictor="direct")
     assert (await turn(wanted, reads=reads))[2] == "direct_unavailable"
 
 
-async def test_a_history_longer_than_calibrated_is_said(tmp_path: Path) -> None:
+async def test_a_history_longer_than_calibrated_is_reported(tmp_path: Path) -> None:
     long = [(BARK, "yes"), (SWIM, "yes"), (NICE, "yes")]
     assert (await turn(plan(tmp_path), *long[:2]))[1].calibrated
     assert not (await turn(plan(tmp_path), *long))[1].calibrated
 
 
-def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_task_with_too_many_labels_is_refused(tmp_path: Path) -> None:
     manifest = save_inquiry(tmp_path) / "manifest.json"
     content = json.loads(manifest.read_text())
     labels = [{"name": f"l{at}", "phrase": f"An l{at}"} for at in range(129)]
@@ -204,7 +206,7 @@ def test_a_task_with_more_labels_than_may_be_is_refused_by_name(tmp_path: Path) 
     assert caught.value.param == "entropy.inquiry.task"
 
 
-def test_only_a_clear_meaning_counts() -> None:
+def test_a_meaning_below_the_threshold_is_unknown() -> None:
     def meaning(*evidence: float) -> int:
         return meaning_of(torch.tensor(evidence, dtype=torch.float64))
 
@@ -216,7 +218,9 @@ def test_only_a_clear_meaning_counts() -> None:
     assert meaning(float("nan"), 0.0, 0.0) == UNKNOWN
 
 
-async def test_what_a_model_says_of_any_reply_is_its_bias_and_no_answer(tmp_path: Path) -> None:
+async def test_a_model_that_prefers_one_meaning_for_every_reply_gives_no_answer(
+    tmp_path: Path,
+) -> None:
     class Yeasayer(FakeReads):
         async def logprobs(self, prompts: list[list[int]], choices: list[int]) -> list[list[float]]:
             self.forwards += len(prompts)
@@ -246,7 +250,7 @@ async def test_what_a_model_says_of_any_reply_is_its_bias_and_no_answer(tmp_path
         ({"inquiry": {"task": "m/pets"}, "difficulty": {}}, "entropy.difficulty"),
     ],
 )
-def test_what_cannot_be_played_is_refused_by_name(
+def test_an_error_names_the_field_that_rules_out_an_inquiry(
     tmp_path: Path, asked: dict[str, Any], param: str
 ) -> None:
     save_inquiry(tmp_path)
@@ -278,7 +282,7 @@ async def test_repeats_of_a_question_count_towards_the_limit_of_questions(tmp_pa
     assert (report.action, report.reason, report.turn) == ("answer", "budget", 3)
 
 
-async def test_a_task_with_a_table_of_answers_is_played_by_it_and_asks_no_model(
+async def test_a_task_with_a_table_of_answers_uses_it_without_the_model(
     tmp_path: Path,
 ) -> None:
     reads = FakeReads()

@@ -54,7 +54,7 @@ def plan(sources: ControlSources, params: dict[str, Any]) -> Plan:
 @each_profile
 @each_request
 @pytest.mark.parametrize("place", ["suffix", "header"])
-def test_a_profile_by_name_or_header_never_refuses_and_says_what_it_skipped(
+def test_a_profile_by_name_or_header_never_refuses_and_reports_what_it_skipped(
     profile: str, request_: dict[str, Any], place: str
 ) -> None:
     by_place = {"suffix": None, "header": None, place: profile}
@@ -75,7 +75,9 @@ def test_a_profile_by_name_or_header_never_refuses_and_says_what_it_skipped(
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 0.7, 1.3, 2.0])
 @pytest.mark.parametrize("side", ["ceiling", "floor", "both"])
-def test_an_entropy_target_composes_with_every_temperature(side: str, temperature: float) -> None:
+def test_an_entropy_target_can_be_combined_with_every_temperature(
+    side: str, temperature: float
+) -> None:
     law = {"type": "entropy_target", "entropy_target": 1.0, "side": side}
     body = Control.model_validate({"temperature": law})
     found = plan(ControlSources(body, None, None), {"temperature": temperature})
@@ -100,7 +102,7 @@ def test_an_entropy_target_composes_with_every_temperature(side: str, temperatur
         ({"inquiry": {"task": "t"}}, {"not_of_a_question": ("tools",)}, "tools"),
     ],
 )
-def test_what_the_body_itself_asks_for_is_refused_where_it_contradicts_the_request(
+def test_a_control_of_the_body_that_contradicts_the_request_is_refused(
     body: dict[str, Any], params: dict[str, Any], param: str
 ) -> None:
     for sources in (
@@ -114,13 +116,13 @@ def test_what_the_body_itself_asks_for_is_refused_where_it_contradicts_the_reque
         assert caught.value.param == param
 
 
-def test_an_empty_question_is_not_taken_for_a_message_of_somebody_else() -> None:
+def test_an_empty_question_is_still_the_users_message() -> None:
     body = Control.model_validate({"difficulty": {}})
     with pytest.raises(BadControl, match="has no text"):
         plan(ControlSources(body, None, None), ORDINARY["empty text"])
 
 
-def test_an_inquiry_of_the_body_makes_the_profile_give_up_its_sampling_controls() -> None:
+def test_an_inquiry_of_the_body_skips_the_sampling_controls_of_the_profile() -> None:
     body = Control.model_validate({"inquiry": {"task": "no/such"}})
     with pytest.raises(BadControl) as caught:  # not because of the profile's law
         plan(ControlSources(body, "cool", None), {})

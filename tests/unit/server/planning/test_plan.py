@@ -54,7 +54,7 @@ def refusal(*arguments: Any, **options: Any) -> BadControl:
 # -- who decides -------------------------------------------------------------------------------
 
 
-def test_a_request_that_asks_for_nothing_has_no_plan() -> None:
+def test_a_request_without_controls_has_no_plan() -> None:
     assert plan() is None
     assert plan(temperature=0.5) is None
 
@@ -74,7 +74,7 @@ def test_an_empty_control_measures_and_changes_nothing() -> None:
         ({"trace": "none"}, None, None, None),
     ],
 )
-def test_body_wins_over_suffix_over_header(
+def test_the_body_overrides_the_suffix_which_overrides_the_header(
     body: dict[str, Any] | None, suffix: str | None, header: str | None, ruled_by: str | None
 ) -> None:
     got = plan(body, suffix, header)
@@ -83,7 +83,7 @@ def test_body_wins_over_suffix_over_header(
     assert got.law == (PROFILES[ruled_by].temperature if ruled_by else None)
 
 
-def test_what_is_set_beside_a_profile_wins_and_the_rest_is_the_profiles() -> None:
+def test_fields_of_the_body_override_those_of_the_profile() -> None:
     other_law = plan({"profile": "wide", "temperature": {"type": "fixed", "temperature": 1.2}})
     other_trace = plan({"trace": "summary"}, suffix="wide")
     assert other_law is not None
@@ -97,11 +97,11 @@ def test_what_is_set_beside_a_profile_wins_and_the_rest_is_the_profiles() -> Non
 
 
 @pytest.mark.parametrize("field", [*Control.model_fields])
-def test_null_beside_a_profile_is_an_absent_key(field: str) -> None:
+def test_null_beside_a_profile_equals_an_absent_key(field: str) -> None:
     assert plan({"profile": "wide", field: None}, suffix="wide") == plan(suffix="wide")
 
 
-def test_a_profile_is_not_changed_by_the_requests_that_use_it() -> None:
+def test_requests_do_not_modify_the_profile_they_use() -> None:
     before = {name: control.model_dump() for name, control in PROFILES.items()}
     plan({"profile": "wide", "trace": "none", "temperature": TARGET})
     assert {name: control.model_dump() for name, control in PROFILES.items()} == before
@@ -115,7 +115,7 @@ def test_a_profile_is_not_changed_by_the_requests_that_use_it() -> None:
         (None, None, "nope", "X-Entropy-Profile"),
     ],
 )
-def test_an_unknown_profile_is_refused_where_it_was_named(
+def test_an_error_for_an_unknown_profile_names_the_field_that_names_it(
     body: dict[str, Any] | None, suffix: str | None, header: str | None, param: str
 ) -> None:
     error = refusal(body, suffix, header)
@@ -128,7 +128,7 @@ def test_an_unknown_profile_is_refused_where_it_was_named(
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.999, 2.0])
-def test_a_temperature_that_contradicts_the_law_is_refused_by_name(temperature: float) -> None:
+def test_a_temperature_that_contradicts_the_law_is_refused(temperature: float) -> None:
     error = refusal({"profile": "cool"}, temperature=temperature)
     assert error.param == "temperature"
     assert str(temperature) in str(error)
@@ -148,7 +148,7 @@ def test_a_temperature_that_contradicts_the_law_is_refused_by_name(temperature: 
         ("watch", 0.7),
     ],
 )
-def test_a_temperature_that_agrees_with_the_law_is_accepted(
+def test_a_temperature_that_is_compatible_with_the_law_is_accepted(
     name: str, temperature: float | None
 ) -> None:
     assert plan({"profile": name}, temperature=temperature) is not None
@@ -171,7 +171,7 @@ def test_a_temperature_that_agrees_with_the_law_is_accepted(
         ({"type": "hapo", "compat": "published"}, [*STATISTICS, 0.05, 1.0]),
     ],
 )
-def test_every_law_becomes_its_tag_and_its_row(
+def test_every_law_maps_to_its_tag_and_its_row(
     tmp_path: Path, control: dict[str, Any], parameters: list[float]
 ) -> None:
     save_statistics(tmp_path, "tiny/entropy")
@@ -181,7 +181,7 @@ def test_every_law_becomes_its_tag_and_its_row(
     assert got.parameters == pytest.approx([*parameters, *[0.0] * (6 - len(parameters))])
 
 
-def test_named_statistics_are_the_ones_used(tmp_path: Path) -> None:
+def test_the_statistics_named_in_the_law_are_used(tmp_path: Path) -> None:
     other = HapoStatistics(1.0, 2.0, 3.0, -4.0)
     save_statistics(tmp_path, "tiny/entropy")
     save_statistics(tmp_path, "tiny/other", other)
@@ -203,7 +203,7 @@ def test_named_statistics_are_the_ones_used(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_missing_statistics_are_refused_where_the_law_was_named(
+def test_an_error_for_missing_statistics_names_the_field_of_the_law(
     arguments: dict[str, Any], param: str
 ) -> None:
     error = refusal(**arguments)
@@ -211,13 +211,13 @@ def test_missing_statistics_are_refused_where_the_law_was_named(
     assert "train-probe temperature" in str(error)
 
 
-def test_an_unknown_artifact_is_refused_with_where_to_look() -> None:
+def test_an_error_for_an_unknown_artifact_names_the_route_that_lists_them() -> None:
     error = refusal({"temperature": {"type": "hapo", "statistics": "tiny/nope"}})
     assert "unknown artifact `tiny/nope`" in str(error)
     assert "/v1/entropy/artifacts" in str(error)
 
 
-def test_an_artifact_of_another_model_is_refused_with_the_field_that_differs(
+def test_an_error_for_an_artifact_of_another_model_names_the_differing_field(
     tmp_path: Path,
 ) -> None:
     save_statistics(tmp_path, "tiny/entropy", tokenizer_hash="other")
@@ -242,7 +242,7 @@ def test_a_broken_artifact_stays_listed_with_the_reason(tmp_path: Path) -> None:
     [{}, {"hapo": torch.zeros(3)}, {"hapo": torch.zeros(5)}],
     ids=["none", "too short", "too long"],
 )
-def test_statistics_without_their_numbers_are_refused_and_no_crash(
+def test_incomplete_statistics_are_refused(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     folder = save_statistics(tmp_path, "tiny/entropy")
@@ -255,7 +255,7 @@ def test_statistics_without_their_numbers_are_refused_and_no_crash(
     ("profile", "field"),
     [("hard", "difficulty.probe"), ("pushed", "steering.0.vector"), ("game", "inquiry.task")],
 )
-def test_a_profile_of_the_body_whose_control_fails_is_named_with_the_control(
+def test_an_error_for_a_control_of_a_profile_named_in_the_body_names_both(
     profile: str, field: str
 ) -> None:
     error = refusal({"profile": profile, "trace": "none"})
@@ -283,14 +283,14 @@ def test_a_profile_of_the_body_whose_control_fails_is_named_with_the_control(
         ("m@", ("m", "")),
     ],
 )
-def test_a_model_name_splits_at_its_profile(
+def test_a_model_name_is_split_at_its_profile(
     model: str | None, expected: tuple[str | None, str | None]
 ) -> None:
     assert split_model(model, {"m", "a@b"}, {"cool"}) == expected
 
 
 @given(name=st.text(min_size=1), profile=st.text(min_size=1).filter(lambda text: "@" not in text))
-def test_every_served_name_can_take_every_profile(name: str, profile: str) -> None:
+def test_every_served_name_can_be_combined_with_every_profile(name: str, profile: str) -> None:
     assert split_model(name, {name}, ()) == (name, None)
     assert split_model(f"{name}@{profile}", {name}, ()) == (name, profile)
 

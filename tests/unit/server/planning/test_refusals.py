@@ -13,27 +13,27 @@ def of_the_sdk() -> list[str]:
     return [value for part in optional for value in typing.get_args(part)]
 
 
-def test_every_effort_of_the_openai_sdk_names_a_class() -> None:
+def test_every_effort_of_the_openai_sdk_maps_to_a_class() -> None:
     assert set(EFFORTS) == set(of_the_sdk())
 
 
 @pytest.mark.parametrize("effort", of_the_sdk())
-def test_an_effort_is_read_as_its_class(effort: str) -> None:
+def test_an_effort_maps_to_its_class(effort: str) -> None:
     assert effort_class(RequestParams(reasoning_effort=effort)) == EFFORTS[effort]
 
 
-def test_more_effort_never_names_an_easier_class() -> None:
+def test_more_effort_never_maps_to_an_easier_class() -> None:
     order = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     classes = [EFFORTS[effort] for effort in order]
     assert classes == sorted(classes)
     assert set(classes) == set(Difficulty)
 
 
-def test_an_unknown_effort_is_refused_with_the_known_ones() -> None:
+def test_an_error_for_an_unknown_effort_lists_the_known_ones() -> None:
     with pytest.raises(BadControl, match="`heroic`; known: none, minimal") as caught:
         effort_class(RequestParams(reasoning_effort="heroic"))
     assert caught.value.param == "reasoning_effort"
 
 
-def test_a_request_without_effort_is_read_by_the_probe() -> None:
+def test_a_request_without_effort_uses_the_probe() -> None:
     assert effort_class(RequestParams()) is None

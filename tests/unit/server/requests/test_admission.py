@@ -50,7 +50,7 @@ class Guests:
             await asyncio.sleep(0)
 
 
-async def test_a_kind_is_held_back_until_another_has_no_request_left() -> None:
+async def test_a_config_waits_until_another_has_no_request_in_flight() -> None:
     guests = Guests(2)
     for name in ("a1", "b1", "a2", "c1"):
         await guests.come(name)
@@ -61,7 +61,7 @@ async def test_a_kind_is_held_back_until_another_has_no_request_left() -> None:
     assert guests.inside == ["b1", "c1"]
 
 
-async def test_nobody_overtakes_not_even_one_whose_kind_is_in() -> None:
+async def test_no_request_overtakes_even_if_its_config_is_in_flight() -> None:
     guests = Guests(1)
     for name in ("a1", "b1", "a2", "b2"):
         await guests.come(name)
@@ -72,7 +72,7 @@ async def test_nobody_overtakes_not_even_one_whose_kind_is_in() -> None:
     assert guests.inside == ["a2"]
 
 
-async def test_who_gives_up_waiting_holds_up_nobody() -> None:
+async def test_a_cancelled_waiting_request_blocks_no_other() -> None:
     guests = Guests(1)
     for name in ("a1", "b1", "a2"):
         await guests.come(name)
@@ -80,7 +80,7 @@ async def test_who_gives_up_waiting_holds_up_nobody() -> None:
     assert guests.inside == ["a1", "a2"]
 
 
-async def test_an_aborted_request_leaves_its_place() -> None:
+async def test_an_aborted_request_frees_its_slot() -> None:
     guests = Guests(1)
     await guests.come("a1")
     await guests.come("b1")
@@ -88,7 +88,7 @@ async def test_an_aborted_request_leaves_its_place() -> None:
     assert guests.inside == ["b1"]
 
 
-async def test_a_place_given_to_one_that_is_cancelled_at_that_moment_is_given_back() -> None:
+async def test_a_slot_granted_to_a_request_that_is_cancelled_at_the_same_time_is_freed() -> None:
     guests = Guests(1)
     for name in ("a1", "b1", "c1"):
         await guests.come(name)
@@ -106,7 +106,7 @@ async def test_a_place_given_to_one_that_is_cancelled_at_that_moment_is_given_ba
     chance=st.randoms(use_true_random=False),
 )
 @settings(deadline=None, max_examples=50)
-def test_never_too_many_kinds_and_everybody_gets_in_at_last(
+def test_the_capacity_is_never_exceeded_and_every_request_is_eventually_admitted(
     capacity: int, moves: list[str], chance: Random
 ) -> None:
     async def play() -> None:
@@ -130,6 +130,6 @@ def test_never_too_many_kinds_and_everybody_gets_in_at_last(
     asyncio.run(play())
 
 
-def test_no_place_at_all_is_a_mistake() -> None:
+def test_a_capacity_of_zero_is_rejected() -> None:
     with pytest.raises(AssertionError):
         Admission(0)

@@ -94,7 +94,7 @@ class Run:
 # -- in the engine -----------------------------------------------------------------------------
 
 
-async def test_without_texts_the_answers_own_prompt_is_read_and_nothing_comes_before() -> None:
+async def test_without_strategy_texts_the_probe_reads_the_prompt_of_the_answer_itself() -> None:
     run = Run(PLAIN)
     prompt, params, part = await run.prepare(temperature=1.0)
     assert prompt is PROMPT
@@ -109,12 +109,12 @@ async def test_without_texts_the_answers_own_prompt_is_read_and_nothing_comes_be
     }
 
 
-async def test_a_temperature_of_the_request_wins_in_the_engine() -> None:
+async def test_the_temperature_of_the_request_overrides_the_strategy_in_the_engine() -> None:
     _, _, part = await Run(PLAIN, sets_temperature=False).prepare(temperature=1.3)
     assert part["temperatures"] == [0.0, 0.0, 0.0]
 
 
-async def test_in_shadow_nothing_is_changed_though_strategies_have_texts() -> None:
+async def test_shadow_mode_changes_nothing_even_if_strategies_have_texts() -> None:
     run = Run(SPOKEN, shadow=True)
     prompt, params, part = await run.prepare(temperature=1.0)
     assert prompt is PROMPT
@@ -131,7 +131,7 @@ async def test_in_shadow_nothing_is_changed_though_strategies_have_texts() -> No
         {"structured_outputs": StructuredOutputsParams(json={})},
     ],
 )
-async def test_an_answer_that_may_not_just_end_gets_its_budget_from_a_pre_pass(
+async def test_an_answer_that_cannot_simply_end_gets_its_budget_from_a_pre_pass(
     sampling: dict[str, Any],
 ) -> None:
     run = Run(PLAIN, said=EASY)
@@ -141,7 +141,7 @@ async def test_an_answer_that_may_not_just_end_gets_its_budget_from_a_pre_pass(
     assert len(run.engine.asked) == 1
 
 
-async def test_an_answer_cut_by_the_worker_says_length() -> None:
+async def test_an_answer_truncated_by_the_worker_has_finish_reason_length() -> None:
     run = Run(PLAIN)
     await run.prepare()
     run.waiting.trace.decide(0, Decision(EASY, (0.8, 0.1, 0.1)))
@@ -185,7 +185,7 @@ async def test_a_pre_pass_chooses_text_temperature_and_budget(
     assert report.strategy.max_tokens == max_tokens
 
 
-async def test_effort_picks_the_class_without_a_pass() -> None:
+async def test_effort_selects_the_class_without_a_pre_pass() -> None:
     run = Run(picked=HARD)
     prompt, params, _ = await run.prepare(temperature=1.0)
     assert (prompt, params.max_tokens) == (LONGER, 25)
@@ -200,14 +200,14 @@ async def test_greedy_stays_greedy_and_keeps_text_and_budget() -> None:
     assert (prompt, params.temperature, params.max_tokens) == (LONGER, 0.0, 20)
 
 
-async def test_a_probe_that_does_not_answer_means_normal_and_is_reported() -> None:
+async def test_a_probe_that_does_not_answer_selects_normal_and_is_reported() -> None:
     run = Run(said=None)
     prompt, params, _ = await run.prepare(temperature=1.0)
     assert (prompt, params.max_tokens, params.temperature) == (PROMPT, 50, 0.8)
     assert (await run.run.report(0)).source == "fallback"
 
 
-async def test_a_decision_that_never_comes_from_the_engine_has_no_label() -> None:
+async def test_a_decision_that_never_arrives_has_no_label() -> None:
     run = Run(PLAIN)
     await run.prepare()
     report = await run.run.report(0)
@@ -239,7 +239,7 @@ async def test_a_text_that_does_not_fit_is_left_out(
     assert params.max_tokens == max_tokens
 
 
-async def test_who_leaves_during_the_pre_pass_stops_it() -> None:
+async def test_a_client_that_disconnects_during_the_pre_pass_aborts_it() -> None:
     run = Run(said=EASY)
     run.engine.stuck.clear()
     task = asyncio.create_task(run.prepare())
@@ -267,7 +267,7 @@ async def test_who_leaves_during_the_pre_pass_stops_it() -> None:
         ({"spec": {"features": 4}}, "the tensor `mean` has shape (8,) instead of (4,)"),
     ],
 )
-def test_a_probe_of_another_model_or_place_is_refused_at_load_with_the_field(
+def test_an_error_at_load_names_the_field_of_a_probe_that_does_not_match(
     tmp_path: Path, wrong: dict[str, Any], said: str
 ) -> None:
     save_probe(tmp_path, "tiny/fits")

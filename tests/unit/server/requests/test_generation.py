@@ -21,7 +21,7 @@ from tests.unit.server.requests.generation_run import (
 # -- below vLLM's handlers ---------------------------------------------------------------------
 
 
-async def test_a_request_without_controls_reaches_the_engine_as_it_was() -> None:
+async def test_a_request_without_controls_reaches_the_engine_unchanged() -> None:
     engine = FakeEngine(Telemetry(), ONE_BY_ONE)
     own = params()
     async for _ in ControlledEngine(engine).generate("p", own, "r"):
@@ -31,7 +31,7 @@ async def test_a_request_without_controls_reaches_the_engine_as_it_was() -> None
     assert engine.telemetry.num_open == 0
 
 
-async def test_every_call_carries_its_control_and_keeps_its_other_arguments() -> None:
+async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments() -> None:
     run = Run(ONE_BY_ONE)
     own = params(n=1)
     own.extra_args = {"other": 1}
@@ -52,18 +52,18 @@ async def test_every_call_carries_its_control_and_keeps_its_other_arguments() ->
     }
 
 
-async def test_who_wants_no_trace_asks_the_worker_for_none() -> None:
+async def test_a_request_without_a_trace_requests_none_from_the_worker() -> None:
     run = Run(ONE_BY_ONE, trace="none")
     await run.answer({"choices": []}, params())
     assert run.engine.params[0].extra_args[KEY]["trace"] == 0
     assert run.engine.params[0].extra_args[KEY]["law"] == EntropyTargetLaw.tag
 
 
-async def test_everything_but_generate_is_the_engines_own() -> None:
+async def test_every_method_except_generate_is_forwarded_to_the_engine() -> None:
     assert Run(ONE_BY_ONE).controlled.name == "the fake"
 
 
-async def test_requests_side_by_side_do_not_see_each_others_plan() -> None:
+async def test_concurrent_requests_do_not_share_a_plan() -> None:
     async def request(controlled: bool) -> bool:
         engine = FakeEngine(Telemetry(), ONE_BY_ONE)
         generation = Generation(plan(), engine.telemetry, 1.0)
@@ -77,7 +77,7 @@ async def test_requests_side_by_side_do_not_see_each_others_plan() -> None:
     assert await asyncio.gather(*(request(controlled) for controlled in wanted)) == wanted
 
 
-async def test_a_call_after_the_answer_is_refused_and_the_block_leaves_no_plan_behind() -> None:
+async def test_an_engine_call_after_the_answer_is_refused_and_the_plan_is_reset() -> None:
     run = Run(ONE_BY_ONE)
     with run.generation.applied():
         run.generation.close()
@@ -89,7 +89,7 @@ async def test_a_call_after_the_answer_is_refused_and_the_block_leaves_no_plan_b
     assert own.extra_args is None
 
 
-async def test_a_salt_of_ours_that_a_client_sends_does_not_reach_the_engine() -> None:
+async def test_a_client_salt_with_our_prefix_does_not_reach_the_engine() -> None:
     seen = []
 
     class Engine(FakeEngine):

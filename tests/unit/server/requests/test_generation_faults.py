@@ -28,7 +28,7 @@ from tests.unit.server.requests.generation_run import Run, Stream, fallbacks, su
 from tests.unit.server.support import frame
 
 
-async def test_a_lost_record_is_reported_and_does_not_hold_the_answer_up() -> None:
+async def test_a_lost_record_is_reported_and_delays_the_answer_by_at_most_the_timeout() -> None:
     run = Run(ONE_BY_ONE, timeout=0.2, lost={(0, 1)})
     before, started = fallbacks("trace_lost"), time.monotonic()
     response = await run.answer({"choices": [{"index": 0}]}, params())
@@ -53,7 +53,7 @@ async def test_a_stream_waits_for_lost_records_once_and_completes() -> None:
     assert report["entropy_mean"] is None
 
 
-async def test_a_record_that_comes_late_is_waited_for() -> None:
+async def test_a_late_record_is_awaited() -> None:
     run = Run([[(0, 1)]], timeout=5, lost={(0, 0)})
     answer = asyncio.create_task(run.answer({"choices": [{"index": 0}]}, params()))
     await asyncio.sleep(0.02)
@@ -74,7 +74,7 @@ async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
     assert fallbacks("control_failed") == before + 1
 
 
-async def test_every_reason_is_named_in_the_header() -> None:
+async def test_the_header_lists_every_reason() -> None:
     run = Run([[(0, 1), (1, 1)]], lost={(0, 0)}, failed={(1, 0)})
     body = {"choices": [{"index": 0}, {"index": 1}]}
     response = await run.answer(body, params(n=2))
@@ -116,7 +116,7 @@ async def test_a_finished_answer_leaves_no_trace_open(trace: Trace, status: int)
     assert run.engine.open_calls == 0
 
 
-async def test_a_stream_that_waits_for_a_class_alone_leaves_no_trace_open() -> None:
+async def test_a_stream_with_a_class_and_without_a_trace_leaves_no_trace_open() -> None:
     run = Run(ONE_BY_ONE, trace="none")
     run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
     picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
@@ -126,7 +126,7 @@ async def test_a_stream_that_waits_for_a_class_alone_leaves_no_trace_open() -> N
     assert run.telemetry.num_open == 0
 
 
-async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:
+async def test_a_client_that_disconnects_mid_stream_leaves_no_trace_open() -> None:
     run = Run(ONE_BY_ONE)
     stream = await run.events(chat_stream, params())
     await anext(stream)
@@ -137,9 +137,7 @@ async def test_a_client_that_leaves_mid_stream_leaves_no_trace_open() -> None:
     assert run.telemetry.num_open == 0
 
 
-async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_no_trace_open() -> (
-    None
-):
+async def test_a_client_that_disconnects_during_a_wait_leaves_no_trace_open() -> None:
     run = Run(ONE_BY_ONE, timeout=60, lost={(0, 0)})
     reading = asyncio.create_task(run.stream(chat_stream, params()))
     await asyncio.sleep(0.05)
@@ -148,7 +146,7 @@ async def test_a_client_that_leaves_while_the_server_waits_for_a_record_leaves_n
     assert run.telemetry.num_open == 0
 
 
-async def test_a_stream_that_never_begins_leaves_no_trace_open() -> None:
+async def test_a_stream_that_never_starts_leaves_no_trace_open() -> None:
     """The client is gone when the headers are sent."""
     run = Run(ONE_BY_ONE)
     response = StreamingResponse(await run.events(chat_stream, params()))
@@ -164,7 +162,7 @@ async def test_a_stream_that_never_begins_leaves_no_trace_open() -> None:
     assert run.telemetry.num_open == 0
 
 
-async def test_a_stream_that_breaks_leaves_no_trace_open() -> None:
+async def test_a_stream_that_raises_leaves_no_trace_open() -> None:
     run = Run(ONE_BY_ONE)
 
     async def handler(engine: Any) -> AsyncIterator[str]:

@@ -45,7 +45,7 @@ from tests.unit.server.requests.generation_run import (
 # -- a chat stream -----------------------------------------------------------------------------
 
 
-async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
+async def test_each_chunk_has_its_tokens_and_the_last_has_the_summary() -> None:
     run = Run([[(0, 1)], [(0, 2)], [(0, 1)]])
     events = await run.stream(chat_stream, params())
     assert events[-1] == DONE
@@ -66,7 +66,7 @@ async def test_each_chunk_carries_its_tokens_and_the_last_the_summary() -> None:
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-async def test_a_stream_is_otherwise_what_vllm_sent(trace: Trace) -> None:
+async def test_reports_change_nothing_else_in_a_stream(trace: Trace) -> None:
     """Nothing of ours is an event of its own, and none follows the usage."""
     plain = FakeEngine(Telemetry(), ONE_BY_ONE)
     original = [event async for event in chat_stream(plain, params())]
@@ -79,7 +79,7 @@ async def test_a_stream_is_otherwise_what_vllm_sent(trace: Trace) -> None:
     assert found == bodies(original)
 
 
-async def test_a_summary_alone_is_on_the_chunk_that_ends_its_choice() -> None:
+async def test_with_trace_summary_only_the_last_chunk_of_a_choice_has_a_report() -> None:
     events = await Run([[(0, 1), (1, 1)], [(0, 1)]], trace="summary").stream(
         chat_stream, params(n=2)
     )
@@ -98,7 +98,7 @@ async def test_a_summary_alone_is_on_the_chunk_that_ends_its_choice() -> None:
     )
 
 
-async def test_completions_of_one_request_keep_their_own_tokens() -> None:
+async def test_each_completion_of_a_request_has_its_own_tokens() -> None:
     run = Run([[(1, 2)], [(0, 1), (1, 1)], [(0, 3)], [(2, 1)]])
     events = await run.stream(chat_stream, params(n=3))
     for choice, count in enumerate([4, 3, 1]):
@@ -119,7 +119,7 @@ async def test_completions_of_one_request_keep_their_own_tokens() -> None:
     )
 )
 @settings(deadline=None, max_examples=40)
-def test_chunks_together_carry_every_token_once_and_in_order(steps: list[Step]) -> None:
+def test_the_chunks_contain_every_token_once_and_in_order(steps: list[Step]) -> None:
     async def stream() -> list[str]:
         return await Run(steps).stream(chat_stream, params(n=3))
 
@@ -129,7 +129,7 @@ def test_chunks_together_carry_every_token_once_and_in_order(steps: list[Step]) 
         assert token_chunks(events, choice) == expected_tokens(1, choice, count)
 
 
-async def test_a_chunk_that_opens_and_speaks_at_once_carries_its_token() -> None:
+async def test_a_first_chunk_with_role_and_content_has_its_token() -> None:
     run = Run([[(0, 1)]])
 
     async def handler(engine: Any) -> AsyncIterator[str]:
@@ -140,7 +140,7 @@ async def test_a_chunk_that_opens_and_speaks_at_once_carries_its_token() -> None
     assert token_chunks(await run.stream(handler), 0) == expected_tokens(1, 0, 1)
 
 
-async def test_tokens_without_text_of_their_own_go_out_with_the_next_chunk() -> None:
+async def test_tokens_without_text_are_reported_with_the_next_chunk() -> None:
     run = Run(ONE_BY_ONE)
 
     async def handler(engine: Any) -> AsyncIterator[str]:
@@ -161,7 +161,7 @@ async def test_tokens_without_text_of_their_own_go_out_with_the_next_chunk() -> 
         "\n",
     ],
 )
-async def test_what_is_no_chunk_passes_untouched(foreign: str) -> None:
+async def test_events_that_are_not_chunks_pass_unchanged(foreign: str) -> None:
     run = Run(ONE_BY_ONE)
 
     async def handler(engine: Any) -> AsyncIterator[str]:
@@ -175,7 +175,7 @@ async def test_what_is_no_chunk_passes_untouched(foreign: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
-async def test_a_text_may_hold_line_ends_that_json_leaves_as_they_are(end: str) -> None:
+async def test_a_text_may_contain_line_separators_that_json_does_not_escape(end: str) -> None:
     text = json.dumps(envelope([piece(0, {"content": f"a{end}b"})]), ensure_ascii=False)
 
     async def handler(engine: Any, *_: Any) -> AsyncIterator[str]:
@@ -189,7 +189,7 @@ async def test_a_text_may_hold_line_ends_that_json_leaves_as_they_are(end: str) 
     assert events[-1] == DONE
 
 
-async def test_a_stream_that_failed_before_its_first_chunk_ends_as_vllm_ended_it() -> None:
+async def test_a_stream_that_fails_before_its_first_chunk_is_passed_through() -> None:
     run = Run(ONE_BY_ONE)
     error = 'data: {"error": {"message": "boom"}}\n\n'
 
@@ -201,7 +201,7 @@ async def test_a_stream_that_failed_before_its_first_chunk_ends_as_vllm_ended_it
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
-async def test_a_request_for_less_gets_less(trace: Trace) -> None:
+async def test_a_trace_level_reports_no_more_than_requested(trace: Trace) -> None:
     run = Run(ONE_BY_ONE, trace=trace)
     events = await run.stream(chat_stream, params())
     assert (token_chunks(events, 0) != []) == (trace == "tokens")
@@ -212,7 +212,7 @@ async def test_a_request_for_less_gets_less(trace: Trace) -> None:
 # -- other streams -----------------------------------------------------------------------------
 
 
-async def test_choices_of_a_completion_count_through_its_prompts() -> None:
+async def test_choices_of_a_completion_are_numbered_across_its_prompts() -> None:
     run = Run([[(0, 1), (1, 2)]])
     events = await run.stream(completion_stream, params(n=2), 2)
     # Choice 3 is the second completion of the second prompt, whose trace is the second.
@@ -221,7 +221,7 @@ async def test_choices_of_a_completion_count_through_its_prompts() -> None:
     assert [summary(events, index)["num_tokens"] for index in range(4)] == [1, 2, 1, 2]
 
 
-async def test_a_response_carries_its_report_in_the_completed_event() -> None:
+async def test_the_completed_event_of_a_response_has_its_report() -> None:
     events = await Run(ONE_BY_ONE).stream(responses_stream, params())
     assert [event.type for event in events[-2:]] == [
         "response.output_text.delta",
@@ -238,13 +238,13 @@ async def test_a_response_with_tool_calls_reports_its_last_turn() -> None:
     assert report["tokens"] == expected_tokens(3, 0, 3)
 
 
-async def test_a_response_without_trace_is_vllms_own() -> None:
+async def test_a_response_without_a_trace_is_unchanged() -> None:
     plain = FakeEngine(Telemetry(), ONE_BY_ONE)
     original = [event async for event in responses_stream(plain, params())]
     assert await Run(ONE_BY_ONE, trace="none").stream(responses_stream, params()) == original
 
 
-async def test_a_message_carries_its_summary_where_it_stops() -> None:
+async def test_the_message_delta_event_has_the_summary() -> None:
     events = await Run(ONE_BY_ONE).stream(messages_stream, params())
     parts: Json = {body["type"]: body.get("entropy") for body in bodies(events)}
     assert [body["type"] for body in bodies(events)][-2:] == ["message_delta", "message_stop"]
@@ -262,7 +262,7 @@ async def test_a_message_carries_its_summary_where_it_stops() -> None:
 
 
 @pytest.mark.parametrize("kind", [RequestOutputKind.FINAL_ONLY, RequestOutputKind.CUMULATIVE])
-async def test_every_choice_carries_its_report(kind: RequestOutputKind) -> None:
+async def test_every_choice_has_its_report(kind: RequestOutputKind) -> None:
     run = Run([[(0, 1), (1, 2)], [(0, 1)]])
     body = {"id": "x", "choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a"}]}
     response = await run.answer(body, params(2, kind))
@@ -277,26 +277,26 @@ async def test_every_choice_carries_its_report(kind: RequestOutputKind) -> None:
     assert "x-entropy-fallback" not in response.headers
 
 
-async def test_a_batch_of_conversations_reports_each() -> None:
+async def test_each_conversation_of_a_batch_has_its_report() -> None:
     body = {"choices": [{"index": 0}, {"index": 1}]}
     response = await Run(ONE_BY_ONE).answer(body, params(), params())
     tokens = [choice["entropy"]["tokens"] for choice in json.loads(bytes(response.body))["choices"]]
     assert tokens == [expected_tokens(1, 0, 3), expected_tokens(2, 0, 3)]
 
 
-async def test_a_response_in_one_piece_carries_its_report() -> None:
+async def test_a_non_streaming_response_has_its_report() -> None:
     response = await Run(ONE_BY_ONE).answer({"id": "r", "output": []}, params())
     assert json.loads(bytes(response.body))["entropy"]["num_tokens"] == 3
 
 
-async def test_an_answer_without_trace_is_vllms_own() -> None:
+async def test_an_answer_without_a_trace_is_unchanged() -> None:
     body = {"choices": [{"index": 0, "text": "a"}]}
     response = await Run(ONE_BY_ONE, trace="none").answer(body, params())
     assert json.loads(bytes(response.body)) == body
     assert response.headers["x-entropy-profile"] == "steady"
 
 
-async def test_an_answer_in_one_message_carries_its_report() -> None:
+async def test_a_non_streaming_message_has_its_report() -> None:
     message = AnthropicMessagesResponse(id="m", content=[], model="m", stop_reason="end_turn")
     run = Run(ONE_BY_ONE)
 
@@ -313,7 +313,7 @@ async def test_an_answer_in_one_message_carries_its_report() -> None:
     assert {**body, "entropy": None} == {**message.model_dump(exclude_none=True), "entropy": None}
 
 
-async def test_a_class_without_a_trace_is_told_at_once() -> None:
+async def test_a_class_without_a_trace_is_reported_without_waiting() -> None:
     """The worker records no tokens then, so there are none to wait for."""
     run = Run(ONE_BY_ONE, trace="none", timeout=30)
     run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
@@ -328,7 +328,7 @@ async def test_a_class_without_a_trace_is_told_at_once() -> None:
     assert fallbacks("trace_lost") == lost
 
 
-async def test_an_error_of_vllm_passes_untouched() -> None:
+async def test_an_error_of_vllm_passes_unchanged() -> None:
     run = Run(ONE_BY_ONE)
     response = await run.answer({"error": {"message": "too long"}}, status=400)
     assert response.status_code == 400

@@ -32,7 +32,7 @@ PLAIN = ruled_by(None)
 STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, side="both"))
 
 
-def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
+def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
     report = summarise(ruled_by(HapoLaw()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
     assert report.model_dump() == {
         "profile": "calm",
@@ -55,20 +55,20 @@ def test_a_summary_is_the_mean_and_the_maximum_of_its_tokens() -> None:
     }
 
 
-def test_a_request_without_a_law_reports_none() -> None:
+def test_the_report_of_a_request_without_a_law_has_no_law() -> None:
     assert summarise(PLAIN, [(1.0, 0.7)], produced=1).law is None
 
 
 @pytest.mark.parametrize(
     ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
 )
-def test_tokens_are_shown_only_to_who_asked_for_them(trace: Trace, shown: bool) -> None:
+def test_tokens_are_reported_only_if_requested(trace: Trace, shown: bool) -> None:
     report = summarise(ruled_by(None, trace), [(1.0, 0.0), (2.0, NAN)], produced=2)
     expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
     assert report.model_dump()["tokens"] == (expected if shown else None)
 
 
-def test_an_answer_without_tokens_has_no_numbers_and_no_fallback() -> None:
+def test_an_answer_without_tokens_has_no_statistics_and_no_fallback() -> None:
     report = summarise(PLAIN, [], produced=0)
     assert (report.entropy_mean, report.entropy_max, report.temperature_mean) == (None,) * 3
     assert (report.num_tokens, report.fallback) == (0, None)
@@ -87,7 +87,7 @@ def test_an_answer_without_tokens_has_no_numbers_and_no_fallback() -> None:
         ([(NAN, 1.0), (NAN, NAN)], 3, "control_failed"),
     ],
 )
-def test_the_gravest_reason_is_the_fallback(
+def test_the_most_severe_reason_is_the_fallback(
     tokens: list[Token], produced: int, fallback: str | None
 ) -> None:
     assert summarise(PLAIN, tokens, produced).fallback == fallback
@@ -99,7 +99,7 @@ def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped()
     assert report.num_clamped == 4
 
 
-def test_a_report_says_what_the_law_did_to_the_request_s_temperature() -> None:
+def test_a_report_has_statistics_of_the_temperature_change() -> None:
     drawn = [0.5, 0.700000001, 0.7, 0.9, 1.1, NAN]
     report = summarise(ruled_by(HapoLaw()), [(1.0, t) for t in drawn], 6, base=0.7)
     assert report.base_temperature == 0.7
@@ -117,7 +117,7 @@ def test_tokens_that_a_one_sided_target_leaves_at_t0_count_as_clamped(
 
 
 @pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
-def test_only_a_target_can_be_clamped(law: TemperatureLaw | None) -> None:
+def test_only_an_entropy_target_reports_clamped_tokens(law: TemperatureLaw | None) -> None:
     assert summarise(ruled_by(law), [(1.0, 2.0)], produced=1).num_clamped is None
 
 
@@ -133,6 +133,6 @@ def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
     assert (report.entropy_mean is None) == all(math.isnan(entropy) for entropy, _ in tokens)
 
 
-def test_what_is_not_a_number_is_shown_as_nothing() -> None:
+def test_nan_is_reported_as_null() -> None:
     (token,) = token_reports([(NAN, NAN)])
     assert (token.entropy, token.temperature) == (None, None)

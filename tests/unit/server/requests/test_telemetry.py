@@ -74,13 +74,13 @@ def test_a_frame_is_a_packed_array_of_records() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])
-def test_a_frame_of_no_known_kind_is_refused(content: bytes) -> None:
+def test_a_frame_of_an_unknown_kind_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="no known kind"):
         read_frame(content)
 
 
 @pytest.mark.parametrize("content", [b"tx", b"t" + b"x" * 23, b"t" + b"x" * 25, b"d" + b"x" * 24])
-def test_a_frame_that_is_not_whole_records_is_refused(content: bytes) -> None:
+def test_a_frame_with_a_partial_record_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="buffer size"):
         read_frame(content)
 
@@ -89,7 +89,7 @@ def test_a_frame_that_is_not_whole_records_is_refused(content: bytes) -> None:
 
 
 @given(order=st.permutations(range(8)))
-def test_tokens_come_back_in_order_whatever_order_they_arrived_in(order: list[int]) -> None:
+def test_tokens_are_returned_in_order_for_any_order_of_arrival(order: list[int]) -> None:
     trace = TraceBuffer(1)
     for index in order:
         trace.put(0, index, (index / 10, 1.0))
@@ -98,14 +98,14 @@ def test_tokens_come_back_in_order_whatever_order_they_arrived_in(order: list[in
     assert not trace.has(0, 0, 9)
 
 
-def test_a_later_record_of_a_token_wins() -> None:
+def test_a_later_record_of_a_token_replaces_an_earlier_one() -> None:
     trace = TraceBuffer(1)
     trace.put(0, 0, (1.0, 1.0))
     trace.put(0, 0, (2.0, 0.5))
     assert trace.get(0, 0, 1) == [(2.0, 0.5)]
 
 
-def test_completions_do_not_mix() -> None:
+def test_records_of_completions_are_kept_separate() -> None:
     trace = TraceBuffer(1)
     trace.put(0, 0, (1.0, 1.0))
     trace.put(2, 0, (2.0, 1.0))
@@ -120,7 +120,7 @@ def test_missing_tokens_are_left_out() -> None:
     assert not trace.has(0, 0, 2)
 
 
-async def test_a_complete_trace_is_not_waited_for_even_past_the_deadline() -> None:
+async def test_waiting_for_a_complete_trace_returns_immediately_even_past_the_deadline() -> None:
     trace = TraceBuffer(1)
     trace.put(0, 0, (1.0, 1.0))
     assert await trace.wait(0, 0, 1, deadline=time.monotonic() - 1)
@@ -138,7 +138,7 @@ async def test_a_wait_ends_as_soon_as_the_last_record_arrives() -> None:
     assert await asyncio.wait_for(waiting, 5)
 
 
-async def test_a_wait_gives_up_at_its_deadline_though_other_records_keep_coming() -> None:
+async def test_a_wait_ends_at_its_deadline_while_other_records_keep_arriving() -> None:
     trace = TraceBuffer(1)
 
     async def chatter() -> None:
@@ -165,7 +165,7 @@ async def test_two_waits_on_one_trace_both_end() -> None:
 # -- the receiver, fed directly ----------------------------------------------------------------
 
 
-def test_every_trace_gets_its_own_records() -> None:
+def test_every_trace_receives_only_its_own_records() -> None:
     telemetry = Telemetry()
     one, two = telemetry.open(), telemetry.open()
     assert one.id != two.id
@@ -174,7 +174,7 @@ def test_every_trace_gets_its_own_records() -> None:
     assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([(1.0, 1.0)], [(2.0, 0.5)])
 
 
-def test_the_completions_of_one_call_are_told_apart() -> None:
+def test_the_completions_of_one_call_are_distinguished() -> None:
     telemetry = Telemetry()
     trace = telemetry.open()
     telemetry.feed(frame(*((trace.id, choice, 0, choice / 4, 1.0) for choice in (2, 0, 1))))
@@ -196,7 +196,7 @@ def test_a_record_for_a_closed_or_unknown_trace_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"not a frame at all, in any way"])
-def test_a_malformed_frame_is_dropped_and_the_next_one_read(content: bytes) -> None:
+def test_a_malformed_frame_is_dropped_and_the_next_one_is_processed(content: bytes) -> None:
     telemetry = Telemetry()
     trace = telemetry.open()
     telemetry.feed(content)
@@ -221,11 +221,11 @@ async def pushed_records_arrive() -> None:
         await telemetry.stop()
 
 
-async def test_pushed_records_arrive_on_the_loop_of_the_standard_library() -> None:
+async def test_pushed_records_arrive_on_the_asyncio_event_loop() -> None:
     await pushed_records_arrive()
 
 
-def test_pushed_records_arrive_on_the_loop_that_vllm_runs() -> None:
+def test_pushed_records_arrive_on_the_event_loop_of_vllm() -> None:
     uvloop = pytest.importorskip("uvloop")
 
     def run(main: Coroutine[Any, Any, None]) -> None:
@@ -249,7 +249,7 @@ async def test_two_receivers_have_different_addresses(telemetry: Telemetry) -> N
         await other.stop()
 
 
-async def test_only_the_owner_may_write_and_nothing_is_left_on_disk() -> None:
+async def test_only_the_owner_can_write_and_the_socket_file_is_deleted() -> None:
     telemetry = Telemetry()
     telemetry.start()
     await asyncio.sleep(0.01)
@@ -260,7 +260,7 @@ async def test_only_the_owner_may_write_and_nothing_is_left_on_disk() -> None:
     assert not path.exists()
 
 
-async def test_stopping_what_never_started_is_harmless() -> None:
+async def test_stopping_a_receiver_that_never_started_has_no_effect() -> None:
     await Telemetry().stop()
 
 
@@ -285,7 +285,7 @@ def decision(trace: int, difficulty: int) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"t1", b"d" + bytes(7), decision(1, 7)])
-async def test_an_odd_frame_is_counted_and_the_next_one_is_received(
+async def test_a_malformed_frame_is_counted_and_the_next_one_is_received(
     telemetry: Telemetry, content: bytes
 ) -> None:
     trace = telemetry.open()
@@ -297,7 +297,7 @@ async def test_an_odd_frame_is_counted_and_the_next_one_is_received(
     assert after == dropped + 1
 
 
-async def test_a_receiver_that_ended_says_so() -> None:
+async def test_a_stopped_receiver_is_reported() -> None:
     telemetry = Telemetry()
     found = [telemetry.receives]
     telemetry.start()
@@ -306,7 +306,7 @@ async def test_a_receiver_that_ended_says_so() -> None:
     assert [*found, telemetry.receives] == [False, True, False]
 
 
-def test_sockets_of_killed_servers_are_removed_and_others_stay(tmp_path: Path) -> None:
+def test_only_sockets_of_killed_servers_are_removed(tmp_path: Path) -> None:
     dead, young, alive = (tmp_path / f"entrostat-{name}" for name in ("dead", "young", "alive"))
     listening = socket.socket(socket.AF_UNIX)
     for path in (dead, young):
@@ -327,7 +327,7 @@ def test_sockets_of_killed_servers_are_removed_and_others_stay(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("count", [1_000, 10_000])
-def test_looking_whether_a_trace_is_complete_costs_the_same_at_any_length(count: int) -> None:
+def test_checking_a_trace_for_completeness_takes_constant_time(count: int) -> None:
     """It is asked once per chunk and once per frame."""
 
     class Counted(dict[int, Any]):

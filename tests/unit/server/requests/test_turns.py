@@ -71,7 +71,7 @@ class Queue:
         return len(self.engine.params)
 
 
-async def test_another_config_is_asked_for_once_the_engine_has_answered_the_first() -> None:
+async def test_the_next_config_is_sent_once_the_engine_finishes_the_first() -> None:
     queue = Queue()
     first, alike = queue.ask("a"), queue.ask("a")
     await anext(first)
@@ -85,7 +85,7 @@ async def test_another_config_is_asked_for_once_the_engine_has_answered_the_firs
     assert await queue.asked() == 3
 
 
-async def test_a_client_that_stops_reading_holds_no_place() -> None:
+async def test_a_client_that_stops_reading_holds_no_slot() -> None:
     queue = Queue()
     unread = queue.ask("a")
     await anext(unread)
@@ -94,7 +94,7 @@ async def test_a_client_that_stops_reading_holds_no_place() -> None:
     assert [len(output.outputs) async for output in unread] == [1, 1]  # nothing is lost
 
 
-async def test_a_request_without_steering_waits_for_nobody() -> None:
+async def test_a_request_without_steering_does_not_wait() -> None:
     queue = Queue()
     first = queue.ask("a")
     await anext(first)
@@ -102,7 +102,7 @@ async def test_a_request_without_steering_waits_for_nobody() -> None:
     assert await queue.asked() == 2
 
 
-async def test_the_place_of_an_aborted_answer_is_free_once_the_engine_knows() -> None:
+async def test_the_slot_of_an_aborted_answer_is_freed_once_the_engine_has_aborted_it() -> None:
     queue = Queue()
     first = queue.ask("a")
     await anext(first)
@@ -113,7 +113,7 @@ async def test_the_place_of_an_aborted_answer_is_free_once_the_engine_knows() ->
     assert queue.engine.running == [0, 0]
 
 
-async def test_a_client_that_leaves_while_waiting_never_reaches_the_engine() -> None:
+async def test_a_request_whose_client_disconnects_while_waiting_never_reaches_the_engine() -> None:
     queue = Queue()
     first = queue.ask("a")
     await anext(first)
@@ -127,7 +127,7 @@ async def test_a_client_that_leaves_while_waiting_never_reaches_the_engine() -> 
     await anext(queue.ask("c"))
 
 
-async def test_an_error_of_the_engine_reaches_the_reader_and_frees_the_place() -> None:
+async def test_an_engine_error_reaches_the_reader_and_frees_the_slot() -> None:
     queue = Queue()
 
     queue.engine.broken = True
@@ -137,7 +137,7 @@ async def test_an_error_of_the_engine_reaches_the_reader_and_frees_the_place() -
     await asyncio.wait_for(anext(queue.ask("b")), 5)
 
 
-async def test_a_full_queue_refuses_before_anything_is_sent() -> None:
+async def test_a_full_queue_refuses_before_the_response_starts() -> None:
     queue = Queue(max_waiting=2)
     first = queue.ask("a")
     await anext(first)
@@ -170,7 +170,7 @@ async def test_a_batch_of_prompts_counts_as_one_request() -> None:
     await stop(first, *tasks, other)
 
 
-async def test_a_request_that_ends_before_its_first_engine_call_waits_no_longer() -> None:
+async def test_a_request_that_ends_before_its_first_engine_call_stops_waiting() -> None:
     queue = Queue(max_waiting=1)
     first = queue.ask("a")
     await anext(first)

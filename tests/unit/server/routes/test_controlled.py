@@ -65,7 +65,7 @@ class Route:
         return await run_controlled(self.request, raw, handler or self.handler)
 
 
-async def test_a_request_that_asks_for_nothing_is_vllms_own() -> None:
+async def test_a_request_without_controls_is_passed_to_vllm_unchanged() -> None:
     route = Route()
     response = await route.run()
     assert json.loads(bytes(response.body)) == {"choices": [{"index": 0}]}
@@ -80,7 +80,7 @@ async def test_a_request_that_asks_for_nothing_is_vllms_own() -> None:
         {"entropy": Control(profile="watch")},
     ],
 )
-async def test_a_profile_can_be_named_three_ways_and_vllm_sees_its_own_request(
+async def test_a_profile_can_be_named_in_three_ways_that_vllm_never_sees(
     request_fields: Json,
 ) -> None:
     route = Route(**request_fields)
@@ -105,7 +105,7 @@ async def test_a_profile_can_be_named_three_ways_and_vllm_sees_its_own_request(
         ({"vllm_xargs": "entropy"}, "vllm_xargs"),
     ],
 )
-async def test_a_mistake_never_reaches_vllm(request_fields: Json, param: str) -> None:
+async def test_an_invalid_request_never_reaches_vllm(request_fields: Json, param: str) -> None:
     route = Route(**request_fields)
     with pytest.raises(BadControl) as refused:
         await route.run()
@@ -123,7 +123,7 @@ async def test_a_mistake_never_reaches_vllm(request_fields: Json, param: str) ->
 @pytest.mark.parametrize(
     "named", [{"model": "m@watch"}, {"headers": {"x-entropy-profile": "watch"}}]
 )
-async def test_a_profile_by_name_is_skipped_where_it_cannot_act_and_a_header_says_so(
+async def test_a_control_of_a_profile_that_cannot_act_is_skipped_and_reported_in_a_header(
     request_fields: Json, skipped: str, named: Json
 ) -> None:
     route = Route(**request_fields, **named)
@@ -133,7 +133,7 @@ async def test_a_profile_by_name_is_skipped_where_it_cannot_act_and_a_header_say
     assert json.loads(bytes(response.body)) == {"choices": [{"index": 0}]}
 
 
-async def test_a_conversation_that_is_no_inquiry_is_answered_plainly_under_a_profile_by_name(
+async def test_a_conversation_that_is_not_an_inquiry_is_answered_without_it_under_a_profile_by_name(
     tmp_path: Path,
 ) -> None:
     save_inquiry(tmp_path)
@@ -162,7 +162,7 @@ async def _stays() -> bool:
     return False
 
 
-async def test_a_request_behind_another_one_on_its_connection_is_not_under_its_controls() -> None:
+async def test_a_pipelined_request_does_not_inherit_the_controls_of_the_previous_one() -> None:
     """Web servers start a pipelined request in a copy of the context of the one before it."""
     first, second = Route(model="m@watch"), Route()
     await first.run()
@@ -171,7 +171,7 @@ async def test_a_request_behind_another_one_on_its_connection_is_not_under_its_c
     assert second.engine.params[0].extra_args is None
 
 
-async def test_a_stream_leaves_no_plan_behind_between_its_events() -> None:
+async def test_a_stream_resets_the_plan_between_its_events() -> None:
     route = Route(model="m@watch")
 
     async def streams(request: Any, raw_request: Any) -> Any:
@@ -188,7 +188,7 @@ async def test_a_stream_leaves_no_plan_behind_between_its_events() -> None:
 
 
 @pytest.mark.parametrize("left", [None, Response()], ids=["vLLM 0.32", "vLLM 0.33"])
-async def test_an_answer_that_nobody_waits_for_leaves_no_trace_open(left: Any) -> None:
+async def test_a_disconnected_client_leaves_no_trace_open(left: Any) -> None:
     """A client that left: None in vLLM 0.32, an empty response in 0.33."""
     route = Route(model="m@watch")
 
@@ -203,7 +203,7 @@ async def test_an_answer_that_nobody_waits_for_leaves_no_trace_open(left: Any) -
     assert route.telemetry.num_open == 0
 
 
-async def test_without_a_report_a_law_may_answer_in_the_background() -> None:
+async def test_a_law_without_a_report_is_allowed_in_the_background() -> None:
     route = Route(entropy=Control(trace="none"), background=True)
     assert (await route.run()).status_code == 200
     assert route.telemetry.num_open == 0

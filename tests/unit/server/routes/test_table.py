@@ -39,7 +39,7 @@ def called(client: TestClient, one: RouteFacts, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("one", FACTS, ids=lambda one: f"{one.method} {one.path}")
-def test_a_route_needs_the_key_exactly_where_the_page_says_so(
+def test_a_route_requires_the_key_exactly_as_documented(
     client: TestClient, one: RouteFacts
 ) -> None:
     options = {"json": {"model": "m"}} if one.method == "POST" else {}
@@ -48,7 +48,7 @@ def test_a_route_needs_the_key_exactly_where_the_page_says_so(
     assert (wrong.status_code == 401) == one.needs_key
 
 
-def test_whatever_generates_or_changes_the_server_needs_the_key() -> None:
+def test_every_route_that_generates_or_changes_the_server_requires_the_key() -> None:
     open_routes = {(one.method, one.path) for one in FACTS if not one.needs_key}
     assert {one for one in open_routes if one[0] != "GET"} == {("POST", "/ping")}
     assert not any(one.generates and not one.needs_key for one in FACTS)
@@ -57,12 +57,12 @@ def test_whatever_generates_or_changes_the_server_needs_the_key() -> None:
 @pytest.mark.parametrize(
     "path", ["/invocations/", "//invocations", "/metricsx", "/health/../invocations", "/new_route"]
 )
-def test_an_unknown_path_needs_the_key_too(client: TestClient, path: str) -> None:
+def test_an_unknown_path_requires_the_key(client: TestClient, path: str) -> None:
     assert client.post(path, json={}).status_code == 401
     assert client.get(path).status_code == 401
 
 
-def test_a_preflight_and_a_server_without_a_key_are_not_held_up(client: TestClient) -> None:
+def test_preflights_and_servers_without_a_key_need_no_key(client: TestClient) -> None:
     preflight = {"Origin": "http://x", "Access-Control-Request-Method": "POST"}
     assert client.options("/v1/chat/completions", headers=preflight).status_code != 401
     without: FastAPI = build_app()
@@ -89,7 +89,7 @@ def test_a_route_without_controls_refuses_them(
     assert answer.json()["error"]["param"] == param
 
 
-def test_every_generating_route_takes_controls_or_refuses_them() -> None:
+def test_every_generating_route_accepts_or_refuses_controls() -> None:
     generating = [one for one in FACTS if one.generates]
     assert all(one.controls in ("takes", "refuses") for one in generating)
     assert {one.path for one in generating if one.controls == "takes"} == {
@@ -115,7 +115,7 @@ def test_every_generating_route_takes_controls_or_refuses_them() -> None:
         (b"{}", {}),
     ],
 )
-def test_a_body_that_cannot_be_read_is_answered_in_one_shape(
+def test_an_unreadable_body_returns_an_openai_error(
     client: TestClient, path: str, content: bytes, headers: dict[str, str]
 ) -> None:
     answer = client.post(path, content=content, headers=KEY | headers)
@@ -125,14 +125,14 @@ def test_a_body_that_cannot_be_read_is_answered_in_one_shape(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/chat/completions", 405), ("/v1/nothing", 404)])
-def test_a_wrong_method_or_path_has_the_same_shape(
+def test_a_wrong_method_or_path_returns_an_openai_error(
     client: TestClient, path: str, status: int
 ) -> None:
     answer = client.get(path, headers=KEY)
     assert answer.status_code == answer.json()["error"]["code"] == status
 
 
-def test_the_committed_page_is_true() -> None:
+def test_the_documented_routes_match_the_app() -> None:
     """But for its last column: what an app of this process switched on stays on in vLLM."""
 
     def rows(page: str) -> list[str]:
@@ -142,7 +142,7 @@ def test_the_committed_page_is_true() -> None:
     assert rows(page.read_text()) == rows(routes_page())
 
 
-def test_a_full_queue_is_a_503_that_says_when_to_come_back(client: TestClient) -> None:
+def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
     class Full:
         def reserve(self, config: str) -> None:
             raise QueueFull(7)

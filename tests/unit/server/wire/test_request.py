@@ -54,13 +54,13 @@ controls = st.builds(
 
 
 @given(control=controls)
-def test_a_control_survives_json(control: Control) -> None:
+def test_a_control_round_trips_through_json(control: Control) -> None:
     assert Control.model_validate_json(control.model_dump_json()) == control
     assert Control.model_validate(json.loads(json.dumps(control.model_dump()))) == control
 
 
 @pytest.mark.parametrize("kind", list(MINIMAL))
-def test_a_law_needs_only_what_has_no_default(kind: str) -> None:
+def test_a_law_requires_only_fields_without_a_default(kind: str) -> None:
     assert parse(kind).type == kind
 
 
@@ -108,7 +108,7 @@ def test_an_unknown_key_of_a_law_is_refused(kind: str) -> None:
         ("entropy_target", "temperature_max", [0.11, 10.0], [0.1, 0.05, 10.1]),
     ],
 )
-def test_every_field_is_accepted_up_to_its_bounds_and_no_further(
+def test_every_field_is_accepted_exactly_within_its_bounds(
     kind: str, field: str, inside: list[Any], outside: list[Any]
 ) -> None:
     for value in inside:
@@ -128,24 +128,24 @@ def test_every_field_is_accepted_up_to_its_bounds_and_no_further(
         if info.annotation is float
     ],
 )
-def test_no_field_takes_a_number_that_is_not_finite(kind: str, field: str, value: float) -> None:
+def test_non_finite_numbers_are_refused(kind: str, field: str, value: float) -> None:
     with pytest.raises(ValidationError):
         parse(kind, **{field: value})
 
 
-def test_crossed_limits_are_refused_with_both_values() -> None:
+def test_an_error_for_crossed_limits_names_both_values() -> None:
     with pytest.raises(ValidationError, match=r"temperature_min \(1\.5\).*temperature_max \(0\.5"):
         parse("entropy_target", temperature_min=1.5, temperature_max=0.5)
 
 
 @pytest.mark.parametrize("control", [Control(), parse("hapo")])
-def test_a_control_cannot_be_changed_once_made(control: Any) -> None:
+def test_a_control_is_immutable(control: Any) -> None:
     field = next(iter(type(control).model_fields))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(control, field, None)
 
 
-def test_a_report_survives_json_and_shows_every_field() -> None:
+def test_a_report_round_trips_through_json_with_every_field() -> None:
     report = Report(entropy_mean=1.5, tokens=[TokenReport(entropy=None, temperature=0.0)])
     shown = json.loads(report.model_dump_json())
     assert set(shown) == set(Report.model_fields)

@@ -79,7 +79,9 @@ def check(model: type[RequestModel], number: int, accept: Callable[[Any], None])
 
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("part", PARTS, ids=lambda model: model.__name__)
-def test_a_part_that_the_schema_allows_is_accepted(part: type[RequestModel], number: int) -> None:
+def test_every_part_that_the_schema_allows_is_accepted(
+    part: type[RequestModel], number: int
+) -> None:
     def accept(body: Any) -> None:
         part.model_validate(body)
 
@@ -87,7 +89,7 @@ def test_a_part_that_the_schema_allows_is_accepted(part: type[RequestModel], num
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_control_that_the_schema_allows_is_never_refused_for_its_form(number: int) -> None:
+def test_every_control_that_the_schema_allows_is_well_formed(number: int) -> None:
     def accept(body: Any) -> None:
         with contextlib.suppress(UnknownName):
             plan(Control.model_validate(body))
@@ -100,7 +102,7 @@ def test_a_control_that_the_schema_allows_is_never_refused_for_its_form(number: 
     [Control, Report, ArtifactList, ProfileList, Readiness],
     ids=lambda model: model.__name__,
 )
-def test_every_field_of_the_wire_is_described(model: type[BaseModel]) -> None:
+def test_every_field_of_the_wire_format_has_a_description(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     parts = {model.__name__: schema, **schema.get("$defs", {})}
     missing = [

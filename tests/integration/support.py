@@ -1,4 +1,4 @@
-"""Small helpers of the engine tests."""
+"""Helpers of the integration tests."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PROMPTS = [
 
 
 def ask(client: OpenAI, prompt: str, entropy: dict[str, Any] | None = None, **options: Any) -> Any:
-    """One chat request; returns the whole answer."""
+    """Send one chat request and return the response."""
     options.setdefault("model", MODEL)
     options.setdefault("max_tokens", 24)
     extra = options.pop("extra_body", {})
@@ -40,24 +40,24 @@ def ask(client: OpenAI, prompt: str, entropy: dict[str, Any] | None = None, **op
 
 
 def report(answer: Any, choice: int = 0) -> dict[str, Any]:
-    """`choices[i].entropy` as the SDK shows it."""
+    """`choices[i].entropy` of a response of the SDK."""
     found: dict[str, Any] = answer.choices[choice].entropy
     return found
 
 
 def together(jobs: list[Any], workers: int = 16) -> list[Any]:
-    """Run callables at the same time; results in order."""
+    """Run callables concurrently; return their results in order."""
     with ThreadPoolExecutor(workers) as pool:
         return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def law(kind: str, **parameters: float | str) -> dict[str, Any]:
-    """A temperature law on the wire."""
+    """A control with a temperature law."""
     return {"temperature": {"type": kind, **parameters}, "trace": "tokens"}
 
 
 def is_ci() -> bool:
-    """Whether this is a clean machine."""
+    """Whether the tests run in CI."""
     return os.environ.get("CI") == "true"
 
 
@@ -70,7 +70,7 @@ def preemptions(server: "Server") -> float:
 
 @contextmanager
 def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]:
-    """Change the residual stream behind some layers, from a position on."""
+    """Change the residual stream after some layers, starting at a position."""
 
     def hook(edit: Any) -> Any:
         def run(_: Any, __: Any, output: Any) -> Any:

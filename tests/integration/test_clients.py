@@ -1,4 +1,4 @@
-"""What the SDKs that are installed make of our answers: usage, finish reason, report, errors."""
+"""Responses in the installed SDKs: usage, finish reason, report, errors."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ CONTROLS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def claude(server: Server) -> Anthropic:
-    """The SDK of Anthropic against our server."""
+    """Anthropic's SDK with our server as the base URL."""
     return Anthropic(base_url=server.url, auth_token="none", max_retries=0, timeout=120)
 
 
@@ -68,7 +68,7 @@ def test_a_stream_ends_as_vllm_ends_it(server: Server) -> None:
 
 
 @pytest.mark.parametrize("entropy", CONTROLS, ids=lambda one: next(iter(one)))
-def test_a_message_of_anthropic_is_answered_under_control(claude: Anthropic, entropy: Any) -> None:
+def test_an_anthropic_message_is_answered_with_controls(claude: Anthropic, entropy: Any) -> None:
     answer: Any = claude.messages.create(
         model=MODEL, max_tokens=8, messages=HELLO, extra_body={"entropy": entropy}
     )
@@ -95,7 +95,7 @@ def test_a_message_of_anthropic_is_answered_under_control(claude: Anthropic, ent
     assert len(tokens) == wanted
 
 
-def test_messages_and_chat_say_the_same_under_one_control(
+def test_messages_and_chat_return_the_same_text_under_the_same_control(
     claude: Anthropic, client: OpenAI
 ) -> None:
     entropy = {"steering": [{"vector": PUSH, "strength": 1.0}], "trace": "tokens"}
@@ -110,7 +110,7 @@ def test_messages_and_chat_say_the_same_under_one_control(
     assert measured == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_profile_is_named_three_ways_in_messages(claude: Anthropic) -> None:
+def test_a_profile_can_be_named_in_three_ways_in_messages(claude: Anthropic) -> None:
     named: list[dict[str, Any]] = [
         {"model": f"{MODEL}@cool"},
         {"model": MODEL, "extra_headers": {"X-Entropy-Profile": "cool"}},
@@ -126,7 +126,7 @@ def test_a_profile_is_named_three_ways_in_messages(claude: Anthropic) -> None:
     assert raw.headers["x-entropy-profile"] == "cool"
 
 
-def test_a_mistake_in_messages_is_a_400_that_names_the_field(claude: Anthropic) -> None:
+def test_an_invalid_control_in_messages_returns_400_and_names_the_field(claude: Anthropic) -> None:
     for entropy, param in (({"bogus": 1}, "entropy.bogus"), ({"profile": "no"}, "entropy.profile")):
         with pytest.raises(anthropic.BadRequestError) as refused:
             claude.messages.create(
@@ -136,7 +136,7 @@ def test_a_mistake_in_messages_is_a_400_that_names_the_field(claude: Anthropic) 
         assert body["error"]["param"] == param
 
 
-def test_a_name_with_a_profile_works_where_nothing_is_generated(
+def test_non_generating_routes_accept_a_model_name_with_a_profile(
     server: Server, claude: Anthropic
 ) -> None:
     counted = [
@@ -157,8 +157,8 @@ def test_a_name_with_a_profile_works_where_nothing_is_generated(
     assert unknown.json()["error"]["param"] == "model"
 
 
-def test_the_running_app_has_the_routes_of_the_page(server: Server) -> None:
-    """The page is made without an engine."""
+def test_the_running_app_has_the_documented_routes(server: Server) -> None:
+    """The page is generated without an engine."""
     from scripts.routes_page import build_app
     from server.routes.table import route_facts
 
@@ -170,10 +170,10 @@ def test_the_running_app_has_the_routes_of_the_page(server: Server) -> None:
     assert running <= known
 
 
-def test_invocations_refuse_controls_and_keep_no_others(server: Server, client: OpenAI) -> None:
+def test_invocations_refuse_controls_and_inherit_none(server: Server, client: OpenAI) -> None:
     body = {"model": MODEL, "max_tokens": 2, "messages": HELLO}
     url = f"{server.url}/invocations"
-    with httpx.Client() as connection:  # one connection, as a pipeline has
+    with httpx.Client() as connection:  # one connection for all requests
         chat = connection.post(
             f"{server.url}/v1/chat/completions", json={**body, "entropy": {}}, timeout=60
         )

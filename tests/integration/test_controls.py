@@ -1,4 +1,4 @@
-"""Controls together with everything else that a request may ask for."""
+"""Controls in combination with other request parameters."""
 
 import json
 import math
@@ -23,7 +23,9 @@ def text(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("control", LAWS, ids=lambda control: control["temperature"]["type"])
-def test_every_law_answers_and_reports_every_token(client: OpenAI, control: dict[str, Any]) -> None:
+def test_every_law_generates_and_reports_every_token(
+    client: OpenAI, control: dict[str, Any]
+) -> None:
     answer = ask(client, PROMPTS[1], control, seed=3)
     body = report(answer)
     assert body["law"] == control["temperature"]["type"]
@@ -33,16 +35,14 @@ def test_every_law_answers_and_reports_every_token(client: OpenAI, control: dict
 
 
 @pytest.mark.parametrize("control", LAWS, ids=lambda control: control["temperature"]["type"])
-def test_greedy_requests_are_untouched_by_every_law(
-    client: OpenAI, control: dict[str, Any]
-) -> None:
+def test_no_law_changes_a_greedy_request(client: OpenAI, control: dict[str, Any]) -> None:
     plain = ask(client, PROMPTS[2], temperature=0)
     controlled = ask(client, PROMPTS[2], control, temperature=0)
     assert text(controlled) == text(plain)
     assert {token["temperature"] for token in report(controlled)["tokens"]} == {0.0}
 
 
-def test_a_seed_makes_a_controlled_answer_repeatable(client: OpenAI) -> None:
+def test_a_controlled_answer_with_a_seed_is_reproducible(client: OpenAI) -> None:
     first, second = (ask(client, PROMPTS[1], LAWS[4], seed=11) for _ in range(2))
     assert text(first) == text(second)
     assert report(first) == report(second)
@@ -59,7 +59,7 @@ def test_each_of_n_completions_has_its_own_report(client: OpenAI) -> None:
     answer = ask(client, PROMPTS[1], LAWS[3], n=3, seed=7, extra_body={"return_token_ids": True})
     traces = [report(answer, choice)["tokens"] for choice in range(3)]
     assert [len(trace) for trace in traces] == [len(choice.token_ids) for choice in answer.choices]
-    # Same prompt, so the same first entropy; then they part.
+    # The prompt is the same, so the first entropy is the same; then the answers diverge.
     assert len({round(trace[0]["entropy"], 4) for trace in traces}) == 1
     assert traces[0] != traces[1] != traces[2]
     # The i-th of n seeded completions is the one with seed + i: its trace must be that one's.
@@ -102,7 +102,7 @@ def test_logprobs_and_truncation_work_beside_a_law(client: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 for token in tokens)
 
 
-def test_structured_output_is_never_broken_by_heat(client: OpenAI) -> None:
+def test_structured_output_stays_valid_at_high_temperature(client: OpenAI) -> None:
     schema = {
         "type": "object",
         "properties": {"color": {"enum": ["red", "green", "blue"]}, "count": {"type": "integer"}},
@@ -127,8 +127,8 @@ def test_structured_output_is_never_broken_by_heat(client: OpenAI) -> None:
             assert json.loads(text(answer))["color"] in {"red", "green", "blue"}
 
 
-def test_masked_tokens_count_for_nothing(client: OpenAI) -> None:
-    """Two allowed tokens have an entropy of at most ln 2: a target of 6 nats is out of reach."""
+def test_masked_tokens_do_not_contribute_to_the_entropy(client: OpenAI) -> None:
+    """Two allowed tokens have an entropy of at most ln 2: a target of 6 nats is unreachable."""
     hot = law("entropy_target", entropy_target=6.0, temperature_max=10.0, side="floor")
     seen = set()
     for seed in range(8):
@@ -171,7 +171,7 @@ def test_a_forced_tool_call_is_valid_under_a_law(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-def test_a_stream_carries_the_same_trace_as_an_answer(client: OpenAI, kind: str) -> None:
+def test_a_stream_has_the_same_trace_as_a_non_streaming_answer(client: OpenAI, kind: str) -> None:
     options: dict[str, Any] = {"model": MODEL, "max_tokens": 20, "seed": 4, "temperature": 0.8}
     body = {"entropy": LAWS[3]}
     if kind == "chat":
@@ -212,7 +212,7 @@ def test_a_repeated_prompt_hits_the_prefix_cache_and_reports_the_same(client: Op
 
 
 def test_a_chunked_prompt_reports_only_tokens_that_were_sampled(client: OpenAI) -> None:
-    """1,100 tokens in steps of 512: rows of unfinished prompts sample a token that is discarded."""
+    """1,100 tokens in steps of 512: the token sampled for an unfinished prompt is discarded."""
     long = "Count. " + " ".join(str(i) for i in range(280))
     answer = ask(client, long, LAWS[3], seed=9, max_tokens=6)
     assert answer.usage.prompt_tokens > 600

@@ -1,4 +1,4 @@
-"""Difficulty on the real model: what the worker reads, decides and does.
+"""Difficulty on the real model: features, classification and strategies of the worker.
 
 The probe is a random head over the real hidden states, which puts the questions into all three
 classes; what a trained probe is worth is another matter.
@@ -24,8 +24,8 @@ def classes_of(answers: list[Any]) -> list[str]:
     return [str(report(answer)["difficulty"]["label"]) for answer in answers]
 
 
-def test_the_worker_decides_what_transformers_says(client: OpenAI, checkpoint: Path) -> None:
-    """All at once: chunked prompts, cached prefixes, mixed batches."""
+def test_the_worker_classifies_as_transformers_does(client: OpenAI, checkpoint: Path) -> None:
+    """All requests run concurrently: chunked prompts, cached prefixes, mixed batches."""
     offline = offline_probe(checkpoint).probabilities
     control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
     jobs = [
@@ -44,7 +44,7 @@ def test_the_worker_decides_what_transformers_says(client: OpenAI, checkpoint: P
     assert len(set(expected)) == 3, "the prompts must make every class"
 
 
-def test_a_prompt_read_in_chunks_is_read_at_its_end(client: OpenAI, checkpoint: Path) -> None:
+def test_a_chunked_prompt_is_classified_at_its_last_token(client: OpenAI, checkpoint: Path) -> None:
     from training.difficulty.hidden_states import hidden_states
 
     question = "Sum up: " + "the fox runs over the hill and " * 150  # three steps of 512 tokens
@@ -86,7 +86,7 @@ def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenA
     assert any(budgets["easy"]) or any(budgets["hard"]), "some answer must reach its budget"
 
 
-def test_a_request_that_names_a_temperature_keeps_it(client: OpenAI) -> None:
+def test_a_request_with_a_temperature_keeps_it(client: OpenAI) -> None:
     control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
     body = report(ask(client, PROMPTS[0], control, temperature=1.3))
     applied = [token["temperature"] for token in body["tokens"]]
@@ -94,7 +94,7 @@ def test_a_request_that_names_a_temperature_keeps_it(client: OpenAI) -> None:
     assert body["difficulty"]["strategy"]["temperature"] is None
 
 
-def test_a_text_after_the_question_needs_a_pass_before_and_finds_its_prefix_cached(
+def test_a_text_after_the_question_needs_a_pre_pass_whose_prefix_is_cached(
     client: OpenAI,
 ) -> None:
     control = {"difficulty": {"probe": SPOKEN_PROBE}, "trace": "summary"}
@@ -107,7 +107,7 @@ def test_a_text_after_the_question_needs_a_pass_before_and_finds_its_prefix_cach
         assert answer.usage.completion_tokens <= found["strategy"]["max_tokens"]
 
 
-def test_effort_picks_the_class_and_no_pass_comes_before(client: OpenAI) -> None:
+def test_effort_selects_the_class_without_a_pre_pass(client: OpenAI) -> None:
     control = {"difficulty": {"probe": SPOKEN_PROBE, "effort": True}}
     answer = ask(client, PROMPTS[0], control, extra_body={"reasoning_effort": "high"})
     found = report(answer)["difficulty"]
@@ -125,7 +125,7 @@ def test_every_completion_and_every_stream_reports_its_class(client: OpenAI) -> 
     assert reports[-1]["difficulty"]["label"] == report(answer)["difficulty"]["label"]
 
 
-def test_a_law_works_around_the_temperature_of_the_class(client: OpenAI) -> None:
+def test_a_law_uses_the_temperature_of_the_class_as_its_base(client: OpenAI) -> None:
     control = {
         "difficulty": {"probe": PLAIN_PROBE},
         "temperature": {"type": "dynatemp", "range": 0.2},
@@ -140,7 +140,7 @@ def test_a_law_works_around_the_temperature_of_the_class(client: OpenAI) -> None
         assert len({round(one, 3) for one in applied}) > 1
 
 
-def test_the_text_goes_after_the_last_of_several_turns_and_beside_tools(client: OpenAI) -> None:
+def test_the_text_is_appended_to_the_last_of_several_turns_also_with_tools(client: OpenAI) -> None:
     turns = [
         {"role": "system", "content": "You are brief."},
         {"role": "user", "content": "Hello!"},
@@ -166,12 +166,14 @@ def test_the_text_goes_after_the_last_of_several_turns_and_beside_tools(client: 
     )
     assert told.usage.prompt_tokens > plain.usage.prompt_tokens
     assert report(told)["difficulty"]["strategy"]["prompt"]
-    if told.choices[0].finish_reason != "length":  # else the call is cut at the class's budget
+    if (
+        told.choices[0].finish_reason != "length"
+    ):  # else the call is truncated at the budget of the class
         call = told.choices[0].message.tool_calls[0].function
         assert json.loads(call.arguments)["unit"] in {"c", "f"}
 
 
-def test_who_leaves_during_the_pre_pass_stops_it(server: Server) -> None:
+def test_a_client_that_disconnects_during_the_pre_pass_aborts_it(server: Server) -> None:
     def count(name: str) -> float:
         lines = httpx.get(f"{server.url}/metrics").text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
@@ -191,7 +193,7 @@ def test_who_leaves_during_the_pre_pass_stops_it(server: Server) -> None:
     assert count("vllm:generation_tokens_total") == drawn, "the pass went on to its token"
 
 
-def test_structured_answers_stay_whole(client: OpenAI) -> None:
+def test_structured_answers_stay_complete(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     answer = ask(
         client,
@@ -208,13 +210,13 @@ def test_structured_answers_stay_whole(client: OpenAI) -> None:
 def test_preempted_requests_keep_their_class(
     server: Server, client: OpenAI, checkpoint: Path
 ) -> None:
-    """More tokens than the KV cache holds: requests are thrown out and resumed."""
+    """More tokens than the KV cache holds, so requests are preempted and resumed."""
     strategies = {
         label: {"temperature": temperature, "budget": 1.0}
         for label, temperature in (("easy", 0.5), ("normal", 0.8), ("hard", 0.4))
     }
     control = {"difficulty": {"probe": PLAIN_PROBE, "strategies": strategies}, "trace": "tokens"}
-    end = {"2": -100.0}  # the end of an answer; `ignore_eos` would ask for a pass before
+    end = {"2": -100.0}  # the end token; `ignore_eos` would need a pre-pass
     before = preemptions(server)
     jobs = [
         lambda i=i: ask(client, QUESTIONS[i], control, max_tokens=220, seed=i, logit_bias=end)
@@ -244,7 +246,7 @@ def test_preempted_requests_keep_their_class(
         ({"strategies": {"easy": {"budget": 2}}}, "entropy.difficulty.strategies.easy"),
     ],
 )
-def test_bad_controls_are_refused_by_name(
+def test_an_error_for_an_invalid_control_names_the_field(
     client: OpenAI, difficulty: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(BadRequestError) as caught:
@@ -252,7 +254,7 @@ def test_bad_controls_are_refused_by_name(
     assert str(caught.value.param).startswith(param)
 
 
-def test_other_routes_say_that_they_do_not_read_questions(client: OpenAI) -> None:
+def test_other_routes_refuse_a_difficulty_control(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="chat/completions") as caught:
         client.completions.create(
             model="smollm2-135m", prompt="x", extra_body={"entropy": {"difficulty": {}}}
@@ -264,7 +266,7 @@ def test_other_routes_say_that_they_do_not_read_questions(client: OpenAI) -> Non
     "messages",
     [[], [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]],
 )
-def test_a_chat_without_a_question_is_the_clients_mistake(
+def test_a_chat_without_a_question_returns_400(
     server: Server, messages: list[dict[str, str]]
 ) -> None:
     body = {"model": "smollm2-135m", "messages": messages, "max_tokens": 4}

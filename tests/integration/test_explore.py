@@ -1,4 +1,4 @@
-"""The shipped vector `explore`: what training measured with transformers is what a server does."""
+"""The built-in vector `explore` has the same effect on a server as measured in training."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def vector() -> Vector:
 
 
 def strength() -> float:
-    """Of the profile, in multiples of the stream's norm."""
+    """Strength in the profile, in multiples of the residual-stream norm."""
     steering = Profiles()["explore"].steering
     assert steering is not None
     (steer,) = steering
@@ -48,10 +48,10 @@ def strength() -> float:
     return steer.strength_relative
 
 
-def test_the_profile_raises_the_entropy_and_chance_does_not(
+def test_the_profile_raises_the_entropy_and_a_random_vector_does_not(
     reader: EpisodeReader, vector: Vector
 ) -> None:
-    """On histories that training never saw."""
+    """On histories that were not in the training data."""
 
     def entropy(one: Vector, times: float) -> float:
         return float(action_entropy(reader.logprobs(Condition(one.move(times)))).entropy.mean())
@@ -65,7 +65,7 @@ def test_the_profile_raises_the_entropy_and_chance_does_not(
     assert entropy(vector, -strength()) < plain - 0.1
 
 
-def test_a_server_gives_the_actions_those_probabilities(
+def test_a_server_assigns_the_actions_the_same_probabilities_as_training(
     client: OpenAI, loaded: LoadedModel, reader: EpisodeReader, vector: Vector
 ) -> None:
     plain = reader.logprobs(PLAIN)
@@ -86,10 +86,10 @@ def test_a_server_gives_the_actions_those_probabilities(
                 assert report(answer)["steering"][0]["layers"] == [vector.layer]
 
 
-def test_a_server_steers_the_stream_that_training_reads(
+def test_a_server_steers_the_residual_stream_that_training_reads(
     client: OpenAI, reader: EpisodeReader, vector: Vector
 ) -> None:
-    """A clamp to what training has read changes nothing; to anything else, it does."""
+    """A clamp to the value that training reads changes nothing; any other clamp does."""
     _, states = reader.states([vector.layer])
     direction = vector.direction.float() / vector.direction.float().norm()
     for number, step in enumerate(RUNS[0][:2]):
@@ -111,7 +111,7 @@ def test_a_server_steers_the_stream_that_training_reads(
 def chosen(
     client: OpenAI, messages: Any, answer_prefix: str, control: dict[str, Any] | None
 ) -> Any:
-    """The next token of an answer that was begun."""
+    """The next token after a partial answer."""
     extra = {} if control is None else {"entropy": control}
     return client.chat.completions.create(
         model=MODEL,
@@ -128,7 +128,7 @@ def chosen(
     )
 
 
-def test_what_the_manifest_claims_is_an_effect() -> None:
+def test_the_manifest_reports_a_significant_effect() -> None:
     metrics = Artifact.load(shipped_artifacts() / MODEL / "explore").manifest.metrics
     lead = metrics["entropy_steered"] - metrics["shuffled_mean"]
     assert lead > 2 * metrics["shuffled_sd"]

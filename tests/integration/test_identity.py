@@ -1,4 +1,4 @@
-"""Requests without controls get what stock vLLM gives, token for token."""
+"""Requests without controls return the same tokens as stock vLLM."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ WISHES = [f"{prompt} {ending}" for prompt in PROMPTS for ending in ("", "Be brie
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
-    """VLLM alone, with the same flags."""
+    """Stock vLLM with the same flags."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *FLAGS]
     command += ["--model", str(checkpoint), "--served-model-name", MODEL]
     log = tmp_path_factory.mktemp("stock") / "server.log"
@@ -38,7 +38,7 @@ def test_uncontrolled_requests_equal_stock_vllm(
     stock: Server, client: OpenAI, options: dict[str, Any]
 ) -> None:
     def in_sixes(of: OpenAI) -> list[list[int]]:
-        # Few enough that no prompt is chunked: stock vLLM would not survive that with a seed.
+        # Few enough that no prompt is chunked: stock vLLM crashes on chunks with a seed.
         found: list[list[int]] = []
         for start in range(0, len(WISHES), 6):
             found += together(
@@ -50,7 +50,7 @@ def test_uncontrolled_requests_equal_stock_vllm(
     assert len(expected) == 30
     assert in_sixes(client) == expected
 
-    # And again, each in one batch with controlled requests.
+    # Repeat, with each request in one batch with controlled ones.
     def controlled(index: int) -> None:
         control = [law("dynatemp", range=0.5), law("entropy_target", entropy_target=0.8)][index % 2]
         ask(client, PROMPTS[index % 10], control, max_tokens=60, extra_body={"ignore_eos": True})

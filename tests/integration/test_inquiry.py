@@ -1,4 +1,4 @@
-"""Games of questions against the real engine, with the calibration that ships."""
+"""Inquiries against the real engine, with the built-in calibration."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def turn(
 
 
 def game(client: OpenAI, reply: Any, **options: Any) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Play to the final answer; returns the messages and the report of each turn."""
+    """Play until the final answer; return the messages and the report of each turn."""
     messages: list[Any] = [{"role": "user", "content": "Let us play."}]
     reports = []
     while True:
@@ -61,7 +61,7 @@ def game(client: OpenAI, reply: Any, **options: Any) -> tuple[list[Any], list[di
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_whole_game_by_the_sdk(client: OpenAI, animals: Task, stream: bool) -> None:
+def test_a_complete_game_with_the_sdk(client: OpenAI, animals: Task, stream: bool) -> None:
     messages, reports = game(client, lambda q: truth(animals, "zebra", q), stream=stream)
     asked = [report["query"] for report in reports[:-1]]
     assert len(asked) == len(set(asked))
@@ -72,7 +72,7 @@ def test_a_whole_game_by_the_sdk(client: OpenAI, animals: Task, stream: bool) ->
     assert all(report["forwards"] == 0 for report in reports)
 
 
-def test_an_honest_player_is_found_out_by_the_table_of_answers(
+def test_the_table_of_answers_identifies_the_label_of_a_truthful_player(
     client: OpenAI, animals: Task
 ) -> None:
     for label in animals.names:
@@ -83,7 +83,7 @@ def test_an_honest_player_is_found_out_by_the_table_of_answers(
     assert reports[0]["introduction"] == animals.introduction
 
 
-def test_a_turn_of_known_words_takes_at_most_50_ms(client: OpenAI, animals: Task) -> None:
+def test_a_turn_with_literal_replies_takes_at_most_50_ms(client: OpenAI, animals: Task) -> None:
     messages, reports = game(client, lambda q: truth(animals, "bee", q))
     assert sorted(report["seconds"] for report in reports)[len(reports) // 2] <= 0.05
     times = []
@@ -91,7 +91,7 @@ def test_a_turn_of_known_words_takes_at_most_50_ms(client: OpenAI, animals: Task
         start = time.perf_counter()
         turn(client, messages[:-1])
         times.append(time.perf_counter() - start)
-    assert sorted(times)[5] <= 0.1  # with HTTP
+    assert sorted(times)[5] <= 0.1  # including HTTP
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_no_reply_breaks_a_game(client: OpenAI, reply: Any) -> None:
 
 
 def counter(server: Server, name: str) -> float:
-    """A counter of vLLM's metrics."""
+    """Value of a counter in `/metrics`."""
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
 
-def test_replies_in_free_text_are_read_once_per_server(server: Server, client: OpenAI) -> None:
+def test_free_text_replies_are_read_once_per_server(server: Server, client: OpenAI) -> None:
     question = "Can it fly?"
     messages: list[Any] = [
         {"role": "user", "content": "hi"},
@@ -134,7 +134,7 @@ def test_replies_in_free_text_are_read_once_per_server(server: Server, client: O
     assert told == {key: value for key, value in first.items() if key != "seconds"}
 
 
-def test_the_same_game_is_played_again(client: OpenAI, animals: Task) -> None:
+def test_a_game_is_reproducible(client: OpenAI, animals: Task) -> None:
     first, _ = game(client, lambda q: truth(animals, "duck", q))
     assert game(client, lambda q: truth(animals, "duck", q))[0] == first
 
@@ -173,7 +173,7 @@ def test_the_same_game_is_played_again(client: OpenAI, animals: Task) -> None:
         ),
     ],
 )
-def test_bad_input_is_refused_by_name(
+def test_an_error_for_invalid_input_names_the_field(
     client: OpenAI, inquiry: dict[str, Any], messages: Any, param: str
 ) -> None:
     with pytest.raises(BadRequestError) as caught:
@@ -185,7 +185,7 @@ def test_bad_input_is_refused_by_name(
     assert caught.value.param == param
 
 
-def test_other_routes_and_fields_that_contradict_are_refused(server: Server) -> None:
+def test_other_routes_and_contradicting_fields_are_refused(server: Server) -> None:
     control: dict[str, Any] = {"inquiry": {"task": TASK}}
     chat: dict[str, Any] = {
         "model": MODEL,
@@ -210,7 +210,7 @@ def test_other_routes_and_fields_that_contradict_are_refused(server: Server) -> 
     assert stranger.status_code == 404
 
 
-def test_the_stream_ends_as_the_protocol_says(server: Server) -> None:
+def test_the_stream_ends_as_the_protocol_specifies(server: Server) -> None:
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "go"}],
@@ -241,14 +241,14 @@ def test_a_direct_turn_reads_each_candidate_with_each_answer_once(
     assert report["prompt_tokens"] > 1000
     _, again = turn(client, messages, predictor="direct", max_candidates=10)
     assert again["query"] == report["query"]
-    assert again["forwards"] == report["forwards"]  # cached or not does not show
+    assert again["forwards"] == report["forwards"]  # cached reads count too
 
 
 def test_the_candidates_of_a_direct_turn_share_the_prefix_cache(
     server: Server, client: OpenAI, animals: Task
 ) -> None:
     messages: list[Any] = [{"role": "user", "content": "hi"}]
-    for question in animals.questions[:16]:  # more than one block of the tests' server
+    for question in animals.questions[:16]:  # longer than one KV block
         messages += [
             {"role": "assistant", "content": question},
             {"role": "user", "content": truth(animals, "cow", question)},
@@ -259,8 +259,8 @@ def test_the_candidates_of_a_direct_turn_share_the_prefix_cache(
     assert counter(server, "vllm:prefix_cache_hits_total") == before + 12 * 128
 
 
-def test_a_message_of_a_megabyte_is_refused_at_once_and_stalls_nobody(server: Server) -> None:
-    """The event loop answers `/health` between any two of our steps: limits come before work."""
+def test_a_message_of_a_megabyte_is_refused_without_blocking_other_requests(server: Server) -> None:
+    """Limits are checked before work, so the event loop keeps answering `/health`."""
     long = "Is it a whale? " * 60_000
     body: dict[str, Any] = {
         "model": MODEL,
@@ -287,9 +287,9 @@ def test_a_game_of_open_questions(client: OpenAI) -> None:
     assert reports[0]["calibrated"]
     assert not reports[-1]["calibrated"]
     assert 1 <= reports[0]["num_candidates"] <= 5
-    assert reports[0]["forwards"] > 20  # a statement for each label, and what was proposed
+    assert reports[0]["forwards"] > 20  # one statement per label and proposal
     text, again = turn(client, messages[:-1], queries="open", max_turns=3)
-    assert text == messages[-1]["content"]  # any replica could answer: the messages are the state
+    assert text == messages[-1]["content"]  # the messages are the state: any replica can answer
     assert again["label"] == reports[-1]["label"]
 
 

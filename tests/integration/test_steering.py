@@ -1,4 +1,4 @@
-"""Steering on the real model, beside transformers with a hook that adds the same."""
+"""Steering on the real model, compared with a hook in transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def vectors(server: Server) -> dict[str, Artifact]:
 def steered_logits(
     reference: Any, answer: Any, change: dict[int, Any], everywhere: bool = False
 ) -> torch.Tensor:
-    """Logits behind every token of an answer."""
+    """Logits at every token of an answer."""
     prompt, tokens = answer.prompt_token_ids, answer.choices[0].token_ids
     start = 0 if everywhere else len(prompt) - 1
     with torch.inference_mode(), hooked(reference, change, start):
@@ -74,10 +74,10 @@ def text(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("positions", ["answer", "all"])
-def test_a_steered_answer_is_transformers_with_the_same_vector_added(
+def test_a_steered_answer_equals_transformers_with_the_same_vector_added(
     client: OpenAI, reference: Any, vectors: dict[str, Artifact], positions: str
 ) -> None:
-    """Among unsteered neighbours, whose answers stay what they were."""
+    """Unsteered requests in the same batch are unchanged."""
     alone = [text(greedy(client, prompt, None)) for prompt in PROMPTS]
     control = steering(positions=positions)
     jobs = [
@@ -98,13 +98,13 @@ def test_a_steered_answer_is_transformers_with_the_same_vector_added(
     assert [text(answer) for answer in answers[::2]] != alone
 
 
-def test_no_strength_is_no_steering(client: OpenAI) -> None:
+def test_a_strength_of_zero_equals_no_steering(client: OpenAI) -> None:
     for prompt in PROMPTS[:3]:
         plain = ask(client, prompt, None, seed=3)
         assert text(ask(client, prompt, steering(strength=0.0), seed=3)) == text(plain)
 
 
-def test_several_vectors_add_up_and_a_clamp_holds(
+def test_several_vectors_are_summed_and_a_clamp_is_enforced(
     client: OpenAI, reference: Any, vectors: dict[str, Artifact]
 ) -> None:
     direction = vectors[TURN].tensors[tensor_name(20)]
@@ -129,7 +129,7 @@ def test_several_vectors_add_up_and_a_clamp_holds(
     assert [one["layers"] for one in report(answer)["steering"]] == [[12], [20]]
 
 
-def test_strength_relative_is_a_share_of_the_streams_norm(
+def test_strength_relative_scales_with_the_norm_of_the_residual_stream(
     client: OpenAI, vectors: dict[str, Artifact]
 ) -> None:
     norm = float(vectors[TURN].tensors[tensor_name(20)].norm())
@@ -141,7 +141,7 @@ def test_strength_relative_is_a_share_of_the_streams_norm(
 def test_the_prefix_cache_never_mixes_steered_and_unsteered_states(
     client: OpenAI, reference: Any, vectors: dict[str, Artifact]
 ) -> None:
-    """The second turn's prompt holds the first answer, which was steered then and is not now."""
+    """The second prompt contains the first answer, steered when generated but not now."""
     question = "Tell me a long story about a fox and a river, with many turns. " * 4
     first = greedy(client, question, steering(), max_tokens=48)
     turns = [
@@ -165,7 +165,7 @@ def test_the_prefix_cache_never_mixes_steered_and_unsteered_states(
         assert logits.argmax(-1).tolist() == choice["token_ids"]
 
 
-def test_contents_and_not_names_are_reported(client: OpenAI) -> None:
+def test_the_report_has_the_hash_of_the_vectors_contents(client: OpenAI) -> None:
     one, other = (greedy(client, PROMPTS[2], steering(name)) for name in (PUSH, PUSH_AGAIN))
     assert text(one) == text(other)
     assert report(one)["steering"][0]["hash"] == report(other)["steering"][0]["hash"]
@@ -174,13 +174,13 @@ def test_contents_and_not_names_are_reported(client: OpenAI) -> None:
 
 
 def first_entropy(client: OpenAI, strength: float, **more: Any) -> float:
-    """Of the first token, which follows from the prompt and the strength alone."""
+    """Entropy of the first token, which depends only on the prompt and the strength."""
     more = {"max_tokens": 6, **more}
     return float(told(greedy(client, PROMPTS[3], steering(strength=strength), **more))[0])
 
 
-def test_more_steerings_than_places_take_turns(client: OpenAI) -> None:
-    """Every row of the tables is used several times over, and neighbours see nothing of it."""
+def test_more_steering_configs_than_slots_are_queued(client: OpenAI) -> None:
+    """Every table row is reused several times without affecting other requests."""
     strengths = [0.1 * number for number in range(1, 61)]
     assert len(strengths) > 10 * MAX_STEERINGS
     alone = {strength: first_entropy(client, strength) for strength in strengths[::20]}
@@ -199,8 +199,8 @@ def test_more_steerings_than_places_take_turns(client: OpenAI) -> None:
     assert len({round(entropy, 3) for entropy in entropies}) > 45
 
 
-def test_places_come_back_from_answers_that_are_stopped_or_abandoned(client: OpenAI) -> None:
-    """A stop string ends an answer in the API server, before the engine hears of it."""
+def test_slots_of_stopped_and_abandoned_answers_are_freed(client: OpenAI) -> None:
+    """A stop string ends an answer in the API server before the engine is notified."""
     alone = first_entropy(client, 2.05)
 
     def stopped(number: int) -> None:
@@ -241,8 +241,8 @@ def test_preempted_and_chunked_requests_stay_steered(
         assert same.float().mean() >= 0.98
 
 
-def test_every_route_steers(client: OpenAI) -> None:
-    """The trap: a path that was forgotten answers unsteered and says nothing."""
+def test_every_controlled_route_applies_steering(client: OpenAI) -> None:
+    """A missed code path would silently answer without steering."""
     strong = steering(strength=1.5)
 
     def complete(control: dict[str, Any] | None) -> str:
@@ -299,7 +299,7 @@ def test_every_completion_of_a_request_is_steered(
         ({"vector": PUSH, "strength": 1e9}, "entropy.steering.0.strength"),
     ],
 )
-def test_bad_steerings_are_refused_by_name(
+def test_an_error_for_invalid_steering_names_the_field(
     client: OpenAI, wanted: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(BadRequestError) as caught:
@@ -314,7 +314,7 @@ def test_bad_steerings_are_refused_by_name(
         [{"vector": PUSH, "clamp": [0, 1]}, {"vector": TURN, "clamp": [0, 1]}],
     ],
 )
-def test_positions_agree_and_a_layer_is_clamped_once(server: Server, steers: Any) -> None:
+def test_mixed_positions_and_two_clamps_of_a_layer_are_refused(server: Server, steers: Any) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     answer = httpx.post(
         f"{server.url}/v1/chat/completions",

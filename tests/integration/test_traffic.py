@@ -1,4 +1,4 @@
-"""Many requests at once, some of them leaving early."""
+"""Many concurrent requests, some of which disconnect early."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from tests.conftest import Server
 from tests.integration.support import MODEL, PROMPTS, ask, law, preemptions, report, together
 
 
-def test_every_trace_arrives_whole_among_concurrent_requests(client: OpenAI) -> None:
+def test_every_trace_is_complete_under_concurrent_requests(client: OpenAI) -> None:
     controls = [None, {"trace": "tokens"}, law("dynatemp", range=0.4), law("edt")]
     jobs = [
         lambda i=i: ask(
@@ -39,7 +39,7 @@ def test_every_trace_arrives_whole_among_concurrent_requests(client: OpenAI) -> 
 
 
 def test_preempted_requests_report_each_token_once(server: Server, client: OpenAI) -> None:
-    """More tokens than the KV cache holds: requests are thrown out and resumed."""
+    """More tokens than the KV cache holds, so requests are preempted and resumed."""
     before = preemptions(server)
     jobs = [
         lambda i=i: ask(
@@ -60,7 +60,7 @@ def test_preempted_requests_report_each_token_once(server: Server, client: OpenA
         assert body["fallback"] is None
 
 
-def test_clients_that_leave_do_not_disturb_the_others(server: Server, client: OpenAI) -> None:
+def test_disconnecting_clients_do_not_affect_the_others(server: Server, client: OpenAI) -> None:
     def leave(seed: int) -> None:
         stream = client.chat.completions.create(
             model=MODEL,
@@ -86,7 +86,7 @@ def test_clients_that_leave_do_not_disturb_the_others(server: Server, client: Op
 def test_a_seeded_request_with_a_chunked_prompt_does_not_kill_the_engine(
     server: Server, client: OpenAI
 ) -> None:
-    """Stock vLLM on a CPU dies here: "CPU Generator does not use offset"."""
+    """The engine of stock vLLM on a CPU crashes here: "CPU Generator does not use offset"."""
     long = "Count. " + " ".join(str(i) for i in range(280))
     plain = [ask(client, long, seed=21, max_tokens=8) for _ in range(2)]
     assert plain[0].usage.prompt_tokens > 512
@@ -98,17 +98,17 @@ def test_a_seeded_request_with_a_chunked_prompt_does_not_kill_the_engine(
 
 
 def _choice(answers: IO[bytes]) -> dict[str, Any]:
-    """The one choice of the next answer on a connection."""
+    """The only choice of the next response on a connection."""
     assert b" 200 " in answers.readline()
     length = int(parse_headers(answers)["content-length"])
     (choice,) = json.loads(answers.read(length))["choices"]
     return dict(choice)
 
 
-def test_a_request_right_behind_another_one_is_not_under_its_controls(
+def test_a_pipelined_request_does_not_inherit_the_controls_of_the_previous_one(
     server: Server, client: OpenAI
 ) -> None:
-    """Pipelined, as a proxy may send the requests of two users over one connection."""
+    """A proxy may pipeline the requests of two users over one connection."""
     said = {"messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 16, "seed": 5}
     hot = {"temperature": {"type": "fixed", "temperature": 1.9}}
     address = urlsplit(server.url)

@@ -1,4 +1,4 @@
-"""What the report says is what happened: checked against transformers, token by token."""
+"""The report matches transformers, token by token."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tests.integration.support import PROMPTS, ask, law, report, together
 
 
 class Sample(NamedTuple):
-    logits: torch.Tensor  # of every answer token, as transformers computes them
+    logits: torch.Tensor  # of every answer token, computed by transformers
     entropy: torch.Tensor
     temperature: torch.Tensor
     report: dict[str, Any]
@@ -26,7 +26,7 @@ def reference(checkpoint: Path) -> Any:
 
 
 def sample(client: OpenAI, reference: Any, entropy: dict[str, Any], **options: Any) -> Sample:
-    """Answers to every prompt under one control, with the logits behind every token."""
+    """Answers to every prompt with one control, and the logits at every token."""
     options = {"max_tokens": 40, "temperature": None, **options}
     options = {key: value for key, value in options.items() if value is not None}
 
@@ -102,9 +102,7 @@ def test_other_laws_apply_to_the_reported_entropy(
     assert (drawn.temperature - expected.clamp_min(0.01)).abs().max() <= 1e-4
 
 
-def test_entropy_target_is_met_by_the_distribution_that_is_sampled(
-    client: OpenAI, reference: Any
-) -> None:
+def test_the_sampled_distribution_has_the_target_entropy(client: OpenAI, reference: Any) -> None:
     drawn = sample(client, reference, law("entropy_target", entropy_target=1.0, side="both"))
     applied = entropy_from_logits(drawn.logits, drawn.temperature)
     clamped = ((drawn.temperature - 0.1).abs() < 1e-4) | ((drawn.temperature - 2.0).abs() < 1e-4)
@@ -124,10 +122,10 @@ def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:
     assert body["fallback"] is None
 
 
-def test_entropy_is_measured_after_penalties_also_for_greedy_requests(
+def test_entropy_is_measured_after_penalties_including_greedy_requests(
     client: OpenAI, reference: Any
 ) -> None:
-    """The trap: V1 runs processors before the penalties, and no late ones when all is greedy."""
+    """V1 runs processors before penalties, and skips late ones if all requests are greedy."""
     penalty = 1.5
     answer = ask(
         client,
@@ -140,7 +138,7 @@ def test_entropy_is_measured_after_penalties_also_for_greedy_requests(
     prompt, tokens = answer.prompt_token_ids, answer.choices[0].token_ids
     with torch.inference_mode():
         logits = reference(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-    logits = logits.clone()  # out of inference mode
+    logits = logits.clone()  # leave inference mode
     for position, row in enumerate(logits):
         seen = torch.tensor(sorted(set(prompt + tokens[:position])))
         row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)

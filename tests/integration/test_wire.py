@@ -1,4 +1,4 @@
-"""Requests, errors, profiles and our own routes over HTTP."""
+"""Requests, errors, profiles and the routes of Entrostat over HTTP."""
 
 import signal
 import time
@@ -38,7 +38,7 @@ MISTAKES = [
 
 
 def bodies(mistake: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The same mistake on every route that takes controls."""
+    """The same invalid control on every route that accepts controls."""
     messages = [{"role": "user", "content": "hi"}]
     base = {"model": MODEL, "max_tokens": 2}
     routes = [
@@ -53,7 +53,7 @@ def bodies(mistake: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("mistake", "param"), MISTAKES, ids=lambda value: str(value)[:60])
-def test_mistakes_are_400_and_name_the_field(
+def test_invalid_requests_return_400_and_name_the_field(
     server: Server, mistake: dict[str, Any], param: str
 ) -> None:
     for route, body in bodies(mistake):
@@ -65,7 +65,7 @@ def test_mistakes_are_400_and_name_the_field(
         assert error["type"] == "BadRequestError"
 
 
-def test_reserved_keys_are_refused_on_routes_that_are_not_ours(server: Server) -> None:
+def test_reserved_keys_are_refused_on_routes_of_vllm(server: Server) -> None:
     body = {
         "model": MODEL,
         "max_tokens": 2,
@@ -76,14 +76,14 @@ def test_reserved_keys_are_refused_on_routes_that_are_not_ours(server: Server) -
     assert answer.status_code == 400, answer.text
 
 
-def test_an_unknown_model_is_still_a_404(client: OpenAI) -> None:
+def test_an_unknown_model_returns_404(client: OpenAI) -> None:
     with pytest.raises(NotFoundError):
         ask(client, "hi", model="nobody")
     with pytest.raises(NotFoundError):
         ask(client, "hi", model="nobody@adaptive")
 
 
-def test_the_sdk_sees_a_bad_request(client: OpenAI) -> None:
+def test_the_sdk_raises_a_bad_request_error(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         ask(client, "hi", {"bogus": 1})
     assert caught.value.param == "entropy.bogus"
@@ -97,7 +97,7 @@ def test_models_are_listed_with_every_profile(client: OpenAI) -> None:
     } <= listed
 
 
-def test_body_wins_over_suffix_wins_over_header(client: OpenAI) -> None:
+def test_the_body_overrides_the_suffix_which_overrides_the_header(client: OpenAI) -> None:
     header = {"extra_headers": {"X-Entropy-Profile": "cool"}}
     assert report(ask(client, "hi", **header))["profile"] == "cool"
     by_suffix = ask(client, "hi", model=f"{MODEL}@dynamic", **header)
@@ -106,13 +106,13 @@ def test_body_wins_over_suffix_wins_over_header(client: OpenAI) -> None:
     assert report(by_body)["profile"] == "steady"
 
 
-def test_what_is_set_beside_a_profile_wins_over_it(client: OpenAI) -> None:
+def test_fields_beside_a_profile_override_it(client: OpenAI) -> None:
     answer = ask(client, PROMPTS[0], {"profile": "dynamic", "trace": "tokens"})
     assert report(answer)["law"] == "dynatemp"
     assert report(answer)["tokens"]
 
 
-def test_headers_carry_the_profile_for_clients_that_drop_fields(server: Server) -> None:
+def test_response_headers_name_the_profile(server: Server) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     answer = httpx.post(
         f"{server.url}/v1/chat/completions", json=body | {"model": f"{MODEL}@steady"}, timeout=60
@@ -121,7 +121,7 @@ def test_headers_carry_the_profile_for_clients_that_drop_fields(server: Server) 
     assert "x-entropy-fallback" not in answer.headers
 
 
-def test_trace_none_hides_the_report_and_keeps_the_control(client: OpenAI) -> None:
+def test_trace_none_omits_the_report_and_applies_the_control(client: OpenAI) -> None:
     quiet = ask(client, PROMPTS[4], {"profile": "cool", "trace": "none"}, seed=5)
     assert "entropy" not in (quiet.choices[0].model_extra or {})
     loud = ask(client, PROMPTS[4], {"profile": "cool"}, seed=5)
@@ -132,7 +132,7 @@ def test_a_request_without_controls_has_no_report(client: OpenAI) -> None:
     assert "entropy" not in (ask(client, "hi").choices[0].model_extra or {})
 
 
-def test_the_responses_api_carries_a_report(client: OpenAI) -> None:
+def test_the_responses_api_returns_a_report(client: OpenAI) -> None:
     answer = client.responses.create(model=f"{MODEL}@steady", input="Hi", max_output_tokens=6)
     assert answer.entropy["law"] == "entropy_target"  # type: ignore[attr-defined]
     *_, last = client.responses.create(
@@ -148,7 +148,7 @@ def test_artifacts_and_profiles_are_listed(server: Server) -> None:
     assert profiles == {"adaptive", "dynamic", "steady", "cool", "thrifty", "explore"}
 
 
-def test_ready_shows_steps_that_move(server: Server, client: OpenAI) -> None:
+def test_ready_reports_an_increasing_number_of_steps(server: Server, client: OpenAI) -> None:
     before = httpx.get(f"{server.url}/ready").json()
     ask(client, "hi", max_tokens=5)
     after = httpx.get(f"{server.url}/ready").json()
@@ -164,7 +164,7 @@ def test_metrics_count_controlled_answers(server: Server, client: OpenAI) -> Non
     assert "entrostat_entropy_nats_bucket" in metrics
 
 
-def test_profiles_reload_on_sighup_and_a_bad_file_keeps_the_old_ones(
+def test_profiles_reload_on_sighup_and_an_invalid_file_keeps_the_old_ones(
     server: Server, client: OpenAI
 ) -> None:
     path = Path(server.log).with_name("profiles.toml")

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 
 def main() -> None:
-    """Run one request and one stream, and see that a mistake in the controls is refused."""
+    """Run one request and one stream, and check that an invalid control is refused."""
     base_url = os.environ["OPENAI_BASE_URL"]
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = openai.OpenAI(base_url=base_url, api_key=key).models.list().data[0].id
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def profile_of(message: AIMessage) -> str | None:
-    """The profile that the server says it applied."""
+    """The profile that the server reports."""
     headers: dict[str, str] = message.response_metadata.get("headers", {})
     return headers.get("x-entropy-profile")
 

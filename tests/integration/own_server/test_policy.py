@@ -1,4 +1,4 @@
-"""What `train-policy` makes of the default model is served as it is."""
+"""Checkpoints and adapters of `train-policy` can be served."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ QUESTION = [{"role": "user", "content": "What is 2 + 3? Reply with the number on
 
 
 def trained(folder: Path, checkpoint: Path, *changes: str) -> Path:
-    """What one step of training leaves to serve."""
+    """Train for one step and return the checkpoint."""
     from training.policy.config import load_config
     from training.policy.job import train_policy
 
@@ -42,7 +42,7 @@ def ask(server: Server, model: str, **entropy: object) -> str | None:
     return answer.choices[0].message.content
 
 
-def test_a_tuned_checkpoint_answers_and_refuses_the_probe_of_its_base(
+def test_a_tuned_checkpoint_is_served_and_refuses_the_probe_of_its_base(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     target = trained(tmp_path / "run", checkpoint, "optimizer.learning_rate=1e-4")
@@ -64,9 +64,9 @@ RANK = 8
 
 @pytest.fixture(scope="module")
 def base(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The base model, with a trained adapter beside it and room for one that changes."""
+    """The base model with a trained adapter and a slot for a changing one."""
     folder = tmp_path_factory.mktemp("adapters")
-    # The bonus has a gradient even where all answers earn the same, so that one step tells.
+    # The bonus has a gradient even if all rewards are equal, so that one step has an effect.
     bonus = 'objectives=["entropy_bonus"]'
     lora = (f"lora={{rank={RANK}}}", "optimizer.learning_rate=1e-2", bonus)
     target = trained(folder / "run", checkpoint, *lora)
@@ -84,7 +84,7 @@ def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
 
 
 def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path: Path) -> None:
-    """Importance weights made of them would be wrong without a sign of it."""
+    """Importance weights computed from them would be silently wrong."""
     from training.common.errors import TrainingError
     from training.policy.rollouts.served import ServedPolicy
     from training.policy.rollouts.settings import ServedConfig
@@ -94,7 +94,7 @@ def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path:
 
 
 class Rollouts:
-    """A LoRA run whose rollouts a server draws; what each step scored is kept."""
+    """A LoRA run with rollouts from a server; records the inputs that each step scores."""
 
     def __init__(self, server: Server, checkpoint: Path, run: Path, *changes: str) -> None:
         from training.policy.config import load_config
@@ -118,14 +118,14 @@ class Rollouts:
         self.trainer.train()
 
     def behaviour(self, step: int) -> torch.Tensor:
-        """Log-probabilities as the server reported them, of the tokens that count."""
+        """Log-probabilities reported by the server for the completion tokens."""
         tokens, inputs = self.scored[step]
         behaviour: torch.Tensor = inputs["sampling_per_token_logps"][tokens.mask]
         return behaviour
 
     @torch.no_grad()
     def logits(self, step: int) -> torch.Tensor:
-        """What the policy as it is now says of the same places."""
+        """Logits of the current policy at the same positions."""
         tokens, inputs = self.scored[step]
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
@@ -136,13 +136,13 @@ class Rollouts:
         return kept
 
     def chosen(self, step: int, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of what was drawn."""
+        """Log-probabilities of the sampled tokens."""
         tokens, inputs = self.scored[step]
         ids = inputs["completion_ids"][tokens.mask]
         return torch.log_softmax(logits, -1).gather(-1, ids[:, None])[:, 0]
 
 
-def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
+def test_the_server_samples_rollouts_with_the_adapter_of_each_step(
     base: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
     bonus = 'objectives=["entropy_bonus"]'
@@ -151,13 +151,13 @@ def test_the_server_draws_rollouts_with_the_adapter_of_each_step(
         tokens, _ = run.scored[step]
         gap = tokens.old_logprobs[tokens.mask] - run.behaviour(step)
         assert gap.abs().max() < 0.02
-    with run.trainer.model.disable_adapter():  # the base model would have been another policy
+    with run.trainer.model.disable_adapter():  # the base model is a different policy
         assert (run.chosen(2, run.logits(2)) - run.behaviour(2)).abs().max() > 0.2
     served = {model.id for model in base.client.models.list() if "@" not in model.id}
-    assert served == {"base", "tuned", f"{tmp_path.name}-2"}  # those before are gone
+    assert served == {"base", "tuned", f"{tmp_path.name}-2"}  # earlier adapters are unloaded
 
 
-def test_the_server_reports_what_tokens_were_drawn_with_under_a_law(
+def test_the_server_reports_the_logprobs_that_tokens_were_sampled_with_under_a_law(
     base: Server, checkpoint: Path, tmp_path: Path
 ) -> None:
     from probes.entropy_target import temperature_for_entropy

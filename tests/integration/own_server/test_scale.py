@@ -1,4 +1,4 @@
-"""Several API servers over several engines: every trace finds its way home, all share the rows."""
+"""Several API servers and engines: trace routing and shared steering slots."""
 
 import signal
 import time
@@ -28,9 +28,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterato
         yield running
 
 
-def test_every_trace_reaches_the_server_that_was_asked(fleet: Server) -> None:
+def test_every_trace_reaches_the_api_server_of_its_request(fleet: Server) -> None:
     def job(index: int) -> tuple[int, int]:
-        # A connection of its own, so that both API servers are used.
+        # A new connection for each request, so that both API servers are used.
         client = OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
         control = law("dynatemp", range=0.4) if index % 2 else {"trace": "tokens"}
         answer = ask(client, PROMPTS[index % 10], control, n=1 + index % 2, max_tokens=10)
@@ -43,8 +43,8 @@ def test_every_trace_reaches_the_server_that_was_asked(fleet: Server) -> None:
     assert httpx.get(f"{fleet.url}/ready", timeout=60).json()["ready"]
 
 
-def test_every_api_server_admits_its_share_of_the_steerings(fleet: Server) -> None:
-    """Two kinds over two servers, more of them than that at once, on either engine."""
+def test_every_api_server_admits_its_share_of_the_steering_configs(fleet: Server) -> None:
+    """More concurrent steering configs than slots, on two API servers and two engines."""
 
     def job(strength: float) -> float:
         client = OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
@@ -64,6 +64,6 @@ def test_profiles_reload_in_every_api_server(fleet: Server) -> None:
     path.write_text('[late]\ntemperature = { type = "edt" }\n')
     fleet.process.send_signal(signal.SIGHUP)
     time.sleep(1)
-    for _ in range(12):  # fresh connections land on either server
+    for _ in range(12):  # new connections reach either server
         models = httpx.get(f"{fleet.url}/v1/models").json()["data"]
         assert f"{MODEL}@late" in {model["id"] for model in models}

@@ -1,4 +1,4 @@
-"""The start of `entrostat serve` can be stopped at any moment, and never hangs."""
+"""The start of `entrostat serve` can be stopped at any time and never hangs."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def starting(log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
-    """Descendants whose command line or name has a word."""
+    """Descendants whose command line or name contains a word."""
     found = []
     for one in psutil.Process(process.pid).children(recursive=True):
         try:
@@ -46,7 +46,7 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether a process has not ended; an orphan may wait for its new parent."""
+    """Whether a process is running; a zombie is not."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -61,7 +61,7 @@ def wait_for(process: subprocess.Popen[bytes], word: str) -> psutil.Process:
 
 
 @pytest.mark.parametrize("moment", ["1", "4", "8", "EngineCore", "EngineCore+2", "EngineCore+8"])
-def test_sigterm_ends_a_start_within_5_seconds(moment: str, tmp_path: Path) -> None:
+def test_sigterm_stops_a_start_within_5_seconds(moment: str, tmp_path: Path) -> None:
     with starting(tmp_path / "log") as process:
         name, _, seconds = moment.rpartition("+")
         if not moment.isdecimal():
@@ -77,7 +77,7 @@ def test_sigterm_ends_a_start_within_5_seconds(moment: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["EngineCore", "Worker"])
-def test_a_process_that_dies_while_starting_ends_the_start_with_a_reason(
+def test_a_process_that_dies_during_the_start_ends_it_with_a_reason(
     name: str, tmp_path: Path
 ) -> None:
     with starting(tmp_path / "log") as process:
@@ -88,7 +88,7 @@ def test_a_process_that_dies_while_starting_ends_the_start_with_a_reason(
         assert "entrostat serve: ended before it was ready" in (tmp_path / "log").read_text()
 
 
-def test_the_last_line_says_where_the_server_is_and_what_to_try(tmp_path: Path) -> None:
+def test_the_last_line_has_the_address_and_an_example(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with starting(log) as process:
         while "entrostat: ready at http://127.0.0.1:" not in log.read_text():

@@ -1,4 +1,4 @@
-"""Nothing that the wire allows to one client reaches the answers of the others.
+"""No valid request of one client affects the answers of the others.
 
 The KV cache is small, so that the blocks of a steered answer are soon those of the next request.
 """
@@ -18,7 +18,7 @@ from tests.conftest import MODEL, Server, entrostat, run_server
 from tests.integration.support import PROMPTS
 
 VECTORS = {"unit": (0.04, 300.0), "long": (60.0, 6e4), "largest": (6e4, 1.0), "huge": (1e37, 1.0)}
-"""Size of an entry, and the stream's norm in the manifest."""
+"""Value of each vector entry, and the residual-stream norm in the manifest."""
 AMOUNTS: list[dict[str, Any]] = [
     *({"strength": value} for value in (-1000.0, 1.0)),
     *({"strength_relative": value} for value in (-10.0, 1.0)),
@@ -76,7 +76,7 @@ def stock(server: Server) -> list[list[int]]:
     return [answer["choices"][0]["token_ids"] for answer in answers]
 
 
-def test_stock_answers_are_the_same_after_every_extreme(small: Server) -> None:
+def test_unsteered_answers_are_unchanged_after_extreme_requests(small: Server) -> None:
     before = stock(small)
     assert all(len(tokens) > 2 for tokens in before)
     statuses: dict[int, int] = {200: 0, 400: 0}

@@ -1,4 +1,4 @@
-"""An engine that answers from a script, and vLLM's handlers as far as their SSE goes."""
+"""A scripted engine, and the SSE output of vLLM's handlers."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from tests.unit.server.support import frame
 
 Json = dict[str, Any]
 Step = list[tuple[int, int]]
-"""One engine output: (completion, how many new tokens)."""
+"""One engine output: (completion, number of new tokens)."""
 ONE_BY_ONE: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
 
@@ -31,12 +31,12 @@ def params(n: int = 1, kind: RequestOutputKind = RequestOutputKind.DELTA) -> Sam
 
 
 def entropy_of(trace: int, choice: int, index: int) -> float:
-    """What the fake worker measures: different for every token of every completion."""
+    """Entropy measured by the fake worker, distinct for every token of every completion."""
     return trace + choice / 4 + index / 64  # exact in float32
 
 
 class FakeEngine:
-    """Produces tokens by a script and sends their records, as engine and worker do.
+    """Generates tokens from a script and sends their records, like engine and worker.
 
     Args:
         telemetry: Where records go.
@@ -47,7 +47,7 @@ class FakeEngine:
 
     name = "the fake"
     renderer: Any = None
-    """What routes ask for the id of the end token, where a test needs one."""
+    """Tokenizer that routes use to get the id of the end token."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ def piece(index: int, delta: Json, finish: str | None = None) -> Json:
 
 
 def chat_stream(engine: Any, params: Any) -> AsyncIterator[str]:
-    """vLLM's chat stream: role chunks once the first token is there, text, usage, done.
+    """vLLM's chat stream: role chunks with the first token, text, usage, `[DONE]`.
 
     As in vLLM, the engine is called at once and read while the stream is.
     """
@@ -145,7 +145,7 @@ async def _chat_events(outputs: Any, num_choices: int) -> AsyncIterator[str]:
 
 
 def completion_stream(engine: Any, params: Any, num_prompts: int = 1) -> AsyncIterator[str]:
-    """vLLM's completion stream over several prompts: choices count through all of them."""
+    """vLLM's completion stream over several prompts, with choices numbered across them."""
     calls = [engine.generate(f"p{i}", params.clone(), f"cmpl-{i}") for i in range(num_prompts)]
     return _completion_events(calls, params.n)
 
@@ -174,7 +174,7 @@ async def responses_stream(engine: Any, params: Any, num_turns: int = 1) -> Asyn
 
 
 def messages_stream(engine: Any, params: Any) -> AsyncIterator[str]:
-    """vLLM's stream of the Messages API: named events, the usage on the one before the last."""
+    """vLLM's Messages stream: named events, with the usage in the second to last."""
     return _message_events(engine.generate("prompt", params, "chatcmpl-1"))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the server share: artifacts on disk and traces as frames."""
+"""Helpers of the server tests: artifacts on disk and telemetry frames."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ STATISTICS = HapoStatistics(-0.5, 1.25, 0.5, -0.25)
 def save_statistics(
     root: Path, name: str, statistics: HapoStatistics = STATISTICS, **identity: str
 ) -> Path:
-    """Entropy statistics on disk, made for the served model unless `identity` says otherwise."""
+    """Save entropy statistics for the served model, or for another `identity`."""
     manifest = Manifest(
         kind="entropy-statistics",
         model=name.split("/")[0],
@@ -40,7 +40,7 @@ def save_statistics(
 
 
 def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: str) -> Path:
-    """A difficulty probe on disk that fits the served model, but for what is given."""
+    """Save a difficulty probe for the served model, with the given fields replaced."""
     fitting = ProbeSpec(
         layer="final",
         normalised=True,
@@ -70,7 +70,7 @@ def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: 
 def save_inquiry(
     root: Path, name: str = "m/pets", num_samples: int = 99, *, direct: bool = False
 ) -> Path:
-    """Three pets and three questions whose statements leave no doubt about the answers."""
+    """Save a task of three pets and three questions with unambiguous statements."""
     task = Task.model_validate(
         {
             "name": "pets",
@@ -103,10 +103,10 @@ def save_inquiry(
 
 
 def artifacts(*roots: Path) -> Artifacts:
-    """What a server of the tests' model would use of these folders."""
+    """Load the artifacts of these folders for the model of the tests."""
     return Artifacts(list(roots), SERVED, HIDDEN_SIZE)
 
 
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:
-    """Records (trace, choice, index, entropy, temperature) as the worker sends them."""
+    """Pack records (trace, choice, index, entropy, temperature) like the worker."""
     return write_frame(np.array(list(records), dtype=TOKEN))

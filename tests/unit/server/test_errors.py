@@ -10,7 +10,7 @@ from server.wire.request import Control
 
 
 def mistake(body: Any, root: str = "entropy") -> tuple[str, str]:
-    """Parameter and message that a bad control is refused with."""
+    """Parameter and message of the error for an invalid control."""
     with pytest.raises(ValidationError) as caught:
         Control.model_validate(body)
     error = describe(caught.value, root)

@@ -12,7 +12,7 @@ from server.commands.default_model import DEFAULT_MODEL, ModelUnavailable, defau
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small stand-in for the packaged file, with its own checksum."""
+    """A small replacement of the packaged file, with a matching checksum."""
     path = tmp_path / "source.gguf"
     path.write_bytes(b"weights")
     monkeypatch.setattr(models, "_source", lambda: path)
@@ -21,7 +21,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Conversion:
-    """Stands in for the conversion, which the engine tests run for real."""
+    """Replaces the conversion, which the integration tests run."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.runs, self._lock = seconds, 0, threading.Lock()
@@ -42,7 +42,7 @@ def conversion(source: Path, monkeypatch: pytest.MonkeyPatch) -> Conversion:
 
 
 def folders(cache: Path) -> list[str]:
-    """Folders in the cache, hidden ones included."""
+    """Folders in the cache, including hidden ones."""
     return [path.name for path in (cache / "models").iterdir() if path.is_dir()]
 
 
@@ -92,7 +92,7 @@ def test_a_file_with_another_checksum_is_refused_and_leaves_no_files(
     tmp_path: Path, source: Path
 ) -> None:
     source.write_bytes(b"tampered")
-    for _ in range(2):  # a failure does not block the next try
+    for _ in range(2):  # a failure does not block the next attempt
         with pytest.raises(ModelUnavailable, match=r"source\.gguf .*sha256 differs.*reinstall"):
             default_model(tmp_path)
         assert folders(tmp_path) == []

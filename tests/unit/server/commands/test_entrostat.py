@@ -1,4 +1,4 @@
-"""`entrostat` where only the base install is there."""
+"""`entrostat` with only the base install."""
 
 import subprocess
 import sys

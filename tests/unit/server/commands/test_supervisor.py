@@ -1,4 +1,4 @@
-"""The supervisor of `entrostat serve`, with small programs in place of the server."""
+"""The supervisor of `entrostat serve`, with small programs instead of the server."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def worker_of(folder: Path) -> int:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended; an orphan may wait for its new parent."""
+    """Whether a process is running; a zombie is not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -86,7 +86,7 @@ def test_a_start_that_ignores_sigterm_is_killed_with_all_its_descendants(tmp_pat
 def test_a_worker_that_dies_during_the_start_ends_it_with_a_reason(tmp_path: Path) -> None:
     with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
         worker = worker_of(tmp_path)
-        time.sleep(3)  # the supervisor looks once a second
+        time.sleep(3)  # the supervisor polls once a second
         os.kill(worker, signal.SIGKILL)
         _, said = process.communicate(timeout=120)
     assert process.returncode != 0

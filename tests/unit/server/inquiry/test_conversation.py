@@ -25,7 +25,7 @@ def pets(tmp_path: Path) -> Inquiry:
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
-    """Texts of user and assistant in turn, the user first."""
+    """Alternate messages of user and assistant, the user first."""
     roles = ("user", "assistant")
     return [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
 
@@ -104,7 +104,7 @@ def test_the_number_of_questions_of_a_game_is_limited(pets: Inquiry) -> None:
 
 
 class _Normalized:
-    """Counts the characters that are normalized, which is what a long message costs."""
+    """Counts normalized characters, the cost of a long message."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.chars = 0

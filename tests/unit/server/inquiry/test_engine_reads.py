@@ -10,7 +10,7 @@ from server.inquiry.engine_reads import ReadCache, ReadError, Reads
 
 
 class Engine:
-    """Says of each next token how far it is from the prompt's last."""
+    """Scores each next token by its distance from the prompt's last token."""
 
     model_config = SimpleNamespace(max_model_len=8)
 
@@ -44,7 +44,7 @@ class Engine:
         yield SimpleNamespace(outputs=[done], prompt_token_ids=ids, num_cached_tokens=1)
 
     def other(self, ids: list[int], params: Any) -> Any:
-        """Each token of a prompt has minus its own number; what is sampled is the seed."""
+        """The logprob of a prompt token is minus its id; the sampled text is the seed."""
         rows = [None, *({token: SimpleNamespace(logprob=-1.0 * token)} for token in ids[1:])]
         text = SimpleNamespace(text=str(params.seed), token_ids=[1, 2, 3], finish_reason="stop")
         return SimpleNamespace(outputs=[text], prompt_logprobs=rows, num_cached_tokens=0)
@@ -57,7 +57,7 @@ async def test_only_continuation_tokens_are_summed_and_they_are_read_once() -> N
     assert reads.forwards == 2
     assert await reads.continuations([([1], [2]), ([1, 2], [3])]) == [-2.0, -3.0]
     assert engine.prompts == [[1, 2, 3, 4], [1, 2], [1, 2, 3]]
-    assert await reads.logprobs([[1]], [2]) == [[-1.0]]  # another reading of the same tokens
+    assert await reads.logprobs([[1]], [2]) == [[-1.0]]  # a separate read of the same tokens
 
 
 async def test_a_sample_counts_each_of_its_tokens_as_a_forward() -> None:
@@ -83,7 +83,7 @@ async def test_a_cached_read_is_not_repeated() -> None:
     later = Reads(engine, "b", memory)
     assert await later.logprobs([[2], [1], [3]], [5]) == [first[1], first[0], [-2]]
     assert engine.prompts == [[1], [2], [3]]
-    assert later.forwards == 3  # what others asked before does not show
+    assert later.forwards == 3  # reads of other clients are not revealed
     assert later.prompt_tokens == 3
 
 
@@ -108,7 +108,7 @@ async def test_reads_are_shared_only_by_requests_with_the_same_cache_salt() -> N
     unsalted, mine, yours = engine.salts
     assert unsalted is None
     assert mine != yours
-    assert "mine" not in str(mine)  # else a client could name the salt of another kind of request
+    assert "mine" not in str(mine)  # else a client could send the salt of another kind of request
 
 
 async def test_a_large_batch_is_sent_to_the_engine_in_parts() -> None:
@@ -158,7 +158,7 @@ def test_a_cache_key_is_a_digest_of_all_inputs_of_a_read() -> None:
 
 
 class Renderer:
-    """vLLM's renderer as far as texts become tokens, one for each letter."""
+    """vLLM's renderer, reduced to a tokenizer with one token per letter."""
 
     async def tokenize_prompts_async(self, prompts: Any, params: Any) -> list[Any]:
         for prompt in prompts:

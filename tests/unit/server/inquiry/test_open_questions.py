@@ -1,4 +1,4 @@
-"""Games whose questions the model makes up, with an engine that says what the test wants."""
+"""Games with questions that the model proposes, against a scripted engine."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SINGS, FLIES = "Is it true that it sings?", "Is it true that it can fly?"
 
 
 class Proposer(FakeReads):
-    """Proposes what it is told; statements about dogs are likely, about fish are not."""
+    """Returns the given proposals; statements about dogs are likely, about fish unlikely."""
 
     def __init__(self, *proposals: list[str], broken: bool = False) -> None:
         super().__init__(broken)
@@ -56,7 +56,7 @@ async def test_a_question_that_the_model_proposed_is_asked(tmp_path: Path) -> No
     assert text in (SINGS, FLIES)
     assert (report.queries, report.num_candidates) == ("open", 2)
     assert "A dog can fly." in reads.read
-    assert report.calibrated  # nothing open was asked yet
+    assert report.calibrated  # no open question was asked yet
 
 
 async def test_the_answer_to_an_open_question_updates_the_probabilities_and_unsets_calibrated(
@@ -85,7 +85,7 @@ async def test_no_question_is_asked_twice_closed_or_open(tmp_path: Path) -> None
     heard = [(SINGS, YES), (BARK, UNKNOWN)]
     fresh = await propose(inquiry, heard, 5, reads)
     assert [query.question for query in fresh] == [FLIES]
-    assert BARK not in reads.prompts[0]  # unknown says nothing
+    assert BARK not in reads.prompts[0]  # unknown carries no information
     assert f"{SINGS} yes" in reads.prompts[0]
 
 

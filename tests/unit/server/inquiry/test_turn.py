@@ -23,7 +23,7 @@ BARK, SWIM, NICE = "Does it bark?", "Can it swim?", "Is it nice?"
 
 
 class FakeReads:
-    """Understands `ja` and `nein`; counts what it is asked."""
+    """Interprets `ja` and `nein`; counts its reads."""
 
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
@@ -159,7 +159,7 @@ async def test_direct_evaluates_at_most_max_candidates(tmp_path: Path) -> None:
     wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
     await turn(wanted, reads=reads)
     assert reads.forwards == 1 + 2
-    assert not any(NICE in prompt for prompt in reads.prompts)  # which all answer alike
+    assert not any(NICE in prompt for prompt in reads.prompts)  # all labels have the same answer
 
 
 async def test_direct_falls_back_to_likelihood_if_the_engine_fails(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_labels_with_a_common_prefix_are_distinguished_by_more_tokens(tmp_
     wanted = plan(tmp_path, direct=True, predictor="direct", max_candidates=1)
     _, report, fallback = await turn(wanted, reads=reads)
     assert fallback is None
-    assert reads.forwards == 3 * (1 + 2)  # after nothing, after 5 and after 6
+    assert reads.forwards == 3 * (1 + 2)  # after no token, after 5 and after 6
     odds = [report.probabilities[name] for name in ("cat", "dog", "fish")]
     assert odds[1] / odds[0] == pytest.approx(2.718281828**-1)
     assert odds[2] / odds[0] == pytest.approx(2.718281828**-1)

@@ -1,4 +1,4 @@
-"""Law: a profile chosen by model name or header refuses nothing that the plain model answers."""
+"""A profile selected by model name or header never makes a valid request fail."""
 
 from typing import Any
 
@@ -110,7 +110,7 @@ def test_a_control_of_the_body_that_contradicts_the_request_is_refused(
         ControlSources(Control.model_validate({**body, "trace": "summary"}), "adaptive", None),
     ):
         if param in ("entropy.difficulty", "use_beam_search") and sources.suffix:
-            continue  # the artifact is missing first; a report alone is skipped with its profile
+            continue  # the artifact is missing, or only the report is skipped with its profile
         with pytest.raises(BadControl) as caught:
             plan(sources, params)
         assert caught.value.param == param

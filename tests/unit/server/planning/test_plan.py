@@ -51,7 +51,7 @@ def refusal(*arguments: Any, **options: Any) -> BadControl:
     return caught.value
 
 
-# -- who decides -------------------------------------------------------------------------------
+# -- precedence --------------------------------------------------------------------------------
 
 
 def test_a_request_without_controls_has_no_plan() -> None:

@@ -1,4 +1,4 @@
-"""A controlled HTTP request against the fake engine, and what its client reads."""
+"""A controlled HTTP request against the fake engine, and its response."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Stream = Callable[..., AsyncIterator[Any]]
 
 
 class Body(OpenAIBaseModel):
-    """What a handler of vLLM returns, as far as reports go."""
+    """The result of a vLLM handler, reduced to the fields that reports need."""
 
     choices: list[OpenAIBaseModel] | None = None
 
@@ -44,7 +44,7 @@ class Run:
         self.generation = Generation(plan(trace), self.telemetry, timeout)
 
     async def events(self, handler: Stream, *arguments: Any) -> AsyncGenerator[Any, None]:
-        """What a streaming handler of vLLM returns, with reports."""
+        """The events of a streaming vLLM handler, with reports."""
 
         async def handle() -> Any:
             return handler(self.controlled, *arguments)
@@ -54,7 +54,7 @@ class Run:
         return events
 
     async def stream(self, handler: Stream, *arguments: Any) -> list[Any]:
-        """Everything that a streaming client receives."""
+        """All events that a streaming client receives."""
         response = StreamingResponse(await self.events(handler, *arguments))
         closing = ClosingStream(response, self.generation)
         received = list[Any]()
@@ -76,7 +76,7 @@ class Run:
         return received
 
     async def answer(self, body: Json, *calls: SamplingParams, status: int = 200) -> Response:
-        """What a client that does not stream receives."""
+        """The response that a non-streaming client receives."""
 
         async def handle() -> Any:
             for number, call in enumerate(calls):
@@ -96,13 +96,13 @@ class Run:
 
 
 def bodies(events: list[str]) -> list[Json]:
-    """Payloads of the events that have one."""
+    """Payloads of the events that have a JSON body."""
     lines = [line[6:] for event in events for line in event.splitlines() if line[:6] == "data: "]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 def token_chunks(events: list[str], index: int) -> list[Json]:
-    """Tokens in the chunks of one choice, in order."""
+    """Tokens of one choice from all chunks, in order."""
     return [
         token
         for body in bodies(events)
@@ -113,7 +113,7 @@ def token_chunks(events: list[str], index: int) -> list[Json]:
 
 
 def summary(events: list[str], index: int) -> Json:
-    """The summary of one choice, from the chunk that ends it."""
+    """The summary of one choice, from its last chunk."""
     (found,) = [
         choice["entropy"]
         for body in bodies(events)
@@ -130,5 +130,5 @@ def expected_tokens(trace: int, choice: int, count: int) -> list[Json]:
 
 
 def fallbacks(reason: str) -> float:
-    """How often that was counted in this process."""
+    """Value of the fallback counter for a reason in this process."""
     return REGISTRY.get_sample_value("entrostat_fallbacks_total", {"reason": reason}) or 0.0

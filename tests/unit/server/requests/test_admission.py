@@ -1,4 +1,4 @@
-"""Kinds of steering take turns: first come, first served, and never too many."""
+"""FIFO admission: at most `capacity` distinct steering configs are in flight."""
 
 import asyncio
 from contextlib import suppress
@@ -12,7 +12,7 @@ from server.requests.admission import Admission
 
 
 class Guests:
-    """Requests that come, stay and leave when told to."""
+    """Requests that arrive, run and end under control of the test."""
 
     def __init__(self, capacity: int) -> None:
         self.admission = Admission(capacity)
@@ -21,7 +21,7 @@ class Guests:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def come(self, name: str) -> None:
-        """`a1` and `a2` are of kind `a`."""
+        """`a1` and `a2` have the config `a`."""
         self._leave[name] = asyncio.Event()
         self._tasks[name] = asyncio.create_task(self._stay(name))
         await self.settle()
@@ -93,7 +93,7 @@ async def test_a_slot_granted_to_a_request_that_is_cancelled_at_the_same_time_is
     for name in ("a1", "b1", "c1"):
         await guests.come(name)
     guests._leave["a1"].set()
-    while guests.inside:  # a1 has left, b1 is called and has not run yet
+    while guests.inside:  # a1 has ended, b1 is admitted and has not run yet
         await asyncio.sleep(0)
     guests._tasks["b1"].cancel()
     await guests.settle()

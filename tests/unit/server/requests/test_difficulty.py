@@ -1,4 +1,4 @@
-"""Who decides, and what a strategy makes of prompt and parameters, against a scripted engine."""
+"""Selection of the class and its effect on prompt and parameters, with a scripted engine."""
 
 import asyncio
 import math
@@ -31,7 +31,7 @@ LONGER = {"prompt_token_ids": [1] * 14}
 
 
 class Engine:
-    """Answers a pre-pass with a decision, if it has one."""
+    """Sends a decision for a pre-pass, if it has one."""
 
     def __init__(self, waiting: Waiting, said: Difficulty | None) -> None:
         self.waiting, self.said = waiting, said
@@ -59,7 +59,7 @@ class Engine:
 
 
 class Run:
-    """One answer in preparation."""
+    """Preparation of one answer."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ async def test_without_strategy_texts_the_probe_reads_the_prompt_of_the_answer_i
         "probe": "m/probe",
         "trace": 7,
         "temperatures": [0.5, 0.8, 0.4],
-        "budgets": [20, 0, 25],  # vLLM keeps the ceiling itself
+        "budgets": [20, 0, 25],  # 0: vLLM enforces the maximum
         "stop": END,
     }
 
@@ -225,7 +225,7 @@ async def test_a_state_that_was_not_finite_has_no_probabilities() -> None:
 @pytest.mark.parametrize(
     ("longer", "prompt", "max_tokens"),
     [
-        ({"prompt_token_ids": [1] * 90}, "longer", 10),  # ten places left of a hundred
+        ({"prompt_token_ids": [1] * 90}, "longer", 10),  # leaves 10 of 100 tokens
         ({"prompt_token_ids": [1] * 100}, "own", 20),
         (None, "own", 20),
     ],

@@ -1,4 +1,4 @@
-"""Records that are lost, clients that leave, streams that break: nothing stays behind."""
+"""Lost records, disconnected clients and failing streams leak no traces."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ async def test_the_header_lists_every_reason() -> None:
     assert response.headers["x-entropy-fallback"] == "control_failed,trace_lost"
 
 
-# -- nothing stays behind ----------------------------------------------------------------------
+# -- no trace stays open -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
@@ -147,7 +147,7 @@ async def test_a_client_that_disconnects_during_a_wait_leaves_no_trace_open() ->
 
 
 async def test_a_stream_that_never_starts_leaves_no_trace_open() -> None:
-    """The client is gone when the headers are sent."""
+    """The client has disconnected before the headers are sent."""
     run = Run(ONE_BY_ONE)
     response = StreamingResponse(await run.events(chat_stream, params()))
     assert run.telemetry.num_open

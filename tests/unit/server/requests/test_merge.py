@@ -67,7 +67,7 @@ async def test_each_chunk_has_its_tokens_and_the_last_has_the_summary() -> None:
 
 @pytest.mark.parametrize("trace", ["none", "summary", "tokens"])
 async def test_reports_change_nothing_else_in_a_stream(trace: Trace) -> None:
-    """Nothing of ours is an event of its own, and none follows the usage."""
+    """Reports add no events, and no event follows the usage."""
     plain = FakeEngine(Telemetry(), ONE_BY_ONE)
     original = [event async for event in chat_stream(plain, params())]
     events = await Run(ONE_BY_ONE, trace=trace).stream(chat_stream, params())
@@ -145,7 +145,7 @@ async def test_tokens_without_text_are_reported_with_the_next_chunk() -> None:
 
     async def handler(engine: Any) -> AsyncIterator[str]:
         async for _ in engine.generate("p", params(), "r"):
-            pass  # a tool parser holds everything back
+            pass  # a tool parser buffers the text
         yield data(envelope([piece(0, {"tool_calls": []}, "tool_calls")]))
         yield DONE
 
@@ -258,7 +258,7 @@ async def test_the_message_delta_event_has_the_summary() -> None:
     assert all(event.startswith("event: ") for event in events)
 
 
-# -- answers in one piece ----------------------------------------------------------------------
+# -- non-streaming responses -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [RequestOutputKind.FINAL_ONLY, RequestOutputKind.CUMULATIVE])
@@ -307,14 +307,14 @@ async def test_a_non_streaming_message_has_its_report() -> None:
 
     with run.generation.applied():
         found = await reporting(handle)()
-    assert isinstance(found, AnthropicMessagesResponse)  # or vLLM's route takes it for a stream
+    assert isinstance(found, AnthropicMessagesResponse)  # else vLLM's route treats it as a stream
     body = found.model_dump(exclude_none=True)
     assert body["entropy"]["num_tokens"] == 3
     assert {**body, "entropy": None} == {**message.model_dump(exclude_none=True), "entropy": None}
 
 
 async def test_a_class_without_a_trace_is_reported_without_waiting() -> None:
-    """The worker records no tokens then, so there are none to wait for."""
+    """Without a trace, the worker records no tokens, so there is nothing to wait for."""
     run = Run(ONE_BY_ONE, trace="none", timeout=30)
     run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
     picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
@@ -340,7 +340,7 @@ async def test_an_error_of_vllm_passes_unchanged() -> None:
 async def test_the_stream_helper_of_openai_keeps_usage_and_finish_reason(
     trace: Trace, choices: int
 ) -> None:
-    """It takes `usage` from the last chunk, whatever that chunk is."""
+    """The helper takes `usage` from the last chunk."""
     run = Run([[(choice, 1) for choice in range(choices)]] * 2, trace=trace)
     helper = ChatCompletionStreamState(input_tools=[], response_format=omit)
     for body in bodies(await run.stream(chat_stream, params(n=choices))):

@@ -23,7 +23,7 @@ from tests.unit.server.support import frame
 
 @pytest.fixture(autouse=True)
 async def contexts(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[zmq.asyncio.Context]]:
-    """Every ZeroMQ context that a test makes, ended with the test."""
+    """ZeroMQ contexts created in a test, terminated after it."""
     made: list[zmq.asyncio.Context] = []
 
     class Recorded(zmq.asyncio.Context):
@@ -55,7 +55,7 @@ def socket_of(telemetry: Telemetry) -> Path:
 
 
 async def push(address: str, *frames: bytes) -> None:
-    """What a worker does."""
+    """Push frames like a worker."""
     with zmq.asyncio.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(address)
         for content in frames:
@@ -169,7 +169,7 @@ def test_every_trace_receives_only_its_own_records() -> None:
     telemetry = Telemetry()
     one, two = telemetry.open(), telemetry.open()
     assert one.id != two.id
-    assert 0 not in (one.id, two.id)  # 0 asks the worker for no trace
+    assert 0 not in (one.id, two.id)  # 0 disables the trace in the worker
     telemetry.feed(frame((two.id, 0, 0, 2.0, 0.5), (one.id, 0, 0, 1.0, 1.0)))
     assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([(1.0, 1.0)], [(2.0, 0.5)])
 
@@ -241,7 +241,7 @@ async def test_two_receivers_have_different_addresses(telemetry: Telemetry) -> N
     try:
         assert other.address != telemetry.address
         mine, theirs = telemetry.open(), other.open()
-        assert mine.id == theirs.id  # only the address tells them apart
+        assert mine.id == theirs.id  # only the address differs
         await push(other.address, frame((theirs.id, 0, 0, 1.0, 1.0)))
         assert await theirs.wait(0, 0, 1, soon())
         assert not mine.has(0, 0, 1)
@@ -276,7 +276,7 @@ async def test_a_stopped_receiver_holds_no_socket_and_no_context(
     assert [context.closed for context in contexts] == [True]
 
 
-# -- odd frames, dead receivers, sockets left behind -------------------------------------------
+# -- malformed frames, stopped receivers, stale sockets -------------------------------------------
 
 
 def decision(trace: int, difficulty: int) -> bytes:
@@ -328,7 +328,7 @@ def test_only_sockets_of_killed_servers_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1_000, 10_000])
 def test_checking_a_trace_for_completeness_takes_constant_time(count: int) -> None:
-    """It is asked once per chunk and once per frame."""
+    """The check runs once per chunk and once per frame."""
 
     class Counted(dict[int, Any]):
         looked = 0

@@ -1,4 +1,4 @@
-"""Steered requests take turns where the engine has room for few steering configs."""
+"""Steered requests are queued if the engine has few steering slots."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -16,12 +16,12 @@ from tests.unit.server.fake_engine import ONE_BY_ONE, FakeEngine, params, plan
 
 
 class GatedEngine(FakeEngine):
-    """Ends an answer when told to, and takes a moment to hear that one is not wanted any more."""
+    """Ends an answer on a signal, and processes an abort with a delay."""
 
     def __init__(self) -> None:
         super().__init__(Telemetry(), ONE_BY_ONE)
         self.running: list[int] = []
-        """How many requests were running when each one came."""
+        """Number of running requests at the arrival of each one."""
         self.gates: list[asyncio.Event] = []
         self.broken = False
 
@@ -42,7 +42,7 @@ class GatedEngine(FakeEngine):
 
 
 class Queue:
-    """Requests of a server that admits one steering config at a time."""
+    """Requests to a server that admits one steering config at a time."""
 
     def __init__(self, max_waiting: int = 10) -> None:
         self.admission = Admission(1, max_waiting)
@@ -65,7 +65,7 @@ class Queue:
         return answer
 
     async def asked(self) -> int:
-        """Requests that have reached the engine."""
+        """Number of requests that have reached the engine."""
         for _ in range(20):
             await asyncio.sleep(0)
         return len(self.engine.params)
@@ -89,7 +89,7 @@ async def test_a_client_that_stops_reading_holds_no_slot() -> None:
     queue = Queue()
     unread = queue.ask("a")
     await anext(unread)
-    queue.engine.gates[0].set()  # the engine answers; the client reads no further
+    queue.engine.gates[0].set()  # the engine finishes; the client reads no further
     await asyncio.wait_for(anext(queue.ask("b")), 5)
     assert [len(output.outputs) async for output in unread] == [1, 1]  # nothing is lost
 
@@ -147,7 +147,7 @@ async def test_a_full_queue_refuses_before_the_response_starts() -> None:
         queue.ask("d")
     queue.engine.gates[0].set()
     await waiting[0]
-    refused = asyncio.create_task(anext(queue.ask("d")))  # b's place is taken, c and d wait
+    refused = asyncio.create_task(anext(queue.ask("d")))  # b holds the slot, c and d wait
     await queue.asked()
     await stop(first, *waiting, refused)
 
@@ -183,7 +183,7 @@ async def test_a_request_that_ends_before_its_first_engine_call_stops_waiting() 
 
 
 async def stop(first: AsyncGenerator[Any, None], *tasks: asyncio.Task[Any]) -> None:
-    """End what a test left waiting."""
+    """Cancel the tasks that a test left waiting."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

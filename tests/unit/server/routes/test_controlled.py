@@ -1,4 +1,4 @@
-"""The route around vLLM's handlers: who is controlled, who is refused, what stays behind."""
+"""The controlled routes: which requests get controls or are refused, and cleanup."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ STEPS: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
 
 class Route:
-    """vLLM's handler and the HTTP request, as far as `run_controlled` looks at them."""
+    """vLLM's handler and the HTTP request, reduced to what `run_controlled` uses."""
 
     def __init__(self, **request: Any) -> None:
         self.telemetry = Telemetry()
@@ -49,7 +49,7 @@ class Route:
         self.raw = SimpleNamespace(app=app, headers=headers)
 
     async def handler(self, request: Any, raw_request: Any) -> Any:
-        """vLLM's route, with its handler's result dumped."""
+        """vLLM's route, which serializes its handler's result."""
         self.called = True
         params = SamplingParams(output_kind=RequestOutputKind.DELTA)
 
@@ -163,11 +163,11 @@ async def _stays() -> bool:
 
 
 async def test_a_pipelined_request_does_not_inherit_the_controls_of_the_previous_one() -> None:
-    """Web servers start a pipelined request in a copy of the context of the one before it."""
+    """Web servers run a pipelined request in a copy of the previous request's context."""
     first, second = Route(model="m@watch"), Route()
     await first.run()
     assert current() is None
-    await second.handler(None, None)  # a route of vLLM's that none of ours replaces
+    await second.handler(None, None)  # a vLLM route that is not replaced
     assert second.engine.params[0].extra_args is None
 
 
@@ -189,7 +189,7 @@ async def test_a_stream_resets_the_plan_between_its_events() -> None:
 
 @pytest.mark.parametrize("left", [None, Response()], ids=["vLLM 0.32", "vLLM 0.33"])
 async def test_a_disconnected_client_leaves_no_trace_open(left: Any) -> None:
-    """A client that left: None in vLLM 0.32, an empty response in 0.33."""
+    """On a disconnect, the route returns None in vLLM 0.32 and an empty response in 0.33."""
     route = Route(model="m@watch")
 
     async def leaves(request: Any, raw_request: Any) -> Any:

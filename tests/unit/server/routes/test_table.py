@@ -1,4 +1,4 @@
-"""Every route of the app: who needs the key, who takes controls, and what an error looks like."""
+"""Every route of the app: API key, controls, and the format of errors."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ REFUSING = [one for one in FACTS if one.controls == "refuses"]
 
 @pytest.fixture
 def client() -> TestClient:
-    """A client of the app, whose engine and handlers are missing."""
+    """A client of the app without engine and handlers."""
     APP.state.entrostat = SimpleNamespace(
         profiles={"watch": Control(trace="summary")}, served_names=lambda _: {"m"}
     )
@@ -133,7 +133,7 @@ def test_a_wrong_method_or_path_returns_an_openai_error(
 
 
 def test_the_documented_routes_match_the_app() -> None:
-    """But for its last column: what an app of this process switched on stays on in vLLM."""
+    """Except the last column: features that an earlier app enabled stay enabled in vLLM."""
 
     def rows(page: str) -> list[str]:
         return [line.rpartition(" | ")[0] for line in page.splitlines()]

@@ -1,4 +1,4 @@
-"""Law: the JSON schema describes every field, and the server accepts whatever the schema allows."""
+"""The JSON schema describes every field, and the server accepts what the schema allows."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from tests.unit.server.support import artifacts
 
 QUESTION = {"role": "user", "content": "Why?"}
 MISSING = ("unknown artifact", "no ", "unknown profile")
-"""How sentences about names begin that no schema can know, after the field."""
+"""Prefixes of errors about names, which a schema cannot validate."""
 
 
 class UnknownName(Exception):
-    """A control names an artifact or a profile that there is not."""
+    """A control names an artifact or a profile that does not exist."""
 
 
 def plan(control: Control) -> None:
@@ -58,7 +58,7 @@ PARTS: list[type[RequestModel]] = [Steer, DifficultyControl, InquiryControl, *LA
 
 
 def check(model: type[RequestModel], number: int, accept: Callable[[Any], None]) -> None:
-    """Give `accept` bodies that the schema of a model allows, drawn with a seed."""
+    """Call `accept` with random bodies that the schema of a model allows."""
     operation = schemathesis.openapi.from_dict(openapi(model))["/"]["POST"]
     cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE)
 

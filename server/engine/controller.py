@@ -91,6 +91,10 @@ class Controller:
         self.difficulty = DifficultyControl(len(self._active), self._device, heads)
         self.difficulty.tap.attach(model)
 
+    def report_to(self, publisher: Publisher) -> None:
+        """Send traces here from now on."""
+        self._publisher = publisher
+
     def mute(self) -> None:
         """Send no traces: another rank that sees the same rows does."""
         self._publisher = None

@@ -1,0 +1,125 @@
+"""Whether answers, traces and decisions are what transformers computes for the same tokens."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes.entropy import entropy_from_logits
+from probes.law_functions import apply_laws
+from probes.laws import EntropyTargetLaw, law_row
+from probes.steering import tensor_name
+from tests.integration.runners.inprocess import InProcess
+from tests.integration.runners.traffic import TEMPERATURES_BY_CLASS, Request, Traffic
+from tests.integration.support import hooked
+from tests.unit.server.engine.support import STATISTICS
+
+NEAR_TIE = 1e-3
+"""Greedy tokens may differ where the two best logits are closer than this."""
+TOLERANCE = {"entropy": 1e-4, "temperature": 1e-3, "probability": 1e-4, "target": 0.06}
+
+
+def check(
+    started: InProcess,
+    requests: list[Request],
+    traffic: Traffic,
+    plans: dict[str, Any],
+    artifacts: Any,
+    checkpoint: Path,
+) -> dict[str, Any]:
+    """Compare every finished answer, token by token.
+
+    Returns:
+        How many answers and tokens were checked, the worst deviations, and what was wrong.
+    """
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    worst, wrong = defaultdict[str, float](float), list[str]()
+    answers = tokens = 0
+    for one in requests:
+        output = traffic.answers.get(one.name)
+        for choice in output.outputs if output is not None else ():
+            drawn = list(choice.token_ids)
+            answers, tokens = answers + 1, tokens + len(drawn)
+            logits, state = _reference_logits(reference, one, drawn, plans.get(one.name), artifacts)
+            found = _deviations(started, one, choice.index, drawn, logits, state, artifacts)
+            for name, value in found.items():
+                worst[name] = max(worst[name], value)
+                if not value <= TOLERANCE.get(name, 0.0):
+                    wrong.append(f"{one.name}/{choice.index}: {name} {value:.4g} of {one}")
+    return {"answers": answers, "tokens": tokens, "worst": dict(worst), "wrong": wrong}
+
+
+def _reference_logits(
+    reference: Any, one: Request, drawn: list[int], plan: Any, artifacts: Any
+) -> tuple[Tensor, Tensor]:
+    """Logits of every drawn token after penalties, and the state that the prompt ends in."""
+    moves = {}
+    if plan is not None:
+        vector = artifacts.steering_vector(one.vector, "")
+        for _, layer, factor in plan.control["add"]:
+            move = vector.tensors[tensor_name(layer)] * factor
+            moves[layer] = lambda stream, move=move: stream + move
+    start = 0 if one.everywhere else len(one.ids) - 1
+    with torch.inference_mode(), hooked(reference, moves, start):
+        full = reference(torch.tensor([one.ids + drawn]), output_hidden_states=True)
+    logits = full.logits[0, len(one.ids) - 1 : -1].clone()
+    if one.penalty != 1.0:
+        for position, row in enumerate(logits):
+            seen = torch.tensor(sorted({*one.ids, *drawn[:position]}))
+            row[seen] = torch.where(row[seen] > 0, row[seen] / one.penalty, row[seen] * one.penalty)
+    return logits, full.hidden_states[-1][0, len(one.ids) - 1]
+
+
+def _deviations(
+    started: InProcess,
+    one: Request,
+    choice: int,
+    drawn: list[int],
+    logits: Tensor,
+    state: Tensor,
+    artifacts: Any,
+) -> dict[str, float]:
+    """Every deviation of one answer by name; names without a tolerance must be 0."""
+    found: dict[str, float] = {}
+    if one.temperature == 0.0:
+        best = logits.topk(2).values
+        sure = best[:, 0] - best[:, 1] >= NEAR_TIE
+        found["greedy tokens"] = float((logits.argmax(-1) != torch.tensor(drawn))[sure].sum())
+    if not one.controlled:
+        return found
+    kept = started.kept
+    found["records behind the end"] = float(len(kept.beyond(one.trace, choice, len(drawn))))
+    try:
+        entropy, temperature = kept.trace(one.trace, choice, len(drawn)).T
+    except AssertionError:
+        return found | {"records missing": 1.0}
+    found["entropy"] = float((entropy - entropy_from_logits(logits)).abs().max())
+    base = torch.full((len(drawn),), one.temperature)
+    if one.probe is not None:
+        decisions = kept.decisions.get((one.trace, choice), [])
+        found["decisions missing"] = float(not decisions)
+        if decisions:
+            label, shares = decisions[-1]
+            truth = artifacts.heads()[one.probe].probabilities(state[None])[0]
+            found["probability"] = float((torch.tensor(shares) - truth).abs().max())
+            if one.temperature > 0:
+                base[:] = TEMPERATURES_BY_CLASS[label]
+    if isinstance(one.law, EntropyTargetLaw):
+        low, high = one.law.temperature_min, one.law.temperature_max
+        free = (temperature > low * 1.01) & (temperature < high * 0.99) & (base > 0)
+        if free.any():
+            reached = entropy_from_logits(logits / temperature.unsqueeze(-1))[free]
+            found["target"] = float((reached - one.law.entropy_target).abs().max())
+        return found
+    tag, row = law_row(one.law, STATISTICS)
+    rows = torch.tensor([row] * len(drawn))
+    tags = torch.full((len(drawn),), float(tag))
+    expected = apply_laws(entropy, base, tags, rows, math.log(logits.shape[-1]))
+    expected = torch.where(base > 0, expected, 0.0)
+    found["temperature"] = float((temperature - expected).abs().max())
+    return found

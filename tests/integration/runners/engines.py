@@ -1,0 +1,59 @@
+"""The engines that the tests drive: a runner, its scheduling, whether it compiles and drafts."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SITE = Path(__file__).parent / "site"
+
+
+class Engine(NamedTuple):
+    """One way to run vLLM."""
+
+    v2: bool
+    asynchronous: bool = False
+    compiled: bool = False
+    num_drafts: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """Variables of the process that runs it, `PYTHONPATH` included."""
+        root = Path(__file__).parents[3]
+        own = {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_PLUGINS": "entrostat",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine of the machine has core 0
+            "VLLM_USE_V2_MODEL_RUNNER": str(int(self.v2)),
+            "ENTROSTAT_TEST_V2": str(int(self.v2)),
+            "ENTROSTAT_TEST_ASYNC": str(int(self.asynchronous)),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{SITE}:{root}",
+        }
+        if not self.compiled:
+            own["TORCHDYNAMO_DISABLE"] = "1"
+        return os.environ | own
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `vllm.LLM`."""
+        options: dict[str, Any] = {"enforce_eager": not self.compiled}
+        if self.asynchronous:
+            options["async_scheduling"] = True
+        if self.num_drafts:
+            options["speculative_config"] = {
+                "method": "ngram_gpu",
+                "num_speculative_tokens": self.num_drafts,
+                "prompt_lookup_max": 3,
+                "prompt_lookup_min": 1,
+            }
+        return options
+
+
+ENGINES = {
+    "v1": Engine(v2=False),
+    "v1-async": Engine(v2=False, asynchronous=True),
+    "v2": Engine(v2=True),
+    "v2-async": Engine(v2=True, asynchronous=True),
+    "v2-compiled": Engine(v2=True, compiled=True),
+    "v2-drafts": Engine(v2=True, num_drafts=2),
+}

@@ -1,0 +1,120 @@
+"""vLLM's `LLM` in one process with our processor in it, every published record kept."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.laws import TemperatureLaw, law_row
+from server.worker.message import CONFIG_KEY, KEY, engine_control
+from tests.integration.runners.engines import Engine
+from tests.unit.server.engine.support import STATISTICS
+
+
+class Kept:
+    """Stands where the publisher stands and keeps every record, in the order of the steps."""
+
+    lost = 0
+
+    def __init__(self) -> None:
+        self.tokens: dict[tuple[int, int, int], list[tuple[float, float]]] = defaultdict(list)
+        """By trace, choice and token index: entropy and temperature."""
+        self.decisions: dict[tuple[int, int], list[tuple[int, list[float]]]] = defaultdict(list)
+        """By trace and choice: class and probabilities."""
+
+    def publish(
+        self, entropy: Tensor, temperature: Tensor, slots: Any, indices: Any, directory: Any
+    ) -> None:
+        columns = (np.asarray(slots), np.asarray(indices), entropy, temperature)
+        for slot, index, nats, own in zip(*(c.tolist() for c in columns), strict=True):
+            if index >= 0 and directory.traces[slot]:
+                key = int(directory.traces[slot]), int(directory.choices[slot]), index
+                self.tokens[key].append((nats, own))
+
+    def publish_decisions(
+        self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any
+    ) -> None:
+        columns = (classes.tolist(), probabilities.tolist(), slots.tolist())
+        for label, shares, slot in zip(*columns, strict=True):
+            key = int(directory.traces[slot]), int(directory.choices[slot])
+            self.decisions[key].append((label, shares))
+
+    def trace(self, trace: int, choice: int, length: int) -> Tensor:
+        """Entropy and temperature of an answer's tokens, shape (length, 2).
+
+        Raises:
+            AssertionError: A token has no record, or one beyond the answer has.
+        """
+        rows = [self.tokens.get((trace, choice, index), []) for index in range(length)]
+        missing = [index for index, row in enumerate(rows) if not row]
+        assert not missing, f"tokens {missing} of {length} have no record"
+        return torch.tensor([row[-1] for row in rows])
+
+    def beyond(self, trace: int, choice: int, length: int) -> list[int]:
+        """Indices behind an answer's end that have a record."""
+        return sorted(i for t, c, i in self.tokens if (t, c) == (trace, choice) and i >= length)
+
+
+class InProcess(NamedTuple):
+    """A started engine."""
+
+    llm: Any
+    runner: Any
+    controller: Any
+    kept: Kept
+
+
+def start(engine: Engine, checkpoint: str, **options: Any) -> InProcess:
+    """Start the default model in float32 with our processor.
+
+    Args:
+        engine: Which runner, and how.
+        checkpoint: Folder of the model.
+        **options: Further arguments of `vllm.LLM`.
+    """
+    from vllm import LLM
+
+    defaults: dict[str, Any] = {
+        "dtype": "float32",
+        "max_model_len": 512,
+        "max_num_seqs": 8,
+        "block_size": 32,
+        "kv_cache_memory_bytes": 1 << 28,
+        "distributed_executor_backend": "uni",
+    }
+    processor = f"server.engine.runner_v{2 if engine.v2 else 1}:EntropyLogitsProcessor"
+    llm = LLM(
+        checkpoint,
+        logits_processors=[processor],
+        additional_config={CONFIG_KEY: {}},
+        **defaults | engine.options() | options,
+    )
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    controller, kept = worker.entrostat_processor.controller, Kept()
+    controller.report_to(kept)
+    return InProcess(llm, worker.model_runner, controller, kept)
+
+
+def control(
+    law: TemperatureLaw | None = None,
+    *,
+    trace: int = 0,
+    choices: int = 1,
+    difficulty: Any = None,
+    steering: Any = None,
+) -> dict[str, Any]:
+    """`extra_args` of a controlled request."""
+    tag, row = law_row(law, STATISTICS)
+    return {
+        KEY: engine_control(
+            law=tag,
+            parameters=row,
+            trace=trace,
+            address="ipc:///nowhere",
+            choices=choices,
+            difficulty=difficulty,
+            steering=steering,
+        )
+    }

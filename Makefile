@@ -14,7 +14,7 @@ COVERAGE_FLOOR := 93
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo serve test check fix bench docs coverage audit package clean
+.PHONY: install demo serve test test-long check fix bench docs coverage audit package clean
 
 install: $(STAMP)
 
@@ -40,6 +40,9 @@ test: install          ## all checks and all tests, including those with the rea
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+test-long: install     ## also what takes half an hour: every runner under random traffic, long property tests
+	LONG_TESTS=1 $(PYTEST)
 
 check: install         ## the same without the engine
 	$(BIN)/ruff format --check .

@@ -11,7 +11,6 @@ from torch import Tensor
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
 from probes.laws import EntropyTargetLaw, law_row
-from probes.steering import tensor_name
 from tests.integration.runners.inprocess import InProcess
 from tests.integration.runners.traffic import TEMPERATURES_BY_CLASS, Request, Traffic
 from tests.integration.support import hooked
@@ -60,9 +59,9 @@ def _reference_logits(
     """Logits of every drawn token after penalties, and the state that the prompt ends in."""
     moves = {}
     if plan is not None:
-        vector = artifacts.steering_vector(one.vector, "")
+        vectors = artifacts.steering_vectors()[one.vector]
         for _, layer, factor in plan.control["add"]:
-            move = vector.tensors[tensor_name(layer)] * factor
+            move = vectors[layer] * factor
             moves[layer] = lambda stream, move=move: stream + move
     start = 0 if one.everywhere else len(one.ids) - 1
     with torch.inference_mode(), hooked(reference, moves, start):

@@ -1,7 +1,7 @@
 """Whether drafts change what is sampled: vLLM's rejection sampler behind our processor on V2.
 
-`python -m tests.integration.runners.speculation [--draws N]` gives N requests the same logits over a
-small vocabulary and one draft token each, lets the processor control them and vLLM's own kernels
+`python -m tests.integration.runners.speculation [--draws N]` gives N requests the same logits over
+a small vocabulary and one draft token each, lets the processor control them and vLLM's own kernels
 verify them, and compares the first tokens with the controlled distribution by a chi-square test.
 The comparison with the uncontrolled distribution shows that the test can fail.
 """
@@ -129,7 +129,7 @@ def main() -> None:
     results = {}
     for seed, law in enumerate((FIXED, EDT, DYNATEMP, ENTROPY_TARGET)):
         counts, controlled, plain = first_tokens(law, asked.draws, seed)
-        results[law.type] = {
+        results[law.model_dump()["type"]] = {
             "p_controlled": float(chisquare(counts, controlled * counts.sum()).pvalue),
             "p_uncontrolled": float(chisquare(counts, plain * counts.sum()).pvalue),
         }

@@ -92,7 +92,10 @@ def _deviations(
     if not one.controlled:
         return found
     kept = started.kept
-    found["records behind the end"] = float(len(kept.beyond(one.trace, choice, len(drawn))))
+    # The scheduler cuts an answer at its limit, of which the sampler knows nothing: an accepted
+    # draft may lie behind it. The API server ignores such records.
+    beyond = len(kept.beyond(one.trace, choice, len(drawn))) - started.engine.num_drafts
+    found["records behind the end"] = float(max(0, beyond))
     try:
         entropy, temperature = kept.trace(one.trace, choice, len(drawn)).T
     except AssertionError:

@@ -60,6 +60,7 @@ class Kept:
 class InProcess(NamedTuple):
     """A started engine."""
 
+    engine: Engine
     llm: Any
     runner: Any
     controller: Any
@@ -94,7 +95,7 @@ def start(engine: Engine, checkpoint: str, **options: Any) -> InProcess:
     worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     controller, kept = worker.entrostat_processor.controller, Kept()
     controller.report_to(kept)
-    return InProcess(llm, worker.model_runner, controller, kept)
+    return InProcess(engine, llm, worker.model_runner, controller, kept)
 
 
 def control(

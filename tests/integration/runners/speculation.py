@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.integration.runners.speculation")
     parser.add_argument("--draws", type=int, default=20_000)
     asked = parser.parse_args()
-    environment = ENGINES["v2-drafts"].environment()
+    environment = ENGINES["v2-drafts"].environment() | {"ENTROSTAT_TEST_BLOCK": "16"}
     if os.environ.get("PYTHONPATH") != environment["PYTHONPATH"]:  # the hook has to come first
         os.execve(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]], environment)
 

@@ -105,10 +105,13 @@ def sample_in_torch(module: Any) -> None:
 
 
 def wide_blocks(module: Any) -> None:
-    narrow = "RESAMPLE_BLOCK_SIZE = 1024"
+    """Blocks of `ENTROSTAT_TEST_BLOCK` tokens; a small vocabulary takes small ones."""
+    block = int(os.environ.get("ENTROSTAT_TEST_BLOCK", "65536"))
     source = inspect.getsource(module.rejection_sample)
-    assert narrow in source, "vLLM's rejection_sample has changed"
-    exec(source.replace(narrow, "RESAMPLE_BLOCK_SIZE = 65536"), module.__dict__)
+    for name, usual in (("RESAMPLE_BLOCK_SIZE", 1024), ("VOCAB_BLOCK_SIZE", 8192)):
+        assert f"{name} = {usual}\n" in source, "vLLM's rejection_sample has changed"
+        source = source.replace(f"{name} = {usual}\n", f"{name} = {block}\n")
+    exec(source, module.__dict__)
 
 
 def torch_top_k_top_p(module: Any) -> None:

@@ -1,5 +1,5 @@
-"""What talks to a server: typed helpers over the OpenAI SDK, a terminal chat and the demo.
+"""Clients of a server: typed helpers over the OpenAI SDK, a terminal chat and the demo.
 
-Imports nothing of ours, so that it can be used without torch and without vLLM. `clients.entropy` is
-the library; the other modules are programs.
+The package imports no other package of this project, so it works without torch and without vLLM.
+`clients.entropy` and `clients.inquiry` are libraries; the other modules belong to programs.
 """

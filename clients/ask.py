@@ -1,4 +1,4 @@
-"""`entrostat ask`: a game of questions in the terminal, with the shrinking set of answers."""
+"""`entrostat ask`: play an inquiry in the terminal and show the prediction set of each turn."""
 
 import sys
 from typing import Annotated
@@ -13,33 +13,33 @@ from clients.inquiry import InquirySession, find_task
 from clients.render import printable
 
 _SHOWN = 12
-"""Labels of a prediction set that are named."""
+"""Most labels of a prediction set that are printed."""
 _GROWS = {
     "table": "(more than before: this answer does not agree with earlier ones)",
     "likelihood": "(more than before: each number of answers has its own calibrated threshold, and "
-    "an answer can make the model less sure)",
+    "an answer can make the model less certain)",
 }
-"""Why a set may grow, by predictor."""
+"""Why a prediction set may grow, by predictor."""
 
 
 def ask(
-    task: Annotated[str, typer.Argument(help="Task, such as animals, or id of an artifact.")],
+    task: Annotated[str, typer.Argument(help="Task name, such as animals, or artifact id.")],
     url: Annotated[
         str, typer.Option(envvar="OPENAI_BASE_URL", help="Base URL of the server, with its /v1.")
     ] = DEFAULT_URL,
-    model: Annotated[str | None, typer.Option(help="Default: the first one served.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the first model served.")] = None,
     level: Annotated[
-        float | None, typer.Option(help="How often the set shall hold the answer, such as 0.9.")
+        float | None, typer.Option(help="Confidence level of the prediction set, such as 0.9.")
     ] = None,
-    turns: Annotated[int | None, typer.Option(help="Most questions.")] = None,
+    turns: Annotated[int | None, typer.Option(help="Maximum number of questions.")] = None,
     open_questions: Annotated[
-        bool, typer.Option("--open", help="The model makes up the questions.")
+        bool, typer.Option("--open", help="Let the model propose the questions.")
     ] = False,
 ) -> None:
-    """Think of something and be asked; after each answer, what may it still be?
+    """Play a question game: think of something, answer questions, see what it may still be.
 
-    Answer in your own words; whatever is no yes and no no counts as "I don't know". One line is one
-    answer, also from a pipe. Ctrl-C or the end of the input leaves.
+    Answer in your own words; a reply that means neither yes nor no counts as "I don't know". One
+    line is one answer, also from a pipe. Ctrl-C or the end of the input quits.
     """
     out = Console(highlight=False)
     try:
@@ -74,7 +74,7 @@ def _reply(question: str) -> str:
 
 
 def _show(out: Console, report: InquiryStatus, before: InquiryStatus | None) -> None:
-    """What the last answer was taken for, and what is left; at the start, what to do."""
+    """Print how the last reply was interpreted and which labels are left."""
     if before is None:
         _introduce(out, report)
     if report.heard:
@@ -97,5 +97,5 @@ def _introduce(out: Console, report: InquiryStatus) -> None:
 
 
 def _safe(text: str) -> str:
-    """A text of the server's, neither markup nor control characters."""
+    """A text from the server with markup escaped and control characters removed."""
     return escape(printable(text))

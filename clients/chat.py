@@ -1,4 +1,4 @@
-"""`entrostat chat`: a conversation in the terminal, every token coloured by its entropy."""
+"""`entrostat chat`: a conversation in the terminal, every token colored by its entropy."""
 
 import sys
 from contextlib import suppress
@@ -22,24 +22,27 @@ from clients.render import printable, write_answer, write_legend, write_report
 
 def chat(
     prompt: Annotated[
-        str | None, typer.Argument(help="Answer this and leave. Without it: a conversation.")
+        str | None,
+        typer.Argument(help="Send one prompt and exit. Without it, start a conversation."),
     ] = None,
     url: Annotated[
         str, typer.Option(envvar="OPENAI_BASE_URL", help="Base URL of the server, with its /v1.")
     ] = DEFAULT_URL,
-    model: Annotated[str | None, typer.Option(help="Default: the first one served.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Controls by name, e.g. adaptive.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the first model served.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of the server, such as adaptive.")
+    ] = None,
     target: Annotated[
-        float | None, typer.Option(help="Hold the entropy of every token at so many nats.")
+        float | None, typer.Option(help="Entropy ceiling for every token, in nats.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the request.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum tokens of an answer.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperatures: Annotated[
-        bool, typer.Option("--temperatures", help="Show each token's temperature behind it.")
+        bool, typer.Option("--temperatures", help="Show each token's temperature after it.")
     ] = False,
 ) -> None:
-    """Talk to a server and see how sure the model was of every token."""
+    """Chat with a server and see the entropy of every token."""
     law = None if target is None else entropy_target(target)
     try:
         with connect(url) as client:
@@ -62,7 +65,7 @@ def chat(
 
 
 class Conversation:
-    """What was said so far, and where it is shown."""
+    """The messages of a conversation and the consoles it is printed to."""
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Conversation:
     ) -> None:
         self._request = request
         self._out = out
-        # Of a piped conversation only the answers go to standard output.
+        # In a pipe, only the answers go to standard output.
         self._notes = out if out.is_terminal else Console(highlight=False, stderr=True)
         self._temperatures = temperatures
         self._opening: list[Message] = (
@@ -83,13 +86,15 @@ class Conversation:
         self.messages = list(self._opening)
 
     def say(self, prompt: str) -> EntropyReport | None:
-        """Ask, show the answer and its report, remember both sides. Ctrl-C ends the answer.
+        """Send a prompt, print the answer and its report, and keep both messages.
+
+        Ctrl-C stops the answer.
 
         Returns:
-            The report; None if the answer was stopped or the server sends none.
+            The report; None if the answer was stopped or the server sent none.
 
         Raises:
-            ClientError: No answer, or not all of it; nothing is remembered.
+            ClientError: The answer is missing or incomplete; `messages` is unchanged.
         """
         asked: Message = {"role": "user", "content": prompt}
         answer = EntropyStream()
@@ -107,7 +112,7 @@ class Conversation:
         return answer.report()
 
     def run(self) -> None:
-        """Answer line after line of standard input until it ends."""
+        """Send each line of standard input until it ends."""
         typing = sys.stdin.isatty()
         if typing:
             self._introduce()
@@ -127,7 +132,7 @@ class Conversation:
         write_legend(self._notes)
 
     def _answer(self, line: str, *, go_on: bool) -> None:
-        """One turn. A refused one is not the end for somebody who can type another."""
+        """Run one turn; in an interactive session, a refused request does not end the chat."""
         try:
             self.say(line)
         except ClientError as error:
@@ -137,7 +142,7 @@ class Conversation:
 
 
 def _read_line(mark: str) -> str | None:
-    """A line without its blanks; empty after Ctrl-C, None at the end of input."""
+    """A line without surrounding spaces; empty after Ctrl-C, None at the end of input."""
     try:
         return input(mark).strip()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the terminal programs share: a client, a request to repeat, errors in one sentence."""
+"""Shared by the terminal programs: a client, a reusable request, errors in one sentence."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ Message = ChatCompletionMessageParam
 
 
 class ClientError(RuntimeError):
-    """What went wrong and what to do about it, in one sentence for the user."""
+    """An error for the user: one sentence with the cause and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything about a request but its messages."""
+    """All parameters of a request except its messages."""
 
     client: openai.OpenAI
     model: str
@@ -27,7 +27,7 @@ class Request:
     extra_body: dict[str, object] = field(default_factory=dict)
 
     def send(self, messages: list[Message]) -> openai.Stream[ChatCompletionChunk]:
-        """Ask for the next answer as a stream."""
+        """Send the messages and return the answer as a stream."""
         return self.client.chat.completions.create(
             model=self.model,
             messages=messages,
@@ -39,8 +39,8 @@ class Request:
 
 
 def connect(url: str) -> openai.OpenAI:
-    """A client of the server at `url`; nothing is sent yet."""
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # vLLM asks for none unless told to
+    """A client for the server at `url`; sends no request."""
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # vLLM needs a key only with --api-key
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
 
@@ -48,7 +48,7 @@ def first_model(client: openai.OpenAI) -> str:
     """Name of the first model that the server lists.
 
     Raises:
-        ClientError: The server does not say.
+        ClientError: The server does not answer, refuses, or lists no model.
     """
     with explained(client):
         for card in client.models.list():
@@ -69,8 +69,8 @@ def explained(client: openai.OpenAI) -> Iterator[None]:
             "start one with `entrostat serve` or name another with --url"
         ) from error
     except openai.APIStatusError as error:
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        reason = " ".join(str(said or error.message).split())
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        reason = " ".join(str(message or error.message).split())
         raise ClientError(f"the server answers {error.status_code}: {reason}") from error
     except openai.APIError as error:
         raise ClientError(f"the server broke off: {error.message}") from error

@@ -1,4 +1,4 @@
-"""`python -m clients.demo`: serve the default model, stream two prompts, show what was measured."""
+"""`python -m clients.demo`: serve the default model, stream two prompts, print both reports."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ _PROMPTS = (
     ("@adaptive", "Write the first two sentences of a story about a lighthouse."),
 )
 _NEXT = """
-To go on:
+Next steps:
   entrostat serve          the same server on port 8000; any `vllm serve` flag works
-  entrostat chat           a conversation with it in colours; --target 1.0 holds the entropy
+  entrostat chat           chat with it, tokens colored by entropy; --target 1.0 caps the entropy
   docs/how-to/clients.md   the OpenAI SDK, curl, Node, LangChain and llm as clients"""
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     """Run the demo.
 
     Returns:
-        Exit code: 0 if both answers came with a report and nothing fell back.
+        Exit code: 0 if both answers have a report and no control was skipped.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped too
     os.environ.setdefault("NO_PROXY", "127.0.0.1")
@@ -56,7 +56,7 @@ def converse(url: str, console: Console) -> None:
     """Stream both prompts.
 
     Raises:
-        ClientError: An answer or its report is missing, or a control was given up.
+        ClientError: An answer or its report is missing, or a control was skipped.
     """
     with connect(f"{url}/v1") as client:
         name = first_model(client)
@@ -84,7 +84,7 @@ def serving(
     """Run a server on a free port of this machine while the block runs; yields its address.
 
     Raises:
-        ClientError: It could not be started or was not ready in time; ends with the log's tail.
+        ClientError: The server did not start or was not ready in time; ends with the log's tail.
     """
     with tempfile.NamedTemporaryFile(prefix="entrostat-demo-", suffix=".log") as log:
         try:

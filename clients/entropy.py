@@ -1,12 +1,12 @@
-"""Controls in, report out: what a server adds to the OpenAI SDK, with types.
+"""Typed helpers for the OpenAI SDK: build the controls of a request, read the report.
 
     answer = client.chat.completions.create(
         model="smollm2-135m", messages=messages, extra_body=controls(entropy_target(1.2))
     )
     print(report(answer.choices[0]).entropy_mean)
 
-Ranges and contradictions are the server's to check: it answers 400 and names the field, so that an
-old client can speak to a newer server.
+The server validates ranges and contradictions: it answers 400 and names the field. An old client
+therefore works with a newer server.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
@@ -54,16 +54,16 @@ __all__ = [
 
 Trace = Literal["none", "summary", "tokens"]
 Law = dict[str, str | float]
-"""A temperature law as the wire has it; made by the functions below."""
+"""A temperature law in its JSON form; the functions below build one."""
 
 
 def law(type: str, **parameters: float | str) -> Law:
-    """Any law by its name on the wire; the functions below are shorthands for those of today."""
+    """Build any law from its `type`; the functions below are shorthands for the known laws."""
     return {"type": type, **parameters}
 
 
 def fixed(temperature: float) -> Law:
-    """One temperature for every token, measured all the same."""
+    """Use one temperature for every token; the entropy is still measured."""
     return {"type": "fixed", "temperature": temperature}
 
 
@@ -77,8 +77,8 @@ def hapo(
 
     Args:
         tau: Largest relative change of the request's temperature.
-        statistics: Id of the artifact that says how uncertain this model usually is.
-        compat: "published" repeats the paper's code, which heats certain tokens as well.
+        statistics: Id of an `entropy-statistics` artifact; None selects the model's own.
+        compat: "published" reproduces the paper's code, which also heats certain tokens.
 
     Source: HAPO (arXiv 2509.16591).
     """
@@ -91,7 +91,7 @@ def hapo(
 
 
 def edt(theta: float = 0.5, base: float = 0.8) -> Law:
-    """T = T0 base^(theta / H): the surer the model, the colder.
+    """T = T0 base^(theta / H): the lower the entropy, the lower the temperature.
 
     Source: EDT (arXiv 2403.14541).
     """
@@ -119,8 +119,8 @@ def entropy_target(
         nats: The target.
         side: "ceiling" only cools, "floor" only heats the request's own temperature; "both" does
             both.
-        temperature_min: No token is cooled below this temperature.
-        temperature_max: No token is heated above this temperature.
+        temperature_min: Tokens are not cooled below this temperature.
+        temperature_max: Tokens are not heated above this temperature.
     """
     return {
         "type": "entropy_target",
@@ -138,14 +138,14 @@ def difficulty(
     effort: bool = False,
     strategies: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, object]:
-    """Answer by how hard the question is: text, temperature and budget follow from its class.
+    """Classify the question; its class selects added text, temperature and token budget.
 
     Args:
-        probe: Id of the artifact that reads it; None takes the model's own.
-        shadow: Decide and report, change nothing.
-        effort: Let the request's `reasoning_effort` pick the class: low easy, high hard.
-        strategies: By `easy`, `normal` and `hard`, each with `temperature`, `budget` and `prompt`;
-            None takes those stored with the probe.
+        probe: Id of a `difficulty-probe` artifact; None selects the model's own.
+        shadow: Decide and report, but do not change the request.
+        effort: Take the class from the request's `reasoning_effort`: low is easy, high is hard.
+        strategies: Under `easy`, `normal` and `hard`, each with `temperature`, `budget` and
+            `prompt`; None selects those stored with the probe.
 
     Source: DiffAdapt (arXiv 2510.19669).
     """
@@ -168,11 +168,12 @@ def steer(
 
     Args:
         vector: Id of its artifact.
-        strength: How many times the vector; exactly one of this and the next two.
-        relative: The same in multiples of the stream's mean norm.
-        clamp: Hold the stream's component along the vector inside this band instead.
-        layers: Only these of its layers.
-        whole_prompt: Steer the prompt too, not only from its last token on.
+        strength: Multiple of the vector to add. Give exactly one of `strength`, `relative` and
+            `clamp`.
+        relative: Strength as a multiple of the residual stream's mean norm.
+        clamp: Lower and upper limit for the stream's component along the vector.
+        layers: Subset of the vector's layers; None selects all.
+        whole_prompt: Steer every prompt token, not only from the last one on.
 
     Source: EAST (arXiv 2406.00244).
     """
@@ -198,17 +199,17 @@ def inquiry(
     max_candidates: int | None = None,
     tolerance: float | None = None,
 ) -> dict[str, object]:
-    """Ask the question that shrinks the set of answers, turn by turn.
+    """Run an inquiry: in each turn, ask the question that shrinks the prediction set most.
 
     Args:
         task: Id of the `inquiry-calibration` artifact.
-        confidence_level: How often the prediction set shall hold the true label.
-        max_turns: Most questions.
-        policy: "set_size" is C-IP, the server's default; "entropy" plain information pursuit.
-        predictor: Where label probabilities come from; None takes the artifact's better one.
-        queries: "open" lets the model propose the questions; the server's default is the task's.
-        max_candidates: Largest number of questions that "direct" looks ahead at.
-        tolerance: Share by which expected sets may differ and still tie; of "set_size".
+        confidence_level: Wanted coverage of the prediction set, such as 0.9.
+        max_turns: Largest number of questions.
+        policy: "set_size" is C-IP, the server's default; "entropy" is plain information pursuit.
+        predictor: Source of the label probabilities; None selects the artifact's better one.
+        queries: "open" lets the model propose questions; the default uses the task's questions.
+        max_candidates: Largest number of questions that "direct" evaluates per turn.
+        tolerance: For "set_size": relative difference up to which expected sizes count as equal.
 
     Source: C-IP (arXiv 2507.03279).
     """
@@ -236,12 +237,12 @@ def controls(
     """Build `extra_body` for `chat.completions.create` and `completions.create`.
 
     Args:
-        temperature: A law; None leaves it to the profile, or to the request's own temperature.
-        difficulty: What `difficulty` made; None leaves it to the profile.
-        steering: What `steer` made, one or several; None leaves it to the profile.
-        inquiry: What `inquiry` made; None answers instead of asking.
-        profile: Name of controls kept by the server; what is given beside it overrides its own.
-        trace: "tokens" returns every token's entropy and temperature, "summary" (the server's
+        temperature: A law; None keeps the profile's law, or the request's own temperature.
+        difficulty: Result of `difficulty`; None keeps the profile's.
+        steering: Results of `steer`; None keeps the profile's.
+        inquiry: Result of `inquiry`; None requests a normal answer.
+        profile: Name of a profile on the server; the other arguments override its fields.
+        trace: "tokens" reports every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
     """
     asked = {
@@ -256,24 +257,24 @@ def controls(
 
 
 class Piece(NamedTuple):
-    """One chunk's share of one choice."""
+    """The part of one streamed chunk that belongs to one choice."""
 
     text: str
     tokens: tuple[Token, ...]
-    """Tokens the text was made from; a chunk may hold several, or text without tokens."""
+    """Tokens reported with this chunk; may be several, or none."""
     choice: int
     """Index of the choice, for n > 1."""
 
 
 class EntropyStream:
-    """The pieces of a streamed answer and, once they are read, its report.
+    """Iterates over the pieces of a streamed answer; `report()` returns its report at the end.
 
         answer = EntropyStream(client.chat.completions.create(..., stream=True))
         for piece in answer:
             print(piece.text, piece.tokens)
         print(answer.report())
 
-    Takes a stream of the async client as well: `async for piece in answer`.
+    Streams of the async client work as well: `async for piece in answer`.
     """
 
     def __init__(
@@ -300,7 +301,7 @@ class EntropyStream:
                 yield piece
 
     def feed(self, chunk: ChatCompletionChunk | Completion) -> list[Piece]:
-        """Take in one chunk by hand and return its pieces, one per choice that says something."""
+        """Process one chunk and return its pieces, one for each choice with text or tokens."""
         pieces = []
         for choice in chunk.choices:
             index, text = choice.index, _text(choice)
@@ -311,11 +312,11 @@ class EntropyStream:
         return pieces
 
     def _read(self, raw: dict[str, Any] | None, index: int) -> tuple[Token, ...]:
-        """Keep what a chunk says about choice `index` and return the chunk's own tokens."""
+        """Store a chunk's report of choice `index` and return the tokens in this chunk."""
         if raw is None:
             return ()
         part = EntropyReport.model_validate(raw)
-        # Chunks on the way carry tokens and nothing else; the last one carries everything else.
+        # Only the last chunk of a choice carries the summary; earlier ones carry tokens alone.
         if part.tokens is None or part.num_tokens:
             self._summaries[index] = part
         if part.tokens is not None:
@@ -323,7 +324,7 @@ class EntropyStream:
         return part.tokens or ()
 
     def text(self, index: int = 0) -> str:
-        """Everything choice `index` has said so far."""
+        """The text of choice `index` received so far."""
         return self._texts.get(index, "")
 
     def report(self, index: int = 0) -> EntropyReport | None:
@@ -335,5 +336,5 @@ class EntropyStream:
 
 
 def _text(choice: Choice | CompletionChoice) -> str:
-    said = choice.text if isinstance(choice, CompletionChoice) else choice.delta.content
-    return said or ""
+    text = choice.text if isinstance(choice, CompletionChoice) else choice.delta.content
+    return text or ""

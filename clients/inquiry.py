@@ -1,4 +1,4 @@
-"""A game of questions for programs: a callable answers, the server asks.
+"""Inquiries for programs: the server asks questions, a callable answers them.
 
 session = InquirySession(client, "smollm2-135m/animals", answer=input)
 print(session.run().label)
@@ -14,14 +14,14 @@ from clients.entropy import InquiryStatus, controls, inquiry, report
 
 
 class SessionTurn(NamedTuple):
-    """What the server said."""
+    """One message of the server and its report."""
 
     text: str
     report: InquiryStatus
 
 
 class InquirySession:
-    """One game. The messages are its state: a session can go on from another one's."""
+    """One inquiry. Its state is `messages`: a session can continue from those of another."""
 
     def __init__(
         self,
@@ -35,17 +35,17 @@ class InquirySession:
         queries: Literal["closed", "open"] | None = None,
         messages: list[Message] | None = None,
     ) -> None:
-        """Prepare a game; nothing is sent yet.
+        """Prepare an inquiry; sends no request.
 
         Args:
-            client: Of the server.
+            client: Connected to the server.
             task: Id of the artifact, `MODEL/TASK`.
-            answer: Takes a question and returns the reply, in any words.
-            model: The first one served if None.
-            confidence_level: Of the prediction sets; the server's default if None.
-            max_turns: Most questions; the server's default if None.
+            answer: Takes a question and returns the reply, in free text.
+            model: Name of the model; None selects the first one served.
+            confidence_level: Of the prediction sets; None selects the server's default.
+            max_turns: Largest number of questions; None selects the server's default.
             queries: "open" lets the model propose the questions.
-            messages: A game to go on with, the user's turn last.
+            messages: Messages of an inquiry to continue; the last one is the user's.
         """
         self._client = client
         self._answer = answer
@@ -58,10 +58,10 @@ class InquirySession:
         self.messages: list[Message] = list(messages or [{"role": "user", "content": "Go ahead."}])
 
     def __iter__(self) -> Iterator[SessionTurn]:
-        """Play; each turn comes before its question is answered, the final answer last.
+        """Yield each turn before its question is answered; the last one is the final answer.
 
         Raises:
-            ClientError: The server does not answer, refuses, or plays no games.
+            ClientError: The server does not answer, refuses, or does not run inquiries.
         """
         while True:
             turn = self._next()
@@ -72,7 +72,7 @@ class InquirySession:
             self.messages.append({"role": "user", "content": self._answer(turn.text)})
 
     def run(self) -> InquiryStatus:
-        """Play to the end; returns the last report, whose `label` is the final answer."""
+        """Run to the end and return the last report; its `label` is the final answer."""
         *_, last = self
         return last.report
 
@@ -93,10 +93,10 @@ class InquirySession:
 
 
 def find_task(client: openai.OpenAI, name: str) -> str:
-    """Id of the calibration of a task, by its id or by the name of the task alone.
+    """Id of a task's calibration, found by its id or by the task's name alone.
 
     Raises:
-        ClientError: The server has none, or does not say.
+        ClientError: The server has no such task, does not answer, or refuses.
     """
     if "/" in name:
         return name

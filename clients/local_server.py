@@ -15,18 +15,18 @@ from urllib.request import urlopen
 from rich.console import Console
 
 READY_TIMEOUT = 1800.0
-"""Seconds; a large model is read from disk and compiled in this time."""
+"""Seconds; enough to load and compile a large model."""
 STOP_TIMEOUT = 20.0
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _libc = ctypes.CDLL(None)
 
 
 class LocalServerError(RuntimeError):
-    """The server did not start or did not last; the message ends with the last lines of its log."""
+    """The server did not start or exited early; the message ends with the last lines of its log."""
 
 
 def serve_command(model: str | None, flags: Sequence[str]) -> list[str]:
-    """The command that serves `model`, None being the embedded default."""
+    """The command that serves `model`; None selects the embedded default model."""
     command = Path(sys.executable).with_name("entrostat")
     return [str(command), "serve", *([] if model is None else [model]), *flags]
 
@@ -35,16 +35,16 @@ def serve_command(model: str | None, flags: Sequence[str]) -> list[str]:
 def local_server(
     command: Sequence[str], log: Path, console: Console, *, ready_timeout: float = READY_TIMEOUT
 ) -> Iterator[str]:
-    """Run a server on a free port of this machine while the block runs; yields its address.
+    """Run a server on a free port of this machine while the block runs; yields its URL.
 
     Args:
-        command: As of `serve_command`; host and port are added.
-        log: File that its output goes to.
+        command: From `serve_command`; host and port are appended.
+        log: File for the server's output.
         console: Shows the progress of the start.
-        ready_timeout: Seconds until it must be ready.
+        ready_timeout: Seconds within which the server must be ready.
 
     Raises:
-        LocalServerError: It did not start or did not last; ends with the tail of its log.
+        LocalServerError: The server did not start or exited early; ends with the log's tail.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
@@ -67,7 +67,7 @@ def local_server(
         with console.status(message):
             _wait_until_ready(process, url, log, ready_timeout)
         yield url
-    except RuntimeError as error:  # of the block, too: a dead server is the cause of most of them
+    except RuntimeError as error:  # also raised by the block, usually because the server exited
         if process.poll() is None:
             raise
         raise LocalServerError(
@@ -110,11 +110,11 @@ def _tail(log: Path, num_lines: int = 20) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and everything it started."""
+    """Stop the server and its child processes."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT)
-    with suppress(ProcessLookupError):  # nobody left in the group
+    with suppress(ProcessLookupError):  # the process group is empty
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -1,4 +1,4 @@
-"""How entropy looks in a terminal: blue is sure, red is not, plain text if it has no colours."""
+"""Entropy in a terminal: low is blue, high is red; plain text where there are no colors."""
 
 import math
 
@@ -10,10 +10,10 @@ from rich.text import Text
 from clients.entropy import EntropyReport, EntropyStream, Token
 
 FULL_SCALE = 6.0
-"""Nats at which the colour is as warm as it gets. The scale goes by the square root: large models
-stay below 1 nat most of the time and small ones above 2, and both should show their steps."""
+"""Nats at the red end of the scale. The scale is a square root: large models stay below 1 nat most
+of the time and small ones above 2, and differences should be visible in both ranges."""
 _COLD = (70, 130, 255)
-_WARM = (255, 80, 50)  # both ends and all between are legible on black and on white
+_WARM = (255, 80, 50)  # every color of the scale is legible on black and on white
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _CONTROLS = dict.fromkeys(
     code
@@ -23,15 +23,15 @@ _CONTROLS = dict.fromkeys(
 
 
 def printable(text: str) -> str:
-    """A text without control characters, which could steer the terminal; tabs and line ends stay.
+    """Remove control characters, which could control the terminal; keep tabs and line ends.
 
-    Also without the characters that reverse the direction of what follows.
+    Also removes the characters that change the direction of text.
     """
     return text.translate(_CONTROLS)
 
 
-def colour(entropy: float) -> str:
-    """Hexadecimal colour of an entropy in nats; red rises and blue falls with it."""
+def color(entropy: float) -> str:
+    """Hexadecimal color of an entropy in nats, from blue (0) to red (`FULL_SCALE`)."""
     share = math.sqrt(min(max(entropy / FULL_SCALE, 0.0), 1.0))
     red, green, blue = (
         round(cold + share * (warm - cold)) for cold, warm in zip(_COLD, _WARM, strict=True)
@@ -39,16 +39,16 @@ def colour(entropy: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def is_coloured(console: Console) -> bool:
-    """Whether the console shows colours: a terminal, and no `NO_COLOR`."""
+def is_colored(console: Console) -> bool:
+    """Whether the console shows colors: it is a terminal and `NO_COLOR` is not set."""
     return console.color_system is not None and not console.no_color
 
 
 def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text:
-    """Colour a text by the mean entropy of its tokens, with their mean temperature behind it."""
+    """Color a text by the mean entropy of its tokens; optionally append their mean temperature."""
     entropy = _mean([token.entropy for token in tokens])
     painted = Text()
-    painted.append(printable(text), None if entropy is None else colour(entropy))
+    painted.append(printable(text), None if entropy is None else color(entropy))
     temperature = _mean([token.temperature for token in tokens])
     if temperatures and temperature is not None:
         painted.append(f"{temperature:.2f}".translate(_SUBSCRIPTS), "dim")
@@ -56,13 +56,13 @@ def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text
 
 
 def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool = False) -> None:
-    """Write a streamed answer as it comes, coloured where the console can, and end the line."""
-    waiting: list[Token] = []  # tokens that have not become text yet, as parts of an emoji
+    """Write a streamed answer as it arrives, in color if possible, and end the line."""
+    waiting: list[Token] = []  # tokens without text so far, such as parts of an emoji
     try:
         for piece in answer:
             waiting += piece.tokens
             if piece.text:
-                if is_coloured(console):
+                if is_colored(console):
                     painted = paint(piece.text, waiting, temperatures=temperatures)
                     console.print(painted, end="", soft_wrap=True)
                 else:
@@ -76,23 +76,23 @@ def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool 
 
 
 def write_legend(console: Console) -> None:
-    """One line that says what the colours mean; nothing where there are none."""
-    if not is_coloured(console):
+    """Write one line that explains the colors; nothing where there are none."""
+    if not is_colored(console):
         return
     legend = Text()
     legend.append("entropy in nats", "dim")
     for entropy in (0.0, 0.5, 1.0, 2.0, 4.0, FULL_SCALE):
-        legend.append("  ██", colour(entropy))
+        legend.append("  ██", color(entropy))
         legend.append(f" {entropy:g}", "dim")
     legend.append("+", "dim")
     console.print(legend)
 
 
 def write_report(console: Console, report: EntropyReport | None) -> None:
-    """A table under the answer, or one line where the console is plain."""
+    """Write a table below the answer, or one line where there are no colors."""
     if report is None:
         console.print("The server sent no entropy report.", style="dim")
-    elif is_coloured(console):
+    elif is_colored(console):
         console.print(_table(report))
     else:
         line = "; ".join(f"{name} {value}" for name, value in _rows(report).items())
@@ -108,7 +108,7 @@ def _table(report: EntropyReport) -> Table:
 
 
 def _rows(report: EntropyReport) -> dict[str, str]:
-    """What the table and the line both say, in order."""
+    """Names and values of the table and of the line, in order."""
     clamped = "" if report.num_clamped is None else f", {report.num_clamped} clamped"
     mean, most = _number(report.entropy_mean), _number(report.entropy_max)
     return {

@@ -1,4 +1,4 @@
-"""The report that a server puts beside an answer, with types."""
+"""Types of the report that a server returns with an answer."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class _Reading(BaseModel):
-    """Keeps fields it does not know (`model_extra`) and takes null for "absent"."""
+    """Keeps unknown fields in `model_extra` and treats null as absent."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -24,21 +24,21 @@ class Token(_Reading):
     entropy: float | None = None
     """Nats, at temperature 1; None where it was not a number."""
     temperature: float | None = None
-    """What the token was drawn at."""
+    """Temperature at which the token was sampled."""
 
 
 class AppliedStrategy(_Reading):
-    """What a class of difficulty made of a request."""
+    """How the class of the question changed the request."""
 
     temperature: float | None = None
-    """None where the request's own, or its law, ruled."""
+    """None where the request's own temperature or its law applied."""
     max_tokens: int = 0
     prompt: bool = False
-    """Whether text was put after the question."""
+    """Whether text was added after the question."""
 
 
 class DifficultyDecision(_Reading):
-    """How hard the question was found to be."""
+    """The difficulty of the question, and the strategy that followed."""
 
     label: str | None = None
     """easy, normal or hard; None if the probe did not answer in time."""
@@ -48,7 +48,8 @@ class DifficultyDecision(_Reading):
     """probe, effort or fallback."""
     strategy: AppliedStrategy | None = None
     prepass_tokens: int | None = None
-    """Tokens that were read ahead of the answer; None where its own prompt was read."""
+    """Prompt tokens that the probe read before the answer; None where it read the answer's own
+    prompt."""
 
 
 class Steering(_Reading):
@@ -65,19 +66,19 @@ class Steering(_Reading):
 
 
 class AnsweredQuestion(_Reading):
-    """One question of an inquiry and what its reply was taken for."""
+    """One question of an inquiry and how its reply was interpreted."""
 
     query: str = ""
     answer: str = "unknown"
 
 
 class InquiryStatus(_Reading):
-    """Where an inquiry stands."""
+    """State of an inquiry after a turn."""
 
     task: str | None = None
-    """Also the id of its calibration."""
+    """Id of its calibration artifact."""
     introduction: str | None = None
-    """What the task tells a person to do; in the first turn only."""
+    """The task's instructions for the user; in the first turn only."""
     action: str = "ask"
     """ask or answer."""
     turn: int = 0
@@ -93,7 +94,7 @@ class InquiryStatus(_Reading):
     expected_size: float | None = None
     """Of the prediction set after the next answer, in labels."""
     runner_up: str | None = None
-    """The question that would be asked without `query`."""
+    """The second-best question."""
     runner_up_size: float | None = None
     """Expected size of the prediction set after it."""
     confidence_level: float | None = None
@@ -113,7 +114,7 @@ class InquiryStatus(_Reading):
 
 
 class EntropyReport(_Reading):
-    """What the server measured and did over one choice."""
+    """What the server measured and changed while it generated one choice."""
 
     profile: str | None = None
     law: str | None = None
@@ -122,16 +123,17 @@ class EntropyReport(_Reading):
     entropy_max: float | None = None
     temperature_mean: float | None = None
     base_temperature: float | None = None
-    """T0: what the request, its strategy or the model's defaults set."""
+    """T0: set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None
     """Mean of |T - T0|."""
     share_heated: float | None = None
-    """Share of tokens drawn above T0."""
+    """Share of tokens sampled above T0."""
     share_cooled: float | None = None
-    """Share of tokens drawn below T0."""
+    """Share of tokens sampled below T0."""
     num_tokens: int = 0
     num_clamped: int | None = None
-    """Tokens whose entropy is not the target: at a limit, or left at T0; None without a target."""
+    """Tokens that missed the target: at a temperature limit, or left at T0 by a one-sided target.
+    None without a target."""
     entropy_target: float | None = None
     """The target of the law, nats."""
     tokens: tuple[Token, ...] | None = None
@@ -143,14 +145,15 @@ class EntropyReport(_Reading):
     inquiry: InquiryStatus | None = None
     """None unless the request asked for it."""
     fallback: str | None = None
-    """Why a control was given up and the answer decoded plainly; None if all went well."""
+    """Why a control was skipped or a measurement is incomplete, as codes separated by commas; None
+    if nothing is missing."""
 
 
 def report(choice: BaseModel) -> EntropyReport | None:
-    """Read the report of a choice, or of a whole answer of the Responses API.
+    """Read the report of a choice, or of a response of the Responses API.
 
     Args:
-        choice: `answer.choices[i]`, or what `responses.create` returned.
+        choice: `answer.choices[i]`, or the return value of `responses.create`.
 
     Returns:
         None if the server sent no report.

@@ -16,7 +16,7 @@ ask() { # ask MODEL STREAM [curl option ...]
   "model": "$1",
   "stream": $2,
   "max_completion_tokens": 16,
-  "messages": [{"role": "user", "content": "Name three colours."}],
+  "messages": [{"role": "user", "content": "Name three colors."}],
   "entropy": {"temperature": {"type": "entropy_target", "entropy_target": 1.0}, "trace": "tokens"}
 }
 JSON

@@ -30,13 +30,13 @@ def main() -> None:
         )
 
     for asked in (model(profile="adaptive"), model("@adaptive")):
-        answer = asked.invoke("Name three colours.")
+        answer = asked.invoke("Name three colors.")
         assert isinstance(answer, AIMessage)
         assert profile_of(answer) == "adaptive"
         print("langchain, one answer:", repr(answer.content))
 
         text, profile = "", None
-        for chunk in asked.stream("Name three colours."):
+        for chunk in asked.stream("Name three colors."):
             assert isinstance(chunk, AIMessageChunk)
             text += str(chunk.content)
             profile = profile or profile_of(chunk)

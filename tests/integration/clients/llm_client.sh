@@ -23,13 +23,13 @@ cat >"$work/extra-openai-models.yaml" <<YAML
 YAML
 
 for profile in adaptive steady; do
-  llm --model "$profile" --no-stream --option max_tokens 16 "Name three colours."
+  llm --model "$profile" --no-stream --option max_tokens 16 "Name three colors."
   llm logs --json --count 1 >"$work/log"
   grep -q "\"profile\": \"$profile\"" "$work/log"
   grep '"entropy_mean"' "$work/log"
-  llm --model "$profile" --option max_tokens 16 "Name three colours."
+  llm --model "$profile" --option max_tokens 16 "Name three colors."
 done
-if llm --model nonsense "Name three colours." 2>"$work/error"; then
+if llm --model nonsense "Name three colors." 2>"$work/error"; then
   echo "llm: an unknown profile was not refused, so the header did not arrive"
   exit 1
 fi

@@ -7,7 +7,7 @@ const client = new OpenAI({ apiKey: process.env.OPENAI_API_KEY ?? "none" });
 const { data } = await client.models.list();
 const request = {
   model: data[0].id,
-  messages: [{ role: "user", content: "Name three colours." }],
+  messages: [{ role: "user", content: "Name three colors." }],
   max_completion_tokens: 16,
   entropy: { temperature: { type: "entropy_target", entropy_target: 1.0 }, trace: "tokens" },
 };

@@ -8,8 +8,8 @@ from rich.console import Console
 from clients.entropy import EntropyReport, EntropyStream, Token
 from clients.render import (
     FULL_SCALE,
-    colour,
-    is_coloured,
+    color,
+    is_colored,
     paint,
     write_answer,
     write_legend,
@@ -45,7 +45,7 @@ def written(out: Console) -> str:
 
 
 def rgb(entropy: float) -> tuple[int, int, int]:
-    code = colour(entropy).removeprefix("#")
+    code = color(entropy).removeprefix("#")
     red, green, blue = bytes.fromhex(code)
     return red, green, blue
 
@@ -59,19 +59,19 @@ def test_more_entropy_is_never_colder(one: float, other: float) -> None:
 
 @given(st.floats(0, FULL_SCALE - 0.1))
 def test_a_tenth_of_a_nat_shows(entropy: float) -> None:
-    assert colour(entropy) != colour(entropy + 0.1)
+    assert color(entropy) != color(entropy + 0.1)
 
 
 def test_the_scale_ends_where_the_legend_says() -> None:
-    assert colour(FULL_SCALE) == colour(FULL_SCALE * 2) != colour(FULL_SCALE * 0.9)
+    assert color(FULL_SCALE) == color(FULL_SCALE * 2) != color(FULL_SCALE * 0.9)
 
 
 def test_a_chunk_of_several_tokens_shows_their_mean() -> None:
     both = paint("ab", [Token(entropy=1.0), Token(entropy=3.0), Token(entropy=None)])
-    assert [span.style for span in both.spans] == [colour(2.0)]
+    assert [span.style for span in both.spans] == [color(2.0)]
 
 
-def test_no_entropy_no_colour() -> None:
+def test_no_entropy_no_color() -> None:
     assert not paint("a", []).spans
     assert not paint("a", [Token()]).spans
 
@@ -93,7 +93,7 @@ def test_a_plain_console_gets_the_text_and_nothing_else() -> None:
     assert written(out) == "Hello\n"
 
 
-def test_a_terminal_gets_every_chunk_in_its_colour() -> None:
+def test_a_terminal_gets_every_chunk_in_its_color() -> None:
     out = console(terminal=True)
     write_answer(out, EntropyStream([parsed(event) for event in HELLO]))
     for text, entropy in (("Hel", 0.5), ("lo", 1.625)):
@@ -101,7 +101,7 @@ def test_a_terminal_gets_every_chunk_in_its_colour() -> None:
         assert f"\x1b[38;2;{red};{green};{blue}m{text}\x1b[0m" in written(out)
 
 
-def test_tokens_without_text_colour_the_text_they_become() -> None:
+def test_tokens_without_text_color_the_text_they_become() -> None:
     out = console(terminal=True)
     events = [chunk("", tokens(4.0)), chunk("🙂", tokens(0.0))]
     write_answer(out, EntropyStream([parsed(event) for event in events]))
@@ -116,7 +116,7 @@ def test_no_color_wins_over_the_terminal() -> None:
         color_system="truecolor",
         _environ={"NO_COLOR": "1"},
     )
-    assert not is_coloured(out)
+    assert not is_colored(out)
     write_answer(out, EntropyStream([parsed(event) for event in HELLO]))
     write_report(out, REPORT)
     assert "\x1b" not in written(out)

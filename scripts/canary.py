@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("package", choices=sorted(_TESTS))
     parser.add_argument("--version", help="this release instead of the newest")
     parser.add_argument("tests", nargs="*", help="these tests instead of all that use the package")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="entrostat-canary-") as folder:
         wheel = _download(options.package, options.version, Path(folder))
         print(f"testing with {wheel.name}", flush=True)

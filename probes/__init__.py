@@ -1,1 +1,1 @@
-"""The instrument box: every formula that serving and training share, in torch, without vLLM."""
+"""Formulas and formats shared by serving and training; independent of vLLM."""

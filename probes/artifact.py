@@ -1,8 +1,8 @@
 """Artifacts: what training writes and serving reads, as a folder of data and no code.
 
-`<model>/<name>/manifest.json` says what it is and which model it belongs to;
-`<model>/<name>/weights.safetensors` holds the numbers. An artifact is only good for the model it
-was made with, so the manifest identifies that model and a mismatch names the field that differs.
+`<model>/<name>/manifest.json` describes the artifact and identifies its model;
+`<model>/<name>/weights.safetensors` holds the tensors. An artifact is valid only for the model it
+was made with; on a mismatch the error names the field that differs.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ _CONFIG_FIELDS = (
     "hidden_act",
     "tie_word_embeddings",
 )
-"""What makes a model what it is, whichever library version wrote its config.json."""
+"""Fields that define the architecture and do not depend on the library that wrote config.json."""
 
 
 class ArtifactError(ValueError):
-    """An artifact cannot be read, or does not belong to the model at hand."""
+    """An artifact cannot be read, or does not belong to the served model."""
 
 
 class ModelIdentity(BaseModel):
@@ -60,7 +60,7 @@ class ModelIdentity(BaseModel):
 
     @classmethod
     def of(cls, checkpoint: Path) -> Self:
-        """Fingerprint a checkpoint folder without reading its weights whole."""
+        """Fingerprint a checkpoint folder; reads only samples of the weights."""
         return cls(
             config_hash=_config_hash(checkpoint / "config.json"),
             weights_hash=_weights_hash(checkpoint),
@@ -70,32 +70,32 @@ class ModelIdentity(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, where it came from and which model it fits."""
+    """Kind, origin and model of an artifact."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     kind: Kind
     schema_version: int = SCHEMA_VERSION
     model: str
-    """Name of the model it was made with, for people."""
+    """Name of the model it was made with; informative only."""
     identity: ModelIdentity
-    """The same, for the machine."""
+    """Fingerprints of that model, which are compared with the served one."""
     data_hash: str
     """sha256 of the training data."""
     seed: int
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     versions: dict[str, str] = Field(default_factory=dict)
-    """Packages it was made with."""
+    """Package versions it was made with."""
     settings: dict[str, float | int | str] = Field(default_factory=dict)
-    """How it was made."""
+    """Settings of the job that made it."""
     probe: ProbeSpec | None = None
-    """Of a difficulty probe: what it reads and what follows."""
+    """For a difficulty probe: its input, labels and strategies."""
     steering: SteeringSpec | None = None
-    """Of a steering vector: where it belongs."""
+    """For a steering vector: its size and the norms of its layers."""
     inquiry: InquirySpec | None = None
-    """Of an inquiry calibration: what it asks about."""
+    """For an inquiry calibration: its task and predictors."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
-    """What was measured on the way."""
+    """Measurements of the job."""
 
     def mismatch(self, served: ModelIdentity) -> str | None:
         """Name the first field in which the served model differs, or None if it fits.
@@ -115,7 +115,7 @@ class Artifact(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     id: str
-    """`<model>/<name>`: how clients name it."""
+    """`<model>/<name>`, as used by clients."""
     manifest: Manifest
     tensors: Mapping[str, Tensor]
 
@@ -147,7 +147,7 @@ class Artifact(BaseModel):
         return cls(id=name, manifest=manifest, tensors=tensors)
 
     def save(self, root: Path) -> Path:
-        """Write the artifact below `root`, whole or not at all.
+        """Write the artifact below `root` atomically.
 
         Returns:
             Its folder.
@@ -162,7 +162,7 @@ class Artifact(BaseModel):
                 {key: value.contiguous() for key, value in self.tensors.items()},
                 staging / "weights.safetensors",
             )
-            # Who serves need not be who trained, and safetensors writes for its owner alone.
+            # safetensors writes mode 0600, but another user may run the server.
             shutil.copymode(staging / "manifest.json", staging / "weights.safetensors")
             os.chmod(staging, 0o755)
             _replace(target, staging)
@@ -172,12 +172,12 @@ class Artifact(BaseModel):
 
 
 def _replace(target: Path, staging: Path) -> None:
-    """Put `staging` where `target` is; on failure the old folder is back in place."""
+    """Replace `target` by `staging`; restore the old folder on failure."""
     if not target.exists():
         staging.rename(target)
         return
     previous = target.with_name(f".previous-{target.name}")
-    shutil.rmtree(previous, ignore_errors=True)  # a killed save may have left it
+    shutil.rmtree(previous, ignore_errors=True)  # left behind by an interrupted save
     target.rename(previous)
     try:
         staging.rename(target)
@@ -188,7 +188,7 @@ def _replace(target: Path, staging: Path) -> None:
 
 
 def scan(roots: Iterable[Path]) -> dict[str, Path]:
-    """Artifact folders by id; a root named earlier wins."""
+    """Artifact folders by id; earlier roots take precedence."""
     found: dict[str, Path] = {}
     for root in roots:
         for manifest in sorted(root.glob("*/[!.]*/manifest.json")):
@@ -226,7 +226,7 @@ def _file_hash(path: Path) -> str | None:
 
 
 def _template_hash(checkpoint: Path) -> str | None:
-    """The template has a file of its own or, before transformers 4.52, is part of another."""
+    """Hash the template's file or, before transformers 4.52, its entry in tokenizer_config.json."""
     file, config = checkpoint / "chat_template.jinja", checkpoint / "tokenizer_config.json"
     if file.is_file() or not config.is_file():
         return _file_hash(file)

@@ -1,9 +1,9 @@
-"""Split conformal prediction: sets of labels that hold the true one as often as promised.
+"""Split conformal prediction: label sets that contain the true label with a given probability.
 
-The promise is marginal: over calibration and test histories that are exchangeable, the set holds
-the true label with probability in [level, level + 1 / (n + 1)] (the upper end where scores do not
-tie). Histories that a policy chose are not exchangeable with random ones; `CoverageMonitor` says
-what they get. Torch, because thresholds are stored in artifacts as tensors.
+The guarantee is marginal: if calibration and test histories are exchangeable, the set contains the
+true label with probability in [level, level + 1 / (n + 1)] (the upper bound holds if scores do not
+tie). Histories chosen by a policy are not exchangeable with random ones; `CoverageMonitor` measures
+their coverage. Uses torch because artifacts store thresholds as tensors.
 """
 
 import math
@@ -17,20 +17,20 @@ from torch import Tensor
 from probes.inquiry.words import EmptySets
 
 Score = Literal["lac", "aps"]
-"""How badly a label fits a distribution; see `conformity_scores`."""
+"""How poorly a label fits a distribution; see `conformity_scores`."""
 
 
 def conformity_scores(probabilities: Tensor, score: Score = "lac") -> Tensor:
-    """Score of every label, the higher the worse it fits; labels of equal probability score alike.
+    """Score every label; a higher score is a worse fit. Equal probabilities get equal scores.
 
     `lac`: minus the label's probability. `aps`: the probability of all labels strictly more
-    probable than it. Leaving the label's own probability out makes `aps` the least threshold at
-    which the sets of Romano et al. contain it, so the most probable label always passes: with it,
-    the surest predictions would have empty sets.
+    probable than it. The label's own probability is left out: `aps` is then the smallest threshold
+    at which the sets of Romano et al. contain the label, and the most probable label always passes.
+    With it, the most certain predictions would have empty sets.
 
     Args:
         probabilities: Shape (..., labels), each row sums to 1.
-        score: Which score.
+        score: Score function.
 
     Returns:
         Shape (..., labels).
@@ -47,16 +47,16 @@ def conformity_scores(probabilities: Tensor, score: Score = "lac") -> Tensor:
 
 
 def conformal_rank(num_scores: int, confidence_level: float) -> int:
-    """Which of the sorted calibration scores is the threshold, from 1: ceil((n + 1) level).
+    """Rank, from 1, of the calibration score that is the threshold: ceil((n + 1) level).
 
-    `num_scores + 1` where no score is high enough: n < level / (1 - level). Exact in the decimal
-    that was written, since (n + 1) * 0.07 is 7.000000000000001 for n = 99.
+    Returns `num_scores + 1` if no score is high enough: n < level / (1 - level). The product is
+    exact in decimal: in floating point, (n + 1) * 0.07 is 7.000000000000001 for n = 99.
 
     Raises:
         ValueError: The level is not between 0 and 1.
 
     Source: Vovk et al. (2005). The published code of C-IP takes the rank ceil((n - 1) level) + 1,
-    which is up to one lower and then promises less than the level.
+    which is up to one lower and then guarantees less than the level.
     """
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must lie between 0 and 1, not {confidence_level}")
@@ -64,15 +64,15 @@ def conformal_rank(num_scores: int, confidence_level: float) -> int:
 
 
 def conformal_threshold(scores: Tensor, confidence_level: float) -> Tensor:
-    """The score up to which a label belongs to the prediction set.
+    """Largest score at which a label belongs to the prediction set.
 
     Args:
         scores: Conformity scores of the true labels, shape (..., samples).
-        confidence_level: Wanted coverage, in (0, 1).
+        confidence_level: Target coverage, in (0, 1).
 
     Returns:
-        Shape (...). +inf, with a `UserWarning`, where there are too few samples for the level:
-        then every set is full.
+        Shape (...). With too few samples for the level: +inf and a `UserWarning`; every set is then
+        full.
 
     Raises:
         ValueError: A score is NaN, or the level is not between 0 and 1.
@@ -99,16 +99,16 @@ def prediction_sets(
 ) -> Tensor:
     """The labels whose score does not exceed the threshold; ties belong to the set.
 
-    `lac` leaves a set empty where the distribution is flat below the threshold. That is the least
-    informative outcome with the smallest size, so a rule that looks for small sets walks into it:
-    `full` makes such a set as large as its message. A label of probability 0 belongs to no `lac`
-    set unless the threshold reaches 0.
+    With `lac`, a set is empty if every label's probability is below the threshold. An empty set is
+    uninformative but has the smallest size, so a rule that minimizes the size would prefer it:
+    `full` replaces it by the set of all labels. A label of probability 0 belongs to a `lac` set
+    only if the threshold reaches 0.
 
     Args:
         probabilities: Shape (..., labels).
         threshold: From `conformal_threshold` with the same score; a number or shape (...).
-        score: Which score.
-        empty: `raw` leaves empty sets empty, as published.
+        score: Score function.
+        empty: `raw` keeps empty sets empty, as published.
 
     Returns:
         Membership, bool, shape (..., labels).
@@ -121,18 +121,18 @@ def prediction_sets(
 
 
 class SetRule(Protocol):
-    """What makes prediction sets of label probabilities."""
+    """Turns label probabilities into prediction sets."""
 
     @property
     def confidence_level(self) -> float:
-        """How often a set shall hold the true label."""
+        """Target coverage of the true label."""
 
     @property
     def num_samples(self) -> int:
         """Calibration samples for each length."""
 
     def is_calibrated(self, length: int) -> bool:
-        """Whether the level is promised for histories of this length."""
+        """Whether the level is guaranteed for histories of this length."""
 
     def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
         """Membership after `length` answers, bool, shape (..., labels)."""
@@ -153,11 +153,11 @@ class Calibration(NamedTuple):
         return 0 <= length < len(self.thresholds)
 
     def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
-        """Prediction sets after `length` answers; past the last calibrated length, that one's.
+        """Prediction sets after `length` answers; longer histories use the last threshold.
 
         Args:
             probabilities: Shape (..., labels).
-            length: Number of answers that say something; an `unknown` does not count.
+            length: Number of answers, not counting `unknown`.
             empty: As in `prediction_sets`.
 
         Returns:
@@ -175,8 +175,8 @@ def calibrate(
     Args:
         probabilities: Predictions on calibration histories, shape (lengths, samples, labels).
         labels: Index of the true label, shape (lengths, samples).
-        confidence_level: Wanted coverage, in (0, 1).
-        score: Which score.
+        confidence_level: Target coverage, in (0, 1).
+        score: Score function.
 
     Raises:
         ValueError: As `conformal_threshold`, or there is no length.
@@ -191,22 +191,22 @@ def calibrate(
 
 
 class Coverage(NamedTuple):
-    """How often sets held the true label."""
+    """Counts of prediction sets and of those that contain the true label."""
 
     num_sets: int
     num_covered: int
 
     @property
     def rate(self) -> float:
-        """Share of sets that held it; NaN before the first set."""
+        """Share of covered sets; NaN before the first set."""
         return self.num_covered / self.num_sets if self.num_sets else math.nan
 
     def interval(self, z: float = 1.959964, independent: int | None = None) -> tuple[float, float]:
-        """Where the true coverage lies, by Wilson's interval.
+        """Wilson's confidence interval of the coverage.
 
         Args:
             z: Quantile of the normal distribution; 1.96 is 95 %.
-            independent: How many of the sets say something that no other says; None is all.
+            independent: Number of independent sets; None if all are.
 
         Source: Wilson (1927).
         """
@@ -220,9 +220,10 @@ class Coverage(NamedTuple):
 
 
 class CoverageMonitor:
-    """Coverage by history length, on whatever histories really occur.
+    """Coverage by history length, on the histories that actually occur.
 
-    Lengths stay apart: one game has a set at each length, and these are not independent.
+    Lengths are counted separately: one inquiry has a set at each length, and these are not
+    independent.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Entropy of next-token distributions, in nats.
 
-One convention everywhere: the distribution is `softmax(logits)` at temperature 1 unless a
-temperature is named, and a token masked with `-inf` contributes zero.
+The distribution is `softmax(logits)` at temperature 1 unless a temperature is given. A token masked
+with `-inf` contributes zero.
 """
 
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# `exp` stops here: masked tokens (`-inf`) get a weight of 1e-35 instead of a NaN in `-inf * 0`, and
-# no weight is denormal, which would make the loop over the vocabulary three times slower on a CPU.
+# Lower bound of exponents: masked tokens (`-inf`) get a weight of 1e-35 instead of a NaN from
+# `-inf * 0`. No weight is denormal, which would slow the vocabulary loop down 3x on a CPU.
 _LOWEST_EXPONENT = -80.0
 
 
@@ -49,8 +49,8 @@ def entropy_from_logits(logits: Tensor, temperature: float | Tensor = 1.0) -> Te
 def power_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
     """S_k = sum over tokens of d^k e^(beta d), d = logit - maximum, for k = 0, 1, 2.
 
-    Kept apart from what is computed from the sums: a compiler turns this into one loop over the
-    vocabulary, and into several as soon as the per-row arithmetic joins the same graph.
+    Compile this function separately from `moments`: alone it becomes one loop over the vocabulary;
+    together with per-row arithmetic in the same graph, several.
 
     Args:
         logits: Shape (rows, vocab), float32.
@@ -74,7 +74,7 @@ def moments(sums: Tensor, beta: Tensor) -> Moments:
 
     Args:
         sums: Shape (3, rows).
-        beta: The inverse temperature they were taken at, shape (rows,).
+        beta: The inverse temperature of the sums, shape (rows,).
     """
     total, first, second = sums.unbind(0)
     mean = first / total
@@ -83,7 +83,7 @@ def moments(sums: Tensor, beta: Tensor) -> Moments:
 
 
 def measure(logits: Tensor) -> Tensor:
-    """Entropy in nats at temperature 1, the fast form for the decode loop; no gradient.
+    """Entropy in nats at temperature 1; the fast form for the decode loop, without gradient.
 
     Args:
         logits: Shape (rows, vocab), float32.

@@ -1,4 +1,4 @@
-"""The solver of the law `entropy_target`: at which temperature a distribution has an entropy."""
+"""Solver of the law `entropy_target`: finds the temperature that gives a target entropy."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ _TINY = 1e-12
 
 
 class Bracket(NamedTuple):
-    """Inverse temperatures known to lie left and right of the target, shape (rows,) each.
+    """Inverse temperatures on either side of the target, each of shape (rows,).
 
-    `log_entropy_*` is NaN while that end is only the limit of the allowed range, not yet measured.
+    `log_entropy_*` is NaN as long as that end is a limit of the allowed range and not measured.
     """
 
     target: Tensor
@@ -30,10 +30,10 @@ class Bracket(NamedTuple):
 
 
 def open_bracket(target: Tensor, temperature_min: Tensor, temperature_max: Tensor) -> Bracket:
-    """A bracket of which only the limits are known.
+    """Initial bracket, with limits and no measured end.
 
     Args:
-        target: Wanted entropy in nats, > 0, shape (rows,).
+        target: Target entropy in nats, > 0, shape (rows,).
         temperature_min: Lower limit of T, shape (rows,).
         temperature_max: Upper limit of T, shape (rows,).
     """
@@ -43,7 +43,7 @@ def open_bracket(target: Tensor, temperature_min: Tensor, temperature_max: Tenso
 
 
 def tighten(sums: Tensor, beta: Tensor, bracket: Bracket) -> tuple[Tensor, Bracket]:
-    """A better inverse temperature from `power_sums` taken at `beta`, and the tighter bracket."""
+    """Next inverse temperature and updated bracket, from `power_sums` at `beta`."""
     bracket = _absorb(bracket, beta, sums)
     return _next_beta(bracket), bracket
 
@@ -67,10 +67,10 @@ def _absorb(bracket: Bracket, beta: Tensor, sums: Tensor) -> Bracket:
 
 
 def _next_beta(bracket: Bracket) -> Tensor:
-    """Where ln H, as a monotone cubic of beta between the two ends, meets the target.
+    """Beta at which a monotone cubic interpolation of ln H between the two ends meets the target.
 
-    ln H is close to linear in beta for peaked distributions, H itself is not. With one end not
-    measured yet, a Newton step from the other end.
+    ln H is close to linear in beta for peaked distributions; H is not. If one end is not measured,
+    takes a Newton step from the other end.
     """
     width = bracket.beta_high - bracket.beta_low
     rise = bracket.log_entropy_high - bracket.log_entropy_low
@@ -97,7 +97,7 @@ def _next_beta(bracket: Bracket) -> Tensor:
 
 
 def one_sided(solved: Tensor, base: Tensor, side: Tensor) -> Tensor:
-    """The temperature that a target leaves or changes, shape (rows,).
+    """Combine T0 and the solved temperature according to the side, shape (rows,).
 
     Args:
         solved: T*, shape (rows,).
@@ -124,9 +124,9 @@ def temperature_for_entropy(
 ) -> Tensor:
     """Solve H(softmax(logits / T)) = target for T, row by row.
 
-    H rises with T, so the root is unique where it exists. Few allowed tokens cap the entropy and
-    near-ties at the top hold it up: where the target is out of reach inside the limits, the nearer
-    limit is returned, never NaN. Rows without a finite entropy return NaN.
+    H increases with T, so a root is unique if it exists. If the target is out of reach within the
+    limits (few allowed tokens bound the entropy from above, near-ties at the top from below), the
+    nearer limit is returned. Rows without a finite entropy return NaN.
 
     Args:
         logits: Shape (rows, vocab).

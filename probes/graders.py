@@ -1,7 +1,7 @@
-r"""Graders: whether the text of an answer holds the right one. Pure functions of two strings.
+r"""Graders: decide whether a text contains the right answer. Pure functions of two strings.
 
-What a text puts in `\boxed{...}`, after `####`, after "the answer is" or after `Answer:` is its
-final answer, in that order. A text that states different answers gives none.
+The final answer of a text is, in this order, what it puts in `\boxed{...}`, after `####`, after
+"the answer is" or after `Answer:`. A text that states different answers has none.
 """
 
 import re
@@ -30,7 +30,7 @@ _INTERJECTION = re.compile(
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
 )
-"""Scripts that put no spaces between words, and Hangul, which puts particles behind them."""
+"""Scripts without spaces between words, and Hangul, which appends particles to words."""
 _NEGATION = re.compile(
     r"\b(?:(?:not|never|nor|neither|isn t|wasn t|aren t|weren t|cannot be|rather than|instead of)"
     r"(?: (?:in|at|by|called|named|from))?|\w{2,5}n t be) $|(?:不是|并非|並非|不在)$"
@@ -38,7 +38,7 @@ _NEGATION = re.compile(
 
 
 def exact(text: str, answer: str) -> bool:
-    """Whether the final answer is this one, but for case, accents, articles and punctuation.
+    """Whether the final answer equals `answer`, up to case, accents, articles and punctuation.
 
     Signs and symbols count: `-5` is not `5`, and `C++` is not `C`.
     """
@@ -47,29 +47,30 @@ def exact(text: str, answer: str) -> bool:
 
 
 def contains(text: str, answer: str) -> bool:
-    """Whether the final answer names this one in whole words, and that within its first sentence.
+    """Whether the first sentence of the final answer contains `answer` in whole words.
 
-    A list of guesses further on does not count; a word such as "Sure!" before it is no sentence.
-    Neither does "not" before the name. In scripts without spaces no whole words are asked for.
+    Later guesses do not count, nor does a name after "not". An interjection such as "Sure!" is not
+    a sentence. Scripts without spaces need no word boundaries.
     """
     return _holds(text, lambda stated: _names(without_latex_text(stated), answer))
 
 
 def numeric(text: str, answer: str) -> bool:
-    r"""Whether the number of the final answer equals this one.
+    r"""Whether the number of the final answer equals that of `answer`.
 
-    Read are signs, thousands separators, decimal commas, exponents, powers of ten, fractions and
-    mixed numbers; currencies, percent signs and units are left out. Nothing is rounded. The number
-    of a formula, such as `5\\sqrt{2}`, is none. Without a mark the last number of the text counts.
+    Reads signs, thousands separators, decimal commas, exponents, powers of ten, fractions and mixed
+    numbers; ignores currencies, percent signs and units. Nothing is rounded. A number inside a
+    formula, such as `5\\sqrt{2}`, does not count. Without a marked answer the last number of the
+    text is read.
     """
     return _number(answer) is not None and _stated_number(text) == _number(answer)
 
 
 def choice(text: str, answer: str) -> bool:
-    """Whether the letter of the final answer that stands for a choice is this one.
+    """Whether the final answer chooses the same letter as `answer`.
 
-    Letters are A to J; K to Z and digits are read where the answer is one. The answer may have text
-    after its letter, as in `B) Paris`.
+    Letters are A to J; K to Z or digits are read if `answer` is one. `answer` may have text after
+    its letter, as in `B) Paris`.
     """
     right = choice_of(answer, answer)
     shown = visible(text)
@@ -85,7 +86,7 @@ def choice(text: str, answer: str) -> bool:
 
 
 def math(text: str, answer: str) -> bool:
-    r"""Whether the final answer is mathematically this one (LaTeX, as math-verify reads it).
+    r"""Whether the final answer is mathematically equal (LaTeX, as math-verify reads it).
 
     Numbers are compared by value first, so `2 2/3` is not 2.
 
@@ -114,7 +115,7 @@ GRADERS: dict[GraderName, Callable[[str, str], bool]] = {
 
 
 def _holds(text: str, read: Callable[[str], bool]) -> bool:
-    """Whether a condition is true of all statements of the first rank, else of the whole text."""
+    """Whether `read` holds for all statements of the first rank or, if none, for the whole text."""
     shown = visible(text)
     for group in statements(shown):
         return agreed(shown, group, read) is True
@@ -153,7 +154,7 @@ def _stated_number(text: str) -> Reading:
 
 
 def _same_mathematics(stated: str, gold: str) -> bool | None:
-    """Whether a statement is this answer; None where it states nothing."""
+    """Whether a statement equals `gold`; None if it is empty."""
     if not stated:
         return None
     if _spelling(stated) == _spelling(gold):

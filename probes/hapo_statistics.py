@@ -1,4 +1,4 @@
-"""Fits the statistics of the law `hapo` to a sample of token entropies."""
+"""Fit the statistics of the law `hapo` to a sample of token entropies."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ def fit_hapo(entropies: Tensor, quantile: float = 0.8, tail: float = 0.01) -> Ha
 
     Args:
         entropies: Nats, any shape; at least two values.
-        quantile: Which quantile of ln H is the pivot; every published recipe uses 0.8.
-        tail: Share of each tail left out of the scales. The published code uses the extremes
-            (0.0), which lets one outlier decide the gain.
+        quantile: Quantile of ln H used as the pivot; every published recipe uses 0.8.
+        tail: Share of each tail excluded from the scales. The published code uses the extremes
+            (0.0), so one outlier determines the gain.
 
     Raises:
         ValueError: Fewer than two values, or one that is not a finite number >= 0.
@@ -24,9 +24,9 @@ def fit_hapo(entropies: Tensor, quantile: float = 0.8, tail: float = 0.01) -> Ha
         raise ValueError("HAPO statistics need at least two finite entropies >= 0")
     log_entropy = entropies.double().flatten().clamp_min(1e-8).log()
     pivot = torch.quantile(log_entropy, quantile, interpolation="nearest")
-    centred = log_entropy - pivot
-    std = centred.square().mean().clamp_min(1e-8).sqrt()
-    standardised = centred / std
-    high = torch.quantile(standardised, 1 - tail, interpolation="nearest").clamp_min(1e-8)
-    low = torch.quantile(standardised, tail, interpolation="nearest").clamp_max(-1e-8)
+    centered = log_entropy - pivot
+    std = centered.square().mean().clamp_min(1e-8).sqrt()
+    standardized = centered / std
+    high = torch.quantile(standardized, 1 - tail, interpolation="nearest").clamp_min(1e-8)
+    low = torch.quantile(standardized, tail, interpolation="nearest").clamp_max(-1e-8)
     return HapoStatistics(float(pivot), float(std), float(1 / high), float(1 / low))

@@ -1,6 +1,7 @@
-"""The functions of the temperature laws, in torch; `probes.laws` has their parameters.
+"""The functions of the temperature laws, in torch; `probes.laws` defines their parameters.
 
-A function takes all rows of a batch at once, holds no state and never waits for the device.
+Each function is vectorized over the rows of a batch, stateless, and does not synchronize with the
+device.
 """
 
 from collections.abc import Callable
@@ -32,12 +33,12 @@ def hapo(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float = 0
     x = (entropy.clamp_min(1e-6).log() - pivot) / (std + 1e-6)
     sign = torch.where(published > 0, -1.0, 1.0)
     h = torch.where(x > 0, x * positive, x * negative.abs() * sign).clamp(-1.0, 1.0)
-    # A std near 0 means that all calibration tokens were alike: h would jump between -1 and 1.
+    # With a std near 0 (all calibration tokens equal), h would jump between -1 and 1.
     return torch.where(std < 1e-3, base, base * (1 + tau * h))
 
 
 def edt(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
-    """T = T0 N^(theta / H): towards 0 for certain tokens, towards T0 for uncertain ones.
+    """T = T0 N^(theta / H): close to 0 for certain tokens, close to T0 for uncertain ones.
 
     Source: EDT (arXiv 2403.14541).
     """
@@ -73,7 +74,7 @@ _BY_TAG = [(LAWS[name].tag, function) for name, function in FUNCTIONS.items()]
 def apply_laws(
     entropy: Tensor, base: Tensor, law: Tensor, parameters: Tensor, log_vocab: float
 ) -> Tensor:
-    """Temperature per row for every law that needs no more than the entropy.
+    """Temperature per row for every law that needs only the entropy.
 
     Args:
         entropy: Nats, shape (rows,).

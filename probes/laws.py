@@ -1,8 +1,8 @@
-"""Temperature laws: what they are called and which parameters they take. No torch in here.
+"""Names and parameters of the temperature laws. Does not import torch.
 
 A law maps the entropy H of a token's distribution and the request's own temperature T0 to the
-temperature T that the token is drawn at. The wire, profiles, the policy config and the docs read
-these models; `probes.law_functions` has the functions, one for each.
+temperature T at which the token is sampled. The wire, profiles, the policy config and the docs use
+these models; `probes.law_functions` implements one function for each.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
@@ -15,11 +15,11 @@ MIN_TEMPERATURE = 0.01
 """A float32 softmax below this temperature is one-hot; vLLM has the same limit."""
 MAX_TEMPERATURE = 100.0
 NUM_PARAMETERS = 6
-"""Numbers in a law's row."""
+"""Length of a law's row."""
 NO_LAW = 0
 """Tag of a request whose own temperature applies."""
 NO_ROW: tuple[float, ...] = (0.0,) * NUM_PARAMETERS
-"""Row of such a request."""
+"""Row of a request without a law."""
 
 
 class HapoStatistics(NamedTuple):
@@ -49,7 +49,7 @@ class _Law(RequestModel):
     tag: ClassVar[int]
     """Identifies the law in the worker."""
     needs_logits: ClassVar[bool] = False
-    """Whether the law needs more than the entropy of a row."""
+    """Whether the law needs the logits, not only the entropy."""
 
     def row(self, statistics: HapoStatistics | None = None) -> tuple[float, ...]:
         """The law's parameters as `NUM_PARAMETERS` numbers, in the order its function reads them.
@@ -114,13 +114,13 @@ class DynatempLaw(_Law):
 
 
 _BETWEEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5, 1.9, 3.0, 5.0, 8.0)
-"""Temperatures of which the schema puts one between the two limits."""
+"""Temperatures that the schema uses to separate the two limits."""
 
 
 def _order_limits(schema: dict[str, Any]) -> None:
-    """Say in the schema that the limits are in order, which JSON schema cannot say exactly.
+    """Approximate "temperature_min < temperature_max", which JSON schema cannot express.
 
-    What the schema allows, the server accepts; the server also accepts limits that are closer.
+    The server accepts everything that the schema allows, and also limits that are closer together.
     """
     _require_type(schema)
     low, high = (schema["properties"][f"temperature_{end}"]["default"] for end in ("min", "max"))
@@ -142,7 +142,7 @@ def _order_limits(schema: dict[str, Any]) -> None:
 Side = Literal["ceiling", "floor", "both"]
 """Which tokens an entropy target changes."""
 SIDES: dict[Side, float] = {"ceiling": 0.0, "floor": 1.0, "both": 2.0}
-"""What the row of an entropy target says for a side."""
+"""Value of each side in the row of an entropy target."""
 
 
 class EntropyTargetLaw(_Law):
@@ -196,7 +196,7 @@ for _number, _law in enumerate(LAWS.values(), start=1):
 def law_row(
     law: "TemperatureLaw | None", statistics: HapoStatistics | None = None
 ) -> tuple[int, tuple[float, ...]]:
-    """Tag and parameters that the worker gets for a law.
+    """Tag and parameters of a law, as sent to the worker.
 
     Args:
         law: None for the request's own temperature.

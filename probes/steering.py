@@ -1,8 +1,8 @@
-"""Steering vectors: a direction of the residual stream that moves a model's uncertainty (EAST).
+"""Steering vectors: directions of the residual stream that change a model's uncertainty (EAST).
 
-EAST (arXiv 2406.00244, equation 1): over runs of an agent, the entropy-weighted mean of what the
-last prompt token's state deviates from its run's mean. Added while an answer is decoded, it raises
-the entropy over actions; subtracted, it lowers it.
+EAST (arXiv 2406.00244, equation 1): over episodes of an agent, the entropy-weighted mean deviation
+of the last prompt token's state from its episode's mean. Adding it during decoding raises the
+entropy over actions; subtracting it lowers the entropy.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ STEERABLE_MODELS = (
 
 
 class SteeringSpec(BaseModel):
-    """What a steering vector is; part of its manifest."""
+    """Properties of a steering vector; part of its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     features: int
     """Size of the residual stream."""
     norms: dict[int, float] = Field(min_length=1)
-    """Mean norm of the residual stream behind each layer that it has a vector for."""
+    """Mean norm of the residual stream after each layer that has a vector."""
 
 
 def tensor_name(layer: int) -> str:
@@ -42,7 +42,7 @@ def tensor_name(layer: int) -> str:
 
 
 def contents_hash(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of vectors, whatever they are called."""
+    """SHA-256 of the vectors' contents."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].float().contiguous().numpy().tobytes())
@@ -50,7 +50,7 @@ def contents_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def unit(vector: Tensor) -> Tensor:
-    """The direction of a vector, float32; its length is computed in float64, which holds it."""
+    """The direction of a vector, float32; the norm is computed in float64 to avoid overflow."""
     exact = vector.double()
     direction: Tensor = exact / exact.norm()
     return direction.float()
@@ -59,24 +59,24 @@ def unit(vector: Tensor) -> Tensor:
 def stream_limit(dtype: torch.dtype) -> float:
     """Largest magnitude that a steered residual stream may have.
 
-    Half of what the type holds leaves room for what later layers add; above 2^40 the sum of squares
-    of a normalization overflows float32.
+    Half of the type's maximum leaves room for what later layers add; above 2^40 the sum of squares
+    in a normalization overflows float32.
     """
     return min(torch.finfo(dtype).max / 2, 2.0**40)
 
 
 def fits(value: float, dtype: torch.dtype) -> bool:
-    """Whether a number is finite in float32, in which it is computed with, and in `dtype`."""
+    """Whether a number is finite in `dtype` and in float32, the type of the computation."""
     return abs(value) <= min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
 
 
 class LayerVector(NamedTuple):
-    """A steering vector of one layer and what planning a request needs to know of it."""
+    """A steering vector of one layer and the figures that request planning needs."""
 
     vector: Tensor
     """Shape (hidden,)."""
     stream_norm: float
-    """Mean norm of the residual stream behind the layer."""
+    """Mean norm of the residual stream after the layer."""
     norm: float
     largest: float
     """Largest magnitude of an entry."""
@@ -105,7 +105,7 @@ class LayerVector(NamedTuple):
 
 
 class SteeringVector(NamedTuple):
-    """A steering vector as a server uses it."""
+    """A steering vector as loaded by a server."""
 
     hash: str
     """Of its contents."""
@@ -113,28 +113,28 @@ class SteeringVector(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """States of an agent's steps and how uncertain it was at each."""
+    """States of an agent's steps and the entropy of each."""
 
     states: Tensor
-    """Residual stream behind a layer at the last prompt token, shape (steps, hidden)."""
+    """Residual stream after a layer at the last prompt token, shape (steps, hidden)."""
     entropy: Tensor
     """Over the actions, nats, shape (steps,); NaN where no valid action was seen."""
     runs: Tensor
-    """Which run each step belongs to, int64, shape (steps,)."""
+    """Episode of each step, int64, shape (steps,)."""
 
 
 def east(steps: Weighted, *, centred: bool = True) -> Tensor:
-    """The entropy-weighted mean of the run-centred states (equation 1), float64, shape (hidden,).
+    """Entropy-weighted mean of the episode-centered states (eq. 1), float64, shape (hidden,).
 
-    Steps without an entropy or with a state that is not finite are left out of the sums and of
-    their runs' means. Runs with fewer than two steps say nothing.
+    Steps without an entropy or with a non-finite state are excluded from the sums and from their
+    episodes' means. Episodes with fewer than two steps contribute nothing.
 
     Args:
-        steps: Of all runs.
-        centred: False leaves out the centring, as a baseline that should fail.
+        steps: Of all episodes.
+        centred: False skips the centering, as a baseline that should fail.
 
     Raises:
-        ValueError: No step has any entropy, so that there is nothing to weight by.
+        ValueError: No step has a positive entropy.
     """
     valid = steps.entropy.isfinite() & steps.states.isfinite().all(-1)
     states, entropy = steps.states[valid].double(), steps.entropy[valid].double()
@@ -148,7 +148,7 @@ def east(steps: Weighted, *, centred: bool = True) -> Tensor:
 
 
 def run_means(states: Tensor, runs: Tensor) -> Tensor:
-    """Mean state of every run, shape (runs, hidden).
+    """Mean state of every episode, shape (runs, hidden).
 
     Args:
         states: Shape (steps, hidden).
@@ -162,11 +162,11 @@ def run_means(states: Tensor, runs: Tensor) -> Tensor:
 
 
 def sampled_entropy(counts: Tensor, *, miller_madow: bool = False) -> Tensor:
-    """Entropy of the actions seen in M completions: the plug-in estimate, nats.
+    """Plug-in estimate of the entropy of the actions in M completions, nats.
 
     Args:
-        counts: Of every action among the valid completions, shape (..., actions).
-        miller_madow: Add (S - 1) / 2m for the S actions seen in m completions, which corrects most
+        counts: Occurrences of each action in the valid completions, shape (..., actions).
+        miller_madow: Add (S - 1) / 2m for S distinct actions in m completions, which corrects most
             of the estimate's bias.
 
     Returns:
@@ -181,12 +181,12 @@ def sampled_entropy(counts: Tensor, *, miller_madow: bool = False) -> Tensor:
 
 
 class ActionEntropy(NamedTuple):
-    """Of the next action, read off the model's probabilities."""
+    """Entropy of the next action, computed from the model's probabilities."""
 
     entropy: Tensor
-    """Of the actions' renormalised probabilities, nats, shape (...)."""
+    """Of the actions' renormalized probabilities, nats, shape (...)."""
     action_probability_mass: Tensor
-    """Probability of any action at all, shape (...)."""
+    """Total probability of all actions, shape (...)."""
 
 
 def action_entropy(logprobs: Tensor) -> ActionEntropy:
@@ -201,7 +201,7 @@ def action_entropy(logprobs: Tensor) -> ActionEntropy:
 
 
 def shuffled(vector: Tensor, seed: int) -> Tensor:
-    """The same entries in another order: the control of equal norm, mean and spread."""
+    """Shuffle the entries: a control of equal norm, mean and spread."""
     order = torch.randperm(len(vector), generator=torch.Generator().manual_seed(seed))
     return vector[order]
 

@@ -1,4 +1,4 @@
-"""The base classes of everything that users write: configs, requests, profiles, task files.
+"""Base classes of user-written data: configs, requests, profiles, task files.
 
 An attribute docstring is the field's description in the JSON schema, in `/openapi.json` and in the
 generated reference pages.

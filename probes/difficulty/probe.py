@@ -1,9 +1,8 @@
-"""Difficulty: how hard a question is for a model, read from its own hidden state (DiffAdapt).
+"""Difficulty of a question for a model, predicted from the model's hidden state (DiffAdapt).
 
-DiffAdapt (arXiv 2510.19669): a small head on the final hidden state at the end of the prompt says
-whether a question is easy, normal or hard, and each class has a strategy. The paper's wording of
-the prompts, its thresholds and its feature's normalisation are not published; what is used here is
-stored with every probe.
+DiffAdapt (arXiv 2510.19669): a small head on the final hidden state at the end of the prompt
+classifies a question as easy, normal or hard, and each class has a strategy. The paper does not
+publish its prompts, thresholds and feature normalization; every probe stores those it uses.
 """
 
 from collections.abc import Mapping
@@ -16,20 +15,21 @@ from torch import Tensor
 from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
 
 MARGIN = 0.05
-"""Two classes whose probabilities differ by less are not told apart."""
+"""Smallest probability difference at which the likeliest class is chosen."""
 
 
 def default_thresholds(accuracy: Tensor, entropy: Tensor) -> Thresholds:
-    """Thresholds from a model's own answers: alpha 0.7, gamma 0.3, beta their median entropy.
+    """Thresholds from a model's own answers: alpha 0.7, gamma 0.3, beta the median entropy.
 
-    The median is over questions with at least alpha. The paper's thresholds are not published.
+    The median is over questions with an accuracy of at least alpha. The paper's thresholds are not
+    published.
 
     Args:
         accuracy: Share of right answers per question, shape (questions,).
         entropy: Mean entropy of its answers, nats per token, shape (questions,).
 
     Raises:
-        ValueError: No question reaches alpha, so that there is nothing to take beta from.
+        ValueError: No question reaches alpha, so beta is undefined.
     """
     solved = entropy[accuracy >= 0.7]
     if not len(solved):
@@ -40,8 +40,8 @@ def default_thresholds(accuracy: Tensor, entropy: Tensor) -> Thresholds:
 def classify(accuracy: Tensor, entropy: Tensor, thresholds: Thresholds) -> Tensor:
     """Label questions from the model's own answers (DiffAdapt, section 3).
 
-    Normal if acc >= alpha and E <= beta; else hard if acc < gamma; else easy. So a question that is
-    solved with much entropy is easy: the model thinks too much about it.
+    Normal if acc >= alpha and E <= beta; else hard if acc < gamma; else easy. A question solved
+    with high entropy is thus easy: the model overthinks it.
 
     Args:
         accuracy: Shape (questions,).
@@ -57,16 +57,16 @@ def classify(accuracy: Tensor, entropy: Tensor, thresholds: Thresholds) -> Tenso
 
 
 def cheapest(accuracy: Tensor, tokens: Tensor, outcomes: Outcomes) -> Tensor:
-    """Label questions by what every strategy made of them (the oracle of DiffAdapt, section 5).
+    """Label questions by the outcome of every strategy (the oracle of DiffAdapt, section 5).
 
-    The label is the strategy with the fewest tokens among those that answer no less often right
-    than normal does; hard where none of them is right often enough, so that giving up early is
-    best. Unlike `classify` it assumes nothing about entropy.
+    The label is the strategy with the fewest tokens among those whose accuracy is not below that of
+    normal; hard if no strategy is accurate enough, because giving up early is then best. Unlike
+    `classify` it assumes nothing about entropy.
 
     Args:
-        accuracy: Share of right answers by the strategies of each class, shape (3, questions).
+        accuracy: Share of right answers by the strategy of each class, shape (3, questions).
         tokens: Mean length of these answers, shape (3, questions).
-        outcomes: What counts as no less often and as often enough.
+        outcomes: Tolerance and minimum accuracy.
 
     Returns:
         Values of `Difficulty`, int64, shape (questions,).
@@ -78,7 +78,7 @@ def cheapest(accuracy: Tensor, tokens: Tensor, outcomes: Outcomes) -> Tensor:
 
 
 def decide(probabilities: Tensor) -> Tensor:
-    """The class of every row: the likeliest, or normal where that is not clear.
+    """The likeliest class of every row, or normal if the margin is below `MARGIN`.
 
     Args:
         probabilities: Shape (rows, 3); a row may hold NaN.
@@ -92,10 +92,10 @@ def decide(probabilities: Tensor) -> Tensor:
 
 
 class Head(NamedTuple):
-    """A linear probe, or one with a hidden layer, over standardised features.
+    """A linear probe, or one with a hidden layer, over standardized features.
 
     softmax((W2 relu(W1 x + b1) + b2) / temperature) with x = (h - mean) / scale; a linear probe has
-    W2 and b2 alone.
+    only W2 and b2.
     """
 
     mean: Tensor
@@ -131,19 +131,19 @@ class Head(NamedTuple):
         return Head(**{key: part.to(device, torch.float32) for key, part in parts})
 
     def tensors(self) -> dict[str, Tensor]:
-        """What to store."""
+        """Tensors to store in an artifact."""
         return {key: part for key, part in self._asdict().items() if part is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], features: int) -> Self:
-        """Read what `tensors` gave.
+        """Build a head from the result of `tensors`.
 
         Args:
             tensors: By name.
             features: The model's hidden size.
 
         Raises:
-            ValueError: One is missing, has another shape or is not finite; names it.
+            ValueError: A tensor is missing, has another shape or is not finite; names it.
         """
         known = {key: tensors[key] for key in cls._fields if key in tensors}
         units = features

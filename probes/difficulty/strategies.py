@@ -1,4 +1,4 @@
-"""Classes of difficulty and what follows from each: data, without torch, for wire and manifests."""
+"""Difficulty classes and their strategies; plain data for the wire and manifests, without torch."""
 
 import math
 from enum import IntEnum
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from probes.strict import RequestModel
 
 MIN_TOKENS = 16
-"""No budget is smaller than this."""
+"""Smallest budget, in tokens."""
 
 
 class Difficulty(IntEnum):
-    """How hard a question is; the value is the class's column."""
+    """How hard a question is; the value is the column of the class."""
 
     EASY = 0
     NORMAL = 1
@@ -33,7 +33,7 @@ class Strategy(RequestModel):
     """How questions of one class are answered."""
 
     prompt: str = Field("", max_length=2000)
-    """Put after the question; empty leaves it as it is."""
+    """Text added after the question; empty adds nothing."""
     temperature: float = Field(ge=0.01, le=2.0)
     """T0 of a request that names none."""
     budget: float = Field(gt=0.0, le=1.0)
@@ -45,7 +45,7 @@ class Strategy(RequestModel):
 
 
 def with_text(question: str, text: str) -> str:
-    """A question with a strategy's text after it, so that its own tokens stay as they were."""
+    """Append a strategy's text to a question; the question's own tokens do not change."""
     return f"{question}\n\n{text}" if text else question
 
 
@@ -66,7 +66,7 @@ class Strategies(RequestModel):
 
     @property
     def all(self) -> tuple[Strategy, Strategy, Strategy]:
-        """By the value of `Difficulty`."""
+        """In the order of `Difficulty`."""
         return self.easy, self.normal, self.hard
 
     @property
@@ -76,7 +76,7 @@ class Strategies(RequestModel):
 
 
 class Thresholds(BaseModel):
-    """Where accuracy and entropy of a model's own answers put a question."""
+    """Thresholds that classify a question by the accuracy and entropy of a model's answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -95,31 +95,31 @@ class Thresholds(BaseModel):
 
 
 class Outcomes(BaseModel):
-    """Which strategy a question's label names where all three were tried on it."""
+    """Parameters of labels that come from the outcomes of all three strategies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tolerance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Accuracy that a cheaper strategy may lose against normal."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """A question that no strategy answers so often is hard."""
+    """A question is hard if no strategy reaches this accuracy."""
 
 
 class ProbeSpec(BaseModel):
-    """What a difficulty probe reads and what follows from it; part of its manifest."""
+    """Input, labels and strategies of a difficulty probe; part of its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
-    """`final`: what goes into the output head."""
+    """`final`: the input of the output head."""
     normalised: bool
     """Whether the state is taken after the final norm."""
     position: str
-    """`last_prompt_token`, of the chat with the question as it is."""
+    """`last_prompt_token`, of the chat with the unchanged question."""
     features: int
     """Size of the hidden state."""
     labels: Thresholds | Outcomes
-    """How the questions that it was trained on were labelled."""
+    """How its training questions were labeled."""
     strategies: Strategies
 
     def unreadable(self, features: int) -> str | None:

@@ -86,7 +86,7 @@ def add_job(
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
-    duration = f"Duration: {config.minutes}, for the default model on two cores."
+    duration = f"Estimated duration: {config.minutes}, for the default model on two cores."
     command.__doc__ = f"{inspect.getdoc(run)}\n\n{duration}"
     app.command(name)(command)
 

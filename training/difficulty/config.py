@@ -26,7 +26,7 @@ class DifficultyConfig(AnswersConfig):
     """Which questions, how they are labelled and what is fitted."""
 
     quick: ClassVar[Mapping[str, Any]] = {"problems": 120, "samples": 2, "head": "linear"}
-    minutes: ClassVar[str] = "about 10 minutes with the defaults, 2 with --quick"
+    minutes: ClassVar[str] = "about 30 minutes with the defaults, 5 with --quick"
 
     task: CommaSeparated = ("arithmetic", "words", "facts")
     """Questions, separated by commas: arithmetic, words, facts, quiz, a JSONL file with `prompt`

@@ -1,7 +1,7 @@
 """The artifacts a server may use: found at start, checked against the served model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from probes.steering import LayerVector, SteeringVector, contents_hash, tensor_n
 from server.errors import BadControl
 from server.settings import settings
 from server.wire.cards import ArtifactCard
+from server.worker.message import WorkerArtifact
 
 logger = logging.getLogger("vllm.entrostat")
 
@@ -142,6 +143,41 @@ class Artifacts:
             for name, vector in self._vectors.items()
         }
 
+    def for_workers(self) -> dict[str, WorkerArtifact]:
+        """What a worker needs of the usable artifacts, by id: probes and vectors."""
+        return {
+            artifact.id: WorkerArtifact(
+                hash=contents_hash(artifact.tensors), layers=self._layers(artifact.id)
+            )
+            for artifact in self._loaded.values()
+            if artifact.manifest.kind in ("difficulty-probe", "steering-vector")
+        }
+
+    def _layers(self, name: str) -> list[int]:
+        return sorted(self._vectors[name].layers) if name in self._vectors else []
+
+    def keep_common(self, workers: Iterable[Mapping[str, WorkerArtifact] | None]) -> None:
+        """Offer only probes and vectors that every worker has loaded too, with the same contents.
+
+        The processes read the folders at different times. What only one of them has seen is listed
+        as unusable.
+
+        Args:
+            workers: What each worker has loaded; None for one that needs none.
+        """
+        for theirs in workers:
+            if theirs is None:
+                continue
+            for name, mine in self.for_workers().items():
+                if (reason := _differs(mine, theirs.get(name))) is not None:
+                    self._refuse(name, reason)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        logger.warning("entrostat: artifact %s is not used: %s", name, reason)
+        for table in (self._loaded, self._vectors, self._inquiries):
+            table.pop(name, None)
+        self._cards[name] = self._cards[name].model_copy(update={"usable": False, "reason": reason})
+
     def inquiry(self, name: str, param: str) -> Inquiry:
         """The task with this id, with its predictor and calibration.
 
@@ -183,6 +219,14 @@ class Artifacts:
         raise BadControl(
             f"`{param}`: unknown artifact `{name}`; GET /v1/entropy/artifacts lists them", param
         )
+
+
+def _differs(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
+    if theirs is None:
+        return "the engine has not loaded it: it was added while the server started; restart it"
+    if theirs != mine:
+        return "the engine loaded other contents: it was replaced while the server started; restart"
+    return None
 
 
 def load_artifacts(

@@ -43,6 +43,7 @@ class EntrostatPlugin:
         _check(engine_client.vllm_config)
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
+        server.artifacts.keep_common(await engine_client.collective_rpc("entrostat_artifacts"))
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
         for name, method in HANDLERS.items():
@@ -81,7 +82,7 @@ def _check(config: Any) -> None:
     if not ours or CONFIG_KEY not in (config.additional_config or {}):
         raise ValueError(
             "the entrostat plugin is on but its worker side is off: start with `entrostat serve`, "
-            "or add --logits-processors server.engine.runner_v1:EntropyLogitsProcessor "
+            "or add --logits-processors server.engine.runner_v1:EntropyProcessorV1 "
             f"--additional-config '{{\"{CONFIG_KEY}\": {{}}}}'"
         )
     if not vllm_version.startswith(_TESTED):

@@ -84,7 +84,7 @@ def _measure(rounds: int, address: str) -> dict[str, list[Lap]]:
         max_num_seqs=len(PROMPTS),
         kv_cache_memory_bytes=512 << 20,
         distributed_executor_backend="uni",
-        logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
+        logits_processors=["server.engine.runner_v1:EntropyProcessorV1"],
         additional_config={"entrostat": {}},
     )
     engine: Any = llm.llm_engine

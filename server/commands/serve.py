@@ -286,7 +286,7 @@ def _switch_on(args: Any, runner: Runner, steering: SteeringFlags) -> None:
 
     flags = {LAYERS_KEY: steering.layers, VECTORS_KEY: steering.vectors}
     ours = {key: value for key, value in flags.items() if value is not None}
-    processor = f"server.engine.runner_{runner.value}:EntropyLogitsProcessor"
+    processor = f"server.engine.runner_{runner.value}:EntropyProcessor{runner.value.upper()}"
     args.logits_processors = [*(args.logits_processors or []), processor]
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: ours}
     if args.disable_access_log_for_endpoints is None:

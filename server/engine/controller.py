@@ -1,11 +1,15 @@
-"""The controller: entropy of each row, temperature of each row, scaled logits. No runner in here.
+"""The controller: entropy of each row, temperature of each row, scaled logits. Knows no runner.
 
 State is one row per request slot, kept on the host and copied to the device only when a request
 joins, leaves or moves. A step without controlled requests returns at once; a step with them runs a
 fixed number of tensor operations, whatever the batch, and never waits for the device.
+
+An exception here would end the engine and every request in it. So nothing raises: a request whose
+control fails is decoded plainly, its trace says so, and `failures` counts it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +19,20 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.difficulty.probe import Head
-from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
-from server.engine.difficulty import DifficultyControl
+from server.engine.difficulty import DifficultySlots
 from server.engine.kernels import Kernels
-from server.engine.publisher import Directory, Publisher
+from server.engine.publisher import Publisher
+from server.engine.slots import (
+    BASE,
+    LAW,
+    PARAMETERS,
+    LawTable,
+    SlotTable,
+    TraceTable,
+    told_temperature,
+)
 from server.engine.steering import SteeringControl
-from server.worker.message import KEY
+from server.worker.message import KEY, WorkerArtifact
 
 logger = init_logger("vllm.entrostat")
 
@@ -37,7 +49,7 @@ class Group(NamedTuple):
     solve: bool
     """Whether any of them follows an entropy target."""
     traced: bool
-    """Whether anybody wants to know what was measured."""
+    """Whether any of them sends a trace."""
     judged: bool = False
     """Whether any of them has a difficulty probe."""
 
@@ -55,31 +67,27 @@ class Measured(NamedTuple):
 
 
 class Controller:
-    """Per-slot laws and the step that applies them."""
+    """The tables of all slots, and the step that applies them."""
 
     def __init__(
         self, num_slots: int, vocab_size: int, device: torch.device, publisher: Publisher | None
     ) -> None:
         self.kernels = Kernels(vocab_size, device)
         self.steps = 0
-        """Sampling steps seen; moves whenever the engine makes progress."""
+        """Sampling steps seen; grows whenever the engine makes progress."""
         self.failures = 0
+        """Controls that failed."""
+        self._num_slots = num_slots
         self._device = device
         self._publisher = publisher
-        # law, base temperature, parameters
-        self._table = np.zeros((num_slots, 2 + NUM_PARAMETERS), dtype=np.float32)
-        self._device_table = torch.zeros(2 + NUM_PARAMETERS, num_slots, device=device)
-        self._active = np.zeros(num_slots, dtype=bool)
-        self._directory = Directory(
-            np.zeros(num_slots, np.uint64),
-            np.zeros(num_slots, np.uint32),
-            np.full(num_slots, "", dtype=object),
-        )
-        self._stale = False
-        self.difficulty: DifficultyControl | None = None
+        self.laws = LawTable(num_slots, device)
+        self.traces = TraceTable(num_slots)
+        self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.steering: SteeringControl | None = None
         """Set by the plugin; None where no vector fits the model."""
+        self.artifacts: dict[str, WorkerArtifact] = {}
+        """What this worker has loaded, by id; set by the plugin."""
 
     def read_difficulty(self, model: Any, heads: Mapping[str, Head]) -> None:
         """Read these probes on a loaded model.
@@ -88,7 +96,7 @@ class Controller:
             model: Its output head is tapped.
             heads: By artifact id.
         """
-        self.difficulty = DifficultyControl(len(self._active), self._device, heads)
+        self.difficulty = DifficultySlots(self._num_slots, self._device, heads)
         self.difficulty.tap.attach(model)
 
     def report_to(self, publisher: Publisher) -> None:
@@ -104,44 +112,89 @@ class Controller:
         """Trace records that no API server took."""
         return 0 if self._publisher is None else self._publisher.lost
 
+    # -- failures --------------------------------------------------------------------------
+
+    @contextmanager
+    def contained(self, *slots: int) -> Iterator[None]:
+        """Catch what goes wrong with the control of some slots, and decode them plainly."""
+        try:
+            yield
+        except Exception as error:  # any: it would end the engine and every request in it
+            self.count_failure(error)
+            for slot in slots:
+                self.fail(slot)
+
+    @contextmanager
+    def contained_step(self) -> Iterator[None]:
+        """The same for a whole step, where nobody knows whose control it was."""
+        try:
+            yield
+        except Exception as error:  # as in `contained`
+            self.count_failure(error)
+            with self.contained():  # nothing leaves here, whatever else is broken
+                for slot in np.flatnonzero(self.laws.active).tolist():
+                    self.fail(slot)
+                if self.steering is not None:
+                    self.steering.unmark()
+
+    def count_failure(self, error: Exception) -> None:
+        """Count a failed control; the first one is logged with its traceback."""
+        self.failures += 1
+        if self.failures == 1:
+            logger.error("entrostat: a control failed, decoding goes on without it", exc_info=error)
+
+    def fail(self, slot: int) -> None:
+        """Decode a request plainly from here on; its trace says that its control failed."""
+        if self.difficulty is not None:
+            with self.contained():
+                self.difficulty.remove(slot)
+        if self.steering is not None:
+            with self.contained():
+                self.steering.fail(slot)
+        self.laws.fail(slot)
+
     # -- slots -----------------------------------------------------------------------------
 
+    @property
+    def _tables(self) -> list[SlotTable]:
+        optional = (self.difficulty, self.steering)
+        return [self.traces, self.laws, *(table for table in optional if table is not None)]
+
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
-        """Seat a request in a slot, wiping whatever sat there before.
+        """Assign a request to a slot and reset the slot's state.
 
         Args:
-            slot: Where.
+            slot: Which.
             extra_args: Of its sampling parameters; without a control the slot becomes idle.
             base: Its own temperature; 0 is greedy.
 
         Returns:
             Whether the request is controlled.
         """
-        control = (extra_args or {}).get(KEY)
-        if control is None:
-            self.remove(slot)
+        self.remove(slot)
+        request = (extra_args or {}).get(KEY)
+        if request is None:
             return False
-        self._table[slot] = [control["law"], base, *control["parameters"]]
-        self._active[slot] = True
-        self._seat(slot, control["trace"], 0, control["address"])
-        if self.difficulty is not None:
-            self.difficulty.add(slot, control["difficulty"])
-        if self.steering is not None:
-            self.steering.add(slot, control["steering"])
-        else:  # better no answer than one that is not steered and says it is
-            assert control["steering"] is None, "this worker has no steering vectors"
+        failures = self.failures
+        for table in self._tables:
+            with self.contained():
+                table.add(slot, request)
+        with self.contained():
+            if self.steering is None and request["steering"] is not None:
+                raise RuntimeError("this worker has no steering vectors")
+        with self.contained():
+            self.laws.set_base(slot, base)
+        if self.failures > failures:
+            self.fail(slot)
+            self.laws.rows[slot, BASE] = base
         return True
 
     def remove(self, slot: int) -> None:
         """Make a slot idle."""
-        if self._active[slot]:
-            self._table[slot] = 0.0
-            self._active[slot] = False
-            self._seat(slot, 0, 0, "")
-            if self.difficulty is not None:
-                self.difficulty.remove(slot)
-            if self.steering is not None:
-                self.steering.remove(slot)
+        if self.laws.active[slot]:
+            for table in self._tables:
+                with self.contained(slot):
+                    table.remove(slot)
 
     def move(self, source: int, target: int) -> None:
         """Move a request to another slot; the source becomes idle."""
@@ -150,41 +203,27 @@ class Controller:
 
     def swap(self, one: int, two: int) -> None:
         """Exchange two slots."""
-        if not (self._active[one] or self._active[two]):
+        if not (self.laws.active[one] or self.laws.active[two]):
             return
-        self._directory = self._directory.copy()
-        for column in (self._table, self._active, *self._directory):
-            column[[one, two]] = column[[two, one]]
-        if self.difficulty is not None:
-            self.difficulty.swap(one, two)
-        if self.steering is not None:
-            self.steering.swap(one, two)
-        self._stale = True
+        for table in self._tables:
+            with self.contained(*(slot for slot in (one, two) if self.laws.active[slot])):
+                table.swap(one, two)
 
-    def name_choice(self, slot: int, choice: int) -> None:
-        """Say which of a request's n completions sits in a slot."""
-        self._seat(slot, int(self._directory.traces[slot]), choice, self._directory.addresses[slot])
+    def name_choice(self, slot: int, request_id: str) -> None:
+        """Set which of a request's n completions occupies a slot.
 
-    def _seat(self, slot: int, trace: int, choice: int, address: str) -> None:
-        self._directory = self._directory.copy()
-        self._directory.traces[slot] = trace
-        self._directory.choices[slot] = choice
-        self._directory.addresses[slot] = address
-        self._stale = True
+        Args:
+            slot: Which.
+            request_id: vLLM names the i-th of n completions `i_<request id>`.
+        """
+        with self.contained(slot):
+            self.traces.name_choice(slot, int(request_id.partition("_")[0]))
 
     # -- batches ---------------------------------------------------------------------------
 
     def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots holds a controlled request."""
-        return bool(self._active[slots].any())
-
-    def needs_solver(self, slots: NDArray[np.int64] | slice) -> bool:
-        """Whether any of these slots follows an entropy target."""
-        return bool((self._table[slots, 0] == EntropyTargetLaw.tag).any())
-
-    def is_traced(self, slots: NDArray[np.int64] | slice) -> bool:
-        """Whether any of these slots sends a trace."""
-        return bool(self._directory.traces[slots].any())
+        return bool(self.laws.active[slots].any())
 
     def is_judged(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots has a difficulty probe."""
@@ -198,8 +237,8 @@ class Controller:
         Args:
             slot_of_row: Slot of each row of the batch, shape (rows,).
         """
-        active = self._active[slot_of_row]
-        solving = self._table[slot_of_row, 0] == EntropyTargetLaw.tag
+        active = self.laws.active[slot_of_row]
+        solving = self.laws.solving(slot_of_row)
         groups = []
         for solve, members in ((False, active & ~solving), (True, solving)):
             host_rows = members.nonzero()[0]
@@ -209,7 +248,7 @@ class Controller:
                     torch.from_numpy(part).to(self._device, non_blocking=True)
                     for part in (host_rows, host_slots)
                 )
-                traced, judged = self.is_traced(host_slots), self.is_judged(host_slots)
+                traced, judged = self.traces.is_traced(host_slots), self.is_judged(host_slots)
                 everyone = len(host_rows) == len(slot_of_row)
                 groups.append(
                     Group(None if everyone else rows, slots, host_slots, solve, traced, judged)
@@ -218,12 +257,10 @@ class Controller:
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
-        if self._stale:
-            columns = torch.from_numpy(self._table.T.copy())
-            self._device_table.copy_(columns, non_blocking=True)
-            self._stale = False
-        if self.difficulty is not None:
-            self.difficulty.flush()
+        with self.contained():
+            self.laws.flush()
+            if self.difficulty is not None:
+                self.difficulty.flush()
 
     # -- the step --------------------------------------------------------------------------
 
@@ -244,11 +281,10 @@ class Controller:
         """
         assert self.difficulty is not None
         try:
-            self.difficulty.settle(hidden, rows, slots, indices, self._directory, self._publisher)
-        except Exception:  # as in `control`: the answer is then one of no class
-            self.failures += 1
-            if self.failures == 1:
-                logger.exception("entrostat: a difficulty probe failed, decoding goes on")
+            directory = self.traces.directory
+            self.difficulty.settle(hidden, rows, slots, indices, directory, self._publisher)
+        except Exception as error:  # as in `control`: the answer then has no class
+            self.count_failure(error)
 
     def control(
         self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor
@@ -270,18 +306,14 @@ class Controller:
         mine = logits if group.rows is None else logits[group.rows]
         difficulty = self.difficulty if group.judged else None
         try:
-            table = self._device_table[:, group.slots]
-            law, own, parameters = table[0], table[1], table[2:].T
+            if self.laws.stale or (difficulty is not None and difficulty.stale):
+                raise RuntimeError("the device's copy of the slots is out of date")
+            table = self.laws.device_columns[:, group.slots]
+            law, own, parameters = table[LAW], table[BASE], table[PARAMETERS].T
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             entropy, temperature = self.kernels.decide(
                 mine, base, law, parameters, solve=group.solve
             )
-        except Exception:  # the boundary where a failing control must not fail the request
-            self.failures += 1
-            if self.failures == 1:
-                logger.exception("entrostat: a control failed, decoding goes on without it")
-            entropy = temperature = torch.full((len(mine),), torch.nan, device=self._device)
-        else:
             scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
                 logits.div_(scale)
@@ -289,13 +321,20 @@ class Controller:
                 logits[group.rows] = mine.div_(scale)
             if difficulty is not None and difficulty.may_end(group.host_slots, indices):
                 difficulty.limit(logits, group.rows, group.slots, indices)
+            if self.laws.any_failed():
+                temperature = told_temperature(temperature, table)
+        except Exception as error:  # the boundary where a failing control must not fail a request
+            self.count_failure(error)
+            entropy = temperature = torch.full((len(mine),), torch.nan, device=self._device)
         return Measured(group, indices, entropy, temperature)
 
     def publish(self, measured: Measured) -> None:
-        """Send what `control` measured to the API servers, if anybody wants it."""
+        """Send what `control` measured to the API servers, if any of its requests is traced."""
         group = measured.group
         if self._publisher is not None and group.traced:
             slots = group.slots if group.host_slots is None else group.host_slots
-            self._publisher.publish(
-                measured.entropy, measured.temperature, slots, measured.indices, self._directory
-            )
+            directory = self.traces.directory
+            with self.contained():
+                self._publisher.publish(
+                    measured.entropy, measured.temperature, slots, measured.indices, directory
+                )

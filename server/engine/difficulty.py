@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head, decide
 from server.engine.publisher import Directory, Publisher
+from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
 _REMEMBERED = 16_384
@@ -39,7 +40,7 @@ class Tap:
         model.compute_logits = tapped
 
 
-class DifficultyControl:
+class DifficultySlots:
     """Probes, classes and what follows from them, per slot."""
 
     def __init__(self, num_slots: int, device: torch.device, heads: Mapping[str, Head]) -> None:
@@ -55,7 +56,8 @@ class DifficultyControl:
         self._device_table = torch.zeros(num_slots, 7, device=device)
         self._classes = torch.full((num_slots,), _UNDECIDED, device=device)
         self._memory: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
-        self._stale = False
+        self.stale = False
+        """Whether the device's copy is out of date."""
 
     def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots has a probe."""
@@ -63,24 +65,26 @@ class DifficultyControl:
 
     # -- slots -----------------------------------------------------------------------------
 
-    def add(self, slot: int, control: Mapping[str, Any] | None) -> None:
-        """Seat a request. Its class is read, or remembered, at its next sampled token.
+    def add(self, slot: int, request: RequestMessage) -> None:
+        """Assign a request to a slot. Its class is read, or remembered, at its next sampled token.
 
-        Args:
-            slot: Where.
-            control: From `difficulty_control`; None seats a request without a probe.
+        Raises:
+            Exception: It names a probe that this worker does not have, or is malformed.
         """
         self.remove(slot)
+        control = request["difficulty"]
         if control is None:
             return
+        if control["probe"] not in self._heads:
+            raise LookupError(f"this worker has no probe {control['probe']!r}")
         self._probes[slot] = control["probe"]
         self._settled[slot] = False
         self._traces[slot] = control["trace"]
         self._table[slot] = [*control["temperatures"], *control["budgets"], control["stop"]]
-        self._stale = True
+        self.stale = True
 
     def remove(self, slot: int) -> None:
-        """Forget whoever sits there."""
+        """Clear a slot."""
         if self._probes[slot] is not None:
             self._probes[slot] = None
             self._settled[slot] = True
@@ -93,13 +97,13 @@ class DifficultyControl:
         for column in (self._probes, self._settled, self._traces, self._table):
             column[[one, two]] = column[[two, one]]
         self._classes[[one, two]] = self._classes[[two, one]]
-        self._stale = True
+        self.stale = True
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
-        if self._stale:
+        if self.stale:
             self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
-            self._stale = False
+            self.stale = False
 
     # -- the step --------------------------------------------------------------------------
 
@@ -112,14 +116,14 @@ class DifficultyControl:
         directory: Directory,
         publisher: Publisher | None,
     ) -> None:
-        """Classify the requests whose prompt just ended, and recall those that were away.
+        """Classify the requests whose prompt just ended, and recall those that were preempted.
 
         Args:
             hidden: Final hidden states, shape (any number of rows, hidden size).
             rows: Row of `hidden` of each request.
             slots: Slot of each request.
             indices: Token each row is about to draw; negative while its prompt is still read.
-            directory: Who sits in each slot.
+            directory: Who receives the trace of each slot.
             publisher: Takes the decisions to the API servers.
         """
         waiting = ~self._settled[slots] & (indices >= 0)

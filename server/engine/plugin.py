@@ -14,7 +14,13 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from server.artifacts import load_artifacts
 from server.engine.steering import Size, SteeringControl, Vectors, num_rows
 from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
-from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+from server.worker.message import (
+    CONFIG_KEY,
+    LAYERS_KEY,
+    VECTORS_KEY,
+    WorkerArtifact,
+    WorkerStatus,
+)
 
 
 def register() -> None:
@@ -36,7 +42,8 @@ def register() -> None:
 def attach(worker: Any) -> None:
     """Make a worker bind its entropy processor once the model is loaded.
 
-    The worker also gains `entrostat_status`, which API servers call for readiness.
+    The worker also gains `entrostat_status`, which API servers call for readiness, and
+    `entrostat_artifacts`, which tells them what it has loaded.
     """
     if CONFIG_KEY not in (worker.vllm_config.additional_config or {}):
         return
@@ -49,6 +56,7 @@ def attach(worker: Any) -> None:
 
     worker.load_model = load_model_and_bind
     worker.entrostat_status = lambda: status(worker)
+    worker.entrostat_artifacts = lambda: loaded_artifacts(worker)
 
 
 def bind(runner: Any) -> Any | None:
@@ -68,6 +76,7 @@ def bind(runner: Any) -> Any | None:
                 processor.controller.read_difficulty(runner.model, heads)
             if vectors := artifacts.steering_vectors():
                 processor.steer(steer(runner, vectors))
+            processor.controller.artifacts = artifacts.for_workers()
             if get_tensor_model_parallel_rank() != 0:  # every rank samples the same rows
                 processor.controller.mute()
             if hasattr(runner, "input_batch"):
@@ -176,8 +185,14 @@ def spare_discarded_generators(runner: Any) -> None:
     runner.sample_tokens = sample_tokens_without_rewinding
 
 
-def status(worker: Any) -> dict[str, int]:
-    """Progress of a worker: steps seen, failed controls, lost records."""
+def loaded_artifacts(worker: Any) -> dict[str, WorkerArtifact] | None:
+    """What a worker can steer with and judge by, by id; None on a rank that does not sample."""
+    processor = getattr(worker, "entrostat_processor", None)
+    return None if processor is None else processor.controller.artifacts
+
+
+def status(worker: Any) -> WorkerStatus:
+    """Progress of a worker."""
     processor = getattr(worker, "entrostat_processor", None)
     if processor is None:
         return {"steps": 0, "failures": 0, "lost": 0}

@@ -7,6 +7,7 @@ loses records, never holds up decoding; the answer then says that its trace is i
 
 import queue
 import threading
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,17 @@ from server.worker.records import DECISION, TOKEN, Records, write_frame
 
 logger = init_logger("vllm.entrostat")
 
+_MAX_STEPS = 4096
+"""Steps that wait for the thread."""
+_MAX_SOCKETS = 256
+"""Receivers; each is an API server, so more of them means that most are gone."""
+
 
 class Directory(NamedTuple):
-    """Who sits in each slot; replaced, never changed, so that a queued step keeps its own."""
+    """Who receives the trace of each slot."""
 
     traces: NDArray[np.uint64]
-    """Trace id per slot; 0 is nobody."""
+    """Trace id per slot; 0 sends none."""
     choices: NDArray[np.uint32]
     addresses: NDArray[np.object_]
     """ZeroMQ endpoint per slot."""
@@ -50,8 +56,9 @@ class Publisher:
     """One thread and one ZeroMQ PUSH socket per receiving API server."""
 
     def __init__(self) -> None:
-        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._steps: queue.Queue[_Step | None] = queue.Queue(_MAX_STEPS)
+        self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
+        """By address, the longest unused first."""
         self._thread: threading.Thread | None = None
         self.lost = 0
         """Records that no receiver took."""
@@ -72,7 +79,7 @@ class Publisher:
             slots: Slot of each row, on either side.
             indices: Token index of each row in its completion; negative rows are dropped (their
                 prompt is not read to the end yet, so nothing was sampled).
-            directory: Who sits in each slot now.
+            directory: Who receives the trace of each slot now.
         """
         self._queue(TOKEN, slots, [indices, entropy, temperature], directory)
 
@@ -83,7 +90,7 @@ class Publisher:
         slots: NDArray[np.int64],
         directory: Directory,
     ) -> None:
-        """Queue what difficulty probes said.
+        """Queue the decisions of difficulty probes.
 
         Args:
             classes: Values of `Difficulty`, shape (rows,), on the device.
@@ -109,20 +116,26 @@ class Publisher:
             slots = _to_host(slots)
             copied = torch.Event()
             copied.record()
-        self._steps.put(_Step(kind, slots, columns, directory, copied))
+        try:
+            self._steps.put_nowait(_Step(kind, slots, columns, directory, copied))
+        except queue.Full:  # the thread is far behind: decoding does not wait for it
+            self.lost += len(slots)
 
     def close(self) -> None:
         """Send what is queued and stop the thread."""
         if self._thread is not None:
-            self._steps.put(None)
+            self._steps.put(None, timeout=5)
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
         context = zmq.Context()
         while (step := self._steps.get()) is not None:
-            if step.copied is not None:
-                step.copied.synchronize()
-            self._send(context, step)
+            try:
+                if step.copied is not None:
+                    step.copied.synchronize()
+                self._send(context, step)
+            except Exception:  # any: the thread outlives a step that it cannot send
+                self.lost += len(step.slots)
         for socket in self._sockets.values():
             socket.close(linger=1000)
         context.term()
@@ -149,12 +162,23 @@ class Publisher:
         self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, records: Records
     ) -> None:
         try:
-            if address not in self._sockets:
-                self._sockets[address] = context.socket(zmq.PUSH)
-                self._sockets[address].connect(address)
-            self._sockets[address].send(write_frame(records), zmq.NOBLOCK)
+            self._socket(context, address).send(write_frame(records), zmq.NOBLOCK)
         except zmq.ZMQError:  # no such place, or its queue is full
             self.lost += len(records)
+
+    def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> zmq.Socket[bytes]:
+        if address not in self._sockets:
+            socket = context.socket(zmq.PUSH)
+            try:
+                socket.connect(address)
+            except zmq.ZMQError:  # an open socket would keep the context from ending
+                socket.close(linger=0)
+                raise
+            self._sockets[address] = socket
+            if len(self._sockets) > _MAX_SOCKETS:
+                self._sockets.popitem(last=False)[1].close(linger=1000)
+        self._sockets.move_to_end(address)
+        return self._sockets[address]
 
 
 def _to_host(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:

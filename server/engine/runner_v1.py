@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
-class EntropyLogitsProcessor(LogitsProcessor):
+class EntropyProcessorV1(LogitsProcessor):
     """Entropy control for the V1 runner; a row of the batch is a slot."""
 
     def __init__(
@@ -77,10 +77,11 @@ class EntropyLogitsProcessor(LogitsProcessor):
         prepare: Callable[..., Any] = runner._prepare_inputs
 
         def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
-            batch = runner.input_batch  # vLLM may replace it after loading
-            rows = slice(batch.num_reqs)  # views: this runs at every step, steered or not
-            starts, prompts = batch.num_computed_tokens_cpu[rows], batch.num_prompt_tokens[rows]
-            steering.mark(np.arange(batch.num_reqs), starts, counts, prompts)
+            with self.controller.contained_step():
+                batch = runner.input_batch  # vLLM may replace it after loading
+                rows = slice(batch.num_reqs)  # views: this runs at every step, steered or not
+                starts, prompts = batch.num_computed_tokens_cpu[rows], batch.num_prompt_tokens[rows]
+                steering.mark(np.arange(batch.num_reqs), starts, counts, prompts)
             return prepare(scheduler_output, counts)
 
         runner._prepare_inputs = prepare_and_mark
@@ -89,6 +90,11 @@ class EntropyLogitsProcessor(LogitsProcessor):
         """Follow requests that join, leave or move."""
         if batch_update is None:
             return
+        with self.controller.contained_step():
+            self._follow_batch(batch_update)
+        self._groups = None
+
+    def _follow_batch(self, batch_update: BatchUpdate) -> None:
         for slot in batch_update.removed:
             self.controller.remove(slot)
         # `added` reuses a slot without `removed` when one request replaces another. All leave
@@ -97,9 +103,10 @@ class EntropyLogitsProcessor(LogitsProcessor):
             self.controller.remove(slot)
             self._unnamed.discard(slot)
         for slot, params, *_ in batch_update.added:
-            controlled = self.controller.add(slot, params.extra_args, params.temperature)
-            if controlled and params.extra_args[KEY]["choices"] > 1:
-                self._unnamed.add(slot)
+            if self.controller.add(slot, params.extra_args, params.temperature):
+                with self.controller.contained(slot):
+                    if params.extra_args[KEY]["choices"] > 1:
+                        self._unnamed.add(slot)
         for source, target, direction in batch_update.moved:
             if direction == MoveDirectionality.SWAP:
                 self.controller.swap(source, target)
@@ -107,7 +114,6 @@ class EntropyLogitsProcessor(LogitsProcessor):
                 self.controller.move(source, target)
             self._follow(source, target, direction)
         self._name_choices()
-        self._groups = None
 
     def _follow(self, source: int, target: int, direction: MoveDirectionality) -> None:
         moved = self._unnamed & {source, target}
@@ -118,21 +124,22 @@ class EntropyLogitsProcessor(LogitsProcessor):
             self._unnamed.add(source)
 
     def _name_choices(self) -> None:
-        """Completions of one request share their parameters; only the request id tells them apart.
-
-        vLLM names the i-th of n completions `i_<request id>`.
-        """
+        """Completions of one request share their parameters; their request ids differ."""
         if self._unnamed and self._runner is not None:
-            ids = self._runner.input_batch.req_ids
             for slot in self._unnamed:
-                self.controller.name_choice(slot, int(ids[slot].partition("_")[0]))
+                with self.controller.contained(slot):
+                    self.controller.name_choice(slot, self._runner.input_batch.req_ids[slot])
             self._unnamed.clear()
 
     def before_sampling(self, logits: Tensor) -> None:
         """Control a batch in place. Called once per step, after penalties and masks."""
+        self.controller.steps += 1
+        with self.controller.contained_step():
+            self._control(logits)
+
+    def _control(self, logits: Tensor) -> None:
         controller = self.controller
-        controller.steps += 1
-        if self._groups is None:
+        if self._groups is None or controller.laws.stale:
             controller.flush()
             self._groups = controller.groups(np.arange(len(logits)))
         for group in self._groups:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-class EntropyLogitsProcessor(LogitsProcessor):
+class EntropyProcessorV2(LogitsProcessor):
     """Entropy control for the V2 runner."""
 
     def __init__(self, vllm_config: "VllmConfig", req_states: LogitsProcRequestState) -> None:
@@ -62,9 +62,12 @@ class EntropyLogitsProcessor(LogitsProcessor):
         sample = runner.sample
 
         def controlled_sample(hidden: Tensor, batch: Any, *args: Any, **kwargs: Any) -> Any:
-            self._before_sampling(hidden, batch)
+            self.controller.steps += 1
+            with self.controller.contained_step():
+                self._before_sampling(hidden, batch)
             outputs = sample(hidden, batch, *args, **kwargs)
-            self._after_sampling(outputs[1], batch)
+            with self.controller.contained_step():
+                self._after_sampling(outputs[1], batch)
             return outputs
 
         runner.sample = controlled_sample
@@ -75,22 +78,25 @@ class EntropyLogitsProcessor(LogitsProcessor):
         states, prepare = self._runner.req_states, self._runner.prepare_inputs
 
         def prepare_and_mark(scheduler_output: Any, batch: Any, *args: Any) -> Any:
-            slots = batch.idx_mapping_np
-            starts, prompts = states.num_computed_tokens_np[slots], states.prompt_len.np[slots]
-            steering.mark(slots, starts, batch.num_scheduled_tokens, prompts)
+            with self.controller.contained_step():
+                slots = batch.idx_mapping_np
+                starts, prompts = states.num_computed_tokens_np[slots], states.prompt_len.np[slots]
+                steering.mark(slots, starts, batch.num_scheduled_tokens, prompts)
             return prepare(scheduler_output, batch, *args)
 
         self._runner.prepare_inputs = prepare_and_mark
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Assign a request to a slot and reset all its state."""
-        self._remove_departed()
-        extra_args = sampling_params.extra_args
-        if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
-            return False
-        if extra_args[KEY]["choices"] > 1:
-            choice = int(self._request_ids[req_idx].partition("_")[0])
-            self.controller.name_choice(req_idx, choice)
+        with self.controller.contained_step():
+            self._remove_departed()
+        with self.controller.contained_step():
+            extra_args = sampling_params.extra_args
+            if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
+                return False
+            with self.controller.contained(req_idx):
+                if extra_args[KEY]["choices"] > 1:
+                    self.controller.name_choice(req_idx, self._request_ids[req_idx])
         return True
 
     def _remove_departed(self) -> None:
@@ -112,7 +118,6 @@ class EntropyLogitsProcessor(LogitsProcessor):
             batch: vLLM's `InputBatch`.
         """
         controller, slots = self.controller, batch.idx_mapping_np
-        controller.steps += 1
         self._measured.clear()
         self._num_rows[slots] = np.diff(batch.cu_num_logits_np)
         if controller.is_judged(slots):
@@ -125,9 +130,14 @@ class EntropyLogitsProcessor(LogitsProcessor):
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Control a batch, or a part of one, in place and without a host sync."""
+        with self.controller.contained_step():
+            self._control(logits, ctx)
+        return logits
+
+    def _control(self, logits: Tensor, ctx: LogitsContext) -> None:
         controller = self.controller
         if not controller.is_active(ctx.idx_mapping_np):
-            return logits
+            return
         slots = ctx.expanded_idx_mapping.long()
         # The row reads position p and samples the token at p + 1. While the prompt is still being
         # read this is negative, which the publisher drops.
@@ -137,7 +147,6 @@ class EntropyLogitsProcessor(LogitsProcessor):
             if group.rows is not None:
                 own, offsets = own[group.rows], offsets[group.rows]
             self._measured.append((controller.control(logits, group, own), offsets))
-        return logits
 
     def _groups(self, ctx: LogitsContext, slots: Tensor) -> list[Group]:
         requests: NDArray[np.int64] = ctx.idx_mapping_np.astype(np.int64)
@@ -154,8 +163,8 @@ class EntropyLogitsProcessor(LogitsProcessor):
                 rows=None,
                 slots=slots,
                 host_slots=None,
-                solve=controller.needs_solver(requests),
-                traced=controller.is_traced(requests),
+                solve=bool(controller.laws.solving(requests).any()),
+                traced=controller.traces.is_traced(requests),
                 judged=controller.is_judged(requests),
             )
         ]

@@ -5,7 +5,7 @@ Requests that are steered alike share a row. `steering_hooks` holds the tables a
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from probes.steering import unit
 from server.engine.steering_hooks import LayerSteering, LayerTable
+from server.worker.message import RequestMessage, SteeringMessage
+
+_FAILED_KEYS = 4096
+"""With so many failed steerings no further one is trusted."""
 
 Vectors = Mapping[str, Mapping[int, Tensor]]
 """By artifact id, then by layer; shape (hidden,)."""
+
+
+class UntrustedSteering(RuntimeError):
+    """A request with the same steering went on unsteered, and the prefix cache may hold it."""
 
 
 class Size(NamedTuple):
@@ -76,39 +84,61 @@ class SteeringControl:
         self._users = np.zeros(size.rows + 1, dtype=np.int64)
         self._row = np.zeros(size.slots, dtype=np.int64)
         self._everywhere = np.zeros(size.slots, dtype=bool)
+        self._keys = np.full(size.slots, None, dtype=object)
+        self._failed: set[str] = set()
         self._marked = 0
         """Tokens at the front of `_rows` that may not be 0."""
 
     # -- slots -----------------------------------------------------------------------------
 
-    def add(self, slot: int, control: Mapping[str, Any] | None) -> None:
-        """Seat a request.
+    def add(self, slot: int, request: RequestMessage) -> None:
+        """Assign a request to a slot.
 
-        Args:
-            slot: Where.
-            control: From `steering_control`; None seats a request without steering.
+        Raises:
+            UntrustedSteering: Its blocks in the prefix cache may be unsteered.
+            Exception: It names a vector that this worker does not have, or no row is free.
         """
         self.remove(slot)
+        control = request["steering"]
         if control is None:
             return
-        row = self._known.get(control["key"])
+        self._keys[slot] = key = control["key"]
+        if key in self._failed or len(self._failed) >= _FAILED_KEYS:
+            raise UntrustedSteering("requests with the same steering failed before")
+        row = self._known.get(key)
         if row is None:
             row = self._take_row()
-            self._write(row, control)
-            self._known[control["key"]] = row
-        self._known.move_to_end(control["key"])
+            try:
+                self._write(row, control)
+            except BaseException:
+                self._free.append(row)
+                raise
+            self._known[key] = row
+        self._known.move_to_end(key)
         self._users[row] += 1
         self._row[slot] = row
         self._everywhere[slot] = control["all"]
 
     def remove(self, slot: int) -> None:
-        """Forget whoever sits there; the row is kept for the next one of its kind."""
-        self._users[self._row[slot]] -= 1
+        """Clear a slot; its table row stays cached for the same steering."""
+        if row := int(self._row[slot]):
+            self._users[row] -= 1
         self._row[slot] = 0
+        self._keys[slot] = None
+
+    def fail(self, slot: int) -> None:
+        """Clear a slot whose request goes on unsteered.
+
+        Its states enter the prefix cache as if they were steered, so later requests with the same
+        steering fail as well: an answer that is not steered always says so.
+        """
+        if self._keys[slot] is not None:
+            self._failed.add(self._keys[slot])
+        self.remove(slot)
 
     def swap(self, one: int, two: int) -> None:
         """Exchange two slots."""
-        for column in (self._row, self._everywhere):
+        for column in (self._row, self._everywhere, self._keys):
             column[[one, two]] = column[[two, one]]
 
     def steered(self) -> list[int]:
@@ -123,9 +153,9 @@ class SteeringControl:
             if self._users[row] == 0:
                 del self._known[key]
                 return row
-        raise AssertionError("more kinds of steering than were admitted")  # see `num_rows`
+        raise RuntimeError("more kinds of steering than were admitted")  # see `num_rows`
 
-    def _write(self, row: int, control: Mapping[str, Any]) -> None:
+    def _write(self, row: int, control: SteeringMessage) -> None:
         for layer, table in self._tables.items():
             total = table.zeros()
             for name, number, factor in control["add"]:
@@ -138,6 +168,11 @@ class SteeringControl:
             table.write(row, steering)
 
     # -- the step --------------------------------------------------------------------------
+
+    def unmark(self) -> None:
+        """Make every token of the coming step read row 0."""
+        self._rows.zero_()
+        self._marked = 0
 
     def mark(
         self,

@@ -14,7 +14,7 @@ from server.errors import BadControl
 from server.planning.refusals import refuse_mixed_positions, refuse_two_clamps
 from server.wire.report import SteeringReport
 from server.wire.request import Steer
-from server.worker.message import steering_control
+from server.worker.message import SteeringMessage, steering_control
 
 if TYPE_CHECKING:
     from server.artifacts import Artifacts
@@ -26,7 +26,7 @@ _OWN_SALT = "entrostat:"
 class SteeringPlan(NamedTuple):
     """How one request is steered."""
 
-    control: dict[str, Any]
+    control: SteeringMessage
     """For the worker."""
     everywhere: bool
     """Whether the whole prompt is steered."""

@@ -13,7 +13,7 @@ from probes.laws import NO_LAW, NO_ROW
 from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
 from server.wire.report import DifficultyReport, StrategyReport
-from server.worker.message import KEY, difficulty_control, engine_control
+from server.worker.message import KEY, DifficultyMessage, difficulty_control, engine_control
 
 Source = Literal["probe", "effort", "fallback"]
 Extend = Callable[[str], Awaitable[Any | None]]
@@ -75,7 +75,7 @@ class DifficultyRun:
 
     async def prepare(
         self, engine: Any, prompt: Any, params: SamplingParams, request_id: str, **kwargs: Any
-    ) -> tuple[Any, dict[str, Any] | None]:
+    ) -> tuple[Any, DifficultyMessage | None]:
         """Decide now and change prompt and parameters, or leave it to the engine.
 
         Returns:
@@ -182,7 +182,7 @@ def _decided_in_engine(plan: DifficultyPlan, params: SamplingParams, end: int | 
 
 def _engine_part(
     plan: DifficultyPlan, params: SamplingParams, trace: int, end: int | None
-) -> dict[str, Any]:
+) -> DifficultyMessage:
     """The control that lets the worker decide and act.
 
     Args:

@@ -20,7 +20,7 @@ from server.requests.difficulty import DifficultyRun, Extend, Waiting
 from server.requests.telemetry import Telemetry, TraceBuffer
 from server.settings import settings
 from server.wire.report import Report
-from server.worker.message import KEY, engine_control
+from server.worker.message import KEY, DifficultyMessage, engine_control
 
 _current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
 
@@ -149,7 +149,9 @@ class Generation:
         self.choices += [AnswerChoice(call, completion) for completion in range(params.n)]
         return call
 
-    def _controlled(self, call: Call, params: Any, difficulty: dict[str, Any] | None = None) -> Any:
+    def _controlled(
+        self, call: Call, params: Any, difficulty: DifficultyMessage | None = None
+    ) -> Any:
         """The same parameters, with the control of the plan."""
         call.temperature = params.temperature
         params.extra_args = {

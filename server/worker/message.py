@@ -6,7 +6,7 @@ worker it is a plain map.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from probes.laws import NUM_PARAMETERS
 
@@ -20,6 +20,70 @@ KEY = "entropy"
 """Key in `extra_args`; every key that begins with it is reserved."""
 
 
+class DifficultyMessage(TypedDict):
+    """The part of a control that reads a probe at the end of the prompt."""
+
+    probe: str
+    """Id of its artifact."""
+    trace: int
+    """Identifies the call that waits for the decision."""
+    temperatures: list[float]
+    """T0 by class; 0 keeps the request's own."""
+    budgets: list[int]
+    """Tokens by class; 0 sets no limit."""
+    stop: int
+    """Token that ends an answer at its limit."""
+
+
+class SteeringMessage(TypedDict):
+    """The part of a control that steers."""
+
+    key: str
+    """Names all of it: requests with the same key are steered alike."""
+    add: list[tuple[str, int, float]]
+    """Vector, layer, factor."""
+    clamp: list[tuple[str, int, float, float]]
+    """Vector, layer, and the band of the stream's component along it."""
+    all: bool
+    """Whether the whole prompt is steered, not only from its last token on."""
+
+
+class RequestMessage(TypedDict):
+    """The control of one request as the worker receives it."""
+
+    law: int
+    """A value of `Law`."""
+    parameters: list[float]
+    trace: int
+    """Identifies the `generate` call in trace records; 0 asks for no trace."""
+    address: str
+    """ZeroMQ endpoint that receives the trace."""
+    choices: int
+    """The request's `n`."""
+    difficulty: DifficultyMessage | None
+    steering: SteeringMessage | None
+
+
+class WorkerArtifact(TypedDict):
+    """An artifact as a worker read it."""
+
+    hash: str
+    """Of its contents."""
+    layers: list[int]
+    """Of a steering vector; else empty."""
+
+
+class WorkerStatus(TypedDict):
+    """What a worker answers to `entrostat_status`."""
+
+    steps: int
+    """Sampling steps since it started."""
+    failures: int
+    """Controls that failed."""
+    lost: int
+    """Trace records that no API server took."""
+
+
 class EngineControl(dict[str, Any]):
     """What the worker needs to know about a request; build it with `engine_control`."""
 
@@ -31,8 +95,8 @@ def engine_control(
     trace: int,
     address: str,
     choices: int,
-    difficulty: Mapping[str, Any] | None = None,
-    steering: Mapping[str, Any] | None = None,
+    difficulty: DifficultyMessage | None = None,
+    steering: SteeringMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -64,7 +128,7 @@ def difficulty_control(
     temperatures: Sequence[float] = (0.0, 0.0, 0.0),
     budgets: Sequence[int] = (0, 0, 0),
     stop: int = 0,
-) -> dict[str, Any]:
+) -> DifficultyMessage:
     """Build the part of a control that reads a probe at the end of the prompt.
 
     Args:
@@ -89,7 +153,7 @@ def steering_control(
     add: Sequence[tuple[str, int, float]],
     clamp: Sequence[tuple[str, int, float, float]],
     everywhere: bool,
-) -> dict[str, Any]:
+) -> SteeringMessage:
     """Build the part of a control that steers.
 
     Args:
@@ -100,8 +164,8 @@ def steering_control(
     """
     return {
         "key": key,
-        "add": [list(part) for part in add],
-        "clamp": [list(part) for part in clamp],
+        "add": list(add),
+        "clamp": list(clamp),
         "all": everywhere,
     }
 

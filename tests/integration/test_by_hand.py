@@ -50,7 +50,7 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(checkpoint), "--served-model-name", MODEL, *FLAGS),
-        *("--logits-processors", "server.engine.runner_v1:EntropyLogitsProcessor"),
+        *("--logits-processors", "server.engine.runner_v1:EntropyProcessorV1"),
         *("--additional-config", '{"entrostat": {}}'),
         *("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={folder}"),
         *("--max-loras", "2"),  # vLLM's CPU kernels give rows without an adapter the last slot

@@ -1,5 +1,6 @@
 """What the processes of one server may use: the API servers ask for it, the workers have it."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import torch
 from probes.artifact import ModelIdentity, text_hash
 from server import artifacts as module
 from server.artifacts import load_artifacts
-from tests.unit.server.support import HIDDEN_SIZE, save_probe
+from server.errors import BadControl
+from tests.unit.server.planning.test_steering import save as save_vector
+from tests.unit.server.support import HIDDEN_SIZE, artifacts, save_probe, save_statistics
 
 
 def test_a_worker_has_whatever_an_api_server_may_use(
@@ -31,3 +34,26 @@ def test_a_worker_has_whatever_an_api_server_may_use(
     assert {*load_artifacts(config).heads()} == {"m/own"}
     assert {*load_artifacts(config, "served").heads()} == {"m/served"}
     assert {*load_artifacts(config, any_template=True).heads()} == {"m/own", "m/served"}
+
+
+def test_only_what_every_worker_has_loaded_is_offered(tmp_path: Path) -> None:
+    """The processes read the folders at different times, and artifacts come and go meanwhile."""
+    for name in ("m/kept", "m/replaced", "m/removed"):
+        save_vector(tmp_path, name)
+    save_statistics(tmp_path, "m/statistics")
+    worker = artifacts(tmp_path)
+    save_vector(tmp_path, "m/replaced", seed=7)
+    save_vector(tmp_path, "m/added")
+    save_probe(tmp_path, "m/probe")
+    shutil.rmtree(tmp_path / "m" / "removed")
+    mine = artifacts(tmp_path)
+    mine.keep_common([None, worker.for_workers(), worker.for_workers()])
+    assert {card.id for card in mine.cards if card.usable} == {"m/kept", "m/statistics"}
+    reasons = {card.id: str(card.reason) for card in mine.cards if not card.usable}
+    assert "added while the server started" in reasons["m/added"]
+    assert "added while the server started" in reasons["m/probe"]
+    assert "replaced while the server started" in reasons["m/replaced"]
+    assert set(mine.steering_vectors()) == {"m/kept"}
+    for name in ("m/added", "m/replaced"):
+        with pytest.raises(BadControl, match="cannot be used"):
+            mine.steering_vector(name, "entropy.steering.0.vector")

@@ -103,7 +103,7 @@ def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> No
     args = arguments()
     serve._switch_on(args, runner, SteeringFlags())
     (name,) = args.logits_processors
-    assert name == f"server.engine.runner_{runner.value}:EntropyLogitsProcessor"
+    assert name == f"server.engine.runner_{runner.value}:EntropyProcessor{runner.value.upper()}"
     assert args.additional_config == {CONFIG_KEY: {}}
 
 

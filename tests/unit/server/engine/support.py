@@ -1,6 +1,6 @@
 """What the tests of the worker side share."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.laws import (
+    NO_LAW,
+    NO_ROW,
     DynatempLaw,
     EdtLaw,
     EntropyTargetLaw,
@@ -19,7 +21,13 @@ from probes.laws import (
 )
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
-from server.worker.message import KEY, engine_control
+from server.worker.message import (
+    KEY,
+    DifficultyMessage,
+    RequestMessage,
+    SteeringMessage,
+    engine_control,
+)
 
 VOCAB = 64
 CPU = torch.device("cpu")
@@ -42,6 +50,22 @@ def asking(
     tag, row = law_row(law, STATISTICS)
     control = engine_control(law=tag, parameters=row, trace=trace, address=address, choices=choices)
     return {KEY: dict(control)}
+
+
+def request(
+    steering: SteeringMessage | None = None, difficulty: DifficultyMessage | None = None
+) -> RequestMessage:
+    """A request under no law, as it arrives in the worker."""
+    control = engine_control(
+        law=NO_LAW,
+        parameters=NO_ROW,
+        trace=7,
+        address="ipc:///nowhere",
+        choices=1,
+        difficulty=difficulty,
+        steering=steering,
+    )
+    return cast(RequestMessage, dict(control))
 
 
 def random_logits(num_rows: int, vocab: int = VOCAB, scale: float = 3.0, seed: int = 0) -> Tensor:

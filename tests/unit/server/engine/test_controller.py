@@ -63,7 +63,7 @@ class Naive:
             self.seats.pop(slot, None)
         else:
             tag, row = law_row(law, STATISTICS)
-            self.seats[slot] = ([float(tag), 0.75, *row], trace, 0, f"ipc:///{trace}")
+            self.seats[slot] = ([float(tag), 0.75, *row, 0.0], trace, 0, f"ipc:///{trace}")
 
     def remove(self, slot: int) -> None:
         self.seats.pop(slot, None)
@@ -107,7 +107,8 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             naive.add(slot, law, trace)
         elif kind == "name":
             if values[0] in naive.seats:
-                controller.name_choice(*values)
+                slot, choice = values
+                controller.name_choice(slot, f"{choice}_name")
                 naive.name(*values)
         elif kind == "remove":
             controller.remove(*values)
@@ -117,12 +118,12 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             getattr(naive, kind)(*values[0])
     controller.flush()
     for slot in range(NUM_SLOTS):
-        row, trace, choice, address = naive.seats.get(slot, ([0.0] * 8, 0, 0, ""))
+        row, trace, choice, address = naive.seats.get(slot, ([0.0] * 9, 0, 0, ""))
         assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.seats)
-        assert controller._device_table[:, slot].tolist() == pytest.approx(row)
-        assert int(controller._directory.traces[slot]) == trace
-        assert int(controller._directory.choices[slot]) == choice
-        assert controller._directory.addresses[slot] == address
+        assert controller.laws.device_columns[:, slot].tolist() == pytest.approx(row)
+        assert int(controller.traces.directory.traces[slot]) == trace
+        assert int(controller.traces.directory.choices[slot]) == choice
+        assert controller.traces.directory.addresses[slot] == address
 
 
 @given(first=laws, seed=st.integers(0, 100))
@@ -144,7 +145,7 @@ def test_a_recycled_slot_leaks_nothing(first: TemperatureLaw | None, seed: int) 
 def test_a_slot_taken_by_another_controlled_request_follows_the_new_one() -> None:
     controller, record = make_controller(NUM_SLOTS)
     controller.add(0, asking(ENTROPY_TARGET, trace=1), 1.0)
-    controller.name_choice(0, 3)
+    controller.name_choice(0, "3_a")
     controller.add(0, asking(FIXED, trace=2), 1.0)
     before = random_logits(1)
     after = before.clone()
@@ -156,10 +157,10 @@ def test_a_slot_taken_by_another_controlled_request_follows_the_new_one() -> Non
 def test_what_a_queued_step_was_given_never_changes_under_it() -> None:
     controller, _ = make_controller(NUM_SLOTS)
     controller.add(0, asking(trace=1), 1.0)
-    queued = controller._directory
+    queued = controller.traces.directory
     controller.swap(0, 1)
     controller.add(0, asking(trace=2), 1.0)
-    controller.name_choice(0, 4)
+    controller.name_choice(0, "4_a")
     controller.remove(1)
     assert queued.traces.tolist() == [1, 0, 0, 0, 0, 0]
     assert queued.choices.tolist() == [0] * 6
@@ -338,7 +339,7 @@ def test_a_failing_control_leaves_the_logits_alone_and_says_so_in_the_trace(
 ) -> None:
     controller, record = make_controller()
     logged: list[str] = []
-    monkeypatch.setattr(module.logger, "exception", logged.append)
+    monkeypatch.setattr(module.logger, "error", lambda text, **_: logged.append(text))
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
@@ -360,7 +361,7 @@ def test_a_failing_control_leaves_the_logits_alone_and_says_so_in_the_trace(
 def test_a_failure_of_one_step_does_not_outlast_it(monkeypatch: pytest.MonkeyPatch) -> None:
     controller, _ = make_controller()
     controller.add(0, asking(FIXED), 1.0)
-    monkeypatch.setattr(module.logger, "exception", lambda _: None)
+    monkeypatch.setattr(module.logger, "error", lambda *_, **__: None)
     with monkeypatch.context() as patch:
         patch.setattr(controller.kernels, "decide", None)
         step(controller, random_logits(1))

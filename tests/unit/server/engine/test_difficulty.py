@@ -234,13 +234,13 @@ def test_logits_are_looked_through_at_the_budgets_of_the_classes_alone(
 ) -> None:
     """And not at every step behind the smallest, which a harder question goes on for."""
     looked: list[int] = []
-    limit = module.DifficultyControl.limit
+    limit = module.DifficultySlots.limit
 
-    def counted(control: module.DifficultyControl, *arguments: Any) -> None:
+    def counted(control: module.DifficultySlots, *arguments: Any) -> None:
         looked.append(int(bench.runner.input_batch.num_tokens_no_spec[0]) - prompt)
         limit(control, *arguments)
 
-    monkeypatch.setattr(module.DifficultyControl, "limit", counted)
+    monkeypatch.setattr(module.DifficultySlots, "limit", counted)
     bench.runner.add("a", judged(budgets=(2, 0, 4)), temperature=1.0)
     bench.runner.refresh()
     prompt = int(bench.runner.input_batch.num_tokens_no_spec[0])

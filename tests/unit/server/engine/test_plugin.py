@@ -22,7 +22,7 @@ from tests.unit.server.engine.test_steering import HIDDEN, VECTORS, Layer
 def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """One rank, no probes, no vectors and no compiler."""
     monkeypatch.setattr(plugin, "get_tensor_model_parallel_rank", lambda: 0)
-    nothing = SimpleNamespace(heads=dict, steering_vectors=dict)
+    nothing = SimpleNamespace(heads=dict, steering_vectors=dict, for_workers=dict)
     monkeypatch.setattr(plugin, "load_artifacts", lambda _, steered, any_template: nothing)
     monkeypatch.setattr(Kernels, "warm_up", lambda kernels: warmed.append(kernels))
     warmed.clear()

@@ -23,8 +23,8 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from probes.entropy import entropy_from_logits
 from probes.laws import TemperatureLaw
-from server.engine.runner_v1 import EntropyLogitsProcessor
-from server.engine.runner_v2 import EntropyLogitsProcessor as V2
+from server.engine.runner_v1 import EntropyProcessorV1
+from server.engine.runner_v2 import EntropyProcessorV2
 from server.worker.message import KEY
 from tests.unit.server.engine.support import (
     CPU,
@@ -52,7 +52,7 @@ class Runner:
             scheduler_config=SimpleNamespace(max_num_seqs=NUM_ROWS),
             model_config=SimpleNamespace(get_vocab_size=lambda: VOCAB),
         )
-        self.processor = EntropyLogitsProcessor(config, CPU, False)
+        self.processor = EntropyProcessorV1(config, CPU, False)
         self.controller = self.processor.controller
         run_eagerly(self.controller)
         self.record = Record()
@@ -101,7 +101,7 @@ class Runner:
 
     def traces(self) -> list[tuple[int, int]]:
         """Trace and choice of each row."""
-        directory = self.controller._directory
+        directory = self.controller.traces.directory
         return list(zip(directory.traces.tolist(), directory.choices.tolist(), strict=True))
 
 
@@ -135,12 +135,12 @@ def update(
 
 
 def test_the_v1_loader_takes_the_v1_class_and_refuses_the_v2_one() -> None:
-    name = "server.engine.runner_v1:EntropyLogitsProcessor"
-    assert _load_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
-    assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
+    name = "server.engine.runner_v1:EntropyProcessorV1"
+    assert _load_logitsprocs_by_fqcns([name]) == [EntropyProcessorV1]
+    assert issubclass(EntropyProcessorV1, LogitsProcessor)
     with pytest.raises(ValueError, match="must be a subclass of LogitsProcessor"):
-        _load_logitsprocs_by_fqcns(["server.engine.runner_v2:EntropyLogitsProcessor"])
-    assert not issubclass(V2, LogitsProcessor)
+        _load_logitsprocs_by_fqcns(["server.engine.runner_v2:EntropyProcessorV2"])
+    assert not issubclass(EntropyProcessorV2, LogitsProcessor)
 
 
 def test_the_processor_stage_itself_changes_nothing(runner: Runner) -> None:

@@ -16,8 +16,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitspro
 
 from probes.difficulty.strategies import Difficulty
 from probes.entropy import entropy_from_logits
-from server.engine.runner_v1 import EntropyLogitsProcessor as V1
-from server.engine.runner_v2 import EntropyLogitsProcessor
+from server.engine.runner_v1 import EntropyProcessorV1
+from server.engine.runner_v2 import EntropyProcessorV2
 from tests.unit.server.engine.support import (
     CPU,
     ENTROPY_TARGET,
@@ -51,7 +51,7 @@ class Runner:
             total_len=unused,
         )
         config: Any = SimpleNamespace()
-        self.processor = EntropyLogitsProcessor(config, state)
+        self.processor = EntropyProcessorV2(config, state)
         self.controller = self.processor.controller
         run_eagerly(self.controller)
         self.record = Record()
@@ -148,17 +148,17 @@ def runner() -> Runner:
 
 
 def test_the_v2_loader_takes_the_v2_class_and_refuses_the_v1_one() -> None:
-    name = "server.engine.runner_v2:EntropyLogitsProcessor"
-    assert _load_v2_logitsprocs_by_fqcns([name]) == [EntropyLogitsProcessor]
-    assert issubclass(EntropyLogitsProcessor, LogitsProcessor)
+    name = "server.engine.runner_v2:EntropyProcessorV2"
+    assert _load_v2_logitsprocs_by_fqcns([name]) == [EntropyProcessorV2]
+    assert issubclass(EntropyProcessorV2, LogitsProcessor)
     with pytest.raises(ValueError, match="is not a subclass"):
-        _load_v2_logitsprocs_by_fqcns(["server.engine.runner_v1:EntropyLogitsProcessor"])
-    assert not issubclass(V1, LogitsProcessor)
+        _load_v2_logitsprocs_by_fqcns(["server.engine.runner_v1:EntropyProcessorV1"])
+    assert not issubclass(EntropyProcessorV1, LogitsProcessor)
 
 
 def test_every_method_of_the_interface_has_the_parameters_vllm_passes() -> None:
     for name in ("__init__", "add_request", "apply_staged_writes", "apply", "validate_params"):
-        ours = inspect.signature(getattr(EntropyLogitsProcessor, name))
+        ours = inspect.signature(getattr(EntropyProcessorV2, name))
         theirs = inspect.signature(getattr(LogitsProcessor, name))
         assert list(ours.parameters) == list(theirs.parameters), name
 

@@ -13,7 +13,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 from vllm.v1.worker.gpu.states import RequestState
 
-from server.engine.runner_v2 import EntropyLogitsProcessor
+from server.engine.runner_v2 import EntropyProcessorV2
 from server.worker.message import KEY
 from tests.unit.server.engine.support import (
     CPU,
@@ -43,7 +43,7 @@ class Host:
         )
         state = LogitsProcRequestState.from_request_state(self.req_states)
         config: Any = SimpleNamespace()
-        self.processor = EntropyLogitsProcessor(config, state)
+        self.processor = EntropyProcessorV2(config, state)
         self.prepared: list[tuple[Any, ...]] = []
         self.sample = None
         self.processor.bind(self)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from server.engine.steering import Size, SteeringControl, num_rows
 from server.engine.steering_hooks import decoder_layers
-from server.worker.message import steering_control
+from server.worker.message import SteeringMessage, steering_control
+from tests.unit.server.engine.support import request
 
 HIDDEN, SLOTS, TOKENS = 4, 3, 16
 VECTORS = {
@@ -33,7 +34,7 @@ def make(rows: int = SLOTS, slots: int = SLOTS) -> tuple[SteeringControl, dict[i
     return SteeringControl(size, layers, VECTORS, torch.zeros(HIDDEN)), layers
 
 
-def asking(name: str = "m/a", factor: float = 1.0, *, everywhere: bool = False) -> dict[str, Any]:
+def asking(name: str = "m/a", factor: float = 1.0, *, everywhere: bool = False) -> SteeringMessage:
     add = [(name, layer, factor) for layer in VECTORS[name]]
     key = f"{name}:{factor}:{everywhere}"
     return steering_control(key=key, add=add, clamp=[], everywhere=everywhere)
@@ -56,7 +57,7 @@ def step(control: SteeringControl, *requests: tuple[int, int, int], prompt: int 
 
 def test_only_the_last_token_of_a_prompt_and_the_answer_are_steered() -> None:
     control, layers = make()
-    control.add(0, asking("m/a", 2.0))
+    control.add(0, request(asking("m/a", 2.0)))
     step(control, (0, 0, 3), prompt=5)
     assert not added(layers[0], 3).any()
     step(control, (0, 3, 2), prompt=5)
@@ -64,7 +65,7 @@ def test_only_the_last_token_of_a_prompt_and_the_answer_are_steered() -> None:
     assert added(layers[1], 2)[:, 1].tolist() == [0, 4]
     step(control, (0, 5, 1), prompt=5)
     assert added(layers[0], 1)[:, 0].tolist() == [2]
-    control.add(1, asking(everywhere=True))
+    control.add(1, request(asking(everywhere=True)))
     step(control, (1, 0, 3), prompt=5)
     assert added(layers[0], 3)[:, 0].tolist() == [1, 1, 1]
 
@@ -72,11 +73,11 @@ def test_only_the_last_token_of_a_prompt_and_the_answer_are_steered() -> None:
 def test_a_request_that_starts_again_is_steered_where_it_was() -> None:
     """Preempted, its prompt and what it had answered are computed anew, in one step or several."""
     control, layers = make()
-    control.add(2, asking())
+    control.add(2, request(asking()))
     step(control, (2, 0, 7), prompt=4)
     assert added(layers[0], 7)[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1]
     control.remove(2)
-    control.add(0, asking())
+    control.add(0, request(asking()))
     step(control, (0, 0, 5), prompt=4)
     assert added(layers[0], 5)[:, 0].tolist() == [0, 0, 0, 1, 1]
     step(control, (0, 5, 2), prompt=4)
@@ -85,16 +86,16 @@ def test_a_request_that_starts_again_is_steered_where_it_was() -> None:
 
 def test_draft_tokens_are_steered_like_those_they_stand_for() -> None:
     control, layers = make()
-    control.add(0, asking())
-    control.add(1, asking("m/b"))
+    control.add(0, request(asking()))
+    control.add(1, request(asking("m/b")))
     step(control, (0, 9, 4), (2, 3, 3), (1, 5, 1), prompt=4)
     assert added(layers[1], 8).any(-1).tolist() == [True] * 4 + [False] * 3 + [True]
 
 
 def test_a_mixed_batch_keeps_its_rows_apart() -> None:
     control, layers = make()
-    control.add(0, asking("m/a"))
-    control.add(2, asking("m/b", -1.0))
+    control.add(0, request(asking("m/a")))
+    control.add(2, request(asking("m/b", -1.0)))
     step(control, (2, 4, 1), (1, 0, 3), (0, 9, 1))
     assert added(layers[1], 5).tolist() == [
         [0, 0, -3, 0],
@@ -106,7 +107,7 @@ def test_a_mixed_batch_keeps_its_rows_apart() -> None:
 
 def test_padding_and_later_steps_find_nothing_left_over() -> None:
     control, layers = make()
-    control.add(0, asking())
+    control.add(0, request(asking()))
     step(control, (0, 1, 6))
     assert added(layers[0], 8)[:, 0].tolist() == [1] * 6 + [0] * 2
     control.remove(0)
@@ -123,7 +124,7 @@ def test_nothing_is_written_while_nobody_is_steered(monkeypatch: pytest.MonkeyPa
 def test_the_stream_is_held_inside_a_band() -> None:
     control, layers = make()
     band = steering_control(key="c", add=[], clamp=[("m/b", 1, -1.0, 0.5)], everywhere=True)
-    control.add(0, band)
+    control.add(0, request(band))
     step(control, (0, 0, 3))
     residual = torch.zeros(3, HIDDEN)
     residual[:, 2] = torch.tensor([-4.0, 0.2, 4.0])
@@ -148,9 +149,9 @@ def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObjec
                 if len(others | {kind}) > rows:
                     continue
                 seated[slot] = kind
-                control.add(slot, asking("m/a", kind[0], everywhere=kind[1]))
+                control.add(slot, request(asking("m/a", kind[0], everywhere=kind[1])))
             case "plain":
-                control.add(slot, None)
+                control.add(slot, request(None))
                 seated.pop(slot, None)
             case "remove":
                 control.remove(slot)
@@ -182,25 +183,25 @@ def test_a_row_is_written_once_for_all_of_a_kind_and_kept_for_the_next(
 
     monkeypatch.setattr(SteeringControl, "_write", counting)
     for slot in (0, 1):
-        control.add(slot, asking("m/a", 3.0))
+        control.add(slot, request(asking("m/a", 3.0)))
     control.remove(0)
     control.remove(1)
-    control.add(2, asking("m/a", 3.0))
+    control.add(2, request(asking("m/a", 3.0)))
     assert len(written) == 1
-    control.add(0, asking("m/b"))
+    control.add(0, request(asking("m/b")))
     control.remove(2)
-    control.add(2, asking("m/a", 4.0))  # takes the idle row, not that of m/b
+    control.add(2, request(asking("m/a", 4.0)))  # takes the idle row, not that of m/b
     step(control, (2, 7, 1), (0, 7, 1))
     assert added(layers[0], 2)[:, 0].tolist() == [4, 0]
     assert added(layers[1], 2)[1].tolist() == [0, 0, 3, 0]
 
 
-def test_no_row_is_never_no_steering() -> None:
-    """A worker that was asked for more kinds than were admitted does not decode one plainly."""
+def test_a_request_for_which_no_row_is_free_raises() -> None:
+    """The controller then says that it is not steered."""
     control, _ = make(rows=1)
-    control.add(0, asking("m/a"))
-    with pytest.raises(AssertionError, match="admitted"):
-        control.add(1, asking("m/b"))
+    control.add(0, request(asking("m/a")))
+    with pytest.raises(RuntimeError, match="admitted"):
+        control.add(1, request(asking("m/b")))
 
 
 @pytest.mark.parametrize(("admitted", "rows"), [(None, 8), (1, 2), (3, 6), (4, 8), (100, 8)])

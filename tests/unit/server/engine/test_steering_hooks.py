@@ -18,7 +18,7 @@ from server.engine.steering_hooks import LayerSteering, LayerTable, guard_attent
 from server.errors import BadControl
 from server.planning.steering import plan_steering
 from server.wire.request import Steer
-from tests.unit.server.engine.support import bits
+from tests.unit.server.engine.support import bits, request
 from tests.unit.server.engine.test_steering import Layer
 from tests.unit.server.support import SERVED
 
@@ -125,7 +125,9 @@ class Bench:
     @torch.inference_mode()
     def run(self, wanted: list[Steer]) -> list[Tensor]:
         """Keys and values of all layers, and the stream at the end."""
-        self.control.add(0, plan_steering(wanted, self.artifacts).control if wanted else None)
+        self.control.add(
+            0, request(plan_steering(wanted, self.artifacts).control if wanted else None)
+        )
         nought = np.array([0, 0])
         self.control.mark(np.array([0, 1]), nought, nought + 3, nought + 1)
         output = self.model(self.start)

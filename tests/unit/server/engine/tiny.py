@@ -166,7 +166,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
         max_num_batched_tokens=16,  # less than a prompt, which therefore comes in chunks
         max_logprobs=-1,
         kv_cache_memory_bytes=16 << 20,
-        logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
+        logits_processors=["server.engine.runner_v1:EntropyProcessorV1"],
         additional_config={CONFIG_KEY: {LAYERS_KEY: case.layers}},
     )
     wanted = steers(case)
@@ -229,7 +229,7 @@ def refuse(root: Path) -> str:
             enforce_eager=True,
             max_model_len=64,
             kv_cache_memory_bytes=16 << 20,
-            logits_processors=["server.engine.runner_v1:EntropyLogitsProcessor"],
+            logits_processors=["server.engine.runner_v1:EntropyProcessorV1"],
             additional_config={CONFIG_KEY: {}},
         )
     except ValueError as error:

@@ -133,7 +133,7 @@ def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
         moved = factor * float(layers[layer].vector.norm())
         assert moved == pytest.approx(0.5 * 8.0)
     absolute = plan(root, {"vector": "m/a", "strength": -2.0, "layers": [2]})
-    assert absolute.control["add"] == [["m/a", 2, -2.0]]
+    assert absolute.control["add"] == [("m/a", 2, -2.0)]
     assert absolute.reports[0].layers == [2]
 
 

@@ -7,8 +7,8 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from probes.laws import EdtLaw
-from server.engine.runner_v1 import EntropyLogitsProcessor as V1
-from server.engine.runner_v2 import EntropyLogitsProcessor as V2
+from server.engine.runner_v1 import EntropyProcessorV1
+from server.engine.runner_v2 import EntropyProcessorV2
 from server.worker.message import KEY, EngineControl, engine_control, refuse_reserved, reserved_keys
 
 
@@ -47,8 +47,10 @@ def test_a_reserved_key_from_a_client_is_refused_by_name(extra: dict[str, Any], 
         refuse_reserved(extra)
 
 
-@pytest.mark.parametrize("processor", [V1, V2])
-def test_both_runners_refuse_what_no_route_checked(processor: type[V1] | type[V2]) -> None:
+@pytest.mark.parametrize("processor", [EntropyProcessorV1, EntropyProcessorV2])
+def test_both_runners_refuse_what_no_route_checked(
+    processor: type[EntropyProcessorV1] | type[EntropyProcessorV2],
+) -> None:
     processor.validate_params(SamplingParams(extra_args={KEY: control(), "other": 1}))
     with pytest.raises(ValueError, match="reserved"):
         processor.validate_params(SamplingParams(extra_args={KEY: dict(control())}))

@@ -24,7 +24,21 @@ COMMANDS = [
     for number, words in enumerate(block.commands())
 ]
 OTHER_PROGRAMS = {
-    *("source", "cd", "git", "pip", "npm", "node", "llm", "curl", "kill", "docker", "vllm", "sudo"),
+    *(
+        "source",
+        "cd",
+        "git",
+        "pip",
+        "npm",
+        "node",
+        "llm",
+        "curl",
+        "printf",
+        "kill",
+        "docker",
+        "vllm",
+        "sudo",
+    ),
     *("accelerate", "ps", "grep", "python", "pytest", "pre-commit", "make"),
 }
 RULES = re.compile(r"(server|with --.+|skip, .{15,}|)")

@@ -1,4 +1,4 @@
-"""What `train-policy` is told: a TOML file, checked before anything heavy is imported."""
+"""The configuration of `train-policy`, validated before torch is imported."""
 
 import json
 import tomllib
@@ -20,168 +20,172 @@ from training.policy.rollouts.settings import BranchConfig, ServedConfig
 from training.policy.validation import LossType, TrlSettings, refuse_settings
 
 _RENAMED = {"optimiser": "optimizer"}
-"""Old names of sections."""
+"""Maps old section names to new ones."""
 
 
 class TaskConfig(StrictModel):
-    """Questions with known answers, split into those trained on and those held out."""
+    """Problems with known answers, split into a training set and a held-out set."""
 
     tasks: tuple[str, ...] = Field(("drill",), min_length=1)
-    """Built-in names, JSONL files with `prompt` and `answer`, or ids of hub data sets."""
+    """Built-in names, JSONL files with `prompt` and `answer`, or ids of data sets on the hub."""
     grader: GraderName | None = None
-    """For JSONL files whose lines name none."""
+    """Grader for JSONL files whose lines have no `grader`."""
     num_problems: int = Field(400, ge=8)
-    """Over all tasks, the held-out ones included. Of a data set of the hub the held-out ones come
-    from its test part and the others from its training part."""
+    """Number of problems over all tasks, including the held-out ones. For a data set of the hub,
+    held-out problems come from its test split and the others from its training split."""
     held_out: int = Field(48, ge=4)
-    """Never trained on; pass@k is measured on them before and after."""
+    """Number of held-out problems, on which pass@k is measured before and after training."""
     instruction: str = ""
-    """Added after every question."""
+    """Text appended to every question."""
     system: str | None = None
-    """System message; None leaves it to the chat template."""
+    """System message; None uses the default of the chat template."""
 
     @model_validator(mode="after")
     def _check_split(self) -> Self:
         if self.held_out >= self.num_problems:
             raise ValueError(
-                f"held_out = {self.held_out} leaves nothing of num_problems = {self.num_problems} "
-                "to train on"
+                f"held_out = {self.held_out} must be below num_problems = {self.num_problems}: no "
+                "problems are left to train on"
             )
         return self
 
 
 class RolloutConfig(StrictModel):
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     backend: Literal["transformers", "entrostat", "vllm-colocate", "vllm-server"] = "transformers"
-    """Where from: this process, a running `entrostat serve`, or TRL's two ways with vLLM."""
+    """Source of completions: this process, a running `entrostat serve`, or a vLLM mode of TRL."""
     server: str = "http://127.0.0.1:8000"
-    """Address for `entrostat` and `vllm-server`."""
+    """Server address for `entrostat` and `vllm-server`."""
     controls: dict[str, Any] = Field(default_factory=dict)
-    """The field `entropy` of every request to `entrostat serve`; importance weights correct."""
+    """The field `entropy` of every request to `entrostat serve`; importance weights correct for
+    it."""
     prompts_per_step: int = Field(4, ge=1)
-    """Questions of one rollout, all processes together."""
+    """Prompts of one rollout, over all processes."""
     num_generations: int = Field(8, ge=2)
-    """Completions of each prompt, the group that advantages compare."""
+    """Completions per prompt; advantages compare the completions of this group."""
     max_tokens: int = Field(20, ge=1)
-    """Longest completion."""
+    """Largest number of tokens of a completion."""
     temperature: float = Field(1.0, gt=0.0, le=2.0)
-    """Of rollouts and, always, of the policy that is trained."""
+    """Temperature of the rollouts and of the trained policy."""
     law: TemperatureLaw | None = None
-    """Another temperature for each token; importance weights correct for it."""
+    """Law that sets the temperature of each token; importance weights correct for it."""
     branch: BranchConfig | None = None
     """Forks completions at tokens of high entropy."""
     importance_cap: float = Field(3.0, ge=1.0)
-    """Largest such weight."""
+    """Largest importance weight."""
     num_iterations: int = Field(1, ge=1)
-    """Passes over each rollout; objectives that act on ratios need 2 or more."""
+    """Passes over each rollout; objectives that depend on ratios need 2 or more."""
     num_minibatches: int = Field(1, ge=1)
-    """Optimizer steps within a pass; above 1, ratios leave 1 too."""
+    """Optimizer steps per pass; with 2 or more, ratios differ from 1."""
 
 
 class LossConfig(StrictModel):
-    """TRL's loss."""
+    """Settings of TRL's loss."""
 
     loss_type: LossType = "dapo"
-    """TRL's name of it."""
+    """TRL's name of the loss."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
-    """One ratio of new to old policy for each token or for each completion."""
+    """Compute one importance ratio per token or one per completion."""
     epsilon: float = Field(0.2, gt=0.0)
-    """Clip range of the ratio, downwards and, without `epsilon_high`, upwards."""
+    """Lower clip range of the ratio; also the upper one unless `epsilon_high` is set."""
     epsilon_high: float | None = Field(None, gt=0.0)
-    """Upper clip range; for `cispo` the largest ratio itself, 5.0 unless set."""
+    """Upper clip range of the ratio; for `cispo` the largest ratio, by default 5.0."""
     delta: float | None = Field(None, gt=1.0)
-    """Largest ratio at all, also where the clip lets it pass."""
+    """Upper limit of the ratio, also where the clip has no effect."""
     beta: float = Field(0.0, ge=0.0)
-    """Coefficient of the KL to the reference model."""
+    """Coefficient of the KL divergence to the reference model."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Whose standard deviation of rewards advantages are divided by."""
+    """Divide advantages by the standard deviation of the rewards of the group, the batch, or not at
+    all."""
 
     @property
     def clip_high(self) -> float | None:
-        """`epsilon_high`, with the default that TRL recommends for `cispo`."""
+        """`epsilon_high`, with TRL's recommended default for `cispo`."""
         if self.epsilon_high is None and self.loss_type == "cispo":
             return 5.0
         return self.epsilon_high
 
 
 class OptimizerConfig(StrictModel):
-    """The optimizer and how much fits into memory at once."""
+    """Optimizer, batch sizes and precision."""
 
     steps: int = Field(20, ge=1)
     """Optimizer steps of the run."""
     learning_rate: float = Field(1e-5, gt=0.0)
-    """Of AdamW, at its highest."""
+    """Peak learning rate of AdamW."""
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
-    """How the learning rate goes on from there."""
+    """Schedule of the learning rate."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimizer steps until the learning rate is there."""
+    """Optimizer steps until the learning rate reaches its peak."""
     max_grad_norm: float = Field(1.0, gt=0.0)
-    """Gradients are scaled down to this norm."""
+    """Gradients are clipped to this norm."""
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
-    """AdamW's decay of the mean gradient. What a controller changes is felt 1 / (1 - beta1) steps
-    later."""
+    """AdamW's decay of the mean gradient. A change by a controller takes effect after about
+    1 / (1 - beta1) steps."""
     micro_batch: int = Field(8, ge=1)
-    """Sequences per forward and process."""
+    """Sequences per forward pass and process."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward; weights and optimizer stay float32. A CPU without AMX prefers float32."""
+    """Precision of the forward pass; weights and optimizer state are float32. On a CPU without AMX,
+    float32 is faster."""
     gradient_checkpointing: bool = False
-    """Less memory for a slower backward."""
+    """Save memory at the cost of a slower backward pass."""
     save_every: int = Field(10, ge=1)
-    """Optimizer steps between checkpoints; the last step always has one."""
+    """Optimizer steps between checkpoints; the last step is always saved."""
 
 
 class LoraConfig(StrictModel):
-    """Train an adapter instead of all weights."""
+    """Train a LoRA adapter instead of all weights."""
 
     rank: int = Field(16, ge=1)
-    """Of the adapter's matrices."""
+    """Rank of the adapter's matrices."""
     alpha: int = Field(32, ge=1)
-    """The adapter counts alpha / rank times."""
+    """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of the adapter's inputs left out at random while training."""
+    """Dropout probability of the adapter's inputs in training."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Names of the layers that get one."""
+    """Names of the layers that get an adapter."""
 
 
 class EvaluationConfig(StrictModel):
-    """What is measured on the held-out problems before and after."""
+    """Evaluation on the held-out problems before and after training."""
 
     samples: int = Field(4, ge=1)
-    """Answers to each problem, at the rollout temperature."""
+    """Answers per problem, sampled at the rollout temperature."""
     batch: int = Field(32, ge=1)
     """Sequences generated at once."""
 
 
 class PolicyConfig(StrictModel):
-    """A run of `train-policy`."""
+    """Configuration of a `train-policy` run."""
 
     run: Path = Path("runs/policy")
-    """Folder of the run."""
+    """Run folder."""
     model: str | None = None
-    """Folder of a checkpoint; None is the embedded default model."""
+    """Folder of a checkpoint; None uses the embedded default model."""
     seed: int = Field(0, ge=0)
-    """Of the split, the order of the questions and everything drawn."""
+    """Seed of the split, the order of the problems, and sampling."""
     objectives: ObjectiveList = (PlainConfig(),)
-    """In the order in which they act, as names or as tables with a `type` and settings."""
+    """Objectives in the order in which they are applied: names, or tables with `type` and
+    settings."""
     experimental: bool = False
-    """Allow objectives that were never checked against their source; the reference names them."""
+    """Allow objectives that were never checked against their source; see the reference page."""
     controller: ControllerConfig | None = None
-    """Holds the entropy at a target; None leaves it alone."""
+    """Controller that holds the entropy at a target; None disables it."""
     lora: LoraConfig | None = None
-    """None trains all weights."""
+    """Settings of a LoRA adapter; None trains all weights."""
     tracking: Literal["none", "tensorboard", "trackio"] = "none"
-    """Both write below the run folder and ask no network."""
+    """Experiment tracker; both write to the run folder and use no network."""
     task: TaskConfig = TaskConfig()
-    """What is trained on and measured on."""
+    """Training and held-out problems."""
     rollout: RolloutConfig = RolloutConfig()
-    """Where completions come from and how they are drawn."""
+    """Source and sampling of completions."""
     loss: LossConfig = LossConfig()
-    """Settings of the loss of TRL."""
+    """Loss type, clip ranges and reward scaling."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Steps, learning rate and memory."""
+    """Steps, learning rate, batch sizes and precision."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """What is measured before and after."""
+    """Evaluation on the held-out problems."""
 
     @model_validator(mode="after")
     def _check_objectives(self) -> Self:
@@ -205,15 +209,17 @@ class PolicyConfig(StrictModel):
         refuse_settings(self.objectives, settings, self.controller, rollout.law, rollout.branch)
         if settings.served and self.lora is None:
             raise ValueError(
-                'backend = "entrostat" hands the server an adapter at every rollout: add a section '
-                "[lora], or choose another backend"
+                'backend = "entrostat" loads a LoRA adapter into the server at every rollout: add '
+                "a section [lora], or choose another backend"
             )
         if rollout.controls and not settings.served:
-            raise ValueError('controls are for backend = "entrostat"; here, see rollout.law')
+            raise ValueError(
+                'controls need backend = "entrostat"; for other backends, set rollout.law'
+            )
         if any(config.type == "info_gain" for config in self.objectives):
             raise ValueError(
-                '"info_gain" needs beliefs that no built-in task has: use EntropyGRPOTrainer with '
-                "a data set that has the field `beliefs`"
+                '"info_gain" needs beliefs, which train-policy does not provide: use '
+                "EntropyGRPOTrainer with a rollout_func that returns `beliefs`"
             )
         return self
 
@@ -223,13 +229,13 @@ class PolicyConfig(StrictModel):
         if self.optimizer.save_every % every:
             raise ValueError(
                 f"save_every = {self.optimizer.save_every} would save in the middle of a rollout, "
-                f"which cannot be resumed: make it a multiple of {every}"
+                f"which cannot be resumed: use a multiple of {every}"
             )
         return self
 
     @property
     def served(self) -> ServedConfig | None:
-        """The server that draws the rollouts."""
+        """The server that samples the rollouts; None for other backends."""
         rollout = self.rollout
         if rollout.backend != "entrostat":
             return None
@@ -237,12 +243,12 @@ class PolicyConfig(StrictModel):
 
     @property
     def sequences(self) -> int:
-        """Completions of one rollout, all processes together."""
+        """Completions of one rollout, over all processes."""
         return self.rollout.prompts_per_step * self.rollout.num_generations
 
 
 def shipped_configs() -> dict[str, str]:
-    """The configs that come with the package, name to text."""
+    """The configs shipped with the package, name to text."""
     folder = files("training.policy").joinpath("configs")
     found = sorted((entry for entry in folder.iterdir()), key=lambda entry: entry.name)
     return {
@@ -253,14 +259,14 @@ def shipped_configs() -> dict[str, str]:
 
 
 def load_config(source: str, changes: Sequence[str] = ()) -> PolicyConfig:
-    """Read a config.
+    """Read and validate a config.
 
     Args:
-        source: A TOML file, or the name of a shipped one.
-        changes: `key=value` each, dots for sections, values as in TOML or plain text.
+        source: A TOML file, or the name of a shipped config.
+        changes: Overrides `section.key=value`; values are TOML or plain text.
 
     Raises:
-        TrainingError: It cannot be read or says something wrong; names the field.
+        TrainingError: The config cannot be read or is invalid; the message names the field.
     """
     values = _parse(source)
     for change in changes:
@@ -305,16 +311,16 @@ def _set(values: dict[str, Any], change: str) -> None:
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise TrainingError(f"--set {change}: {section} is no section")
+            raise TrainingError(f"--set {change}: {section} is not a section")
         values = inner
     values[last] = value
 
 
 def quick_version(config: PolicyConfig) -> PolicyConfig:
-    """The same run, small enough to see within minutes that everything works.
+    """Return a small version of the run, which checks within minutes that everything works.
 
-    Two rollouts, at most 8 held-out problems with one answer each and 32 tokens an answer, in the
-    folder RUN-quick.
+    It has two rollouts, at most 8 held-out problems with one answer each, at most 32 tokens per
+    answer, and the run folder RUN-quick.
     """
     every = config.rollout.num_iterations * config.rollout.num_minibatches
     values = config.model_dump()

@@ -1,4 +1,4 @@
-"""What a run will cost, estimated before it starts."""
+"""Estimates memory, disk space and time of a run before it starts."""
 
 import time
 from pathlib import Path
@@ -14,39 +14,39 @@ from training.policy.run_folder import disk_needed
 from training.policy.validation import needs_logits
 
 _PROMPT_TOKENS = 60
-"""Of a short question in a chat template."""
+"""Tokens of a short question in a chat template."""
 
 
 class Estimate(NamedTuple):
-    """What a run will take."""
+    """Estimated cost of a run."""
 
     weights: int
     trained: int
-    """Weights that are trained."""
+    """Number of trained weights."""
     memory: float
-    """Bytes of one process, without activations."""
+    """Bytes of one process, excluding activations."""
     logits: float
-    """Bytes of that for logits that an objective keeps; 0 if none does."""
+    """Bytes of `memory` for logits that an objective keeps; 0 without such an objective."""
     disk: float
-    """Bytes of checkpoints at once."""
+    """Largest total size of the checkpoints, bytes."""
     step_seconds: float
-    """Of an optimizer step."""
+    """Seconds per optimizer step."""
     evaluation_seconds: float
-    """Of both measurements on the held-out problems."""
+    """Seconds of both evaluations on the held-out problems."""
     operations: float
-    """Floating-point operations per second that were measured."""
+    """Measured floating-point operations per second."""
 
     def seconds(self, steps: int) -> float:
-        """Of a run of so many optimizer steps, measurements included."""
+        """Seconds of a run of `steps` optimizer steps, including evaluations."""
         return steps * self.step_seconds + self.evaluation_seconds
 
 
 def estimate(config: PolicyConfig) -> Estimate:
-    """Memory of one process, disk and time of a run, from the model's size and a short benchmark.
+    """Estimate memory, disk space and time of a run from the model size and a short benchmark.
 
-    Counted are weights, gradients and AdamW's two moments in float32, the logits where an
-    objective keeps them, and 6 operations per weight and trained token, 2 per scored or generated
-    one. Activations and whatever the libraries need are not: expect half as much again.
+    The estimate includes weights, gradients and AdamW's two moments in float32, logits if an
+    objective keeps them, 6 operations per weight and trained token, and 2 per scored or generated
+    token. It excludes activations and library overhead, which need about 50 % more memory.
     """
     weights, vocabulary = shape_of(checkpoint_of(config))
     rollout, optimizer = config.rollout, config.optimizer
@@ -72,21 +72,20 @@ def estimate(config: PolicyConfig) -> Estimate:
 
 
 def describe(found: Estimate, config: PolicyConfig) -> str:
-    """An estimate in words, with a warning if the run will be long."""
+    """Format an estimate, with a warning if the run will be long."""
     steps = config.optimizer.steps
     total = found.seconds(steps)
     lines = [
-        f"weights: {found.weights / 1e6:.0f} million, of them trained {found.trained / 1e6:.1f} "
-        "million",
-        f"memory: about {found.memory / 2**30:.1f} GiB and activations",
+        f"weights: {found.weights / 1e6:.0f} million, {found.trained / 1e6:.1f} million of them "
+        "trained",
+        f"memory: about {found.memory / 2**30:.1f} GiB plus activations",
         f"disk: about {found.disk / 2**30:.1f} GiB for checkpoints",
-        f"a step: about {in_words(found.step_seconds)} at {found.operations / 1e9:.0f} GFLOP/s",
-        f"{steps} steps and both measurements: about {in_words(total)}",
+        f"time per step: about {in_words(found.step_seconds)} at "
+        f"{found.operations / 1e9:.0f} GFLOP/s",
+        f"time for {steps} steps and both evaluations: about {in_words(total)}",
     ]
     if found.logits:
-        lines.append(
-            f"of the memory, logits that an objective keeps: {found.logits / 2**30:.2f} GiB"
-        )
+        lines.append(f"memory for logits that an objective keeps: {found.logits / 2**30:.2f} GiB")
     if total > LONG:
         lines.append(
             f"warning: about {in_words(total)} on this machine; try --quick, fewer steps, a "
@@ -96,10 +95,10 @@ def describe(found: Estimate, config: PolicyConfig) -> str:
 
 
 def shape_of(checkpoint: Path) -> tuple[int, int]:
-    """Number of weights and size of the vocabulary of a model, whose weights are not read.
+    """Number of weights and vocabulary size of a model, without reading its weights.
 
     Raises:
-        TrainingError: Its architecture is not known.
+        TrainingError: The architecture is unknown.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,12 +108,12 @@ def shape_of(checkpoint: Path) -> tuple[int, int]:
             model = AutoModelForCausalLM.from_config(shape)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise TrainingError(f"{checkpoint}: no model that can be trained: {reason}") from error
+        raise TrainingError(f"{checkpoint}: not a trainable model: {reason}") from error
     return model.num_parameters(), shape.get_text_config().vocab_size
 
 
 def operations_per_second(precision: str, size: int = 1024) -> float:
-    """What this machine's matrix multiplication does, measured for a quarter of a second."""
+    """Measure the matrix multiplication rate of this machine for 0.25 s."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a = torch.randn(size, size, device=device, dtype=kind)

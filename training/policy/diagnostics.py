@@ -1,4 +1,4 @@
-"""What predicts entropy changes, and what entropy protects from. Pure."""
+"""Diagnostics of entropy changes and of reward noise; pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Agreement(NamedTuple):
-    """How well a predictor of entropy changes agrees with the measured ones."""
+    """Agreement of predicted entropy changes with measured ones."""
 
     correlation: float
-    """Pearson; NaN if either never varies."""
+    """Pearson correlation; NaN if either is constant."""
     gain: float
     """Least squares through the origin: measured = gain * predicted; NaN if all are 0."""
     same_sign: float
@@ -20,7 +20,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
-    """Compare predicted changes of the entropy per step with measured ones.
+    """Compare predicted entropy changes per step with measured ones.
 
     For the covariance, `predicted` is -Cov(logprob, A) and the gain estimates the effective
     learning rate; for STEER it is -mean(Omega). A useful predictor has a positive correlation.
@@ -34,7 +34,8 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
     """
     if len(predicted) != len(measured) or len(predicted) < 2:
         raise ValueError(
-            f"needs two or more steps of both, not {len(predicted)} and {len(measured)}"
+            f"expected equal numbers of at least 2 steps, found {len(predicted)} and "
+            f"{len(measured)}"
         )
     p = torch.tensor(predicted, dtype=torch.float64)
     m = torch.tensor(measured, dtype=torch.float64)
@@ -63,10 +64,10 @@ def policy_kl(logits: Tensor, other: Tensor, mask: Tensor) -> float:
 
 
 class JitterResponse(NamedTuple):
-    """How far a policy moves when its rewards are jittered."""
+    """Change of a policy under noise in its rewards."""
 
     policy_kl: float
-    """Mean KL from the policy of the given rewards to one of jittered rewards, nats."""
+    """Mean KL divergence from the policy for the given rewards to that for noisy rewards, nats."""
     share_flipped: float
     """Share of draws in which the most likely action changes."""
 
@@ -74,17 +75,17 @@ class JitterResponse(NamedTuple):
 def jitter_response(
     rewards: Tensor, jitter: float, entropy_coef: float, draws: int, generator: torch.Generator
 ) -> JitterResponse:
-    """Response of the best entropy-regularised policy, softmax(R / entropy_coef), to noise in R.
+    """Response of the optimal entropy-regularized policy, softmax(R / entropy_coef), to noise in R.
 
-    Without regularisation the best policy is an argmax, and near a tie the smallest noise turns
-    it over: the policy cliff. With it the KL is at most 2 max|noise| / entropy_coef.
+    Without regularization, the optimal policy is an argmax, and near a tie arbitrarily small noise
+    changes it (the policy cliff). With it, the KL is at most 2 max|noise| / entropy_coef.
 
     Args:
         rewards: One per action, shape (actions,).
         jitter: Standard deviation of the normal noise, units of reward.
         entropy_coef: Reward per nat, > 0.
-        draws: How many jittered copies.
-        generator: Of the noise.
+        draws: Number of noisy copies.
+        generator: Random generator of the noise.
 
     Source: The Policy Cliff (arXiv 2507.20150), discontinuity of the optimal policy.
     """

@@ -1,4 +1,4 @@
-"""Statistics over the processes that `accelerate` started."""
+"""Reductions over the processes that `accelerate` started."""
 
 import gc
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def ranks_of(accelerator: "Accelerator") -> Ranks:
-    """The processes of a run."""
+    """Return the `Ranks` of a run."""
     return Processes(accelerator) if accelerator.num_processes > 1 else SingleProcess()
 
 
 def leave(trainer: Any) -> None:
-    """Part from the other processes at the end of a run; the trainer cannot train after it.
+    """Shut down torch.distributed at the end of a run; the trainer cannot train afterwards.
 
-    What wraps the model goes first. Were it the last to hold the process group, the group would be
-    torn down with the interpreter locked, and wait for a thread of gloo that wants the same lock to
-    free the tensors of the last exchange: a process that never ends, once in some runs.
+    The model wrapper is released first. If it held the last reference to the process group, the
+    group would be destroyed while the GIL is held, waiting for a gloo thread that needs the GIL to
+    free the tensors of the last reduction: an occasional deadlock at exit.
     """
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
@@ -32,7 +32,7 @@ def leave(trainer: Any) -> None:
 
 
 class Processes:
-    """Several processes, as `objectives.ranks.Ranks`."""
+    """`objectives.distributed.Ranks` over several processes."""
 
     def __init__(self, accelerator: "Accelerator") -> None:
         self._accelerator: Any = accelerator
@@ -48,7 +48,7 @@ class Processes:
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """The 1-D tensors of all processes; the shorter ones travel padded."""
+        """The 1-D tensors of all processes; shorter ones are padded for the exchange."""
         own = values.detach()
         length = torch.tensor([len(own)], device=own.device)
         lengths: list[int] = self._accelerator.gather(length).tolist()

@@ -1,11 +1,11 @@
-"""Lengths of time in words."""
+"""Formats durations."""
 
 LONG = 4 * 3600.0
-"""Seconds from which a run deserves a warning."""
+"""Seconds above which a warning is printed for a run."""
 
 
 def in_words(seconds: float) -> str:
-    """A length of time in its two largest units, such as "3 h 20 min".
+    """Format a duration in its two largest units, such as "3 h 20 min".
 
     Args:
         seconds: At least 0.

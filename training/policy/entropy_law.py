@@ -1,4 +1,4 @@
-"""The entropy law R = -a e^H + b: what a run pays in entropy for its reward. Pure."""
+"""The entropy law R = -a e^H + b, which relates reward and entropy of a run. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 
 MIN_POINTS = 8
 MIN_SPREAD = 0.05
-"""Of e^H, relative to its mean: with less the slope is noise."""
+"""Smallest range of e^H relative to its mean from which a slope can be estimated."""
 
 
 class Prediction(NamedTuple):
-    """A value of the law and its standard error, both in units of reward."""
+    """A predicted reward and its standard error, both in units of reward."""
 
     reward: float
     standard_error: float
@@ -21,14 +21,14 @@ class Prediction(NamedTuple):
 class EntropyLaw(NamedTuple):
     """R = -a e^H + b, fitted to the checkpoints of one run.
 
-    It describes how a run without entropy intervention trades entropy for reward; with an
-    intervention the relation is another one.
+    The law describes how a run without entropy intervention exchanges entropy for reward. It does
+    not hold for runs with an intervention.
     """
 
     a: float
     """Reward per unit of e^H."""
     b: float
-    """Reward where e^H would be 0; the reward at H = 0, the ceiling, is b - a."""
+    """Intercept; the reward at H = 0, the ceiling, is b - a."""
     a_error: float
     """Standard error."""
     b_error: float
@@ -46,14 +46,14 @@ class EntropyLaw(NamedTuple):
     """Sum of (x - x_mean)^2."""
 
     def predict(self, entropy: float) -> Prediction:
-        """Reward at an entropy, with the standard error of the fitted line.
+        """Predict the reward at an entropy, with the standard error of the fitted line.
 
         Args:
             entropy: Nats, >= 0.
 
         Raises:
-            ValueError: It lies outside the fitted range, and there are fewer than `MIN_POINTS`
-                points or e^H varies by less than `MIN_SPREAD`.
+            ValueError: The entropy lies outside the fitted range, and the fit has fewer than
+                `MIN_POINTS` points or e^H varies by less than `MIN_SPREAD`.
         """
         x = math.exp(entropy)
         if not self.x_min <= x <= self.x_max and (reason := self.too_thin()):
@@ -67,7 +67,7 @@ class EntropyLaw(NamedTuple):
         return Prediction(self.b - self.a * x, math.sqrt(noise * spread))
 
     def ceiling(self) -> Prediction:
-        """Reward at H = 0, when all entropy is spent.
+        """Predict the reward at H = 0.
 
         Raises:
             ValueError: See `predict`.
@@ -75,9 +75,9 @@ class EntropyLaw(NamedTuple):
         return self.predict(0.0)
 
     def too_thin(self) -> str:
-        """Why the fit cannot be extrapolated; empty if it can."""
+        """Reason why the fit cannot be extrapolated; empty if it can."""
         if self.num_points < MIN_POINTS:
-            return f"there are {self.num_points} points where {MIN_POINTS} are needed"
+            return f"the fit has {self.num_points} points where {MIN_POINTS} are needed"
         spread = (self.x_max - self.x_min) / self.x_mean
         if spread < MIN_SPREAD:
             return f"e^H varies by {spread:.1%} where {MIN_SPREAD:.0%} are needed"
@@ -85,15 +85,15 @@ class EntropyLaw(NamedTuple):
 
 
 def fit_entropy_law(entropies: Sequence[float], rewards: Sequence[float]) -> EntropyLaw:
-    """Least squares for R = -a e^H + b.
+    """Fit R = -a e^H + b by least squares.
 
     Args:
         entropies: Mean token entropy of the rollouts at each checkpoint, nats.
         rewards: Validation score at the same checkpoints.
 
     Raises:
-        ValueError: Lengths differ, fewer than 3 points, values that are not finite, or all
-            entropies alike.
+        ValueError: Lengths differ, there are fewer than 3 points, values are not finite, or all
+            entropies are equal.
 
     Source: The Entropy Mechanism of RL (arXiv 2505.22617), the law of its abstract.
     """

@@ -1,4 +1,4 @@
-"""What a policy can do on held-out problems, and how sure it is of itself."""
+"""Accuracy, entropy and calibration of a policy on held-out problems."""
 
 import math
 from collections.abc import Sequence
@@ -15,36 +15,36 @@ NUM_BINS = 10
 
 
 class Evaluation(NamedTuple):
-    """Answers to held-out problems, drawn at the rollout temperature."""
+    """Results on held-out problems, sampled at the rollout temperature."""
 
     correct: list[list[bool]]
     """Per problem, per sample."""
     confidence: list[list[float]]
-    """Geometric mean of the probabilities of an answer's tokens."""
+    """Geometric mean of the token probabilities of each answer."""
     entropies: list[float]
-    """Nats, of every token."""
+    """Entropy of every token, nats."""
     lengths: list[list[int]]
-    """Tokens."""
+    """Tokens of each answer."""
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, pass@1."""
+        """Share of right answers (pass@1)."""
         return _mean([float(right) for row in self.correct for right in row])
 
     @property
     def entropy(self) -> float:
-        """Mean over tokens, nats."""
+        """Mean entropy over tokens, nats."""
         return _mean(self.entropies)
 
     def pass_at(self, k: int) -> float:
-        """Unbiased estimate of the chance that one of k answers is right.
+        """Unbiased estimate of the probability that at least one of k answers is right.
 
         Source: Chen et al. (arXiv 2107.03374), equation 1.
         """
         return _mean([_pass_at(len(row), sum(row), k) for row in self.correct])
 
     def standard_error(self) -> float:
-        """Of the accuracy, over problems."""
+        """Standard error of the accuracy, over problems."""
         means = [_mean([float(right) for right in row]) for row in self.correct]
         center = _mean(means)
         squares = sum((mean - center) ** 2 for mean in means)
@@ -66,7 +66,7 @@ class Evaluation(NamedTuple):
         return rows
 
     def calibration_error(self) -> float:
-        """Expected calibration error over those bins."""
+        """Expected calibration error over the bins of `calibration`."""
         rows = self.calibration()
         total = sum(count for _, _, count in rows)
         gaps = (count * abs(sure - right) for sure, right, count in rows)
@@ -87,19 +87,19 @@ def evaluate(
     temperature: float,
     seed: int,
 ) -> Evaluation:
-    """Draw and grade answers; the random state of the run is left alone.
+    """Sample and grade answers; does not change the random state of the run.
 
     Args:
         model: A `transformers` model.
-        tokenizer: Its tokenizer, padding on the left.
-        ends: Ids of the tokens that end an answer, those of training.
+        tokenizer: Its tokenizer, with left padding.
+        ends: Ids of the tokens that end an answer, as in training.
         problems: Held-out problems.
-        prompts: Their conversations.
-        samples: Answers to each.
-        batch: Sequences at once.
-        max_tokens: Longest answer.
-        temperature: Of sampling.
-        seed: Same seed, same answers.
+        prompts: Conversations of the problems.
+        samples: Answers per problem.
+        batch: Sequences generated at once.
+        max_tokens: Largest number of tokens of an answer.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling; equal seeds give equal answers.
     """
     rows = [prompt for prompt in prompts for _ in range(samples)]
     texts: list[str] = []
@@ -123,7 +123,7 @@ def evaluate(
                 temperature=temperature,
                 top_k=0,
                 top_p=1.0,
-                repetition_penalty=1.0,  # as TRL draws, whatever the model's own settings say
+                repetition_penalty=1.0,  # as in TRL; overrides the model's generation config
                 eos_token_id=list(ends),
                 pad_token_id=tokenizer.pad_token_id,
             )

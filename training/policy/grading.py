@@ -1,4 +1,4 @@
-"""Grades completions of a run's problems; a row of the data set carries a problem's index."""
+"""Grades completions; each row of the data set has the index of its problem."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from training.datasets.problem import Problem
 
 
 def final_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text that is graded: of a conversation the last message, if the policy wrote it.
+    """The text to grade: for a conversation, the last message if the policy wrote it.
 
-    A last message without content counts as "". So does a conversation that ends with the result
-    of a tool, because the policy's own last turn was cut to nothing.
+    Returns "" if the last message has no content, or if the conversation ends with a tool result
+    because the policy's last turn was truncated to nothing.
     """
     if isinstance(completion, str):
         return completion
@@ -24,29 +24,29 @@ def final_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 class ProblemGrader:
-    """The reward and the grader of a run."""
+    """Reward function and grader of a run."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        """Grade by these problems.
+        """Store the problems.
 
         Args:
-            problems: In the order of the data set's column `problem`, which holds their indices.
+            problems: Problems; the data set column `problem` has their indices.
         """
         self._problems = problems
 
     def is_right(self, row: Mapping[str, Any], text: str) -> bool:
-        """Whether a row's problem is answered by a text."""
+        """Whether a text answers the problem of a row."""
         index: int = row["problem"]
         return self._problems[index].is_right(text)
 
     def accuracy_reward(
         self, completions: Sequence[Any], problem: Sequence[int], **_: Any
     ) -> list[float]:
-        """1 for a right answer, 0 for a wrong one.
+        """Return 1 for each right answer and 0 for each wrong one.
 
         Args:
             completions: Texts or conversations.
-            problem: The index of each one's problem.
+            problem: Index of the problem of each completion.
         """
         rows = zip(problem, completions, strict=True)
         return [float(self.is_right({"problem": i}, final_text(answer))) for i, answer in rows]

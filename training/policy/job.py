@@ -1,4 +1,4 @@
-"""Policy training as a job: a model, a task and objectives become a checkpoint to serve."""
+"""The policy training job: trains a model on a task and saves a checkpoint to serve."""
 
 import json
 import os
@@ -30,18 +30,18 @@ from training.policy.run_folder import (
 
 
 def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False) -> Path:
-    """Run the job, or go on with it.
+    """Run the job, or resume it.
 
     Args:
-        config: What to do.
-        console: For the live view.
-        fresh: Throw away what is in the run folder.
+        config: Configuration of the run.
+        console: Console of the live view.
+        fresh: Discard the contents of the run folder.
 
     Returns:
         The folder to serve: a checkpoint, or an adapter.
 
     Raises:
-        TrainingError: It cannot be done.
+        TrainingError: The run cannot start or continue.
     """
     questions, checkpoint = prepare(config, fresh=fresh)
     run = config.run
@@ -51,7 +51,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
         claim(config, fresh=fresh)
     target = target_of(config)
     if is_finished(config) and not fresh:
-        console.print("the run is finished: nothing is left to train", highlight=False)
+        console.print("the run is finished: nothing to train", highlight=False)
         return _close(config, target, console) if is_main else target
     if config.tracking != "none":  # before TRL imports trackio, which reads it once
         folder = str((run / "tracking").absolute())
@@ -75,7 +75,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     if resume is not None:
         console.print(f"resuming from step {step_of(resume)}")
     if resume is not None and step_of(resume) >= config.optimizer.steps:
-        # Asked to go on, the trainer would take one more step before it counts them.
+        # When resumed, the trainer takes one step before it compares the count with max_steps.
         trainer._load_from_checkpoint(str(resume))
     else:
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
@@ -90,7 +90,7 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
 
 
 def _announce(config: PolicyConfig, console: Console) -> None:
-    """Say how long the run will take."""
+    """Print the estimated duration of the run."""
     from training.policy.cost import estimate
     from training.policy.duration import LONG, in_words
 
@@ -102,7 +102,7 @@ def _announce(config: PolicyConfig, console: Console) -> None:
 
 
 def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
-    """Write the report of a finished run and drop what only an unfinished one needs."""
+    """Write the report of a finished run and delete its checkpoints."""
     from training.policy.report import write_policy_report
 
     report = write_policy_report(config.run, config)
@@ -114,13 +114,13 @@ def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
 def build_trainer(
     config: PolicyConfig, checkpoint: Path, problems: Sequence[Problem], callbacks: list[Any]
 ) -> Any:
-    """The trainer of a config.
+    """Build the trainer of a config.
 
     Args:
-        config: Of the run.
-        checkpoint: The model to start from.
-        problems: To train on.
-        callbacks: Beside TRL's own.
+        config: Configuration of the run.
+        checkpoint: Folder of the initial model.
+        problems: Training problems.
+        callbacks: Callbacks in addition to TRL's defaults.
     """
     import torch
     from datasets import Dataset
@@ -159,7 +159,7 @@ def build_trainer(
 
 
 def trl_config(config: PolicyConfig) -> Any:
-    """TRL's settings of a config."""
+    """Convert a config to TRL's `GRPOConfig`."""
     import torch
 
     from training.policy.trl_import import GRPOConfig
@@ -215,7 +215,7 @@ def _evaluated(
     problems: list[Problem],
     console: Console,
 ) -> None:
-    """Measure the policy as it is, unless that is on disk already."""
+    """Evaluate the current policy and write the result, unless the file exists."""
     from training.policy.evaluation import evaluate
 
     if path.is_file():
@@ -257,7 +257,7 @@ def _peft_config(config: PolicyConfig) -> Any:
 
 
 def _quiet() -> None:
-    """Hide the progress bars of `transformers`; the live view has its own."""
+    """Disable the progress bars of `transformers`; the live view replaces them."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What the trainer computes beside TRL's own loss: numbers of full logits, extra terms. Pure."""
+"""Computations in addition to TRL's loss: tensors from full logits, extra terms. Pure functions."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from training.policy.validation import CLIPPED
 
 
 class ScoredTokens(NamedTuple):
-    """Completion tokens under a policy."""
+    """Scores of completion tokens under a policy."""
 
     logprobs: Tensor
     """(B, T)."""
@@ -29,13 +29,13 @@ class ScoredTokens(NamedTuple):
 def score_logits(
     logits: Tensor, token_ids: Tensor, objectives: Objectives, wanted: frozenset[RequiredTensor]
 ) -> ScoredTokens:
-    """Log-probabilities, entropies and what objectives measure, from full logits.
+    """Compute log-probabilities, entropies and the tensors of objectives from full logits.
 
     Args:
         logits: Divided by the training temperature, shape (B, T, vocab).
         token_ids: The sampled tokens, shape (B, T).
-        objectives: Those of the run.
-        wanted: Which of `LOGITS_NEEDS` to measure.
+        objectives: Objectives of the run.
+        wanted: Tensors of `ROLLOUT_LOGITS` or `TRAINING_LOGITS` to measure.
     """
     rows = logits.float()
     logprobs = torch.log_softmax(rows, -1)
@@ -54,13 +54,13 @@ def score_logits(
 ROLLOUT_LOGITS = frozenset({RequiredTensor.PROXY_LOGPROBS, RequiredTensor.RESCORED_LOGPROBS})
 """Measured once per rollout, without gradient."""
 TRAINING_LOGITS = frozenset({RequiredTensor.NUCLEUS_ENTROPY})
-"""Measured at every training forward, with gradient."""
+"""Measured in every training forward pass, with gradient."""
 
 
 def ratio_limits(loss_type: str, epsilon_low: float, epsilon_high: float) -> tuple[float, float]:
-    """How far below and above 1 the ratio is clipped.
+    """Lower and upper clip range of the ratio, as distances from 1.
 
-    TRL reads `epsilon_high` of `cispo` as the largest ratio itself; `sapo` and `vespo` never clip.
+    For `cispo`, TRL uses `epsilon_high` as the largest ratio; `sapo` and `vespo` do not clip.
     """
     if loss_type in CLIPPED:
         return epsilon_low, epsilon_high
@@ -70,14 +70,14 @@ def ratio_limits(loss_type: str, epsilon_low: float, epsilon_high: float) -> tup
 def policy_mean(
     terms: Tensor, mask: Tensor, *, loss_type: str, num_items: float, max_length: int
 ) -> Tensor:
-    """Normalise a loss per token as TRL's clipped loss types do, before gradient accumulation.
+    """Reduce a loss per token as TRL's clipped loss types do, before gradient accumulation.
 
     Args:
         terms: Shape (B, T).
         mask: Bool, shape (B, T).
-        loss_type: One of `CLIPPED` without `luspo`, which token objectives refuse.
+        loss_type: One of `CLIPPED` except `luspo`, which token objectives do not support.
         num_items: Tokens of an average micro-batch of this process.
-        max_length: Longest completion allowed.
+        max_length: Largest number of tokens of a completion.
 
     Returns:
         Shape ().
@@ -94,11 +94,11 @@ def policy_mean(
 
 
 def importance_weight(old: Tensor, behavior: Tensor, mask: Tensor, cap: float) -> Tensor:
-    """Truncated importance weight min(pi_old / pi_behavior, cap) per token, (B, T); 1 outside.
+    """Truncated importance weight min(pi_old / pi_behavior, cap) per token, (B, T); 1 at padding.
 
     Args:
-        old: Log-probabilities under the policy that sampled, at the training temperature.
-        behavior: Log-probabilities that the tokens were drawn with; NaN where unknown.
+        old: Log-probabilities under the sampling policy at the training temperature.
+        behavior: Log-probabilities under the distribution that was sampled; NaN if unknown.
         mask: Bool, shape (B, T).
         cap: Largest weight.
 

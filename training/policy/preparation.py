@@ -1,4 +1,4 @@
-"""What a run needs before it starts, and every check that needs no model."""
+"""Prepares the inputs of a run and performs all checks that need no loaded model."""
 
 import os
 from importlib.util import find_spec
@@ -22,16 +22,17 @@ class Questions(NamedTuple):
 
 
 def split_problems(config: PolicyConfig) -> Questions:
-    """Problems to train on and problems held out, none in both.
+    """Split the problems into disjoint training and held-out sets.
 
-    Of a data set of the hub the first come from its training part, the others from its test part.
+    For data sets of the hub, training problems come from the training split and held-out problems
+    from the test split.
 
     Raises:
-        TrainingError: There are too few.
+        TrainingError: There are too few problems.
     """
     task = config.task
     number, seed, grader = task.num_problems, config.seed, task.grader
-    if HUB.keys() & set(task.tasks):  # what others measure on is never trained on
+    if HUB.keys() & set(task.tasks):  # the test split of a public data set is never trained on
         train = load_problems(task.tasks, number - task.held_out, seed, grader, split="train")
         held = load_problems(task.tasks, task.held_out, seed, grader)
     else:
@@ -41,14 +42,14 @@ def split_problems(config: PolicyConfig) -> Questions:
     train = [problem for problem in train if problem.prompt not in asked]
     if len(train) < config.rollout.prompts_per_step:
         raise TrainingError(
-            f"task: of {number} problems wanted there are {len(train)} to train on beside those "
-            f"held out, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
+            f"task: {len(train)} of {number} requested problems are left for training after the "
+            f"held-out split, fewer than prompts_per_step = {config.rollout.prompts_per_step}"
         )
     return Questions(train, held)
 
 
 def conversation(problem: Problem, config: PolicyConfig) -> list[dict[str, str]]:
-    """The messages that a problem is asked with."""
+    """The prompt messages of a problem."""
     task = config.task
     question = f"{problem.prompt} {task.instruction}".strip()
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
@@ -59,7 +60,7 @@ def checkpoint_of(config: PolicyConfig) -> Path:
     """Folder of the model to train.
 
     Raises:
-        TrainingError: It is no checkpoint.
+        TrainingError: The folder is not a checkpoint.
     """
     if config.model is None:
         return default_checkpoint()
@@ -69,23 +70,21 @@ def checkpoint_of(config: PolicyConfig) -> Path:
 
 
 class Prepared(NamedTuple):
-    """What a run needs and what was checked before it starts."""
+    """Checked inputs of a run."""
 
     questions: Questions
     checkpoint: Path
 
 
 def prepare(config: PolicyConfig, *, fresh: bool = False) -> Prepared:
-    """Check everything that can be checked before the model is loaded; writes nothing.
-
-    A dry run and a run call it alike.
+    """Run all checks that need no loaded model, for runs and dry runs; writes nothing.
 
     Args:
-        config: Of the run.
-        fresh: Whether the run that is in the folder will be discarded.
+        config: Configuration of the run.
+        fresh: Whether the existing run in the folder will be discarded.
 
     Raises:
-        TrainingError: The run would fail.
+        TrainingError: A check failed.
     """
     if config.tracking != "none" and find_spec(config.tracking) is None:
         raise TrainingError(f"tracking: run `pip install {config.tracking}` first")
@@ -100,10 +99,10 @@ def prepare(config: PolicyConfig, *, fresh: bool = False) -> Prepared:
 
 
 def refuse_vllm_version(config: PolicyConfig) -> None:
-    """Refuse TRL's vLLM backends with a vLLM that this TRL does not support.
+    """Refuse TRL's vLLM backends if the installed vLLM is not supported by TRL.
 
     Raises:
-        TrainingError: The installed version is outside the range, or there is none.
+        TrainingError: The installed version is outside the supported range, or vLLM is missing.
     """
     if not config.rollout.backend.startswith("vllm"):
         return
@@ -112,16 +111,16 @@ def refuse_vllm_version(config: PolicyConfig) -> None:
         found = installed_vllm() or "none"
         raise TrainingError(
             f"rollout.backend: TRL 1.16 supports vLLM {span}, and {found} is installed: "
-            'install a supported one, or use backend = "entrostat" or "transformers", which do not '
-            "use TRL's vLLM code"
+            'install a supported version, or use backend = "entrostat" or "transformers", which do '
+            "not use TRL's vLLM code"
         )
 
 
 def accumulation_steps(config: PolicyConfig) -> int:
-    """Forwards of each process in an optimizer step.
+    """Forward passes of each process per optimizer step.
 
     Raises:
-        TrainingError: The completions cannot be cut into equal ones.
+        TrainingError: The completions cannot be divided into equal micro-batches.
     """
     rollout, batch = config.rollout, config.optimizer.micro_batch
     batch *= int(os.environ.get("WORLD_SIZE", "1"))
@@ -129,6 +128,6 @@ def accumulation_steps(config: PolicyConfig) -> int:
     if sequences % batch or config.sequences % rollout.num_minibatches:
         raise TrainingError(
             f"optimizer.micro_batch: {config.sequences} sequences in {rollout.num_minibatches} "
-            f"minibatches cannot be cut into forwards of {batch}"
+            f"minibatches cannot be divided into micro-batches of {batch}"
         )
     return sequences // batch

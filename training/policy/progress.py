@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and the file of its steps."""
+"""The live view of a run, and the log file of its steps."""
 
 import json
 import math
@@ -32,7 +32,7 @@ _SHOWN = {
 
 
 def sparkline(values: list[float], width: int = 40) -> str:
-    """The last `width` values as bars; nothing for what is not finite."""
+    """The last `width` values as bars; non-finite values are skipped."""
     shown = [value for value in values[-width:] if math.isfinite(value)]
     if not shown:
         return ""
@@ -42,15 +42,15 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 class StepLog:
-    """The measurements of every optimizer step, on disk as they come."""
+    """Log file with the measurements of every optimizer step."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; `keep` decides how much of it counts."""
+        """Read the existing rows; `keep` truncates them to a checkpoint."""
         self._path = path
         self.rows = read_steps(path)
 
     def keep(self, num_steps: int) -> None:
-        """Forget steps after a checkpoint: a resumed run makes them again."""
+        """Drop steps after a checkpoint; a resumed run repeats them."""
         self.rows = [row for row in self.rows if row["step"] <= num_steps]
         staging = self._path.with_suffix(".tmp")
         staging.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
@@ -66,7 +66,7 @@ class StepLog:
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a step log; a line cut off by a kill is left out."""
+    """Read the complete lines of a step log; a line truncated by a kill is skipped."""
     if not path.is_file():
         return []
     rows = []
@@ -82,7 +82,7 @@ class LiveView(TrainerCallback):
     """Reward, entropy, covariance and clipping; a line per step without a terminal."""
 
     def __init__(self, log: StepLog, total: int, console: Console) -> None:
-        """Nothing is shown until training begins."""
+        """Prepare the view; it is shown when training begins."""
         self._log, self._total, self._console = log, total, console
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._processor = 0.0
@@ -97,7 +97,7 @@ class LiveView(TrainerCallback):
         """Show and store a step."""
         if not state.is_world_process_zero or not logs or "grad_norm" not in logs:
             return
-        # On a busy machine the clock says more about the others than about this run.
+        # Wall-clock time depends on other processes of the machine; CPU time does not.
         spent, self._processor = time.process_time() - self._processor, time.process_time()
         self._log.append(state.global_step, {**logs, "processor_time": spent})
         if self._console.is_terminal:
@@ -119,7 +119,7 @@ class LiveView(TrainerCallback):
         return Group(table, Text(f"{left}stop with Ctrl-C, re-run to resume", style="dim"))
 
     def _left(self) -> str:
-        """Time until the last step, from the steps so far; empty before the first."""
+        """Estimated time until the last step; empty before the first step."""
         spent = [row["step_time"] for row in self._log.rows if "step_time" in row]
         steps = self._total - int(self._log.rows[-1]["step"])
         return f"about {in_words(steps * sum(spent) / len(spent))} left" if spent and steps else ""

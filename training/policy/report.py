@@ -1,4 +1,4 @@
-"""What a run was worth: a page and a figure beside the steps they are made of."""
+"""Report of a run: a Markdown page and a figure."""
 
 import json
 from itertools import pairwise
@@ -21,25 +21,25 @@ NAME = "report"
 MIN_STEPS = 10
 """Steps below which no statistic over steps is printed."""
 LEGEND = """\
-- accuracy (pass@1): share of right answers. pass@k: chance that one of k answers is right.
-- entropy per token: of the distribution that tokens are drawn from, in nats, mean over tokens.
+- accuracy (pass@1): share of right answers. pass@k: probability that one of k answers is right.
+- entropy per token: entropy of the sampling distribution in nats, mean over tokens.
 - expected calibration error: mean distance between the confidence of an answer (geometric mean of
   its tokens' probabilities) and the share of right answers at that confidence.
-- R = -a e^H + b: reward of a step against its entropy H; b - a is the reward when all entropy is
-  spent. R²: share of the variance that the law explains.
+- R = -a e^H + b: reward of a step as a function of its entropy H; b - a is the reward at H = 0.
+  R²: share of the variance that the law explains.
 - Cov(logprob, A): covariance of log-probability and advantage over the tokens of a step. STEER's
-  Omega: expected change of the entropy by one token. Both predict how the entropy changes.
+  Omega: expected entropy change by the update of one token. Both predict the entropy change.
 """
 Steps = list[dict[str, float]]
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What `train_policy` wrote."""
+    """Read an evaluation that `train_policy` wrote."""
     return Evaluation(**json.loads(path.read_text()))
 
 
 def write_policy_report(run: Path, config: PolicyConfig) -> Path:
-    """Write `report.md` and `report.png` into the run folder; returns the page."""
+    """Write `report.md` and `report.png` into the run folder; returns the path of the page."""
     steps = read_steps(run / STEPS_FILE)
     before, after = read_evaluation(run / BEFORE), read_evaluation(run / AFTER)
     draw(steps, before, after, config).savefig(run / f"{NAME}.png", dpi=110)
@@ -49,7 +49,7 @@ def write_policy_report(run: Path, config: PolicyConfig) -> Path:
 
 
 def draw(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyConfig) -> Figure:
-    """Curves of the run; confidence and entropy before and after."""
+    """Draw curves of the run, and entropy and calibration before and after."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     reward, entropy, covariance, law, histogram, calibration = figure.subplots(2, 3).flat
     _curve(reward, steps, "reward", "reward", "Reward of rollouts")
@@ -91,7 +91,7 @@ def _points(steps: Steps) -> list[tuple[float, float]]:
 
 
 def law_lines(steps: Steps) -> list[str]:
-    """The entropy law of a run and how well the predictors of entropy changes did."""
+    """Lines on the entropy law of a run and on the predictors of entropy changes."""
     points = _points(steps)
     lines = []
     if len(points) < MIN_STEPS:
@@ -110,12 +110,12 @@ def law_lines(steps: Steps) -> list[str]:
             f"predicted reward at H = 0: {ceiling.reward:.2f} ± {ceiling.standard_error:.2f}"
         )
     except ValueError as error:
-        lines.append(f"no law: {error}")
+        lines.append(f"no entropy law: {error}")
     for name, key, sign in (
         ("-Cov(logprob, A)", "covariance", -1),
         ("STEER's -mean(Omega)", "predicted_change", 1),
     ):
-        # What a step measured predicts the change up to the next one.
+        # The measurement of a step predicts the change from it to the next step.
         pairs = [
             (sign * now[key], later["entropy_change"])
             for now, later in pairwise(steps)
@@ -151,7 +151,7 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
     caveat = (
         ""
         if is_plain or len(steps) < MIN_STEPS
-        else "\nThe law describes runs without entropy intervention; this one had one.\n"
+        else "\nThe law describes runs without entropy intervention; this run had one.\n"
     )
     versions = ", ".join(
         f"{name} {version}"

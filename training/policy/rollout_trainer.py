@@ -42,16 +42,16 @@ _READ = frozenset(
 STATISTICS = "statistics/"
 """Prefix of the columns of a batch that hold an objective's statistics of the rollout."""
 Grader = Callable[[Mapping[str, Any], str], bool]
-"""A row of the data set and an answer to right or wrong."""
+"""Maps a row of the data set and an answer to whether the answer is right."""
 
 
 class GradedTexts(NamedTuple):
-    """What a generation batch said, kept between TRL's rewards and our advantages."""
+    """Texts and rewards of a generation batch, kept until the objectives shape the advantages."""
 
     rows: list[dict[str, Any]]
     texts: list[str]
     rewards: Tensor
-    """(N of all processes,); NaN where no reward function scored."""
+    """(N of all processes,); NaN where no reward function returned a score."""
 
 
 class RolloutTrainer(GRPOTrainer):
@@ -63,30 +63,30 @@ class RolloutTrainer(GRPOTrainer):
     epsilon_high: Any
     _ranks: Ranks
     _own_rollouts = False
-    """Whether `rollout_func` draws."""
+    """Whether `rollout_func` draws the completions."""
     _source: RolloutSource | None = None
-    """Who draws; None is TRL itself."""
+    """Source of the completions; None uses TRL's generation."""
     _served_step = -1
-    """Step of the adapter that the server has."""
+    """Optimizer step of the adapter that is loaded on the server."""
     _reader: TextFeatureReader
     _generated: GradedTexts | None = None
     _old: tuple[Tensor, Tensor] | None = None
-    """Log-probabilities and entropies under the policy that sampled."""
+    """Log-probabilities and entropies under the sampling policy."""
     _loss_mask: list[list[int]] | None = None
-    """1 at the tokens of the current rollout that are trained on."""
+    """1 at the trained tokens of the current rollout."""
     _awaits_old = False
-    """Whether the next scoring pass is TRL's own over the rollouts."""
+    """Whether the next scoring pass is TRL's pass over the rollouts."""
 
     @property
     def _corrects(self) -> bool:
-        """Whether some tokens are drawn from another distribution than is trained."""
+        """Whether some tokens are drawn from a distribution other than the trained policy."""
         drawn = self._source is not None and self._source.is_off_policy
         given = self._own_rollouts and not self._trl_corrects
         return drawn or given or "aepo" in self.objectives.members
 
     @property
     def _trl_corrects(self) -> bool:
-        """Whether TRL itself weighs tokens by the log-probabilities they were drawn with."""
+        """Whether TRL applies importance weights for the sampling log-probabilities."""
         return bool(self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _drives(self, actuator: Actuator) -> bool:
@@ -95,7 +95,7 @@ class RolloutTrainer(GRPOTrainer):
     def _build_source(
         self, law: TemperatureLaw | None, branch: BranchConfig | None, served: ServedConfig | None
     ) -> RolloutSource | None:
-        """Who draws the rollouts of these settings; at most one of them is set."""
+        """Build the rollout source; at most one of the settings is given."""
         if served is not None:
             policy = ServedPolicy(served, Path(self.args.output_dir) / "served")
             policy.connect()
@@ -132,7 +132,7 @@ class RolloutTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        """TRL's, or the source's while training."""
+        """Generate with TRL, or with the rollout source in training."""
         plain = super()._generate_single_turn
         self._loss_mask = None
         if self._source is None or not self.model.training:
@@ -157,7 +157,7 @@ class RolloutTrainer(GRPOTrainer):
         return texts
 
     def _generate(self, prompts: list[Any]) -> Any:
-        """TRL's; only the tokens of the source's loss mask are trained on."""
+        """Generate with TRL and apply the loss mask of the rollout source."""
         result = list(super()._generate(prompts))
         if self._loss_mask is not None:
             result[2], self._loss_mask = self._loss_mask, None
@@ -166,7 +166,7 @@ class RolloutTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        """TRL's; what was said and scored is kept for the objectives."""
+        """Calculate rewards with TRL and keep texts and rewards for the objectives."""
         rewards: Tensor = super()._calculate_rewards(
             inputs, prompts, completions, completion_ids_list
         )
@@ -177,7 +177,7 @@ class RolloutTrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's, and then the objectives shape rewards and advantages of whole groups."""
+        """Generate and score with TRL, then let objectives shape rewards and advantages."""
         training = self.model.training
         self._old, self._awaits_old = None, training and self._scores_old_policy
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -197,7 +197,7 @@ class RolloutTrainer(GRPOTrainer):
     def _statistics(
         self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
     ) -> dict[str, Tensor]:
-        """What objectives compute over the rollout batch of all processes, a row per sequence."""
+        """Statistics of the objectives over the rollout batch, one row per sequence."""
         if not self.objectives.shares_statistics:
             return {}
         tokens = MicroBatch(
@@ -214,10 +214,10 @@ class RolloutTrainer(GRPOTrainer):
     def _with_extra(
         self, aepo: Aepo, inputs: list[dict[str, Any]], output: dict[str, Any]
     ) -> dict[str, Any]:
-        """Replace some sequences by rewarded ones that were drawn hotter or colder."""
+        """Replace some sequences with rewarded ones drawn at another temperature."""
         size = self.num_generations
         count = aepo.num_prompts(len(inputs) // size) * size
-        # TRL logs every rollout; these are not the policy's own.
+        # TRL logs metrics of every rollout; those of the extra rollouts are discarded.
         kept_metrics = {name: [*values] for name, values in self._metrics["train"].items()}
         shift = aepo.temperature - self.temperature
         self._source = LawSource(None, self.temperature, shift=lambda: shift)
@@ -237,12 +237,12 @@ class RolloutTrainer(GRPOTrainer):
 
     @property
     def _scores_old_policy(self) -> bool:
-        """Whether TRL itself scores rollouts under the policy that sampled them."""
+        """Whether TRL scores rollouts under the sampling policy."""
         every = self.args.steps_per_generation * self.num_iterations
         return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects
 
     def _measure(self, output: Mapping[str, Any]) -> dict[RequiredTensor, Tensor]:
-        """What the objectives need to know of this process's completions."""
+        """Measure the required tensors for the completions of this process."""
         needs = self.objectives.needs
         ids = output["completion_ids"]
         mask = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
@@ -262,7 +262,7 @@ class RolloutTrainer(GRPOTrainer):
     def _score_old_policy(
         self, output: Mapping[str, Any], logits: frozenset[RequiredTensor]
     ) -> dict[RequiredTensor, Tensor]:
-        """Score the completions under the policy that sampled them, unless TRL just did."""
+        """Score the completions under the sampling policy, unless TRL already did."""
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
         keep, size = output["completion_ids"].shape[1], self.args.per_device_train_batch_size
@@ -296,7 +296,7 @@ class RolloutTrainer(GRPOTrainer):
         keep: int,
         wanted: frozenset[RequiredTensor],
     ) -> ScoredTokens:
-        """Score completions by a forward that keeps the logits, (B, T, vocab), in memory."""
+        """Score completions with a forward pass that keeps the logits, (B, T, vocab), in memory."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         with self.accelerator.autocast():
             output = model(
@@ -313,7 +313,7 @@ class RolloutTrainer(GRPOTrainer):
     def _shaped(
         self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
     ) -> Tensor:
-        """Advantages of this process after the objectives have shaped those of all processes."""
+        """Shape the advantages of all processes and return those of this process."""
         assert self._generated is not None
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         advantages = output["advantages"]
@@ -334,7 +334,7 @@ class RolloutTrainer(GRPOTrainer):
         return shaped.advantages[start : start + len(mask), : mask.shape[1]].to(torch.float32)
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """The rows of all processes, the tokens padded to the longest."""
+        """Gather the rows of all processes, padded to the longest completion."""
         if values.dim() > 1:
             values = self.accelerator.pad_across_processes(values.contiguous(), dim=1)
         gathered: Tensor = self.accelerator.gather(values.contiguous())
@@ -343,7 +343,7 @@ class RolloutTrainer(GRPOTrainer):
 
 @contextmanager
 def _drawing(model: Any, sampler: Sampler | None) -> Iterator[None]:
-    """Put a sampler, if there is one, into every `generate` of the model."""
+    """Pass a sampler to every `generate` call of the model while the block runs."""
     if sampler is None:
         yield
         return

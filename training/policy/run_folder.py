@@ -1,4 +1,4 @@
-"""The folder of a policy run: whose it is, where to go on, what stays when the run is done."""
+"""The folder of a policy run: ownership, checkpoints and cleanup."""
 
 import json
 import shutil
@@ -11,37 +11,37 @@ from training.policy.config import PolicyConfig, resolved
 
 CONFIG_FILE = "config.json"
 BEFORE, AFTER = "before.json", "after.json"
-"""What the policy did on held-out problems."""
+"""Evaluations on the held-out problems."""
 STATE_FILE = "entropy_state.json"
-"""Written last into a checkpoint: one without it was cut off."""
+"""Written last into a checkpoint; a checkpoint without it is incomplete."""
 
 _OWN = (
     *(BEFORE, AFTER, "steps.jsonl", "report.md", "report.png", "README.md"),
     *("checkpoint", "adapter", "served", "tracking"),
 )
-"""Names in a run folder, but for the checkpoints under way and the config."""
+"""Names in a run folder, except intermediate checkpoints and the config."""
 
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", STATE_FILE)
-"""Files without which a run cannot be resumed, beside the weights."""
+"""Files that are needed to resume a run, in addition to the weights."""
 
 _REMEDY = "delete this folder to resume from an earlier checkpoint, or start over with --fresh"
 
 _BYTES_TO_RESUME = 12
-"""Of a trained float32 weight in a checkpoint: itself and AdamW's two moments."""
+"""Bytes per trained float32 weight in a checkpoint: the weight and AdamW's two moments."""
 _BYTES_TO_SERVE = 4
 KEPT = 2
-"""Checkpoints of a run under way; while a third is written, there are three."""
+"""Number of checkpoints that a run keeps; there are three while a new one is written."""
 
 
 def refuse_another_run(config: PolicyConfig, *, fresh: bool) -> None:
     """Check that a run may use its folder; writes nothing.
 
     Args:
-        config: Of the run.
-        fresh: Whether the run that is there will be discarded.
+        config: Configuration of the run.
+        fresh: Whether the existing run will be discarded.
 
     Raises:
-        TrainingError: A run with another config is there, or something else than a run.
+        TrainingError: The folder has a run with another config, or files that are not of a run.
     """
     path = config.run / CONFIG_FILE
     if not path.is_file():
@@ -59,8 +59,8 @@ def claim(config: PolicyConfig, *, fresh: bool) -> None:
     """Write the config into the run folder.
 
     Args:
-        config: Of the run.
-        fresh: Discard the run that is there.
+        config: Configuration of the run.
+        fresh: Discard the existing run.
 
     Raises:
         TrainingError: See `refuse_another_run`.
@@ -75,7 +75,7 @@ def claim(config: PolicyConfig, *, fresh: bool) -> None:
 
 
 def _config_in(path: Path) -> dict[str, Any] | None:
-    """A run's config as JSON; None for a file of something else."""
+    """The config of a run as JSON; None if the file is not such a config."""
     try:
         found = json.loads(path.read_text())
     except ValueError:
@@ -88,34 +88,34 @@ def _refuse_another(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         raise TrainingError(
-            f"{run} holds a run with another {', '.join(changed)}: name another folder with --set "
-            "run=FOLDER, or start it over with --fresh"
+            f"{run} has a run with another {', '.join(changed)}: name another folder with --set "
+            "run=FOLDER, or start over with --fresh"
         )
 
 
 def _clear(run: Path) -> None:
-    """Remove what a run writes, and nothing else that may lie there."""
+    """Remove the files that a run writes, and no others."""
     drop_checkpoints(run)
     for path in (run / name for name in _OWN):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    (run / CONFIG_FILE).unlink()  # last: as long as it is there, what is left can be cleared again
+    (run / CONFIG_FILE).unlink()  # last, so that an interrupted cleanup can be repeated
 
 
 def target_of(config: PolicyConfig) -> Path:
-    """Where the result of a run goes: a folder to serve."""
+    """The folder of the resulting model, which can be served."""
     return config.run / ("adapter" if config.lora else "checkpoint")
 
 
 def is_finished(config: PolicyConfig) -> bool:
-    """Whether a run was trained, saved and measured to its end."""
+    """Whether a run is trained, saved and evaluated."""
     return (config.run / AFTER).is_file() and target_of(config).is_dir()
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """The latest checkpoint that was written to its end."""
+    """The latest complete checkpoint."""
     found = [path for path in _checkpoints(run) if (path / STATE_FILE).is_file()]
     return max(found, key=step_of, default=None)
 
@@ -124,7 +124,7 @@ def refuse_damaged(checkpoint: Path) -> None:
     """Check that all files of a checkpoint can be read, before a model is loaded.
 
     Raises:
-        TrainingError: One cannot; names it and says how to go on.
+        TrainingError: A file is damaged; the message names the file and the remedy.
     """
     for path in sorted(checkpoint.iterdir()):
         if reason := _damage(path):
@@ -138,7 +138,7 @@ def refuse_damaged(checkpoint: Path) -> None:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """Description of the damage of a file; empty if there is none."""
     try:
         if path.suffix == ".json":
             if not isinstance(json.loads(path.read_text("utf-8")), dict):
@@ -152,7 +152,7 @@ def _damage(path: Path) -> str:
             with zipfile.ZipFile(path) as archive:
                 if bad := archive.testzip():
                     return f"has a wrong checksum in {bad}"
-    except Exception as error:  # each format has errors of its own
+    except Exception as error:  # each format raises different errors
         return (
             f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
@@ -160,7 +160,7 @@ def _damage(path: Path) -> str:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """Those that the trainer wrote; a copy by another name is the user's."""
+    """Checkpoints that the trainer wrote; copies under other names belong to the user."""
     return [
         path
         for path in run.glob("checkpoint-*")
@@ -169,30 +169,30 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written."""
+    """The optimizer step of a checkpoint."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def disk_needed(config: PolicyConfig, num_trained: float) -> float:
-    """Most bytes that the checkpoints of a run take at once.
+    """Largest total size of the checkpoints of a run, bytes.
 
     Args:
-        config: Of the run.
-        num_trained: How many weights it trains.
+        config: Configuration of the run.
+        num_trained: Number of trained weights.
     """
     optimizer = config.optimizer
     saves = -(-optimizer.steps // optimizer.save_every)
     under_way = num_trained * _BYTES_TO_RESUME * min(saves, KEPT + 1)
-    # The result is saved while those that are kept are still there.
+    # The result is saved before the checkpoints are deleted.
     at_the_end = num_trained * (_BYTES_TO_RESUME * min(saves, KEPT) + _BYTES_TO_SERVE)
     return max(under_way, at_the_end)
 
 
 def refuse_full_disk(config: PolicyConfig, num_trained: int) -> None:
-    """Refuse a run whose checkpoints will not fit, which is known before its first step.
+    """Refuse a run whose checkpoints will not fit on the disk.
 
     Raises:
-        TrainingError: There is less room than they take.
+        TrainingError: The free disk space is too small.
     """
     run = config.run
     needed = disk_needed(config, num_trained)
@@ -201,13 +201,14 @@ def refuse_full_disk(config: PolicyConfig, num_trained: int) -> None:
     free = shutil.disk_usage(nearest).free
     if free + there < needed:
         raise TrainingError(
-            f"run: the checkpoints take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-            f"free in {run}: free some, or name another folder with --set run=FOLDER"
+            f"run: the checkpoints need {needed / 2**30:.1f} GiB, but only "
+            f"{free / 2**30:.1f} GiB are free in {run}: free disk space, or name another folder "
+            "with --set run=FOLDER"
         )
 
 
 def make_servable(folder: Path) -> None:
-    """Drop the pickle that the trainer leaves, and let others than its owner read the weights."""
+    """Delete the pickle file of the trainer, and give the weights the mode of other files."""
     (folder / "training_args.bin").unlink(missing_ok=True)
     config = next(folder.glob("*config.json"))
     for weights in folder.glob("*.safetensors"):
@@ -215,11 +216,11 @@ def make_servable(folder: Path) -> None:
 
 
 def drop_checkpoints(run: Path) -> None:
-    """Remove what only a run under way needs: three times its result, and pickles among it."""
+    """Delete the checkpoints that are needed only to resume; they contain pickle files."""
     for path in _checkpoints(run):
         shutil.rmtree(path)
 
 
 def num_trained(model: Any) -> int:
-    """How many weights of a model are trained."""
+    """Number of trained weights of a model."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

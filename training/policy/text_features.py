@@ -1,7 +1,7 @@
-"""Features of the text of completions that objectives read, as tensors.
+"""Extracts the tensors that objectives need from the text of completions.
 
-Completions of other processes are never needed: what has to agree within a group is a number made
-of the text alone.
+Completions of other processes are not needed: cluster numbers depend on the text only, so equal
+answers have equal numbers on all processes.
 """
 
 import re
@@ -22,7 +22,7 @@ from training.objectives.experimental.hicra import planning_mask
 from training.objectives.requirements import RequiredTensor
 
 _NUMBER = (
-    r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or a letter is no sign
+    r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or letter is not a sign
     r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+\u2212]?\d{1,3}(?!\w))?"
 )
@@ -51,29 +51,30 @@ STRATEGY_PHRASES = (
     "this tells us",
     "going back to",
 )
-"""Phrases of three or four words that announce a strategy, for `RequiredTensor.PLANNING`; ours."""
+"""Our own list of phrases that announce a strategy, for `RequiredTensor.PLANNING`."""
 
 
 class CompletionTexts(NamedTuple):
     """The completions of this process."""
 
     rows: Sequence[Mapping[str, Any]]
-    """Of the data set, one per completion."""
+    """Row of the data set of each completion."""
     texts: Sequence[str]
     token_ids: Tensor
     """(N, T), padded."""
     mask: Tensor
-    """(N, T) bool: tokens of the completion that the policy drew, results of tools left out."""
+    """(N, T) bool: tokens that the policy drew, without tool results."""
     is_agent: bool = False
-    """Whether completions are turns of an agent with results of tools between them."""
+    """Whether completions are agent turns with tool results between them."""
 
 
 def cluster_number(text: str) -> int:
-    r"""A number that equal final answers share; -1 where there is no answer.
+    r"""Cluster number of a final answer, equal for equivalent answers; -1 without an answer.
 
-    Numbers are equal by value, words but for case, accents, articles and punctuation, and whatever
-    has digits or symbols but for case, accents and spaces. What `\boxed` holds goes before the
-    text around it. "It is 5" is 5, and so are sentences of which the last has this number only.
+    Numbers are compared by value. Words are compared without case, accents, articles and
+    punctuation. Text with digits or symbols is compared without case, accents and spaces. The
+    content of `\boxed` takes precedence over the text around it. "It is 5" equals 5, and so does
+    text whose last sentence has 5 as its only number.
     """
     answer = _DELIMITER.sub("", _boxed(final_answer(text))).strip("$ \n").rstrip(".,;:!?$ \n")
     number = _number(answer)
@@ -88,29 +89,30 @@ def cluster_number(text: str) -> int:
 
 
 class TextFeatureReader:
-    """Reads answers with the tokenizer of the model."""
+    """Reads text features with the tokenizer of the model."""
 
     def __init__(
         self, tokenizer: Any, grader: Callable[[Mapping[str, Any], str], bool] | None
     ) -> None:
-        """Nothing is read yet.
+        """Store tokenizer and grader.
 
         Args:
-            tokenizer: The model's.
-            grader: A row of the data set and an answer to right or wrong; None if nobody asks.
+            tokenizer: Tokenizer of the model.
+            grader: Maps a row of the data set and an answer to whether the answer is right; None if
+                no objective needs it.
         """
         self._tokenizer = tokenizer
         self._grader = grader
 
     def read(self, need: RequiredTensor, answers: CompletionTexts) -> Tensor:
-        """The tensor of a need, for this process.
+        """Return a required tensor for the completions of this process.
 
         Raises:
-            ValueError: It cannot be read off a text.
+            ValueError: The tensor cannot be computed from text.
         """
         if need is RequiredTensor.CORRECT:
             if self._grader is None:
-                raise ValueError("an objective asks which answers are right: pass a grader")
+                raise ValueError("an objective needs to know which answers are right: pass grader")
             pairs = zip(answers.rows, answers.texts, strict=True)
             return torch.tensor([self._grader(row, text) for row, text in pairs])
         if need is RequiredTensor.ANSWERS:
@@ -127,7 +129,7 @@ class TextFeatureReader:
             return thinking_phases(texts, answers.mask)
         if need is RequiredTensor.BELIEFS:
             return _beliefs(answers.rows)
-        raise ValueError(f"{need} is not read off a text")
+        raise ValueError(f"{need} cannot be computed from text")
 
     @cached_property
     def _phrases(self) -> list[list[int]]:
@@ -159,7 +161,7 @@ def sentence_steps(token_ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
     Args:
         token_ids: Shape (N, T).
         mask: Bool, shape (N, T).
-        ends: Ids of tokens that end a sentence; what follows one begins the next.
+        ends: Ids of tokens that end a sentence; the following token begins the next.
     """
     closes = torch.isin(token_ids, ends.to(token_ids.device)) & mask
     before = closes.cumsum(-1) - closes.long()
@@ -167,7 +169,7 @@ def sentence_steps(token_ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
 
 
 def turn_steps(mask: Tensor) -> Tensor:
-    """Number of the turn of each token, (N, T); -1 outside. A turn is a run of masked tokens."""
+    """Number of the turn of each token, (N, T), -1 outside; a turn is a span of masked tokens."""
     before = torch.nn.functional.pad(mask, (1, 0))[:, :-1]
     begins = mask & ~before
     return torch.where(mask, begins.cumsum(-1) - 1, -1)
@@ -180,8 +182,8 @@ THINK_END = "</think>"
 def thinking_phases(tokens: Sequence[Sequence[str]], mask: Tensor) -> Tensor:
     """Phase of each token, (N, T): 0 thinking, 1 answer, -1 in the first end tag or outside.
 
-    The tag is found in the text, so it may be one token or several, merged with its neighbours.
-    A completion without it is all thinking.
+    The tag is searched in the text, so it may span several tokens or be merged with its neighbors.
+    Without a tag, all tokens are in the thinking phase.
 
     Args:
         tokens: Text of each token of each completion, padding included.
@@ -202,7 +204,7 @@ def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
     missing = [row for row in rows if "beliefs" not in row]
     if missing:
         raise ValueError(
-            "info_gain needs `beliefs` of every completion: probabilities over the hypotheses "
+            "info_gain needs `beliefs` for every completion: probabilities over the hypotheses "
             "before and after the question, such as [[0.5, 0.5], [1.0, 0.0]]; return them from "
             "rollout_func"
         )
@@ -210,7 +212,7 @@ def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
 
 
 def _boxed(text: str) -> str:
-    r"""What the last `\boxed{...}` holds; the whole text without one."""
+    r"""The content of the last `\boxed{...}`; the whole text without one."""
     _, mark, rest = text.rpartition(r"\boxed{")
     depth = 1
     for index, letter in enumerate(rest):
@@ -221,11 +223,11 @@ def _boxed(text: str) -> str:
 
 
 def _number(answer: str) -> str | None:
-    """The number that an answer is or states, spelt the one way that equal numbers share."""
+    """The number that an answer is or states, in a canonical form; None without a number."""
     *reasons, last = sentences(answer)
     stated = _STATED.fullmatch(last) or (_MENTIONED.fullmatch(last) if reasons else None)
     if stated is None:
         return None
     value = Decimal(re.sub("[,$€£¥]", "", stated[1]).replace("\u2212", "-"))
-    exact = Context(prec=len(stated[1]))  # the usual 28 digits would merge longer numbers
+    exact = Context(prec=len(stated[1]))  # the default of 28 digits would merge longer numbers
     return str(value.normalize(exact) if value else 0)

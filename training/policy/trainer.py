@@ -1,10 +1,10 @@
 """GRPO with entropy objectives, on TRL's trainer.
 
-TRL has no hook for a loss per token, and copies of its loss drift away from it. So nothing is
-copied here: TRL's own `_compute_loss` runs on advantages and clip ranges that the objectives have
-changed, which covers every weight, mask and shaped advantage, and terms that are no policy gradient
-are added to what it returns. The objectives act at the moment when TRL has scored a micro-batch
-and has not read its advantages yet, so there is one forward per micro-batch.
+TRL has no hook for a loss per token, and a copy of its loss would diverge from later versions.
+Therefore, TRL's own `_compute_loss` runs on advantages and clip ranges that the objectives have
+modified, which covers weights, masks and shaped advantages. Other loss terms are added to its
+result. The objectives run after TRL has scored a micro-batch and before it reads the advantages, so
+there is one forward pass per micro-batch.
 """
 
 import json
@@ -42,7 +42,7 @@ from training.policy.validation import CLIPPED, TrlSettings, advice, refuse_sett
 
 
 class _Loss:
-    """What is known about the loss of the micro-batch at hand."""
+    """State of the loss computation of the current micro-batch."""
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         self.inputs = dict(inputs)
@@ -52,7 +52,7 @@ class _Loss:
 
 
 class EntropyGRPOTrainer(RolloutTrainer):
-    """TRL's trainer with objectives, a controller and rollouts at controlled temperatures."""
+    """TRL's GRPO trainer with entropy objectives, a controller and custom rollouts."""
 
     def __init__(
         self,
@@ -75,15 +75,16 @@ class EntropyGRPOTrainer(RolloutTrainer):
             model: As for `GRPOTrainer`.
             reward_funcs: As for `GRPOTrainer`.
             args: As for `GRPOTrainer`.
-            objectives: What acts on rewards, advantages and loss, in this order.
-            controller: Holds the entropy at a target; None leaves it alone.
-            law: Temperature of each token of a rollout; None draws at `args.temperature`.
-            branch: Forks completions where the policy was unsure; None draws all in full.
-            served: A running server that draws the rollouts; needs a LoRA adapter. None draws
-                here.
-            importance_cap: Largest weight that corrects for whatever controlled the sampling;
-                None corrects nothing, which biases the gradient.
-            grader: For objectives that ask whether an answer is right: row and text to verdict.
+            objectives: Objectives that change rewards, advantages and loss, applied in this order.
+            controller: Holds the entropy at a target; None disables it.
+            law: Sets the temperature of each token of a rollout; None uses `args.temperature`.
+            branch: Forks completions at tokens of high entropy; None disables forks.
+            served: A running server that draws the rollouts of a LoRA adapter; None draws them in
+                this process.
+            importance_cap: Largest importance weight that corrects for controlled sampling; None
+                disables the correction, which biases the gradient.
+            grader: Maps a data set row and a text to whether the answer is right, for objectives
+                that need it.
             **kwargs: As for `GRPOTrainer`.
 
         Raises:
@@ -108,7 +109,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         self.controller = EntropyController(controller) if controller else None
         if RequiredTensor.CORRECT in self.objectives.needs and grader is None:
             raise ValueError(
-                f"{[*self.objectives.members]} ask which answers are right: pass grader"
+                f"{[*self.objectives.members]} need to know which answers are right: pass grader"
             )
         self._own_rollouts = settings.own_rollouts
         self._importance_cap = importance_cap
@@ -117,8 +118,8 @@ class EntropyGRPOTrainer(RolloutTrainer):
         super().__init__(model, reward_funcs, args, **kwargs)
         if self._is_vlm and self._scores_text_only:
             raise ValueError(
-                f"{[*self.objectives.members]} score completions a second time, without the images "
-                "of their prompts: use a text model, or objectives without such a pass"
+                f"{[*self.objectives.members]} need a second scoring pass, which does not support "
+                "images: use a text model, or objectives without such a pass"
             )
         self._ranks = ranks_of(self.accelerator)
         self._reader = TextFeatureReader(self._tokenizer, grader)
@@ -137,7 +138,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         compute_entropy: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's scoring pass; during a training forward the objectives then plan the loss."""
+        """Score with TRL; in a training forward pass, the objectives then plan the loss."""
         loss = self._loss
         wanted = self.objectives.needs & TRAINING_LOGITS
         if loss is not None and wanted:
@@ -171,7 +172,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         entropy: Tensor,
         measured: Mapping[RequiredTensor, Tensor],
     ) -> None:
-        """Let the objectives plan, and put their plan where TRL reads it next."""
+        """Let the objectives plan the loss, and write the plan to the inputs of TRL's loss."""
         inputs = loss.inputs
         old = inputs.get("old_per_token_logps")
         tokens = MicroBatch(
@@ -198,7 +199,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         if weight is not None or self.objectives.acts_on_tokens:
             inputs["advantages"] = (plan.advantages * plan.weight).detach()
             if self.loss_type in CLIPPED:
-                # `torch.clamp` wants two numbers or two tensors.
+                # `torch.clamp` requires two numbers or two tensors.
                 low, high = plan.epsilon_low, plan.epsilon_high
                 if isinstance(low, Tensor) or isinstance(high, Tensor):
                     low, high = (torch.as_tensor(limit).to(logprobs) for limit in (low, high))
@@ -206,7 +207,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         loss.plan = plan
 
     def _importance(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
-        """Weights that undo a controlled temperature; None where nothing was controlled."""
+        """Importance weights for controlled sampling; None if sampling was not controlled."""
         behavior = inputs.get("sampling_per_token_logps")
         if behavior is None or not self._corrects or self._importance_cap is None:
             return None
@@ -215,7 +216,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         return raw.clamp_max(self._importance_cap)
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """TRL's loss on what the objectives planned, plus their own terms."""
+        """Compute TRL's loss with the plan of the objectives, plus the additional terms."""
         if not self.model.training:
             plain: Tensor = super()._compute_loss(model, inputs)
             return plain
@@ -232,11 +233,11 @@ class EntropyGRPOTrainer(RolloutTrainer):
         return self._with_terms(value, loss, loss.plan)
 
     def _with_terms(self, value: Tensor, loss: _Loss, plan: LossPlan) -> Tensor:
-        """Add the terms that are no policy gradient."""
+        """Add the loss terms other than the policy gradient."""
         steps = self.current_gradient_accumulation_steps
         share = steps / self.args.steps_per_generation
-        # Tokens of an optimizer step, per process: exact if a rollout serves one step, the
-        # rollout's average otherwise.
+        # Tokens of an optimizer step per process: exact if a rollout serves one step, otherwise the
+        # average over the rollout.
         items = float(loss.inputs["num_items_in_batch"]) / self.accelerator.num_processes * share
         items = max(items, 1.0)
         if plan.policy_terms is not None:
@@ -256,7 +257,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
 
     @property
     def _scores_text_only(self) -> bool:
-        """Whether a scoring pass is ours, which passes token ids alone."""
+        """Whether there is an additional scoring pass, which supports token ids only."""
         needs = self.objectives.needs
         if needs & (ROLLOUT_LOGITS | TRAINING_LOGITS):
             return True
@@ -266,7 +267,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
     # Optimizer steps and checkpoints ------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """TRL's; after an optimizer step's last micro-batch, objectives and controller move."""
+        """Run TRL's step; after the last micro-batch, update objectives and controller."""
         self.objectives.begin(self.state.max_steps)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -293,7 +294,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 self._metrics["train"][name].append(value)
 
     def entropy_state(self) -> dict[str, Any]:
-        """Everything of objectives and controller that a resumed run needs, as JSON."""
+        """State of objectives and controller for a checkpoint, JSON-serializable."""
         return {
             "objectives": self.objectives.state_dict(),
             "controller": self.controller.state_dict() if self.controller else None,
@@ -301,13 +302,14 @@ class EntropyGRPOTrainer(RolloutTrainer):
         }
 
     def load_entropy_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `entropy_state` returned.
+        """Load what `entropy_state` returned.
 
         Raises:
-            ValueError: It was saved by a run with other objectives, or without a controller.
+            ValueError: The state belongs to a run with other objectives, or only one of both has a
+                controller.
         """
         if (state["controller"] is None) != (self.controller is None):
-            raise ValueError("the checkpoint and the run differ in whether there is a controller")
+            raise ValueError("only one of the checkpoint and the run has a controller")
         self.objectives.load_state_dict(state["objectives"])
         self._entropy_before = state["entropy"]
         if self.controller is not None:
@@ -337,20 +339,20 @@ class EntropyGRPOTrainer(RolloutTrainer):
 
 
 def refuse_equal_beliefs(dataset: Any) -> None:
-    """Refuse `beliefs` in a data set, which are equal for all completions of a prompt.
+    """Refuse a data set with `beliefs`, which would be equal for all completions of a prompt.
 
     Raises:
-        ValueError: The data set has that column.
+        ValueError: The data set has this column.
     """
     if "beliefs" in (getattr(dataset, "column_names", None) or ()):
         raise ValueError(
-            '"info_gain" compares completions of a group, and a row of the data set gives them all '
-            "the same beliefs: return `beliefs` of each completion from rollout_func instead"
+            '"info_gain" compares completions of a group, but a row of the data set has the same '
+            "beliefs for all of them: return `beliefs` of each completion from rollout_func instead"
         )
 
 
 def settings_of(args: GRPOConfig) -> TrlSettings:
-    """What decides whether objectives can act, from TRL's own config."""
+    """Extract the settings that decide which objectives are supported from TRL's config."""
     every = args.steps_per_generation * args.num_iterations
     plain = args.top_p == 1.0 and not args.top_k and args.min_p is None
     return TrlSettings(

@@ -1,8 +1,7 @@
-"""TRL's trainer; a vLLM that this TRL does not support is hidden from it.
+"""Imports TRL's trainer, hiding an installed vLLM that TRL does not support.
 
-TRL imports parts of vLLM when it is imported, and warns of a version outside its range. Its vLLM
-code runs only with the vLLM backends, which `preparation.refuse_vllm_version` refuses with such a
-version.
+On import, TRL imports parts of vLLM and warns about unsupported versions. Its vLLM code runs only
+with the vLLM backends, which `preparation.refuse_vllm_version` refuses for such versions.
 """
 
 import sys
@@ -14,7 +13,7 @@ from training.policy.versions import is_supported_by_trl
 
 @contextmanager
 def _hidden_unless_supported(name: str) -> Iterator[None]:
-    """Make a package look absent, unless TRL supports its version or it is imported already."""
+    """Hide a package from imports, unless TRL supports its version or it is already imported."""
     if is_supported_by_trl() or name in sys.modules:
         yield
         return

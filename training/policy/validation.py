@@ -1,4 +1,4 @@
-"""Which objectives cannot act under which settings of TRL, said before a run starts. Pure."""
+"""Refuses combinations of objectives and TRL settings that cannot work. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -10,17 +10,17 @@ from training.objectives.requirements import Claim, RequiredTensor
 from training.policy.rollouts.settings import BranchConfig
 
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
-"""The names of TRL."""
+"""TRL's names of the loss types."""
 
 CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")
 """Loss types that clip the importance ratio on both sides."""
 
 _OPEN_CLIP = ("kl_cov", "lp_reg", "soft_clip_high_entropy")
-"""Objectives that let single tokens pass the clip, which `delta` would close again."""
+"""Objectives that exempt single tokens from the clip, which `delta` would undo."""
 
 
 class TrlSettings(NamedTuple):
-    """The settings of TRL's trainer that decide what an objective can do."""
+    """Settings of TRL's trainer that decide which objectives are supported."""
 
     loss_type: str = "dapo"
     importance_sampling_level: str = "token"
@@ -29,32 +29,32 @@ class TrlSettings(NamedTuple):
     reuses_rollouts: bool = False
     """Whether a rollout serves more than one optimizer step."""
     own_entropy_term: bool = False
-    """Whether `entropy_coef` or `use_adaptive_entropy` of TRL is on."""
+    """Whether `entropy_coef` or `use_adaptive_entropy` of TRL is set."""
     top_entropy_quantile: float = 1.0
     normalizes_each_reward: bool = False
     """Whether `multi_objective_aggregation` is `normalize_then_sum`."""
     truncated_sampling: bool = False
-    """Whether top-p, top-k, min-p or a repetition penalty shape what is drawn."""
+    """Whether top-p, top-k, min-p or a repetition penalty is used."""
     num_generations: int = 8
     splits_groups: bool = False
-    """Whether the completions of one prompt lie on several processes."""
+    """Whether the completions of one prompt are split over several processes."""
     samples_itself: bool = True
     """Whether rollouts come from `transformers` in this process."""
     served: bool = False
-    """Whether a server draws them, perhaps under controls of its own."""
+    """Whether a server draws the rollouts."""
     own_rollouts: bool = False
-    """Whether `rollout_func` draws them."""
+    """Whether `rollout_func` draws the rollouts."""
     corrects: bool = True
-    """Whether recorded log-probabilities weigh the loss, that is, `importance_cap` is set."""
+    """Whether importance weights are applied, that is, `importance_cap` is set."""
     uses_tools: bool = False
     """Whether completions are turns of an agent with tools."""
     has_epsilon_high: bool = True
-    """Whether `epsilon_high` is set, not taken from `epsilon`."""
+    """Whether `epsilon_high` is set explicitly."""
     scale_rewards: str = "group"
     accumulates: bool = False
-    """Whether several micro-batches make an optimizer step."""
+    """Whether an optimizer step has several micro-batches."""
     step_sequences: int = 64
-    """Completions in an optimizer step, all processes together."""
+    """Completions per optimizer step, over all processes."""
 
 
 def refuse_settings(
@@ -64,10 +64,10 @@ def refuse_settings(
     law: TemperatureLaw | None = None,
     branch: BranchConfig | None = None,
 ) -> None:
-    """Check that every objective can do its work under these settings.
+    """Check that every objective is supported under these settings.
 
     Raises:
-        ValueError: One cannot; says which, and what to change.
+        ValueError: A combination is not supported; the message names it and the remedy.
     """
     if controller is not None:
         refuse_actuator(configs, controller.actuator)
@@ -86,12 +86,12 @@ def _refuse_clip(controller: ControllerConfig, settings: TrlSettings) -> None:
     if not settings.reuses_rollouts:
         raise ValueError(
             'actuator "clip_high" has no effect while each rollout serves one optimizer step: set '
-            "num_iterations to 2 or more, or cut it into several minibatches"
+            "num_iterations to 2 or more, or use several minibatches"
         )
     if controller.limit >= settings.epsilon_high:
         raise ValueError(
-            f"limit = {controller.limit} lets the controller close the clip range: keep it below "
-            f"epsilon_high = {settings.epsilon_high}"
+            f"limit = {controller.limit} lets the controller reduce the clip range to 0: use a "
+            f"value below epsilon_high = {settings.epsilon_high}"
         )
 
 
@@ -102,8 +102,8 @@ def _refuse_losses(
     sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
     if any("tokens" in config.acts_on for config in configs) and sequences:
         raise ValueError(
-            f"{names} act on single tokens, which a ratio per sequence cannot: set "
-            'importance_sampling_level = "token" and another loss_type than "luspo"'
+            f"{names} act on single tokens and need a ratio per token: set "
+            'importance_sampling_level = "token" and a loss_type other than "luspo"'
         )
     drives_clip = controller is not None and controller.actuator is Actuator.CLIP_HIGH
     clips = [c.type for c in configs if Claim.CLIP in c.claims()]
@@ -115,23 +115,23 @@ def _refuse_losses(
         )
     if settings.loss_type == "cispo" and not settings.has_epsilon_high:
         raise ValueError(
-            'loss_type = "cispo" reads epsilon_high as the largest ratio itself, and without it '
-            "caps ratios at epsilon: set epsilon_high = 5.0, as TRL recommends"
+            'loss_type = "cispo" uses epsilon_high as the largest ratio, and epsilon without it: '
+            "set epsilon_high = 5.0, as TRL recommends"
         )
     capped = [name for name in names if name in _OPEN_CLIP]
     if settings.delta is not None and capped:
         raise ValueError(
-            f'delta = {settings.delta} caps the ratios that "{capped[0]}" lets pass: leave it out'
+            f'delta = {settings.delta} caps the ratios that "{capped[0]}" does not clip: remove it'
         )
 
 
 def _refuse_small_batches(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> None:
-    """Refuse a covariance over the tokens of one completion, whose advantages are all the same."""
+    """Refuse a covariance over the tokens of one completion, whose advantages are all equal."""
     names = [config.type for config in configs if config.type in ("clip_cov", "kl_cov")]
     if names and settings.step_sequences < 2:
         raise ValueError(
             f'"{names[0]}" needs a covariance with the advantage, which is 0 over the tokens of '
-            "one completion: use 2 or more completions in an optimizer step"
+            "one completion: use 2 or more completions per optimizer step"
         )
 
 
@@ -142,10 +142,10 @@ def _refuse_own_rollouts(
     law: TemperatureLaw | None,
     branch: BranchConfig | None,
 ) -> None:
-    """Refuse what acts in TRL's own sampling where something else samples."""
+    """Refuse settings of the sampling that a custom `rollout_func` would ignore."""
     if branch is not None and settings.uses_tools:
         raise ValueError(
-            "branch forks a completion of one turn: leave out branch, or tools and "
+            "branch supports completions of one turn only: remove branch, or tools and "
             "environment_factory"
         )
     if not settings.own_rollouts:
@@ -160,20 +160,19 @@ def _refuse_own_rollouts(
     }
     if ignored := [name for name, is_set in acting.items() if is_set]:
         raise ValueError(
-            f"rollout_func draws the completions itself and would ignore {', '.join(ignored)}: "
-            "leave one of them out"
+            f"rollout_func draws the completions and would ignore {', '.join(ignored)}: remove one "
+            "of them"
         )
     sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
     if settings.corrects and sequences:
         raise ValueError(
-            "the log-probabilities of rollout_func are corrected token by token: pass "
-            'importance_cap = None, or importance_sampling_level = "token" and another loss_type '
-            'than "luspo"'
+            "the importance weights for rollout_func are per token: pass importance_cap = None, or "
+            'importance_sampling_level = "token" and a loss_type other than "luspo"'
         )
 
 
 def advice(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> list[str]:
-    """Sentences on settings that run, but not as the source of an objective recommends."""
+    """Warnings on supported settings that differ from the recommendation of a source."""
     found = []
     if settings.scale_rewards != "none" and any(c.type == "seed_grpo" for c in configs):
         found.append(
@@ -189,21 +188,23 @@ def _refuse_doubles(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -
         if objective.inert_on_policy and not settings.reuses_rollouts:
             raise ValueError(
                 f'"{name}" has no effect while each rollout serves one optimizer step: set '
-                "num_iterations to 2 or more, or cut it into several minibatches (TRL: "
+                "num_iterations to 2 or more, or use several minibatches (TRL: "
                 "steps_per_generation above gradient_accumulation_steps)"
             )
         if settings.own_entropy_term and Claim.ENTROPY in objective.claims():
             raise ValueError(
-                f'"{name}" and the entropy term of TRL both decide {Claim.ENTROPY}: leave '
-                "entropy_coef and use_adaptive_entropy out"
+                f'"{name}" and the entropy term of TRL both set {Claim.ENTROPY}: remove '
+                "entropy_coef and use_adaptive_entropy"
             )
         if settings.normalizes_each_reward and Claim.REWARD in objective.claims():
             raise ValueError(
-                f'"{name}" makes advantages of one reward: set multi_objective_aggregation = '
-                '"sum_then_normalize"'
+                f'"{name}" computes advantages from a single reward: set '
+                'multi_objective_aggregation = "sum_then_normalize"'
             )
     if any(c.type == "high_entropy_mask" for c in configs) and settings.top_entropy_quantile < 1.0:
-        raise ValueError('"high_entropy_mask" is top_entropy_quantile of TRL: set one of them')
+        raise ValueError(
+            '"high_entropy_mask" is the same as top_entropy_quantile of TRL: set only one of them'
+        )
 
 
 def _refuse_rollouts(
@@ -219,23 +220,21 @@ def _refuse_rollouts(
         who = f'the law "{law.type}"' if law is not None else who
         if settings.truncated_sampling:
             raise ValueError(
-                f"{who} needs the probability that each token was drawn with, and truncated "
-                "sampling hides it: set top_p = 1, top_k = 0, no min_p and repetition_penalty = 1"
+                f"{who} needs the sampling probability of each token, which is not available with "
+                "truncated sampling: set top_p = 1, top_k = 0, no min_p and repetition_penalty = 1"
             )
         if (law is not None or drives) and (settings.served or not settings.samples_itself):
-            raise ValueError(
-                f'{who} acts in rollouts of this process: set backend = "transformers"'
-            )
+            raise ValueError(f'{who} needs rollouts in this process: set backend = "transformers"')
         if settings.importance_sampling_level == "sequence" or settings.loss_type == "luspo":
             raise ValueError(
-                f"{who} is corrected token by token: set importance_sampling_level = "
-                '"token" and another loss_type than "luspo"'
+                f"{who} needs importance weights per token: set importance_sampling_level = "
+                '"token" and a loss_type other than "luspo"'
             )
     if isinstance(law, HapoLaw) and "hapo" not in names:
         raise ValueError('the law "hapo" takes its statistics from the objective "hapo": add it')
     if isinstance(law, HapoLaw) and law.statistics is not None:
         raise ValueError(
-            'the law "hapo" takes its statistics from the objective "hapo": leave statistics out'
+            'the law "hapo" takes its statistics from the objective "hapo": remove statistics'
         )
 
 
@@ -251,35 +250,39 @@ def _refuse_extra_rollouts(
     if who == "branch" and branch is None:
         return
     if law is not None or drives:
-        raise ValueError(f"{who} draws in its own way: leave law and controller out")
+        raise ValueError(
+            f"{who} cannot be combined with a law or a temperature controller: remove them"
+        )
     if settings.served or not settings.samples_itself:
-        raise ValueError(f'{who} draws extra completions here: set backend = "transformers"')
+        raise ValueError(
+            f'{who} draws extra completions in this process: set backend = "transformers"'
+        )
     if who == '"aepo"':
         if branch is not None:
-            raise ValueError('"aepo" and branch both decide which samples are drawn: leave one out')
+            raise ValueError('"aepo" and branch both change which samples are drawn: remove one')
         if settings.splits_groups:
             raise ValueError('"aepo" needs whole groups on each process: raise micro_batch')
         if settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence":
-            raise ValueError('"aepo" is corrected token by token: use token-level ratios')
+            raise ValueError('"aepo" needs importance weights per token: use token-level ratios')
         shared = [one.type for one in configs if one.batch_needs]
         if settings.accumulates and shared and "lp_reg" not in shared:
             raise ValueError(
-                f'"aepo" replaces samples that are part of the statistics of "{shared[0]}": leave '
-                "one out, or raise micro_batch until a step needs no accumulation"
+                f'"aepo" replaces samples that are part of the statistics of "{shared[0]}": remove '
+                "one, or raise micro_batch until a step needs no accumulation"
             )
         if "lp_reg" in [config.type for config in configs]:
-            raise ValueError('"aepo" replaces samples that "lp_reg" has measured: leave one out')
+            raise ValueError('"aepo" replaces samples that "lp_reg" has measured: remove one')
     elif branch is not None and not branch.roots < settings.num_generations:
         raise ValueError(
-            f"branch.roots = {branch.roots} leaves none of num_generations = "
-            f"{settings.num_generations} to fork"
+            f"branch.roots = {branch.roots} must be below num_generations = "
+            f"{settings.num_generations}: no completions are left to fork"
         )
     elif settings.splits_groups:
         raise ValueError("branch needs whole groups on each process: raise micro_batch")
 
 
 def needs_logits(configs: Sequence[ObjectiveConfig]) -> bool:
-    """Whether full logits are kept in memory, batch times tokens times vocabulary."""
+    """Whether full logits, (batch, tokens, vocab), are kept in memory."""
     logits = {
         RequiredTensor.PROXY_LOGPROBS,
         RequiredTensor.RESCORED_LOGPROBS,

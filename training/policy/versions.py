@@ -17,7 +17,7 @@ def installed_vllm() -> str | None:
 
 
 def release(text: str) -> tuple[int, ...]:
-    """The numbers of a version: "0.32.0+cpu" is (0, 32, 0)."""
+    """Parse the release numbers of a version: "0.32.0+cpu" gives (0, 32, 0)."""
     numbers = []
     for part in text.partition("+")[0].split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -28,7 +28,7 @@ def release(text: str) -> tuple[int, ...]:
 
 
 def is_supported_by_trl() -> bool:
-    """Whether a vLLM is installed that TRL's own vLLM code supports."""
+    """Whether the installed vLLM is supported by TRL's own vLLM code."""
     found = installed_vllm()
     low, high = TRL_VLLM
     return found is not None and low <= release(found) <= high

@@ -1,1 +1,1 @@
-"""Configs of `train-policy` that come with the package, and those of `accelerate`."""
+"""Shipped configs of `train-policy` and of `accelerate`."""

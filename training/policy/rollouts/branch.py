@@ -1,4 +1,4 @@
-"""Completions that are forked from a first draft, or replaced by others."""
+"""Completions that are forked from other completions, and replacement of samples in a batch."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ _PROMPT = ("prompt_ids", "prompt_mask")
 def with_replaced(
     batch: Mapping[str, Any], extra: Mapping[str, Any], kept: Tensor, pad_token: int
 ) -> dict[str, Any]:
-    """Put chosen extra samples in the place of a batch's first sequences, with advantage 1.
+    """Replace the first sequences of a batch with chosen extra samples, with advantage 1.
 
-    Rows whose drawing was not recorded get NaN log-probabilities there, which counts as on policy.
+    Rows without recorded sampling log-probabilities get NaN, which counts as on policy.
 
     Args:
-        batch: What TRL makes of a rollout: (N, P) prompts, (N, T) completions, advantages (N,) or
+        batch: TRL's batch of a rollout: (N, P) prompts, (N, T) completions, advantages (N,) or
             (N, T), and so on.
-        extra: The same of the extra samples, M of them.
+        extra: The same for M extra samples.
         kept: Indices into `extra`, at most N.
-        pad_token: Fills shorter rows.
+        pad_token: Pads shorter rows.
     """
     count = len(kept)
     if count == 0:
@@ -58,16 +58,16 @@ def _padded(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
 
 
 class Fork(NamedTuple):
-    """Where a completion leaves its root."""
+    """The point where a completion diverges from its root."""
 
     root: int
     """Row of the root."""
     position: int
-    """Tokens taken over from it."""
+    """Number of tokens copied from the root."""
 
 
 def is_root(row: int, num_generations: int, roots: int) -> bool:
-    """Whether a row of a rollout is drawn in full."""
+    """Whether a row of a rollout is a root, which is drawn in full."""
     return row % num_generations < roots
 
 
@@ -79,19 +79,19 @@ def forks(
     config: BranchConfig,
     chance: random.Random,
 ) -> dict[int, Fork]:
-    """Where the rows that are no roots leave theirs.
+    """Assign a root and a fork point to every row that is not a root.
 
-    The roots of a group are taken in turn, and each root has one fork point. The first token,
-    special tokens and tokens of one visible character are no forks; the completions of a root
-    without any other are drawn from position 0.
+    The rows of a group are assigned to its roots in turn, and each root has one fork point. The
+    first token, special tokens and tokens of one visible character are excluded; without another
+    candidate, the fork point is position 0.
 
     Args:
-        entropies: Per root row and token, nats.
-        tokens: Text of every token of the root rows; "" for special ones.
-        num_rows: Of the rollout, groups contiguous.
+        entropies: Entropy of every token of the root rows, nats.
+        tokens: Text of every token of the root rows; "" for special tokens.
+        num_rows: Rows of the rollout, groups contiguous.
         num_generations: Rows of a group.
-        config: How many roots, how many candidates.
-        chance: Picks among the candidates.
+        config: Numbers of roots and of candidates.
+        chance: Random generator that chooses among the candidates.
     """
     points = {root: _fork_point(entropies[root], tokens[root], config, chance) for root in tokens}
     found = {}
@@ -113,7 +113,7 @@ def _fork_point(
 
 
 class BranchSource:
-    """Draws the roots of every group in full, and the others from where they leave a root."""
+    """Draws the roots of every group in full, and other completions from a fork point of a root."""
 
     is_off_policy = False
 
@@ -124,19 +124,19 @@ class BranchSource:
         num_generations: int,
         token_texts: Callable[[list[int]], list[str]],
     ) -> None:
-        """Fork completions.
+        """Store the settings.
 
         Args:
-            config: How many roots, how many candidates.
-            temperature: Of all tokens.
+            config: Numbers of roots and of candidates.
+            temperature: Temperature of all tokens.
             num_generations: Completions of a group.
-            token_texts: Text of each token of a completion; "" for special ones.
+            token_texts: Returns the text of each token of a completion; "" for special tokens.
         """
         self._config, self._temperature = config, temperature
         self._size, self._token_texts = num_generations, token_texts
 
     def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
-        """Completions; what the others take over from their root has no loss."""
+        """Draw completions; tokens copied from a root have no loss."""
         rows = range(len(prompt_ids))
         roots = [row for row in rows if is_root(row, self._size, self._config.roots)]
         sampler = Sampler(None, self._temperature)

@@ -1,4 +1,4 @@
-"""Rollouts whose tokens have temperatures of their own."""
+"""Rollouts with a separate temperature for each token."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def _no_statistics() -> None:
 
 
 class LawSource:
-    """Draws in this process at the temperatures of a law, of a controller, or of both."""
+    """Draws in this process at the temperatures of a law, a controller, or both."""
 
     is_off_policy = True
 
@@ -30,19 +30,19 @@ class LawSource:
         shift: Callable[[], float] = _no_shift,
         statistics: Callable[[], HapoStatistics | None] = _no_statistics,
     ) -> None:
-        """Draw by a law.
+        """Store the settings.
 
         Args:
-            law: Of each token; None draws all at `temperature` and the shift.
-            temperature: That is trained at, T0.
-            shift: Added to T0 at each rollout, a controller's output.
-            statistics: Of the policy's entropies, for the law `hapo`.
+            law: Sets the temperature of each token; None uses `temperature` plus the shift.
+            temperature: Training temperature T0.
+            shift: Returns the controller's output, which is added to T0 at each rollout.
+            statistics: Returns the statistics of the policy's entropies, for the law `hapo`.
         """
         self._law, self._temperature = law, temperature
         self._shift, self._statistics = shift, statistics
 
     def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
-        """Completions, with the log-probabilities they were drawn with."""
+        """Draw completions with their sampling log-probabilities."""
         statistics = self._statistics() if isinstance(self._law, HapoLaw) else None
         sampler = Sampler(self._law, self._temperature, self._shift(), statistics)
         completions = generate(prompt_ids, sampler)

@@ -1,8 +1,8 @@
-"""Rollouts at temperatures of their own, and the log-probabilities that tokens were drawn with.
+"""Samples rollouts at controlled temperatures and records their sampling log-probabilities.
 
-Whatever moves the temperature of a rollout, a law per token or a controller, makes the policy that
-samples another one than the policy that is trained. Ratios are only right with the log-probability
-that each token was really drawn with, so the sampler records it.
+If a law or a controller changes the temperature of a rollout, the sampling policy differs from the
+trained policy. Importance ratios then need the log-probability under the distribution from which
+each token was drawn, so the sampler records it.
 """
 
 import math
@@ -18,11 +18,11 @@ from probes.laws import SIDES, EntropyTargetLaw, HapoLaw, HapoStatistics, Temper
 
 
 class Sampler:
-    """A logits processor that sets each row's temperature and records what was drawn.
+    """A logits processor that sets the temperature of each row and records log-probabilities.
 
-    It works beside `transformers.generate`: put it in the list of processors, call `logprobs` with
-    the completions when it is done. The processor that divides by the generation config's own
-    temperature, `base`, comes after this one, so rows leave here multiplied by it.
+    Pass it to `transformers.generate` as a logits processor, then call `logprobs` with the
+    completions. A later processor divides by the temperature of the generation config, `base`, so
+    this one multiplies its output by `base`.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Sampler:
         """Prepare one call of `generate`.
 
         Args:
-            law: None draws everything at `base + shift`.
-            base: Temperature T0 of training.
-            shift: Added to T0, a controller's output.
-            statistics: For `HapoLaw`; without them the law leaves T0 alone.
+            law: Sets the temperature of each token; None uses `base + shift`.
+            base: Training temperature T0.
+            shift: The controller's output, which is added to T0.
+            statistics: Statistics for `HapoLaw`; without them, the law uses `base + shift`.
         """
         self._law, self._base = law, base
         self._center = max(base + shift, 0.05)
@@ -62,7 +62,7 @@ class Sampler:
         return scaled * self._base
 
     def logprobs(self, completions: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probability of every token of every completion, as it was drawn."""
+        """Sampling log-probability of every token of every completion."""
         if self._last is not None:
             steps = len(self._drawn) + 1
             final = [row[-1] if len(row) == steps else 0 for row in completions]
@@ -83,7 +83,7 @@ class Sampler:
             self._drawn.append(self._last.gather(-1, tokens[:, None]).squeeze(-1))
 
     def _seen(self, logits: Tensor, entropy: Tensor) -> Tensor:
-        """The entropies that a law goes by; HAPO's statistics are of those at the base."""
+        """The input entropies of the law; those of HAPO's statistics are at `base`."""
         if isinstance(self._law, HapoLaw) and self._base != 1.0:
             return entropy_from_logits(logits, self._base)
         return entropy

@@ -1,7 +1,7 @@
-"""Rollouts drawn by a running server, which is given the adapter of every step.
+"""Rollouts drawn by a running server, which loads the adapter of every step.
 
-The server reads the adapter from disk, so it must see the run folder: it runs on this machine or
-shares its files.
+The server reads the adapter from disk, so it needs access to the run folder: it must run on this
+machine or on a shared file system.
 """
 
 import asyncio
@@ -42,22 +42,22 @@ class _Completion(BaseModel):
 
 
 class Draw(BaseModel):
-    """A completion as it was drawn."""
+    """A completion with its sampling log-probabilities."""
 
     token_ids: list[int]
     logprobs: list[float]
-    """Of each token, under the distribution that it was drawn from, controls included."""
+    """Log-probability of each token under the sampling distribution, including controls."""
 
 
 class ServedPolicy:
-    """The policy on a server: put there once per step, then asked for completions."""
+    """The policy on a server: publishes an adapter once per step and requests completions."""
 
     def __init__(self, config: ServedConfig, folder: Path) -> None:
-        """Connect to nothing yet.
+        """Create the client; does not connect yet.
 
         Args:
-            config: Where, and how.
-            folder: Adapters are handed over in it.
+            config: Address and controls.
+            folder: Folder in which adapters are saved for the server.
         """
         self._config = config
         self._folder = folder.resolve()
@@ -66,11 +66,11 @@ class ServedPolicy:
         self._name: str | None = None
 
     def connect(self) -> None:
-        """See that the server can do what is needed.
+        """Check that the server supports training rollouts.
 
         Raises:
-            TrainingError: It does not answer, is no Entrostat server, or reports log-probabilities
-                from before temperatures and controls.
+            TrainingError: The server does not answer, is not an Entrostat server, or reports
+                log-probabilities before temperatures and controls.
         """
 
         async def describe() -> str:
@@ -78,8 +78,8 @@ class ServedPolicy:
                 return (await fleet.connect()).model
 
         model = asyncio.run(describe())
-        # The first token of this text is the likeliest one at every temperature; how likely it is
-        # depends on the temperature, if that is what the server reports.
+        # The most likely first token is the same at every temperature. Its log-probability depends
+        # on the temperature if the server reports processed log-probabilities.
         ask = {"model": model, "prompt": "One, two,", "max_tokens": 1, "logprobs": 1, "seed": 0}
         top = []
         for temperature in (1.0, 2.0):
@@ -87,15 +87,15 @@ class ServedPolicy:
             top.append(max(answer["choices"][0]["logprobs"]["top_logprobs"][0].values()))
         if abs(top[0] - top[1]) < 1e-3:
             raise TrainingError(
-                f"{self._config.url} reports log-probabilities from before the temperature, which "
-                f"are not those that tokens are drawn with: {_START}"
+                f"{self._config.url} reports log-probabilities before the temperature is applied, "
+                f"but training needs those of the sampling distribution: {_START}"
             )
 
     def publish(self, model: Any, state: Any, step: int) -> None:
-        """Load an adapter into the server in place of the one before.
+        """Load an adapter into the server and unload the previous one.
 
-        A new name each time: the server caches prefixes by name, and reloads an adapter that is
-        replaced in place at every forward.
+        Each adapter gets a new name, because the server caches prefixes by name and reloads an
+        adapter that is replaced in place at every forward pass.
 
         Args:
             model: A `peft` model.
@@ -103,7 +103,7 @@ class ServedPolicy:
             step: Optimizer steps done.
 
         Raises:
-            TrainingError: The server does not take it.
+            TrainingError: The server refuses the adapter.
         """
         name = self.name(step)
         folder = self._folder / name
@@ -111,7 +111,7 @@ class ServedPolicy:
         try:
             self._post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
         except TrainingError as error:
-            if "already been loaded" not in str(error):  # by a run that was killed here
+            if "already been loaded" not in str(error):  # by a killed run at this step
                 raise
             self._post("/unload_lora_adapter", {"lora_name": name})
             self._post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
@@ -121,7 +121,7 @@ class ServedPolicy:
         self._name = name
 
     def name(self, step: int) -> str:
-        """What the adapter of a step is called on the server."""
+        """Name of the adapter of a step on the server."""
         return f"{self._folder.parent.name}-{step}"
 
     def draw(
@@ -133,17 +133,17 @@ class ServedPolicy:
         temperature: float,
         seed: int,
     ) -> list[Draw]:
-        """One completion for each prompt; equal neighbours are one request.
+        """Draw one completion per prompt; consecutive equal prompts share one request.
 
         Args:
             prompts: Token ids.
-            step: Whose adapter answers.
-            max_tokens: Longest completion.
-            temperature: T0; the controls may move it.
-            seed: Same seed, same completions.
+            step: Optimizer step of the adapter.
+            max_tokens: Largest number of tokens of a completion.
+            temperature: T0; the controls may change it.
+            seed: Seed; equal seeds give equal completions.
 
         Raises:
-            TrainingError: The server refuses or fails.
+            TrainingError: The server refuses a request or fails.
         """
         groups = [(prompt, len([*same])) for prompt, same in groupby(prompts)]
         common = {
@@ -175,8 +175,8 @@ class ServedPolicy:
         except openai.NotFoundError as error:
             raise TrainingError(f"{self._config.url} has no {path}: {_START}") from error
         except openai.APIStatusError as error:
-            said = error.body.get("message") if isinstance(error.body, dict) else None
-            text = " ".join(str(said or error.message).split())
+            message = error.body.get("message") if isinstance(error.body, dict) else None
+            text = " ".join(str(message or error.message).split())
             raise TrainingError(f"{self._config.url}: {text}") from error
         except openai.APIError as error:
             raise TrainingError(f"{self._config.url} does not answer: {error.message}") from error
@@ -186,8 +186,8 @@ def _draw(choice: _Choice, url: str) -> Draw:
     logprobs = [value for value in choice.logprobs.token_logprobs if value is not None]
     if len(logprobs) != len(choice.token_ids):
         raise TrainingError(
-            f"{url} sent {len(choice.token_ids)} tokens with {len(logprobs)} log-probabilities: a "
-            "token without one cannot be weighed"
+            f"{url} returned {len(choice.token_ids)} tokens but {len(logprobs)} log-probabilities: "
+            "importance weights need one for each token"
         )
     return Draw(token_ids=choice.token_ids, logprobs=logprobs)
 
@@ -199,12 +199,12 @@ def _completion(answer: object, url: str) -> _Completion:
         finding = error.errors()[0]
         where = ".".join(str(part) for part in finding["loc"])
         raise TrainingError(
-            f"{url} sent a completion with a wrong {where}: {finding['msg']}"
+            f"{url} returned a completion with an invalid {where}: {finding['msg']}"
         ) from error
 
 
 class ServedSource:
-    """Lets a server draw, which has the adapter of the current step."""
+    """Draws on a server that has the adapter of the current step."""
 
     is_off_policy = True
 
@@ -216,19 +216,19 @@ class ServedSource:
         max_tokens: int,
         temperature: float,
     ) -> None:
-        """Draw on a server.
+        """Store the settings.
 
         Args:
-            policy: The policy there.
+            policy: The policy on the server.
             hand_over: Publishes the adapter if it has changed; returns its step.
-            max_tokens: Longest completion.
-            temperature: T0; the server's controls may move it.
+            max_tokens: Largest number of tokens of a completion.
+            temperature: T0; the server's controls may change it.
         """
         self._policy, self._hand_over = policy, hand_over
         self._max_tokens, self._temperature = max_tokens, temperature
 
     def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
-        """Completions, with the log-probabilities they were drawn with."""
+        """Draw completions with their sampling log-probabilities."""
         drawn = self._policy.draw(
             prompt_ids,
             step=self._hand_over(self._policy),

@@ -1,4 +1,4 @@
-"""Settings of rollouts: forks, a server. No torch in here."""
+"""Settings of branched and served rollouts. Does not import torch."""
 
 from typing import Any
 
@@ -8,27 +8,27 @@ from probes.strict import StrictModel
 
 
 class BranchConfig(StrictModel):
-    """Rollouts that fork where the policy was unsure.
+    """Rollouts that fork at tokens of high entropy.
 
-    Of each group, `roots` completions are drawn in full. The others begin like one of those up to
-    a token of high entropy, one for each root, and go on from there with a new budget of
-    `max_tokens`. Only what is new in them is trained on, and the whole group has one baseline.
+    In each group, `roots` completions are drawn in full. Each other completion copies a root up to
+    its fork point, a token of high entropy, and continues with a new budget of `max_tokens`. Only
+    the new tokens are trained on, and the whole group has one baseline.
 
-    Source: stage 1 of CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which has 4 roots in a
+    Source: stage 1 of CURE (arXiv 2508.11016), bytedance/CURE at c904b38, which uses 4 roots in a
     group of 16.
     """
 
     roots: int = Field(4, ge=1)
     """Completions of a group drawn in full."""
     top: int = Field(20, ge=1)
-    """A fork is at one of this many tokens of highest entropy of its root."""
+    """Number of candidates of a fork point: the tokens of the root with the highest entropy."""
 
 
 class ServedConfig(StrictModel):
-    """Where rollouts come from, and under which controls."""
+    """Server that draws the rollouts, and its controls."""
 
     url: str = "http://127.0.0.1:8000"
     """Address of the server."""
     controls: dict[str, Any] = Field(default_factory=dict)
     """The field `entropy` of every request: laws, profiles, steering. Importance weights correct
-    for them."""
+    for it."""

@@ -1,6 +1,6 @@
-"""Where the completions of a training rollout come from: one strategy for each source.
+"""Interface of the sources of training rollouts.
 
-Without a source the trainer draws them itself, at the temperature that is trained.
+Without a source, TRL draws the completions at the training temperature.
 """
 
 from typing import NamedTuple, Protocol
@@ -9,15 +9,15 @@ from training.policy.rollouts.sampler import Sampler
 
 
 class DrawnCompletions(NamedTuple):
-    """Completions of a batch of prompts, in its order."""
+    """Completions of a batch of prompts, in the order of the prompts."""
 
     token_ids: list[list[int]]
     logprobs: list[list[float]] | None
-    """Of each token under the distribution it was drawn from; None if that is the trained one."""
+    """Sampling log-probability of each token; None if the trained policy was sampled."""
     loss_mask: list[list[int]] | None = None
-    """1 at tokens that are trained on; None trains on all."""
+    """1 at trained tokens; None trains on all tokens."""
     temperature: float | None = None
-    """Mean temperature of the tokens; None if it is the trained one."""
+    """Mean temperature of the tokens; None if it is the training temperature."""
 
 
 class Generate(Protocol):
@@ -26,11 +26,11 @@ class Generate(Protocol):
     def __call__(
         self, prompt_ids: list[list[int]], sampler: Sampler | None = None, /
     ) -> list[list[int]]:
-        """One completion for each prompt.
+        """Draw one completion per prompt.
 
         Args:
             prompt_ids: Token ids.
-            sampler: Sets temperatures and records what is drawn; None draws plainly.
+            sampler: Sets temperatures and records log-probabilities; None samples without it.
         """
 
 
@@ -38,10 +38,10 @@ class RolloutSource(Protocol):
     """Draws the completions of a rollout."""
 
     is_off_policy: bool
-    """Whether tokens are drawn from another distribution than is trained, and recorded."""
+    """Whether the sampling distribution differs from the trained policy and is recorded."""
 
     def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
-        """Completions of a batch of prompts, groups together.
+        """Draw completions for a batch of prompts, groups contiguous.
 
         Args:
             prompt_ids: Token ids.

@@ -1,3 +1,3 @@
-"""TRL is imported as the product imports it, before a test module does."""
+"""Imports TRL as the package does, before any test module imports it."""
 
 import training.policy.trl_import  # noqa: F401

@@ -15,12 +15,12 @@ from training.policy.preparation import conversation, split_problems
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_config_is_read(name: str) -> None:
+def test_every_shipped_config_is_valid(name: str) -> None:
     config = load_config(name)
     assert PolicyConfig.model_validate_json(resolved(config)) == config
 
 
-def test_there_is_a_shipped_config_for_each_method_of_the_results() -> None:
+def test_every_method_of_the_results_has_a_shipped_config() -> None:
     expected = {"plain", "target-entropy", "kl-cov", "clip-cov", "steer", "lp-reg", "hapo", "lora"}
     assert expected <= set(shipped_configs())
 
@@ -40,7 +40,7 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
         (["optimizer.steps=0"], "optimizer.steps: .*greater than or equal to 1"),
         (["optimizer"], "--set optimizer: write key=value"),
         (["seed.x=1"], "seed: "),
-        (["model.x=1", "model.x.y=2"], "x is no section"),
+        (["model.x=1", "model.x.y=2"], "x is not a section"),
         (['objectives=["stear"]'], "stear"),
         (['objectives=["none", "steer"]'], '"none" cannot be combined'),
         (['objectives=["kl_cov"]'], '"kl_cov" has no effect while each rollout serves one'),
@@ -55,34 +55,34 @@ def test_a_value_can_be_changed_from_the_command_line() -> None:
         (["rollout.law={type='hapo'}"], 'the law "hapo" takes its statistics'),
         (
             ["rollout.law={type='fixed', temperature=1.2}", "rollout.backend=vllm-colocate"],
-            "acts in rollouts of this process",
+            "needs rollouts in this process",
         ),
-        (["rollout.backend=entrostat"], "hands the server an adapter"),
-        (["rollout.controls={profile='steady'}"], 'controls are for backend = "entrostat"'),
+        (["rollout.backend=entrostat"], "loads a LoRA adapter into the server"),
+        (["rollout.controls={profile='steady'}"], 'controls need backend = "entrostat"'),
         (
             ["rollout.backend=entrostat", "lora.rank=8", "rollout.law={type='edt'}"],
-            "acts in rollouts of this process",
+            "needs rollouts in this process",
         ),
         (
             ["rollout.backend=entrostat", "lora.rank=8", "loss.loss_type=luspo"],
-            'backend "entrostat" is corrected token by token',
+            'backend "entrostat" needs importance weights per token',
         ),
         (["rollout.num_iterations=3", "optimizer.save_every=10"], "a multiple of 3"),
-        (["task.held_out=400"], "leaves nothing"),
+        (["task.held_out=400"], "no problems are left to train on"),
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_with_one_sentence(changes: list[str], message: str) -> None:
+def test_invalid_configs_are_refused_with_one_sentence(changes: list[str], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         load_config("plain", changes)
 
 
-def test_a_file_that_is_not_there_names_the_shipped_ones() -> None:
+def test_a_missing_file_lists_the_shipped_configs() -> None:
     with pytest.raises(TrainingError, match=r"absent.toml: neither a file nor .*plain"):
         load_config("absent.toml")
 
 
-def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
+def test_a_config_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("seed = 3\n[optimizer]\nsteps = 2\n")
     assert load_config(str(path)).seed == 3
@@ -91,7 +91,7 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
         load_config(str(path))
 
 
-def test_the_config_of_the_how_to_page_is_read(tmp_path: Path) -> None:
+def test_the_config_of_the_how_to_page_is_valid(tmp_path: Path) -> None:
     page = Path(__file__).resolve().parents[4] / "docs/how-to/train-policy.md"
     text = page.read_text().split("```toml\n")[1].split("```")[0]
     path = tmp_path / "mine.toml"
@@ -100,7 +100,7 @@ def test_the_config_of_the_how_to_page_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "fsdp", "deepspeed"])
-def test_accelerate_reads_what_is_shipped_for_it(name: str) -> None:
+def test_accelerate_reads_the_shipped_configs(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     folder = Path(shipped.__file__).parent
@@ -117,7 +117,7 @@ def test_no_problem_is_both_trained_on_and_held_out() -> None:
     assert other.held_out != questions.held_out
 
 
-def test_a_question_is_asked_with_its_instruction() -> None:
+def test_prompts_end_with_the_instruction() -> None:
     config = load_config("plain", ["task.system=Be brief."])
     problem = split_problems(config).train[0]
     assert conversation(problem, config) == [
@@ -126,7 +126,7 @@ def test_a_question_is_asked_with_its_instruction() -> None:
     ]
 
 
-def test_the_reward_is_the_grader() -> None:
+def test_the_reward_is_the_result_of_the_grader() -> None:
     problem = split_problems(load_config("plain")).train[0]
     grader = ProblemGrader([problem])
     completions = [[{"role": "assistant", "content": f"It is {problem.answer}"}], "none"]
@@ -135,8 +135,8 @@ def test_the_reward_is_the_grader() -> None:
     assert grader.accuracy_reward([[{"role": "tool", "content": problem.answer}]], [0]) == [0.0]
 
 
-def test_the_reward_is_the_graders_verdict_in_any_thread() -> None:
-    """TRL calls rewards in threads, where signals cannot bound the time of math-verify."""
+def test_the_reward_is_the_result_of_the_grader_in_any_thread() -> None:
+    """TRL calls rewards in threads, where math-verify cannot use signals for its timeout."""
     cases = [
         ("math", "\\frac12", "So \\boxed{0.5}.", 1.0),
         ("math", "x+1", "\\boxed{1+x}", 1.0),
@@ -176,8 +176,8 @@ def test_every_field_of_the_config_and_of_the_objectives_is_described() -> None:
     assert undescribed(schema) == []
 
 
-def test_settings_are_read_without_torch() -> None:
-    """A misspelt key is refused before anything heavy is imported."""
+def test_configs_are_validated_without_torch() -> None:
+    """A misspelled key is refused before torch is imported."""
     program = (
         "import sys; from training.policy.config import load_config\n"
         "try: load_config('plain', ['optimizer.stepps=7'])\n"
@@ -189,6 +189,6 @@ def test_settings_are_read_without_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_experimental_objectives_are_read_where_they_are_allowed() -> None:
+def test_experimental_objectives_need_the_experimental_flag() -> None:
     config = load_config("plain", ['objectives=["hicra"]', "experimental=true"])
     assert [objective.type for objective in config.objectives] == ["hicra"]

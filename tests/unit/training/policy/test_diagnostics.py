@@ -20,12 +20,12 @@ def test_agreement_of_a_perfect_and_of_a_useless_predictor() -> None:
     assert agreement(predicted, [-p for p in predicted]) == pytest.approx((-1.0, -1.0, 0.0))
     assert math.isnan(agreement([1.0, 1.0], [1.0, 2.0]).correlation)
     assert math.isnan(agreement([0.0, 0.0], [1.0, 2.0]).gain)
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="at least 2 steps"):
         agreement([1.0], [1.0])
 
 
 def step_of(one: Any) -> StepStatistics:
-    """What an optimizer step on this batch would measure."""
+    """The statistics of an optimizer step on this batch."""
     objectives = Objectives([PlainConfig()])
     objectives.plan(one.tokens(), one.advantages, 0.2, 0.2)
     return objectives.end_step()
@@ -40,7 +40,7 @@ def test_the_covariance_is_over_masked_tokens() -> None:
 
 
 def gradient_step(seed: int, size: float) -> tuple[float, float, float]:
-    """Predictions before and change of H after a policy-gradient step on independent rows."""
+    """Predictions before, and entropy change after, a policy-gradient step on independent rows."""
     one = case(seed, rows=200, length=3, lag=0.0)
     tokens, mask = one.tokens(), one.mask
     advantages = one.advantages[:, None].expand(mask.shape)
@@ -51,7 +51,7 @@ def gradient_step(seed: int, size: float) -> tuple[float, float, float]:
     return -step.covariance, -step.predicted_change, change
 
 
-def test_both_predictors_follow_the_change_and_steer_is_the_finer() -> None:
+def test_both_predictors_correlate_with_the_change_and_steer_more_strongly() -> None:
     steps = [gradient_step(seed, 1e-3) for seed in range(12)]
     by_covariance, by_steer, measured = (list(x) for x in zip(*steps, strict=True))
     assert agreement(by_steer, measured).correlation > 0.8
@@ -61,7 +61,7 @@ def test_both_predictors_follow_the_change_and_steer_is_the_finer() -> None:
     assert 0.3 < coarse < agreement(by_steer, measured).correlation
 
 
-def test_the_kl_of_two_policies() -> None:
+def test_policy_kl_equals_the_formula() -> None:
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]).log()
     q = torch.tensor([[0.25, 0.75], [0.9, 0.1], [0.5, 0.5]]).log()
     rows = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0, math.log(2)]
@@ -80,8 +80,8 @@ def jitter(scale: float, entropy_coef: float) -> tuple[float, float]:
     return response.policy_kl, response.share_flipped
 
 
-def test_near_a_tie_entropy_regularisation_takes_the_cliff_away() -> None:
-    """Noise of 0.01 turns the argmax over in half the draws; the regularised policy stays."""
+def test_entropy_regularization_removes_the_policy_cliff_near_a_tie() -> None:
+    """Noise of 0.01 changes the argmax in half of the draws, but not the regularized policy."""
     sharp, soft = jitter(0.01, 1e-3), jitter(0.01, 1.0)
     assert sharp[1] == soft[1] > 0.4
     assert sharp[0] > 1
@@ -95,5 +95,5 @@ def test_the_response_is_bounded_by_noise_over_coefficient(scale: float, coef: f
     assert jitter(scale, coef)[0] <= 2 * largest / coef
 
 
-def test_without_noise_nothing_moves() -> None:
+def test_without_noise_the_policy_does_not_change() -> None:
     assert jitter(0.0, 0.1) == pytest.approx((0.0, 0.0))

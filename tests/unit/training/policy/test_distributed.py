@@ -1,4 +1,4 @@
-"""Two real processes over gloo, started as users start them."""
+"""Two real processes with gloo, started with `accelerate launch`."""
 
 import json
 import os
@@ -38,20 +38,20 @@ def launch(*words: object) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_two_processes_train_one_policy_with_statistics_of_both(tmp_path: Path) -> None:
-    """Each process holds groups of its own; covariance and the choice of tokens are of both."""
+def test_two_processes_train_one_policy_with_shared_statistics(tmp_path: Path) -> None:
+    """Each process has different groups; covariance and token selection are over both."""
     objectives = "kl_cov,canon,target_entropy,entropy_advantage"
     launch("tests.unit.training.policy.two_processes", tmp_path, 4, objectives)
     found: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
     assert len(found["rows"]) == 4
     for row in found["rows"]:
         assert row["grad_norm"] > 0
-        # One token in 500, but one at least, of all processes together, not of each.
+        # One token in 500, at least one, over all processes together.
         assert 0 < row["objective/kl_cov_share"] <= 1 / 40
 
 
 def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
-    """One run folder, one log and one checkpoint come out, and the tracker's file."""
+    """The run writes one run folder, one log, one checkpoint and the tracker's file."""
     tiny.save(tmp_path / "model")
     run = tmp_path / "run"
     (tmp_path / "mine.toml").write_text(

@@ -16,7 +16,7 @@ def noisy(scale: float, seed: int = 0) -> list[float]:
     return [-A * math.exp(h) + B + e for h, e in zip(ENTROPIES, noise, strict=True)]
 
 
-def test_an_exact_law_is_found_exactly() -> None:
+def test_an_exact_law_is_recovered() -> None:
     law = fit_entropy_law(ENTROPIES, noisy(0.0))
     assert (law.a, law.b, law.r_squared) == pytest.approx((A, B, 1.0))
     assert law.rmse < 1e-12
@@ -24,13 +24,13 @@ def test_an_exact_law_is_found_exactly() -> None:
 
 
 @given(st.floats(-2, 2), st.floats(-2, 2))
-def test_any_line_is_found(a: float, b: float) -> None:
+def test_any_line_is_recovered(a: float, b: float) -> None:
     law = fit_entropy_law(ENTROPIES, [-a * math.exp(h) + b for h in ENTROPIES])
     assert (law.a, law.b) == pytest.approx((a, b), abs=1e-9)
 
 
-def test_fit_and_errors_are_those_of_least_squares() -> None:
-    """Against numpy's solver and the textbook covariance of the coefficients."""
+def test_fit_and_errors_equal_those_of_least_squares() -> None:
+    """Compared with numpy's solver and the textbook covariance of the coefficients."""
     rewards = noisy(0.02)
     design = np.stack([-np.exp(ENTROPIES), np.ones(len(ENTROPIES))], 1)
     solution, squares, *_ = np.linalg.lstsq(design, np.array(rewards), rcond=None)
@@ -42,7 +42,7 @@ def test_fit_and_errors_are_those_of_least_squares() -> None:
     assert law.ceiling().standard_error == pytest.approx(float(np.sqrt(row @ errors @ row)))
 
 
-def test_errors_cover_the_truth_as_often_as_they_should() -> None:
+def test_confidence_intervals_have_their_nominal_coverage() -> None:
     inside = 0
     for seed in range(300):
         law = fit_entropy_law(ENTROPIES, noisy(0.05, seed))
@@ -51,9 +51,9 @@ def test_errors_cover_the_truth_as_often_as_they_should() -> None:
     assert 0.91 < inside / 300 < 0.985
 
 
-def test_thin_data_are_not_extrapolated() -> None:
+def test_sparse_data_are_not_extrapolated() -> None:
     few = fit_entropy_law(ENTROPIES[:7], noisy(0.01)[:7])
-    assert few.predict(1.0).standard_error > 0  # inside the range it may
+    assert few.predict(1.0).standard_error > 0  # predictions inside the range are allowed
     with pytest.raises(ValueError, match=f"7 points where {MIN_POINTS} are needed"):
         few.ceiling()
     flat = fit_entropy_law([1 + 0.004 * k for k in range(10)], [0.1 * k for k in range(10)])
@@ -70,7 +70,7 @@ def test_thin_data_are_not_extrapolated() -> None:
         ([1.0, 2.0, 3.0], [0.1, 0.2], "3 entropies but 2 rewards"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(
+def test_unfittable_data_are_refused(
     entropies: list[float], rewards: list[float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

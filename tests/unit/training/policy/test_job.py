@@ -1,4 +1,4 @@
-"""`train-policy` as a whole, on a tiny checkpoint: run, kill, resume, report."""
+"""End-to-end runs of `train-policy` on a tiny checkpoint: run, kill, resume, report."""
 
 import errno
 import json
@@ -58,13 +58,13 @@ def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
 
 @pytest.fixture(scope="module")
 def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     run = tmp_path_factory.mktemp("whole")
     train_policy(config_in(run, checkpoint), Console(quiet=True))
     return run
 
 
-def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> None:
+def test_a_run_writes_a_checkpoint_measurements_and_a_report(whole: Path) -> None:
     assert [row["step"] for row in read_steps(whole / STEPS_FILE)] == [1, 2, 3, 4, 5, 6]
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         path.name for path in (whole / "checkpoint").iterdir()
@@ -80,18 +80,18 @@ def test_a_run_leaves_a_checkpoint_measurements_and_a_report(whole: Path) -> Non
     assert json.loads((whole / "before.json").read_text())["entropies"]
 
 
-def test_the_checkpoint_holds_no_pickle_and_is_not_for_its_owner_alone(whole: Path) -> None:
+def test_the_checkpoint_has_no_pickle_and_is_readable_by_others(whole: Path) -> None:
     files = [*(whole / "checkpoint").iterdir()]
     assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
     config = (whole / "checkpoint" / "config.json").stat().st_mode
     assert {path.stat().st_mode for path in files} == {config}
 
 
-def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
+def test_a_finished_run_deletes_its_checkpoints_and_is_not_trained_again(
     whole: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not list(whole.glob("checkpoint-*"))
-    monkeypatch.setattr(job, "build_trainer", None)  # it would fail
+    monkeypatch.setattr(job, "build_trainer", None)  # a call would fail
     page = (whole / "report.md").read_text()
     (whole / "report.md").unlink()
     screen = StringIO()
@@ -100,7 +100,7 @@ def test_a_finished_run_keeps_nothing_to_resume_from_and_is_not_trained_again(
     assert (whole / "report.md").read_text() == page
 
 
-def test_a_disk_that_fills_up_ends_the_command_with_a_sentence(
+def test_a_full_disk_ends_the_command_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "steps.jsonl"))
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_ends_the_command_with_a_sentence(
     assert "steps.jsonl" in said
 
 
-def test_killed_and_started_again_it_takes_the_same_steps(
+def test_a_killed_and_resumed_run_takes_the_same_steps(
     whole: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     options = [word for change in SETTINGS for word in ("--set", change)]
@@ -141,7 +141,7 @@ def test_killed_and_started_again_it_takes_the_same_steps(
 
 
 @pytest.mark.parametrize("lora", [(), ("lora={rank=2, target_modules=['q_proj']}",)])
-def test_stopped_after_its_last_step_it_takes_no_other(
+def test_a_run_stopped_after_its_last_step_takes_no_further_step(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: tuple[str, ...]
 ) -> None:
     def stop(config: PolicyConfig, *_: object) -> None:
@@ -170,7 +170,7 @@ def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) ->
         train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
 
 
-def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_lora_run_saves_an_adapter(checkpoint: Path, tmp_path: Path) -> None:
     lora = "lora={rank=2, target_modules=['q_proj']}"
     config = config_in(tmp_path, checkpoint, lora, "optimizer.steps=2")
     target = train_policy(config, Console(quiet=True))
@@ -179,10 +179,10 @@ def test_an_adapter_is_saved_as_one(checkpoint: Path, tmp_path: Path) -> None:
     assert not (target / "model.safetensors").exists()
 
 
-def test_trackers_know_their_folder_before_trl_is_imported(
+def test_tracker_folders_are_set_before_trl_is_imported(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trackio reads its folder once, when TRL imports it."""
+    """Trackio reads its folder once, on import by TRL."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
     monkeypatch.setenv("TRACKIO_DIR", "")
     seen: list[str] = []
@@ -197,7 +197,7 @@ def test_trackers_know_their_folder_before_trl_is_imported(
     assert seen == [str(tmp_path / "tracking")] * 2
 
 
-def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     config = load_config("plain", [f"model={tmp_path}", f"run={tmp_path / 'run'}"])
     with pytest.raises(TrainingError, match="is no checkpoint"):
         train_policy(config, Console(quiet=True))
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     config = config_in(tmp_path, checkpoint, "optimizer.micro_batch=5")
-    with pytest.raises(TrainingError, match="cannot be cut into forwards of 5"):
+    with pytest.raises(TrainingError, match="cannot be divided into micro-batches of 5"):
         train_policy(config, Console(quiet=True))
     assert not list(tmp_path.iterdir()), "nothing may be in the way of the right command"
 
@@ -218,7 +218,7 @@ def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Pa
         ("config.json", '{"hidden', "cannot be read"),
     ],
 )
-def test_a_checkpoint_that_lacks_something_is_one_sentence(
+def test_an_incomplete_checkpoint_is_refused_with_one_sentence(
     checkpoint: Path, tmp_path: Path, file: str, text: str | None, message: str
 ) -> None:
     broken = tmp_path / "model"
@@ -231,8 +231,8 @@ def test_a_checkpoint_that_lacks_something_is_one_sentence(
         train_policy(config_in(tmp_path / "run", broken), Console(quiet=True))
 
 
-def test_held_out_answers_end_and_are_drawn_as_in_training(checkpoint: Path) -> None:
-    """At any of the model's ends, and without the penalty that it brings along."""
+def test_held_out_answers_are_sampled_as_in_training(checkpoint: Path) -> None:
+    """They end at any end token of the model and ignore its repetition penalty."""
     model, tokenizer = tiny.model(), tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     problem = Problem(task="x", prompt="one", answer="e", grader="exact")
@@ -290,7 +290,7 @@ def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
         "weights: ",
         "memory: about ",
         "disk: about ",
-        "a step: about ",
+        "time per step: about ",
         "logits that an objective keeps",
     ):
         assert fact in shown
@@ -322,7 +322,7 @@ def test_the_live_view_shows_reward_entropy_covariance_and_clipping(tmp_path: Pa
         assert fact in shown
 
 
-def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_line_of_the_step_log_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / STEPS_FILE
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     log = StepLog(path)
@@ -337,7 +337,7 @@ def test_a_sparkline_shows_the_shape() -> None:
     assert sparkline([]) == ""
 
 
-def test_the_table_marks_what_was_never_checked() -> None:
+def test_the_table_marks_experimental_objectives() -> None:
     rows = {row.name: row for row in objective_rows()}
     assert "experimental" in rows["hicra"].notes
     assert "experimental" not in rows["steer"].notes
@@ -348,7 +348,7 @@ def test_the_table_marks_what_was_never_checked() -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_list_of_objectives_never_cuts_a_name(width: int, terminal: bool) -> None:
+def test_the_list_of_objectives_never_truncates_a_name(width: int, terminal: bool) -> None:
     screen = StringIO()
     print_objectives(Console(file=screen, width=width, force_terminal=terminal, no_color=True))
     shown = screen.getvalue()

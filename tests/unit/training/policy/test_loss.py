@@ -31,18 +31,18 @@ TERMS = torch.tensor([[1.0, 2.0, 3.0, torch.nan], [4.0, 5.0, 9.0, 9.0]])
         ("dapo", 15 / 7),
     ],
 )
-def test_terms_are_divided_as_the_loss_type_divides(loss_type: str, expected: float) -> None:
+def test_terms_are_normalized_like_the_loss_type(loss_type: str, expected: float) -> None:
     mean = policy_mean(TERMS, MASK, loss_type=loss_type, num_items=7.0, max_length=10)
     assert float(mean) == pytest.approx(expected)
 
 
-def test_limits_are_in_the_unit_of_the_plan() -> None:
+def test_ratio_limits_are_distances_from_one() -> None:
     assert ratio_limits("dapo", 0.2, 0.28) == (0.2, 0.28)
     assert ratio_limits("cispo", 0.2, 5.0) == (UNCLIPPED, 4.0)
     assert ratio_limits("sapo", 0.2, 0.2) == (UNCLIPPED, UNCLIPPED)
 
 
-def test_weights_are_ratios_cut_at_the_cap() -> None:
+def test_importance_weights_are_ratios_truncated_at_the_cap() -> None:
     old = torch.tensor([[-1.0, -1.0, -1.0, -1.0]])
     drawn = torch.tensor([[-2.0, -0.5, -9.0, torch.nan]])
     mask = torch.tensor([[True, True, True, True]])
@@ -51,7 +51,7 @@ def test_weights_are_ratios_cut_at_the_cap() -> None:
     assert importance_weight(old, drawn, ~mask, 3.0)[0].tolist() == [1.0] * 4
 
 
-def test_full_logits_give_what_each_objective_measures() -> None:
+def test_full_logits_give_the_tensors_of_each_objective() -> None:
     configs = TypeAdapter(ObjectiveList).validate_python(["dcpo", "lp_reg"])
     objectives = Objectives(configs)
     logits = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""What is refused before a run starts, and how long it will take."""
+"""Checks before a run starts, and its estimated duration."""
 
 import importlib
 import inspect
@@ -47,7 +47,7 @@ def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
 
 @pytest.fixture(scope="module")
 def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     run = tmp_path_factory.mktemp("whole")
     train_policy(config_in(run, checkpoint), Console(quiet=True))
     return run
@@ -57,14 +57,14 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("changes", "message"),
     [
         (["task.tasks=['absent.jsonl']"], "absent.jsonl"),
-        (["optimizer.micro_batch=5"], "cannot be cut into forwards of 5"),
+        (["optimizer.micro_batch=5"], "cannot be divided into micro-batches of 5"),
         (["task.num_problems=50", "task.held_out=48"], "fewer than prompts_per_step = 3"),
         (["model=/nowhere"], "is no checkpoint"),
         (["rollout.backend=vllm-colocate"], "TRL 1.16 supports vLLM 0.22.0 to 0.31.0"),
     ],
     ids=str,
 )
-def test_a_dry_run_refuses_what_the_run_refuses(
+def test_a_dry_run_refuses_the_same_as_a_run(
     checkpoint: Path, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     config = config_in(tmp_path / "run", checkpoint, *changes)
@@ -82,7 +82,7 @@ def test_a_dry_run_refuses_the_folder_of_another_run(whole: Path, checkpoint: Pa
 
 @pytest.fixture(scope="module")
 def stopped(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with two checkpoints that was stopped before its result was written."""
+    """A run with two checkpoints, stopped before its result was written."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -101,11 +101,11 @@ FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.jso
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "missing"])
 @pytest.mark.parametrize("name", [*FILES, "entropy_state.json"])
-def test_a_checkpoint_damaged_after_its_marker_is_one_sentence(
+def test_a_damaged_checkpoint_is_refused_with_one_sentence(
     stopped: Path, tmp_path: Path, name: str, damage: str
 ) -> None:
     if name == "entropy_state.json" and damage == "missing":
-        return  # that is a checkpoint that was cut off
+        return  # without the marker, the checkpoint is incomplete
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(stopped / "checkpoint-4", copy)
     refuse_damaged(copy)
@@ -138,7 +138,7 @@ def test_a_resumed_run_checks_its_checkpoint(
 
 
 def test_a_vllm_that_trl_does_not_support_is_hidden_from_it() -> None:
-    """Without a filter: TRL neither warns of it nor imports it, and it can be imported later."""
+    """TRL neither warns about it nor imports it, and it can be imported later."""
     program = (
         "import importlib.util, sys, warnings\n"
         "warnings.filterwarnings('error', 'TRL currently supports vLLM')\n"
@@ -151,7 +151,7 @@ def test_a_vllm_that_trl_does_not_support_is_hidden_from_it() -> None:
     assert done.stdout.split() == [str(not hidden), str(installed_vllm() is not None)]
 
 
-def test_the_range_of_vllm_is_that_of_trl() -> None:
+def test_the_vllm_range_equals_that_of_trl() -> None:
     source = inspect.getsource(importlib.import_module("trl.import_utils"))
     low, high = (".".join(map(str, version)) for version in TRL_VLLM)
     assert f'Version("{low}") <= _vllm_base_version <= Version("{high}")' in source
@@ -161,7 +161,7 @@ def test_the_range_of_vllm_is_that_of_trl() -> None:
     ("text", "numbers"),
     [("0.32.0", (0, 32, 0)), ("0.32.0+cpu", (0, 32, 0)), ("0.33.0rc1", (0, 33, 0)), ("1", (1,))],
 )
-def test_a_version_is_compared_by_its_numbers(text: str, numbers: tuple[int, ...]) -> None:
+def test_a_version_is_parsed_to_its_release_numbers(text: str, numbers: tuple[int, ...]) -> None:
     assert release(text) == numbers
 
 
@@ -177,11 +177,11 @@ def test_a_version_is_compared_by_its_numbers(text: str, numbers: tuple[int, ...
         (311_940, "3 days 15 h"),
     ],
 )
-def test_a_length_of_time_is_told_in_words(seconds: float, words: str) -> None:
+def test_durations_are_formatted_in_two_units(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
-def test_a_run_of_more_than_four_hours_is_warned_of(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_longer_than_four_hours_prints_a_warning(checkpoint: Path, tmp_path: Path) -> None:
     config = config_in(tmp_path, checkpoint)
     found = estimate(config)._replace(step_seconds=3600.0, evaluation_seconds=0.0)
     assert "warning: about 6 h" in describe(found, config)
@@ -189,7 +189,7 @@ def test_a_run_of_more_than_four_hours_is_warned_of(checkpoint: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_a_quick_version_is_small_and_has_a_folder_of_its_own(name: str) -> None:
+def test_a_quick_version_is_small_and_has_a_separate_folder(name: str) -> None:
     config = load_config(name)
     small = quick_version(config)
     assert small.run != config.run

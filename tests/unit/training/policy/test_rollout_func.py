@@ -1,4 +1,4 @@
-"""Rollouts that a function of the user draws, and settings that would ruin a run."""
+"""Rollouts of a user-defined function, and settings that it does not support."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def trainer(folder: Path, *names: Any, model: Any = None, **own: Any) -> Entropy
 
 
 def hot(temperature: float, beliefs: bool = False) -> Any:
-    """Draws at a temperature of its own and reports the log-probabilities of that."""
+    """Draws at another temperature and returns the sampling log-probabilities."""
 
     def rollout(prompts: list[str], running: Any) -> dict[str, Any]:
         ids = [tiny.tokenizer()(prompt)["input_ids"] for prompt in prompts]
@@ -74,7 +74,7 @@ def gradient_of(run: EntropyGRPOTrainer) -> torch.Tensor:
     return found[0]
 
 
-def test_the_importance_cap_weighs_what_a_rollout_function_drew(tmp_path: Path) -> None:
+def test_importance_weights_apply_to_rollouts_of_a_rollout_function(tmp_path: Path) -> None:
     function = {"rollout_func": hot(1.5)}
     weighed = trainer(tmp_path, importance_cap=3.0, **function)
     gradient = gradient_of(weighed)
@@ -84,7 +84,7 @@ def test_the_importance_cap_weighs_what_a_rollout_function_drew(tmp_path: Path) 
     assert (gradient - naive).abs().max() > 1e-4
 
 
-def test_what_acts_in_the_sampling_of_trl_is_refused_beside_a_rollout_function(
+def test_sampling_settings_are_refused_with_a_rollout_function(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ValueError, match="would ignore law"):
@@ -99,18 +99,18 @@ def test_beliefs_of_each_completion_change_the_gradient(tmp_path: Path) -> None:
 
 
 def test_beliefs_of_a_data_set_are_refused(tmp_path: Path) -> None:
-    """A row is the same for its whole group, so its gain cancels in the advantage."""
+    """A row is equal for its whole group, so its gain cancels in the advantage."""
     rows = tiny.dataset().map(lambda row: {"beliefs": [[0.5, 0.5], [1.0, 0.0]]})
     with pytest.raises(ValueError, match="the same beliefs"):
         trainer(tmp_path, "info_gain", train_dataset=rows)
 
 
-def test_cispo_without_a_cap_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_cispo_without_epsilon_high_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epsilon_high = 5\.0"):
         trainer(tmp_path, settings={"loss_type": "cispo"})
 
 
-def test_seed_grpo_warns_of_a_standard_deviation(tmp_path: Path) -> None:
+def test_seed_grpo_with_scaled_rewards_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="without division by the standard deviation"):
         trainer(tmp_path, "seed_grpo")
     trainer(tmp_path, "seed_grpo", settings={"scale_rewards": "none"})

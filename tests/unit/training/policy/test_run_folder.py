@@ -1,4 +1,4 @@
-"""The folder of a policy run: whose it is, what may be removed from it, whether it has room."""
+"""The folder of a policy run: ownership, cleanup and disk space."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,19 +15,19 @@ def config_in(run: Path, *changes: str) -> PolicyConfig:
 
 
 @pytest.mark.parametrize(("save_every", "needed"), [(2, 36), (3, 28), (6, 16)])
-def test_a_disk_that_the_checkpoints_will_fill_is_refused_at_the_start(
+def test_too_little_disk_space_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, needed: int
 ) -> None:
-    """12 bytes a weight for each checkpoint, three at once at most; 4 for the result beside two."""
+    """12 bytes per weight for up to three checkpoints; 4 for the result in addition to two."""
     config = config_in(tmp_path, f"optimizer.save_every={save_every}")
     free = SimpleNamespace(free=needed * 2**30)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
     refuse_full_disk(config, 2**30)
     free.free -= 1
-    with pytest.raises(TrainingError, match=rf"take {needed}.0 GiB and .* are free"):
+    with pytest.raises(TrainingError, match=rf"need {needed}.0 GiB, but only .* are free"):
         refuse_full_disk(config, 2**30)
     (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its room is used again
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its disk space can be reused
     refuse_full_disk(config, 2**30)
 
 
@@ -42,7 +42,7 @@ def test_starting_over_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
 
 
-def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
+def test_starting_over_can_be_interrupted_and_keeps_copied_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_in(tmp_path)
@@ -62,7 +62,9 @@ def test_starting_over_can_be_cut_off_and_a_copied_checkpoint_stays(
 
 @pytest.mark.parametrize("text", ['{"hidden_size": 8}', '{"run": "x", "obj', "[]"])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, text: str, fresh: bool) -> None:
+def test_a_folder_that_is_not_of_a_run_is_not_changed(
+    tmp_path: Path, text: str, fresh: bool
+) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(TrainingError, match="is not the config of a run"):
         claim(config_in(tmp_path), fresh=fresh)

@@ -23,7 +23,7 @@ def answers(*texts: str) -> CompletionTexts:
     return CompletionTexts(rows, texts, encoded["input_ids"], encoded["attention_mask"].bool())
 
 
-def test_equal_answers_share_a_number_and_no_answer_has_none() -> None:
+def test_equal_answers_share_a_cluster_number_and_empty_answers_have_none() -> None:
     assert cluster_number("It is 42.") == cluster_number("Answer: 42") == cluster_number("42.0")
     assert cluster_number("The Cat!") == cluster_number("the  cat")
     assert cluster_number("42") != cluster_number("43")
@@ -48,7 +48,7 @@ def test_equal_answers_share_a_number_and_no_answer_has_none() -> None:
         ("A", "A.", "Answer: (A)"),
     ],
 )
-def test_equal_answers_share_a_number(equal: tuple[str, ...]) -> None:
+def test_equivalent_answers_share_a_cluster_number(equal: tuple[str, ...]) -> None:
     assert len({cluster_number(text) for text in equal}) == 1
 
 
@@ -79,14 +79,14 @@ def test_equal_answers_share_a_number(equal: tuple[str, ...]) -> None:
         ("1" * 40 + "2", "1" * 40 + "3"),
     ],
 )
-def test_different_answers_share_no_number(one: str, other: str) -> None:
+def test_different_answers_have_different_cluster_numbers(one: str, other: str) -> None:
     assert cluster_number(one) != cluster_number(other)
 
 
-def test_correct_is_what_the_grader_says() -> None:
+def test_correct_is_the_result_of_the_grader() -> None:
     reader = TextFeatureReader(tiny.tokenizer(), lambda row, text: text.endswith(row["answer"]))
     assert reader.read(RequiredTensor.CORRECT, answers("abe", "abc")).tolist() == [True, False]
-    with pytest.raises(ValueError, match="pass a grader"):
+    with pytest.raises(ValueError, match="pass grader"):
         TextFeatureReader(tiny.tokenizer(), None).read(RequiredTensor.CORRECT, answers("a"))
 
 
@@ -98,7 +98,7 @@ def test_steps_are_sentences() -> None:
     assert read.tolist() == [[0, 0, 1, 1, 2]]
 
 
-def test_a_step_of_an_agent_is_a_turn_and_results_of_tools_are_in_none() -> None:
+def test_agent_steps_are_turns_and_exclude_tool_results() -> None:
     mask = torch.tensor([[1, 1, 0, 0, 1, 0, 1], [0, 1, 1, 1, 0, 0, 0], [0] * 7]).bool()
     expected = [[0, 0, -1, -1, 1, -1, 2], [-1, 0, 0, 0, -1, -1, -1], [-1] * 7]
     assert turn_steps(mask).tolist() == expected
@@ -122,14 +122,14 @@ def test_a_step_of_an_agent_is_a_turn_and_results_of_tools_are_in_none() -> None
         ([], []),
     ],
 )
-def test_the_end_tag_is_in_neither_phase_and_without_it_all_is_thinking(
+def test_the_end_tag_is_in_neither_phase_and_without_it_all_tokens_are_thinking(
     tokens: list[str], expected: list[int]
 ) -> None:
     mask = torch.ones(1, len(tokens)).bool()
     assert thinking_phases([tokens], mask).tolist() == [expected]
 
 
-def test_phases_are_read_with_the_tokenizer_and_padding_is_in_none() -> None:
+def test_phases_are_read_with_the_tokenizer_and_exclude_padding() -> None:
     read = TextFeatureReader(tiny.tokenizer(), None).read(
         RequiredTensor.PHASES, answers("ab</think>c", "none")
     )
@@ -153,7 +153,7 @@ def test_phases_are_read_with_the_tokenizer_and_padding_is_in_none() -> None:
         ([], ""),
     ],
 )
-def test_the_graded_text_is_what_the_policy_said_last(completion: Any, text: str) -> None:
+def test_the_graded_text_is_the_last_message_of_the_policy(completion: Any, text: str) -> None:
     assert final_text(completion) == text
 
 
@@ -168,7 +168,7 @@ def test_planning_marks_the_phrases() -> None:
 
 def test_beliefs_come_from_the_rows() -> None:
     reader = TextFeatureReader(tiny.tokenizer(), None)
-    with pytest.raises(ValueError, match="`beliefs` of every completion"):
+    with pytest.raises(ValueError, match="`beliefs` for every completion"):
         reader.read(RequiredTensor.BELIEFS, answers("a"))
     row = {"beliefs": [[0.5, 0.5], [1.0, 0.0]]}
     read = reader.read(RequiredTensor.BELIEFS, answers("a")._replace(rows=[row]))

@@ -1,4 +1,4 @@
-"""The trainer against TRL's own, on a tiny random model."""
+"""The trainer, compared with TRL's trainer on a tiny random model."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ OWN = ("controller", "law", "importance_cap", "train_dataset")
 
 @pytest.mark.parametrize("extra", [{}, REUSE], ids=["on policy", "reused"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_none_is_the_stock_trainer(loss_type: str, extra: dict[str, Any], tmp_path: Path) -> None:
+def test_none_equals_the_stock_trainer(
+    loss_type: str, extra: dict[str, Any], tmp_path: Path
+) -> None:
     level = "sequence" if loss_type == "luspo" else "token"
     settings = {"loss_type": loss_type, "importance_sampling_level": level, **extra}
     settings |= {"epsilon_high": 5.0} if loss_type == "cispo" else {}
@@ -84,7 +86,7 @@ def test_none_is_the_stock_trainer(loss_type: str, extra: dict[str, Any], tmp_pa
 
 
 class Neutral(Objective[Any]):
-    """Acts on tokens without changing anything."""
+    """Overrides `on_tokens` without changing the plan."""
 
     def on_tokens(self, tokens: Any, plan: Any) -> Any:
         return plan.weighted(torch.ones_like(plan.weight)).plus(
@@ -93,7 +95,7 @@ class Neutral(Objective[Any]):
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"])
-def test_a_plan_that_changes_nothing_is_the_stock_trainer(
+def test_an_unmodified_plan_equals_the_stock_trainer(
     loss_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"loss_type": loss_type, **REUSE}
@@ -105,7 +107,7 @@ def test_a_plan_that_changes_nothing_is_the_stock_trainer(
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
 
 
-# One step is enough to change something, except where the past or a second look is needed.
+# One step is enough for an effect, except for objectives that need a previous step or ratios.
 ON_POLICY = [
     *("entropy_bonus", "target_entropy", "high_entropy_mask", "entropy_advantage"),
     *("hardness_weight", "steer", "epo", "hapo", "dcpo", "canon", "empg", "ares"),
@@ -119,7 +121,7 @@ OFF_POLICY = [{"type": "kl_cov", "share": 0.5}, "soft_clip_high_entropy"]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Steps:
-    """Two steps without any objective."""
+    """Two steps without objectives."""
     return ours(tmp_path_factory.mktemp("plain"))
 
 
@@ -147,7 +149,7 @@ def test_an_objective_on_ratios_changes_the_gradient_of_reused_rollouts(
 def test_policy_terms_are_normalized_like_the_loss(
     loss_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The term -A pi / pi_old is the unclipped loss itself, so it doubles the gradient."""
+    """The term -A pi / pi_old equals the unclipped loss, so it doubles the gradient."""
 
     class Twice(Objective[Any]):
         def on_tokens(self, tokens: Any, plan: Any) -> Any:
@@ -162,8 +164,8 @@ def test_policy_terms_are_normalized_like_the_loss(
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "cispo"])
-def test_the_bonus_is_that_of_trl(loss_type: str, tmp_path: Path) -> None:
-    """With one micro-batch per step, the mean over its tokens is the mean over the step's."""
+def test_the_entropy_bonus_equals_that_of_trl(loss_type: str, tmp_path: Path) -> None:
+    """With one micro-batch per step, the mean over its tokens is the mean over the step."""
     shape = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
     settings = {"loss_type": loss_type, "epsilon_high": 5.0, **shape}
     stock = Steps(GRPOTrainer, tmp_path, {**settings, "entropy_coef": 0.05})
@@ -172,7 +174,7 @@ def test_the_bonus_is_that_of_trl(loss_type: str, tmp_path: Path) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_the_mask_is_that_of_trl(tmp_path: Path) -> None:
+def test_the_high_entropy_mask_equals_that_of_trl(tmp_path: Path) -> None:
     shape = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
     stock = Steps(GRPOTrainer, tmp_path, {"top_entropy_quantile": 0.3, **shape})
     own = ours(tmp_path, {"type": "high_entropy_mask", "top_entropy_quantile": 0.3}, **shape)
@@ -205,7 +207,9 @@ def test_accumulation_changes_nothing(objective: str, tmp_path: Path) -> None:
         torch.testing.assert_close(run.gradients[0], runs[0].gradients[0], atol=1e-5, rtol=1e-4)
 
 
-def test_one_forward_per_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_one_forward_pass_per_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     scoring = GRPOTrainer._get_per_token_logps_and_entropies
 
@@ -218,13 +222,13 @@ def test_one_forward_per_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(calls) == 4  # two steps of two micro-batches
     calls.clear()
     ours(tmp_path, "steer")
-    assert len(calls) == 4 + 2  # and one pass over each rollout for its statistics
+    assert len(calls) == 4 + 2  # plus one pass over each rollout for its statistics
     calls.clear()
     ours(tmp_path, "steer", per_device_train_batch_size=8, gradient_accumulation_steps=1)
     assert len(calls) == 2  # the micro-batch is the rollout
     calls.clear()
     ours(tmp_path, "canon", **REUSE)
-    assert len(calls) == 8 + 2  # and one pass over each rollout, TRL's own
+    assert len(calls) == 8 + 2  # plus TRL's pass over each rollout
 
 
 def test_the_controller_drives_the_coefficient(tmp_path: Path) -> None:
@@ -234,7 +238,8 @@ def test_the_controller_drives_the_coefficient(tmp_path: Path) -> None:
     assert run.logs[0]["controller/output"] == pytest.approx(0.01 * (9 - entropies[0]))
     assert run.trainer.objectives.members["target_entropy"].drive > 0.04
     assert run.logs[1]["objective/entropy_coef"] == pytest.approx(
-        run.logs[0]["controller/output"] - 0.001  # above target_entropy's own target
+        run.logs[0]["controller/output"]
+        - 0.001  # the entropy is above the target of target_entropy
     )
 
 
@@ -260,7 +265,7 @@ def test_the_controller_drives_the_temperature(tmp_path: Path) -> None:
 def test_the_controller_holds_the_entropy_that_plain_training_loses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewarded for some letters, the policy learns them; its entropy is a matter of choice."""
+    """The reward favors some letters, so plain training lowers the entropy."""
 
     def letters(completions: list[str], **columns: Any) -> list[float]:
         return [sum(letter in "abcdefghijklm" for letter in text) / 8 for text in completions]
@@ -284,10 +289,10 @@ def test_the_controller_holds_the_entropy_that_plain_training_loses(
     assert min(late(plain, "reward"), late(held, "reward")) > 0.7
 
 
-def test_ratios_have_mean_one_with_recorded_logprobs_and_the_bias_shows_without(
+def test_recorded_logprobs_give_weights_of_mean_one_and_change_the_gradient(
     tmp_path: Path,
 ) -> None:
-    """The weights pi / pi_drawn of a hotter rollout average to 1; the gradient without differs."""
+    """The weights of a hotter rollout average to 1; without them, the gradient differs."""
     law = {"law": FixedLaw(temperature=1.3), "max_steps": 1, "num_generations": 64}
     law |= {"per_device_train_batch_size": 256, "gradient_accumulation_steps": 1}
     law |= {"max_completion_length": 16}
@@ -298,7 +303,7 @@ def test_ratios_have_mean_one_with_recorded_logprobs_and_the_bias_shows_without(
     assert gap > 0.1 * corrected.gradients[0].norm()
 
 
-def test_a_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_from_the_checkpoint(tmp_path: Path) -> None:
     names = ("steer", {"type": "target_entropy", "entropy_coef": 0.05}, "hapo_like")[:2]
     controller = ControllerConfig(entropy_target=3.0, proportional=0.1, limit=1.0)
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
@@ -332,7 +337,7 @@ def test_a_checkpoint_of_other_objectives_is_refused(tmp_path: Path) -> None:
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_the_state_of_objectives_is_json(tmp_path: Path) -> None:
+def test_the_state_of_objectives_is_json_serializable(tmp_path: Path) -> None:
     run = ours(tmp_path, "hapo", "epo")
     state = run.trainer.entropy_state()
     fresh = Objectives(objectives("hapo", "epo"))
@@ -340,19 +345,19 @@ def test_the_state_of_objectives_is_json(tmp_path: Path) -> None:
     assert fresh.state_dict() == state["objectives"]
 
 
-def test_aepo_replaces_samples_by_rewarded_ones_of_another_temperature(
+def test_aepo_replaces_samples_with_rewarded_ones_of_another_temperature(
     plain: Steps, tmp_path: Path
 ) -> None:
     aepo = {"type": "aepo", "share_prompts": 1.0, "temperature_high": 1.5}
     own = ours(tmp_path, aepo)
     assert own.logs[0]["objective/aepo_replaced"] > 0
-    # The surprisal starts at 0, below any target; what the step measures is above it.
+    # The surprisal starts at 0, below every target; the first step measures one above it.
     assert [row["objective/aepo_temperature"] for row in own.logs] == [1.5, 0.8]
     assert own.logs[0]["reward"] == plain.logs[0]["reward"]
     assert (own.gradients[0] - plain.gradients[0]).abs().max() > 1e-4
 
 
-def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) -> None:
+def test_only_the_new_tokens_of_forked_completions_are_trained_on(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     class Watching(EntropyGRPOTrainer):
@@ -372,7 +377,7 @@ def test_of_forked_completions_only_what_is_new_is_trained_on(tmp_path: Path) ->
     for group, marks in zip(ids, new, strict=True):
         for row, mark in zip(group[1:], marks[1:], strict=True):
             taken = int((~mark).sum())
-            assert taken == int((~marks[1]).sum())  # one fork point for a root
+            assert taken == int((~marks[1]).sum())  # one fork point per root
             assert taken >= 1
             assert row[:taken].tolist() == group[0][:taken].tolist()
     kept = (batch["completion_mask"] * batch["tool_mask"]).sum()

@@ -40,17 +40,22 @@ def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
             "below epsilon_high = 0.01",
         ),
         (["epo"], {"own_entropy_term": True}, (), "entropy term of TRL"),
-        (["empo"], {"normalizes_each_reward": True}, (), "one reward"),
-        (["high_entropy_mask"], {"top_entropy_quantile": 0.5}, (), "set one of them"),
-        (["none"], {"truncated_sampling": True}, (None, HOT), "truncated sampling hides it"),
-        (["none"], {"samples_itself": False}, (HEAT,), "acts in rollouts of this process"),
-        (["none"], {"loss_type": "luspo"}, (None, HOT), "corrected token by token"),
-        (["aepo"], {}, (None, HOT), '"aepo" draws in its own way'),
+        (["empo"], {"normalizes_each_reward": True}, (), "a single reward"),
+        (["high_entropy_mask"], {"top_entropy_quantile": 0.5}, (), "set only one of them"),
+        (
+            ["none"],
+            {"truncated_sampling": True},
+            (None, HOT),
+            "not available with truncated sampling",
+        ),
+        (["none"], {"samples_itself": False}, (HEAT,), "needs rollouts in this process"),
+        (["none"], {"loss_type": "luspo"}, (None, HOT), "needs importance weights per token"),
+        (["aepo"], {}, (None, HOT), '"aepo" cannot be combined'),
         (["aepo"], {"splits_groups": True}, (), "whole groups"),
         (["aepo", "lp_reg"], {}, (), "has measured"),
         (["aepo"], {}, (None, None, BranchConfig()), "which samples are drawn"),
-        (["none"], {}, (None, None, BranchConfig(roots=8)), "leaves none"),
-        (["none"], {}, (None, HOT, BranchConfig()), "branch draws in its own way"),
+        (["none"], {}, (None, None, BranchConfig(roots=8)), "no completions are left to fork"),
+        (["none"], {}, (None, HOT, BranchConfig()), "branch cannot be combined"),
         (["none"], {"loss_type": "cispo", "has_epsilon_high": False}, (), "epsilon_high = 5.0"),
         (["clip_cov"], {"step_sequences": 1}, (), "0 over the tokens of one completion"),
         (["none"], {"own_rollouts": True}, (None, HOT), "would ignore law"),
@@ -64,14 +69,14 @@ def check(names: list[str], settings: TrlSettings, *acting: Any) -> None:
     ],
     ids=str,
 )
-def test_what_would_do_nothing_or_something_else_is_refused(
+def test_unsupported_combinations_are_refused(
     names: list[str], settings: dict[str, Any], acting: tuple[Any, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check(names, TrlSettings(**settings), *acting)
 
 
-def test_everything_else_passes() -> None:
+def test_supported_combinations_are_accepted() -> None:
     check(["none"], TrlSettings(loss_type="luspo", importance_sampling_level="sequence"))
     check(["canon"], TrlSettings(importance_sampling_level="sequence"))
     check(["kl_cov"], TrlSettings(reuses_rollouts=True), HEAT)
@@ -80,7 +85,7 @@ def test_everything_else_passes() -> None:
     check(["none"], TrlSettings(reuses_rollouts=True, epsilon_high=0.28), CLIP)
 
 
-def test_seed_grpo_with_a_standard_deviation_is_advised_against() -> None:
+def test_seed_grpo_with_scaled_rewards_gives_advice() -> None:
     configs = TypeAdapter(ObjectiveList).validate_python(["seed_grpo"])
     (sentence,) = advice(configs, TrlSettings(scale_rewards="group"))
     assert 'scale_rewards = "none"' in sentence

@@ -1,4 +1,4 @@
-"""A model that trains in milliseconds, and trainers on it."""
+"""A model that trains in milliseconds, and trainers for it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,7 +17,7 @@ PROMPTS = ["one", "two", "three three", "four", "five", "six six", "seven", "eig
 
 @lru_cache(maxsize=1)
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character, so nothing has to be learnt."""
+    """One token per character, so that the tokenizer needs no training."""
     letters = [chr(code) for code in range(33, 33 + VOCABULARY - 3)]
     vocabulary = {text: i for i, text in enumerate(["<pad>", "<eos>", "Ġ", *letters])}
     plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -29,7 +29,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(seed: int = 0, scale: float = 8.0) -> LlamaForCausalLM:
-    """Random weights; `scale` widens the head, so that the distributions are not flat."""
+    """Random weights; `scale` multiplies the head, so that the distributions are not flat."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=32,
@@ -49,7 +49,7 @@ def model(seed: int = 0, scale: float = 8.0) -> LlamaForCausalLM:
 
 
 def save(folder: Path) -> None:
-    """Write the model and its tokenizer as a checkpoint that can chat."""
+    """Save the model and its tokenizer as a checkpoint with a chat template."""
     model().save_pretrained(folder)
     chatty = tokenizer()
     chatty.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -67,7 +67,7 @@ def has_e(row: Mapping[str, Any], text: str) -> bool:
 
 
 def reward(completions: list[str], **columns: Any) -> list[float]:
-    """Graded, with something to tell apart the answers of a group."""
+    """Graded reward with different values for the answers of a group."""
     return [float(has_e({}, text)) + 0.01 * len(set(text)) for text in completions]
 
 

@@ -1,4 +1,4 @@
-"""What `test_distributed` starts twice: one process of a run of two, over gloo on the CPU."""
+"""One of the two processes that `test_distributed` starts, with gloo on the CPU."""
 
 import gc
 import json
@@ -25,7 +25,7 @@ def check_ranks(processes: Processes) -> None:
 
 
 def main(folder: Path, per_device: int, names: str) -> None:
-    """Train two steps and write what each measured."""
+    """Train two steps and write the measurements of each."""
     trainer = EntropyGRPOTrainer(
         tiny.model(),
         tiny.reward,

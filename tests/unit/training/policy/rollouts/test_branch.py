@@ -18,7 +18,7 @@ def batch(rows: int, prompt: int, tokens: int, start: int) -> dict[str, torch.Te
     }
 
 
-def test_chosen_samples_take_the_first_places_with_advantage_one() -> None:
+def test_chosen_samples_replace_the_first_rows_with_advantage_one() -> None:
     main, extra = batch(4, 2, 3, 100), batch(3, 3, 5, 200)
     extra["sampling_per_token_logps"] = torch.full((3, 5), -1.0)
     mixed = with_replaced(main, extra, torch.tensor([2, 0]), pad_token=9)
@@ -35,12 +35,12 @@ def test_chosen_samples_take_the_first_places_with_advantage_one() -> None:
     assert drawn[2:, :3].isnan().all()
 
 
-def test_nothing_kept_changes_nothing() -> None:
+def test_without_chosen_samples_the_batch_does_not_change() -> None:
     main = batch(4, 2, 3, 100)
     assert with_replaced(main, batch(2, 2, 3, 0), torch.tensor([], dtype=torch.long), 9) == main
 
 
-def test_forks_are_at_uncertain_words_of_the_groups_own_roots() -> None:
+def test_forks_are_at_high_entropy_tokens_of_roots_of_the_same_group() -> None:
     config = BranchConfig(roots=2, top=1)
     texts = ["The", " cat", " a", "", "house", "."]
     tokens = {row: texts for row in (0, 1, 4, 5)}
@@ -55,7 +55,7 @@ def test_forks_are_at_uncertain_words_of_the_groups_own_roots() -> None:
     }
 
 
-def test_all_completions_of_a_root_leave_it_at_the_same_token() -> None:
+def test_all_completions_of_a_root_share_its_fork_point() -> None:
     config = BranchConfig(roots=2, top=20)
     tokens = {row: ["word"] * 40 for row in (0, 1)}
     entropies = {row: [1.0] * 40 for row in tokens}
@@ -66,6 +66,6 @@ def test_all_completions_of_a_root_leave_it_at_the_same_token() -> None:
     assert sorted(found) == [2, 3, 4, 5, 6, 7]
 
 
-def test_a_root_without_a_place_to_fork_is_drawn_anew() -> None:
+def test_completions_of_a_root_without_candidates_are_drawn_in_full() -> None:
     found = forks({0: [1.0]}, {0: ["a"]}, 2, 2, BranchConfig(roots=1), random.Random(0))
     assert found[1] == (0, 0)

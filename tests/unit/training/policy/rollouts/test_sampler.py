@@ -33,7 +33,7 @@ def logits(rows: int = 3, vocabulary: int = 11, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.type)
 @pytest.mark.parametrize("base", [1.0, 0.7])
-def test_the_recorded_logprobs_are_those_of_what_is_drawn_from(
+def test_recorded_logprobs_are_those_of_the_sampling_distribution(
     law: TemperatureLaw, base: float
 ) -> None:
     sampler = Sampler(law, base, statistics=STATISTICS)
@@ -48,14 +48,14 @@ def test_the_recorded_logprobs_are_those_of_what_is_drawn_from(
     torch.testing.assert_close(torch.tensor(recorded), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_shorter_answer_has_fewer_logprobs() -> None:
+def test_logprobs_have_the_length_of_each_answer() -> None:
     sampler = Sampler(None, 1.0)
     for step in range(3):
         sampler(torch.full((2, 1 + step), 4), logits(2, seed=step))
     assert [len(row) for row in sampler.logprobs([[4], [4, 4, 4]])] == [1, 3]
 
 
-def test_the_target_law_draws_at_the_target() -> None:
+def test_the_target_law_samples_at_the_target_entropy() -> None:
     law = EntropyTargetLaw(
         entropy_target=1.0, temperature_min=0.05, temperature_max=5.0, side="both"
     )
@@ -64,7 +64,7 @@ def test_the_target_law_draws_at_the_target() -> None:
     torch.testing.assert_close(entropies, torch.ones(3), atol=1e-3, rtol=0)
 
 
-def test_hapo_is_plain_until_it_has_statistics() -> None:
+def test_hapo_uses_the_base_temperature_without_statistics() -> None:
     sampler = Sampler(HapoLaw(tau=0.5), 1.0)
     torch.testing.assert_close(sampler(torch.zeros(3, 1, dtype=torch.long), logits()), logits())
     hot = Sampler(HapoLaw(tau=0.5), 1.0, statistics=HapoStatistics(-9.0, 1.0, 1.0, -1.0))
@@ -73,7 +73,7 @@ def test_hapo_is_plain_until_it_has_statistics() -> None:
 
 
 @pytest.mark.parametrize("base", [0.6, 1.0, 1.3])
-def test_hapo_goes_by_entropies_at_the_base_like_its_statistics(base: float) -> None:
+def test_hapo_uses_entropies_at_the_base_temperature(base: float) -> None:
     rows = logits(rows=64, vocabulary=50)
     statistics = fit_hapo(entropy_from_logits(rows, base))
     sampler = Sampler(HapoLaw(tau=0.5), base, statistics=statistics)
@@ -88,8 +88,8 @@ def test_a_shift_moves_the_temperature() -> None:
     assert sampler.temperatures[0].tolist() == pytest.approx([1.3] * 3)
 
 
-def test_weights_average_to_one_under_the_law_and_not_without_it() -> None:
-    """E_q[p / q] = 1: the sampler draws from q and p is the policy at temperature 1."""
+def test_importance_weights_average_to_one_only_with_recorded_logprobs() -> None:
+    """E_q[p / q] = 1, where the sampler draws from q and p is the policy at temperature 1."""
     draws, raw = 20_000, logits(1, 50, seed=3)
     sampler = Sampler(EntropyTargetLaw(entropy_target=1.5, side="both"), 1.0)
     scores = sampler(torch.zeros(draws, 1, dtype=torch.long), raw.expand(draws, -1))

@@ -1,4 +1,4 @@
-"""What `train-probe inquiry` stores and a server plays with: task, predictor, calibration."""
+"""The inquiry artifact that `train-probe inquiry` writes: task, predictor, calibration."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -16,24 +16,24 @@ from probes.inquiry.words import ModelPredictor, Predictor, Queries
 
 
 class InquirySpec(BaseModel):
-    """The part of an `inquiry-calibration` manifest that says what the numbers are of."""
+    """The part of an `inquiry-calibration` manifest that describes its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task
     predictors: tuple[ModelPredictor, ...] = Field(min_length=1)
-    """Those with a calibration, the better one first."""
+    """Predictors with a calibration, the better one first."""
     score: Score
     fitted: tuple[str, ...]
-    """Labels whose known answers taught `likelihood`; calibration used the others."""
+    """Labels used to fit `likelihood`; the others were used for calibration."""
 
 
 class TooFewSamples(ValueError):
-    """The calibration cannot promise this level; the message says which it can."""
+    """The calibration cannot guarantee this level; the message names the highest one."""
 
 
 class Inquiry(NamedTuple):
-    """An artifact, ready to be played with."""
+    """A loaded inquiry artifact."""
 
     task: Task
     lookup: TaskIndex
@@ -46,13 +46,13 @@ class Inquiry(NamedTuple):
     table: Tensor
     """Log-likelihoods of the statements, nats, shape (K, Q)."""
     model: AnswerModel
-    """What they say about the answers."""
+    """Maps log-likelihoods to answers."""
     known: Tensor | None
     """ln P(answer | question, label) by the task's own table, shape (Q, 2, K); None without one."""
 
     @classmethod
     def from_tensors(cls, spec: InquirySpec, tensors: Mapping[str, Tensor]) -> Self:
-        """Put an artifact together.
+        """Build an inquiry from a manifest and its tensors.
 
         Raises:
             ValueError: A tensor is missing, has a wrong shape or holds no finite numbers.
@@ -83,7 +83,7 @@ class Inquiry(NamedTuple):
         )
 
     def available(self, queries: Queries) -> tuple[Predictor, ...]:
-        """Predictors that can play, the default one first: nobody's table has open questions."""
+        """Usable predictors, the default one first; a table has no open questions."""
         has_table = self.known is not None and queries == "closed"
         return ("table", *self.predictors) if has_table else self.predictors
 

@@ -1,4 +1,4 @@
-"""Looks up what an assistant message of a game says: a question of the task, or its final answer.
+"""Identify an assistant message of an inquiry: a question of the task, or the final answer.
 
 The lookup tables are built once, when a task is loaded, so that a message costs one normalization
 however many labels and questions the task has.
@@ -12,7 +12,7 @@ _SPACING = 100
 
 
 class TaskIndex:
-    """Questions and final answers of a task by their wording."""
+    """Questions and final answers of a task, indexed by wording."""
 
     def __init__(self, task: Task) -> None:
         guesses = {name: task.guess.replace("{label}", name) for name in task.names}
@@ -28,5 +28,5 @@ class TaskIndex:
         return self._questions.get(wording(text)) if place is None else place
 
     def guess(self, text: str) -> str | None:
-        """The label that a message names as the final answer; None if it is no such message."""
+        """The label of a final answer; None if the message is not one."""
         return self._guesses.get(wording(text))

@@ -1,7 +1,7 @@
-"""Label probabilities from next tokens: one reading where labels begin differently, else a tree.
+"""Label probabilities from next tokens: one read if first tokens differ, else a prefix tree.
 
-A label is a sequence of tokens. Its log-probability is the sum of theirs, and every beginning that
-some labels share is one more place where the next token has to be read.
+A label is a sequence of tokens; its log-probability is the sum of theirs. Every prefix that labels
+share is one more position at which the next-token distribution is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ Tokens = tuple[int, ...]
 
 
 def label_sequences(ended: Sequence[Sequence[int]]) -> list[Tokens]:
-    """What has to be read of each label: its first token where all differ, else everything.
+    """Tokens to read for each label: the first one if all differ, else the whole sequence.
 
     Args:
-        ended: Tokens of ` NAME.`, for each label: the end tells "cat" from "catfish".
+        ended: Tokens of ` NAME.` for each label; the period separates "cat" from "catfish".
 
     Raises:
         ValueError: Two labels have the same tokens.
 
-    Source: C-IP (arXiv 2507.03279) reads first tokens, and its code demands that they differ.
+    Source: C-IP (arXiv 2507.03279) reads first tokens, and its code requires that they differ.
     """
     if len({tokens[0] for tokens in ended}) == len(ended):
         return [(tokens[0],) for tokens in ended]
@@ -28,7 +28,7 @@ def label_sequences(ended: Sequence[Sequence[int]]) -> list[Tokens]:
 
 
 def branches(sequences: Sequence[Tokens]) -> dict[Tokens, list[int]]:
-    """Where the next token is read, and which ones may come there; the empty beginning first."""
+    """Prefixes at which the next token is read, with its candidates; the empty prefix first."""
     found: dict[Tokens, dict[int, None]] = {(): {}}
     for sequence in sequences:
         for place, token in enumerate(sequence):
@@ -43,7 +43,7 @@ def sequence_logprobs(
 
     Args:
         sequences: From `label_sequences`.
-        read: Log-probabilities at each beginning, in the order of `branches`.
+        read: Log-probabilities at each prefix, in the order of `branches`.
     """
     places = {
         (beginning, token): place

@@ -1,9 +1,9 @@
-"""A predictor made of the model's own log-likelihoods of statements.
+"""A predictor based on the model's log-likelihoods of statements.
 
-A statement is "A zebra has stripes.", one for each of K labels and Q yes/no questions. Small models
-know more than they say: asked for the label they guess, but true statements are more likely to them
-than false ones. The table is computed once; after that a turn is Bayes' rule and costs no forward
-pass.
+There is a statement, such as "A zebra has stripes.", for each of K labels and Q yes/no questions. A
+small model that is asked for the label answers at chance level, but gives true statements a higher
+likelihood than false ones. The table is computed once; a turn then applies Bayes' rule and costs no
+forward pass.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 YES, NO = 0, 1
-"""Places of the answers in `answer_logprobs`."""
+"""Indices of the answers in `answer_logprobs`."""
 UNKNOWN = -1
-"""An answer that says nothing."""
+"""An answer without information."""
 
 
 class AnswerModel(NamedTuple):
@@ -24,22 +24,22 @@ class AnswerModel(NamedTuple):
     slope: Tensor
     """Per nat, shape (Q,)."""
     bias: Tensor
-    """Nats, shape (Q,): some properties are rare."""
+    """Nats, shape (Q,)."""
     pooled: Tensor
-    """Slope and bias of all questions together, shape (2,): of log-likelihoods in units of their
-    spread over the labels. What is known of a question that was not fitted."""
+    """Slope and bias fitted to all questions together, shape (2,), for log-likelihoods in units of
+    their spread over the labels. Used for questions that were not fitted."""
 
 
 def centre(table: Tensor) -> Tensor:
-    """Log-likelihoods less their means over the labels and over the questions.
+    """Center log-likelihoods over the labels and over the questions.
 
-    What is left is how much better a statement fits this label than other statements do, and than
-    it fits other labels. How likely its wording is drops out, and how readily anything is said
-    after this label: "A bat" is followed by an animal's properties less often than "A zebra".
+    This removes two effects that do not depend on the truth of a statement: the likelihood of its
+    wording, and the likelihood of any property after the label ("A bat" is followed by an animal's
+    properties less often than "A zebra").
 
     Args:
-        table: Nats, shape (K, Q). Count the tokens of the property given the label, not those of
-            the label: how common its name is says nothing about the answer.
+        table: Nats, shape (K, Q). Log-likelihood of the property's tokens given the label, without
+            the label's own tokens: the frequency of its name is unrelated to the answer.
 
     Raises:
         ValueError: A log-likelihood is not finite.
@@ -50,10 +50,10 @@ def centre(table: Tensor) -> Tensor:
 
 
 def _readiness(table: Tensor) -> Tensor:
-    """How much likelier anything is after a label than after the others, nats, shape (K, 1).
+    """Effect of a label on the likelihood of any statement, nats, shape (K, 1).
 
-    A label's mean over the questions is partly what these happen to be about: it is drawn to 0 by
-    the share of its variance that the spread around it explains. One question says nothing.
+    A label's mean over the questions depends partly on the choice of questions, so it is shrunk
+    towards 0 by the share of its variance that sampling noise explains. It is 0 for one question.
 
     Source: Efron and Morris (1973), the empirical Bayes estimate of many means.
     """
@@ -67,20 +67,20 @@ def _readiness(table: Tensor) -> Tensor:
 
 
 def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerModel:
-    """Learn from known answers how a statement's likelihood turns into the answer.
+    """Fit the mapping from a statement's log-likelihood to the answer, using known answers.
 
-    Logistic regression for each question, on log-likelihoods in units of their spread over the
-    labels. A question has few labels to learn from, so its slope is drawn towards the one that
-    fits all questions together, and its bias towards 0. Labels used here must not be used for
-    conformal calibration as well.
+    Fits one logistic regression per question, on log-likelihoods in units of their spread over the
+    labels. There are few labels per question, so the slope is shrunk towards the slope fitted to
+    all questions together, and the bias towards 0. Do not use the same labels for conformal
+    calibration.
 
     Args:
         table: Nats, shape (K, Q).
         answers: 1 for yes, 0 for no, NaN where unknown or not to be used, shape (K, Q).
-        ridge: Precision of the priors on slope and bias, > 0; 1 is worth a few labels.
+        ridge: Precision of the priors on slope and bias, > 0; 1 has the weight of a few labels.
 
     Raises:
-        ValueError: A log-likelihood is not finite, or an answer is not one of these.
+        ValueError: A log-likelihood is not finite, or an answer is not 1, 0 or NaN.
     """
     answers = answers.double()
     if not bool((answers.isnan() | (answers == 0) | (answers == 1)).all()):
@@ -100,9 +100,9 @@ def _spread(centred: Tensor) -> Tensor:
 
 
 def _logistic(x: Tensor, answers: Tensor, prior: Tensor, ridge: float) -> Tensor:
-    """Ridge logistic regression of each column, (slope, bias) drawn to `prior`; shape (Q, 2).
+    """Ridge logistic regression of each column; (slope, bias) shrink to `prior`. Shape (Q, 2).
 
-    Steps with an upper bound of the Hessian, which cannot overshoot.
+    Steps use an upper bound of the Hessian and therefore cannot overshoot.
 
     Source: Boehning and Lindsay (1988).
     """
@@ -137,8 +137,8 @@ def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> T
 
     Args:
         columns: Log-likelihoods of their statements, nats, shape (K, M).
-        table: Of the fitted questions, shape (K, Q): says how readily anything follows a label.
-        model: From `fit_answers`; what holds for all its questions is taken to hold for these.
+        table: Of the fitted questions, shape (K, Q); gives the effect of each label.
+        model: From `fit_answers`; its pooled slope and bias are applied to these questions.
 
     Raises:
         ValueError: A log-likelihood is not finite.
@@ -151,7 +151,7 @@ def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> T
 
 
 def _both(logits: Tensor) -> Tensor:
-    """ln P of yes and of no from the logits of yes; (K, Q) becomes (Q, 2, K)."""
+    """ln P of yes and no from the logits of yes; shape (K, Q) to (Q, 2, K)."""
     return torch.nn.functional.logsigmoid(torch.stack([logits.T, -logits.T], 1))
 
 
@@ -159,7 +159,7 @@ def known_answers(answers: Tensor, flip: float = 0.0) -> Tensor:
     """ln P(answer | question, label) where the answers are known, shape (Q, 2, K).
 
     Args:
-        answers: 1 for yes, 0 for no, NaN where either may come, shape (K, Q).
+        answers: 1 for yes, 0 for no, NaN where both are possible, shape (K, Q).
         flip: Probability of a wrong answer.
     """
     yes = torch.where(answers.isnan(), 0.5, answers.double() * (1 - 2 * flip) + flip).T
@@ -171,13 +171,13 @@ def posterior(
 ) -> Tensor:
     """Label probabilities after a history, by Bayes' rule with independent answers.
 
-    `UNKNOWN` says nothing. Of several answers to one question the last that says something counts:
-    said twice is not more evidence. Answers that no label gives together leave the prior.
+    `UNKNOWN` has no effect. If a question was answered several times, only the last known answer
+    counts: a repetition is not more evidence. Answers that no label can give return the prior.
 
     Args:
         logprobs: ln P(answer | question, label), shape (Q, A, K).
         history: Pairs of question and answer index.
-        prior: Label probabilities before, shape (K,); uniform if none.
+        prior: Prior label probabilities, shape (K,); None is uniform.
 
     Returns:
         Shape (K,).
@@ -186,14 +186,14 @@ def posterior(
     if prior is None:
         prior = logprobs.new_full((num_labels,), 1 / num_labels)
     answers = {question: answer for question, answer in history if answer != UNKNOWN}
-    heard = [logprobs[question, answer] for question, answer in sorted(answers.items())]
-    return _bayes(prior, torch.stack(heard).sum(0)) if heard else prior
+    evidence = [logprobs[question, answer] for question, answer in sorted(answers.items())]
+    return _bayes(prior, torch.stack(evidence).sum(0)) if evidence else prior
 
 
 def posteriors_after(logprobs: Tensor, current: Tensor) -> Tensor:
     """Label probabilities after each answer to each question, shape (Q, A, K).
 
-    An answer that no label gives leaves `current`.
+    An answer that no label can give returns `current`.
 
     Args:
         logprobs: ln P(answer | question, label) of the candidates, shape (Q, A, K).

@@ -1,8 +1,7 @@
-"""What a question is expected to do: size of the prediction set, entropy, bound, gain.
+"""Expected effect of a question: size of the prediction set, entropy, entropy bound, gain.
 
-Q candidate questions, A answers to each, K labels. Entropies are in nats; the published code works
-in bits, which ranks questions alike. Torch in float64, so that the entropy is the one of
-`probes.entropy` and sums of weights tie to 1e-9.
+Q candidate questions, A answers to each, K labels. Entropies are in nats; the published code uses
+bits, which gives the same ranking. Uses float64, so that equal sums of weights agree to 1e-9.
 """
 
 import math
@@ -17,15 +16,15 @@ from probes.inquiry.words import LabelWeights
 def answer_weights(
     answers: Tensor, posterior: Tensor, labels: LabelWeights = "posterior"
 ) -> Tensor:
-    """Probability that a label is the true one and that it gives an answer.
+    """Joint probability of the true label and its answer.
 
-    The published code draws a few labels and averages over their answers; this is what the average
-    tends to.
+    The published code samples a few labels and averages over their answers; this is the exact
+    expectation.
 
     Args:
         answers: P(answer | question, label), shape (Q, A, K).
         posterior: Label probabilities now, shape (K,).
-        labels: Which label is imagined to answer.
+        labels: Distribution of the label that answers.
 
     Returns:
         Shape (Q, A, K); sums to 1 for each question.
@@ -59,11 +58,11 @@ def expected_entropy(posteriors: Tensor, weights: Tensor) -> Tensor:
 
 
 def information_gain(posteriors: Tensor, weights: Tensor) -> Tensor:
-    """How much the prediction depends on the answer, in nats, shape (Q,), >= 0.
+    """Information gain of a question, in nats, shape (Q,), >= 0.
 
-    H(mean prediction) - mean H(prediction): the mutual information of label and answer where the
-    predictions follow from the weights by Bayes' rule, and 0 exactly where all answers that can
-    come lead to the same prediction, also for predictors that are no such thing.
+    H(mean prediction) - mean H(prediction). If the predictions follow from the weights by Bayes'
+    rule, this is the mutual information of label and answer. For any predictor it is 0 exactly if
+    all possible answers lead to the same prediction.
 
     Args:
         posteriors: Label probabilities after each answer, shape (Q, A, K).

@@ -1,7 +1,7 @@
-"""What a model is asked during an inquiry: what a reply means, which label fits. Plain text.
+"""Prompts of an inquiry: the meaning of a reply, and the label that fits. Plain text.
 
-No chat template: both are read from the next token, and examples teach the form to a model that was
-never tuned as well as to one that was.
+No chat template: both are read from the next token, and the examples work for base models and for
+tuned ones.
 """
 
 import json
@@ -12,10 +12,10 @@ from probes.inquiry.task import Task
 from probes.inquiry.text import wording
 
 MEANINGS = {YES: " yes", NO: " no", UNKNOWN: " unknown"}
-"""How the prompt names the meaning of a reply; what is asked of the model is the first token."""
+"""Meanings of a reply in the prompt; the first token of each is read."""
 
 NEUTRAL_REPLIES = ("...", "table", "let me see", "7")
-"""Replies that say nothing: what a model reads into them is its bias."""
+"""Replies without meaning, which measure the model's bias."""
 
 _EXAMPLES = (
     ("Is it blue?", "yes, it is", YES),
@@ -29,13 +29,13 @@ _EXAMPLES = (
     ("Is it old?", "banana banana 42", UNKNOWN),
 )
 _MAX_REPLY = 500
-"""Characters of a reply that are read: the meaning of a longer one stands at its beginning."""
+"""Characters of a reply that the prompt includes."""
 
 
 def reply_prompt(task: Task, question: str, reply: str) -> str:
-    """Ask what a reply in free text means; the next token is one of `MEANINGS`.
+    """Prompt for the meaning of a free-text reply; the next token is one of `MEANINGS`.
 
-    Everything but the last two lines is the same for all replies of a task.
+    All lines except the last two are the same for all replies of a task.
     """
     own = zip(task.answers, (YES, NO), strict=True)
     examples = (*_EXAMPLES, *(("Is it so?", word, meaning) for word, meaning in own))
@@ -48,10 +48,10 @@ def reply_prompt(task: Task, question: str, reply: str) -> str:
 
 
 def label_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
-    """Ask for the label after questions and answers; a label's name follows after a space.
+    """Prompt for the label after questions and answers; a label's name follows after a space.
 
-    Histories that begin alike give prompts that begin alike, which a prefix cache finds. What is
-    read anew for every candidate is its own line and the last one, so these are short.
+    Histories with a common prefix give prompts with a common prefix, which the prefix cache reuses.
+    Only the candidate's line and the last line are new, so both are short.
 
     Args:
         task: Names the labels.
@@ -75,9 +75,9 @@ Endings of "It ..." that are true of some of them and not of others, as JSON:
 
 
 def proposal_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
-    """Ask for properties that divide the labels; JSON as `proposal_schema` says follows.
+    """Prompt for properties that divide the labels, to be answered as `proposal_schema` requires.
 
-    An example of another game shows the form.
+    An example of another task shows the format.
     """
     return (
         f"{_OTHER_GAME}{_known(task, history)}"
@@ -86,7 +86,7 @@ def proposal_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
 
 
 def proposal_schema(count: int) -> dict[str, object]:
-    """The JSON schema of some proposals: one-line endings of a sentence, without its full stop."""
+    """JSON schema of `count` proposals: one-line sentence endings without the period."""
     ending = {"type": "string", "pattern": r'^[^".?!,:;{}\[\]\\\n]{4,60}$'}
     endings = {"type": "array", "items": ending, "minItems": count, "maxItems": count}
     return {
@@ -98,7 +98,7 @@ def proposal_schema(count: int) -> dict[str, object]:
 
 
 def read_proposals(text: str) -> list[str]:
-    """The endings in what the model wrote; none if it did not come to an end."""
+    """Parse the proposed endings; empty if the JSON is incomplete."""
     try:
         found = [str(one) for one in json.loads(text)["endings"]]
     except (ValueError, KeyError, TypeError):

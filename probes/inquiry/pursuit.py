@@ -1,7 +1,7 @@
-"""Which question to ask next, and when to stop: information pursuit and its conformal form (C-IP).
+"""Question selection and stopping: information pursuit and its conformal form (C-IP).
 
-Pure selection on tensors of Q candidate questions, A answers to each and K labels; where the
-predictions come from is the caller's business. Candidates are questions not asked yet.
+Works on tensors of Q candidate questions, A answers to each and K labels; the caller provides the
+predictions. Candidates are questions that were not asked before.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from probes.inquiry.text import wording
 from probes.inquiry.words import EmptySets, Policy, StopReason
 
 MIN_GAIN = 1e-3
-"""Nats; a question that moves the prediction by less is not worth a turn."""
+"""Nats; smallest gain that is worth a question."""
 _TIE = 1e-9  # float64 sums of the same weights in another order differ by less
 
 
@@ -41,12 +41,12 @@ def label_probabilities(logits: Tensor) -> Tensor:
 
 
 class Selection(NamedTuple):
-    """The question to ask and what each candidate promised."""
+    """The question to ask and the figures of each candidate."""
 
     chosen: int
     """Index of the question to ask."""
     runner_up: int | None
-    """Index of the one to ask without the chosen one; none if there is no other."""
+    """Index of the second-best question; None if there is no other."""
     expected_size: Tensor
     """Labels, shape (Q,)."""
     expected_entropy: Tensor
@@ -68,18 +68,18 @@ def select(
 ) -> Selection:
     """Choose among the candidates; ties go to the lower expected entropy, then to the first.
 
-    Set sizes are small whole numbers, so they tie all the time. With many candidates the smallest
-    of them is also the one that errs most, and a set that is small by mistake loses the label:
-    `tolerance` lets what is almost as small tie, too.
+    Set sizes are small integers, so ties are frequent. With many candidates the smallest expected
+    size is often an estimation error, and a set that is small by mistake loses the true label.
+    `tolerance` therefore treats almost equal sizes as ties.
 
     Args:
-        policy: What to make small.
+        policy: Quantity to minimize.
         posteriors: Label probabilities after each answer, shape (Q, A, K), Q >= 1.
         weights: From `answer_weights`, shape (Q, A, K).
         calibration: Thresholds for the sets.
         length: Length of the history after the answer.
-        empty: What an empty set counts as.
-        tolerance: Expected sizes that are larger than the smallest by this share tie with it.
+        empty: How empty sets are counted.
+        tolerance: Expected sizes up to this share above the smallest tie with it.
         seed: Of the random policy; the same seed chooses the same question.
 
     Raises:
@@ -112,7 +112,7 @@ def select(
 
 
 def _best(objective: Tensor, entropy: Tensor, slack: float) -> int:
-    """First index of the least entropy among objectives up to `slack` times the least."""
+    """Index of the lowest entropy among objectives up to `slack` times the minimum."""
     least = objective <= objective.min() * slack + _TIE
     entropy = torch.where(least, entropy, torch.inf)
     return int((entropy <= entropy.min() + _TIE).int().argmax())
@@ -121,17 +121,17 @@ def _best(objective: Tensor, entropy: Tensor, slack: float) -> int:
 def stop_reason(
     set_size: int, gains: Tensor, num_asked: int, budget: int, min_gain: float = MIN_GAIN
 ) -> StopReason | None:
-    """Why to answer now, or None to ask on.
+    """Reason to answer now, or None to ask another question.
 
-    No gain means that no candidate moves the prediction. The paper stops when the scores of the
-    candidates stop to differ; that would also stop before a single useful question, or at the start
-    while all sets are still full.
+    `no_gain` means that no candidate changes the prediction. The paper stops when all candidates
+    have the same score; that would also stop before a single useful question, or at the start while
+    all sets are still full.
 
     Args:
         set_size: Size of the prediction set now.
         gains: `information_gain` of the candidates left, nats, shape (Q,), possibly none.
         num_asked: Questions asked so far.
-        budget: Most questions to ask.
+        budget: Maximum number of questions.
         min_gain: Nats.
     """
     if set_size == 1:

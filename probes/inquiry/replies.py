@@ -1,8 +1,8 @@
-"""Replies that are understood without a model: a task's words for an answer, and plain English.
+"""Rules that interpret replies without a model: a task's words for an answer, and plain English.
 
-The rules read a reply from its beginning. A negation decides before anything else ("not really",
-"it does not"), then what says nothing ("no idea", "maybe"), then a word for yes or no. A reply that
-they do not understand is left to the model.
+The rules read a reply from its beginning. Negation comes first ("not really", "it does not"), then
+phrases without information ("no idea", "maybe"), then words for yes and no. Replies that match no
+rule are left to the model.
 """
 
 import re
@@ -46,16 +46,15 @@ class Lexicon(NamedTuple):
 
 
 def literal_answer(task: Task, question: str, reply: str) -> int | None:
-    """What a reply means by the rules.
+    """Interpret a reply with the rules.
 
     Args:
-        task: Its words for yes and no, and further ones under `replies`.
-        question: That was asked; a reply may repeat its words ("it has stripes").
-        reply: What the user said.
+        task: Provides words for yes and no, and further ones under `replies`.
+        question: The question; a reply may repeat its words ("it has stripes").
+        reply: The user's text.
 
     Returns:
-        `YES`, `NO`, `UNKNOWN` for a reply that says nothing, or None for one that the model may
-        understand.
+        `YES`, `NO`, `UNKNOWN` for a reply without information, or None if no rule matches.
     """
     lexicon = _lexicon(task.answers, task.replies.yes, task.replies.no)
     clauses = _clauses(reply)
@@ -64,7 +63,7 @@ def literal_answer(task: Task, question: str, reply: str) -> int | None:
     answer = _clause(lexicon, clauses[0], question, clauses[1:])
     if answer is None or answer == UNKNOWN or len(clauses) == 1:
         return answer
-    # "Yes. No, wait: no!" says both: whoever says the opposite at once is not understood.
+    # A reply such as "Yes. No, wait: no!" contradicts itself: leave it to the model.
     later = {_clause(lexicon, one, question, []) for one in clauses[1:]}
     return None if (YES + NO - answer) in later else answer
 
@@ -93,7 +92,7 @@ def _words(text: str) -> list[str]:
 def _clause(
     lexicon: Lexicon, words: list[str], question: str, rest: Sequence[list[str]]
 ) -> int | None:
-    """What one clause means; one of fillers alone leaves it to the next."""
+    """Meaning of one clause; a clause of fillers defers to the next one."""
     own = _own_answer(lexicon, words)
     if not lexicon.english:
         return own
@@ -172,10 +171,10 @@ def _drop(words: list[str], name: str) -> None:
 
 
 def _repeats(words: Sequence[str], question: str) -> bool:
-    """Whether all words that carry meaning are the question's, give or take an ending."""
+    """Whether all content words occur in the question, up to an ending."""
     asked = {_stem(word) for word in _words(question)}
-    said = [_stem(word) for word in words if not _is(word, "small")]
-    return bool(said) and all(word in asked for word in said)
+    content = [_stem(word) for word in words if not _is(word, "small")]
+    return bool(content) and all(word in asked for word in content)
 
 
 def _stem(word: str) -> str:
@@ -186,7 +185,7 @@ def _stem(word: str) -> str:
 
 
 def _strip(words: list[str], name: str = "fillers") -> list[str]:
-    """Without phrases of a list at the beginning."""
+    """Remove phrases of a list from the beginning."""
     while first := next(_matches(words, _english()[name]), None):
         words = words[len(first) :]
     return words

@@ -1,7 +1,7 @@
 """The predictor `table`: Bayes' rule over the task's own answers, where all of them are known.
 
-No model is asked. A player may err: each answer is taken to be wrong with probability
-`WRONG_ANSWERS`, so an answer that contradicts the others makes the set grow instead of emptying it.
+No model is used. Each answer is assumed to be wrong with probability `WRONG_ANSWERS`, so an answer
+that contradicts the others enlarges the set instead of emptying it.
 """
 
 from typing import NamedTuple
@@ -28,20 +28,20 @@ def table_logprobs(task: Task) -> Tensor | None:
 
 
 class CredibleSets(NamedTuple):
-    """The smallest sets of most probable labels that hold a share of the probability.
+    """The smallest sets of most probable labels that contain a given probability.
 
-    The promise is that of Bayes' rule, not of conformal calibration: over labels drawn uniformly
-    and answers that follow the table but for `WRONG_ANSWERS` of them at random, a set holds the
-    true label with probability `confidence_level` or more, whatever rule chose the questions. A
-    player who errs more often, or who means another label than the table knows, gets less.
+    The guarantee is Bayesian, not conformal: for labels drawn uniformly and answers that follow the
+    table except for a random share of `WRONG_ANSWERS`, a set contains the true label with
+    probability `confidence_level` or more, whatever rule chose the questions. The coverage is lower
+    for users who err more often or think of a label that the task does not have.
     """
 
     confidence_level: float
     num_samples: int = 10**9
-    """As of a calibration without sampling error."""
+    """Stands for a calibration without sampling error."""
 
     def is_calibrated(self, length: int) -> bool:
-        """Histories of every length: the promise does not depend on it."""
+        """True for every length: the guarantee does not depend on it."""
         return length >= 0
 
     def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
@@ -49,8 +49,8 @@ class CredibleSets(NamedTuple):
 
         Args:
             probabilities: Shape (..., labels).
-            length: Number of answers; without effect.
-            empty: Without effect: no set is empty.
+            length: Number of answers; ignored.
+            empty: Ignored: no set is empty.
 
         Returns:
             Membership, bool, shape (..., labels); labels of equal probability go together.

@@ -1,10 +1,10 @@
-"""What an inquiry is about: the labels to tell apart and the questions that may be asked. Data.
+"""The task of an inquiry: labels to tell apart and questions that may be asked.
 
     {"name": "pets", "subject": "pet", "labels": [{"name": "cat", "phrase": "A cat"}, ...],
      "queries": [{"question": "Does it bark?", "property": "barks.", "yes": ["dog"]}, ...]}
 
-A label's phrase and a question's property make a statement, "A cat barks.", whose likelihood is
-what the predictor `likelihood` listens to. The answers are yes and no, in whatever language.
+A label's phrase and a question's property form a statement, "A cat barks.", whose likelihood the
+predictor `likelihood` uses. The answers are yes and no, in any language.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch import Tensor
 from probes.inquiry.text import wording
 
 MAX_LABELS = 128
-"""As many as the log-probabilities that vLLM gathers for one token."""
+"""The number of log-probabilities that vLLM returns for one token."""
 MAX_QUERIES = 1000
 
 _LINE = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
@@ -31,7 +31,7 @@ Line = Annotated[str, Field(min_length=1, max_length=300, pattern=_LINE)]
 
 
 class TaskError(ValueError):
-    """A task cannot be read; the message says where."""
+    """A task is invalid; the message gives the location."""
 
 
 class _Strict(BaseModel):
@@ -142,7 +142,7 @@ class Task(_Strict):
         return Query(question=question, property=f"{prop}.")
 
     def open_query(self, text: str) -> Query | None:
-        """The open question that a message asks, or None if it is no such message."""
+        """Parse an open question from a message; None if it is not one."""
         before, after = self.open_question.split("{property}")
         line = " ".join(text.split())
         fits = line.startswith(before) and line.endswith(after)
@@ -163,7 +163,7 @@ def _refuse_twins(where: str, texts: Iterable[str]) -> None:
 
 
 def builtin_tasks() -> list[str]:
-    """Names of the tasks that come with the package."""
+    """Names of the included tasks."""
     found = (file.name for file in files("probes.inquiry.tasks").iterdir())
     return sorted(name.removesuffix(".json") for name in found if name.endswith(".json"))
 
@@ -172,7 +172,7 @@ def load_task(source: str) -> Task:
     """Read a task by the name of a built-in one or from a JSON file.
 
     Raises:
-        TaskError: There is no such task, or the file is wrong; says where.
+        TaskError: There is no such task, or the file is invalid; gives the location.
     """
     if source in builtin_tasks():
         text = (files("probes.inquiry.tasks") / f"{source}.json").read_text("utf-8")
@@ -191,7 +191,7 @@ def parse_task(text: str, source: str) -> Task:
     """Read a task from JSON.
 
     Raises:
-        TaskError: It is not JSON or not a task; names `source` and the place in it.
+        TaskError: The text is not JSON or not a task; names `source` and the location.
     """
     try:
         return Task.model_validate(json.loads(text))

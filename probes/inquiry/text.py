@@ -1,10 +1,10 @@
-"""Comparing texts of a task with what people type: case, spaces and punctuation do not count."""
+"""Compare texts of a task with user input, ignoring case, spaces and punctuation."""
 
 import unicodedata
 
 
 def wording(text: str) -> str:
-    """A text without case, spaces and punctuation: what makes two questions the same."""
+    """Normalize case, spaces and punctuation; equal results are the same question."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded)
     return " ".join(words.split())

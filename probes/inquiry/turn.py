@@ -1,4 +1,4 @@
-"""One turn of an inquiry: from what was heard to the next question, or to the end. Pure."""
+"""One turn of an inquiry: from the history to the next question or the final answer."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -23,17 +23,17 @@ class Rule(NamedTuple):
     empty: EmptySets = "full"
     label_weights: LabelWeights = "posterior"
     budget: int = 20
-    """Most questions."""
+    """Maximum number of questions."""
     seed: int = 0
     tolerance: float = TOLERANCE
     """Share by which an expected set may be larger than the smallest and still tie with it."""
 
 
 class Lookahead(NamedTuple):
-    """What is believed now, and would be after each answer to each question left."""
+    """Predictions now and after each answer to each remaining question."""
 
     questions: list[int]
-    """Indices of the questions left."""
+    """Indices of the remaining questions."""
     current: Tensor
     """Label probabilities now, shape (K,)."""
     after: Tensor
@@ -43,21 +43,21 @@ class Lookahead(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What to do now."""
+    """Result of a turn: ask or answer."""
 
     probabilities: Tensor
     """Of the labels, shape (K,)."""
     members: Tensor
     """The prediction set, bool, shape (K,)."""
     length: int
-    """Answers that said something."""
+    """Number of answers other than `UNKNOWN`."""
     stop: StopReason | None
-    """Why to answer now; None to ask."""
+    """Reason to answer now; None to ask."""
     question: int | None
-    """The best question left, also where it is not worth asking; None if there is none."""
+    """The best remaining question, even if it is not worth asking; None if there is none."""
     runner_up: int | None
     selection: Selection | None
-    """What each question left promised; None where there is none."""
+    """Figures of the remaining questions; None if there are none."""
 
     @property
     def guess(self) -> int:
@@ -66,21 +66,21 @@ class Turn(NamedTuple):
 
 
 def heard(history: History) -> int:
-    """How many questions got an answer that says something."""
+    """Number of questions with an answer other than `UNKNOWN`."""
     return len({question for question, answer in history if answer != UNKNOWN})
 
 
 def likelihood_lookahead(
     logprobs: Tensor, history: History, candidates: Iterable[int] | None = None
 ) -> Lookahead:
-    """What follows from ln P(answer | question, label) by Bayes' rule.
+    """Compute the lookahead from ln P(answer | question, label) by Bayes' rule.
 
-    Log-probabilities divided by a temperature soften the beliefs; answers still sum to 1.
+    Log-probabilities divided by a temperature soften the predictions; answers still sum to 1.
 
     Args:
         logprobs: Shape (Q, 2, K).
-        history: What was asked.
-        candidates: Questions that may be asked, if they were not; None takes all.
+        history: Questions and answers so far.
+        candidates: Questions that may be asked; None allows all. Asked ones are excluded.
     """
     asked = {question for question, _ in history}
     allowed = range(len(logprobs)) if candidates is None else candidates
@@ -96,10 +96,10 @@ def take_turn(lookahead: Lookahead, history: History, calibration: SetRule, rule
 
     Args:
         lookahead: Predictions.
-        history: What was asked; an `UNKNOWN` counts as a question and not as an answer, and a
-            repeated question counts each time towards the budget.
+        history: Questions and answers so far. `UNKNOWN` counts as a question but not as an answer,
+            and a repeated question counts each time towards the budget.
         calibration: Thresholds of the predictor that made the lookahead.
-        rule: How to choose.
+        rule: Selection rule.
     """
     length, num_asked = heard(history), len(history)
     current = lookahead.current
@@ -107,7 +107,7 @@ def take_turn(lookahead: Lookahead, history: History, calibration: SetRule, rule
     selection, gains = None, torch.empty(0)
     if lookahead.questions:
         weights = answer_weights(lookahead.answers, current, rule.label_weights)
-        seed = rule.seed * 1_000_003 + num_asked  # another draw at each turn
+        seed = rule.seed * 1_000_003 + num_asked  # a different random number in each turn
         selection = select(
             rule.policy,
             lookahead.after,

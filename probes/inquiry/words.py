@@ -1,24 +1,25 @@
-"""Words of an inquiry: data, without torch, for the wire."""
+"""Literal types of an inquiry, for the wire; does not import torch."""
 
 from typing import Literal
 
 EmptySets = Literal["full", "raw"]
-"""What a set becomes that no label passes: all labels, or nothing as the formula says."""
+"""Replacement of a set without any label: all labels, or the empty set of the formula."""
 LabelWeights = Literal["posterior", "uniform"]
-"""Which label answers in the look-ahead: by its probability now, or any one as published."""
+"""Distribution of the answering label in the lookahead: its current probability, or uniform as
+published."""
 Policy = Literal["set_size", "entropy_bound", "entropy", "random"]
-"""What the next question should make small: the expected set (C-IP as in the paper), the bound on
-the entropy (C-IP as in its code), the expected entropy (plain IP), or nothing."""
+"""Quantity that the next question minimizes: the expected set size (C-IP as in the paper), the
+bound on the entropy (C-IP as in its code), the expected entropy (plain IP), or none."""
 ModelPredictor = Literal["likelihood", "direct"]
-"""Bayes' rule over the model's log-likelihoods of statements, or the model asked for the label."""
+"""Bayes' rule over the model's log-likelihoods of statements, or asking the model for the label."""
 Predictor = Literal["table", "likelihood", "direct"]
-"""Bayes' rule over the task's own answers, which asks no model, or one of the model's."""
+"""`table` applies Bayes' rule to the task's own answers and uses no model; the others use it."""
 Queries = Literal["closed", "open"]
-"""Where questions come from: the task's own, or the model proposes new ones at every turn."""
+"""Source of questions: the task, or proposals of the model in every turn."""
 StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
 """Why there is no further question."""
 TOLERANCE = 0.35
-"""Share by which an expected set may be larger than the smallest and still tie with it. With exact
-ties the default model's games are right less often than those of plain IP. On divisions 100 to 399
-of the labels this was the smallest share, in steps of 0.05, at which the accuracy over a game did
-not lie below IP's beyond its interval for either shipped task (at 0.4 it did for one, by 0.002)."""
+"""Expected sizes up to this share above the smallest tie with it. With exact ties, the default
+model is less accurate than with plain IP. On splits 100 to 399 of the labels, this was the smallest
+share, in steps of 0.05, at which the accuracy over an inquiry was not below IP's confidence interval
+for either shipped task (at 0.4 it was for one, by 0.002)."""

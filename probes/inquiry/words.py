@@ -19,7 +19,9 @@ Queries = Literal["closed", "open"]
 StopReason = Literal["singleton", "budget", "exhausted", "no_gain"]
 """Why there is no further question."""
 TOLERANCE = 0.35
-"""Expected sizes up to this share above the smallest tie with it. With exact ties, the default
-model is less accurate than with plain IP. On splits 100 to 399 of the labels, this was the smallest
-share, in steps of 0.05, at which the accuracy over an inquiry was not below IP's confidence interval
-for either shipped task (at 0.4 it was for one, by 0.002)."""
+"""Expected sizes up to this share above the smallest tie with it.
+
+With exact ties, the default model is less accurate than with plain IP. On splits 100 to 399 of the
+labels, this was the smallest share, in steps of 0.05, at which the accuracy over an inquiry was not
+below IP's confidence interval for either shipped task (at 0.4 it was for one, by 0.002).
+"""

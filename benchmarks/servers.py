@@ -1,4 +1,4 @@
-"""Servers side by side on one machine: start, freeze, wake and stop them; nobody's load but ours.
+"""Run several servers on one machine: start, suspend, resume and stop them.
 
 A server that is not being measured is frozen (SIGSTOP to its process group). Two engines may share
 the same cores: a frozen one takes nothing from the other, however its threads wait for work.
@@ -24,7 +24,7 @@ _MEMORY = 4.0
 """GiB that a server of the default model takes."""
 _CORES = re.compile(r"core ids=\[([\d, ]*)\]")
 
-# Both see the same flags and the same environment but for the plugin.
+# Both use the same flags and environment, except for the plugin.
 _STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
 _OURS = [str(Path(sys.executable).with_name("entrostat")), "serve"]
 
@@ -48,7 +48,7 @@ class Server:
             )
 
     def wait_until_ready(self) -> None:
-        """Return when it answers.
+        """Wait until the server answers.
 
         Raises:
             RuntimeError: It ended, or did not answer in time; ends with the log's tail.
@@ -76,7 +76,7 @@ class Server:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_TIMEOUT)
-        with suppress(ProcessLookupError):  # nobody left in the group
+        with suppress(ProcessLookupError):  # the process group is empty
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Build an image without a container engine, and without an image registry if need be.
+# Build an image without a container engine, optionally without an image registry.
 #
 #   deploy/build-with-buildah.sh [TAG]        (default: entrostat:cpu)
 #
-# Run as root; needs buildah, and debootstrap where CPU_BASE is not set. The environment says the rest:
+# Run as root; needs buildah, and debootstrap if CPU_BASE is not set. Environment variables:
 #   TARGET        cpu (default) or gpu
-#   CPU_BASE      base image; without it one is made from Debian packages with debootstrap
-#   GPU_BASE      base image of the gpu target; without it the Dockerfile's own
+#   CPU_BASE      base image; default: built from Debian packages with debootstrap
+#   GPU_BASE      base image of the gpu target; default: the one in the Dockerfile
 #   MIRROR        Debian mirror for that base
 #   WHEELS        folder of wheels that pip may take packages from
 #   CA_BUNDLE     certificates that pip trusts
 #   PIP_INDEX_URL package index instead of PyPI
-#   TORCH_INDEX   index of CPU builds of torch; empty: do not ask it
+#   TORCH_INDEX   index of CPU builds of torch; empty: do not use it
 # Buildah's own variables work, too: STORAGE_DRIVER=vfs where overlay cannot be mounted,
 # BUILDAH_LAYERS=true to keep layers and reuse them in the next build.
 set -euo pipefail
@@ -26,7 +26,7 @@ export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# What `python:3.11-slim-bookworm` has, from Debian's own packages.
+# Build the equivalent of `python:3.11-slim-bookworm` from Debian packages.
 make_base() {
   local container
   echo "making $base from $mirror" >&2
@@ -46,7 +46,7 @@ if [ -z "${CPU_BASE:-}" ] && ! buildah inspect --type image "$base" >/dev/null 2
   make_base
 fi
 
-# What pip has to know goes in as a build secret and stays out of the image.
+# Pass the pip configuration as a build secret, so that it is not stored in the image.
 arguments=()
 {
   echo "[global]"
@@ -69,7 +69,7 @@ if [ -n "${TORCH_INDEX+set}" ]; then
   arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
 fi
 
-# The docker format keeps HEALTHCHECK and STOPSIGNAL, which the OCI format has no place for.
+# The docker format supports HEALTHCHECK and STOPSIGNAL; the OCI format does not.
 buildah build \
   --format docker \
   --pull=false \

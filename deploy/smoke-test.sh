@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run an image as its own user and ask it the three questions that matter: does it become ready,
-# does it answer with entropies, does a stream survive SIGTERM.
+# Run an image as its own user and check that it becomes ready, answers with entropies, and finishes a
+# stream after SIGTERM.
 #
 #   deploy/smoke-test.sh IMAGE [any serve flag]
 #
 # Run as root; needs buildah and curl. PORT (8000) is opened on loopback only. CACHE names a folder
-# for /cache that outlives the run; without it every run starts cold. START_LIMIT is in seconds.
+# for /cache that is kept between runs; without it every run starts cold. START_LIMIT is in seconds.
 set -euo pipefail
 
 image=${1:?usage: $0 IMAGE [any serve flag]}

@@ -88,7 +88,7 @@ def _with_interval(value: float, resampled: Floats) -> tuple[float, float, float
 
 
 def at_equal_tokens(budgets: list[Arm], tokens: float) -> Arm:
-    """The mixture of two neighbouring budgets that costs as much on average.
+    """The mixture of two neighboring budgets with the same average cost.
 
     Args:
         budgets: Fixed budgets, in any order.

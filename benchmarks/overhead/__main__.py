@@ -1,4 +1,4 @@
-"""What Entrostat costs beside stock vLLM: `python -m benchmarks.overhead`.
+"""Overhead of Entrostat compared with stock vLLM: `python -m benchmarks.overhead`.
 
 Both are alive in one run on the same cores, and one at a time is under load while the others are
 frozen. A round visits every arm once, in random order, so that drift of the machine hits all alike;
@@ -98,7 +98,7 @@ def measure(
                 fitting = [arm for arm in everything if arm.every <= batch]
                 for arm in chance.sample(fitting, len(fitting)):
                     speed = _visit(servers[arm.server], arm, batch)
-                    if lap > 0:  # the first one fills caches and compiles what is left
+                    if lap > 0:  # the first lap fills caches and compiles the remaining kernels
                         samples[batch][arm.name].append(speed)
                     progress.advance(task)
             idle = idle or {name: _idle_load(server) for name, server in servers.items()}

@@ -1,1 +1,1 @@
-"""What graders read off a text: its final answer, words, numbers, choices and mathematics."""
+"""Parsers for graders: final answer, words, numbers, choices and mathematics of a text."""

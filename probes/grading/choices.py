@@ -37,11 +37,11 @@ _DIGITS = _patterns("0-9")
 
 
 def choice_of(text: str, answer: str | None = None) -> str | Several | None:
-    """The letter that a text chooses, A to J; A to Z or 0 to 9 where the answer is one of these.
+    """The letter that a text chooses, A to J; A to Z or 0 to 9 if the answer is one of these.
 
-    That is the letter it calls the answer; else, where it does not go through several, the letter
-    it begins with or the one in brackets or before `)`, `.` or `:`; else the last that stands alone
-    and is no word, as in "A cat" or "I think".
+    In this order: the letter that the text calls the answer; if it does not discuss several
+    choices, the letter that it begins with, or that is in brackets or before `)`, `.` or `:`; the
+    last single letter that is not a word, unlike in "A cat" or "I think".
     """
     found = _patterns_of(answer or "A")
     text = without_latex_text(text)

@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Rank(Enum):
-    """How a text marks its final answer; an earlier rank goes before a later one."""
+    """How a text marks its final answer; earlier ranks take precedence."""
 
     BOXED = 0
     HASHES = 1
@@ -90,7 +90,7 @@ _FENCE = re.compile(r"^[ \t]{0,8}```.*$", re.MULTILINE)
 def visible(text: str) -> str:
     """The text that is graded: after thinking, without Markdown's emphasis and format characters.
 
-    A base model goes on with a next question after its answer; what follows one is left out.
+    A base model may continue with another question after its answer; that part is removed.
     """
     shown = without_emphasis(without_marks(after_thinking(text)))
     marks = [mark.search(shown) for mark in (_HASHES, _COLON, _IS, _BOX)]
@@ -140,8 +140,8 @@ def agreed(
 def final_answer(text: str) -> str:
     r"""The final answer of a text: what it boxes, else what follows `####`, "answer is", "Answer:".
 
-    Of several statements of the same rank it is the last. The whole text without any. Thinking is
-    no part of the text, and neither are the asterisks of Markdown.
+    Of several statements of the same rank it is the last one; without a statement it is the whole
+    text. Thinking and the asterisks of Markdown are removed first.
     """
     shown = visible(text)
     groups = statements(shown)

@@ -1,8 +1,8 @@
 """Process that compares mathematics with math-verify: a JSON object a line in, one out.
 
-It is a process of its own because SymPy can take minutes over one text and cannot be interrupted in
-a thread. CPU time is bounded per line: after the soft bound the answer is `false`; a computation in
-C that does not return ends the process.
+It is a separate process because SymPy can take minutes for one text and cannot be interrupted in a
+thread. CPU time is limited per line: after the soft limit the answer is `false`; a computation in C
+that does not return ends the process.
 """
 
 import json

@@ -66,7 +66,7 @@ class _Workers:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all workers, as a forked child must: they are its parent's."""
+        """Drop all workers; needed in a forked child, whose parent owns them."""
         self._idle: LifoQueue[_Worker] = LifoQueue()
         self._free = threading.BoundedSemaphore(os.cpu_count() or 1)
 

@@ -14,7 +14,7 @@ from probes.grading.wording import sentences
 
 
 class Expression(Enum):
-    r"""A formula that has a number in it and is none, such as `5\sqrt{2}` or `3x`."""
+    r"""A formula that contains a number but is not one, such as `5\sqrt{2}` or `3x`."""
 
     FORMULA = 0
 
@@ -53,10 +53,10 @@ class _Item(NamedTuple):
 
 
 def single_number(text: str) -> Reading:
-    """The one number of a short text, be it with a currency, a percent sign or a unit.
+    """The only number of a short text; a currency, percent sign or unit is ignored.
 
-    An equation such as `x = 5` or `6 * 7 = 42` states its last number. What stands in brackets
-    counts only where nothing else does.
+    An equation such as `x = 5` or `6 * 7 = 42` states its last number. Numbers in brackets count
+    only if there is no other.
     """
     return _agreed(normalized(text))
 

@@ -85,7 +85,8 @@ def start(engine: Engine, checkpoint: str, **options: Any) -> InProcess:
         "kv_cache_memory_bytes": 1 << 28,
         "distributed_executor_backend": "uni",
     }
-    processor = f"server.engine.runner_v{2 if engine.v2 else 1}:EntropyLogitsProcessor"
+    version = 2 if engine.v2 else 1
+    processor = f"server.engine.runner_v{version}:EntropyProcessorV{version}"
     llm = LLM(
         checkpoint,
         logits_processors=[processor],

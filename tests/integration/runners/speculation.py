@@ -30,7 +30,7 @@ def first_tokens(law: Any, draws: int, seed: int) -> tuple[Any, Any, Any]:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
-    from server.engine.runner_v2 import EntropyLogitsProcessor
+    from server.engine.runner_v2 import EntropyProcessorV2
     from tests.integration.runners.inprocess import Kept, control
 
     draw = torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ def first_tokens(law: Any, draws: int, seed: int) -> tuple[Any, Any, Any]:
     prompts = torch.full((draws,), 3, dtype=torch.int32)
     unused: Any = None
     lengths: Any = SimpleNamespace(gpu=prompts, np=prompts.numpy())
-    processor = EntropyLogitsProcessor(
+    processor = EntropyProcessorV2(
         unused,
         LogitsProcRequestState(
             device=torch.device("cpu"),

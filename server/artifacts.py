@@ -1,4 +1,4 @@
-"""The artifacts a server may use: found at start, checked against the served model."""
+"""Artifacts of a server: loaded at start and checked against the served model."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,16 +28,16 @@ _COMMANDS: dict[Kind, str] = {
     "steering-vector": "train-steering",
     "inquiry-calibration": "train-probe inquiry",
 }
-"""Which command makes what."""
+"""Command that produces each kind."""
 
 
 def shipped_artifacts() -> Path:
-    """Where the artifacts that come with the package lie."""
+    """Folder of the built-in artifacts."""
     return Path(__file__).resolve().parent.parent / "artifacts"
 
 
 class Artifacts:
-    """Artifacts by id. One that does not fit the model stays listed, with the reason."""
+    """Artifacts by id. Incompatible ones are listed with the reason."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Artifacts:
         steered: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Read what is in some folders.
+        """Load all artifacts.
 
         Args:
-            roots: Folders of artifacts, searched in this order.
-            served: The served model.
-            hidden_size: Its own.
-            steered: Layers that can be steered; None means those of the vectors.
+            roots: Folders of artifacts, in order of precedence.
+            served: Identity of the served model.
+            hidden_size: Hidden size of the served model.
+            steered: Layers that can be steered; None for those of the vectors.
             dtype: Type of the served model's activations.
         """
         self.dtype = dtype
@@ -95,33 +95,33 @@ class Artifacts:
 
     @property
     def cards(self) -> list[ArtifactCard]:
-        """Every artifact found, usable or not."""
+        """All artifacts found, including incompatible ones."""
         return list(self._cards.values())
 
     def __len__(self) -> int:
         return len(self._loaded)
 
     def hapo_statistics(self, name: str | None, param: str) -> HapoStatistics:
-        """The statistics with this id, or the served model's only ones.
+        """Return the statistics with this id, or the first for the served model.
 
         Raises:
-            BadControl: There are none, or they belong to another model.
+            BadControl: They do not exist or are incompatible.
         """
         artifact = self._find(name, "entropy-statistics", param)
         return HapoStatistics(*artifact.tensors["hapo"].tolist())
 
     def difficulty_probe(self, name: str | None, param: str) -> tuple[str, ProbeSpec]:
-        """Id and meaning of the probe with this id, or of the served model's only one.
+        """Return id and spec of the probe with this id, or of the first for the served model.
 
         Raises:
-            BadControl: There is none, or it belongs to another model.
+            BadControl: It does not exist or is incompatible.
         """
         artifact = self._find(name, "difficulty-probe", param)
         assert artifact.manifest.probe is not None  # `_malformed` refused the others
         return artifact.id, artifact.manifest.probe
 
     def heads(self) -> dict[str, Head]:
-        """Every usable difficulty probe's head, by id."""
+        """Heads of all usable difficulty probes, by id."""
         return {
             artifact.id: Head.from_tensors(artifact.tensors, artifact.manifest.probe.features)
             for artifact in self._loaded.values()
@@ -129,22 +129,22 @@ class Artifacts:
         }
 
     def steering_vector(self, name: str, param: str) -> SteeringVector:
-        """The steering vector with this id.
+        """Return the steering vector with this id.
 
         Raises:
-            BadControl: There is none, or it belongs to another model.
+            BadControl: It does not exist or is incompatible.
         """
         return self._vectors[self._find(name, "steering-vector", param).id]
 
     def steering_vectors(self) -> dict[str, dict[int, Tensor]]:
-        """Every usable steering vector, by id and layer."""
+        """All usable steering vectors, by id and layer."""
         return {
             name: {number: layer.vector for number, layer in vector.layers.items()}
             for name, vector in self._vectors.items()
         }
 
     def for_workers(self) -> dict[str, WorkerArtifact]:
-        """What a worker needs of the usable artifacts, by id: probes and vectors."""
+        """The usable probes and vectors, which workers need too, by id."""
         return {
             artifact.id: WorkerArtifact(
                 hash=contents_hash(artifact.tensors), layers=self._layers(artifact.id)
@@ -157,13 +157,13 @@ class Artifacts:
         return sorted(self._vectors[name].layers) if name in self._vectors else []
 
     def keep_common(self, workers: Iterable[Mapping[str, WorkerArtifact] | None]) -> None:
-        """Offer only probes and vectors that every worker has loaded too, with the same contents.
+        """Keep only probes and vectors that every worker has loaded with the same contents.
 
-        The processes read the folders at different times. What only one of them has seen is listed
-        as unusable.
+        The processes read the folders at different times. Artifacts that differ are listed as
+        unusable.
 
         Args:
-            workers: What each worker has loaded; None for one that needs none.
+            workers: Artifacts loaded by each worker; None for a worker that needs none.
         """
         for theirs in workers:
             if theirs is None:
@@ -179,10 +179,10 @@ class Artifacts:
         self._cards[name] = self._cards[name].model_copy(update={"usable": False, "reason": reason})
 
     def inquiry(self, name: str, param: str) -> Inquiry:
-        """The task with this id, with its predictor and calibration.
+        """Return the task with this id, its predictor and its calibration.
 
         Raises:
-            BadControl: There is none, or it belongs to another model.
+            BadControl: It does not exist or is incompatible.
         """
         artifact = self._find(name, "inquiry-calibration", param)
         if name not in self._inquiries:
@@ -236,14 +236,14 @@ def load_artifacts(
     *,
     any_template: bool = False,
 ) -> Artifacts:
-    """What this process may use: the shipped artifacts and those of `--artifacts`.
+    """Load the built-in artifacts and those of `--artifacts`.
 
     Args:
-        model_config: vLLM's.
-        chat_template: The served one, where it is not the model's own.
-        steered: As in `Artifacts`.
-        any_template: Whether to take artifacts of every template: a worker is not told which one
-            is served, and must have all that the API servers take.
+        model_config: vLLM's model config.
+        chat_template: The served chat template, if it is not the model's.
+        steered: See `Artifacts`.
+        any_template: Whether to accept artifacts for any chat template: a worker does not know the
+            served template and must load every artifact that an API server may use.
     """
     roots = [shipped_artifacts()]
     if (own := settings().artifacts) is not None:
@@ -260,7 +260,7 @@ def _checkpoint(model_config: Any) -> Path:
     checkpoint = Path(model_config.model)
     if checkpoint.is_dir():
         return checkpoint
-    from huggingface_hub import snapshot_download  # a hub id: vLLM has it in the cache by now
+    from huggingface_hub import snapshot_download  # a hub id, which vLLM has already downloaded
 
     return Path(
         snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True)
@@ -270,7 +270,7 @@ def _checkpoint(model_config: Any) -> Path:
 def _malformed(
     artifact: Artifact, hidden_size: int, steered: Sequence[int] | None, dtype: torch.dtype
 ) -> str | None:
-    """Why an artifact of the right model is of no use here, or None."""
+    """Why an artifact for this model cannot be used; None if it can."""
     manifest, tensors = artifact.manifest, artifact.tensors
     if manifest.kind == "steering-vector":
         return _unfit_vector(artifact, hidden_size, steered, dtype)

@@ -1,4 +1,4 @@
-"""The API server side of the plugin: routes over vLLM's, and the state they share."""
+"""API server side of the plugin: replaces vLLM's routes and creates the shared state."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ class EntrostatPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Put our routes over vLLM's; vLLM replaces routes of the same path and method."""
+        """Attach our routes; vLLM lets them replace its routes of the same path and method."""
         from server.routes.table import attach_routes
 
         attach_routes(app, app.state.args)
         app.include_router(APIRouter(lifespan=_telemetry_until_shutdown))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Load profiles and artifacts, start telemetry, stand between handlers and engine."""
+        """Load profiles and artifacts, start telemetry, wrap the handlers and their engine."""
         _check(engine_client.vllm_config)
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
@@ -66,23 +66,24 @@ class EntrostatPlugin:
 
 @asynccontextmanager
 async def _telemetry_until_shutdown(app: FastAPI) -> AsyncIterator[None]:
-    """Stop the receiver and remove its socket when the server ends."""
+    """Stop the telemetry receiver and delete its socket on shutdown."""
     yield
     await app.state.entrostat.telemetry.stop()
 
 
 def _check(config: Any) -> None:
-    """Refuse to start half switched on; warn about a vLLM that this release does not know.
+    """Refuse to start without the worker side; warn about an untested version of vLLM.
 
     Raises:
-        ValueError: The worker side is off, so that controls would be promised and not kept.
+        ValueError: The worker side is disabled, so that controls could not be applied.
     """
     processors = [str(name) for name in config.model_config.logits_processors or ()]
     ours = any("server.engine.runner_v" in name for name in processors)
     if not ours or CONFIG_KEY not in (config.additional_config or {}):
         raise ValueError(
-            "the entrostat plugin is on but its worker side is off: start with `entrostat serve`, "
-            "or add --logits-processors server.engine.runner_v1:EntropyProcessorV1 "
+            "the entrostat plugin is enabled without its worker side: start with "
+            "`entrostat serve`, or add "
+            "--logits-processors server.engine.runner_v1:EntropyProcessorV1 "
             f"--additional-config '{{\"{CONFIG_KEY}\": {{}}}}'"
         )
     if not vllm_version.startswith(_TESTED):

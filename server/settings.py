@@ -28,20 +28,20 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=_default_cache)
     """Folder for converted models."""
     profiles: Path | None = None
-    """TOML file of named controls; the shipped ones stay available beside it."""
+    """TOML file of named controls, added to the built-in ones."""
     artifacts: Path | None = None
-    """Folder of artifacts, searched before the shipped ones."""
+    """Folder of artifacts, searched before the built-in ones."""
     trace_timeout: float = Field(2.0, gt=0.0)
-    """Seconds an answer waits for its trace before it goes out without one."""
+    """Seconds to wait for the trace of an answer before responding without it."""
     ready_timeout: float = Field(60.0, gt=0.0)
-    """Seconds the engine has to answer a readiness question. A long step is slow, not dead."""
+    """Seconds the engine has to respond to a readiness check; longer than the longest step."""
     supervisor: Path | None = None
-    """Socket of the process that watches the start; set by `entrostat serve` itself."""
+    """Socket of the supervisor process; set by `entrostat serve`."""
     steering_queue: int = Field(1024, ge=0)
-    """Steered requests that may wait in one API server; further ones are answered with 503."""
+    """Maximum number of waiting steered requests per API server; further ones receive a 503."""
     cache_secret: SecretStr = Field(default_factory=_new_secret, min_length=16)
-    """Goes into the prefix-cache salts of steered requests, so that no client can compute one.
-    `entrostat serve` draws one for all API servers of a deployment."""
+    """Secret in the prefix-cache salts of steered requests, so that clients cannot compute them.
+    `entrostat serve` generates one for all API servers of a deployment."""
 
 
 @lru_cache(maxsize=1)

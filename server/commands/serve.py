@@ -1,4 +1,4 @@
-"""`entrostat serve`: vLLM's own serve command with both sides of the plugin switched on."""
+"""`entrostat serve`: vLLM's serve command with the plugin enabled."""
 
 import os
 import signal
@@ -23,11 +23,11 @@ _ALLOW_LISTED = (
     "vllm.platform_plugins",
     "vllm.stat_logger_plugins",
 )
-"""Plugin groups that `VLLM_PLUGINS` restricts as soon as it is set."""
+"""Plugin groups that `VLLM_PLUGINS` filters if it is set."""
 
 
 class SteeringFlags(NamedTuple):
-    """The flags about steering; None where the user gave none."""
+    """The steering flags; None if not given."""
 
     layers: list[int] | None = None
     vectors: int | None = None
@@ -44,36 +44,36 @@ def serve(
     ctx: typer.Context,
     profiles: Annotated[
         Path | None,
-        typer.Option(help="TOML file of named controls, beside the shipped ones."),
+        typer.Option(help="TOML file of named controls, added to the built-in ones."),
     ] = None,
     artifacts: Annotated[
         Path | None,
-        typer.Option(help="Folder of artifacts, searched before the shipped ones."),
+        typer.Option(help="Folder of artifacts, searched before the built-in ones."),
     ] = None,
     steering_layers: Annotated[
         str | None,
         typer.Option(
-            help="Decoder layers that can be steered, by commas, from 0; else those of the "
-            "steering vectors that fit the model."
+            help="Decoder layers that can be steered, separated by commas, counted from 0; "
+            "default: those of the steering vectors for the model."
         ),
     ] = None,
     max_steering_vectors: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Different steerings in use at once; further ones wait. Saves memory where many "
-            "requests are batched; else there is room for every request of a batch.",
+            help="Maximum number of distinct steering configs in flight; further ones wait. A "
+            "limit saves memory in large batches; default: one per request of a batch.",
         ),
     ] = None,
     model_runner: Annotated[
         Runner | None,
-        typer.Option(help="vLLM model runner; v2 is not proven end to end on GPUs yet."),
+        typer.Option(help="vLLM model runner; v2 is not yet tested end to end on GPUs."),
     ] = None,
 ) -> None:
     """Serve a model behind an OpenAI API that controls entropy at every token.
 
     Usage: `entrostat serve [MODEL] [any vllm serve flag]`. Without MODEL it serves the embedded
-    default, SmolLM2-135M-Instruct. Every flag of `vllm serve` works here too:
+    default, SmolLM2-135M-Instruct. Every flag of `vllm serve` is accepted:
     `entrostat serve --help=all` lists them.
 
     For example:
@@ -122,7 +122,7 @@ def _check_own_flags(profiles: Path | None, artifacts: Path | None) -> None:
 
 
 def _cache_secret() -> str:
-    """The secret of this deployment, drawn once for all its API servers unless it is set."""
+    """The secret of this deployment: the configured one, else a new one for all API servers."""
     from pydantic import ValidationError
 
     from server.settings import Settings
@@ -134,14 +134,14 @@ def _cache_secret() -> str:
 
 
 def _choose_runner(flag: Runner | None) -> Runner:
-    """The flag, else what the user told vLLM, else V1, which is proven end to end."""
+    """The flag, else vLLM's environment variable, else V1, which is tested end to end."""
     if flag is not None:
         return flag
     return Runner.V2 if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else Runner.V1
 
 
 def _plugins(allowed: str | None) -> list[str]:
-    """Add ours to the allow-list without shutting out plugins that would load without a list."""
+    """Add ours to the allow-list and keep all plugins that would load without a list."""
     if allowed is not None:
         names = [name for name in allowed.split(",") if name]
     else:
@@ -155,7 +155,7 @@ def _layers(flag: str | None) -> list[int] | None:
     try:
         return sorted({int(number) for number in flag.split(",")})
     except ValueError:
-        _fail(f"--steering-layers {flag}: write numbers by commas, such as 18,20")
+        _fail(f"--steering-layers {flag}: write numbers separated by commas, such as 18,20")
 
 
 def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
@@ -186,7 +186,7 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
 
 
 def _cli_env_setup() -> None:
-    """vLLM's own preparation of a command, which moved between 0.32 and 0.33."""
+    """Call vLLM's `cli_env_setup`, which moved between 0.32 and 0.33."""
     from importlib import import_module
 
     try:
@@ -197,16 +197,16 @@ def _cli_env_setup() -> None:
 
 
 def _choose_address(args: Any, logger: Any) -> None:
-    """Listen on the loopback interface unless the user names another address, and say so."""
+    """Listen on the loopback interface by default; log the choice."""
     if args.uds or args.headless:
         return
     if args.host is None:
         args.host = LOOPBACK
-        logger.info("entrostat: only this machine can connect; --host 0.0.0.0 opens it to others")
+        logger.info("entrostat: only this machine can connect; use --host 0.0.0.0 to allow others")
     elif not _is_loopback(args.host) and not (args.api_key or os.environ.get("VLLM_API_KEY")):
         logger.warning(
-            "entrostat: ANYBODY WHO REACHES %s:%s CAN USE THIS SERVER: it listens beyond this "
-            "machine and has no --api-key",
+            "entrostat: ANYONE WHO CAN REACH %s:%s CAN USE THIS SERVER: it listens on a "
+            "non-loopback address without --api-key",
             args.host,
             args.port,
         )
@@ -220,19 +220,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def _choose_block_size(args: Any, logger: Any) -> None:
-    """On CPUs take the smallest block: of vLLM's 128 tokens a short prompt fills none."""
+    """Default to the smallest block on CPUs: short prompts do not fill one of 128 tokens."""
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu() and args.block_size is None:
         args.block_size = 32
         logger.info(
-            "entrostat: --block-size 32, so that the prefix cache also finds short prompts "
+            "entrostat: --block-size 32, so that the prefix cache also covers short prompts "
             "(vLLM's default on CPUs is 128)"
         )
 
 
 def _address(args: Any) -> str:
-    """Where the server can be reached from this machine."""
+    """URL of the server on this machine."""
     if args.uds:
         return f"unix:{args.uds}"
     host = LOOPBACK if args.host in (None, "0.0.0.0", "::") else args.host
@@ -251,7 +251,7 @@ def _parse(argv: list[str]) -> Any:
 
 
 def _check_folder(model: str) -> None:
-    """Refuse a path with nothing behind it, which would be taken for a repository's name."""
+    """Refuse a missing folder, which vLLM would interpret as a repository name."""
     if model.startswith((".", "/")) and not Path(model).exists():
         _fail(f"{model}: no such model folder")
 
@@ -261,7 +261,7 @@ def _names_a_model(argv: list[str]) -> bool:
 
 
 def _use_default_model(args: Any, argv: list[str]) -> None:
-    """Serve the embedded model, and start quickly where nothing else was said."""
+    """Serve the embedded model, with defaults for a fast start unless flags override them."""
     from vllm.platforms import current_platform
 
     from server.commands.default_model import DEFAULT_MODEL, ModelUnavailable, default_model
@@ -273,15 +273,15 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
         _fail(error)
     args.served_model_name = args.served_model_name or [DEFAULT_MODEL]
     if current_platform.is_cpu():
-        said = {arg.split("=")[0] for arg in argv}
-        if not said & {"--no-enforce-eager", "--compilation-config", "-O", "-cc"}:
+        given = {arg.split("=")[0] for arg in argv}
+        if not given & {"--no-enforce-eager", "--compilation-config", "-O", "-cc"}:
             args.enforce_eager = True
         if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
 
 
 def _switch_on(args: Any, runner: Runner, steering: SteeringFlags) -> None:
-    """Name the worker side to vLLM: the logits processor and the key that wakes the plugin."""
+    """Enable the worker side: the logits processor and the config key of the plugin."""
     from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
     flags = {LAYERS_KEY: steering.layers, VECTORS_KEY: steering.vectors}
@@ -294,7 +294,7 @@ def _switch_on(args: Any, runner: Runner, steering: SteeringFlags) -> None:
 
 
 def _forward_to_api_servers(signum: int, frame: object) -> None:
-    """With several API servers this process only watches over them; they hold the profiles."""
+    """Forward a signal: with several API servers, the profiles are in their processes."""
     import multiprocessing
 
     for child in multiprocessing.active_children():

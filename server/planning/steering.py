@@ -1,4 +1,4 @@
-"""Steering in the API server: what a request's vectors mean, and who may share a cache."""
+"""Resolves the control `steering` to vectors, factors and a prefix-cache salt."""
 
 import hashlib
 import hmac
@@ -27,23 +27,22 @@ class SteeringPlan(NamedTuple):
     """How one request is steered."""
 
     control: SteeringMessage
-    """For the worker."""
+    """Steering control for the worker."""
     everywhere: bool
-    """Whether the whole prompt is steered."""
+    """Whether all prompt positions are steered, not only the last."""
     reports: list[SteeringReport]
 
     def salted(self, prompt: Any, secret: str) -> Any:
-        """The prompt, kept apart in the prefix cache from all that is steered in another way.
+        """Add a cache salt, so that differently steered requests share no KV blocks.
 
-        Steered states must not meet unsteered ones. The key holds the vectors' contents, not their
-        names. Where the prompt stays unsteered but for its last token, an answer's states are
-        steered while the same tokens in a later turn's prompt are not; so the length of the prompt
-        is part of the salt there.
+        The salt depends on the contents of the vectors, not on their names. If only the last prompt
+        token is steered, the states of an answer are steered but those of the same tokens in a
+        later prompt are not; the salt then includes the length of the prompt.
 
         Args:
-            prompt: As vLLM renders it, a mapping with its tokens or their embeddings.
-            secret: Of the deployment: without it a client could compute the salt and send it with
-                an unsteered request of its own, whose states a steered one would then take over.
+            prompt: Prompt as rendered by vLLM: a mapping with token ids or embeddings.
+            secret: Secret of the deployment. Without it, a client could compute the salt, send it
+                with an unsteered request and so inject unsteered states into steered ones.
         """
         tokens, embeds = prompt.get("prompt_token_ids"), prompt.get("prompt_embeds")
         place = "all" if self.everywhere else str(len(embeds if tokens is None else tokens))
@@ -53,10 +52,10 @@ class SteeringPlan(NamedTuple):
 
 
 def unforged(prompt: Any) -> Any:
-    """The prompt of an unsteered request, whose client's salt cannot equal one of ours.
+    """Return the prompt of an unsteered request with a salt that no steered request uses.
 
     Args:
-        prompt: As vLLM renders it; anything else stays as it is.
+        prompt: Prompt as rendered by vLLM; other types are returned unchanged.
     """
     salt = prompt.get("cache_salt") if isinstance(prompt, dict) else None
     if not isinstance(salt, str) or not salt.startswith(_OWN_SALT):
@@ -68,7 +67,7 @@ def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPl
     """Resolve vectors and amounts.
 
     Raises:
-        BadControl: A vector is unknown or does not fit, or two contradict each other.
+        BadControl: A vector is unknown or incompatible, or two vectors contradict each other.
     """
     refuse_mixed_positions(wanted)
     add, clamp, reports = list[Any](), list[Any](), list[SteeringReport]()
@@ -85,8 +84,8 @@ def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPl
     _refuse_overflow(wanted, reports, artifacts)
     refuse_two_clamps([layer for _, layer, *_ in clamp])
     positions = wanted[0].positions
-    said = [report.model_dump(exclude={"vector"}) for report in reports]
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    contents = [report.model_dump(exclude={"vector"}) for report in reports]
+    key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     control = steering_control(key=key, add=add, clamp=clamp, everywhere=positions == "all")
     return SteeringPlan(control, positions == "all", reports)
 
@@ -114,10 +113,10 @@ def _factor(one: Steer, layer: LayerVector) -> float:
 def _refuse_overflow(
     wanted: Sequence[Steer], reports: Sequence[SteeringReport], artifacts: "Artifacts"
 ) -> None:
-    """Refuse amounts that are not finite in the type they are used in, alone or added up.
+    """Refuse amounts that overflow the dtype of the model, alone or summed.
 
     Raises:
-        BadControl: Naming the first amount that is too large.
+        BadControl: Names the first amount that is too large.
     """
     dtype = artifacts.dtype
     totals: dict[int, float] = defaultdict(float)

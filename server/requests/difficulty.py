@@ -1,4 +1,4 @@
-"""Difficulty in the API server: who decides the class of a question, and what follows from it."""
+"""Classifies the difficulty of a question and applies the strategy of its class."""
 
 import math
 import time
@@ -17,11 +17,11 @@ from server.worker.message import KEY, DifficultyMessage, difficulty_control, en
 
 Source = Literal["probe", "effort", "fallback"]
 Extend = Callable[[str], Awaitable[Any | None]]
-"""Renders the prompt with a text after the question; None if that cannot be done."""
+"""Renders the prompt with a text after the question; None if the result is too long."""
 
 
 class Waiting(NamedTuple):
-    """Where a decision arrives, and how long it is waited for."""
+    """Where a decision arrives, and how long to wait for it."""
 
     trace: TraceBuffer
     address: str
@@ -29,21 +29,21 @@ class Waiting(NamedTuple):
     """Seconds."""
 
     async def decision(self, choice: int) -> Decision | None:
-        """What the probe said of a completion; None if nothing came in time."""
+        """Wait for the decision of a completion; None after the timeout."""
         return await self.trace.wait_decision(choice, time.monotonic() + self.timeout)
 
 
 class Verdict(NamedTuple):
-    """The class of a question and where it comes from."""
+    """The class of a question and its source."""
 
     difficulty: Difficulty | None
-    """None where the engine was to decide and did not say so in time."""
+    """None if the decision of the engine did not arrive in time."""
     probabilities: tuple[float, float, float] | None
     source: Source
 
     @classmethod
     def of(cls, decision: Decision | None) -> "Verdict":
-        """What the probe said."""
+        """Convert the decision of a probe; None becomes the source `fallback`."""
         if decision is None:
             return cls(None, None, "fallback")
         finite = not any(math.isnan(value) for value in decision.probabilities)
@@ -51,35 +51,35 @@ class Verdict(NamedTuple):
 
 
 class DifficultyRun:
-    """One answer by the difficulty of its question."""
+    """Applies a difficulty plan to one engine call."""
 
     def __init__(
         self, plan: DifficultyPlan, ceiling: int, waiting: Waiting, extend: Extend | None
     ) -> None:
-        """Prepare.
+        """Create a run.
 
         Args:
-            plan: What is wanted.
+            plan: The difficulty plan of the request.
             ceiling: The request's `max_tokens`.
             waiting: Where decisions arrive.
-            extend: None where a strategy's text cannot be added.
+            extend: Adds a strategy's text to the prompt; None if that is not possible.
         """
         self._plan = plan
         self._ceiling = ceiling
         self._waiting = waiting
         self._extend = extend
         self._verdict: Verdict | None = None
-        """Known before the answer; None while the engine decides with it."""
+        """Set before the answer; None if the engine decides while it answers."""
         self._prepass_tokens: int | None = None
         self._lost = False
 
     async def prepare(
         self, engine: Any, prompt: Any, params: SamplingParams, request_id: str, **kwargs: Any
     ) -> tuple[Any, DifficultyMessage | None]:
-        """Decide now and change prompt and parameters, or leave it to the engine.
+        """Classify now and change prompt and parameters, or let the engine classify.
 
         Returns:
-            The prompt to answer, and the worker's part of the control.
+            The prompt to answer, and the difficulty control for the worker or None.
         """
         plan, end = self._plan, engine.renderer.get_eos_token_id()
         if plan.picked is None and _decided_in_engine(plan, params, end):
@@ -95,7 +95,7 @@ class DifficultyRun:
         return await self._apply(strategy, engine, prompt, params), None
 
     async def _ask(self, engine: Any, prompt: Any, request_id: str, **kwargs: Any) -> Verdict:
-        """Read the question in a pass of its own, whose prefix the answer then finds cached."""
+        """Classify in a separate pass, whose prefix the answer then reuses from the cache."""
         control = engine_control(
             law=NO_LAW,
             parameters=NO_ROW,
@@ -117,7 +117,7 @@ class DifficultyRun:
     async def _apply(
         self, strategy: Strategy, engine: Any, prompt: Any, params: SamplingParams
     ) -> Any:
-        """Set temperature and budget; returns the prompt with the strategy's text in it."""
+        """Set temperature and budget; return the prompt with the strategy's text."""
         params.max_tokens = max(params.min_tokens, strategy.max_tokens(self._ceiling))
         if self._plan.sets_temperature and params.temperature > 0:
             params.temperature = strategy.temperature
@@ -133,11 +133,11 @@ class DifficultyRun:
         return longer
 
     async def explain_end(self, completion: Any, produced: int) -> None:
-        """Say `length` of an answer that the worker ended at its budget.
+        """Set the finish reason `length` of an answer that the worker ended at its budget.
 
         Args:
-            completion: A part of vLLM's output, changed in place.
-            produced: Tokens of this completion so far.
+            completion: Completion in vLLM's output, modified in place.
+            produced: Number of tokens of this completion so far.
         """
         ended = completion.finish_reason == "stop" and completion.stop_reason is None
         if not ended or self._verdict is not None or self._plan.shadow:
@@ -150,7 +150,7 @@ class DifficultyRun:
             completion.finish_reason = "length"
 
     async def _decision(self, choice: int) -> Decision | None:
-        """Wait for the worker's word, once: what is lost stays lost."""
+        """Wait for the decision; after one timeout, do not wait again."""
         if self._lost:
             return self._waiting.trace.decisions.get(choice)
         decision = await self._waiting.decision(choice)
@@ -158,37 +158,37 @@ class DifficultyRun:
         return decision
 
     async def report(self, choice: int) -> DifficultyReport:
-        """What the client reads about a completion."""
+        """Build the difficulty report of a completion."""
         verdict = self._verdict or Verdict.of(await self._decision(choice))
         return _describe(self._plan, verdict, self._ceiling, self._prepass_tokens)
 
 
 def _decided_in_engine(plan: DifficultyPlan, params: SamplingParams, end: int | None) -> bool:
-    """Whether the answer's own prompt can be read, so that no pass comes before it.
+    """Whether the engine can classify while it answers, without a pre-pass.
 
-    It cannot where a strategy changes the prompt, nor where an answer may not simply end when its
-    budget does: the engine learns the class too late to be told of another `max_tokens`.
+    A pre-pass is needed if a strategy changes the prompt, or if the answer cannot be ended at its
+    budget: the class is known too late to change `max_tokens` in the engine.
 
     Args:
-        plan: What is wanted.
-        params: Of the answer.
-        end: The model's end-of-sequence token, if it has one.
+        plan: The difficulty plan of the request.
+        params: Sampling parameters of the answer.
+        end: The model's end-of-sequence token; None if it has none.
     """
     if plan.shadow:
         return True
-    must_go_on = params.ignore_eos or params.min_tokens > 0 or params.structured_outputs is not None
-    return not plan.strategies.change_prompt and not must_go_on and end is not None
+    cannot_end = params.ignore_eos or params.min_tokens > 0 or params.structured_outputs is not None
+    return not plan.strategies.change_prompt and not cannot_end and end is not None
 
 
 def _engine_part(
     plan: DifficultyPlan, params: SamplingParams, trace: int, end: int | None
 ) -> DifficultyMessage:
-    """The control that lets the worker decide and act.
+    """Build the control that lets the worker classify and act.
 
     Args:
-        plan: What is wanted.
-        params: Of the answer; its `max_tokens` is the ceiling.
-        trace: Identifies the call.
+        plan: The difficulty plan of the request.
+        params: Sampling parameters of the answer; `max_tokens` is the ceiling.
+        trace: Id of the call's trace.
         end: As in `_decided_in_engine`.
     """
     if plan.shadow:
@@ -199,7 +199,7 @@ def _engine_part(
         probe=plan.probe,
         trace=trace,
         temperatures=[s.temperature if plan.sets_temperature else 0.0 for s in strategies],
-        budgets=[tokens if tokens < ceiling else 0 for tokens in budgets],  # vLLM keeps the ceiling
+        budgets=[tokens if tokens < ceiling else 0 for tokens in budgets],  # 0: vLLM enforces it
         stop=end or 0,
     )
 
@@ -207,13 +207,13 @@ def _engine_part(
 def _describe(
     plan: DifficultyPlan, verdict: Verdict, ceiling: int, prepass_tokens: int | None
 ) -> DifficultyReport:
-    """What the client reads.
+    """Build the difficulty report.
 
     Args:
-        plan: What was wanted.
-        verdict: What was decided.
+        plan: The difficulty plan of the request.
+        verdict: The class and its source.
         ceiling: The request's `max_tokens`.
-        prepass_tokens: Tokens read ahead of the answer.
+        prepass_tokens: Prompt tokens of the pre-pass; None without one.
     """
     applied = None
     if verdict.difficulty is not None:

@@ -1,7 +1,7 @@
-"""Runs a plan below vLLM's handlers: every engine call gets its control, its tokens are counted.
+"""Applies a plan to the engine calls of vLLM's handlers and counts the tokens they return.
 
-vLLM's own handlers stay in charge of HTTP, rendering and parsing. `ControlledEngine` is the engine
-client they call; `server.requests.merge` works on what they return.
+vLLM's handlers do HTTP, rendering and parsing. `ControlledEngine` is the engine client that they
+call; `server.requests.merge` processes their results.
 """
 
 import asyncio
@@ -33,23 +33,23 @@ class Call:
     ) -> None:
         self.trace = trace
         self.produced = [0] * choices
-        """Tokens that left the engine, per completion."""
+        """Number of tokens that the engine returned, per completion."""
         self.reported = [0] * choices
-        """Tokens whose trace went out in a chunk."""
+        """Number of tokens already reported in a chunk, per completion."""
         self.difficulty = difficulty
         self.temperature: float | None = None
-        """Of its sampling parameters, before a law; a strategy may set another one."""
+        """Temperature of the sampling parameters, before a law or a strategy applies."""
 
 
 class AnswerChoice(NamedTuple):
-    """One choice of the answer: a completion of a call."""
+    """One choice of the response: a completion of a call."""
 
     call: Call
     completion: int
 
 
 class Generation:
-    """One HTTP request under control."""
+    """One controlled HTTP request."""
 
     def __init__(
         self,
@@ -59,26 +59,26 @@ class Generation:
         extend: Extend | None = None,
         admission: Admission | None = None,
     ) -> None:
-        """Prepare to run a plan.
+        """Create a generation.
 
         Args:
-            plan: What to do.
-            telemetry: Where traces arrive.
-            timeout: Seconds to wait for one.
-            extend: Renders the prompt with a text after the question; None if it cannot.
-            admission: Where steered requests wait for their turn; None if they need not.
+            plan: The plan to apply.
+            telemetry: Receiver of the traces.
+            timeout: Seconds to wait for missing trace records.
+            extend: Renders the prompt with a text after the question; None if not possible.
+            admission: Queue of steered requests; None if their number is not limited.
 
         Raises:
-            QueueFull: Too many steered requests wait already.
+            QueueFull: Too many steered requests are waiting.
         """
         self.plan = plan
         self.timeout = timeout
         self.choices: list[AnswerChoice] = []
-        """By their position in the answer."""
+        """Choices by their index in the response."""
         self.reports: list[Report] = []
-        """Of an answer in one piece, once it is merged."""
+        """Reports of a non-streaming response; set when they are merged."""
         self.label: DifficultyWord | None = None
-        """The class of the question, where it alone was recorded."""
+        """Class of the question, if only the class was recorded."""
         self.closed = False
         self._admission = admission
         self._extend = extend
@@ -90,7 +90,7 @@ class Generation:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Engine calls made in this block, and in tasks that it starts, are under the plan."""
+        """Apply the plan to engine calls in this block and in tasks created in it."""
         token = _current.set(self)
         try:
             yield
@@ -98,19 +98,19 @@ class Generation:
             _current.reset(token)
 
     def close(self) -> None:
-        """Drop the traces and refuse further engine calls."""
+        """Close the traces and refuse further engine calls."""
         self.closed = True
         self.release()
         for call in self._calls:
             self._telemetry.close(call.trace)
 
     def release(self) -> None:
-        """Count as waiting for a place no longer."""
+        """Stop counting as waiting for a steering slot."""
         if self._reservation is not None:
             self._reservation.release()
 
     def headers(self) -> dict[str, str]:
-        """The response headers, for clients that drop unknown fields."""
+        """Response headers, for clients that drop unknown fields."""
         found = {} if self.plan.profile is None else {"x-entropy-profile": self.plan.profile}
         labels = [one.difficulty.label for one in self.reports if one.difficulty is not None]
         if label := self.label or (labels[0] if labels else None):
@@ -122,10 +122,10 @@ class Generation:
         return found
 
     def follow(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        """Give one engine request its control and count what comes out.
+        """Run one engine request with the control of the plan and count its tokens.
 
         Raises:
-            RuntimeError: The answer has ended; the call belongs to another request.
+            RuntimeError: The generation is closed; the call belongs to another request.
         """
         if self.closed:
             raise RuntimeError("the controlled answer has ended: its plan applies to no other call")
@@ -152,7 +152,7 @@ class Generation:
     def _controlled(
         self, call: Call, params: Any, difficulty: DifficultyMessage | None = None
     ) -> Any:
-        """The same parameters, with the control of the plan."""
+        """Add the control of the plan to the sampling parameters."""
         call.temperature = params.temperature
         params.extra_args = {
             **(params.extra_args or {}),
@@ -177,7 +177,7 @@ class Generation:
     async def _follow_difficulty(
         self, call: Call, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        """Learn the class of the question before the answer or with it, and answer by it."""
+        """Generate with a difficulty plan: classify before the answer or during it."""
         run = call.difficulty
         assert run is not None
         delta = params.output_kind == RequestOutputKind.DELTA
@@ -212,12 +212,12 @@ class Generation:
 async def _in_place(
     place: AbstractAsyncContextManager[None], outputs: AsyncGenerator[Any, None]
 ) -> AsyncGenerator[Any, None]:
-    """Read the engine's answer while holding a place among the steered requests.
+    """Read the engine's outputs while holding a steering slot.
 
-    The place is held until the engine has answered, not until the client has read the answer. A
-    task of its own reads the engine, so that a client that stops reading holds nobody up. vLLM's
-    generator asks the engine when it is first awaited, so nothing is asked before the place is
-    free, and closing it aborts the request.
+    The slot is held until the engine has finished, not until the client has read the answer: a
+    separate task reads the outputs, so that a client that stops reading blocks no other. vLLM's
+    generator sends the request when it is first awaited, so nothing is sent before the slot is
+    free, and closing the generator aborts the request.
     """
     queue = asyncio.Queue[Any]()
 
@@ -252,7 +252,7 @@ class ControlledEngine:
         return getattr(self._engine, name)
 
     def generate(self, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
-        """`EngineClient.generate`, with the plan of the HTTP request if it has one."""
+        """`EngineClient.generate` with the plan of the current HTTP request, if any."""
         generation = _current.get()
         if generation is None:
             return self._engine.generate(unforged(prompt), sampling_params, *args, **kwargs)
@@ -260,5 +260,5 @@ class ControlledEngine:
 
 
 def current() -> Generation | None:
-    """The generation of the HTTP request being handled; None for one without controls."""
+    """The generation of the current HTTP request; None if it has no controls."""
     return _current.get()

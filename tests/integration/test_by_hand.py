@@ -1,4 +1,4 @@
-"""vLLM's own command with our plugin named by hand: adapters, and prompts in small chunks."""
+"""`vllm serve` with the plugin enabled by flags: adapters, and prompts in small chunks."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ RANK = 8
 
 
 def save_adapter(checkpoint: Path, folder: Path) -> None:
-    """A LoRA adapter with random weights, large enough to change what is said."""
+    """Save a LoRA adapter with random weights, large enough to change the tokens."""
     config = json.loads((checkpoint / "config.json").read_text())
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         *("--additional-config", '{"entrostat": {}}'),
         *("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"tuned={folder}"),
         *("--max-loras", "2"),  # vLLM's CPU kernels give rows without an adapter the last slot
-        *("--max-num-batched-tokens", "64"),  # every longer prompt comes in chunks
+        *("--max-num-batched-tokens", "64"),  # longer prompts are chunked
     ]
     save_probes(folder / "artifacts", checkpoint)
     env = {
@@ -83,7 +83,7 @@ def test_an_adapter_and_the_base_model_share_a_batch_with_their_controls(client:
         assert len({round(token["temperature"], 3) for token in body["tokens"]}) > 3
 
 
-def test_the_question_of_an_adapter_is_not_read_by_the_base_models_probe(client: OpenAI) -> None:
+def test_a_difficulty_control_on_an_adapter_is_refused(client: OpenAI) -> None:
     from openai import BadRequestError
 
     with pytest.raises(BadRequestError) as refused:
@@ -92,7 +92,7 @@ def test_the_question_of_an_adapter_is_not_read_by_the_base_models_probe(client:
     assert body["param"].startswith("entropy.difficulty")
 
 
-def test_mixed_probes_say_of_200_prompts_what_transformers_says(
+def test_mixed_probes_classify_200_prompts_as_transformers_does(
     client: OpenAI, checkpoint: Path
 ) -> None:
     from server.artifacts import shipped_artifacts

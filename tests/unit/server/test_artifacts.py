@@ -1,4 +1,4 @@
-"""What the processes of one server may use: the API servers ask for it, the workers have it."""
+"""Artifacts of the processes of one server: API servers and workers agree."""
 
 import shutil
 from pathlib import Path
@@ -15,10 +15,10 @@ from tests.unit.server.planning.test_steering import save as save_vector
 from tests.unit.server.support import HIDDEN_SIZE, artifacts, save_probe, save_statistics
 
 
-def test_a_worker_has_whatever_an_api_server_may_use(
+def test_a_worker_loads_every_artifact_that_an_api_server_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker is not told of `--chat-template`; what it lacks it cannot even refuse."""
+    """A worker does not know `--chat-template`, so it loads artifacts for every template."""
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text("the model's own")
     root = tmp_path / "artifacts"
@@ -36,8 +36,8 @@ def test_a_worker_has_whatever_an_api_server_may_use(
     assert {*load_artifacts(config, any_template=True).heads()} == {"m/own", "m/served"}
 
 
-def test_only_what_every_worker_has_loaded_is_offered(tmp_path: Path) -> None:
-    """The processes read the folders at different times, and artifacts come and go meanwhile."""
+def test_only_artifacts_that_every_worker_has_loaded_are_usable(tmp_path: Path) -> None:
+    """The processes read the folders at different times; the folders may change in between."""
     for name in ("m/kept", "m/replaced", "m/removed"):
         save_vector(tmp_path, name)
     save_statistics(tmp_path, "m/statistics")

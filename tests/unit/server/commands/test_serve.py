@@ -21,7 +21,7 @@ INSTALLED = {
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plugins of others beside ours."""
+    """Third-party plugins beside ours."""
 
     def entry_points(group: str) -> list[EntryPoint]:
         return [EntryPoint(name, "module:attr", group) for name in INSTALLED.get(group, [])]
@@ -32,8 +32,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the allow-list ----------------------------------------------------------------------------
 
 
-def test_without_a_list_everything_that_would_load_still_loads() -> None:
-    # An endpoint plugin loads only when it is named, so `somebody_else` was off and stays off.
+def test_without_an_allow_list_every_plugin_still_loads() -> None:
+    # Endpoint plugins load only if named, so `somebody_else` stays disabled.
     assert serve._plugins(None) == ["entrostat", "lora_resolver", "npu", "statsd"]
 
 
@@ -47,11 +47,11 @@ def test_without_a_list_everything_that_would_load_still_loads() -> None:
         ("somebody_else", ["somebody_else", "entrostat"]),
     ],
 )
-def test_a_list_is_added_to_and_never_replaced(allowed: str, expected: list[str]) -> None:
+def test_an_allow_list_is_extended_and_never_replaced(allowed: str, expected: list[str]) -> None:
     assert serve._plugins(allowed) == expected
 
 
-def test_every_group_that_vllm_filters_is_spared() -> None:
+def test_every_plugin_group_that_vllm_filters_is_kept() -> None:
     import vllm.plugins
 
     filtered = {
@@ -77,7 +77,7 @@ def test_every_group_that_vllm_filters_is_spared() -> None:
         (Runner.V2, None, Runner.V2),
     ],
 )
-def test_the_flag_wins_over_the_variable_and_v1_is_what_is_left(
+def test_the_flag_overrides_the_variable_and_v1_is_the_default(
     flag: Runner | None, variable: str | None, expected: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
@@ -86,7 +86,7 @@ def test_the_flag_wins_over_the_variable_and_v1_is_what_is_left(
     assert serve._choose_runner(flag) == expected
 
 
-# -- what vLLM is told -------------------------------------------------------------------------
+# -- arguments for vLLM ------------------------------------------------------------------------
 
 
 def arguments(**said: Any) -> Any:
@@ -107,13 +107,13 @@ def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> No
     assert args.additional_config == {CONFIG_KEY: {}}
 
 
-def test_the_worker_learns_what_the_flags_say_of_steering() -> None:
+def test_the_steering_flags_reach_the_worker() -> None:
     args = arguments()
     serve._switch_on(args, Runner.V1, SteeringFlags([3, 5], 4))
     assert args.additional_config[CONFIG_KEY] == {LAYERS_KEY: [3, 5], VECTORS_KEY: 4}
 
 
-def test_what_the_user_switched_on_stays_on() -> None:
+def test_processors_and_config_of_the_user_are_kept() -> None:
     args = arguments(
         logits_processors=["mine:Class"],
         additional_config={"mine": 1},
@@ -146,7 +146,7 @@ def test_a_model_may_be_named_by_flag_or_config_file(argv: list[str], named: boo
 
 
 class Log:
-    """Keeps what is logged."""
+    """Records log messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -164,7 +164,7 @@ def listening(**said: Any) -> tuple[str | None, str]:
     return args.host, " ".join(log.lines)
 
 
-def test_only_this_machine_can_connect_unless_the_user_says_otherwise(
+def test_only_this_machine_can_connect_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
@@ -173,7 +173,7 @@ def test_only_this_machine_can_connect_unless_the_user_says_otherwise(
     assert "--host" in said
     host, said = listening(host="0.0.0.0")
     assert host == "0.0.0.0"
-    assert "ANYBODY" in said
+    assert "ANYONE" in said
     for quiet in (
         {"host": "0.0.0.0", "api_key": ["secret"]},
         {"host": "localhost"},
@@ -184,7 +184,7 @@ def test_only_this_machine_can_connect_unless_the_user_says_otherwise(
         assert listening(**quiet)[1] == ""
 
 
-def test_blocks_are_small_on_cpus_unless_the_user_says_otherwise() -> None:
+def test_blocks_are_small_on_cpus_by_default() -> None:
     args, log = SimpleNamespace(block_size=None), Log()
     serve._choose_block_size(args, log)
     assert args.block_size == 32
@@ -195,7 +195,7 @@ def test_blocks_are_small_on_cpus_unless_the_user_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize("module", ["common.startup", "serve.utils.api_utils"])
-def test_vllms_preparation_is_found_where_it_was_and_where_it_is(
+def test_cli_env_setup_is_found_in_both_of_its_modules(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
@@ -207,7 +207,7 @@ def test_vllms_preparation_is_found_where_it_was_and_where_it_is(
     assert called == [module]
 
 
-# -- what the user sees ------------------------------------------------------------------------
+# -- command output ---------------------------------------------------------------------------
 
 
 def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -222,12 +222,14 @@ def entrostat(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["/no/such/model"], ["/no/such/model", "no such model folder"]),
         (["--profiles", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
         (["--artifacts", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
-        (["--steering-layers", "x"], ["--steering-layers x", "numbers by commas"]),
+        (["--steering-layers", "x"], ["--steering-layers x", "numbers separated by commas"]),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(flags: list[str], words: list[str]) -> None:
+def test_an_invalid_flag_prints_one_sentence_and_exits_with_code_2(
+    flags: list[str], words: list[str]
+) -> None:
     done = entrostat("serve", *flags)
-    # A busy machine takes so long to load vLLM that the supervisor reports progress.
+    # On a busy machine, vLLM loads so slowly that the supervisor reports progress.
     lines = [
         line for line in done.stderr.strip().splitlines() if not line.startswith("entrostat: ")
     ]
@@ -235,20 +237,23 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(flags: list[str], words: list
     assert "Traceback" not in done.stdout + done.stderr
     assert lines[-1].startswith("entrostat serve: ")
     assert all(word in lines[-1] for word in words)
-    # Importing torch beside a Triton without its CPU half makes Triton say so.
+    # Triton prints a message if it is installed without its CPU backend.
     assert [line for line in lines[:-1] if "Triton" not in line] == []
 
 
-def test_a_bad_profiles_file_is_one_sentence_with_file_profile_and_field(tmp_path: Path) -> None:
+def test_an_error_in_a_profiles_file_names_file_profile_and_field(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[calm]\ncolour = 1\n")
     done = entrostat("serve", "--profiles", str(path))
     assert done.returncode == 2
-    assert done.stderr == "entrostat serve: mine.toml: `calm.colour`: unknown key\n"
+    assert done.stderr == (
+        "entrostat serve: mine.toml: `calm.colour`: unknown key; known: "
+        "profile, temperature, difficulty, steering, inquiry, trace\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
-def test_help_comes_without_torch_or_vllm(arguments: list[str]) -> None:
+def test_help_imports_neither_torch_nor_vllm(arguments: list[str]) -> None:
     script = f"""
 import sys
 sys.argv = ["entrostat", *{arguments!r}]

@@ -1,4 +1,4 @@
-"""What a request's vectors mean, and who may share a cache with whom."""
+"""Plans of the control `steering`, and prefix-cache salts."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def salt(
 
 
 def test_a_client_cannot_compute_the_salt_of_a_steered_request(root: Path) -> None:
-    """All but the secret is public: the vectors, the amounts, the prompt."""
+    """The vectors, the amounts and the prompt are public; only the secret is not."""
     one = {"vector": "m/a", "strength": 1.0}
     assert salt(root, one, secret="one") != salt(root, one, secret="two")
     assert salt(root, one, secret="one") == salt(root, one, secret="one")
@@ -70,11 +70,11 @@ def test_no_salt_that_a_client_sends_equals_that_of_a_steered_request(root: Path
 
 
 @pytest.mark.parametrize("prompt", [{"cache_salt": "own"}, {"cache_salt": None}, {}, "text", [1]])
-def test_a_clients_own_salt_stays_as_it_is(prompt: Any) -> None:
+def test_other_salts_of_a_client_are_unchanged(prompt: Any) -> None:
     assert unforged(prompt) is prompt
 
 
-def test_the_salt_is_of_contents_and_amounts(root: Path) -> None:
+def test_the_salt_depends_on_contents_and_amounts(root: Path) -> None:
     one = {"vector": "m/a", "strength": 1.0}
     same = salt(root, one)
     assert salt(root, {"vector": "m/again", "strength": 1.0}) == same
@@ -94,8 +94,8 @@ def test_the_salt_is_of_contents_and_amounts(root: Path) -> None:
     assert salt(root, *both) not in salts
 
 
-def test_a_name_that_means_something_else_after_a_restart_has_another_salt(root: Path) -> None:
-    """Or blocks that outlive the server, on a disk or in another one, would be taken for ours."""
+def test_other_contents_under_the_same_name_have_another_salt(root: Path) -> None:
+    """Else blocks that outlive the server, on disk or remote, would be reused wrongly."""
     wanted = {"vector": "m/a", "strength": 1.0}
     before = salt(root, wanted)
     save(root, "m/a", seed=7)
@@ -104,28 +104,28 @@ def test_a_name_that_means_something_else_after_a_restart_has_another_salt(root:
     assert salt(root, {"vector": "m/renamed", "strength": 1.0}) == before
 
 
-def test_the_callers_own_salt_still_keeps_callers_apart(root: Path) -> None:
+def test_client_salts_still_separate_clients(root: Path) -> None:
     wanted = {"vector": "m/a", "strength": 1.0}
     mine = salt(root, wanted, prompt={**PROMPT, "cache_salt": "mine"})
     yours = salt(root, wanted, prompt={**PROMPT, "cache_salt": "yours"})
     assert len({mine, yours, salt(root, wanted)}) == 3
 
 
-def test_a_prompt_that_holds_an_earlier_steered_answer_finds_other_blocks(root: Path) -> None:
-    """Then steered and now not, unless the whole prompt is."""
+def test_a_prompt_with_an_earlier_steered_answer_shares_no_blocks_with_it(root: Path) -> None:
+    """Its tokens were steered and are not now, unless the whole prompt is."""
     longer = {"prompt_token_ids": [1, 2, 3, 4]}
     answer, every = {"vector": "m/a", "strength": 1.0}, {"positions": "all"}
     assert salt(root, answer) != salt(root, answer, prompt=longer)
     assert salt(root, answer | every) == salt(root, answer | every, prompt=longer)
 
 
-def test_prompts_of_embeddings_have_a_length_too(root: Path) -> None:
+def test_the_length_of_a_prompt_of_embeddings_is_part_of_the_salt(root: Path) -> None:
     wanted = {"vector": "m/a", "strength": 1.0}
     of_embeddings = {"prompt_embeds": torch.zeros(3, HIDDEN_SIZE)}
     assert salt(root, wanted, prompt=of_embeddings) == salt(root, wanted)
 
 
-def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
+def test_a_strength_is_converted_to_a_factor_per_layer(root: Path) -> None:
     layers = artifacts(root).steering_vector("m/a", "").layers
     found = plan(root, {"vector": "m/a", "strength_relative": 0.5}).control["add"]
     for (name, layer, factor), expected in zip(found, (1, 2), strict=True):
@@ -138,13 +138,13 @@ def test_a_strength_becomes_a_factor_per_layer(root: Path) -> None:
 
 
 @pytest.mark.parametrize("clamp", [[-1, 1e39], [-1e300, 0], [0, 1e7]])
-def test_a_band_that_float32_cannot_hold_never_reaches_the_worker(clamp: list[float]) -> None:
-    """There it would raise outside of any request and end the engine."""
+def test_a_clamp_that_overflows_float32_is_refused(clamp: list[float]) -> None:
+    """In the worker it would raise outside of a request and stop the engine."""
     with pytest.raises(ValidationError, match="clamp"):
         Steer.model_validate({"vector": "m/a", "clamp": clamp})
 
 
-def test_a_vector_without_a_length_is_not_usable(root: Path) -> None:
+def test_a_zero_vector_is_not_usable(root: Path) -> None:
     save(root, "m/zero", seed=0, scale=0.0)
     card = next(card for card in artifacts(root).cards if card.id == "m/zero")
     assert not card.usable
@@ -172,7 +172,7 @@ def test_a_vector_without_a_length_is_not_usable(root: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(
+def test_an_error_for_invalid_steering_names_the_field(
     root: Path, wanted: list[dict[str, Any]], param: str
 ) -> None:
     with pytest.raises(BadControl) as caught:

@@ -1,5 +1,5 @@
-"""What goes wrong in training, told to the person who started it."""
+"""Errors of training jobs that are shown to the user."""
 
 
 class TrainingError(RuntimeError):
-    """A job cannot start or go on; the message is one sentence and says what to do about it."""
+    """A job cannot start or continue; the message is one sentence with the remedy."""

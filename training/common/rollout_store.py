@@ -14,7 +14,7 @@ from training.common.server_pool import RolloutRecord
 
 
 class RolloutStore:
-    """A JSONL file of rollouts and what it holds; use as `with`.
+    """A JSONL file of rollouts and its contents; use as a context manager.
 
     One process at a time: the file is locked.
     """
@@ -79,7 +79,7 @@ class RolloutStore:
         )
 
     def append(self, rollout: RolloutRecord) -> None:
-        """Keep a rollout, on disk before anything else happens."""
+        """Write a rollout to the file, then add it to `rollouts`."""
         self._file.write(rollout.model_dump_json().encode() + b"\n")
         self._file.flush()
         self.rollouts[rollout.number] = rollout
@@ -108,7 +108,7 @@ def first_rollouts(
 
 
 def content_hash(rollouts: Sequence[RolloutRecord]) -> str:
-    """The sha256 of what the rollouts hold."""
+    """The sha256 of the contents of the rollouts."""
     digest = hashlib.sha256()
     for rollout in rollouts:
         digest.update(rollout.model_dump_json().encode() + b"\n")

@@ -1,4 +1,4 @@
-"""What every job that samples a model does: find its run folder, draw what is missing there."""
+"""Finds the run folder of a job and samples the missing rollouts."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Rollouts: answers and their per-token traces, drawn from a fleet of running servers."""
+"""Samples answers and their per-token traces from a pool of running servers."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ MAX_PAUSE = 30.0
 
 
 class Sampling(NamedTuple):
-    """How answers are drawn."""
+    """Sampling parameters of answers."""
 
     temperature: float = 1.0
     max_tokens: int = 256
@@ -54,7 +54,7 @@ class RolloutRecord(BaseModel):
 
 
 class ServedModel(NamedTuple):
-    """What a server says about itself."""
+    """The model and version that a server reports."""
 
     model: str
     root: str
@@ -63,16 +63,16 @@ class ServedModel(NamedTuple):
 
 
 class RetryableError(Exception):
-    """May succeed at another attempt or at another server."""
+    """The request may succeed on another attempt or another server."""
 
 
 def request_seed(seed: int, number: int) -> int:
-    """Seed of request `number`; hashed, so that neighbouring jobs share no random stream."""
+    """Seed of request `number`; hashed, so that jobs with adjacent seeds share no random stream."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4]) >> 1
 
 
 class ServerPool:
-    """Servers of one model, asked in turn; use as `async with`."""
+    """Servers of one model, used in turn; an async context manager."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ServerPool:
         pause: float = 1.0,
         timeout: float = 600.0,
     ) -> None:
-        """Connect to nothing yet.
+        """Create the clients; does not connect yet.
 
         Args:
             urls: Addresses of servers, with or without `/v1`.
@@ -170,7 +170,7 @@ class ServerPool:
         """
         turn = next(self._turns)
         for attempt in itertools.count(1):
-            # Counted per request: others must not take the turns of the living servers.
+            # Counted per request, so that retries of other requests do not shift the rotation.
             client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
                 return await self._ask(client, ask, self._sampling.max_tokens)
@@ -209,7 +209,7 @@ class ServerPool:
             entropies=[token.entropy for token in tokens],
             temperatures=[token.temperature for token in tokens],
         )
-        # A token without an entropy is a fact about the model; anything else missing is a failure.
+        # A missing entropy of a token comes from the model; other missing data are a failure.
         if measured.fallback not in (None, "no_entropy") or not rollout.measured:
             reason = measured.fallback or "no token was measured"
             raise RetryableError(f"{client.base_url} sent an incomplete trace: {reason}")
@@ -249,13 +249,13 @@ async def _describe(client: openai.AsyncOpenAI) -> ServedModel:
 
 
 def _explained(error: openai.APIError, client: openai.AsyncOpenAI) -> Exception:
-    """What to raise instead of an error of the SDK."""
+    """Convert an error of the SDK."""
     if isinstance(error, openai.APIConnectionError):
         return RetryableError(f"{client.base_url} does not answer")
     if not isinstance(error, openai.APIStatusError):
         return TrainingError(f"{client.base_url} broke off: {error.message}")
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    text = " ".join(str(said or error.message).split())
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    text = " ".join(str(message or error.message).split())
     sentence = f"{client.base_url} answers {error.status_code}: {text}"
     may_pass = error.status_code == 429 or error.status_code >= 500
     return RetryableError(sentence) if may_pass else TrainingError(sentence)

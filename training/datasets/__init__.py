@@ -1,1 +1,1 @@
-"""Questions with known answers: built in, or from files of the user's."""
+"""Problems with known answers: built in, from files, or from data sets of the hub."""

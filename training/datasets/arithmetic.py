@@ -1,4 +1,4 @@
-"""Sums and word problems in ten levels, made from a seed."""
+"""Arithmetic and word problems in ten levels, generated from a seed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ from training.datasets.turns import in_turn
 
 LEVELS = range(1, 11)
 _PATIENCE = 50
-"""Attempts per problem found before a level counts as exhausted."""
+"""Attempts per generated problem before a level counts as exhausted."""
 
 
 def arithmetic(number: int, seed: int) -> list[Problem]:
     """Expressions: from one-digit sums (level 1) to products of three and two digits (level 10).
 
     Args:
-        number: How many, no two the same, spread evenly over the levels; a level that has fewer
-            gives all it has.
-        seed: Same seed, same problems.
+        number: Number of distinct problems, spread evenly over the levels; a level with fewer
+            problems returns all of them.
+        seed: Seed; equal seeds give equal problems.
     """
     return _spread("arithmetic", _expression, number, seed)
 
@@ -28,9 +28,9 @@ def word_problems(number: int, seed: int) -> list[Problem]:
     """Stories of one step (levels 1 and 2) to five steps (levels 9 and 10).
 
     Args:
-        number: How many, no two the same, spread evenly over the levels; a level that has fewer
-            gives all it has.
-        seed: Same seed, same problems.
+        number: Number of distinct problems, spread evenly over the levels; a level with fewer
+            problems returns all of them.
+        seed: Seed; equal seeds give equal problems.
     """
     return _spread("words", _story, number, seed)
 
@@ -38,11 +38,11 @@ def word_problems(number: int, seed: int) -> list[Problem]:
 def drill(number: int, seed: int) -> list[Problem]:
     """Products of 2 to 9 (level 1) and sums up to 40 (level 2), two to one.
 
-    Small enough that a model of 135M parameters learns it in a few steps of training.
+    A model with 135M parameters learns this task in a few training steps.
 
     Args:
-        number: How many; there are 64 different products and 703 sums, and no more are given.
-        seed: Same seed, same problems.
+        number: Number of problems, at most the 64 distinct products and 703 sums.
+        seed: Seed; equal seeds give equal problems.
     """
     chance = random.Random(f"drill:{seed}")
     digits = range(2, 10)
@@ -67,7 +67,7 @@ def _spread(
 
     def of(level: int) -> Iterator[Problem]:
         num_found = misses = 0
-        # Each problem that is left comes up once in about `num_found` attempts or sooner.
+        # A remaining problem is drawn about once in `num_found` attempts or more often.
         while misses <= _PATIENCE * (num_found + 1):
             prompt, answer = make(level, chance)
             misses += 1
@@ -118,7 +118,7 @@ _THINGS = ("apples", "pencils", "stamps", "marbles", "cards", "books", "shells",
 
 
 def _story(level: int, chance: random.Random) -> tuple[str, int]:
-    """A chain of steps over one quantity, which never becomes negative."""
+    """A chain of steps that change one quantity, which never becomes negative."""
     steps, large = (level + 1) // 2, level % 2 == 0
     name, thing = chance.choice(_NAMES), chance.choice(_THINGS)
     top = 60 if large else 12

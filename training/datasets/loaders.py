@@ -1,4 +1,4 @@
-"""Where questions come from: the name of a built-in task, a file, or a data set of the hub."""
+"""Loads problems from a built-in task, a file, or a data set of the hub."""
 
 import random
 import re
@@ -21,7 +21,7 @@ from training.datasets.turns import in_turn
 
 BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
 HUB = {"openai/gsm8k": "gsm8k", "HuggingFaceH4/MATH-500": "math500"}
-"""Data sets of the Hugging Face hub that are known to be read, and what reports call them."""
+"""Tested data sets of the Hugging Face hub, and their names in reports."""
 TEST_ONLY = frozenset(("HuggingFaceH4/MATH-500",))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Split = Literal["train", "test"]
@@ -43,19 +43,19 @@ def load_problems(
     *,
     split: Split = "test",
 ) -> list[Problem]:
-    """Questions of these tasks in turn, so that the first few have all of them evenly.
+    """Load the problems of tasks, interleaved so that every prefix is balanced.
 
     Args:
         tasks: Built-in names, paths of JSONL files in a shape that `read_record`
             reads, or ids of data sets of the hub.
-        number: How many over all tasks; a task that has fewer gives all it has.
-        seed: Same seed, same questions.
-        grader: For files whose lines name none.
-        split: Of the data sets of the hub; train on "train", measure on "test".
+        number: Number of problems over all tasks; a task with fewer problems returns all of them.
+        seed: Seed; equal seeds give equal problems.
+        grader: Grader for files whose lines have no `grader`.
+        split: Split of the data sets of the hub; train on "train", evaluate on "test".
 
     Raises:
-        TrainingError: A task is unknown or has no such split, or a file cannot be read or has an
-            answer that its grader cannot use; names the line.
+        TrainingError: A task is unknown or lacks the split, or a file cannot be read or has an
+            answer that its grader does not support; the message names the line.
     """
     share = -(-number // len(tasks))
     chosen = list(in_turn(_load(task, share, seed, grader, split) for task in tasks))
@@ -92,7 +92,7 @@ def _shipped(task: str) -> list[Problem]:
 
 
 def _in_turn(problems: list[Problem], number: int, seed: int) -> list[Problem]:
-    """As many of every kind, as far as there are."""
+    """Choose equally many problems of every task, as far as available."""
     turns: dict[str, int] = defaultdict(int)
     rows = []
     for problem in _sample(problems, len(problems), seed):
@@ -122,10 +122,10 @@ def _parse(
 
 
 def _problem(record: Record, place: str, task: str, grader: GraderName | None) -> Problem:
-    """The problem of a record.
+    """Convert a record to a problem.
 
     Raises:
-        TrainingError: It is none; begins with the place.
+        TrainingError: The record is not a problem; the message starts with its place.
     """
     fields = read_record(record, place)
     fields["grader"] = record.get("grader") or grader or fields.get("grader")
@@ -146,7 +146,7 @@ def _problem(record: Record, place: str, task: str, grader: GraderName | None) -
 
 
 def _check_answer(problem: Problem, place: str) -> None:
-    """Refuse an answer that would make every reply wrong."""
+    """Refuse an answer that no reply can match."""
     is_math = problem.grader == "math"
     if is_math and find_spec("math_verify") is None:
         return
@@ -168,7 +168,7 @@ def _from_hub(name: str, split: Split, grader: GraderName | None) -> list[Proble
         rows = load_dataset(name, *config, split=split)
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # whatever the hub's client raises without a network
+    except Exception as error:  # the hub client raises various errors without a network
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainingError(
             f"--task {name}: is no file here and cannot be loaded from the hub: {reason}"

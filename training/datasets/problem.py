@@ -1,4 +1,4 @@
-"""A question with a known answer."""
+"""A problem with a known answer."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from probes.graders import GRADERS, GraderName
 
 
 class Problem(BaseModel):
-    """A question, its answer and how answers are graded."""
+    """A question, its answer and its grader."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
-    """Which kind of question it is."""
+    """Name of the task."""
     level: int = Field(0, ge=0)
-    """How hard it was made, 1 to 10; 0 where unknown."""
+    """Difficulty level, 1 to 10; 0 if unknown."""
     prompt: str = Field(min_length=1)
     answer: str = Field(min_length=1)
     grader: GraderName

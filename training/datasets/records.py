@@ -1,4 +1,4 @@
-"""Questions in the shapes that data sets are published in, as one shape: prompt and answer."""
+"""Converts records in the formats of published data sets to prompt and answer."""
 
 import re
 import string
@@ -12,12 +12,12 @@ from training.common.errors import TrainingError
 Record = Mapping[str, Any]
 
 PROMPTS = ("prompt", "question", "problem", "query", "instruction", "question_stem", "ctx")
-"""Keys of a question, in the order in which they are looked for."""
+"""Keys of a question, in order of precedence."""
 ANSWERS = (
     "answer", "final_answer", "expected_answer", "ground_truth", "target", "answerKey",
     "answer_key", "correct_answer", "label", "solution", "completion", "output", "response",
 )  # fmt: skip
-"""Keys of an answer, in the order in which they are looked for."""
+"""Keys of an answer, in order of precedence."""
 CHAT = ("messages", "conversations", "prompt")
 _CHOICES = ("choices", "options", "endings")
 _LETTERS = string.ascii_uppercase
@@ -26,16 +26,16 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def read_record(record: Record, place: str) -> dict[str, Any]:
-    """The fields of a problem in a record: `prompt`, `answer`, and a `grader` if the shape has one.
+    """Extract `prompt`, `answer`, and a `grader` if the format implies one, from a record.
 
     Args:
         record: `prompt` or `question` with `answer` (after `####` as in GSM8K), `problem` with
             `answer` or a boxed `solution` as in MATH, messages of a chat, or multiple choice as in
             MMLU, ARC and others.
-        place: Of the record, such as `mine.jsonl: line 3`.
+        place: Place of the record, such as `mine.jsonl: line 3`.
 
     Raises:
-        TrainingError: It has no question or no answer; begins with the place.
+        TrainingError: The record has no question or no answer; the message starts with the place.
     """
     chat = _chat(record, place)
     question = chat[0] if chat else _question(record, place)
@@ -59,10 +59,10 @@ def read_record(record: Record, place: str) -> dict[str, Any]:
 
 
 def read_level(record: Record, place: str) -> int | None:
-    """The level of a record, a number or text such as "Level 3"; None where it has none.
+    """The level of a record, a number or text such as "Level 3"; None without a level.
 
     Raises:
-        TrainingError: It is called `grade`; begins with the place.
+        TrainingError: The record uses the old key `grade`; the message starts with the place.
     """
     if "grade" in record:
         raise TrainingError(f"{place}: `grade` is called `level`")
@@ -129,7 +129,7 @@ def _grader_of_shape(record: Record, answer: str) -> GraderName | None:
 
 
 def _chat(record: Record, place: str) -> tuple[str, str | None] | None:
-    """The question of a chat and, where it goes on, the assistant's answer."""
+    """The question of a chat, and the assistant's answer if there is one."""
     key = next((key for key in CHAT if isinstance(record.get(key), list)), None)
     if key is None:
         return None
@@ -144,8 +144,8 @@ def _chat(record: Record, place: str) -> tuple[str, str | None] | None:
             f"{place}: {key}: must have one message of the user, and at most one answer of the "
             f"assistant after it, found {', '.join(roles) or 'none'}"
         )
-    said = rest[1][1] if len(rest) == 2 and not any(name in record for name in ANSWERS) else None
-    return "\n\n".join([*system, rest[0][1]]), said
+    reply = rest[1][1] if len(rest) == 2 and not any(name in record for name in ANSWERS) else None
+    return "\n\n".join([*system, rest[0][1]]), reply
 
 
 def _role(message: Any, place: str) -> str:
@@ -167,7 +167,7 @@ def _content(message: Mapping[str, Any], place: str) -> str:
 
 
 def _choices(record: Record) -> tuple[Sequence[str], Sequence[str]] | None:
-    """The labels and texts of multiple choice."""
+    """The labels and texts of a multiple-choice question."""
     nested = record.get("question")
     sources = [record, nested] if isinstance(nested, Mapping) else [record]
     found = next((source[key] for source in sources for key in _CHOICES if source.get(key)), None)
@@ -193,7 +193,7 @@ def _labels(given: Any, texts: Sequence[Any]) -> Sequence[str]:
 
 
 def _right_label(record: Record, labels: Sequence[str], texts: Sequence[str], place: str) -> str:
-    """The label of the right choice: given as such, as an index, or as the text itself."""
+    """The label of the right choice, which may be given as label, index or text."""
     value = next((record[key] for key in ANSWERS if key in record), record.get("answer_index"))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
         return labels[value]

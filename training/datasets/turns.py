@@ -1,4 +1,4 @@
-"""Taking turns."""
+"""Interleaves iterables."""
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
@@ -8,5 +8,5 @@ T = TypeVar("T")
 
 
 def in_turn(sources: Iterable[Iterable[T]]) -> Iterator[T]:
-    """One of each source, again and again; a source that has fewer ends earlier."""
+    """Yield one item of each source in turn, until all sources are exhausted."""
     return (item for row in zip_longest(*sources) for item in row if item is not None)

@@ -199,7 +199,7 @@ def test_tracker_folders_are_set_before_trl_is_imported(
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     config = load_config("plain", [f"model={tmp_path}", f"run={tmp_path / 'run'}"])
-    with pytest.raises(TrainingError, match="is no checkpoint"):
+    with pytest.raises(TrainingError, match="is not a checkpoint"):
         train_policy(config, Console(quiet=True))
 
 

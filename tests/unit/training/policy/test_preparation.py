@@ -59,7 +59,7 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["task.tasks=['absent.jsonl']"], "absent.jsonl"),
         (["optimizer.micro_batch=5"], "cannot be divided into micro-batches of 5"),
         (["task.num_problems=50", "task.held_out=48"], "fewer than prompts_per_step = 3"),
-        (["model=/nowhere"], "is no checkpoint"),
+        (["model=/nowhere"], "is not a checkpoint"),
         (["rollout.backend=vllm-colocate"], "TRL 1.16 supports vLLM 0.22.0 to 0.31.0"),
     ],
     ids=str,

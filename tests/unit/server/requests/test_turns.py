@@ -143,7 +143,7 @@ async def test_a_full_queue_refuses_before_the_response_starts() -> None:
     await anext(first)
     waiting = [asyncio.create_task(anext(queue.ask(config))) for config in "bc"]
     await queue.asked()
-    with pytest.raises(QueueFull, match="2 steered requests wait"):
+    with pytest.raises(QueueFull, match="2 steered requests are already waiting"):
         queue.ask("d")
     queue.engine.gates[0].set()
     await waiting[0]

@@ -25,7 +25,7 @@ class Engine(NamedTuple):
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine of the machine has core 0
             "VLLM_USE_V2_MODEL_RUNNER": str(int(self.v2)),
-            "ENTROSTAT_TEST_V2": str(int(self.v2)),
+            "ENTROSTAT_TEST_PATCHES": str(int(self.v2 or self.asynchronous)),
             "ENTROSTAT_TEST_ASYNC": str(int(self.asynchronous)),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{SITE}:{root}",

@@ -93,7 +93,10 @@ def start(engine: Engine, checkpoint: str, **options: Any) -> InProcess:
         additional_config={CONFIG_KEY: {}},
         **defaults | engine.options() | options,
     )
+    scheduler = llm.llm_engine.vllm_config.scheduler_config
+    assert scheduler.async_scheduling == engine.asynchronous
     worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    assert hasattr(worker.model_runner, "input_batch") != engine.v2
     controller, kept = worker.entrostat_processor.controller, Kept()
     controller.report_to(kept)
     return InProcess(engine, llm, worker.model_runner, controller, kept)

@@ -3,7 +3,7 @@
 vLLM ships a V2 runner for CPUs; it only lacks a Triton with a CPU backend. Triton's own interpreter
 runs the same kernels on CPU tensors, so nothing of the runner is replaced but what
 `triton_interpreter` lists, each with its reason. No installed file is edited: an import hook runs
-the patches of a module right after the module is imported. `ENTROSTAT_TEST_V2=0` switches it off.
+the patches of a module right after its import. `ENTROSTAT_TEST_PATCHES=0` switches it off.
 """
 
 import importlib.abc
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-if os.environ.get("ENTROSTAT_TEST_V2", "1") == "1":
+if os.environ.get("ENTROSTAT_TEST_PATCHES", "1") == "1":
     os.environ["TRITON_INTERPRET"] = "1"  # read by triton when it is imported
     from triton_interpreter import PATCHES  # type: ignore[import-not-found]  # beside this file
 

@@ -223,8 +223,9 @@ def test_the_stream_ends_as_the_protocol_specifies(server: Server) -> None:
     assert [line for line in lines if line][-1] == "data: [DONE]"
     assert events[0]["choices"][0]["delta"]["role"] == "assistant"
     assert [one["choices"][0]["finish_reason"] for one in events[:3]] == [None, None, "stop"]
+    assert events[2]["choices"][0]["entropy"]["inquiry"]["action"] == "ask"
     assert events[3]["usage"]["completion_tokens"] > 0
-    assert events[4]["choices"][0]["entropy"]["inquiry"]["action"] == "ask"
+    assert len(events) == 4
 
 
 def test_a_direct_turn_reads_each_candidate_with_each_answer_once(

@@ -294,7 +294,7 @@ def test_every_completion_of_a_request_is_steered(
         ({"vector": "smollm2-135m/entropy", "strength": 1}, "entropy.steering.0.vector"),
         ({"vector": PUSH}, "entropy.steering.0"),
         ({"vector": PUSH, "strength": 1, "clamp": [0, 1]}, "entropy.steering.0"),
-        ({"vector": PUSH, "clamp": [2, 1]}, "entropy.steering.0"),
+        ({"vector": PUSH, "clamp": [2]}, "entropy.steering.0"),
         ({"vector": PUSH, "strength": 1, "layers": [3]}, "entropy.steering.0.layers"),
         ({"vector": PUSH, "strength": 1e9}, "entropy.steering.0.strength"),
     ],

@@ -89,7 +89,7 @@ def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path:
     from training.policy.rollouts.served import ServedPolicy
     from training.policy.rollouts.settings import ServedConfig
 
-    with pytest.raises(TrainingError, match=r"from before the temperature.*processed_logprobs"):
+    with pytest.raises(TrainingError, match=r"before the temperature.*processed_logprobs"):
         ServedPolicy(ServedConfig(url=server.url), tmp_path).connect()
 
 

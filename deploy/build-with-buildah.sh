@@ -24,7 +24,8 @@ mirror=${MIRROR:-http://deb.debian.org/debian}
 export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# An interrupted debootstrap leaves /proc mounted below: do not descend into it.
+trap 'umount "$scratch/root/proc" 2>/dev/null || true; rm -rf --one-file-system "$scratch"' EXIT
 
 # Build the equivalent of `python:3.11-slim-bookworm` from Debian packages.
 make_base() {

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from probes.inquiry.words import EmptySets
-
 Score = Literal["lac", "aps"]
 """How poorly a label fits a distribution; see `conformity_scores`."""
+EmptySets = Literal["full", "raw"]
+"""Replacement of a set without any label: all labels, or the empty set of the formula."""
 
 
 def conformity_scores(probabilities: Tensor, score: Score = "lac") -> Tensor:

@@ -2,7 +2,6 @@
 
 from prometheus_client import Counter, Histogram
 
-from server.planning.plan import Plan
 from server.wire.report import Report
 
 _REQUESTS = Counter(
@@ -34,12 +33,12 @@ _QUEUE_FULL = Counter(
 _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["action"])
 
 
-def planned(plan: Plan) -> None:
-    """Count one controlled request."""
-    _REQUESTS.labels(plan.law.type if plan.law else "none", plan.profile or "none").inc()
+def count_request(law: str | None, profile: str | None) -> None:
+    """Count one controlled request, by the type of its temperature law and its profile."""
+    _REQUESTS.labels(law or "none", profile or "none").inc()
 
 
-def observe(report: Report) -> None:
+def observe_completion(report: Report) -> None:
     """Record one traced completion."""
     for reason in (report.fallback or "").split(","):
         if reason:
@@ -51,21 +50,21 @@ def observe(report: Report) -> None:
     _CLAMPED.inc(report.num_clamped or 0)
 
 
-def asked(action: str) -> None:
+def count_inquiry_turn(action: str) -> None:
     """Count one turn of an inquiry."""
     _TURNS.labels(action).inc()
 
 
-def refused() -> None:
+def count_refusal() -> None:
     """Count one request refused with 400."""
     _REFUSED.inc()
 
 
-def dropped_frame() -> None:
+def count_dropped_frame() -> None:
     """Count one telemetry frame that could not be read."""
     _DROPPED.inc()
 
 
-def queue_full() -> None:
+def count_queue_full() -> None:
     """Count one request refused with 503."""
     _QUEUE_FULL.inc()

@@ -175,6 +175,48 @@ def test_a_public_class_name_means_one_thing() -> None:
     assert {name for name, count in names.items() if count > 1} - DEFINED_TWICE == set()
 
 
+def folder_imports() -> dict[str, dict[str, set[str]]]:
+    """For each folder, the folders it imports and by which modules; types-only imports count too.
+
+    Every folder is a unit of its own: `server/routes` and `server` are two.
+    """
+    folders = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): name_of(
+            path.parent
+        )
+        for path in SOURCES
+    }
+    found: dict[str, dict[str, set[str]]] = {name: {} for name in folders.values()}
+    for path in SOURCES:
+        home = name_of(path.parent)
+        for name in imports(path):
+            module = name if name in folders else name.rpartition(".")[0]
+            if folders.get(module, home) != home:
+                found[home].setdefault(folders[module], set()).add(name_of(path))
+    return found
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    arrows = folder_imports()
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            new = set(arrows[left.pop()]) - seen
+            seen |= new
+            left.extend(new)
+        return seen
+
+    circular = {name for name in arrows if name in reached(name)}
+    assert {
+        f"{home} -> {other} ({', '.join(sorted(modules))})"
+        for home in circular
+        for other, modules in arrows[home].items()
+        if other in circular
+    } == set()
+
+
 @pytest.mark.parametrize("heavy", WITHOUT)
 def test_light_modules_import_nothing_heavy(heavy: str) -> None:
     program = (

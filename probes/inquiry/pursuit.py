@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.conformal import SetRule
+from probes.conformal import EmptySets, SetRule
 from probes.inquiry.lookahead import (
     entropy_bound,
     expected_entropy,
@@ -18,7 +18,7 @@ from probes.inquiry.lookahead import (
     information_gain,
 )
 from probes.inquiry.text import wording
-from probes.inquiry.words import EmptySets, Policy, StopReason
+from probes.inquiry.words import Policy, StopReason
 
 MIN_GAIN = 1e-3
 """Nats; smallest gain that is worth a question."""

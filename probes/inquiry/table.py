@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.conformal import EmptySets
 from probes.inquiry.likelihood import known_answers
 from probes.inquiry.task import Task
-from probes.inquiry.words import EmptySets
 
 WRONG_ANSWERS = 0.01
 """Probability that a player's answer differs from the table."""

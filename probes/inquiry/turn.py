@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.conformal import SetRule
+from probes.conformal import EmptySets, SetRule
 from probes.inquiry.likelihood import UNKNOWN, posterior, posteriors_after
 from probes.inquiry.lookahead import answer_weights
 from probes.inquiry.pursuit import Selection, select, stop_reason
-from probes.inquiry.words import TOLERANCE, EmptySets, LabelWeights, Policy, StopReason
+from probes.inquiry.words import TOLERANCE, LabelWeights, Policy, StopReason
 
 History = Sequence[tuple[int, int]]
 """Pairs of question and answer index, `UNKNOWN` among the answers."""

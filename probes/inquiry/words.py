@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-EmptySets = Literal["full", "raw"]
-"""Replacement of a set without any label: all labels, or the empty set of the formula."""
 LabelWeights = Literal["posterior", "uniform"]
 """Distribution of the answering label in the lookahead: its current probability, or uniform as
 published."""

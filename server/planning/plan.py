@@ -38,6 +38,11 @@ class Plan(NamedTuple):
     """Fallback codes: controls of the profile that this request cannot use."""
 
     @property
+    def law_type(self) -> str | None:
+        """`type` of the temperature law."""
+        return self.law.type if self.law else None
+
+    @property
     def is_empty(self) -> bool:
         """Whether the plan controls nothing and measures nothing."""
         controls = (self.law, self.difficulty, self.steering, self.inquiry)

@@ -113,7 +113,7 @@ class Merge:
             report.difficulty = difficulty
             if difficulty.source == "fallback":
                 report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
-        metrics.observe(report)
+        metrics.observe_completion(report)
         return report
 
     async def _complete(self, choice: AnswerChoice, start: int) -> None:

@@ -181,7 +181,7 @@ class Telemetry:
         try:
             self._distribute(frame)
         except Exception as error:  # a malformed frame must not stop the receiver
-            metrics.dropped_frame()
+            metrics.count_dropped_frame()
             logger.warning("entrostat: a telemetry frame was dropped: %s", error)
 
     def _distribute(self, frame: bytes) -> None:

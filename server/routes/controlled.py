@@ -20,7 +20,7 @@ from server.requests.difficulty import Extend
 from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
 from server.routes.inquiry import not_of_a_question, play
-from server.state import ServerState, state_of
+from server.routes.state import ServerState, state_of
 from server.worker.message import reserved_keys
 
 VllmRoute = Callable[..., Awaitable[Any]]
@@ -43,7 +43,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
     if plan is None:
         return await vllm_route(request, raw_request=raw_request)
     if plan.inquiry is not None:
-        metrics.planned(plan)
+        metrics.count_request(plan.law_type, plan.profile)
         try:
             return await _play(request, raw_request, state, plan)
         except BadControl:
@@ -59,7 +59,7 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     extend = None if plan.difficulty is None else _extender(request, raw_request)
     timeout = state.settings.trace_timeout
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission)
-    metrics.planned(plan)
+    metrics.count_request(plan.law_type, plan.profile)
     try:
         with nullcontext() if plan.is_empty else generation.applied():
             response = await vllm_route(request, raw_request=raw_request)

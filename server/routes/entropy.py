@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.state import state_of
+from server.routes.state import state_of
 from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness
 
 router = APIRouter()

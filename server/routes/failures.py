@@ -31,11 +31,11 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BadControl)
-    metrics.refused()
+    metrics.count_refusal()
     return bad_request(str(error), error.param)
 
 
 async def _queue_full(_: Request, error: Exception) -> JSONResponse:
-    metrics.queue_full()
+    metrics.count_queue_full()
     body = error_body(str(error), "ServiceUnavailableError", None, 503)
     return JSONResponse(body, status_code=503, headers={"Retry-After": str(RETRY_AFTER)})

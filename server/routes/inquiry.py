@@ -16,7 +16,7 @@ from server.inquiry.engine_reads import Reads
 from server.inquiry.turn import inquire
 from server.planning.plan import Plan
 from server.requests.sse import sse
-from server.state import ServerState
+from server.routes.state import ServerState
 from server.wire.report import Report, join_fallbacks
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
@@ -54,8 +54,8 @@ async def play(
     text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
     fallback = join_fallbacks(*plan.skipped, reason)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
-    metrics.observe(report)
-    metrics.asked(inquiry.action)
+    metrics.observe_completion(report)
+    metrics.count_inquiry_turn(inquiry.action)
     (completion,) = await reads.tokens([text], start=False)
     usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,

@@ -13,7 +13,7 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 from server.errors import BadControl
 from server.planning.plan import split_model
-from server.state import state_of
+from server.routes.state import state_of
 
 router = APIRouter()
 _JSON = [Depends(validate_json_request)]

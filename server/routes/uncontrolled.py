@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from server.errors import BadControl
 from server.planning.plan import split_model
 from server.routes.access import is_public
-from server.state import state_of
+from server.routes.state import state_of
 
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 

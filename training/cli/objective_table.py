@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.objectives.catalog import SETTINGS
-from training.objectives.requirements import ObjectiveSettings
+from training.objectives.core.requirements import ObjectiveSettings
 from training.policy.config import shipped_configs
 
 _LEAST_WIDTH = 120

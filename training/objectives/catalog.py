@@ -25,7 +25,8 @@ from training.objectives.configs import (
     SteerConfig,
     TargetEntropyConfig,
 )
-from training.objectives.controller import Actuator
+from training.objectives.core.controller import Actuator
+from training.objectives.core.requirements import Claim, ObjectiveSettings
 from training.objectives.experimental.configs import AresConfig, HicraConfig, InfoGainConfig
 from training.objectives.groups.configs import (
     AepoConfig,
@@ -37,7 +38,6 @@ from training.objectives.groups.configs import (
     PearConfig,
     SeedGrpoConfig,
 )
-from training.objectives.requirements import Claim, ObjectiveSettings
 
 ObjectiveConfig = Annotated[
     PlainConfig

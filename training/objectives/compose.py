@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
 from training.objectives.catalog import ObjectiveConfig, refuse_contradictions
-from training.objectives.controller import Actuator
-from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.core.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.core.controller import Actuator
+from training.objectives.core.distributed import Ranks, SingleProcess
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import Claim, ObjectiveSettings, RequiredTensor
 from training.objectives.groups.baselines import group_advantages
-from training.objectives.interface import Objective
 from training.objectives.registry import build_objective
-from training.objectives.requirements import Claim, ObjectiveSettings, RequiredTensor
 from training.objectives.steer import entropy_change
 
 State = dict[str, dict[str, float | None]]

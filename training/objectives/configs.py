@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.objectives.controller import Actuator
-from training.objectives.requirements import Claim, ObjectiveSettings, RequiredTensor
+from training.objectives.core.controller import Actuator
+from training.objectives.core.requirements import Claim, ObjectiveSettings, RequiredTensor
 
 
 class PlainConfig(ObjectiveSettings):

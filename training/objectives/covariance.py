@@ -10,10 +10,10 @@ PRIME-RL/Entropy-Mechanism-of-RL at 8850579.
 import torch
 from torch import Tensor
 
-from training.objectives.batch import UNCLIPPED, LossPlan, MicroBatch
 from training.objectives.configs import ClipCovConfig, KlCovConfig
-from training.objectives.distributed import smallest, token_count, token_mean
-from training.objectives.interface import Objective
+from training.objectives.core.batch import UNCLIPPED, LossPlan, MicroBatch
+from training.objectives.core.distributed import smallest, token_count, token_mean
+from training.objectives.core.interface import Objective
 
 
 def token_covariance(tokens: MicroBatch, advantages: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ All three average over the tokens of the whole optimizer step, so they do not de
 accumulation or the number of processes.
 """
 
-from training.objectives.batch import LossPlan, MicroBatch, StepStatistics
 from training.objectives.configs import (
     AdaptiveEntropyConfig,
     EntropyBonusConfig,
     TargetEntropyConfig,
 )
-from training.objectives.distributed import Ranks, token_mean
-from training.objectives.interface import Objective
+from training.objectives.core.batch import LossPlan, MicroBatch, StepStatistics
+from training.objectives.core.distributed import Ranks, token_mean
+from training.objectives.core.interface import Objective
 
 
 class EntropyBonus(Objective[EntropyBonusConfig]):

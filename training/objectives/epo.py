@@ -2,10 +2,10 @@
 
 import math
 
-from training.objectives.batch import LossPlan, MicroBatch, StepStatistics
 from training.objectives.configs import EpoConfig
-from training.objectives.distributed import Ranks
-from training.objectives.interface import Objective
+from training.objectives.core.batch import LossPlan, MicroBatch, StepStatistics
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.interface import Objective
 
 
 def phase_weight(step: float, num_steps: float, gamma: float) -> float:

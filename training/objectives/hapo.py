@@ -9,10 +9,10 @@ from torch import Tensor
 from probes.hapo_statistics import fit_hapo
 from probes.law_functions import hapo
 from probes.laws import HapoStatistics
-from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
 from training.objectives.configs import HapoConfig
-from training.objectives.distributed import Ranks
-from training.objectives.interface import Objective
+from training.objectives.core.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.interface import Objective
 
 _MAX_ENTROPIES = 2**22
 """Most tokens of all processes that the statistics are fitted to; larger steps are subsampled."""

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.objectives.batch import LossPlan, MicroBatch
 from training.objectives.configs import EntropyAdvantageConfig, HighEntropyMaskConfig
-from training.objectives.interface import Objective
+from training.objectives.core.batch import LossPlan, MicroBatch
+from training.objectives.core.interface import Objective
 
 
 class HighEntropyMask(Objective[HighEntropyMaskConfig]):

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from training.objectives.batch import UNCLIPPED, LossPlan, MicroBatch
 from training.objectives.configs import LpRegConfig
-from training.objectives.distributed import smallest, token_count
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import UNCLIPPED, LossPlan, MicroBatch
+from training.objectives.core.distributed import smallest, token_count
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 
 _MAX_GAP = 20.0
 """Nats; far above the clamp of k3. An infinite e^d would make its gradient NaN."""

@@ -4,6 +4,8 @@ from typing import Any
 
 from training.objectives.catalog import ObjectiveConfig
 from training.objectives.configs import PlainConfig
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import ObjectiveSettings
 from training.objectives.covariance import ClipCov, KlCov
 from training.objectives.entropy_terms import AdaptiveEntropy, EntropyBonus, TargetEntropy
 from training.objectives.epo import Epo
@@ -16,9 +18,7 @@ from training.objectives.groups.empg import Empg
 from training.objectives.groups.rewards import Empo, Pear
 from training.objectives.hapo import HapoObjective
 from training.objectives.high_entropy import EntropyAdvantage, HighEntropyMask
-from training.objectives.interface import Objective
 from training.objectives.lp_reg import LpReg
-from training.objectives.requirements import ObjectiveSettings
 from training.objectives.siren import Siren
 from training.objectives.soft_clip import SoftClip
 from training.objectives.steer import SteerObjective

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives.batch import LossPlan, MicroBatch, StepStatistics
 from training.objectives.configs import SirenConfig
-from training.objectives.distributed import Ranks
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import LossPlan, MicroBatch, StepStatistics
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 
 
 def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:

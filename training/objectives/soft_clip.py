@@ -2,9 +2,9 @@
 
 import torch
 
-from training.objectives.batch import UNCLIPPED, LossPlan, MicroBatch
 from training.objectives.configs import SoftClipConfig
-from training.objectives.interface import Objective
+from training.objectives.core.batch import UNCLIPPED, LossPlan, MicroBatch
+from training.objectives.core.interface import Objective
 
 
 class SoftClip(Objective[SoftClipConfig]):

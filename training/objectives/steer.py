@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from training.objectives.batch import LossPlan, MicroBatch
 from training.objectives.configs import SteerConfig
-from training.objectives.distributed import token_max
-from training.objectives.interface import Objective
+from training.objectives.core.batch import LossPlan, MicroBatch
+from training.objectives.core.distributed import token_max
+from training.objectives.core.interface import Objective
 
 _FLOOR = 0.02
 """Smallest scale of the exponential map, so that tiny changes are not amplified."""

@@ -15,7 +15,7 @@ from probes.strict import StrictModel
 from training.common.errors import TrainingError
 from training.objectives.catalog import ObjectiveList, refuse_experimental
 from training.objectives.configs import PlainConfig
-from training.objectives.controller import ControllerConfig
+from training.objectives.core.controller import ControllerConfig
 from training.policy.rollouts.settings import BranchConfig, ServedConfig
 from training.policy.validation import LossType, TrlSettings, refuse_settings
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.core.distributed import Ranks, SingleProcess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +32,7 @@ def leave(trainer: Any) -> None:
 
 
 class Processes:
-    """`objectives.distributed.Ranks` over several processes."""
+    """`Ranks` over several processes."""
 
     def __init__(self, accelerator: "Accelerator") -> None:
         self._accelerator: Any = accelerator

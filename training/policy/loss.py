@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives.batch import UNCLIPPED
 from training.objectives.compose import Objectives
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import UNCLIPPED
+from training.objectives.core.requirements import RequiredTensor
 from training.policy.validation import CLIPPED
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from probes.laws import HapoStatistics, TemperatureLaw
-from training.objectives.batch import MicroBatch, RolloutBatch
 from training.objectives.compose import Objectives
-from training.objectives.controller import Actuator, EntropyController
-from training.objectives.distributed import Ranks
+from training.objectives.core.batch import MicroBatch, RolloutBatch
+from training.objectives.core.controller import Actuator, EntropyController
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.arbitrary_entropy import Aepo
 from training.objectives.hapo import HapoObjective
-from training.objectives.requirements import RequiredTensor
 from training.policy.grading import final_text
 from training.policy.loss import ROLLOUT_LOGITS, ScoredTokens, ratio_limits, score_logits
 from training.policy.rollouts.branch import BranchSource, with_replaced

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from probes.grading.final_answer import final_answer
 from probes.grading.wording import plain, sentences, without_accents
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.hicra import planning_mask
-from training.objectives.requirements import RequiredTensor
 
 _NUMBER = (
     r"(?:(?<![\w)\]}])[-\u2212][$€£¥]?)?"  # a hyphen after a digit or letter is not a sign

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from probes.laws import TemperatureLaw
-from training.objectives.batch import LossPlan, MicroBatch
 from training.objectives.catalog import ObjectiveConfig
 from training.objectives.compose import Objectives
 from training.objectives.configs import PlainConfig
-from training.objectives.controller import Actuator, ControllerConfig, EntropyController
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import LossPlan, MicroBatch
+from training.objectives.core.controller import Actuator, ControllerConfig, EntropyController
+from training.objectives.core.requirements import RequiredTensor
 from training.policy.distributed import ranks_of
 from training.policy.loss import (
     ROLLOUT_LOGITS,

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 from probes.laws import HapoLaw, TemperatureLaw
 from training.objectives.catalog import ObjectiveConfig, refuse_actuator
-from training.objectives.controller import Actuator, ControllerConfig
-from training.objectives.requirements import Claim, RequiredTensor
+from training.objectives.core.controller import Actuator, ControllerConfig
+from training.objectives.core.requirements import Claim, RequiredTensor
 from training.policy.rollouts.settings import BranchConfig
 
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]

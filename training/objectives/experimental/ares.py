@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.configs import AresConfig
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
 
 
 def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:

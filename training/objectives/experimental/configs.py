@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from training.objectives.requirements import Claim, ObjectiveSettings, RequiredTensor
+from training.objectives.core.requirements import Claim, ObjectiveSettings, RequiredTensor
 
 
 class InfoGainConfig(ObjectiveSettings):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.configs import HicraConfig
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
 
 
 def planning_mask(token_ids: Tensor, phrases: Sequence[Sequence[int]]) -> Tensor:

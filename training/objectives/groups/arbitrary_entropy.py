@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch, StepStatistics
-from training.objectives.distributed import Ranks
+from training.objectives.core.batch import RolloutBatch, StepStatistics
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import Claim, RequiredTensor
 from training.objectives.groups.configs import AepoConfig, DcpoConfig, TwoTemperatureSettings
-from training.objectives.interface import Objective
-from training.objectives.requirements import Claim, RequiredTensor
 
 _C = TypeVar("_C", bound=TwoTemperatureSettings, covariant=True)
 

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.configs import CanonConfig, HardnessWeightConfig, SeedGrpoConfig
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
 
 
 def group_advantages(rollout: RolloutBatch) -> Tensor:

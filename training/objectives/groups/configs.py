@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from training.objectives.controller import Actuator
-from training.objectives.requirements import Claim, ObjectiveSettings, RequiredTensor
+from training.objectives.core.controller import Actuator
+from training.objectives.core.requirements import Claim, ObjectiveSettings, RequiredTensor
 
 
 class HardnessWeightConfig(ObjectiveSettings):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.configs import EmpgConfig
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
 
 
 class Empg(Objective[EmpgConfig]):

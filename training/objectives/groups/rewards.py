@@ -5,11 +5,11 @@ These objectives change `RolloutBatch.rewards`; the group advantages are then re
 
 from torch import Tensor
 
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.baselines import cluster_shares
 from training.objectives.groups.configs import EmpoConfig, PearConfig
-from training.objectives.interface import Objective
-from training.objectives.requirements import RequiredTensor
 
 
 class Empo(Objective[EmpoConfig]):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probes.conformal import Calibration
+from probes.conformal import Calibration, EmptySets
 from probes.inquiry.likelihood import known_answers, posterior, posteriors_after
 from probes.inquiry.lookahead import answer_weights
 from probes.inquiry.pursuit import (
@@ -18,7 +18,7 @@ from probes.inquiry.pursuit import (
     select,
     stop_reason,
 )
-from probes.inquiry.words import EmptySets, Policy, StopReason
+from probes.inquiry.words import Policy, StopReason
 
 quickly = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)

@@ -10,12 +10,12 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
 from training.objectives.catalog import ObjectiveList
 from training.objectives.compose import Objectives
-from training.objectives.distributed import Ranks, SingleProcess
+from training.objectives.core.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.core.distributed import Ranks, SingleProcess
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.baselines import group_advantages
-from training.objectives.requirements import RequiredTensor
 
 VOCAB = 11
 CONFIGS: TypeAdapter[Any] = TypeAdapter(ObjectiveList)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout, step
-from training.objectives.batch import RolloutBatch
 from training.objectives.compose import Objectives
-from training.objectives.controller import Actuator
-from training.objectives.distributed import SingleProcess
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.controller import Actuator
+from training.objectives.core.distributed import SingleProcess
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.configs import DcpoConfig
-from training.objectives.requirements import RequiredTensor
 
 RIGHT = torch.tensor([True, False, False, False])
 

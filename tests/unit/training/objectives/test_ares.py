@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
 from training.objectives.experimental.ares import BUCKETS, effort_reward, window_means
 
 EASY, MEDIUM, HARD = BUCKETS

@@ -19,13 +19,13 @@ from tests.unit.training.objectives.batch import (
     rollout,
     trainer_loss,
 )
-from training.objectives.batch import LossPlan, MicroBatch
 from training.objectives.compose import Objectives
 from training.objectives.configs import EntropyBonusConfig
-from training.objectives.controller import Actuator
-from training.objectives.distributed import Ranks
+from training.objectives.core.batch import LossPlan, MicroBatch
+from training.objectives.core.controller import Actuator
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.registry import OBJECTIVES, build_objective
-from training.objectives.requirements import RequiredTensor
 
 # Settings under which every objective changes the loss of a few dozen tokens.
 ACTIVE: dict[str, dict[str, Any]] = {

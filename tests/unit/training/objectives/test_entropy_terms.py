@@ -12,8 +12,8 @@ from tests.unit.training.objectives.batch import (
 )
 from training.objectives.compose import Objectives
 from training.objectives.configs import TargetEntropyConfig
-from training.objectives.controller import Actuator
-from training.objectives.distributed import SingleProcess
+from training.objectives.core.controller import Actuator
+from training.objectives.core.distributed import SingleProcess
 
 UP, DOWN = 99.0, 0.01  # targets that no case reaches
 

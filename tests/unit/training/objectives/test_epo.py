@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.unit.training.objectives.batch import case, loss_and_gradient, objectives, plan_of, step
-from training.objectives.distributed import SingleProcess
+from training.objectives.core.distributed import SingleProcess
 from training.objectives.epo import phase_weight
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import objectives, only, rollout
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
 from training.objectives.groups.baselines import (
     cluster_shares,
     group_advantages,

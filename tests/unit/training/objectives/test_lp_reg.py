@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import case, objectives, only, policy_loss
-from training.objectives.batch import MicroBatch
+from training.objectives.core.batch import MicroBatch
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.lp_reg import proxy_logprobs
-from training.objectives.requirements import RequiredTensor
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 

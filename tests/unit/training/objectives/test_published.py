@@ -15,9 +15,9 @@ from tests.unit.training.objectives.batch import (
     rollout,
     trainer_loss,
 )
-from training.objectives.batch import RolloutBatch
-from training.objectives.controller import ControllerConfig, EntropyController
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import RolloutBatch
+from training.objectives.core.controller import ControllerConfig, EntropyController
+from training.objectives.core.requirements import RequiredTensor
 from training.policy.text_features import turn_steps
 
 LENGTHS = [9, 4, 1, 7, 12, 12, 3, 5]

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from tests.unit.training.objectives.batch import CONFIGS, objectives
 from training.objectives.catalog import SETTINGS, ObjectiveConfig, refuse_actuator
-from training.objectives.controller import Actuator
-from training.objectives.interface import Objective
+from training.objectives.core.controller import Actuator
+from training.objectives.core.interface import Objective
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.registry import OBJECTIVES, build_objective
-from training.objectives.requirements import RequiredTensor
 
 UNION = get_args(get_args(ObjectiveConfig)[0])
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import case, objectives, only, plan_of, step, trainer_loss
-from training.objectives.distributed import SingleProcess
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.distributed import SingleProcess
+from training.objectives.core.requirements import RequiredTensor
 from training.objectives.siren import nucleus_entropy
 
 SKEWED = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()

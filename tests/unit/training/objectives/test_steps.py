@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.training.objectives.batch import only, rollout
-from training.objectives.batch import RolloutBatch
+from training.objectives.core.batch import RolloutBatch
 from training.objectives.experimental.hicra import planning_mask
 
 

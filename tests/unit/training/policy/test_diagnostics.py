@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import case
-from training.objectives.batch import StepStatistics
 from training.objectives.compose import Objectives
 from training.objectives.configs import PlainConfig
+from training.objectives.core.batch import StepStatistics
 from training.policy.diagnostics import agreement, jitter_response, policy_kl
 
 

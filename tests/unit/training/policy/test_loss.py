@@ -5,10 +5,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from training.objectives.batch import UNCLIPPED
 from training.objectives.catalog import ObjectiveList
 from training.objectives.compose import Objectives
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.batch import UNCLIPPED
+from training.objectives.core.requirements import RequiredTensor
 from training.policy.loss import (
     ROLLOUT_LOGITS,
     TRAINING_LOGITS,

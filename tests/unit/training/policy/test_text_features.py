@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.training.policy import tiny_policy as tiny
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.requirements import RequiredTensor
 from training.policy.grading import final_text
 from training.policy.text_features import (
     STRATEGY_PHRASES,

@@ -13,8 +13,8 @@ from probes.laws import FixedLaw
 from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives.catalog import ObjectiveList
 from training.objectives.compose import Objectives
-from training.objectives.controller import Actuator, ControllerConfig
-from training.objectives.interface import Objective
+from training.objectives.core.controller import Actuator, ControllerConfig
+from training.objectives.core.interface import Objective
 from training.objectives.registry import OBJECTIVES
 from training.policy.rollouts.settings import BranchConfig
 from training.policy.trainer import EntropyGRPOTrainer

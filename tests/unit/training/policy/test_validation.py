@@ -5,7 +5,7 @@ from pydantic import TypeAdapter
 
 from probes.laws import FixedLaw
 from training.objectives.catalog import ObjectiveList
-from training.objectives.controller import Actuator, ControllerConfig
+from training.objectives.core.controller import Actuator, ControllerConfig
 from training.policy.rollouts.settings import BranchConfig
 from training.policy.validation import TrlSettings, advice, refuse_settings
 

@@ -13,9 +13,9 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-from training.objectives.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
-from training.objectives.distributed import Ranks
-from training.objectives.requirements import ObjectiveSettings
+from training.objectives.core.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
+from training.objectives.core.distributed import Ranks
+from training.objectives.core.requirements import ObjectiveSettings
 
 C_co = TypeVar("C_co", bound=ObjectiveSettings, covariant=True)
 

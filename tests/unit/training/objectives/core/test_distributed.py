@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.training.objectives.batch import on_ranks
-from training.objectives.distributed import (
+from training.objectives.core.distributed import (
     SingleProcess,
     smallest,
     token_count,

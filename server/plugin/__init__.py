@@ -16,8 +16,8 @@ from vllm.version import __version__ as vllm_version
 from server.commands.startup import tell_when_ready
 from server.requests.generation import ControlledEngine
 from server.requests.merge import HANDLERS, reporting
+from server.routes.state import ServerState
 from server.settings import settings
-from server.state import ServerState
 from server.worker.message import CONFIG_KEY
 
 logger = logging.getLogger("vllm.entrostat")

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from training.objectives.distributed import Ranks, SingleProcess
-from training.objectives.requirements import RequiredTensor
+from training.objectives.core.distributed import Ranks, SingleProcess
+from training.objectives.core.requirements import RequiredTensor
 
 UNCLIPPED = 1e6
 """A clip range wide enough for every importance ratio."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from probes.strict import StrictModel
-from training.objectives.controller import Actuator
+from training.objectives.core.controller import Actuator
 
 
 class RequiredTensor(StrEnum):

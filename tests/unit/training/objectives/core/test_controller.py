@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from training.objectives.controller import Actuator, ControllerConfig, EntropyController
+from training.objectives.core.controller import Actuator, ControllerConfig, EntropyController
 from training.policy.config import load_config
 
 

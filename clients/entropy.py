@@ -49,15 +49,16 @@ __all__ = [
     "inquiry",
     "law",
     "report",
+    "shuffled",
     "steer",
 ]
 
 Trace = Literal["none", "summary", "tokens"]
-Law = dict[str, str | float]
+Law = dict[str, str | float | list[float]]
 """A temperature law in its JSON form; the functions below build one."""
 
 
-def law(type: str, **parameters: float | str) -> Law:
+def law(type: str, **parameters: float | str | list[float]) -> Law:
     """Build any law from its `type`; the functions below are shorthands for the known laws."""
     return {"type": type, **parameters}
 
@@ -129,6 +130,19 @@ def entropy_target(
         "temperature_max": temperature_max,
         "side": side,
     }
+
+
+def shuffled(temperatures: Iterable[float], weights: Iterable[float] | None = None) -> Law:
+    """Draw every token's temperature from a histogram, whatever its entropy: a control.
+
+    Args:
+        temperatures: At most 64. A request with a `seed` draws the same ones again.
+        weights: How often each is drawn, relative to the others; None draws all equally often.
+    """
+    law: Law = {"type": "shuffled", "temperatures": list(temperatures)}
+    if weights is not None:
+        law["weights"] = list(weights)
+    return law
 
 
 def difficulty(

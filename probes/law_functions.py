@@ -60,11 +60,17 @@ def dynatemp(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float
     return low + (base + reach - low) * share.pow(exponent)
 
 
+def shuffled(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+    """T = the temperature that `probes.shuffled` drew for the token; the worker puts it there."""
+    return parameters[..., 0]
+
+
 FUNCTIONS: dict[str, LawFunction] = {
     "fixed": fixed,
     "hapo": hapo,
     "edt": edt,
     "dynatemp": dynatemp,
+    "shuffled": shuffled,
 }
 """By `type`. `entropy_target` is not among them: it needs the logits, see
 `probes.entropy_target`."""

@@ -5,6 +5,7 @@ temperature T at which the token is sampled. The wire, profiles, the policy conf
 these models; `probes.law_functions` implements one function for each.
 """
 
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import ConfigDict, Field, model_validator
@@ -181,8 +182,72 @@ class EntropyTargetLaw(_Law):
         return (self.entropy_target, *limits, SIDES[self.side])
 
 
+NUM_BINS = 64
+"""Most temperatures of a histogram."""
+
+
+_LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+"""Lengths of a histogram with weights that the schema lists."""
+
+
+def _same_length(schema: dict[str, Any]) -> None:
+    """Approximate "one weight for each temperature", which JSON schema cannot express.
+
+    The server accepts everything that the schema allows, and also weights of other lengths.
+    """
+    _require_type(schema)
+    schema["properties"]["weights"]["anyOf"][0]["contains"] = {"exclusiveMinimum": 0}
+    of_length = [{"minItems": length, "maxItems": length} for length in _LENGTHS]
+    schema["anyOf"] = [
+        {"properties": {"weights": {"type": "null"}}},
+        *({"properties": {"temperatures": one, "weights": one}} for one in of_length),
+    ]
+
+
+class ShuffledLaw(_Law):
+    """Draw every token's temperature from a histogram, independently of the entropy.
+
+    The control of an evaluation: with the temperatures that another law applied, in random order,
+    it shows what that law gains by its order. The same `seed` draws the same temperatures.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_same_length)
+
+    type: Literal["shuffled"] = "shuffled"
+    """Name of the law."""
+    temperatures: tuple[Annotated[float, Field(ge=0.01, le=100.0)], ...] = Field(
+        min_length=1, max_length=NUM_BINS
+    )
+    """Temperatures to draw from."""
+    weights: tuple[Annotated[float, Field(ge=0.0, le=1e9)], ...] | None = Field(
+        None, min_length=1, max_length=NUM_BINS
+    )
+    """How often each is drawn, relative to the others; default: all equally often."""
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.temperatures):
+            raise ValueError(
+                f"there are {len(self.temperatures)} temperatures and {len(self.weights)} weights: "
+                "give one weight for each temperature"
+            )
+        if self.weights is not None and not sum(self.weights) > 0:
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+    def _values(self, statistics: HapoStatistics | None) -> tuple[float, ...]:
+        return ()
+
+    def cumulative(self) -> tuple[float, ...]:
+        """Share of the weight up to and including each temperature; the last is 1."""
+        weights = self.weights or (1.0,) * len(self.temperatures)
+        sums = tuple(accumulate(weights))
+        return tuple(share / sums[-1] for share in sums)
+
+
 TemperatureLaw = Annotated[
-    FixedLaw | HapoLaw | EdtLaw | DynatempLaw | EntropyTargetLaw, Field(discriminator="type")
+    FixedLaw | HapoLaw | EdtLaw | DynatempLaw | EntropyTargetLaw | ShuffledLaw,
+    Field(discriminator="type"),
 ]
 """Any law, told apart by `type`."""
 LAWS: dict[str, type[_Law]] = {

@@ -19,9 +19,11 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from probes.difficulty.probe import Head
+from probes.laws import ShuffledLaw
 from server.engine.difficulty import DifficultySlots
 from server.engine.kernels import Kernels
 from server.engine.publisher import Publisher
+from server.engine.shuffled import ShuffledSlots
 from server.engine.slots import (
     BASE,
     LAW,
@@ -52,6 +54,8 @@ class Group(NamedTuple):
     """Whether any of them sends a trace."""
     judged: bool = False
     """Whether any of them has a difficulty probe."""
+    shuffled: bool = False
+    """Whether any of them follows the law `shuffled`."""
 
 
 class Measured(NamedTuple):
@@ -82,6 +86,7 @@ class Controller:
         self._publisher = publisher
         self.laws = LawTable(num_slots, device)
         self.traces = TraceTable(num_slots)
+        self.shuffled = ShuffledSlots(num_slots, device)
         self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.steering: SteeringControl | None = None
@@ -158,7 +163,8 @@ class Controller:
     @property
     def _tables(self) -> list[SlotTable]:
         optional = (self.difficulty, self.steering)
-        return [self.traces, self.laws, *(table for table in optional if table is not None)]
+        present = (table for table in optional if table is not None)
+        return [self.traces, self.laws, self.shuffled, *present]
 
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
         """Assign a request to a slot and reset the slot's state.
@@ -217,7 +223,9 @@ class Controller:
             request_id: vLLM names the i-th of n completions `i_<request id>`.
         """
         with self.contained(slot):
-            self.traces.name_choice(slot, int(request_id.partition("_")[0]))
+            choice = int(request_id.partition("_")[0])
+            self.traces.name_choice(slot, choice)
+            self.shuffled.name_choice(slot, choice)
 
     # -- batches ---------------------------------------------------------------------------
 
@@ -250,15 +258,16 @@ class Controller:
                 )
                 traced, judged = self.traces.is_traced(host_slots), self.is_judged(host_slots)
                 everyone = len(host_rows) == len(slot_of_row)
-                groups.append(
-                    Group(None if everyone else rows, slots, host_slots, solve, traced, judged)
-                )
+                shuffled = self.shuffled.is_active(host_slots)
+                place = None if everyone else rows
+                groups.append(Group(place, slots, host_slots, solve, traced, judged, shuffled))
         return groups
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         with self.contained():
             self.laws.flush()
+            self.shuffled.flush()
             if self.difficulty is not None:
                 self.difficulty.flush()
 
@@ -306,10 +315,17 @@ class Controller:
         mine = logits if group.rows is None else logits[group.rows]
         difficulty = self.difficulty if group.judged else None
         try:
-            if self.laws.stale or (difficulty is not None and difficulty.stale):
+            if (
+                self.laws.stale
+                or self.shuffled.stale
+                or (difficulty is not None and difficulty.stale)
+            ):
                 raise RuntimeError("the device's copy of the slots is out of date")
             table = self.laws.device_columns[:, group.slots]
             law, own, parameters = table[LAW], table[BASE], table[PARAMETERS].T
+            if group.shuffled:
+                drawn = self.shuffled.temperatures(group.slots, indices)
+                parameters[:, 0] = torch.where(law == ShuffledLaw.tag, drawn, parameters[:, 0])
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             entropy, temperature = self.kernels.decide(
                 mine, base, law, parameters, solve=group.solve

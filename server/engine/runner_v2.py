@@ -166,6 +166,7 @@ class EntropyProcessorV2(LogitsProcessor):
                 solve=bool(controller.laws.solving(requests).any()),
                 traced=controller.traces.is_traced(requests),
                 judged=controller.is_judged(requests),
+                shuffled=controller.shuffled.is_active(requests),
             )
         ]
 

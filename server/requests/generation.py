@@ -5,6 +5,7 @@ call; `server.requests.merge` processes their results.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from vllm.sampling_params import RequestOutputKind
 
 from probes.difficulty.strategies import DifficultyWord
+from probes.laws import ShuffledLaw, TemperatureLaw
 from server.planning.plan import Plan
 from server.planning.steering import unforged
 from server.requests.admission import Admission, Reservation
@@ -20,7 +22,13 @@ from server.requests.difficulty import DifficultyRun, Extend, Waiting
 from server.requests.telemetry import Telemetry, TraceBuffer
 from server.settings import settings
 from server.wire.report import Report
-from server.worker.message import KEY, DifficultyMessage, engine_control
+from server.worker.message import (
+    KEY,
+    DifficultyMessage,
+    ShuffledMessage,
+    engine_control,
+    shuffled_control,
+)
 
 _current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
 
@@ -164,6 +172,7 @@ class Generation:
                 choices=params.n,
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
+                shuffled=_shuffled(self.plan.law, params.seed),
             ),
         }
         return params
@@ -207,6 +216,17 @@ class Generation:
         if self._reservation is None:
             return None
         return self._reservation.admit()
+
+
+def _shuffled(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage | None:
+    """The histogram of the law `shuffled`; a request without a seed gets a random one."""
+    if not isinstance(law, ShuffledLaw):
+        return None
+    return shuffled_control(
+        temperatures=law.temperatures,
+        cumulative=law.cumulative(),
+        seed=secrets.randbits(63) if seed is None else seed,
+    )
 
 
 async def _in_place(

@@ -48,6 +48,16 @@ class SteeringMessage(TypedDict):
     """Whether the whole prompt is steered, not only from its last token on."""
 
 
+class ShuffledMessage(TypedDict):
+    """The part of a control that draws temperatures from a histogram."""
+
+    temperatures: list[float]
+    cumulative: list[float]
+    """Share of the weight up to and including each temperature; the last is 1."""
+    seed: int
+    """Of the first completion; the i-th has seed + i."""
+
+
 class RequestMessage(TypedDict):
     """The control of one request as the worker receives it."""
 
@@ -62,6 +72,7 @@ class RequestMessage(TypedDict):
     """The request's `n`."""
     difficulty: DifficultyMessage | None
     steering: SteeringMessage | None
+    shuffled: ShuffledMessage | None
 
 
 class WorkerArtifact(TypedDict):
@@ -97,6 +108,7 @@ def engine_control(
     choices: int,
     difficulty: DifficultyMessage | None = None,
     steering: SteeringMessage | None = None,
+    shuffled: ShuffledMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -108,6 +120,7 @@ def engine_control(
         choices: The request's `n`.
         difficulty: From `difficulty_control`; None reads no probe.
         steering: From `steering_control`; None leaves the residual stream alone.
+        shuffled: From `shuffled_control`; None draws no temperatures.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -118,7 +131,25 @@ def engine_control(
         choices=choices,
         difficulty=difficulty,
         steering=steering,
+        shuffled=shuffled,
     )
+
+
+def shuffled_control(
+    *, temperatures: Sequence[float], cumulative: Sequence[float], seed: int
+) -> ShuffledMessage:
+    """Build the part of a control that draws temperatures from a histogram.
+
+    Args:
+        temperatures: To draw from.
+        cumulative: Share of the weight up to and including each; the last is 1.
+        seed: Of the first completion; the i-th has seed + i.
+    """
+    return {
+        "temperatures": list(temperatures),
+        "cumulative": list(cumulative),
+        "seed": seed,
+    }
 
 
 def difficulty_control(

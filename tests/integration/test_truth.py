@@ -148,3 +148,21 @@ def test_entropy_is_measured_after_penalties_including_greedy_requests(
     assert (measured - truth).abs().mean() <= 2e-3
     assert all(token["temperature"] == 0.0 for token in trace)
     assert logits.argmax(-1).tolist() == tokens
+
+
+def test_shuffled_temperatures_are_reproducible_and_independent_of_the_entropy(
+    client: OpenAI, reference: Any
+) -> None:
+    histogram = {"temperatures": [0.5, 0.8, 1.2], "weights": [1, 2, 1]}
+    control = {"temperature": {"type": "shuffled", **histogram}, "trace": "tokens"}
+    drawn = sample(client, reference, control)
+    truth = entropy_from_logits(drawn.logits)
+    assert (drawn.entropy - truth).abs().mean() <= 2e-3
+    shares = [float((drawn.temperature - t).abs().lt(1e-6).float().mean()) for t in (0.5, 0.8, 1.2)]
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.12)
+    both = torch.stack([drawn.entropy, drawn.temperature])
+    assert torch.corrcoef(both)[0, 1].abs() < 4 / len(drawn.entropy) ** 0.5
+    again = sample(client, reference, control)
+    shared = min(len(again.temperature), len(drawn.temperature), 40)
+    assert torch.equal(again.temperature[:shared], drawn.temperature[:shared])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from probes.laws import HapoLaw, TemperatureLaw
+from probes.laws import HapoLaw, ShuffledLaw, TemperatureLaw
 from training.objectives.catalog import ObjectiveConfig, refuse_actuator
 from training.objectives.core.controller import Actuator, ControllerConfig
 from training.objectives.core.requirements import Claim, RequiredTensor
@@ -230,6 +230,11 @@ def _refuse_rollouts(
                 f"{who} needs importance weights per token: set importance_sampling_level = "
                 '"token" and a loss_type other than "luspo"'
             )
+    if isinstance(law, ShuffledLaw):
+        raise ValueError(
+            'the law "shuffled" is a control of evaluations, which train-policy does not sample: '
+            "choose another law"
+        )
     if isinstance(law, HapoLaw) and "hapo" not in names:
         raise ValueError('the law "hapo" takes its statistics from the objective "hapo": add it')
     if isinstance(law, HapoLaw) and law.statistics is not None:

@@ -25,6 +25,7 @@ from clients.entropy import (
     inquiry,
     law,
     report,
+    shuffled,
     steer,
 )
 from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
@@ -72,6 +73,11 @@ def completion(*entropies: Json | None) -> ChatCompletion:
                 "side": "ceiling",
             },
         ),
+        (shuffled((0.5, 1.0)), {"type": "shuffled", "temperatures": [0.5, 1.0]}),
+        (
+            shuffled([0.5], weights=[3]),
+            {"type": "shuffled", "temperatures": [0.5], "weights": [3]},
+        ),
     ],
 )
 def test_a_law_is_what_the_wire_says(sent: Law, wire: Json) -> None:
@@ -81,10 +87,11 @@ def test_a_law_is_what_the_wire_says(sent: Law, wire: Json) -> None:
 def test_the_server_accepts_every_law_as_built() -> None:
     from server.wire.request import Control
 
-    for sent in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2)):
+    histogram = shuffled([0.5, 1.0], [2.0, 1.0])
+    for sent in (fixed(0.7), hapo(), edt(), dynatemp(), entropy_target(1.2), histogram):
         asked = controls(sent, profile="adaptive", trace="tokens")["entropy"]
         control = Control.model_validate(asked)
-        assert control.model_dump(exclude_none=True) == asked
+        assert control.model_dump(mode="json", exclude_none=True) == asked
 
 
 def test_what_was_not_asked_is_not_sent() -> None:
@@ -275,6 +282,7 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         edt(),
         dynatemp(),
         entropy_target(1.0),
+        shuffled([0.5, 1.0], [2, 1]),
     ]
     helped = {str(one["type"]) for one in laws}  # `law` sends the others
     assert {str(one["type"]): set(one) for one in laws} == {

@@ -21,6 +21,7 @@ from probes.laws import (
     FixedLaw,
     HapoLaw,
     HapoStatistics,
+    ShuffledLaw,
     TemperatureLaw,
     law_row,
 )
@@ -41,6 +42,7 @@ ALL_LAWS: list[TemperatureLaw | None] = [
     FIXED,
     *RISING,
     EntropyTargetLaw(entropy_target=1.0),
+    ShuffledLaw(temperatures=(0.5, 1.5)),
 ]
 
 entropies = st.floats(0, 10.75, width=32)
@@ -260,11 +262,24 @@ def test_the_row_of_a_law_has_its_parameters_in_order_and_is_padded(
         assert row == (*STATISTICS, 0.3, 0.0)
     elif isinstance(law, EntropyTargetLaw):
         assert row == (1.0, 0.1, 2.0, SIDES[law.side], 0.0, 0.0)
-    elif law is None:
+    elif law is None or isinstance(law, ShuffledLaw):  # the histogram travels beside the row
         assert row == NO_ROW
     else:
         values = [value for name, value in law if name != "type"]
         assert row == (*values, *[0.0] * (NUM_PARAMETERS - len(values)))
+
+
+def test_a_histogram_is_its_cumulative_shares_and_has_one_weight_for_each_temperature() -> None:
+    even = ShuffledLaw(temperatures=(0.5, 1.0, 1.5, 2.0))
+    assert even.cumulative() == (0.25, 0.5, 0.75, 1.0)
+    weighted = ShuffledLaw(temperatures=(0.5, 1.0, 1.5), weights=(0.0, 3.0, 1.0))
+    assert weighted.cumulative() == (0.0, 0.75, 1.0)
+    tiny = ShuffledLaw(temperatures=(0.5, 1.0), weights=(5e-324, 5e-324))
+    assert tiny.cumulative() == (0.5, 1.0)
+    with pytest.raises(ValueError, match="2 temperatures and 1 weights"):
+        ShuffledLaw(temperatures=(0.5, 1.0), weights=(1.0,))
+    with pytest.raises(ValueError, match="above 0"):
+        ShuffledLaw(temperatures=(0.5, 1.0), weights=(0.0, 0.0))
 
 
 def test_hapo_has_no_row_without_statistics() -> None:

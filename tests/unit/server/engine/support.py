@@ -16,6 +16,7 @@ from probes.laws import (
     FixedLaw,
     HapoLaw,
     HapoStatistics,
+    ShuffledLaw,
     TemperatureLaw,
     law_row,
 )
@@ -27,6 +28,7 @@ from server.worker.message import (
     RequestMessage,
     SteeringMessage,
     engine_control,
+    shuffled_control,
 )
 
 VOCAB = 64
@@ -37,6 +39,7 @@ HAPO = HapoLaw(tau=0.5)
 EDT = EdtLaw()
 DYNATEMP = DynatempLaw(exponent=1.5)
 ENTROPY_TARGET = EntropyTargetLaw(entropy_target=1.0, side="both")
+SHUFFLED = ShuffledLaw(temperatures=(0.25, 0.5, 1.0, 2.0), weights=(1.0, 2.0, 0.0, 1.0))
 ALL_LAWS: tuple[TemperatureLaw | None, ...] = (None, FIXED, HAPO, EDT, DYNATEMP, ENTROPY_TARGET)
 
 
@@ -45,10 +48,23 @@ def asking(
     trace: int = 7,
     address: str = "ipc:///nowhere",
     choices: int = 1,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
     tag, row = law_row(law, STATISTICS)
-    control = engine_control(law=tag, parameters=row, trace=trace, address=address, choices=choices)
+    shuffled = None
+    if isinstance(law, ShuffledLaw):
+        shuffled = shuffled_control(
+            temperatures=law.temperatures, cumulative=law.cumulative(), seed=seed
+        )
+    control = engine_control(
+        law=tag,
+        parameters=row,
+        trace=trace,
+        address=address,
+        choices=choices,
+        shuffled=shuffled,
+    )
     return {KEY: dict(control)}
 
 

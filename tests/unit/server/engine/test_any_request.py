@@ -44,6 +44,8 @@ KNOWN: dict[str, list[Any]] = {  # by field: hardly anything else that its type 
     "statistics": ["m/statistics"],
     "prompt": ["", "", "Think."],
     "profile": [None],  # is a body itself
+    "temperatures": [[0.01], [100.0, 0.01], [0.7] * 64],
+    "weights": [[5e-324, 1e9], [1.0]],
     "inquiry": [None],  # asks vLLM without a control
 }
 AMOUNTS = ("clamp", "strength_relative", "strength")  # one of them is said

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from probes.laws import EntropyTargetLaw
+from probes.laws import EntropyTargetLaw, ShuffledLaw
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.worker.message import KEY, EngineControl
@@ -49,7 +49,29 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "choices": 1,
         "difficulty": None,
         "steering": None,
+        "shuffled": None,
     }
+
+
+@pytest.mark.parametrize("seed", [None, 0, 5])
+async def test_a_histogram_reaches_the_worker_with_the_seed_of_the_request(
+    seed: int | None,
+) -> None:
+    law = ShuffledLaw(temperatures=(0.5, 1.0), weights=(1.0, 3.0))
+    messages = []
+    for _ in range(2):
+        run = Run(ONE_BY_ONE)
+        run.generation.plan = plan()._replace(law=law)
+        own = params(n=1)
+        own.seed = seed
+        with run.generation.applied():
+            async for _output in run.controlled.generate("p", own, "r"):
+                pass
+        messages.append(run.engine.params[0].extra_args[KEY]["shuffled"])
+    assert messages[0]["temperatures"] == [0.5, 1.0]
+    assert messages[0]["cumulative"] == [0.25, 1.0]
+    seeds = {message["seed"] for message in messages}
+    assert seeds == {seed} if seed is not None else len(seeds) == 2
 
 
 async def test_a_request_without_a_trace_requests_none_from_the_worker() -> None:

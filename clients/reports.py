@@ -122,6 +122,8 @@ class EntropyReport(_Reading):
     """Nats, like every entropy here."""
     entropy_max: float | None = None
     temperature_mean: float | None = None
+    sampled_entropy_mean: float | None = None
+    """At the applied temperature, before top_k, top_p and min_p: what a target aims at."""
     base_temperature: float | None = None
     """T0: set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from probes.laws import LAWS, MAX_TEMPERATURE, MIN_TEMPERATURE, NO_LAW
 
+GREEDY = 1e-5
+"""A request below this temperature is greedy, as in vLLM."""
 LawFunction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Takes entropy (rows,) in nats, T0 (rows,), the laws' rows (rows, NUM_PARAMETERS) and ln of the
 vocabulary size; returns T (rows,)."""
@@ -97,5 +99,5 @@ def apply_laws(
     for tag, function in _BY_TAG:
         result = torch.where(law == tag, function(entropy, base, parameters, log_vocab), result)
     result = result.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
-    untouched = (base < 1e-5) | entropy.isnan() | (law == NO_LAW)
+    untouched = (base < GREEDY) | entropy.isnan() | (law == NO_LAW)
     return torch.where(untouched, base, result)

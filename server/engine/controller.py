@@ -68,6 +68,8 @@ class Measured(NamedTuple):
     """Nats, shape (rows,)."""
     temperature: Tensor
     """Shape (rows,)."""
+    sampled_entropy: Tensor | None
+    """Nats at that temperature, shape (rows,); None where nobody is told."""
 
 
 class Controller:
@@ -314,6 +316,7 @@ class Controller:
         """
         mine = logits if group.rows is None else logits[group.rows]
         difficulty = self.difficulty if group.judged else None
+        told = group.traced and self._publisher is not None
         try:
             if (
                 self.laws.stale
@@ -330,6 +333,7 @@ class Controller:
             entropy, temperature = self.kernels.decide(
                 mine, base, law, parameters, solve=group.solve
             )
+            sampled = self.kernels.sampled_entropy(mine, temperature) if told else None
             scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
                 logits.div_(scale)
@@ -342,15 +346,15 @@ class Controller:
         except Exception as error:  # the boundary where a failing control must not fail a request
             self.count_failure(error)
             entropy = temperature = torch.full((len(mine),), torch.nan, device=self._device)
-        return Measured(group, indices, entropy, temperature)
+            sampled = entropy if told else None
+        return Measured(group, indices, entropy, temperature, sampled)
 
     def publish(self, measured: Measured) -> None:
         """Send what `control` measured to the API servers, if any of its requests is traced."""
         group = measured.group
-        if self._publisher is not None and group.traced:
+        if self._publisher is not None and measured.sampled_entropy is not None:
             slots = group.slots if group.host_slots is None else group.host_slots
             directory = self.traces.directory
             with self.contained():
-                self._publisher.publish(
-                    measured.entropy, measured.temperature, slots, measured.indices, directory
-                )
+                values = (measured.entropy, measured.temperature, measured.sampled_entropy)
+                self._publisher.publish(values, slots, measured.indices, directory)

@@ -15,7 +15,7 @@ from vllm.logger import init_logger
 
 from probes.entropy import measure, moments, power_sums
 from probes.entropy_target import REFINEMENTS, Bracket, one_sided, open_bracket, tighten
-from probes.law_functions import apply_laws
+from probes.law_functions import GREEDY, apply_laws
 from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 
 logger = init_logger("vllm.entrostat")
@@ -62,7 +62,9 @@ class Kernels:
             logits = torch.zeros(rows, self._vocab_size, device=self._device)
             table = torch.ones(2 + NUM_PARAMETERS, rows, device=self._device)
             for solve in (False, True):
-                self.decide(logits, table[1].clone(), table[0], table[2:].T, solve=solve)
+                base = table[1].clone()
+                _, temperature = self.decide(logits, base, table[0], table[2:].T, solve=solve)
+                self.sampled_entropy(logits, temperature)
 
     def decide(
         self, logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool
@@ -92,9 +94,24 @@ class Kernels:
             sums = self._power_sums(logits, maximum, beta)
         beta, _ = self._tighten(sums, beta, bracket)
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
-        solved = (law == EntropyTargetLaw.tag) & (base >= 1e-5) & ~entropy.isnan()
+        solved = (law == EntropyTargetLaw.tag) & (base >= GREEDY) & ~entropy.isnan()
         target = one_sided(1 / beta, base, parameters[:, 3])
         return entropy, torch.where(solved, target, closed)
+
+    def sampled_entropy(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        """Entropy (nats) of the distribution at each row's temperature.
+
+        Args:
+            logits: As in `decide`, not scaled yet.
+            temperature: What `decide` returned, shape (rows,).
+
+        Returns:
+            Shape (rows,): 0 for a greedy row, NaN for a row without a finite entropy.
+        """
+        greedy = temperature < GREEDY
+        beta = 1 / torch.where(greedy, 1.0, temperature)
+        sums = self._power_sums(logits, logits.amax(-1, keepdim=True), beta)
+        return torch.where(greedy, 0.0, moments(sums, beta).entropy)
 
 
 def _open(sums: Tensor, beta: Tensor, parameters: Tensor) -> tuple[Tensor, Bracket]:

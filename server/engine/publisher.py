@@ -8,6 +8,7 @@ loses records, never holds up decoding; the answer then says that its trace is i
 import queue
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +66,7 @@ class Publisher:
 
     def publish(
         self,
-        entropy: Tensor,
-        temperature: Tensor,
+        values: Sequence[Tensor],
         slots: NDArray[np.int64] | Tensor,
         indices: NDArray[np.int64] | Tensor,
         directory: Directory,
@@ -74,14 +74,14 @@ class Publisher:
         """Queue one step's rows. Never waits for the device.
 
         Args:
-            entropy: Nats, shape (rows,), on the device.
-            temperature: Shape (rows,), on the device.
+            values: The fields of `TOKEN` after the index, in order, each of shape (rows,), on the
+                device.
             slots: Slot of each row, on either side.
             indices: Token index of each row in its completion; negative rows are dropped (their
                 prompt is not read to the end yet, so nothing was sampled).
             directory: Who receives the trace of each slot now.
         """
-        self._queue(TOKEN, slots, [indices, entropy, temperature], directory)
+        self._queue(TOKEN, slots, [indices, *values], directory)
 
     def publish_decisions(
         self,

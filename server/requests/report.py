@@ -1,7 +1,7 @@
 """Builds the report of a completion from its trace. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
@@ -12,8 +12,8 @@ from server.wire.report import Report, TokenReport, join_fallbacks
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
     """Convert tokens to reports; NaN becomes None."""
     return [
-        TokenReport(entropy=_number(entropy), temperature=_number(temperature))
-        for entropy, temperature in tokens
+        TokenReport(entropy=_number(token.entropy), temperature=_number(token.temperature))
+        for token in tokens
     ]
 
 
@@ -28,14 +28,15 @@ def summarise(
         produced: Number of tokens of the completion.
         base: Base temperature T0; None if unknown.
     """
-    entropies = [entropy for entropy, _ in tokens if math.isfinite(entropy)]
-    temperatures = [temperature for _, temperature in tokens if math.isfinite(temperature)]
+    entropies = _finite(token.entropy for token in tokens)
+    temperatures = _finite(token.temperature for token in tokens)
     return Report(
         profile=plan.profile,
         law=None if plan.law is None else plan.law.type,
         entropy_mean=_mean(entropies),
         entropy_max=max(entropies, default=None),
         temperature_mean=_mean(temperatures),
+        sampled_entropy_mean=_mean(_finite(token.sampled_entropy for token in tokens)),
         num_tokens=len(tokens),
         **_changes(temperatures, base),
         num_clamped=_num_clamped(plan, temperatures, base),
@@ -47,9 +48,9 @@ def summarise(
 
 
 def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
-    if any(not math.isfinite(temperature) for _, temperature in tokens):
+    if any(not math.isfinite(token.temperature) for token in tokens):
         return "control_failed"
-    if any(not math.isfinite(entropy) for entropy, _ in tokens):
+    if any(not math.isfinite(token.entropy) for token in tokens):
         return "no_entropy"
     return "trace_lost" if len(tokens) < produced else None
 
@@ -79,6 +80,10 @@ def _num_clamped(plan: Plan, temperatures: Sequence[float], base: float | None) 
 def _equal(temperature: float, other: float) -> bool:
     """Whether two temperatures are equal up to float32 rounding."""
     return math.isclose(temperature, other, rel_tol=1e-5)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
 
 
 def _mean(values: Sequence[float]) -> float | None:

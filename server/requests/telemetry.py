@@ -29,8 +29,17 @@ logger = logging.getLogger("vllm.entrostat")
 _PREFIX = "entrostat-"
 _NEW = 60.0
 """Seconds; a newer socket may belong to a server that is not listening yet."""
-Token = tuple[float, float]
-"""Entropy in nats and applied temperature; NaN if not measured."""
+
+
+class Token(NamedTuple):
+    """What was measured at one token; NaN where it was not."""
+
+    entropy: float
+    """Nats, at temperature 1."""
+    temperature: float
+    """As applied."""
+    sampled_entropy: float
+    """Nats, at the applied temperature."""
 
 
 class Decision(NamedTuple):
@@ -193,7 +202,7 @@ class Telemetry:
             if decides:
                 trace.decide(choice, Decision(Difficulty(what), tuple(values)))
             else:
-                trace.put(choice, what, tuple(values))
+                trace.put(choice, what, Token._make(values))
 
 
 def remove_stale_sockets(folder: Path) -> None:

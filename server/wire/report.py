@@ -151,6 +151,9 @@ class Report(ReportModel):
     """Maximum entropy of a token, in nats."""
     temperature_mean: float | None = None
     """Mean of the applied temperatures."""
+    sampled_entropy_mean: float | None = None
+    """Mean entropy per token of the distribution at the applied temperature, in nats, before
+    `top_k`, `top_p` and `min_p`. A target is met if it equals the target."""
     base_temperature: float | None = None
     """Base temperature T0, set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None

@@ -14,6 +14,7 @@ TOKEN = np.dtype(
         ("index", "<u4"),  # which token of that completion
         ("entropy", "<f4"),  # nats; NaN when the row had no finite entropy
         ("temperature", "<f4"),  # applied; NaN when the control failed
+        ("sampled_entropy", "<f4"),  # nats, at the applied temperature
     ]
 )
 """One sampled token."""

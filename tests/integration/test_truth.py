@@ -15,7 +15,7 @@ class Sample(NamedTuple):
     logits: torch.Tensor  # of every answer token, computed by transformers
     entropy: torch.Tensor
     temperature: torch.Tensor
-    report: dict[str, Any]
+    reports: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,8 @@ def sample(client: OpenAI, reference: Any, entropy: dict[str, Any], **options: A
         assert len(trace) == len(tokens)
         entropies += [token["entropy"] for token in trace]
         temperatures += [token["temperature"] for token in trace]
-    return Sample(
-        torch.cat(logits), torch.tensor(entropies), torch.tensor(temperatures), report(answers[0])
-    )
+    reports = [report(answer) for answer in answers]
+    return Sample(torch.cat(logits), torch.tensor(entropies), torch.tensor(temperatures), reports)
 
 
 def test_reported_entropies_are_those_of_the_full_distribution(
@@ -110,6 +109,28 @@ def test_the_sampled_distribution_has_the_target_entropy(client: OpenAI, referen
     assert len(reachable) >= 300
     assert abs(float(reachable.mean()) - 1.0) <= 0.02
     assert (reachable - 1.0).abs().quantile(0.99) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("entropy", "base"),
+    [
+        (law("entropy_target", entropy_target=1.0, side="both"), 1.0),
+        (law("dynatemp", range=0.4), 0.8),
+        ({"trace": "tokens"}, 0.6),
+        ({"trace": "tokens"}, 0.0),
+    ],
+)
+def test_a_report_has_the_mean_entropy_of_the_distribution_that_was_sampled(
+    client: OpenAI, reference: Any, entropy: dict[str, Any], base: float
+) -> None:
+    drawn = sample(client, reference, entropy, temperature=base, max_tokens=12)
+    greedy = drawn.temperature == 0
+    applied = entropy_from_logits(drawn.logits, drawn.temperature.masked_fill(greedy, 1.0))
+    sizes = [one["num_tokens"] for one in drawn.reports]
+    parts = torch.split(applied.masked_fill(greedy, 0.0), sizes)
+    truth = [part.mean().item() for part in parts]
+    reported = [one["sampled_entropy_mean"] for one in drawn.reports]
+    assert reported == pytest.approx(truth, abs=2e-3)
 
 
 def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:

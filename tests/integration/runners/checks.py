@@ -18,7 +18,13 @@ from tests.unit.server.engine.support import STATISTICS
 
 NEAR_TIE = 1e-3
 """Greedy tokens may differ where the two best logits are closer than this."""
-TOLERANCE = {"entropy": 1e-4, "temperature": 1e-3, "probability": 1e-4, "target": 0.06}
+TOLERANCE = {
+    "entropy": 1e-4,
+    "sampled entropy": 1e-3,
+    "temperature": 1e-3,
+    "probability": 1e-4,
+    "target": 0.06,
+}
 
 
 def check(
@@ -97,10 +103,13 @@ def _deviations(
     beyond = len(kept.beyond(one.trace, choice, len(drawn))) - started.engine.num_drafts
     found["records behind the end"] = float(max(0, beyond))
     try:
-        entropy, temperature = kept.trace(one.trace, choice, len(drawn)).T
+        entropy, temperature, sampled, *_ = kept.trace(one.trace, choice, len(drawn)).T
     except AssertionError:
         return found | {"records missing": 1.0}
     found["entropy"] = float((entropy - entropy_from_logits(logits)).abs().max())
+    applied = torch.where(temperature > 0, temperature, 1.0)
+    truth = torch.where(temperature > 0, entropy_from_logits(logits, applied), 0.0)
+    found["sampled entropy"] = float((sampled - truth).abs().max())
     base = torch.full((len(drawn),), one.temperature)
     if one.probe is not None:
         decisions = kept.decisions.get((one.trace, choice), [])

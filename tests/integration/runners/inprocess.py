@@ -1,6 +1,7 @@
 """vLLM's `LLM` in one process with our processor in it, every published record kept."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.laws import TemperatureLaw, law_row
+from server.requests.telemetry import Token
 from server.worker.message import CONFIG_KEY, KEY, engine_control
 from tests.integration.runners.engines import Engine
 from tests.unit.server.engine.support import STATISTICS
@@ -19,19 +21,17 @@ class Kept:
     lost = 0
 
     def __init__(self) -> None:
-        self.tokens: dict[tuple[int, int, int], list[tuple[float, float]]] = defaultdict(list)
-        """By trace, choice and token index: entropy and temperature."""
+        self.tokens: dict[tuple[int, int, int], list[Token]] = defaultdict(list)
+        """By trace, choice and token index."""
         self.decisions: dict[tuple[int, int], list[tuple[int, list[float]]]] = defaultdict(list)
         """By trace and choice: class and probabilities."""
 
-    def publish(
-        self, entropy: Tensor, temperature: Tensor, slots: Any, indices: Any, directory: Any
-    ) -> None:
-        columns = (np.asarray(slots), np.asarray(indices), entropy, temperature)
-        for slot, index, nats, own in zip(*(c.tolist() for c in columns), strict=True):
+    def publish(self, values: Sequence[Tensor], slots: Any, indices: Any, directory: Any) -> None:
+        columns: tuple[Any, ...] = (np.asarray(slots), np.asarray(indices), *values)
+        for slot, index, *measured in zip(*(c.tolist() for c in columns), strict=True):
             if index >= 0 and directory.traces[slot]:
                 key = int(directory.traces[slot]), int(directory.choices[slot]), index
-                self.tokens[key].append((nats, own))
+                self.tokens[key].append(Token._make(measured))
 
     def publish_decisions(
         self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any
@@ -42,7 +42,7 @@ class Kept:
             self.decisions[key].append((label, shares))
 
     def trace(self, trace: int, choice: int, length: int) -> Tensor:
-        """Entropy and temperature of an answer's tokens, shape (length, 2).
+        """What was measured at an answer's tokens, shape (length, fields of `Token`).
 
         Raises:
             AssertionError: A token has no record, or one beyond the answer has.

@@ -108,5 +108,9 @@ def artifacts(*roots: Path) -> Artifacts:
 
 
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:
-    """Pack records (trace, choice, index, entropy, temperature) like the worker."""
-    return write_frame(np.array(list(records), dtype=TOKEN))
+    """Pack records (trace, choice, index, entropy, temperature) like the worker.
+
+    The entropy that is sampled from is half the entropy.
+    """
+    rows = [(*record, record[3] / 2) for record in records]
+    return write_frame(np.array(rows, dtype=TOKEN))

@@ -1,5 +1,6 @@
 """What the tests of the worker side share."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from probes.laws import (
 )
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
+from server.requests.telemetry import Token
 from server.worker.message import (
     KEY,
     DifficultyMessage,
@@ -88,15 +90,14 @@ def random_logits(num_rows: int, vocab: int = VOCAB, scale: float = 3.0, seed: i
     return torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-class Record(dict[tuple[int, int, int], tuple[float, float]]):
-    """What a publisher was given: (trace, choice, index) → (entropy, temperature)."""
+class Record(dict[tuple[int, int, int], Token]):
+    """What a publisher was given: (trace, choice, index) → what was measured."""
 
     lost = 0
 
     def publish(
         self,
-        entropy: Tensor,
-        temperature: Tensor,
+        values: Sequence[Tensor],
         slots: NDArray[np.int64] | Tensor,
         indices: NDArray[np.int64] | Tensor,
         directory: Directory,
@@ -104,14 +105,13 @@ class Record(dict[tuple[int, int, int], tuple[float, float]]):
         rows = zip(
             np.asarray(slots).tolist(),
             np.asarray(indices).tolist(),
-            entropy.tolist(),
-            temperature.tolist(),
+            *(column.tolist() for column in values),
             strict=True,
         )
-        for slot, index, h, t in rows:
+        for slot, index, *measured in rows:
             if index >= 0 and directory.traces[slot]:
                 key = (int(directory.traces[slot]), int(directory.choices[slot]), index)
-                self[key] = (h, t)
+                self[key] = Token._make(measured)
 
 
 def run_eagerly(controller: Controller) -> None:

@@ -99,7 +99,7 @@ ENTRIES = [
     *(("steering", name) for name in ("add", "remove", "swap", "mark", "_take_row", "_write")),
     *(("difficulty", name) for name in ("add", "remove", "swap", "flush", "is_active", "settle")),
     *(("difficulty", name) for name in ("base", "may_end", "limit")),
-    *(("kernels", "decide"), ("_publisher", "publish")),
+    *(("kernels", "decide"), ("kernels", "sampled_entropy"), ("_publisher", "publish")),
 ]
 
 
@@ -132,7 +132,7 @@ def test_a_fault_at_any_entry_point_leaves_the_engine_and_the_neighbour_alone(
     assert torch.equal(bits(plain), bits(random_logits(2)[1]))
     assert worker.controller.failures >= min(len(calls), 1)
     if calls and part != "traces" and (part, name) not in UNHEARD:
-        told = [t for (trace, *_), (_, t) in worker.runner.record.items() if trace == 7]
+        told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
         assert any(np.isnan(told)) or not told
     monkeypatch.undo()
     worker.cycle(asking())  # and it goes on
@@ -174,12 +174,12 @@ def test_a_malformed_or_unknown_control_fails_its_own_request_alone(
 def test_a_failed_control_is_told_in_the_trace_of_its_request_alone(kind: Any) -> None:
     worker = kind()
     worker.cycle({KEY: {**asking()[KEY], "steering": {**steering(), "add": [("m/x", 0, 1.0)]}}})
-    told = [t for (trace, *_), (_, t) in worker.runner.record.items() if trace == 7]
+    told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
     assert told
     assert np.isnan(told).all()
     worker.runner.record.clear()
     worker.cycle(asking())
-    told = [t for (trace, *_), (_, t) in worker.runner.record.items() if trace == 7]
+    told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
     assert told
     assert not np.isnan(told).any()
 
@@ -195,10 +195,10 @@ def test_a_steering_that_went_wrong_once_is_never_silently_unsteered(
     monkeypatch.undo()
     worker.runner.record.clear()
     worker.cycle(extra)
-    assert all(np.isnan(t) for _, t in worker.runner.record.values())
+    assert all(np.isnan(one.temperature) for one in worker.runner.record.values())
     worker.runner.record.clear()
     worker.cycle({KEY: {**asking()[KEY], "steering": steering("m/b")}})
-    assert not any(np.isnan(t) for _, t in worker.runner.record.values())
+    assert not any(np.isnan(one.temperature) for one in worker.runner.record.values())
 
 
 def test_a_batch_update_that_is_malformed_is_survived() -> None:
@@ -219,4 +219,4 @@ def test_a_fault_while_tokens_are_marked_steers_nobody_and_says_so(
     worker.runner.record.clear()
     worker.cycle({KEY: {**asking()[KEY], "steering": steering(everywhere=True)}})
     assert not added(worker.layers[0], 2).any()
-    assert all(np.isnan(t) for _, t in worker.runner.record.values())
+    assert all(np.isnan(one.temperature) for one in worker.runner.record.values())

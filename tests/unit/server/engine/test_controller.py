@@ -192,7 +192,9 @@ def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
             assert torch.equal(bits(after[row]), bits(before[row]))
             assert (row + 1, 0, 0) not in record
             continue
-        reported_entropy, temperature = record[row + 1, 0, 0]
+        reported_entropy, temperature, sampled_entropy, *_ = record[row + 1, 0, 0]
+        drawn = entropy_from_logits(after[row], 0.8).item()
+        assert sampled_entropy == pytest.approx(drawn, abs=1e-4)
         assert reported_entropy == pytest.approx(entropy[row].item(), abs=1e-5)
         torch.testing.assert_close(
             drawn_from(after[row], 0.8), torch.softmax(before[row] / temperature, -1)
@@ -223,9 +225,9 @@ def test_a_greedy_row_is_measured_and_untouched(law: TemperatureLaw | None) -> N
     after = before.clone()
     step(controller, after)
     assert torch.equal(bits(after[0]), bits(before[0]))
-    entropy, temperature = record[7, 0, 0]
+    entropy, temperature, sampled_entropy, *_ = record[7, 0, 0]
     assert entropy == pytest.approx(entropy_from_logits(before[0]).item(), abs=1e-5)
-    assert temperature == 0.0
+    assert (temperature, sampled_entropy) == (0.0, 0.0)
 
 
 def test_a_control_without_a_law_measures_and_is_untouched() -> None:
@@ -264,8 +266,10 @@ def test_a_row_without_a_finite_entropy_is_untouched_and_spoils_no_other(broken:
     after = before.clone()
     step(controller, after)
     assert torch.equal(bits(after[0]), bits(before[0]))
-    assert math.isnan(record[1, 0, 0][0])
-    assert record[1, 0, 0][1] == 1.0
+    entropy, temperature, sampled_entropy, *_ = record[1, 0, 0]
+    assert math.isnan(entropy)
+    assert math.isnan(sampled_entropy)
+    assert temperature == 1.0
     reached = entropy_from_logits(after[1]).item()
     assert reached == pytest.approx(1.0, abs=0.05)
 
@@ -308,14 +312,19 @@ def test_slots_beyond_the_batch_are_in_no_group() -> None:
     assert len(controller.groups(np.arange(4))) == 1
 
 
-def test_an_untraced_group_is_controlled_and_publishes_nothing() -> None:
+def test_an_untraced_group_is_controlled_and_measures_and_publishes_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     controller, record = make_controller()
+    measures: list[Any] = []
+    monkeypatch.setattr(controller.kernels, "sampled_entropy", lambda *row: measures.append(row))
     controller.add(0, asking(FIXED, trace=0), 1.0)
     before = random_logits(1)
     after = before.clone()
     step(controller, after)
     torch.testing.assert_close(after, before / 0.5)
     assert not controller.groups(np.arange(1))[0].traced
+    assert measures == []
     assert record == {}
 
 

@@ -120,7 +120,7 @@ def test_a_law_works_around_the_temperature_of_the_class(bench: Bench) -> None:
     bench.runner.add("b", asking(DYNATEMP, trace=6), temperature=TEMPERATURES[HARD])
     logits = random_logits(1).expand(2, -1).contiguous()
     bench.step([state(HARD), state(EASY)], logits)
-    temperatures = {trace: t for (trace, _, _), (_, t) in bench.runner.record.items()}
+    temperatures = {trace: one.temperature for (trace, *_), one in bench.runner.record.items()}
     assert temperatures[5] == pytest.approx(temperatures[6])
     assert temperatures[5] != pytest.approx(TEMPERATURES[HARD])
 

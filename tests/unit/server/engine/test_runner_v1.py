@@ -266,8 +266,10 @@ def test_the_step_sees_penalised_and_masked_logits_for_every_kind_of_batch(
     allowed[[3, 4, 5]] = True
     expected[1] = expected[1].masked_fill(~allowed, -math.inf)
     got = [runner.record[trace, 0, 0] for trace in (1, 2, 3)]
-    assert [h for h, _ in got] == pytest.approx(entropy_from_logits(expected).tolist(), abs=1e-5)
-    assert [t for _, t in got] == pytest.approx([0.0, 0.5, 0.5])
+    assert [one.entropy for one in got] == pytest.approx(
+        entropy_from_logits(expected).tolist(), abs=1e-5
+    )
+    assert [one.temperature for one in got] == pytest.approx([0.0, 0.5, 0.5])
 
 
 def test_an_all_greedy_batch_is_measured_and_decoded_as_ever(runner: Runner) -> None:

@@ -21,25 +21,34 @@ from server.wire.request import Trace
 
 NAN = math.nan
 numbers = st.floats(0, 12)
-tokens = st.lists(st.tuples(st.just(NAN) | numbers, st.just(NAN) | numbers), max_size=30)
+maybe = st.just(NAN) | numbers
+tokens = st.lists(st.builds(Token, maybe, maybe, maybe), max_size=30)
 
 
 def ruled_by(law: TemperatureLaw | None, trace: Trace = "summary") -> Plan:
     return Plan("calm", law, NO_LAW, NO_ROW, trace)
 
 
+def token(entropy: float, temperature: float, sampled_entropy: float = NAN) -> Token:
+    return Token(entropy, temperature, sampled_entropy)
+
+
 PLAIN = ruled_by(None)
 STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, side="both"))
 
 
+MEASURED = [Token(0.5, 0.9, 0.25), Token(2.5, 1.1, 3.0), Token(1.5, 1.0, NAN)]
+
+
 def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
-    report = summarise(ruled_by(HapoLaw()), [(0.5, 0.9), (2.5, 1.1), (1.5, 1.0)], produced=3)
+    report = summarise(ruled_by(HapoLaw()), MEASURED, produced=3)
     assert report.model_dump() == {
         "profile": "calm",
         "law": "hapo",
         "entropy_mean": 1.5,
         "entropy_max": 2.5,
         "temperature_mean": pytest.approx(1.0),
+        "sampled_entropy_mean": 1.625,
         "num_tokens": 3,
         "num_clamped": None,
         "entropy_target": None,
@@ -56,14 +65,14 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
 
 
 def test_the_report_of_a_request_without_a_law_has_no_law() -> None:
-    assert summarise(PLAIN, [(1.0, 0.7)], produced=1).law is None
+    assert summarise(PLAIN, [token(1.0, 0.7)], produced=1).law is None
 
 
 @pytest.mark.parametrize(
     ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
 )
 def test_tokens_are_reported_only_if_requested(trace: Trace, shown: bool) -> None:
-    report = summarise(ruled_by(None, trace), [(1.0, 0.0), (2.0, NAN)], produced=2)
+    report = summarise(ruled_by(None, trace), [token(1.0, 0.0), token(2.0, NAN)], produced=2)
     expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
     assert report.model_dump()["tokens"] == (expected if shown else None)
 
@@ -77,14 +86,14 @@ def test_an_answer_without_tokens_has_no_statistics_and_no_fallback() -> None:
 @pytest.mark.parametrize(
     ("tokens", "produced", "fallback"),
     [
-        ([(1.0, 1.0)], 1, None),
-        ([(1.0, 0.0)], 1, None),
-        ([(1.0, 1.0)], 2, "trace_lost"),
+        ([token(1.0, 1.0)], 1, None),
+        ([token(1.0, 0.0)], 1, None),
+        ([token(1.0, 1.0)], 2, "trace_lost"),
         ([], 2, "trace_lost"),
-        ([(NAN, 1.0), (1.0, 1.0)], 2, "no_entropy"),
-        ([(NAN, 1.0)], 2, "no_entropy"),
-        ([(1.0, 1.0), (NAN, NAN)], 2, "control_failed"),
-        ([(NAN, 1.0), (NAN, NAN)], 3, "control_failed"),
+        ([token(NAN, 1.0), token(1.0, 1.0)], 2, "no_entropy"),
+        ([token(NAN, 1.0)], 2, "no_entropy"),
+        ([token(1.0, 1.0), token(NAN, NAN)], 2, "control_failed"),
+        ([token(NAN, 1.0), token(NAN, NAN)], 3, "control_failed"),
     ],
 )
 def test_the_most_severe_reason_is_the_fallback(
@@ -95,13 +104,13 @@ def test_the_most_severe_reason_is_the_fallback(
 
 def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped() -> None:
     temperatures = [0.1, 0.10000000149, 0.1001, 1.0, 1.999, 2.0, 2.0000001, NAN]
-    report = summarise(STEADY, [(1.0, t) for t in temperatures], produced=8)
+    report = summarise(STEADY, [token(1.0, t) for t in temperatures], produced=8)
     assert report.num_clamped == 4
 
 
 def test_a_report_has_statistics_of_the_temperature_change() -> None:
     drawn = [0.5, 0.700000001, 0.7, 0.9, 1.1, NAN]
-    report = summarise(ruled_by(HapoLaw()), [(1.0, t) for t in drawn], 6, base=0.7)
+    report = summarise(ruled_by(HapoLaw()), [token(1.0, t) for t in drawn], 6, base=0.7)
     assert report.base_temperature == 0.7
     assert (report.share_heated, report.share_cooled) == (0.4, 0.2)
     assert report.temperature_change_mean == pytest.approx((0.2 + 0.2 + 0.4) / 5)
@@ -112,13 +121,13 @@ def test_tokens_that_a_one_sided_target_leaves_at_t0_count_as_clamped(
     side: Side, clamped: int
 ) -> None:
     law = EntropyTargetLaw(entropy_target=1.25, side=side)
-    report = summarise(ruled_by(law), [(1.0, t) for t in (0.1, 0.7, 0.7, 0.5)], 4, base=0.7)
+    report = summarise(ruled_by(law), [token(1.0, t) for t in (0.1, 0.7, 0.7, 0.5)], 4, base=0.7)
     assert (report.num_clamped, report.entropy_target) == (clamped, 1.25)
 
 
 @pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
 def test_only_an_entropy_target_reports_clamped_tokens(law: TemperatureLaw | None) -> None:
-    assert summarise(ruled_by(law), [(1.0, 2.0)], produced=1).num_clamped is None
+    assert summarise(ruled_by(law), [token(1.0, 2.0)], produced=1).num_clamped is None
 
 
 @given(tokens=tokens, missing=st.integers(0, 3))
@@ -130,9 +139,9 @@ def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
     assert report.num_tokens == len(tokens)
     if report.entropy_mean is not None and report.entropy_max is not None:
         assert report.entropy_mean <= report.entropy_max + 1e-9
-    assert (report.entropy_mean is None) == all(math.isnan(entropy) for entropy, _ in tokens)
+    assert (report.entropy_mean is None) == all(math.isnan(one.entropy) for one in tokens)
 
 
 def test_nan_is_reported_as_null() -> None:
-    (token,) = token_reports([(NAN, NAN)])
-    assert (token.entropy, token.temperature) == (None, None)
+    (found,) = token_reports([token(NAN, NAN)])
+    assert (found.entropy, found.temperature) == (None, None)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from server.requests.telemetry import Telemetry, TraceBuffer, remove_stale_sockets
+from server.requests.telemetry import Telemetry, Token, TraceBuffer, remove_stale_sockets
 from server.worker.records import DECISION, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 
@@ -50,6 +50,11 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
+def token(entropy: float, temperature: float) -> Token:
+    """The token that `frame` packs."""
+    return Token(entropy, temperature, entropy / 2)
+
+
 def socket_of(telemetry: Telemetry) -> Path:
     return Path(telemetry.address.removeprefix("ipc://"))
 
@@ -68,9 +73,11 @@ async def push(address: str, *frames: bytes) -> None:
 
 def test_a_frame_is_a_packed_array_of_records() -> None:
     (record,) = read_frame(frame((2**64 - 1, 2**32 - 1, 7, 0.5, math.nan))).tolist()
-    assert record[:4] == (2**64 - 1, 2**32 - 1, 7, 0.5)
-    assert math.isnan(record[4])
-    assert TOKEN.itemsize == 24
+    trace, choice, index, entropy, temperature, sampled_entropy = record
+    assert (trace, choice, index) == (2**64 - 1, 2**32 - 1, 7)
+    assert (entropy, sampled_entropy) == (0.5, 0.25)
+    assert math.isnan(temperature)
+    assert TOKEN.itemsize == 28
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])
@@ -79,7 +86,7 @@ def test_a_frame_of_an_unknown_kind_is_refused(content: bytes) -> None:
         read_frame(content)
 
 
-@pytest.mark.parametrize("content", [b"tx", b"t" + b"x" * 23, b"t" + b"x" * 25, b"d" + b"x" * 24])
+@pytest.mark.parametrize("content", [b"tx", b"t" + b"x" * 23, b"t" + b"x" * 29, b"d" + b"x" * 24])
 def test_a_frame_with_a_partial_record_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="buffer size"):
         read_frame(content)
@@ -92,37 +99,41 @@ def test_a_frame_with_a_partial_record_is_refused(content: bytes) -> None:
 def test_tokens_are_returned_in_order_for_any_order_of_arrival(order: list[int]) -> None:
     trace = TraceBuffer(1)
     for index in order:
-        trace.put(0, index, (index / 10, 1.0))
-    assert trace.get(0, 2, 6) == [(index / 10, 1.0) for index in range(2, 6)]
+        trace.put(0, index, token(index / 10, 1.0))
+    assert trace.get(0, 2, 6) == [token(index / 10, 1.0) for index in range(2, 6)]
     assert trace.has(0, 0, 8)
     assert not trace.has(0, 0, 9)
 
 
 def test_a_later_record_of_a_token_replaces_an_earlier_one() -> None:
     trace = TraceBuffer(1)
-    trace.put(0, 0, (1.0, 1.0))
-    trace.put(0, 0, (2.0, 0.5))
-    assert trace.get(0, 0, 1) == [(2.0, 0.5)]
+    trace.put(0, 0, token(1.0, 1.0))
+    trace.put(0, 0, token(2.0, 0.5))
+    assert trace.get(0, 0, 1) == [token(2.0, 0.5)]
 
 
 def test_records_of_completions_are_kept_separate() -> None:
     trace = TraceBuffer(1)
-    trace.put(0, 0, (1.0, 1.0))
-    trace.put(2, 0, (2.0, 1.0))
-    assert [trace.get(choice, 0, 1) for choice in range(3)] == [[(1.0, 1.0)], [], [(2.0, 1.0)]]
+    trace.put(0, 0, token(1.0, 1.0))
+    trace.put(2, 0, token(2.0, 1.0))
+    assert [trace.get(choice, 0, 1) for choice in range(3)] == [
+        [token(1.0, 1.0)],
+        [],
+        [token(2.0, 1.0)],
+    ]
     assert [trace.has(choice, 0, 1) for choice in range(3)] == [True, False, True]
 
 
 def test_missing_tokens_are_left_out() -> None:
     trace = TraceBuffer(1)
-    trace.put(0, 1, (1.0, 1.0))
-    assert trace.get(0, 0, 3) == [(1.0, 1.0)]
+    trace.put(0, 1, token(1.0, 1.0))
+    assert trace.get(0, 0, 3) == [token(1.0, 1.0)]
     assert not trace.has(0, 0, 2)
 
 
 async def test_waiting_for_a_complete_trace_returns_immediately_even_past_the_deadline() -> None:
     trace = TraceBuffer(1)
-    trace.put(0, 0, (1.0, 1.0))
+    trace.put(0, 0, token(1.0, 1.0))
     assert await trace.wait(0, 0, 1, deadline=time.monotonic() - 1)
     assert await trace.wait(0, 0, 0, deadline=time.monotonic() - 1)
 
@@ -131,10 +142,10 @@ async def test_a_wait_ends_as_soon_as_the_last_record_arrives() -> None:
     trace = TraceBuffer(1)
     waiting = asyncio.create_task(trace.wait(0, 0, 2, soon(60)))
     await asyncio.sleep(0)
-    trace.put(0, 1, (1.0, 1.0))
+    trace.put(0, 1, token(1.0, 1.0))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    trace.put(0, 0, (1.0, 1.0))
+    trace.put(0, 0, token(1.0, 1.0))
     assert await asyncio.wait_for(waiting, 5)
 
 
@@ -143,7 +154,7 @@ async def test_a_wait_ends_at_its_deadline_while_other_records_keep_arriving() -
 
     async def chatter() -> None:
         for index in range(1, 1000):
-            trace.put(0, index, (1.0, 1.0))
+            trace.put(0, index, token(1.0, 1.0))
             await asyncio.sleep(0.005)
 
     noise = asyncio.create_task(chatter())
@@ -157,8 +168,8 @@ async def test_two_waits_on_one_trace_both_end() -> None:
     trace = TraceBuffer(1)
     waits = [asyncio.create_task(trace.wait(choice, 0, 1, soon())) for choice in (0, 1)]
     await asyncio.sleep(0)
-    trace.put(0, 0, (1.0, 1.0))
-    trace.put(1, 0, (1.0, 1.0))
+    trace.put(0, 0, token(1.0, 1.0))
+    trace.put(1, 0, token(1.0, 1.0))
     assert await asyncio.gather(*waits) == [True, True]
 
 
@@ -171,7 +182,7 @@ def test_every_trace_receives_only_its_own_records() -> None:
     assert one.id != two.id
     assert 0 not in (one.id, two.id)  # 0 disables the trace in the worker
     telemetry.feed(frame((two.id, 0, 0, 2.0, 0.5), (one.id, 0, 0, 1.0, 1.0)))
-    assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([(1.0, 1.0)], [(2.0, 0.5)])
+    assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([token(1.0, 1.0)], [token(2.0, 0.5)])
 
 
 def test_the_completions_of_one_call_are_distinguished() -> None:
@@ -179,9 +190,9 @@ def test_the_completions_of_one_call_are_distinguished() -> None:
     trace = telemetry.open()
     telemetry.feed(frame(*((trace.id, choice, 0, choice / 4, 1.0) for choice in (2, 0, 1))))
     assert [trace.get(choice, 0, 1) for choice in range(3)] == [
-        [(0.0, 1.0)],
-        [(0.25, 1.0)],
-        [(0.5, 1.0)],
+        [token(0.0, 1.0)],
+        [token(0.25, 1.0)],
+        [token(0.5, 1.0)],
     ]
 
 
@@ -201,7 +212,7 @@ def test_a_malformed_frame_is_dropped_and_the_next_one_is_processed(content: byt
     trace = telemetry.open()
     telemetry.feed(content)
     telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0)))
-    assert trace.get(0, 0, 1) == [(1.0, 1.0)]
+    assert trace.get(0, 0, 1) == [token(1.0, 1.0)]
 
 
 # -- the receiver, over a real socket ----------------------------------------------------------
@@ -216,7 +227,7 @@ async def pushed_records_arrive() -> None:
         pushing = asyncio.create_task(push(telemetry.address, b"junk", *steps))
         assert await trace.wait(0, 0, 50, soon())
         await pushing
-        assert trace.get(0, 0, 50) == [(index / 2, 1.0) for index in range(50)]
+        assert trace.get(0, 0, 50) == [token(index / 2, 1.0) for index in range(50)]
     finally:
         await telemetry.stop()
 
@@ -341,6 +352,6 @@ def test_checking_a_trace_for_completeness_takes_constant_time(count: int) -> No
     tokens = trace._tokens[0]
     tokens.by_index = found = Counted()
     for index in range(count):
-        trace.put(0, index, (1.0, 1.0))
+        trace.put(0, index, token(1.0, 1.0))
         assert trace.has(0, 0, index + 1)
     assert found.looked <= 4 * count

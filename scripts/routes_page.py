@@ -46,9 +46,11 @@ def build_app(*flags: str, env: dict[str, str] | None = None) -> FastAPI:
         env: Further environment variables.
     """
     from vllm.entrypoints.launchers.app import build_app as build
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    from server.surface import CLI_MODULES, first_module
+
+    make_arg_parser = first_module(CLI_MODULES, "make_arg_parser")
     with patch.dict(os.environ, {"VLLM_PLUGINS": "entrostat", **(env or {})}):
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(flags))
         app: FastAPI = build(args, ("generate",), None)

@@ -14,6 +14,7 @@ import typer
 from server.commands.startup import tell
 from server.commands.supervisor import supervise
 from server.profiles import ProfileError, Profiles
+from server.surface import STARTUP_MODULES, Side, UnsupportedVllm, first_module, require
 
 LOOPBACK = "127.0.0.1"
 
@@ -159,10 +160,11 @@ def _layers(flag: str | None) -> list[int] | None:
 
 
 def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
+    _refuse_unsupported("serve")
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args, init_logger
 
-    _cli_env_setup()
+    first_module(STARTUP_MODULES, "cli_env_setup")()
     args = _parse(argv)
     configure_logging_from_args(args)
     logger = init_logger("vllm.entrostat")
@@ -176,6 +178,7 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
     tell(address=_address(args))
     tell(stage="starting the engine: a first start compiles for minutes, later ones are faster")
+    _refuse_unsupported("api", "v2" if runner == Runner.V2 else "v1")
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
     try:
@@ -185,15 +188,12 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
         _fail(_one_sentence(error))
 
 
-def _cli_env_setup() -> None:
-    """Call vLLM's `cli_env_setup`, which moved between 0.32 and 0.33."""
-    from importlib import import_module
-
+def _refuse_unsupported(*sides: Side) -> None:
+    """Refuse a version of vLLM without the names that these processes need."""
     try:
-        module = import_module("vllm.entrypoints.common.startup")
-    except ModuleNotFoundError:
-        module = import_module("vllm.entrypoints.serve.utils.api_utils")
-    module.cli_env_setup()
+        require(*sides)
+    except UnsupportedVllm as error:
+        _fail(error)
 
 
 def _choose_address(args: Any, logger: Any) -> None:

@@ -104,6 +104,8 @@ class _Supervisor:
         while True:
             pid, status = os.waitpid(self.child, os.WNOHANG)
             if pid == self.child:
+                while (message := self.messages.receive(0)) is not None:
+                    self._heard(message)
                 return self._ended(os.waitstatus_to_exitcode(status))
             for one in self.signals.take():
                 self._signalled(one)
@@ -133,6 +135,8 @@ class _Supervisor:
             self.ready = True
             self.deadline = None
             _say(ready_lines(self.address, message["models"], message["profiles"]))
+        elif "failure" in message:
+            self.reason = str(message["failure"])
         elif "address" in message:
             self.address = str(message["address"])
         elif "stage" in message and message["stage"] != self.stage:

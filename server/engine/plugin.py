@@ -12,8 +12,10 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
+from server.commands.startup import tell
 from server.engine.steering import Size, SteeringControl, Vectors, num_rows
 from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
+from server.surface import Side, UnsupportedVllm, require
 from server.worker.message import (
     CONFIG_KEY,
     LAYERS_KEY,
@@ -47,6 +49,7 @@ def attach(worker: Any) -> None:
     """
     if CONFIG_KEY not in (worker.vllm_config.additional_config or {}):
         return
+    _refuse_unsupported(worker)
     load_model: Callable[..., Any] = worker.load_model
 
     def load_model_and_bind(*args: Any, **kwargs: Any) -> Any:
@@ -57,6 +60,22 @@ def attach(worker: Any) -> None:
     worker.load_model = load_model_and_bind
     worker.entrostat_status = lambda: status(worker)
     worker.entrostat_artifacts = lambda: loaded_artifacts(worker)
+
+
+def _refuse_unsupported(worker: Any) -> None:
+    """Refuse a version of vLLM whose runner lacks what we hook; the supervisor prints the reason.
+
+    Raises:
+        UnsupportedVllm: Naming all that is missing.
+    """
+    sides: tuple[Side, Side] = ("v2", "v2 runner")
+    if hasattr(worker.model_runner, "input_batch"):
+        sides = ("v1", "v1 runner")
+    try:
+        require("worker", *sides)
+    except UnsupportedVllm as error:
+        tell(failure=str(error))
+        raise
 
 
 def bind(runner: Any) -> Any | None:

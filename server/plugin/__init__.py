@@ -10,19 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
-from vllm.renderers.chat_utils import load_chat_template
-from vllm.version import __version__ as vllm_version
 
 from server.commands.startup import tell_when_ready
-from server.requests.generation import ControlledEngine
-from server.requests.merge import HANDLERS, reporting
-from server.routes.state import ServerState
 from server.settings import settings
+from server.surface import TESTED, require
 from server.worker.message import CONFIG_KEY
 
 logger = logging.getLogger("vllm.entrostat")
-
-_TESTED = "0.32."
 
 
 class EntrostatPlugin:
@@ -32,7 +26,12 @@ class EntrostatPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Attach our routes; vLLM lets them replace its routes of the same path and method."""
+        """Attach our routes; vLLM lets them replace its routes of the same path and method.
+
+        Raises:
+            UnsupportedVllm: The installed vLLM lacks names that the routes need.
+        """
+        require("api")
         from server.routes.table import attach_routes
 
         attach_routes(app, app.state.args)
@@ -40,6 +39,13 @@ class EntrostatPlugin:
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Load profiles and artifacts, start telemetry, wrap the handlers and their engine."""
+        # After the check of `attach_router`: these modules import from vLLM.
+        from vllm.renderers.chat_utils import load_chat_template
+
+        from server.requests.generation import ControlledEngine
+        from server.requests.merge import HANDLERS, reporting
+        from server.routes.state import ServerState
+
         _check(engine_client.vllm_config)
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
@@ -86,5 +92,7 @@ def _check(config: Any) -> None:
             "--logits-processors server.engine.runner_v1:EntropyProcessorV1 "
             f"--additional-config '{{\"{CONFIG_KEY}\": {{}}}}'"
         )
-    if not vllm_version.startswith(_TESTED):
-        logger.warning("entrostat: tested with vLLM %sx, this is %s", _TESTED, vllm_version)
+    from vllm.version import __version__
+
+    if not __version__.startswith(f"{TESTED}."):
+        logger.warning("entrostat: tested with vLLM %s.*, this is %s", TESTED, __version__)

@@ -194,19 +194,6 @@ def test_blocks_are_small_on_cpus_by_default() -> None:
     assert (args.block_size, log.lines) == (64, [])
 
 
-@pytest.mark.parametrize("module", ["common.startup", "serve.utils.api_utils"])
-def test_cli_env_setup_is_found_in_both_of_its_modules(
-    module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called: list[str] = []
-    ours = SimpleNamespace(cli_env_setup=lambda: called.append(module))
-    monkeypatch.setitem(sys.modules, "vllm.entrypoints.common", SimpleNamespace(__path__=[]))
-    monkeypatch.setitem(sys.modules, "vllm.entrypoints.common.startup", None)
-    monkeypatch.setitem(sys.modules, f"vllm.entrypoints.{module}", ours)
-    serve._cli_env_setup()
-    assert called == [module]
-
-
 # -- command output ---------------------------------------------------------------------------
 
 

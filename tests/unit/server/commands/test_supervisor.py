@@ -143,3 +143,13 @@ def test_the_ready_lines_contain_the_address_the_models_and_an_example(profiles:
     assert "models m" in second
     assert ("steady" in second) == bool(profiles)
     assert "--url http://h:1/v1" in third
+
+
+def test_the_reason_that_a_process_gave_is_printed_once_the_start_has_failed(
+    tmp_path: Path,
+) -> None:
+    body = '    tell(failure="vLLM 9 has no `sample`")\n    os._exit(1)\n'
+    with running(tmp_path, body) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended before it was ready (exit code 1): vLLM 9 has no `sample`" in said

@@ -67,6 +67,7 @@ def _pytest(site: Path, tests: tuple[str, ...] | list[str]) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not engine and not gpu", *tests]
     # Warnings of a release that the lock does not pin are not our failures.
     command += ["-W", "default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command += ["-p", "scripts.canary_ops"]
     # vLLM reads from the wheel's version whether it is a CPU build, and this wheel is for CUDA.
     environment = os.environ | {"PYTHONPATH": path, "VLLM_TARGET_DEVICE": "cpu"}
     return subprocess.run(command, cwd=_ROOT, env=environment, check=False).returncode

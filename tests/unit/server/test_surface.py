@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -148,7 +149,7 @@ def test_a_worker_refuses_and_tells_the_supervisor_why(
     told = list[dict[str, str]]()
     monkeypatch.setattr(engine_plugin, "tell", lambda **message: told.append(message))
     monkeypatch.delattr(GPUModelRunner, "sample_tokens")
-    config = {CONFIG_KEY: {}} if switched_on else {}
+    config: dict[str, Any] = {CONFIG_KEY: {}} if switched_on else {}
     worker = SimpleNamespace(
         vllm_config=SimpleNamespace(additional_config=config),
         model_runner=SimpleNamespace(input_batch=None),

@@ -169,7 +169,7 @@ class Artifacts:
             if theirs is None:
                 continue
             for name, mine in self.for_workers().items():
-                if (reason := _differs(mine, theirs.get(name))) is not None:
+                if (reason := _mismatch(mine, theirs.get(name))) is not None:
                     self._refuse(name, reason)
 
     def _refuse(self, name: str, reason: str) -> None:
@@ -221,7 +221,7 @@ class Artifacts:
         )
 
 
-def _differs(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
+def _mismatch(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
     if theirs is None:
         return "the engine has not loaded it: it was added while the server started; restart it"
     if theirs != mine:
@@ -248,7 +248,7 @@ def load_artifacts(
     roots = [shipped_artifacts()]
     if (own := settings().artifacts) is not None:
         roots.insert(0, own)
-    served = ModelIdentity.of(_checkpoint(model_config))
+    served = ModelIdentity.from_checkpoint(_checkpoint(model_config))
     if any_template:
         served = served.model_copy(update={"chat_template_hash": None})
     elif chat_template is not None:

@@ -165,7 +165,7 @@ def save_probes(root: Path, checkpoint: Path) -> None:
         manifest = Manifest(
             kind="difficulty-probe",
             model=MODEL,
-            identity=ModelIdentity.of(checkpoint),
+            identity=ModelIdentity.from_checkpoint(checkpoint),
             data_hash="none",
             seed=4,
             probe=ProbeSpec(
@@ -191,7 +191,7 @@ def save_vectors(root: Path, checkpoint: Path) -> None:
         manifest = Manifest(
             kind="steering-vector",
             model=MODEL,
-            identity=ModelIdentity.of(checkpoint),
+            identity=ModelIdentity.from_checkpoint(checkpoint),
             data_hash="none",
             seed=9,
             steering=SteeringSpec(features=576, norms=dict.fromkeys(vectors, 20.0)),

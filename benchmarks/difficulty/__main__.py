@@ -100,7 +100,7 @@ def main(
         max_tokens=int(settings["max_tokens"]),
     )
     drawn = [
-        asyncio.run(draw_answers(job, (server,), asked, spec.strategies.of(one), console))
+        asyncio.run(draw_answers(job, (server,), asked, spec.strategies.for_class(one), console))
         for one in Difficulty
     ]
     answers = [grade(asked, one.traces, samples) for one in drawn]

@@ -148,15 +148,15 @@ def _coverage(task: Task, table: Tensor, one: Section, setting: Setting) -> list
 def _served_games(player: Player, spec: InquirySpec, predictor: Predictor) -> Section:
     """Games about the labels that were not fitted, by the server's own calibration."""
     task = player.task
-    said = true_answers(task.answer_table(), torch.Generator().manual_seed(1000))
+    truth = true_answers(task.answer_table(), torch.Generator().manual_seed(1000))
     held_out = [at for at, name in enumerate(task.names) if name not in spec.fitted]
     rules: dict[str, Policy] = {"random": "random", "IP": "entropy", "C-IP": "set_size"}
     games: dict[str, list[list[GameStep]]] = {}
     for label in track(held_out, f"{task.name} by {predictor}"):
         for name, policy in rules.items():
-            game = served_game(player, said[label], label, predictor, policy)
+            game = served_game(player, truth[label], label, predictor, policy)
             games.setdefault(name, []).append(game)
-        game = asked_game(player, said[label], label, predictor)
+        game = asked_game(player, truth[label], label, predictor)
         games.setdefault("model asks", []).append(game)
     arms = [Arm.of(name, one, player.questions) for name, one in games.items()]
     note = (
@@ -209,18 +209,18 @@ def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Sec
         calibration = calibrate_at(scores(logprobs), level)
         scaled = logprobs / temperature(logprobs, scores)
         cool = calibrate_at(scores(scaled), level)
-        said = true_answers(answers, torch.Generator().manual_seed(1000 + seed))
+        truth = true_answers(answers, torch.Generator().manual_seed(1000 + seed))
         turns: dict[str, Turns] = defaultdict(dict)
         cold = Rule("entropy", budget=questions)
         for label in held_out:
             labels.append(label)
             for name, rule in _rules(questions).items():
                 rule = rule._replace(seed=seed)
-                game = play(logprobs, said[label], label, calibration, rule, turns[name])
+                game = play(logprobs, truth[label], label, calibration, rule, turns[name])
                 found.setdefault(name, []).append(game)
-            game = play(scaled, said[label], label, cool, cold, turns["IP, scaled"])
+            game = play(scaled, truth[label], label, cool, cold, turns["IP, scaled"])
             found.setdefault("IP, scaled", []).append(game)
-            game = uot_game(logprobs, said[label], label, calibration, questions)
+            game = uot_game(logprobs, truth[label], label, calibration, questions)
             found.setdefault("UoT", []).append(game)
     arms = [Arm.of(name, games, questions) for name, games in found.items()]
     note = f"By the likelihoods of statements, {splits} divisions of the labels."
@@ -233,15 +233,15 @@ def _exact_games(title: str, task: Task, questions: int) -> Section:
     logprobs = known_answers(answers)
     scores = torch.full((questions + 1, 1000), -1e-9, dtype=torch.float64)
     calibration = calibrate_at(scores, 0.9)
-    said = (answers == 0).long()  # YES is 0
+    truth = (answers == 0).long()  # YES is 0
     arms = []
     for name, rule in _rules(questions).items():
         games = [
-            play(logprobs, said[label], label, calibration, rule) for label in range(len(answers))
+            play(logprobs, truth[label], label, calibration, rule) for label in range(len(answers))
         ]
         arms.append(Arm.of(name, games, questions))
     games = [
-        uot_game(logprobs, said[label], label, calibration, questions)
+        uot_game(logprobs, truth[label], label, calibration, questions)
         for label in range(len(answers))
     ]
     arms.append(Arm.of("UoT", games, questions))
@@ -276,7 +276,7 @@ def tree_depths(yes: Tensor) -> list[int]:
         question = int((2 * counts - len(labels)).abs().argmin())
         answers = yes[labels, question].tolist()
         groups += [
-            ([one for one, said in zip(labels, answers, strict=True) if said is side], depth + 1)
+            ([one for one, truth in zip(labels, answers, strict=True) if truth is side], depth + 1)
             for side in (True, False)
         ]
     return found

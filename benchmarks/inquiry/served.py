@@ -32,7 +32,7 @@ class Player(NamedTuple):
         Its `cached_tokens` are None unless the server runs with `--enable-prompt-tokens-details`.
 
         Args:
-            history: Questions and answers, said in the task's own words.
+            history: Questions and answers, in the task's own words.
             reply: Instead of the last answer.
             control: Of `entropy.inquiry`.
         """

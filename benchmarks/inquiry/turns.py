@@ -90,10 +90,10 @@ def _histories(
     """Histories about one label after another, with other questions for each kind."""
     task = player.task
     draw = torch.Generator().manual_seed(KINDS.index(kind))
-    said = true_answers(task.answer_table(), draw)
+    truth = true_answers(task.answer_table(), draw)
     for turn in range(turns):
         order = torch.randperm(len(task.queries), generator=draw)[: kind.answers].tolist()
-        history = [(task.questions[at], int(said[turn, at])) for at in order]
+        history = [(task.questions[at], int(truth[turn, at])) for at in order]
         yield history, kind.reply and kind.reply.format("x" * (turn + 1))
 
 

@@ -29,7 +29,7 @@ def save_random(root: Path, checkpoint: Path, layers: list[int], count: int) -> 
         manifest = Manifest(
             kind="steering-vector",
             model=DEFAULT_MODEL,
-            identity=ModelIdentity.of(checkpoint),
+            identity=ModelIdentity.from_checkpoint(checkpoint),
             data_hash="none",
             seed=number,
             steering=SteeringSpec(features=size, norms=dict.fromkeys(layers, 1.0)),

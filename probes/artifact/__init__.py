@@ -59,7 +59,7 @@ class ModelIdentity(BaseModel):
     chat_template_hash: str | None
 
     @classmethod
-    def of(cls, checkpoint: Path) -> Self:
+    def from_checkpoint(cls, checkpoint: Path) -> Self:
         """Fingerprint a checkpoint folder; reads only samples of the weights."""
         return cls(
             config_hash=_config_hash(checkpoint / "config.json"),

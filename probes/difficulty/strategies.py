@@ -59,7 +59,7 @@ class Strategies(RequestModel):
     hard: Strategy = Strategy(temperature=0.4, budget=0.5)
     """Of hard questions."""
 
-    def of(self, difficulty: Difficulty) -> Strategy:
+    def for_class(self, difficulty: Difficulty) -> Strategy:
         """The strategy of a class."""
         strategy: Strategy = getattr(self, difficulty.word)
         return strategy

@@ -40,8 +40,8 @@ def reply_prompt(task: Task, question: str, reply: str) -> str:
     own = zip(task.answers, (YES, NO), strict=True)
     examples = (*_EXAMPLES, *(("Is it so?", word, meaning) for word, meaning in own))
     shown = "".join(
-        f"Question: {asked}\nReply: {said}\nMeaning:{MEANINGS[meaning]}\n\n"
-        for asked, said, meaning in examples
+        f"Question: {asked}\nReply: {reply}\nMeaning:{MEANINGS[meaning]}\n\n"
+        for asked, reply, meaning in examples
     )
     line = " ".join(reply.split())[:_MAX_REPLY]
     return f"{shown}Question: {question}\nReply: {line}\nMeaning:"
@@ -61,8 +61,8 @@ def label_prompt(task: Task, history: Sequence[tuple[str, int]]) -> str:
 
 
 def _known(task: Task, history: Sequence[tuple[str, int]]) -> str:
-    said = "".join(f"{question} {task.answers[answer]}\n" for question, answer in history)
-    return f"One {task.subject} of: {', '.join(task.names)}.\n{said}"
+    transcript = "".join(f"{question} {task.answers[answer]}\n" for question, answer in history)
+    return f"One {task.subject} of: {', '.join(task.names)}.\n{transcript}"
 
 
 _OTHER_GAME = """One tool of: hammer, saw, spoon, umbrella, rope.

@@ -42,15 +42,15 @@ def default_model(cache: Path) -> Path:
     target = cache / "models" / f"{DEFAULT_MODEL}-v{_FORMAT}-{_SOURCE_SHA256[:12]}"
     if target.is_dir():
         return target
-    source = _source()
+    source = _find_gguf()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(target.with_suffix(".lock")):
+    with _file_lock(target.with_suffix(".lock")):
         if not target.is_dir():  # another process may have converted it meanwhile
             _convert(source, target)
     return target
 
 
-def _source() -> Path:
+def _find_gguf() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)  # found without running the package's code
     if spec is None or spec.origin is None:
         raise ModelUnavailable(
@@ -62,7 +62,7 @@ def _source() -> Path:
 
 
 @contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
+def _file_lock(lock: Path) -> Iterator[None]:
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -37,7 +37,7 @@ def main() -> None:
     called = sys.argv[1] if len(sys.argv) > 1 else None
     try:
         if called == "serve" and any(argument.startswith("--help=") for argument in sys.argv):
-            with _explained():
+            with _require_extras():
                 from server.commands.serve import vllm_help
 
                 vllm_help(sys.argv[2:])
@@ -46,13 +46,13 @@ def main() -> None:
         without: list[str] = []
         for name in [called] if called in commands else sorted(commands):
             try:
-                with _explained():
+                with _require_extras():
                     functions[str(name)] = commands[str(name)].load()
             except _MissingError as missing:
                 if name == called:
                     raise
                 without.append(f"`{name}` {missing}.")
-        with _explained():
+        with _require_extras():
             _app(functions, without)()
     except _MissingError as missing:
         print(f"entrostat {called}: {missing}", file=sys.stderr)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _require_extras() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:

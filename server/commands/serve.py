@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from server.commands.startup import tell
+from server.commands.startup import send_to_supervisor
 from server.commands.supervisor import supervise
 from server.profiles import ProfileError, Profiles
 from server.surface import STARTUP_MODULES, Side, UnsupportedVllm, first_module, require
@@ -94,7 +94,7 @@ def serve(
     runner = _choose_runner(model_runner)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
-    steering = SteeringFlags(_layers(steering_layers), max_steering_vectors)
+    steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)
 
     def run(supervisor: Path) -> None:
         os.environ["ENTROSTAT_SUPERVISOR"] = str(supervisor)
@@ -105,7 +105,7 @@ def serve(
 
 def vllm_help(argv: list[str]) -> None:
     """Print vLLM's own help, `--help=all` or `--help=<group or flag>`, and exit."""
-    _parse(argv)
+    _parse_vllm_flags(argv)
 
 
 def _fail(message: object) -> NoReturn:
@@ -150,7 +150,7 @@ def _plugins(allowed: str | None) -> list[str]:
     return list(dict.fromkeys([*names, "entrostat"]))
 
 
-def _layers(flag: str | None) -> list[int] | None:
+def _parse_layers(flag: str | None) -> list[int] | None:
     if flag is None:
         return None
     try:
@@ -165,19 +165,21 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
     from vllm.logger import configure_logging_from_args, init_logger
 
     first_module(STARTUP_MODULES, "cli_env_setup")()
-    args = _parse(argv)
+    args = _parse_vllm_flags(argv)
     configure_logging_from_args(args)
     logger = init_logger("vllm.entrostat")
     _check_folder(args.model_tag or args.model)
-    if args.model_tag is None and not _names_a_model(argv):
-        tell(stage="preparing the default model")
+    if args.model_tag is None and not _has_model_argument(argv):
+        send_to_supervisor(stage="preparing the default model")
         _use_default_model(args, argv)
     _choose_address(args, logger)
     _choose_block_size(args, logger)
-    _switch_on(args, runner, steering)
+    _enable_worker_side(args, runner, steering)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
-    tell(address=_address(args))
-    tell(stage="starting the engine: a first start compiles for minutes, later ones are faster")
+    send_to_supervisor(address=_url(args))
+    send_to_supervisor(
+        stage="starting the engine: a first start compiles for minutes, later ones are faster"
+    )
     _refuse_unsupported("api", "v2" if runner == Runner.V2 else "v1")
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
@@ -231,7 +233,7 @@ def _choose_block_size(args: Any, logger: Any) -> None:
         )
 
 
-def _address(args: Any) -> str:
+def _url(args: Any) -> str:
     """URL of the server on this machine."""
     if args.uds:
         return f"unix:{args.uds}"
@@ -240,7 +242,7 @@ def _address(args: Any) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}"
 
 
-def _parse(argv: list[str]) -> Any:
+def _parse_vllm_flags(argv: list[str]) -> Any:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -256,7 +258,7 @@ def _check_folder(model: str) -> None:
         _fail(f"{model}: no such model folder")
 
 
-def _names_a_model(argv: list[str]) -> bool:
+def _has_model_argument(argv: list[str]) -> bool:
     return any(arg.split("=")[0] in ("--model", "--config") for arg in argv)
 
 
@@ -280,7 +282,7 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
 
 
-def _switch_on(args: Any, runner: Runner, steering: SteeringFlags) -> None:
+def _enable_worker_side(args: Any, runner: Runner, steering: SteeringFlags) -> None:
     """Enable the worker side: the logits processor and the config key of the plugin."""
     from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 

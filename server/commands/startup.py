@@ -44,7 +44,7 @@ class StartupMessages:
             self.path.parent.rmdir()
 
 
-def tell(**message: Any) -> None:
+def send_to_supervisor(**message: Any) -> None:
     """Send a message to the supervisor, if one is listening."""
     path = settings().supervisor
     if path is None:
@@ -54,7 +54,7 @@ def tell(**message: Any) -> None:
         outgoing.sendto(json.dumps(message).encode()[:_MAX_BYTES], str(path))
 
 
-async def tell_when_ready(app_state: Any, models: list[str], profiles: list[str]) -> None:
+async def announce_when_ready(app_state: Any, models: list[str], profiles: list[str]) -> None:
     """Notify the supervisor once this API server accepts connections.
 
     Args:
@@ -64,4 +64,4 @@ async def tell_when_ready(app_state: Any, models: list[str], profiles: list[str]
     """
     while not getattr(getattr(app_state, "server", None), "started", False):
         await asyncio.sleep(0.1)
-    tell(ready=True, models=models, profiles=profiles)
+    send_to_supervisor(ready=True, models=models, profiles=profiles)

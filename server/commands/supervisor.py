@@ -62,9 +62,9 @@ class _Signals:
     def __init__(self) -> None:
         self._received: list[int] = []
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(one, self._keep)
+            signal.signal(one, self._on_signal)
 
-    def _keep(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._received.append(signum)
 
     def take(self) -> list[int]:
@@ -96,7 +96,7 @@ class _Supervisor:
     processes: dict[int, Any] = field(default_factory=dict)
     """Name and handle of vLLM's long-lived descendant processes, by process id."""
     next_progress: float = 0.0
-    next_look: float = 0.0
+    next_scan: float = 0.0
 
     def wait(self) -> int:
         """Forward signals and monitor the start until the child exits."""
@@ -105,18 +105,18 @@ class _Supervisor:
             pid, status = os.waitpid(self.child, os.WNOHANG)
             if pid == self.child:
                 while (message := self.messages.receive(0)) is not None:
-                    self._heard(message)
-                return self._ended(os.waitstatus_to_exitcode(status))
+                    self._handle_message(message)
+                return self._finish(os.waitstatus_to_exitcode(status))
             for one in self.signals.take():
-                self._signalled(one)
-            self._heard(self.messages.receive(_POLL_SECONDS))
+                self._forward_signal(one)
+            self._handle_message(self.messages.receive(_POLL_SECONDS))
             now = time.monotonic()
             if not self.ready:
-                self._watch(now)
+                self._check_start(now)
             if self.deadline is not None and now > self.deadline:
                 self._kill()
 
-    def _signalled(self, signum: int) -> None:
+    def _forward_signal(self, signum: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(self.child, signal.SIGTERM if signum == signal.SIGINT else signum)
         if signum == signal.SIGHUP:
@@ -124,45 +124,45 @@ class _Supervisor:
         if self.stopped_by is not None:  # a second signal: kill now
             self.deadline = time.monotonic()
         elif not self.ready:
-            self._look()
+            self._find_processes()
             self.deadline = time.monotonic() + STOP_SECONDS
         self.stopped_by = signum
 
-    def _heard(self, message: dict[str, Any] | None) -> None:
+    def _handle_message(self, message: dict[str, Any] | None) -> None:
         if message is None:
             return
         if message.get("ready") and not self.ready and self.stopped_by is None:
             self.ready = True
             self.deadline = None
-            _say(ready_lines(self.address, message["models"], message["profiles"]))
+            _print_lines(ready_lines(self.address, message["models"], message["profiles"]))
         elif "failure" in message:
             self.reason = str(message["failure"])
         elif "address" in message:
             self.address = str(message["address"])
         elif "stage" in message and message["stage"] != self.stage:
             self.stage = str(message["stage"])
-            self._progress()
+            self._print_progress()
 
-    def _watch(self, now: float) -> None:
+    def _check_start(self, now: float) -> None:
         """While the server starts: report progress and detect processes that died."""
         if now >= self.next_progress and self.stopped_by is None:
-            self._progress()
-        if now < self.next_look:
+            self._print_progress()
+        if now < self.next_scan:
             return
-        self.next_look = now + _TREE_SECONDS
-        self._look()
+        self.next_scan = now + _TREE_SECONDS
+        self._find_processes()
         if self.reason is None and self.stopped_by is None:
             dead = [name for name, process in self.processes.values() if not _is_alive(process)]
             if dead:
                 self.reason = f"the process {dead[0]} died while the server was starting"
                 self.deadline = now + CHILD_SECONDS
 
-    def _progress(self) -> None:
+    def _print_progress(self) -> None:
         elapsed = time.monotonic() - self.started
         self.next_progress = time.monotonic() + _PROGRESS_SECONDS
-        _say([f"entrostat: {self.stage} ({elapsed:.0f} s)"])
+        _print_lines([f"entrostat: {self.stage} ({elapsed:.0f} s)"])
 
-    def _look(self) -> None:
+    def _find_processes(self) -> None:
         """Record the long-lived descendants of the child."""
         import psutil
 
@@ -180,7 +180,7 @@ class _Supervisor:
         import psutil
 
         self.deadline = None
-        self._look()
+        self._find_processes()
         below: list[Any] = []
         with suppress(psutil.Error):
             below = psutil.Process(self.child).children(recursive=True)
@@ -198,7 +198,7 @@ class _Supervisor:
             with suppress(psutil.Error):
                 process.kill()
 
-    def _ended(self, code: int) -> int:
+    def _finish(self, code: int) -> int:
         """Kill remaining processes; return the exit code of the command."""
         self._kill_orphans()
         if self.stopped_by is not None:
@@ -240,6 +240,6 @@ def ready_lines(address: str, models: list[str], profiles: list[str]) -> list[st
     ]
 
 
-def _say(lines: list[str]) -> None:
+def _print_lines(lines: list[str]) -> None:
     for line in lines:
         print(line, file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from server.artifacts import load_artifacts
-from server.commands.startup import tell
+from server.commands.startup import send_to_supervisor
 from server.engine.steering import Size, SteeringControl, Vectors, num_rows
 from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
 from server.surface import Side, UnsupportedVllm, require
@@ -74,7 +74,7 @@ def _refuse_unsupported(worker: Any) -> None:
     try:
         require("worker", *sides)
     except UnsupportedVllm as error:
-        tell(failure=str(error))
+        send_to_supervisor(failure=str(error))
         raise
 
 

@@ -68,7 +68,7 @@ def read_conversation(
         if asked is not None:
             exchanges.append(_exchange(asked, replies))
             if len(exchanges) > MAX_EXCHANGES:
-                raise _refused(place, f"a game has at most {MAX_EXCHANGES} questions")
+                raise _bad_message(place, f"a game has at most {MAX_EXCHANGES} questions")
         asked, replies = None, []
         text = _text(message, place)
         if len(text) <= inquiry.lookup.max_chars and inquiry.lookup.guess(text) is not None:
@@ -76,14 +76,14 @@ def read_conversation(
             continue
         question, is_open = _question(inquiry, text, open_questions)
         if question is None:
-            raise _refused(
+            raise _bad_message(
                 place,
-                f"`{_short(text)}` is neither a question of `{inquiry.task.name}` nor its final "
+                f"`{_shorten(text)}` is neither a question of `{inquiry.task.name}` nor its final "
                 "answer: send back the server's messages unchanged",
             )
         asked, num_open = (place, question), num_open + is_open
         if num_open > MAX_OPEN:
-            raise _refused(place, f"a game has at most {MAX_OPEN} open questions")
+            raise _bad_message(place, f"a game has at most {MAX_OPEN} open questions")
     if asked is not None:
         exchanges.append(_exchange(asked, replies))
     return exchanges
@@ -105,16 +105,16 @@ def _question(inquiry: Inquiry, text: str, open_questions: bool) -> tuple[str | 
 def _exchange(asked: tuple[int, str], replies: Sequence[str]) -> Exchange:
     place, question = asked
     if not replies:
-        raise _refused(place, "this question is not followed by the user's answer")
+        raise _bad_message(place, "this question is not followed by the user's answer")
     return Exchange(question, "\n".join(replies)[:MAX_REPLY_CHARS])
 
 
 def _role(message: Any, place: int) -> str:
     if not isinstance(message, Mapping):
-        raise _refused(place, "an inquiry does not read this kind of message")
+        raise _bad_message(place, "an inquiry does not read this kind of message")
     role = message.get("role")
     if role not in ("system", "developer", "user", "assistant"):
-        raise _refused(place, f"an inquiry does not read the role `{_short(str(role))}`")
+        raise _bad_message(place, f"an inquiry does not read the role `{_shorten(str(role))}`")
     return str(role)
 
 
@@ -122,13 +122,13 @@ def _text(message: Mapping[str, Any], place: int) -> str:
     """The text of a message, truncated to `MAX_REPLY_CHARS`."""
     content = message.get("content")
     if message.get("tool_calls"):
-        raise _refused(place, "an inquiry does not read tool calls")
+        raise _bad_message(place, "an inquiry does not read tool calls")
     if isinstance(content, str):
         return content[:MAX_REPLY_CHARS]
     parts = _parts(content or (), place)
     texts = [part if isinstance(part, str) else part.get("text") for part in parts]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise _refused(place, "an inquiry reads text only")
+        raise _bad_message(place, "an inquiry reads text only")
     return "\n".join(text[:MAX_REPLY_CHARS] for text in texts)[:MAX_REPLY_CHARS]
 
 
@@ -136,16 +136,16 @@ def _parts(content: Iterable[Any], place: int) -> list[Any]:
     try:
         parts = list(islice(content, MAX_PARTS + 1))  # an iterator: vLLM validates parts lazily
     except ValidationError as error:
-        raise _refused(place, "its parts are not valid chat message content") from error
+        raise _bad_message(place, "its parts are not valid chat message content") from error
     if len(parts) > MAX_PARTS:
-        raise _refused(place, f"an inquiry reads at most {MAX_PARTS} parts of a message")
+        raise _bad_message(place, f"an inquiry reads at most {MAX_PARTS} parts of a message")
     return parts
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text[:200].split())
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def _refused(place: int, reason: str) -> BadControl:
+def _bad_message(place: int, reason: str) -> BadControl:
     return BadControl(f"`messages.{place}`: {reason}", f"messages.{place}")

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from probes.inquiry.label_tokens import Tokens, branches
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange
-from server.inquiry.open_questions import ATTEMPTS, PROPOSALS, asked_openly
+from server.inquiry.open_questions import ATTEMPTS, PROPOSALS, asked_open_questions
 from server.planning.inquiry import InquiryPlan
 
 MAX_ENGINE_REQUESTS = 2048
 """Per turn, ignoring the cache, so that every replica makes the same decision."""
 
 
-def refuse_costly(
+def refuse_expensive_turn(
     plan: InquiryPlan, exchanges: Sequence[Exchange], num_read: int, labels: Sequence[Tokens]
 ) -> None:
     """Refuse a turn that takes more than `MAX_ENGINE_REQUESTS` engine requests.
@@ -29,7 +29,7 @@ def refuse_costly(
     costs = {"messages": num_read, "entropy.inquiry.max_candidates": 0}
     task, limit = plan.inquiry.task, plan.control.max_candidates
     if plan.control.queries == "open":
-        asked = len(asked_openly(plan.inquiry, [one.question for one in exchanges]))
+        asked = len(asked_open_questions(plan.inquiry, [one.question for one in exchanges]))
         costs["messages"] += len(task.labels) * asked
         costs["entropy.inquiry.max_candidates"] += (
             len(task.labels) * min(PROPOSALS, limit) + ATTEMPTS

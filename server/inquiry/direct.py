@@ -49,7 +49,7 @@ async def direct_lookahead(
     Source: C-IP (arXiv 2507.03279), the predictor.
     """
     task = plan.inquiry.task
-    chosen = most_promising(lookahead, plan.control.max_candidates)
+    chosen = most_informative(lookahead, plan.control.max_candidates)
     questions = [lookahead.questions[place] for place in chosen]
     latest = {question: answer for question, answer in history if answer != UNKNOWN}
     known = [(task.questions[question], answer) for question, answer in latest.items()]
@@ -81,7 +81,7 @@ async def _label_logprobs(
     ]
 
 
-def most_promising(lookahead: Lookahead, limit: int) -> list[int]:
+def most_informative(lookahead: Lookahead, limit: int) -> list[int]:
     """Indices of the questions with the largest information gain, in ascending order.
 
     Args:

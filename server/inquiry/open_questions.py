@@ -38,7 +38,7 @@ class Open(NamedTuple):
     """Indices of the proposals; None if there are none and the task's questions are used."""
 
 
-async def with_open_questions(
+async def add_open_questions(
     inquiry: Inquiry, heard: Sequence[tuple[str, int]], count: int, reads: Reads
 ) -> Open:
     """Add the open questions of the history and new proposals.
@@ -53,7 +53,7 @@ async def with_open_questions(
         ReadError: The engine failed.
     """
     task = inquiry.task
-    asked = asked_openly(inquiry, [question for question, _ in heard])
+    asked = asked_open_questions(inquiry, [question for question, _ in heard])
     fresh = await propose(inquiry, heard, count, reads) if count else []
     new = [*asked, *fresh]
     if not new:
@@ -73,7 +73,7 @@ async def with_open_questions(
     return Open(grown, candidates)
 
 
-def asked_openly(inquiry: Inquiry, questions: Sequence[str]) -> list[Query]:
+def asked_open_questions(inquiry: Inquiry, questions: Sequence[str]) -> list[Query]:
     """The open questions among the given ones, without duplicates."""
     found = [
         query

@@ -16,10 +16,10 @@ from probes.inquiry.replies import literal_answer
 from probes.inquiry.task import Task
 from probes.inquiry.turn import Turn, likelihood_lookahead, take_turn
 from server.inquiry.conversation import Exchange
-from server.inquiry.cost import refuse_costly
+from server.inquiry.cost import refuse_expensive_turn
 from server.inquiry.direct import direct_lookahead, label_tokens
 from server.inquiry.engine_reads import ReadError, Reads
-from server.inquiry.open_questions import PROPOSALS, with_open_questions
+from server.inquiry.open_questions import PROPOSALS, add_open_questions
 from server.inquiry.report import turn_report
 from server.planning.inquiry import InquiryPlan
 from server.wire.report import InquiryReport
@@ -73,7 +73,7 @@ async def interpret(
         reads: Reads from the engine.
     """
     free = [one for one, answer in zip(exchanges, answers, strict=True) if answer is None]
-    found = await _meanings(task, free, reads)
+    found = await _interpret_replies(task, free, reads)
     meanings = iter(found or [UNKNOWN] * len(free))
     replies = [
         InterpretedReply(one.question, next(meanings) if answer is None else answer)
@@ -82,7 +82,9 @@ async def interpret(
     return Interpretation(replies, found is not None)
 
 
-async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> list[int] | None:
+async def _interpret_replies(
+    task: Task, exchanges: Sequence[Exchange], reads: Reads
+) -> list[int] | None:
     """The meaning of each reply; None if the engine fails."""
     if not exchanges:
         return []
@@ -99,10 +101,10 @@ async def _meanings(task: Task, exchanges: Sequence[Exchange], reads: Reads) -> 
     shape = (len(questions), len(NEUTRAL_REPLIES), len(MEANINGS))
     bias = dict(zip(questions, found[: len(neutral)].reshape(shape).mean(1), strict=True))
     free = zip(exchanges, found[len(neutral) :], strict=True)
-    return [meaning_of(logprobs - bias[one.question]) for one, logprobs in free]
+    return [most_probable_meaning(logprobs - bias[one.question]) for one, logprobs in free]
 
 
-def meaning_of(evidence: torch.Tensor) -> int:
+def most_probable_meaning(evidence: torch.Tensor) -> int:
     """The most probable meaning; `UNKNOWN` if its probability is below `SURE`.
 
     Args:
@@ -138,15 +140,15 @@ async def inquire(
     start = time.perf_counter()
     task = plan.inquiry.task
     answers = await asyncio.to_thread(literal_answers, task, exchanges)
-    plan, labels, fallback = await _with_labels(plan, reads)
-    refuse_costly(plan, exchanges, num_readings(exchanges, answers), labels)
+    plan, labels, fallback = await _tokenize_labels(plan, reads)
+    refuse_expensive_turn(plan, exchanges, num_readings(exchanges, answers), labels)
     heard, complete = await interpret(task, exchanges, answers, reads)
     if not complete:
         fallback = fallback or "reply_unread"
     if plan.control.queries == "open":
-        outcome = await _open_turn(plan, heard, labels, reads)
+        outcome = await _choose_open_question(plan, heard, labels, reads)
     else:
-        outcome = await _turn(plan, heard, None, labels, reads)
+        outcome = await _choose_question(plan, heard, None, labels, reads)
     report = turn_report(outcome.plan, heard, outcome.turn, reads, time.perf_counter() - start)
     report.calibrated &= all(
         plan.inquiry.lookup.question(one.question) is not None for one in heard
@@ -163,7 +165,7 @@ class _Outcome(NamedTuple):
     fallback: str | None
 
 
-async def _with_labels(
+async def _tokenize_labels(
     plan: InquiryPlan, reads: Reads
 ) -> tuple[InquiryPlan, list[Tokens], str | None]:
     """The tokens that `direct` reads; on failure the plan falls back to `likelihood`."""
@@ -172,15 +174,15 @@ async def _with_labels(
     try:
         return plan, await label_tokens(plan.inquiry.task.names, reads), None
     except ReadError as error:
-        return _without_direct(plan, error), [], "direct_unavailable"
+        return _fall_back_to_likelihood(plan, error), [], "direct_unavailable"
 
 
-def _without_direct(plan: InquiryPlan, error: ValueError) -> InquiryPlan:
+def _fall_back_to_likelihood(plan: InquiryPlan, error: ValueError) -> InquiryPlan:
     logger.warning("entrostat: direct prediction failed: %s", error)
     return plan._replace(predictor="likelihood", calibration=plan.spare)
 
 
-async def _turn(
+async def _choose_question(
     plan: InquiryPlan,
     heard: Sequence[InterpretedReply],
     candidates: Sequence[int] | None,
@@ -199,11 +201,11 @@ async def _turn(
         try:
             lookahead = await direct_lookahead(plan, history, lookahead, labels, reads)
         except ValueError as error:
-            plan, fallback = _without_direct(plan, error), "direct_unavailable"
+            plan, fallback = _fall_back_to_likelihood(plan, error), "direct_unavailable"
     return _Outcome(take_turn(lookahead, history, plan.calibration, plan.rule), plan, fallback)
 
 
-async def _open_turn(
+async def _choose_open_question(
     plan: InquiryPlan,
     heard: Sequence[InterpretedReply],
     labels: Sequence[Tokens],
@@ -215,18 +217,22 @@ async def _open_turn(
     """
     own = plan.inquiry
     try:
-        grown = await with_open_questions(own, heard, 0, reads)
-        outcome = await _turn(plan._replace(inquiry=grown.inquiry), heard, (), labels, reads)
+        grown = await add_open_questions(own, heard, 0, reads)
+        outcome = await _choose_question(
+            plan._replace(inquiry=grown.inquiry), heard, (), labels, reads
+        )
         if outcome.turn.stop in ("singleton", "budget"):
             return outcome
         count = min(PROPOSALS, plan.control.max_candidates)
-        grown = await with_open_questions(own, heard, count, reads)
+        grown = await add_open_questions(own, heard, count, reads)
     except ReadError as error:
         logger.warning("entrostat: open questions failed: %s", error)
-        outcome = await _turn(plan, heard, None, labels, reads)
+        outcome = await _choose_question(plan, heard, None, labels, reads)
         return outcome._replace(fallback="open_unavailable")
     candidates = grown.candidates or range(len(own.logprobs))
-    outcome = await _turn(plan._replace(inquiry=grown.inquiry), heard, candidates, labels, reads)
+    outcome = await _choose_question(
+        plan._replace(inquiry=grown.inquiry), heard, candidates, labels, reads
+    )
     if grown.candidates:
         return outcome
     return outcome._replace(fallback=outcome.fallback or "no_proposals")

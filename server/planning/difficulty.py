@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from probes.difficulty.strategies import Difficulty, Strategies
-from server.planning.refusals import RequestParams, effort_class, refuse_unread_question
+from server.planning.refusals import RequestParams, effort_class, refuse_missing_question
 from server.wire.request import DifficultyControl
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan_difficulty(
     Raises:
         BadControl: No probe fits, or the request has no question to classify.
     """
-    refuse_unread_question(params)
+    refuse_missing_question(params)
     picked = effort_class(params) if control.effort else None
     probe, spec = artifacts.difficulty_probe(control.probe, "entropy.difficulty.probe")
     return DifficultyPlan(

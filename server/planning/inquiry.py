@@ -8,7 +8,11 @@ from probes.inquiry.table import CredibleSets
 from probes.inquiry.turn import Rule
 from probes.inquiry.words import Predictor
 from server.errors import BadControl
-from server.planning.refusals import RequestParams, refuse_companions, refuse_unplayable
+from server.planning.refusals import (
+    RequestParams,
+    refuse_inquiry_with_sampling,
+    refuse_unsupported_inquiry,
+)
 from server.wire.request import Control, InquiryControl
 
 if TYPE_CHECKING:
@@ -43,8 +47,8 @@ def plan_inquiry(control: Control, artifacts: "Artifacts", params: RequestParams
     """
     wanted = control.inquiry
     assert wanted is not None
-    refuse_companions(control)
-    refuse_unplayable(params)
+    refuse_inquiry_with_sampling(control)
+    refuse_unsupported_inquiry(params)
     inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task")
     predictor = _predictor(wanted, inquiry)
     level = wanted.confidence_level

@@ -8,8 +8,8 @@ from server.errors import BadControl
 from server.planning.difficulty import DifficultyPlan, plan_difficulty
 from server.planning.refusals import (
     RequestParams,
+    refuse_background_report,
     refuse_beam_search,
-    refuse_late_report,
     refuse_temperature,
 )
 from server.wire.request import Control, Trace
@@ -155,14 +155,16 @@ class _Planner:
             BadControl: A control that cannot be skipped does not fit the request.
         """
         self._make_room_for_an_inquiry()
-        if not self._allows("all", lambda: refuse_beam_search(params)):
+        if not self._check_or_skip("all", lambda: refuse_beam_search(params)):
             return self._result(Control(trace="none"), None)
         control = self._control
-        inquiry = self._attempt("inquiry", lambda: self._inquiry(params))
-        tag_and_row = self._attempt("temperature", lambda: self._law(params))
-        difficulty = self._attempt("difficulty", lambda: self._difficulty(params))
-        steering = self._attempt("steering", self._steering)
-        if not self._allows("report", lambda: refuse_late_report(control.trace, params)):
+        inquiry = self._plan_or_skip("inquiry", lambda: self._inquiry(params))
+        tag_and_row = self._plan_or_skip("temperature", lambda: self._law(params))
+        difficulty = self._plan_or_skip("difficulty", lambda: self._difficulty(params))
+        steering = self._plan_or_skip("steering", self._steering)
+        if not self._check_or_skip(
+            "report", lambda: refuse_background_report(control.trace, params)
+        ):
             control = control.model_copy(update={"trace": "none"})
         return self._result(control, tag_and_row, difficulty, steering, inquiry)
 
@@ -185,7 +187,7 @@ class _Planner:
             tuple(self._skipped),
         )
 
-    def _attempt(self, field: str, make: Callable[[], T]) -> T | None:
+    def _plan_or_skip(self, field: str, make: Callable[[], T]) -> T | None:
         """Plan one control; None if it is skipped, which is recorded in `_skipped`."""
         try:
             return make()
@@ -202,14 +204,14 @@ class _Planner:
             message = f"`{profile.param}`: the profile `{profile.name}` fails: {error}"
             raise BadControl(message, profile.param) from error
 
-    def _allows(self, field: str, refuse: Callable[[], None]) -> bool:
+    def _check_or_skip(self, field: str, refuse: Callable[[], None]) -> bool:
         """Whether a check passes; a failure that may be skipped is recorded in `_skipped`."""
 
         def passes() -> bool:
             refuse()
             return True
 
-        return self._attempt(field, passes) is not None
+        return self._plan_or_skip(field, passes) is not None
 
     def _make_room_for_an_inquiry(self) -> None:
         """Skip the profile's sampling controls if the body requests an inquiry."""

@@ -32,7 +32,7 @@ class RequestParams(NamedTuple):
     reasoning_effort: str | None = None
     answers_one_chat: bool = True
     """Whether the request is a single conversation."""
-    plays: bool = True
+    supports_inquiry: bool = True
     """Whether the route supports inquiries."""
     last_message: Mapping[str, Any] | None = None
     """Last message of that conversation."""
@@ -41,7 +41,7 @@ class RequestParams(NamedTuple):
     num_choices: int = 1
     beam_search: bool = False
     background: bool = False
-    not_of_a_question: tuple[str, ...] = ()
+    unsupported_by_inquiry: tuple[str, ...] = ()
     """Fields set in the request that an inquiry does not support."""
 
 
@@ -60,7 +60,7 @@ def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> Non
         )
 
 
-def refuse_unread_question(params: RequestParams) -> None:
+def refuse_missing_question(params: RequestParams) -> None:
     """Refuse a difficulty control if the request has no question for the probe to read.
 
     Raises:
@@ -102,7 +102,7 @@ def effort_class(params: RequestParams) -> Difficulty | None:
     return None if effort is None else EFFORTS[effort]
 
 
-def refuse_companions(control: Control) -> None:
+def refuse_inquiry_with_sampling(control: Control) -> None:
     """Refuse an inquiry together with sampling controls.
 
     Raises:
@@ -117,13 +117,13 @@ def refuse_companions(control: Control) -> None:
             )
 
 
-def refuse_unplayable(params: RequestParams) -> None:
+def refuse_unsupported_inquiry(params: RequestParams) -> None:
     """Refuse an inquiry that the route or another field rules out.
 
     Raises:
         BadControl: Names the field.
     """
-    if not params.plays:
+    if not params.supports_inquiry:
         message = "`entropy.inquiry`: inquiries are answered in /v1/chat/completions only"
         raise BadControl(message, "entropy.inquiry")
     if params.adapter is not None:
@@ -134,7 +134,7 @@ def refuse_unplayable(params: RequestParams) -> None:
         )
     if params.num_choices > 1:
         raise BadControl("`n`: an inquiry asks one question", "n")
-    for field in params.not_of_a_question:
+    for field in params.unsupported_by_inquiry:
         raise BadControl(f"`{field}` contradicts `entropy.inquiry`: leave one out", field)
 
 
@@ -174,7 +174,7 @@ def refuse_beam_search(params: RequestParams) -> None:
         raise BadControl(message, "use_beam_search")
 
 
-def refuse_late_report(trace: Trace, params: RequestParams) -> None:
+def refuse_background_report(trace: Trace, params: RequestParams) -> None:
     """Refuse a report on a background response, which is returned before generation.
 
     Raises:

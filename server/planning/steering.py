@@ -32,7 +32,7 @@ class SteeringPlan(NamedTuple):
     """Whether all prompt positions are steered, not only the last."""
     reports: list[SteeringReport]
 
-    def salted(self, prompt: Any, secret: str) -> Any:
+    def add_cache_salt(self, prompt: Any, secret: str) -> Any:
         """Add a cache salt, so that differently steered requests share no KV blocks.
 
         The salt depends on the contents of the vectors, not on their names. If only the last prompt
@@ -51,7 +51,7 @@ class SteeringPlan(NamedTuple):
         return {**prompt, "cache_salt": _OWN_SALT + digest}
 
 
-def unforged(prompt: Any) -> Any:
+def mark_unsteered(prompt: Any) -> Any:
     """Return the prompt of an unsteered request with a salt that no steered request uses.
 
     Args:
@@ -76,7 +76,10 @@ def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPl
         vector = artifacts.steering_vector(one.vector, f"{param}.vector")
         layers = _layers(one, vector, f"{param}.layers")
         if one.clamp is None:
-            add += [(one.vector, layer, _factor(one, vector.layers[layer])) for layer in layers]
+            add += [
+                (one.vector, layer, _strength_per_norm(one, vector.layers[layer]))
+                for layer in layers
+            ]
         else:
             clamp += [(one.vector, layer, *one.clamp) for layer in layers]
         fields = one.model_dump(exclude={"layers"})
@@ -103,7 +106,7 @@ def _layers(one: Steer, vector: SteeringVector, param: str) -> list[int]:
     return sorted(set(one.layers))
 
 
-def _factor(one: Steer, layer: LayerVector) -> float:
+def _strength_per_norm(one: Steer, layer: LayerVector) -> float:
     if one.strength is not None:
         return one.strength
     assert one.strength_relative is not None
@@ -129,7 +132,7 @@ def _refuse_overflow(
         amount = "strength" if one.strength is not None else "strength_relative"
         vector = artifacts.steering_vector(one.vector, f"{param}.vector")
         for layer in report.layers:
-            factor = abs(_factor(one, vector.layers[layer]))
+            factor = abs(_strength_per_norm(one, vector.layers[layer]))
             totals[layer] += factor * vector.layers[layer].largest
             if not (fits(factor, torch.float32) and fits(totals[layer], dtype)):
                 raise _overflow(f"{param}.{amount}", dtype)

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 
-from server.commands.startup import tell_when_ready
+from server.commands.startup import announce_when_ready
 from server.settings import settings
 from server.surface import TESTED, require
 from server.worker.message import CONFIG_KEY
@@ -43,7 +43,7 @@ class EntrostatPlugin:
         from vllm.renderers.chat_utils import load_chat_template
 
         from server.requests.generation import ControlledEngine
-        from server.requests.merge import HANDLERS, reporting
+        from server.requests.merge import HANDLERS, add_reports
         from server.routes.state import ServerState
 
         _check(engine_client.vllm_config)
@@ -55,13 +55,13 @@ class EntrostatPlugin:
         for name, method in HANDLERS.items():
             if (handler := getattr(state, name, None)) is not None:
                 handler.engine_client = controlled
-                setattr(handler, method, reporting(getattr(handler, method)))
+                setattr(handler, method, add_reports(getattr(handler, method)))
         state.entrostat = server
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, server.profiles.reload)
         models = [path.name for path in state.openai_serving_models.base_model_paths]
         self._announcement = loop.create_task(
-            tell_when_ready(state, models, sorted(server.profiles))
+            announce_when_ready(state, models, sorted(server.profiles))
         )
         logger.info(
             "entrostat: profiles %s; %d artifacts for this model",

@@ -20,15 +20,15 @@ Extend = Callable[[str], Awaitable[Any | None]]
 """Renders the prompt with a text after the question; None if the result is too long."""
 
 
-class Waiting(NamedTuple):
-    """Where a decision arrives, and how long to wait for it."""
+class DecisionSource(NamedTuple):
+    """Where the decisions of one engine call arrive, and how long to wait for each."""
 
     trace: TraceBuffer
     address: str
     timeout: float
     """Seconds."""
 
-    async def decision(self, choice: int) -> Decision | None:
+    async def wait(self, choice: int) -> Decision | None:
         """Wait for the decision of a completion; None after the timeout."""
         return await self.trace.wait_decision(choice, time.monotonic() + self.timeout)
 
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
     source: Source
 
     @classmethod
-    def of(cls, decision: Decision | None) -> "Verdict":
+    def from_decision(cls, decision: Decision | None) -> "Verdict":
         """Convert the decision of a probe; None becomes the source `fallback`."""
         if decision is None:
             return cls(None, None, "fallback")
@@ -54,19 +54,19 @@ class DifficultyRun:
     """Applies a difficulty plan to one engine call."""
 
     def __init__(
-        self, plan: DifficultyPlan, ceiling: int, waiting: Waiting, extend: Extend | None
+        self, plan: DifficultyPlan, ceiling: int, decisions: DecisionSource, extend: Extend | None
     ) -> None:
         """Create a run.
 
         Args:
             plan: The difficulty plan of the request.
             ceiling: The request's `max_tokens`.
-            waiting: Where decisions arrive.
+            decisions: Where decisions arrive.
             extend: Adds a strategy's text to the prompt; None if that is not possible.
         """
         self._plan = plan
         self._ceiling = ceiling
-        self._waiting = waiting
+        self._decisions = decisions
         self._extend = extend
         self._verdict: Verdict | None = None
         """Set before the answer; None if the engine decides while it answers."""
@@ -82,39 +82,41 @@ class DifficultyRun:
             The prompt to answer, and the difficulty control for the worker or None.
         """
         plan, end = self._plan, engine.renderer.get_eos_token_id()
-        if plan.picked is None and _decided_in_engine(plan, params, end):
-            return prompt, _engine_part(plan, params, self._waiting.trace.id, end)
+        if plan.picked is None and _engine_can_classify(plan, params, end):
+            return prompt, _engine_control(plan, params, self._decisions.trace.id, end)
         if plan.picked is not None:
             self._verdict = Verdict(plan.picked, None, "effort")
         else:
-            self._verdict = await self._ask(engine, prompt, request_id, **kwargs)
+            self._verdict = await self._run_prepass(engine, prompt, request_id, **kwargs)
         if plan.shadow:
             return prompt, None
         assert self._verdict.difficulty is not None
-        strategy = plan.strategies.of(self._verdict.difficulty)
-        return await self._apply(strategy, engine, prompt, params), None
+        strategy = plan.strategies.for_class(self._verdict.difficulty)
+        return await self._apply_strategy(strategy, engine, prompt, params), None
 
-    async def _ask(self, engine: Any, prompt: Any, request_id: str, **kwargs: Any) -> Verdict:
+    async def _run_prepass(
+        self, engine: Any, prompt: Any, request_id: str, **kwargs: Any
+    ) -> Verdict:
         """Classify in a separate pass, whose prefix the answer then reuses from the cache."""
         control = engine_control(
             law=NO_LAW,
             parameters=NO_ROW,
             trace=0,
-            address=self._waiting.address,
+            address=self._decisions.address,
             choices=1,
-            difficulty=difficulty_control(probe=self._plan.probe, trace=self._waiting.trace.id),
+            difficulty=difficulty_control(probe=self._plan.probe, trace=self._decisions.trace.id),
         )
         params = SamplingParams(temperature=0.0, max_tokens=1, extra_args={KEY: control})
         outputs = engine.generate(prompt, params, f"{request_id}-prepass", **kwargs)
         async with aclosing(outputs):  # a client that leaves now stops this pass, too
             async for output in outputs:
                 self._prepass_tokens = len(output.prompt_token_ids or ())
-        decision = await self._waiting.decision(0)
+        decision = await self._decisions.wait(0)
         if decision is None:
             return Verdict(Difficulty.NORMAL, None, "fallback")  # the safe class
-        return Verdict.of(decision)
+        return Verdict.from_decision(decision)
 
-    async def _apply(
+    async def _apply_strategy(
         self, strategy: Strategy, engine: Any, prompt: Any, params: SamplingParams
     ) -> Any:
         """Set temperature and budget; return the prompt with the strategy's text."""
@@ -132,7 +134,7 @@ class DifficultyRun:
         params.max_tokens = min(params.max_tokens, room)
         return longer
 
-    async def explain_end(self, completion: Any, produced: int) -> None:
+    async def set_finish_reason(self, completion: Any, produced: int) -> None:
         """Set the finish reason `length` of an answer that the worker ended at its budget.
 
         Args:
@@ -145,25 +147,25 @@ class DifficultyRun:
         decision = await self._decision(completion.index)
         if decision is None:
             return
-        limit = self._plan.strategies.of(decision.difficulty).max_tokens(self._ceiling)
+        limit = self._plan.strategies.for_class(decision.difficulty).max_tokens(self._ceiling)
         if produced == limit < self._ceiling:
             completion.finish_reason = "length"
 
     async def _decision(self, choice: int) -> Decision | None:
         """Wait for the decision; after one timeout, do not wait again."""
         if self._lost:
-            return self._waiting.trace.decisions.get(choice)
-        decision = await self._waiting.decision(choice)
+            return self._decisions.trace.decisions.get(choice)
+        decision = await self._decisions.wait(choice)
         self._lost = decision is None
         return decision
 
     async def report(self, choice: int) -> DifficultyReport:
         """Build the difficulty report of a completion."""
-        verdict = self._verdict or Verdict.of(await self._decision(choice))
+        verdict = self._verdict or Verdict.from_decision(await self._decision(choice))
         return _describe(self._plan, verdict, self._ceiling, self._prepass_tokens)
 
 
-def _decided_in_engine(plan: DifficultyPlan, params: SamplingParams, end: int | None) -> bool:
+def _engine_can_classify(plan: DifficultyPlan, params: SamplingParams, end: int | None) -> bool:
     """Whether the engine can classify while it answers, without a pre-pass.
 
     A pre-pass is needed if a strategy changes the prompt, or if the answer cannot be ended at its
@@ -180,7 +182,7 @@ def _decided_in_engine(plan: DifficultyPlan, params: SamplingParams, end: int | 
     return not plan.strategies.change_prompt and not cannot_end and end is not None
 
 
-def _engine_part(
+def _engine_control(
     plan: DifficultyPlan, params: SamplingParams, trace: int, end: int | None
 ) -> DifficultyMessage:
     """Build the control that lets the worker classify and act.
@@ -189,7 +191,7 @@ def _engine_part(
         plan: The difficulty plan of the request.
         params: Sampling parameters of the answer; `max_tokens` is the ceiling.
         trace: Id of the call's trace.
-        end: As in `_decided_in_engine`.
+        end: As in `_engine_can_classify`.
     """
     if plan.shadow:
         return difficulty_control(probe=plan.probe, trace=trace)
@@ -217,7 +219,7 @@ def _describe(
     """
     applied = None
     if verdict.difficulty is not None:
-        strategy = plan.strategies.of(verdict.difficulty)
+        strategy = plan.strategies.for_class(verdict.difficulty)
         applied = StrategyReport(
             temperature=strategy.temperature if plan.sets_temperature else None,
             max_tokens=strategy.max_tokens(ceiling),

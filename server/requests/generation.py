@@ -16,9 +16,9 @@ from vllm.sampling_params import RequestOutputKind
 from probes.difficulty.strategies import DifficultyWord
 from probes.laws import ShuffledLaw, TemperatureLaw
 from server.planning.plan import Plan
-from server.planning.steering import unforged
+from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
-from server.requests.difficulty import DifficultyRun, Extend, Waiting
+from server.requests.difficulty import DecisionSource, DifficultyRun, Extend
 from server.requests.telemetry import Telemetry, TraceBuffer
 from server.settings import settings
 from server.wire.report import Report
@@ -97,7 +97,7 @@ class Generation:
             self._reservation = admission.reserve(plan.steering.control["key"])
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Apply the plan to engine calls in this block and in tasks created in it."""
         token = _current.set(self)
         try:
@@ -129,7 +129,7 @@ class Generation:
             found["x-entropy-fallback"] = ",".join(sorted(reasons))
         return found
 
-    def follow(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Run one engine request with the control of the plan and count its tokens.
 
         Raises:
@@ -137,27 +137,27 @@ class Generation:
         """
         if self.closed:
             raise RuntimeError("the controlled answer has ended: its plan applies to no other call")
-        call = self._open(params)
+        call = self._open_call(params)
         if call.difficulty is not None:
-            return self._follow_difficulty(call, engine, prompt, params, *args, **kwargs)
-        params = self._controlled(call, params)
-        outputs = engine.generate(self._salted(prompt), params, *args, **kwargs)
+            return self._generate_with_difficulty(call, engine, prompt, params, *args, **kwargs)
+        params = self._add_control(call, params)
+        outputs = engine.generate(self._add_cache_salt(prompt), params, *args, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
-    def _open(self, params: Any) -> Call:
+    def _open_call(self, params: Any) -> Call:
         difficulty = self.plan.difficulty
         watched = self.plan.trace != "none" or difficulty is not None
         trace = self._telemetry.open() if watched else TraceBuffer(0)
         run = None
         if difficulty is not None:
-            waiting = Waiting(trace, self._telemetry.address, self.timeout)
-            run = DifficultyRun(difficulty, params.max_tokens, waiting, self._extend)
+            decisions = DecisionSource(trace, self._telemetry.address, self.timeout)
+            run = DifficultyRun(difficulty, params.max_tokens, decisions, self._extend)
         call = Call(trace, params.n, run)
         self._calls.append(call)
         self.choices += [AnswerChoice(call, completion) for completion in range(params.n)]
         return call
 
-    def _controlled(
+    def _add_control(
         self, call: Call, params: Any, difficulty: DifficultyMessage | None = None
     ) -> Any:
         """Add the control of the plan to the sampling parameters."""
@@ -172,18 +172,18 @@ class Generation:
                 choices=params.n,
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
-                shuffled=_shuffled(self.plan.law, params.seed),
+                shuffled=_shuffle_control(self.plan.law, params.seed),
             ),
         }
         return params
 
-    def _salted(self, prompt: Any) -> Any:
+    def _add_cache_salt(self, prompt: Any) -> Any:
         steering = self.plan.steering
         if steering is None:
-            return unforged(prompt)
-        return steering.salted(prompt, settings().cache_secret.get_secret_value())
+            return mark_unsteered(prompt)
+        return steering.add_cache_salt(prompt, settings().cache_secret.get_secret_value())
 
-    async def _follow_difficulty(
+    async def _generate_with_difficulty(
         self, call: Call, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         """Generate with a difficulty plan: classify before the answer or during it."""
@@ -191,19 +191,19 @@ class Generation:
         assert run is not None
         delta = params.output_kind == RequestOutputKind.DELTA
         prompt, part = await run.prepare(engine, prompt, params, request_id, **kwargs)
-        params = self._controlled(call, params, part)
-        outputs = engine.generate(self._salted(prompt), params, request_id, **kwargs)
+        params = self._add_control(call, params, part)
+        outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **kwargs)
         async with aclosing(self._count(call, outputs, delta)) as counted:
             async for output in counted:
                 for completion in output.outputs:
-                    await run.explain_end(completion, call.produced[completion.index])
+                    await run.set_finish_reason(completion, call.produced[completion.index])
                 yield output
 
     async def _count(
         self, call: Call, outputs: AsyncGenerator[Any, None], delta: bool
     ) -> AsyncGenerator[Any, None]:
-        place = self._place()
-        admitted = outputs if place is None else _in_place(place, outputs)
+        place = self._steering_slot()
+        admitted = outputs if place is None else _hold_steering_slot(place, outputs)
         async with aclosing(admitted):
             async for output in admitted:
                 for completion in output.outputs:
@@ -212,13 +212,13 @@ class Generation:
                     call.produced[completion.index] = before + count
                 yield output
 
-    def _place(self) -> AbstractAsyncContextManager[None] | None:
+    def _steering_slot(self) -> AbstractAsyncContextManager[None] | None:
         if self._reservation is None:
             return None
         return self._reservation.admit()
 
 
-def _shuffled(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage | None:
+def _shuffle_control(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage | None:
     """The histogram of the law `shuffled`; a request without a seed gets a random one."""
     if not isinstance(law, ShuffledLaw):
         return None
@@ -229,7 +229,7 @@ def _shuffled(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage |
     )
 
 
-async def _in_place(
+async def _hold_steering_slot(
     place: AbstractAsyncContextManager[None], outputs: AsyncGenerator[Any, None]
 ) -> AsyncGenerator[Any, None]:
     """Read the engine's outputs while holding a steering slot.
@@ -275,10 +275,10 @@ class ControlledEngine:
         """`EngineClient.generate` with the plan of the current HTTP request, if any."""
         generation = _current.get()
         if generation is None:
-            return self._engine.generate(unforged(prompt), sampling_params, *args, **kwargs)
-        return generation.follow(self._engine, prompt, sampling_params, *args, **kwargs)
+            return self._engine.generate(mark_unsteered(prompt), sampling_params, *args, **kwargs)
+        return generation.generate(self._engine, prompt, sampling_params, *args, **kwargs)
 
 
-def current() -> Generation | None:
+def current_generation() -> Generation | None:
     """The generation of the current HTTP request; None if it has no controls."""
     return _current.get()

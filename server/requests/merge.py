@@ -18,9 +18,9 @@ from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from server import metrics
-from server.requests.generation import AnswerChoice, Generation, current
-from server.requests.report import summarise, token_reports
-from server.requests.sse import only_opens, parse, sse
+from server.requests.generation import AnswerChoice, Generation, current_generation
+from server.requests.report import summarize, token_reports
+from server.requests.sse import only_sets_role, parse, sse
 from server.wire.report import Report, join_fallbacks
 
 Handler = Callable[..., Awaitable[Any]]
@@ -42,13 +42,13 @@ class ReportedMessagesResponse(AnthropicMessagesResponse):
     """Measurements and applied controls; present if the request has controls."""
 
 
-def reporting(handle: Handler) -> Handler:
+def add_reports(handle: Handler) -> Handler:
     """Wrap a handler's method to add the reports of the current generation to its result."""
 
     @wraps(handle)
     async def handle_and_report(*args: Any, **kwargs: Any) -> Any:
         result = await handle(*args, **kwargs)
-        generation = current()
+        generation = current_generation()
         if generation is None or isinstance(result, ErrorResponse):
             return result
         merge = Merge(generation)
@@ -99,7 +99,7 @@ class Merge:
     async def report(self, choice: AnswerChoice) -> Report:
         """Build the final report of a choice."""
         call, completion = choice
-        await self._complete(choice, 0)
+        await self._wait_for_trace(choice, 0)
         produced = call.produced[completion]
         difficulty, base = None, call.temperature
         if call.difficulty is not None:
@@ -108,7 +108,7 @@ class Merge:
             if strategy is not None and base:  # a greedy request stays greedy
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
-        report = summarise(self._plan, tokens, produced, base)
+        report = summarize(self._plan, tokens, produced, base)
         if difficulty is not None:
             report.difficulty = difficulty
             if difficulty.source == "fallback":
@@ -116,7 +116,7 @@ class Merge:
         metrics.observe_completion(report)
         return report
 
-    async def _complete(self, choice: AnswerChoice, start: int) -> None:
+    async def _wait_for_trace(self, choice: AnswerChoice, start: int) -> None:
         """Wait for the trace to catch up with the answer; after one timeout, do not wait again."""
         if not self._lost:
             deadline = time.monotonic() + self._generation.timeout
@@ -133,14 +133,14 @@ class Merge:
         """
         async with aclosing(events):
             while True:
-                with self._generation.applied():
+                with self._generation.activate():
                     try:
                         event = await anext(events)
                     except StopAsyncIteration:
                         return
-                yield event if self._plan.trace == "none" else await self._reported(event)
+                yield event if self._plan.trace == "none" else await self._add_to_event(event)
 
-    async def _reported(self, event: Any) -> Any:
+    async def _add_to_event(self, event: Any) -> Any:
         if not isinstance(event, str):
             if getattr(event, "type", None) == "response.completed" and self._generation.choices:
                 event.response.entropy = await self.report(self._generation.choices[-1])
@@ -152,15 +152,15 @@ class Merge:
             return await self._message_event(kind, event, data)
         changed = False
         for part in data.get("choices") or ():
-            if (addition := await self._part(part)) is not None:
+            if (addition := await self._choice_report(part)) is not None:
                 part["entropy"] = addition
                 changed = True
         return sse(data) if changed else event
 
-    async def _part(self, part: dict[str, Any]) -> dict[str, Any] | None:
+    async def _choice_report(self, part: dict[str, Any]) -> dict[str, Any] | None:
         """The report of one choice of a chunk: its tokens, plus the summary in its last chunk."""
         position = part["index"]
-        if only_opens(part) or position >= len(self._generation.choices):
+        if only_sets_role(part) or position >= len(self._generation.choices):
             return None
         choice = self._generation.choices[position]
         tokens = await self._new_tokens(choice)
@@ -192,7 +192,7 @@ class Merge:
         start, stop = call.reported[completion], call.produced[completion]
         if self._plan.trace != "tokens" or start == stop:
             return None
-        await self._complete(choice, start)
+        await self._wait_for_trace(choice, start)
         call.reported[completion] = stop
         return [one.model_dump() for one in token_reports(call.trace.get(completion, start, stop))]
 

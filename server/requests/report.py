@@ -12,12 +12,14 @@ from server.wire.report import Report, TokenReport, join_fallbacks
 def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
     """Convert tokens to reports; NaN becomes None."""
     return [
-        TokenReport(entropy=_number(token.entropy), temperature=_number(token.temperature))
+        TokenReport(
+            entropy=_finite_or_none(token.entropy), temperature=_finite_or_none(token.temperature)
+        )
         for token in tokens
     ]
 
 
-def summarise(
+def summarize(
     plan: Plan, tokens: Sequence[Token], produced: int, base: float | None = None
 ) -> Report:
     """Build the report of one completion.
@@ -90,5 +92,5 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _number(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None

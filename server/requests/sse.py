@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 
-def only_opens(choice: dict[str, Any]) -> bool:
+def only_sets_role(choice: dict[str, Any]) -> bool:
     """Whether a choice of a chunk only sets the role; its token is in the next chunk."""
     delta = choice.get("delta") or {}
     return "role" in delta and not delta.get("content") and choice.get("finish_reason") is None

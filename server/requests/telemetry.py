@@ -106,7 +106,7 @@ class TraceBuffer:
         await self._wait(lambda: choice in self.decisions, deadline)
         return self.decisions.get(choice)
 
-    def decide(self, choice: int, decision: Decision) -> None:
+    def store_decision(self, choice: int, decision: Decision) -> None:
         """Store a difficulty decision."""
         self.decisions[choice] = decision
         self._arrived.set()
@@ -142,7 +142,7 @@ class Telemetry:
         return len(self._open)
 
     @property
-    def receives(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the receiver is running."""
         return self._task is not None and not self._task.done()
 
@@ -180,12 +180,12 @@ class Telemetry:
     async def _receive(self, receiver: zmq.asyncio.Socket) -> None:
         try:
             while True:
-                self.feed(await receiver.recv())
+                self.handle_frame(await receiver.recv())
         except Exception:
             logger.exception("entrostat: the telemetry receiver stopped; /ready returns 503")
             raise
 
-    def feed(self, frame: bytes) -> None:
+    def handle_frame(self, frame: bytes) -> None:
         """Process one frame; drop and count it if it is malformed."""
         try:
             self._distribute(frame)
@@ -200,7 +200,7 @@ class Telemetry:
             if (trace := self._open.get(identifier)) is None:
                 continue
             if decides:
-                trace.decide(choice, Decision(Difficulty(what), tuple(values)))
+                trace.store_decision(choice, Decision(Difficulty(what), tuple(values)))
             else:
                 trace.put(choice, what, Token._make(values))
 

@@ -19,7 +19,7 @@ from server.planning.refusals import RequestParams
 from server.requests.difficulty import Extend
 from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
-from server.routes.inquiry import not_of_a_question, play
+from server.routes.inquiry import answer_inquiry, unsupported_by_inquiry
 from server.routes.state import ServerState, state_of
 from server.worker.message import reserved_keys
 
@@ -39,13 +39,13 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         QueueFull: Too many steered requests are waiting.
     """
     state = state_of(raw_request)
-    plan = _plan(request, raw_request, state)
+    plan = _plan_request(request, raw_request, state)
     if plan is None:
         return await vllm_route(request, raw_request=raw_request)
     if plan.inquiry is not None:
         metrics.count_request(plan.law_type, plan.profile)
         try:
-            return await _play(request, raw_request, state, plan)
+            return await _run_inquiry(request, raw_request, state, plan)
         except BadControl:
             if not plan.inquiry.optional:
                 raise
@@ -56,12 +56,12 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
 async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan) -> Any:
     """Run vLLM's route under a plan; None if the client disconnected."""
     state = state_of(raw_request)
-    extend = None if plan.difficulty is None else _extender(request, raw_request)
+    extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
     timeout = state.settings.trace_timeout
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission)
     metrics.count_request(plan.law_type, plan.profile)
     try:
-        with nullcontext() if plan.is_empty else generation.applied():
+        with nullcontext() if plan.is_empty else generation.activate():
             response = await vllm_route(request, raw_request=raw_request)
     except BaseException:
         generation.close()
@@ -77,16 +77,16 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     return response
 
 
-async def _play(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
+async def _run_inquiry(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
     """Take one turn of an inquiry; None if the client disconnected."""
 
     async def turn(request: Any, raw_request: Request) -> Response:
-        return await play(request, raw_request, state, plan)
+        return await answer_inquiry(request, raw_request, state, plan)
 
     return await with_cancellation(turn)(request, raw_request)
 
 
-def _plan(request: Any, raw_request: Request, state: ServerState) -> Plan | None:
+def _plan_request(request: Any, raw_request: Request, state: ServerState) -> Plan | None:
     xargs = getattr(request, "vllm_xargs", None)
     if xargs is not None and not isinstance(xargs, Mapping):  # one vLLM route does not validate it
         raise BadControl("`vllm_xargs`: input should be an object", "vllm_xargs")
@@ -102,26 +102,28 @@ def _plan(request: Any, raw_request: Request, state: ServerState) -> Plan | None
     sources = ControlSources(control, suffix, raw_request.headers.get("x-entropy-profile"))
     if not any(source is not None for source in sources):
         return None
-    return make_plan(sources, state.profiles, state.artifacts, _params(request, raw_request))
+    return make_plan(
+        sources, state.profiles, state.artifacts, _request_params(request, raw_request)
+    )
 
 
-def _params(request: Any, raw_request: Request) -> RequestParams:
+def _request_params(request: Any, raw_request: Request) -> RequestParams:
     """Collect the request parameters that controls depend on."""
-    plays = isinstance(request, ChatCompletionRequest)
-    is_chat = plays or isinstance(request, AnthropicMessagesRequest)
+    is_chat_completion = isinstance(request, ChatCompletionRequest)
+    is_chat = is_chat_completion or isinstance(request, AnthropicMessagesRequest)
     last = _last_message(request, raw_request) if is_chat else None
     loaded = raw_request.app.state.openai_serving_models.lora_requests
     return RequestParams(
         temperature=request.temperature,
-        reasoning_effort=_effort(request),
+        reasoning_effort=_reasoning_effort(request),
         answers_one_chat=is_chat,
-        plays=plays,
+        supports_inquiry=is_chat_completion,
         last_message=last if isinstance(last, Mapping) else None,
         adapter=request.model if request.model in loaded else None,
         num_choices=getattr(request, "n", None) or 1,
         beam_search=bool(getattr(request, "use_beam_search", False)),
         background=bool(getattr(request, "background", False)),
-        not_of_a_question=not_of_a_question(request) if plays else (),
+        unsupported_by_inquiry=unsupported_by_inquiry(request) if is_chat_completion else (),
     )
 
 
@@ -130,11 +132,11 @@ def _last_message(request: Any, raw_request: Request) -> Any:
         return None
     if isinstance(request, ChatCompletionRequest):
         return request.messages[-1]
-    chat, _ = _as_chat(request, raw_request)
+    chat, _ = _to_chat_request(request, raw_request)
     return chat.messages[-1] if chat.messages else None
 
 
-def _effort(request: Any) -> str | None:
+def _reasoning_effort(request: Any) -> str | None:
     """The reasoning effort, from the chat request or Anthropic's `output_config`."""
     if isinstance(request, AnthropicMessagesRequest):
         return None if request.output_config is None else request.output_config.effort
@@ -142,7 +144,7 @@ def _effort(request: Any) -> str | None:
     return effort
 
 
-def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest, Any]:
+def _to_chat_request(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest, Any]:
     """Convert a request to vLLM's chat request; also return its handler."""
     state = raw_request.app.state
     if isinstance(request, ChatCompletionRequest):
@@ -154,15 +156,15 @@ def _as_chat(request: Any, raw_request: Request) -> tuple[ChatCompletionRequest,
     return chat, handler
 
 
-def _extender(request: Any, raw_request: Request) -> Extend:
+def _prompt_extender(request: Any, raw_request: Request) -> Extend:
     """Make a function that renders the chat with a text after the question.
 
     The text is appended, so the prefix stays in the prefix cache.
     """
 
     async def extend(text: str) -> Any | None:
-        chat, handler = _as_chat(request, raw_request)
-        longer = chat.model_copy(update={"messages": _extended(chat.messages, text)})
+        chat, handler = _to_chat_request(request, raw_request)
+        longer = chat.model_copy(update={"messages": _append_text(chat.messages, text)})
         try:
             rendered = await handler.render_chat_request(longer)
         except ValueError:  # with the text, the prompt is too long for the model
@@ -172,7 +174,7 @@ def _extender(request: Any, raw_request: Request) -> Extend:
     return extend
 
 
-def _extended(messages: Sequence[Any], text: str) -> list[Any]:
+def _append_text(messages: Sequence[Any], text: str) -> list[Any]:
     """Append a text to the last message of a conversation."""
     *before, last = messages
     content = last["content"]

@@ -43,7 +43,7 @@ async def ready(raw_request: Request) -> JSONResponse:
         reason = f"the engine did not respond within {state.settings.ready_timeout:g} s"
     except Exception as error:  # any failure of the check means not ready
         reason = f"the engine does not answer: {type(error).__name__}"
-    if reason is None and not state.telemetry.receives:
+    if reason is None and not state.telemetry.is_running:
         reason = "the telemetry receiver stopped: responses have no measurements"
     body = Readiness(
         ready=reason is None, steps=steps, artifacts=len(state.artifacts), reason=reason

@@ -23,7 +23,7 @@ _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_
 """Fields that an inquiry does not support."""
 
 
-def not_of_a_question(request: ChatCompletionRequest) -> tuple[str, ...]:
+def unsupported_by_inquiry(request: ChatCompletionRequest) -> tuple[str, ...]:
     """Fields set in a request that an inquiry does not support."""
     values = {field: getattr(request, field) for field in _ALONE}
     return tuple(
@@ -31,7 +31,7 @@ def not_of_a_question(request: ChatCompletionRequest) -> tuple[str, ...]:
     )
 
 
-async def play(
+async def answer_inquiry(
     request: ChatCompletionRequest, raw_request: Request, state: ServerState, plan: Plan
 ) -> Response:
     """Answer with the next question or the final answer.

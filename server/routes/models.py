@@ -28,12 +28,12 @@ async def list_models(raw_request: Request) -> JSONResponse:
     profiles = state_of(raw_request).profiles
     cards = list(models.data)
     for card in models.data:
-        cards += [_profiled(card, profile) for profile in profiles]
+        cards += [_profile_card(card, profile) for profile in profiles]
     models.data = cards
     return JSONResponse(models.model_dump())
 
 
-def _profiled(card: ModelCard, profile: str) -> ModelCard:
+def _profile_card(card: ModelCard, profile: str) -> ModelCard:
     return card.model_copy(update={"id": f"{card.id}@{profile}", "parent": card.id})
 
 

@@ -42,7 +42,7 @@ class _Mistake(VLLMValidationError):
         return str(self.args[0])  # the message already names the parameter
 
 
-def _name_the_field(value: Any, validate: Callable[[Any], Control | None]) -> Control | None:
+def _validate_control(value: Any, validate: Callable[[Any], Control | None]) -> Control | None:
     """Convert a validation error to one sentence and `param`, like other API errors."""
     try:
         return validate(value)
@@ -51,7 +51,7 @@ def _name_the_field(value: Any, validate: Callable[[Any], Control | None]) -> Co
         raise _Mistake(str(mistake), parameter=mistake.param) from error
 
 
-ControlField = Annotated[Control | None, WrapValidator(_name_the_field)]
+ControlField = Annotated[Control | None, WrapValidator(_validate_control)]
 
 
 class ControlledChatRequest(ChatCompletionRequest):
@@ -108,7 +108,7 @@ class ReportedResponsesResponse(ResponsesResponse):
     entropy: Report | None = Field(None, description=REPORT)
 
 
-def _documented(model: type[Any], *, streams: bool = True) -> dict[int | str, dict[str, Any]]:
+def _response_docs(model: type[Any], *, streams: bool = True) -> dict[int | str, dict[str, Any]]:
     answer: dict[str, Any] = {"model": model}
     if streams:
         answer["content"] = {"text/event-stream": {}}
@@ -124,7 +124,7 @@ _JSON = [Depends(validate_json_request)]
     "/v1/chat/completions",
     dependencies=_JSON,
     response_model=None,
-    responses=_documented(ReportedChatResponse),
+    responses=_response_docs(ReportedChatResponse),
 )
 async def create_chat_completion(request: ControlledChatRequest, raw_request: Request) -> Any:
     """Answer a conversation, with the controls of `entropy` if set."""
@@ -135,7 +135,7 @@ async def create_chat_completion(request: ControlledChatRequest, raw_request: Re
     "/v1/chat/completions/batch",
     dependencies=_JSON,
     response_model=None,
-    responses=_documented(ReportedChatResponse, streams=False),
+    responses=_response_docs(ReportedChatResponse, streams=False),
 )
 async def create_batch_chat_completion(
     request: ControlledBatchRequest, raw_request: Request
@@ -148,7 +148,7 @@ async def create_batch_chat_completion(
     "/v1/completions",
     dependencies=_JSON,
     response_model=None,
-    responses=_documented(ReportedCompletionResponse),
+    responses=_response_docs(ReportedCompletionResponse),
 )
 async def create_completion(request: ControlledCompletionRequest, raw_request: Request) -> Any:
     """Complete one or more prompts, with the controls of `entropy` if set."""
@@ -159,7 +159,7 @@ async def create_completion(request: ControlledCompletionRequest, raw_request: R
     "/v1/responses",
     dependencies=_JSON,
     response_model=None,
-    responses=_documented(ReportedResponsesResponse),
+    responses=_response_docs(ReportedResponsesResponse),
 )
 async def create_responses(request: ControlledResponsesRequest, raw_request: Request) -> Any:
     """Answer a request of the Responses API, with the controls of `entropy` if set."""

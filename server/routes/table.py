@@ -10,7 +10,7 @@ from starlette.routing import Mount
 from server.routes import anthropic, entropy, models, openai
 from server.routes.access import guard, is_public
 from server.routes.failures import shape_errors
-from server.routes.uncontrolled import refuses_controls, refusing_routes
+from server.routes.uncontrolled import refuses_controls, routes_that_refuse_controls
 
 Controls = Literal["takes", "refuses", "profile names", ""]
 """How a route handles the `entropy` field, the header and `NAME@PROFILE`."""
@@ -75,7 +75,7 @@ def attach_routes(app: FastAPI, args: Namespace) -> None:
         app: App with vLLM's routes attached.
         args: Parsed command line.
     """
-    refusing = refusing_routes(app, _OURS)
+    refusing = routes_that_refuse_controls(app, _OURS)
     for router in (*_OURS, refusing):
         app.include_router(router)
     shape_errors(app)
@@ -93,26 +93,26 @@ def route_facts(app: FastAPI) -> list[RouteFacts]:
                     path,
                     method,
                     needs_key=not is_public(method, path),
-                    generates=_generates(path, method),
-                    controls=_controls(route, path, method),
+                    generates=_can_generate(path, method),
+                    controls=_control_support(route, path, method),
                 )
             )
     return sorted(found)
 
 
-def _generates(path: str, method: str) -> bool:
+def _can_generate(path: str, method: str) -> bool:
     return method == "POST" and path not in _SILENT and not path.endswith(("/render", "/derender"))
 
 
-def _controls(route: object, path: str, method: str) -> Controls:
+def _control_support(route: object, path: str, method: str) -> Controls:
     if refuses_controls(route):
         return "refuses"
-    if any(_has(router, path, method) for router in _CONTROLLED):
+    if any(_has_route(router, path, method) for router in _CONTROLLED):
         return "takes"
-    return "profile names" if method == "POST" and _has(models.router, path, method) else ""
+    return "profile names" if method == "POST" and _has_route(models.router, path, method) else ""
 
 
-def _has(router: APIRouter, path: str, method: str) -> bool:
+def _has_route(router: APIRouter, path: str, method: str) -> bool:
     return any(
         isinstance(route, APIRoute) and route.path == path and method in route.methods
         for route in router.routes

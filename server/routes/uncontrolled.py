@@ -55,7 +55,7 @@ def refuses_controls(route: object) -> bool:
     )
 
 
-def refusing_routes(app: FastAPI, ours: Iterable[APIRouter]) -> APIRouter:
+def routes_that_refuse_controls(app: FastAPI, ours: Iterable[APIRouter]) -> APIRouter:
     """A router with vLLM's remaining body routes, each with `refuse_controls` as a dependency.
 
     Args:

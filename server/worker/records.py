@@ -29,7 +29,7 @@ DECISION = np.dtype(
         ("hard", "<f4"),
     ]
 )
-"""What a difficulty probe said of one completion's prompt."""
+"""The decision of a difficulty probe on the prompt of one completion."""
 
 Records = NDArray[np.void]
 _KINDS = {b"t": TOKEN, b"d": DECISION}

@@ -109,12 +109,16 @@ def test_a_pipelined_request_does_not_inherit_the_controls_of_the_previous_one(
     server: Server, client: OpenAI
 ) -> None:
     """A proxy may pipeline the requests of two users over one connection."""
-    said = {"messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 16, "seed": 5}
+    common = {
+        "messages": [{"role": "user", "content": PROMPTS[1]}],
+        "max_tokens": 16,
+        "seed": 5,
+    }
     hot = {"temperature": {"type": "fixed", "temperature": 1.9}}
     address = urlsplit(server.url)
     requests = b""
     for fields in ({"entropy": hot}, {}):
-        body = json.dumps({"model": MODEL, **said, **fields}).encode()
+        body = json.dumps({"model": MODEL, **common, **fields}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         requests += head.encode() + body

@@ -69,7 +69,7 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     from probes.laws import HapoLaw
     from server.artifacts import Artifacts, shipped_artifacts
 
-    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.of(checkpoint), 576)
+    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.from_checkpoint(checkpoint), 576)
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
     drawn = sample(client, reference, law("hapo", tau=0.3), temperature=0.9)
     row = HapoLaw(tau=0.3).row(statistics)

@@ -172,7 +172,7 @@ def identify(checkpoint: Path) -> ModelIdentity:
 @lru_cache(maxsize=8)
 def _fingerprint(checkpoint: Path, files: tuple[tuple[str, int, int], ...]) -> ModelIdentity:
     """Computed once a run; `files` are part of the key, so that a changed file is read again."""
-    return ModelIdentity.of(checkpoint)
+    return ModelIdentity.from_checkpoint(checkpoint)
 
 
 def served_folder(served: ServedModel, checkpoint: Path | None) -> Path:

@@ -22,8 +22,8 @@ def in_words(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     parts = [(days, "day"), (hours, "hour"), (minutes, "minute")]
     first = next(place for place, (count, _) in enumerate(parts) if count)
-    said = [_counted(count, unit) for count, unit in parts[first : first + 2] if count]
-    return " and ".join(said)
+    words = [_counted(count, unit) for count, unit in parts[first : first + 2] if count]
+    return " and ".join(words)
 
 
 def _counted(count: int, unit: str) -> str:

@@ -50,7 +50,7 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
     with servers_of(job, console) as urls:
         drawn = {
             difficulty: asyncio.run(
-                draw_answers(job, urls, problems, strategies.of(difficulty), console)
+                draw_answers(job, urls, problems, strategies.for_class(difficulty), console)
             )
             for difficulty in tried
         }

@@ -42,7 +42,7 @@ async def direct_scores(
         clients = [await stack.enter_async_context(connected(url)) for url in urls]
 
         async def score(at: int, one: Histories, sample: int, labels: Sequence[Tokens]) -> float:
-            pairs = [(task.questions[question], said) for question, said in one.pairs(sample)]
+            pairs = [(task.questions[question], reply) for question, reply in one.pairs(sample)]
             prompt, true = label_prompt(task, pairs), int(one.labels[sample])
             client = clients[at % len(clients)]
             async with free:

@@ -115,11 +115,11 @@ def play_games(
     found = []
     turns: Turns = {}
     for game in range(games):
-        said = true_answers(answers, draw)
+        truth = true_answers(answers, draw)
         known = answered(answers)
         label = labels[game % len(labels)]
         row = torch.full((len(logprobs),), -1)
-        row[known] = said[label, known]
+        row[known] = truth[label, known]
         shared = None if rule.policy == "random" else turns
         seeded = rule._replace(seed=game)
         found.append(play(logprobs, row, label, calibration, seeded, shared))

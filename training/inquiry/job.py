@@ -62,7 +62,7 @@ def train_inquiry(job: InquiryConfig, console: Console) -> Path:
 
 
 class InquiryMeasurements(NamedTuple):
-    """What the model said."""
+    """Log-likelihoods from the model."""
 
     served: ServedModel
     run: Path

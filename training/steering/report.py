@@ -340,8 +340,8 @@ def _controls(facts: SteeringResult, test: TaskResult) -> list[tuple[str, ...]]:
     ]
     for name, control in test.controls.items():
         several = len(control.entropy) > 1
-        said = _spread(control) if several else f"{control.mean:.3f}"
-        rows.append((name, said, f"{np.mean(control.action_probability_mass):.3f}"))
+        shown = _spread(control) if several else f"{control.mean:.3f}"
+        rows.append((name, shown, f"{np.mean(control.action_probability_mass):.3f}"))
     for temperature, (entropy, action_probability_mass) in test.temperatures.items():
         rows.append(
             (

@@ -23,7 +23,7 @@ def save(root: Path, checkpoint: Path, name: str, seed: int) -> None:
     manifest = Manifest(
         kind="steering-vector",
         model=MODEL,
-        identity=ModelIdentity.of(checkpoint),
+        identity=ModelIdentity.from_checkpoint(checkpoint),
         data_hash="none",
         seed=seed,
         steering=SteeringSpec(features=576, norms={20: 20.0}),

@@ -95,9 +95,9 @@ def test_the_last_line_has_the_address_and_an_example(tmp_path: Path) -> None:
             assert process.poll() is None, log.read_text()
             time.sleep(0.5)
         time.sleep(1)
-        said = log.read_text()
-        assert "entrostat: starting the engine" in said
-        assert said.rstrip().splitlines()[-1].startswith("entrostat: try `entrostat chat")
-        assert "only this machine can connect" in said
+        output = log.read_text()
+        assert "entrostat: starting the engine" in output
+        assert output.rstrip().splitlines()[-1].startswith("entrostat: try `entrostat chat")
+        assert "only this machine can connect" in output
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

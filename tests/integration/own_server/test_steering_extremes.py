@@ -33,7 +33,7 @@ def save(root: Path, checkpoint: Path) -> None:
         manifest = Manifest(
             kind="steering-vector",
             model=MODEL,
-            identity=ModelIdentity.of(checkpoint),
+            identity=ModelIdentity.from_checkpoint(checkpoint),
             data_hash="none",
             seed=2,
             steering=SteeringSpec(features=576, norms={4: norm, 20: norm}),

@@ -116,7 +116,7 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
                     positions="all" if one.everywhere else "answer",
                 )
                 plan = plans[one.name] = plan_steering([steer], artifacts)
-                prompt = plan.salted(prompt, "secret")
+                prompt = plan.add_cache_salt(prompt, "secret")
             reads = one.probe and difficulty_control(
                 probe=one.probe, trace=one.trace, temperatures=TEMPERATURES_BY_CLASS
             )

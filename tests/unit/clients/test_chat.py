@@ -18,7 +18,7 @@ def run(*arguments: str, typed: str = "", url: str | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), input=typed, env=environment)
 
 
-def said(fake: Fake) -> list[list[tuple[str, str]]]:
+def sent_messages(fake: Fake) -> list[list[tuple[str, str]]]:
     return [[(m["role"], m["content"]) for m in r["messages"]] for r in fake.requests]
 
 
@@ -38,7 +38,7 @@ def test_options_arrive_as_controls(fake: Fake) -> None:
     assert request["entropy"]["trace"] == "tokens"
     assert (request["model"], request["temperature"]) == ("m", 0.5)
     assert request["max_completion_tokens"] == 9
-    assert said(fake) == [[("system", "short"), ("user", "hi")]]
+    assert sent_messages(fake) == [[("system", "short"), ("user", "hi")]]
 
 
 def test_what_is_not_asked_is_left_to_the_server(fake: Fake) -> None:
@@ -53,7 +53,7 @@ def test_a_conversation_remembers_until_reset(fake: Fake) -> None:
     result = run("--system", "s", typed="one\n\ntwo\n/reset\nthree\n/quit\nfour\n", url=fake.url)
     assert result.exit_code == 0
     first = [("system", "s"), ("user", "one")]
-    assert said(fake) == [
+    assert sent_messages(fake) == [
         first,
         [*first, ("assistant", "Hello"), ("user", "two")],
         [("system", "s"), ("user", "three")],
@@ -103,7 +103,7 @@ def test_a_refused_turn_is_not_remembered(fake: Fake) -> None:
         talk.say("one")
     fake.refusal = None
     talk.say("two")
-    assert said(fake)[-1] == [("user", "two")]
+    assert sent_messages(fake)[-1] == [("user", "two")]
 
 
 def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(
@@ -118,4 +118,4 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(
     assert talk.say("one") is None
     monkeypatch.undo()
     assert talk.say("two") is not None
-    assert said(fake)[-1] == [("user", "one"), ("assistant", "Hel"), ("user", "two")]
+    assert sent_messages(fake)[-1] == [("user", "one"), ("assistant", "Hel"), ("user", "two")]

@@ -173,12 +173,12 @@ def test_an_answer_without_tokens_has_a_report() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 10)), min_size=1, max_size=30))
-def test_choices_never_mix(said: list[tuple[int, float]]) -> None:
-    events = [chunk(f"{h} ", tokens(h), index) for index, h in said]
+def test_choices_never_mix(pairs: list[tuple[int, float]]) -> None:
+    events = [chunk(f"{h} ", tokens(h), index) for index, h in pairs]
     ends = [chunk("", {**SUMMARY, "entropy_max": float(i)}, i) for i in range(3)]
     answer = fed(events + ends)
     for index in range(3):
-        expected = [h for i, h in said if i == index]
+        expected = [h for i, h in pairs if i == index]
         read = answer.report(index)
         assert read is not None
         assert [t.entropy for t in read.tokens or ()] == expected

@@ -142,9 +142,9 @@ def test_a_game_begins_with_the_introduction_and_every_label(fake: Fake) -> None
         probabilities=dict.fromkeys(labels, 1 / 30),
     )
     fake.answers, fake.artifacts = [first, GAME[-1]], CARDS
-    said = " ".join(run(fake, "animals", typed="no\n").output.split())
-    assert said.index("Think of one.") < said.index("It may be:") < said.index("Is it big?")
-    assert all(label in said.split("30 left")[0] for label in labels)
+    output = " ".join(run(fake, "animals", typed="no\n").output.split())
+    assert output.index("Think of one.") < output.index("It may be:") < output.index("Is it big?")
+    assert all(label in output.split("30 left")[0] for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_a_set_that_grows_says_why(fake: Fake, predictor: str, why: str) -> None
     small = answer("Is it big?", action="ask", prediction_set=["cow"], predictor=predictor)
     large = answer("Can it fly?", action="ask", prediction_set=["cow", "cat"], predictor=predictor)
     fake.answers, fake.artifacts = [small, large, GAME[-1]], CARDS
-    said = " ".join(run(fake, "animals", typed="no\nno\n").output.split())
-    assert said.count("more than before") == 1
-    assert why in said
+    output = " ".join(run(fake, "animals", typed="no\nno\n").output.split())
+    assert output.count("more than before") == 1
+    assert why in output
 
 
 ESCAPES = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202e"

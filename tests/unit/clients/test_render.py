@@ -134,8 +134,8 @@ def test_a_file_gets_every_byte() -> None:
 def test_table_and_line_say_the_same(terminal: bool) -> None:
     out = console(terminal=terminal)
     write_report(out, REPORT)
-    for said in ("mean 1.25, max 2.00 nats", "7 clamped", "hapo", "no_entropy", "profile"):
-        assert said in written(out)
+    for expected in ("mean 1.25, max 2.00 nats", "7 clamped", "hapo", "no_entropy", "profile"):
+        assert expected in written(out)
     assert written(out).count("\n") == (8 if terminal else 1)
 
 

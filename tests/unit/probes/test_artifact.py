@@ -218,14 +218,14 @@ def test_a_scan_does_not_take_what_a_killed_save_left_for_an_artifact(
 
 def test_an_identity_survives_a_copy_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
-    identity = ModelIdentity.of(checkpoint)
-    assert ModelIdentity.of(copy) == identity
-    assert make(identity=identity).manifest.mismatch(ModelIdentity.of(copy)) is None
+    identity = ModelIdentity.from_checkpoint(checkpoint)
+    assert ModelIdentity.from_checkpoint(copy) == identity
+    assert make(identity=identity).manifest.mismatch(ModelIdentity.from_checkpoint(copy)) is None
     assert None not in identity.model_dump().values()
 
 
 def test_an_empty_folder_has_no_fingerprints(tmp_path: Path) -> None:
-    assert set(ModelIdentity.of(tmp_path).model_dump().values()) == {None}
+    assert set(ModelIdentity.from_checkpoint(tmp_path).model_dump().values()) == {None}
 
 
 @given(data=st.data())
@@ -237,12 +237,12 @@ def test_an_empty_folder_has_no_fingerprints(tmp_path: Path) -> None:
 def test_one_changed_byte_of_the_weights_is_another_model(
     checkpoint: Path, data: st.DataObject
 ) -> None:
-    before = ModelIdentity.of(checkpoint)
+    before = ModelIdentity.from_checkpoint(checkpoint)
     file = checkpoint / data.draw(st.sampled_from(["model-1.safetensors", "model-2.safetensors"]))
     content = file.read_bytes()
     at = data.draw(st.integers(0, len(content) - 1))
     file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    after = ModelIdentity.of(checkpoint)
+    after = ModelIdentity.from_checkpoint(checkpoint)
     file.write_bytes(content)
     assert make(identity=before).manifest.mismatch(after) == "weights_hash"
 
@@ -250,12 +250,12 @@ def test_one_changed_byte_of_the_weights_is_another_model(
 def test_a_changed_block_of_large_weights_is_another_model(checkpoint: Path) -> None:
     large = checkpoint / "model-1.safetensors"
     large.write_bytes(bytes(4 << 20))
-    hashes = {ModelIdentity.of(checkpoint).weights_hash}
+    hashes = {ModelIdentity.from_checkpoint(checkpoint).weights_hash}
     for block in range(32):
         content = bytearray(4 << 20)
         content[(4 << 20) * block // 32 + 100] = 1
         large.write_bytes(content)
-        hashes.add(ModelIdentity.of(checkpoint).weights_hash)
+        hashes.add(ModelIdentity.from_checkpoint(checkpoint).weights_hash)
     assert len(hashes) == 33
 
 
@@ -267,10 +267,10 @@ def test_a_changed_block_of_large_weights_is_another_model(checkpoint: Path) -> 
     ],
 )
 def test_a_changed_file_is_the_field_that_differs(checkpoint: Path, file: str, field: str) -> None:
-    manifest = make(identity=ModelIdentity.of(checkpoint)).manifest
+    manifest = make(identity=ModelIdentity.from_checkpoint(checkpoint)).manifest
     with (checkpoint / file).open("a") as handle:
         handle.write(" ")
-    assert manifest.mismatch(ModelIdentity.of(checkpoint)) == field
+    assert manifest.mismatch(ModelIdentity.from_checkpoint(checkpoint)) == field
 
 
 @pytest.mark.parametrize(
@@ -285,10 +285,10 @@ def test_a_changed_file_is_the_field_that_differs(checkpoint: Path, file: str, f
 def test_the_config_is_judged_by_what_makes_the_model(
     checkpoint: Path, changes: dict[str, object], field: str | None
 ) -> None:
-    manifest = make(identity=ModelIdentity.of(checkpoint)).manifest
+    manifest = make(identity=ModelIdentity.from_checkpoint(checkpoint)).manifest
     path = checkpoint / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    assert manifest.mismatch(ModelIdentity.of(checkpoint)) == field
+    assert manifest.mismatch(ModelIdentity.from_checkpoint(checkpoint)) == field
 
 
 @pytest.mark.parametrize("field", list(ModelIdentity.model_fields))

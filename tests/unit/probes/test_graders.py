@@ -36,7 +36,7 @@ def test_the_final_answer_follows_the_last_mark(text: str, expected: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "visible"),
     [
         ("plain", "plain"),
         ("<think>a</think>b", "b"),
@@ -46,8 +46,8 @@ def test_the_final_answer_follows_the_last_mark(text: str, expected: str) -> Non
         ("<think>a</think>b<think>c", ""),
     ],
 )
-def test_thinking_is_no_part_of_the_text(text: str, said: str) -> None:
-    assert after_thinking(text) == said
+def test_thinking_is_no_part_of_the_text(text: str, visible: str) -> None:
+    assert after_thinking(text) == visible
 
 
 @pytest.mark.parametrize(

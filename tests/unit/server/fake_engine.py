@@ -88,7 +88,7 @@ class FakeEngine:
             values = (entropy_of(trace, choice, index), 0.5)
             if (choice, index) in self.failed:
                 values = (math.nan, math.nan)
-            self.telemetry.feed(frame((trace, choice, index, *values)))
+            self.telemetry.handle_frame(frame((trace, choice, index, *values)))
 
     @staticmethod
     def _output(params: Any, step: Step, produced: list[int], ends: set[int]) -> Any:

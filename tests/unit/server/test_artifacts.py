@@ -22,7 +22,7 @@ def test_a_worker_loads_every_artifact_that_an_api_server_may_use(
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text("the model's own")
     root = tmp_path / "artifacts"
-    identity = ModelIdentity.of(tmp_path).model_dump()
+    identity = ModelIdentity.from_checkpoint(tmp_path).model_dump()
     for name, template in (("own", "the model's own"), ("served", "served")):
         mine = {**identity, "chat_template_hash": text_hash(template)}
         save_probe(root, f"m/{name}", **mine)

@@ -166,7 +166,7 @@ def test_tensors_come_back_as_the_head_they_came_from(head: Head) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"mean": None}, "the tensor `mean` is missing"),
         ({"bias": torch.zeros(2)}, r"`bias` has shape \(2,\) instead of \(3,\)"),
@@ -176,10 +176,10 @@ def test_tensors_come_back_as_the_head_they_came_from(head: Head) -> None:
     ],
 )
 def test_malformed_tensors_are_refused_by_name(
-    change: dict[str, torch.Tensor | None], said: str
+    change: dict[str, torch.Tensor | None], message: str
 ) -> None:
     tensors = {key: part for key, part in (linear().tensors() | change).items() if part is not None}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Head.from_tensors(tensors, 4)
 
 
@@ -209,7 +209,7 @@ def test_text_comes_after_the_question_and_none_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("layer", "12", "layer is '12'"),
         ("normalised", False, "normalised is False"),
@@ -217,7 +217,7 @@ def test_text_comes_after_the_question_and_none_changes_nothing() -> None:
         ("features", 5, "features is 5, a server reads 4"),
     ],
 )
-def test_what_a_server_cannot_read_is_named(field: str, value: object, said: str) -> None:
+def test_what_a_server_cannot_read_is_named(field: str, value: object, message: str) -> None:
     spec = ProbeSpec(
         layer="final",
         normalised=True,
@@ -227,4 +227,4 @@ def test_what_a_server_cannot_read_is_named(field: str, value: object, said: str
         strategies=Strategies(),
     )
     assert spec.unreadable(4) is None
-    assert said in str(spec.model_copy(update={field: value}).unreadable(4))
+    assert message in str(spec.model_copy(update={field: value}).unreadable(4))

@@ -15,7 +15,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small replacement of the packaged file, with a matching checksum."""
     path = tmp_path / "source.gguf"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(models, "_source", lambda: path)
+    monkeypatch.setattr(models, "_find_gguf", lambda: path)
     monkeypatch.setattr(models, "_SOURCE_SHA256", hashlib.sha256(b"weights").hexdigest())
     return path
 
@@ -63,8 +63,8 @@ def test_a_converted_model_needs_no_package_and_no_write_access(
     def gone() -> Path:
         raise AssertionError("the source was asked for")
 
-    monkeypatch.setattr(models, "_source", gone)
-    monkeypatch.setattr(models, "_exclusive", gone)
+    monkeypatch.setattr(models, "_find_gguf", gone)
+    monkeypatch.setattr(models, "_file_lock", gone)
     assert default_model(tmp_path) == first
 
 

@@ -89,19 +89,19 @@ def test_the_flag_overrides_the_variable_and_v1_is_the_default(
 # -- arguments for vLLM ------------------------------------------------------------------------
 
 
-def arguments(**said: Any) -> Any:
+def arguments(**given: Any) -> Any:
     defaults: dict[str, Any] = {
         "logits_processors": None,
         "additional_config": None,
         "disable_access_log_for_endpoints": None,
     }
-    return SimpleNamespace(**{**defaults, **said})
+    return SimpleNamespace(**{**defaults, **given})
 
 
 @pytest.mark.parametrize("runner", list(Runner))
 def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> None:
     args = arguments()
-    serve._switch_on(args, runner, SteeringFlags())
+    serve._enable_worker_side(args, runner, SteeringFlags())
     (name,) = args.logits_processors
     assert name == f"server.engine.runner_{runner.value}:EntropyProcessor{runner.value.upper()}"
     assert args.additional_config == {CONFIG_KEY: {}}
@@ -109,7 +109,7 @@ def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> No
 
 def test_the_steering_flags_reach_the_worker() -> None:
     args = arguments()
-    serve._switch_on(args, Runner.V1, SteeringFlags([3, 5], 4))
+    serve._enable_worker_side(args, Runner.V1, SteeringFlags([3, 5], 4))
     assert args.additional_config[CONFIG_KEY] == {LAYERS_KEY: [3, 5], VECTORS_KEY: 4}
 
 
@@ -119,7 +119,7 @@ def test_processors_and_config_of_the_user_are_kept() -> None:
         additional_config={"mine": 1},
         disable_access_log_for_endpoints="/mine",
     )
-    serve._switch_on(args, Runner.V1, SteeringFlags())
+    serve._enable_worker_side(args, Runner.V1, SteeringFlags())
     assert args.logits_processors[0] == "mine:Class"
     assert len(args.logits_processors) == 2
     assert args.additional_config == {"mine": 1, CONFIG_KEY: {}}
@@ -139,7 +139,7 @@ def test_processors_and_config_of_the_user_are_kept() -> None:
     ],
 )
 def test_a_model_may_be_named_by_flag_or_config_file(argv: list[str], named: bool) -> None:
-    assert serve._names_a_model(argv) == named
+    assert serve._has_model_argument(argv) == named
 
 
 # -- the address and the blocks ------------------------------------------------------------------
@@ -157,9 +157,9 @@ class Log:
     warning = info
 
 
-def listening(**said: Any) -> tuple[str | None, str]:
+def listening(**given: Any) -> tuple[str | None, str]:
     defaults = {"host": None, "port": 8000, "uds": None, "headless": False, "api_key": None}
-    args, log = SimpleNamespace(**{**defaults, **said}), Log()
+    args, log = SimpleNamespace(**{**defaults, **given}), Log()
     serve._choose_address(args, log)
     return args.host, " ".join(log.lines)
 
@@ -168,12 +168,12 @@ def test_only_this_machine_can_connect_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    host, said = listening()
+    host, message = listening()
     assert host == "127.0.0.1"
-    assert "--host" in said
-    host, said = listening(host="0.0.0.0")
+    assert "--host" in message
+    host, message = listening(host="0.0.0.0")
     assert host == "0.0.0.0"
-    assert "ANYONE" in said
+    assert "ANYONE" in message
     for quiet in (
         {"host": "0.0.0.0", "api_key": ["secret"]},
         {"host": "localhost"},

@@ -17,7 +17,7 @@ from server.commands.supervisor import ready_lines
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from server.commands.startup import tell
+from server.commands.startup import send_to_supervisor
 from server.commands.supervisor import supervise
 
 def worker():
@@ -60,8 +60,9 @@ def running(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def worker_of(folder: Path) -> int:
+def worker_of(folder: Path, process: subprocess.Popen[str]) -> int:
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     return int((folder / "pid").read_text())
 
@@ -76,7 +77,7 @@ def is_running(pid: int) -> bool:
 
 def test_a_start_that_ignores_sigterm_is_killed_with_all_its_descendants(tmp_path: Path) -> None:
     with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
-        worker = worker_of(tmp_path)
+        worker = worker_of(tmp_path, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
         while is_running(worker):
@@ -85,12 +86,12 @@ def test_a_start_that_ignores_sigterm_is_killed_with_all_its_descendants(tmp_pat
 
 def test_a_worker_that_dies_during_the_start_ends_it_with_a_reason(tmp_path: Path) -> None:
     with running(tmp_path, DEAF + WITH_WORKER + FOREVER) as process:
-        worker = worker_of(tmp_path)
+        worker = worker_of(tmp_path, process)
         time.sleep(3)  # the supervisor polls once a second
         os.kill(worker, signal.SIGKILL)
-        _, said = process.communicate(timeout=120)
+        _, output = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"the process {worker} died while the server was starting" in said
+    assert f"the process {worker} died while the server was starting" in output
 
 
 def test_a_ready_server_is_not_killed_while_it_stops(tmp_path: Path) -> None:
@@ -100,8 +101,8 @@ def test_a_ready_server_is_not_killed_while_it_stops(tmp_path: Path) -> None:
         print("drained", flush=True)
         os._exit(0)
     signal.signal(signal.SIGTERM, stop)
-    tell(address="http://127.0.0.1:1")
-    tell(ready=True, models=["m"], profiles=["p"])
+    send_to_supervisor(address="http://127.0.0.1:1")
+    send_to_supervisor(ready=True, models=["m"], profiles=["p"])
     time.sleep(600)
 """
     with running(tmp_path, body) as process:
@@ -117,23 +118,25 @@ def test_exit_codes_are_forwarded_and_the_temporary_folder_is_deleted(
 ) -> None:
     for body, code in (("    return\n", 0), ("    sys.exit(2)\n", 2), ("    os._exit(7)\n", 7)):
         with running(tmp_path, body) as process:
-            _, said = process.communicate(timeout=60)
-        assert process.returncode == code, said
-        assert ("ended before it was ready" in said) == (code == 7)
+            _, output = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        assert ("ended before it was ready" in output) == (code == 7)
     assert list(tmp_path.glob("entrostat-*")) == []
 
 
 def test_the_signal_that_killed_the_server_is_reported(tmp_path: Path) -> None:
     with running(tmp_path, "    os.kill(os.getpid(), signal.SIGKILL)\n") as process:
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
-    assert "ended by SIGKILL" in said
+    assert "ended by SIGKILL" in output
 
 
 def test_every_stage_of_the_start_is_printed_immediately(tmp_path: Path) -> None:
-    with running(tmp_path, '    tell(stage="compiling")\n    time.sleep(2)\n') as process:
-        _, said = process.communicate(timeout=60)
-    assert "entrostat: compiling (" in said
+    with running(
+        tmp_path, '    send_to_supervisor(stage="compiling")\n    time.sleep(2)\n'
+    ) as process:
+        _, output = process.communicate(timeout=60)
+    assert "entrostat: compiling (" in output
 
 
 @pytest.mark.parametrize("profiles", [[], ["steady"]])

@@ -48,7 +48,7 @@ KNOWN: dict[str, list[Any]] = {  # by field: hardly anything else that its type 
     "weights": [[5e-324, 1e9], [1.0]],
     "inquiry": [None],  # asks vLLM without a control
 }
-AMOUNTS = ("clamp", "strength_relative", "strength")  # one of them is said
+AMOUNTS = ("clamp", "strength_relative", "strength")  # one of them is given
 SAMPLING: dict[str, list[Any]] = {
     "temperature": [0.01, 0.7, 2.0],
     "top_k": [1, 10**6],
@@ -88,8 +88,8 @@ def bodies(kind: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
         fields[field.is_required() or name == "type"][name] = values
     whole = st.fixed_dictionaries(fields[True], optional=fields[False])
     spare = whole.map(lambda body: (body, [name for name in AMOUNTS if name in body][1:]))
-    said = spare.map(lambda pair: {key: pair[0][key] for key in pair[0] if key not in pair[1]})
-    return said.filter(lambda body: is_valid(kind, body))
+    bodies = spare.map(lambda pair: {key: pair[0][key] for key in pair[0] if key not in pair[1]})
+    return bodies.filter(lambda body: is_valid(kind, body))
 
 
 def is_valid(kind: Any, value: Any) -> bool:
@@ -207,7 +207,7 @@ class OnV2(Worker):
 async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifacts) -> None:
     """As a route does; a request that is refused goes nowhere."""
     odd = {key: chance.choice(some) for key, some in SAMPLING.items() if chance.random() < 0.1}
-    said = RequestParams(
+    request_params = RequestParams(
         odd.get("temperature"),
         chance.choice([None, "low", "high"]),
         last_message={"role": "user", "content": "hi"},
@@ -216,11 +216,11 @@ async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifact
     params = SamplingParams(**{"max_tokens": 40, **odd, **several})
     control = None if body is None else Control.model_validate(body)
     try:
-        plan = make_plan(ControlSources(control, None, None), {}, using, said)
+        plan = make_plan(ControlSources(control, None, None), {}, using, request_params)
     except BadControl:
         return
     prompt = {"prompt_token_ids": [1] * PROMPT}
-    under = Generation(plan, Telemetry(), timeout=0.0).applied() if plan else nullcontext()
+    under = Generation(plan, Telemetry(), timeout=0.0).activate() if plan else nullcontext()
     with under:
         async for _ in ControlledEngine(worker).generate(prompt, params, name):
             pass

@@ -138,13 +138,13 @@ def test_a_solved_row_does_not_depend_on_who_else_is_in_the_batch() -> None:
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Sentences that the kernels put into vLLM's log."""
-    said: list[str] = []
+    messages: list[str] = []
 
     def warning(message: str, *values: object) -> None:
-        said.append(message % values)
+        messages.append(message % values)
 
     monkeypatch.setattr(module.logger, "warning", warning)
-    return said
+    return messages
 
 
 def failing(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:

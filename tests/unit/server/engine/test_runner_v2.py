@@ -84,7 +84,7 @@ class Runner:
             logits: Of every row; returned as the processor leaves them.
             rows: Slot and position of each row.
             accepted: Tokens that slots gain, where that is not one per row.
-            hidden: Final states of the step's tokens, one per row where it is not said.
+            hidden: Final states of the step's tokens, one per row if not given.
             chunk: Requests verified at a time; None is all.
         """
         self.processor.apply_staged_writes()

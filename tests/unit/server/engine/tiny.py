@@ -92,7 +92,7 @@ def build(root: Path, family: str, model_type: str, **sizes: Any) -> Path:
             manifest = Manifest(
                 kind="steering-vector",
                 model=family,
-                identity=ModelIdentity.of(folder),
+                identity=ModelIdentity.from_checkpoint(folder),
                 data_hash="none",
                 seed=3,
                 steering=SteeringSpec(features=HIDDEN, norms={layer: 1.0}),
@@ -154,7 +154,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
     if case.ranks > 1:  # processes of their own, where the temperature laws need no compiler either
         os.environ |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_SIM_MULTI_NUMA": "1"}
     folder = root / case.family
-    artifacts = Artifacts([root / "artifacts"], ModelIdentity.of(folder), HIDDEN)
+    artifacts = Artifacts([root / "artifacts"], ModelIdentity.from_checkpoint(folder), HIDDEN)
     llm = LLM(
         model=str(folder),
         skip_tokenizer_init=True,
@@ -174,7 +174,7 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
     prompts, params = [], []
     for plan in plans:
         prompt: dict[str, Any] = {"prompt_token_ids": PROMPT}
-        prompts.append(prompt if plan is None else plan.salted(prompt, "secret"))
+        prompts.append(prompt if plan is None else plan.add_cache_salt(prompt, "secret"))
         extra = None if plan is None else {KEY: _control(plan)}
         params.append(
             SamplingParams(

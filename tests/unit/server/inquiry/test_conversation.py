@@ -24,7 +24,7 @@ def pets(tmp_path: Path) -> Inquiry:
     return artifacts(tmp_path).inquiry("m/pets", "p")
 
 
-def said(*texts: str) -> list[dict[str, Any]]:
+def chat_of(*texts: str) -> list[dict[str, Any]]:
     """Alternate messages of user and assistant, the user first."""
     roles = ("user", "assistant")
     return [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
@@ -34,27 +34,27 @@ BARK, SWIM = "Does it bark?", "Can it swim?"
 
 
 def test_each_question_is_paired_with_the_reply_after_it(pets: Inquiry) -> None:
-    exchanges = read_conversation(said("hi", BARK, "no", SWIM, "dunno"), pets)
+    exchanges = read_conversation(chat_of("hi", BARK, "no", SWIM, "dunno"), pets)
     assert exchanges == [Exchange(BARK, "no"), Exchange(SWIM, "dunno")]
 
 
 def test_a_greeting_alone_starts_a_game(pets: Inquiry) -> None:
-    assert read_conversation(said("Does it bark? yes"), pets) == []
+    assert read_conversation(chat_of("Does it bark? yes"), pets) == []
 
 
 def test_system_messages_are_ignored(pets: Inquiry) -> None:
     system: dict[str, Any] = {"role": "system", "content": "be brief"}
-    conversation = [system, *said("hi", BARK, "no")]
+    conversation = [system, *chat_of("hi", BARK, "no")]
     assert read_conversation(conversation, pets) == [Exchange(BARK, "no")]
 
 
 def test_a_question_is_recognized_by_its_wording(pets: Inquiry) -> None:
-    assert read_conversation(said("hi", " does it BARK", "no"), pets) == [Exchange(BARK, "no")]
+    assert read_conversation(chat_of("hi", " does it BARK", "no"), pets) == [Exchange(BARK, "no")]
 
 
 def test_consecutive_user_messages_are_joined_to_one_reply(pets: Inquiry) -> None:
     more: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "not at all"}]}
-    assert read_conversation([*said("hi", BARK, "no"), more], pets) == [
+    assert read_conversation([*chat_of("hi", BARK, "no"), more], pets) == [
         Exchange(BARK, "no\nnot at all")
     ]
 
@@ -64,11 +64,11 @@ def test_content_parts_may_be_plain_strings(pets: Inquiry) -> None:
         "role": "user",
         "content": iter(["not", {"type": "text", "text": "no"}]),
     }
-    assert read_conversation([*said("hi", BARK), parts], pets) == [Exchange(BARK, "not\nno")]
+    assert read_conversation([*chat_of("hi", BARK), parts], pets) == [Exchange(BARK, "not\nno")]
 
 
 def test_a_final_answer_ends_a_game_and_the_next_message_starts_another(pets: Inquiry) -> None:
-    conversation = said("hi", BARK, "yes", "I think it is: dog.", "again!", SWIM, "no")
+    conversation = chat_of("hi", BARK, "yes", "I think it is: dog.", "again!", SWIM, "no")
     assert read_conversation(conversation, pets) == [Exchange(SWIM, "no")]
 
 
@@ -76,16 +76,16 @@ def test_a_final_answer_ends_a_game_and_the_next_message_starts_another(pets: In
     ("conversation", "param"),
     [
         ([], "messages"),
-        (said("hi", BARK), "messages"),
-        (said("hi", "Hello, how can I help?", "thanks"), "messages.1"),
-        ([*said("hi", BARK), *said("x", SWIM, "no")[1:]], "messages.1"),
-        ([{"role": "tool", "content": "x"}, *said("hi")], "messages.0"),
+        (chat_of("hi", BARK), "messages"),
+        (chat_of("hi", "Hello, how can I help?", "thanks"), "messages.1"),
+        ([*chat_of("hi", BARK), *chat_of("x", SWIM, "no")[1:]], "messages.1"),
+        ([{"role": "tool", "content": "x"}, *chat_of("hi")], "messages.0"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages.0"),
         ([{"role": "user", "content": None}], "messages.0"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages.0"),
         ([object()], "messages"),
-        ([object(), *said("hi")], "messages.0"),
-        ([*said("hi"), {"role": "assistant", "tool_calls": [1]}, *said("hi")], "messages.1"),
+        ([object(), *chat_of("hi")], "messages.0"),
+        ([*chat_of("hi"), {"role": "assistant", "tool_calls": [1]}, *chat_of("hi")], "messages.1"),
     ],
 )
 def test_an_error_names_the_message_that_is_not_part_of_a_game(
@@ -97,10 +97,10 @@ def test_an_error_names_the_message_that_is_not_part_of_a_game(
 
 
 def test_the_number_of_questions_of_a_game_is_limited(pets: Inquiry) -> None:
-    turns = said("hi", *([BARK, "perhaps"] * MAX_EXCHANGES))
+    turns = chat_of("hi", *([BARK, "perhaps"] * MAX_EXCHANGES))
     assert len(read_conversation(turns, pets)) == MAX_EXCHANGES
     with pytest.raises(BadControl, match="at most 1000 questions"):
-        read_conversation([*turns, *said("hi", SWIM, "so", BARK, "so")[1:]], pets)
+        read_conversation([*turns, *chat_of("hi", SWIM, "so", BARK, "so")[1:]], pets)
 
 
 class _Normalized:
@@ -122,14 +122,14 @@ def test_the_work_does_not_grow_with_the_length_of_a_message(
     pets: Inquiry, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = _Normalized(monkeypatch)
-    exchanges = read_conversation(said("x" * size, BARK, "w" * size), pets, open_questions=True)
+    exchanges = read_conversation(chat_of("x" * size, BARK, "w" * size), pets, open_questions=True)
     assert len(exchanges[0].reply) == MAX_REPLY_CHARS
     assert literal_answer(pets.task, BARK, exchanges[0].reply) is None
     for strange in ("z" * size, "? " * size, f"Is it true that it {'flies ' * size}?"):
         with pytest.raises(
             BadControl, match=r"messages\.1.*send back the server's messages unchanged"
         ):
-            read_conversation(said("hi", strange, "no"), pets, open_questions=True)
+            read_conversation(chat_of("hi", strange, "no"), pets, open_questions=True)
     assert counted.chars <= 10 * MAX_REPLY_CHARS
 
 
@@ -137,7 +137,7 @@ def test_a_message_is_normalized_once_for_any_number_of_labels(
     pets: Inquiry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = _Normalized(monkeypatch)
-    read_conversation(said("hi", "  does it BARK", "no"), pets)
+    read_conversation(chat_of("hi", "  does it BARK", "no"), pets)
     assert counted.chars <= 2 * len("  does it BARK")
 
 
@@ -153,7 +153,7 @@ def test_too_many_messages_or_parts_are_refused_before_they_are_read(pets: Inqui
         read_conversation(messages, pets)
     assert caught.value.param == "messages"
     endless = iter({"type": "text", "text": "no"} for _ in range(10**9))
-    many = [*said("hi", BARK), {"role": "user", "content": endless}]
+    many = [*chat_of("hi", BARK), {"role": "user", "content": endless}]
     with pytest.raises(BadControl, match=f"at most {MAX_PARTS} parts") as caught:
         read_conversation(many, pets)
     assert caught.value.param == "messages.2"

@@ -12,8 +12,8 @@ from probes.inquiry.task import Task
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange, read_conversation
 from server.inquiry.engine_reads import ReadError
-from server.inquiry.open_questions import propose, with_open_questions
-from tests.unit.server.inquiry.test_conversation import said
+from server.inquiry.open_questions import add_open_questions, propose
+from tests.unit.server.inquiry.test_conversation import chat_of
 from tests.unit.server.inquiry.test_turn import BARK, FakeReads, plan, turn
 
 SINGS, FLIES = "Is it true that it sings?", "Is it true that it can fly?"
@@ -141,7 +141,7 @@ async def test_open_questions_of_the_history_are_added_to_the_table(tmp_path: Pa
     inquiry = plan(tmp_path).inquiry
     heard = [(BARK, YES), (SINGS, YES), (SINGS, YES)]
     reads: Any = Proposer()
-    grown = await with_open_questions(inquiry, heard, 0, reads)
+    grown = await add_open_questions(inquiry, heard, 0, reads)
     assert grown.inquiry.logprobs.shape == (4, 2, 3)
     assert grown.inquiry.task.questions[3] == SINGS
     assert grown.candidates is None
@@ -149,20 +149,20 @@ async def test_open_questions_of_the_history_are_added_to_the_table(tmp_path: Pa
 
 def test_open_questions_are_recognized_only_if_enabled(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
-    messages = said("hi", "  Is it true that  it can fly? ", "no")
+    messages = chat_of("hi", "  Is it true that  it can fly? ", "no")
     assert read_conversation(messages, inquiry, open_questions=True) == [Exchange(FLIES, "no")]
     with pytest.raises(Exception, match=r"messages\.1"):
         read_conversation(messages, inquiry)
     with pytest.raises(Exception, match=r"messages\.1"):
-        read_conversation(said("hi", "Is it true that it ?", "no"), inquiry, open_questions=True)
+        read_conversation(chat_of("hi", "Is it true that it ?", "no"), inquiry, open_questions=True)
 
 
 def test_the_number_of_open_questions_of_a_game_is_limited(tmp_path: Path) -> None:
     inquiry = plan(tmp_path).inquiry
     lines = [line for at in range(101) for line in (f"Is it true that it is {at}?", "no")]
-    assert len(read_conversation(said("hi", *lines[:-2]), inquiry, open_questions=True)) == 100
+    assert len(read_conversation(chat_of("hi", *lines[:-2]), inquiry, open_questions=True)) == 100
     with pytest.raises(Exception, match=r"messages\.201.*at most 100 open questions"):
-        read_conversation(said("hi", *lines), inquiry, open_questions=True)
+        read_conversation(chat_of("hi", *lines), inquiry, open_questions=True)
 
 
 def test_malformed_proposals_of_the_model_are_dropped(tmp_path: Path) -> None:

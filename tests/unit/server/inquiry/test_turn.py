@@ -11,7 +11,7 @@ from probes.inquiry.prompts import MEANINGS, NEUTRAL_REPLIES
 from server.errors import BadControl
 from server.inquiry.conversation import Exchange
 from server.inquiry.engine_reads import ReadError
-from server.inquiry.turn import inquire, meaning_of
+from server.inquiry.turn import inquire, most_probable_meaning
 from server.planning.inquiry import InquiryPlan
 from server.planning.plan import ControlSources, make_plan
 from server.planning.refusals import RequestParams
@@ -208,7 +208,7 @@ def test_a_task_with_too_many_labels_is_refused(tmp_path: Path) -> None:
 
 def test_a_meaning_below_the_threshold_is_unknown() -> None:
     def meaning(*evidence: float) -> int:
-        return meaning_of(torch.tensor(evidence, dtype=torch.float64))
+        return most_probable_meaning(torch.tensor(evidence, dtype=torch.float64))
 
     assert meaning(4.0, -1.0, -2.0) == YES
     assert meaning(-1.0, 4.0, -2.0) == NO

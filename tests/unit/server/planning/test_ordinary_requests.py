@@ -31,11 +31,11 @@ ORDINARY: dict[str, dict[str, Any]] = {
     "null text": {"last_message": {"role": "user", "content": None}},
     "image alone": {"last_message": {"role": "user", "content": [{"type": "image_url"}]}},
     "no messages": {"last_message": None},
-    "/v1/responses": {"answers_one_chat": False, "plays": False, "last_message": None},
-    "/v1/messages": {"plays": False},
+    "/v1/responses": {"answers_one_chat": False, "supports_inquiry": False, "last_message": None},
+    "/v1/messages": {"supports_inquiry": False},
     "an adapter": {"adapter": "lora"},
     "n = 4": {"num_choices": 4},
-    "tools": {"not_of_a_question": ("tools",)},
+    "tools": {"unsupported_by_inquiry": ("tools",)},
     "beam search": {"beam_search": True},
     "background": {"background": True},
     "unknown effort": {"reasoning_effort": "heroic"},
@@ -45,8 +45,8 @@ each_profile = pytest.mark.parametrize("profile", PROFILES)
 
 
 def plan(sources: ControlSources, params: dict[str, Any]) -> Plan:
-    said = RequestParams(**{"last_message": QUESTION, **params})
-    found = make_plan(sources, PROFILES, artifacts(), said)
+    request_params = RequestParams(**{"last_message": QUESTION, **params})
+    found = make_plan(sources, PROFILES, artifacts(), request_params)
     assert found is not None
     return found
 
@@ -99,7 +99,7 @@ def test_an_entropy_target_can_be_combined_with_every_temperature(
         ({}, {"background": True}, "background"),
         ({"inquiry": {"task": "t"}, "difficulty": {}}, {}, "entropy.difficulty"),
         ({"inquiry": {"task": "t"}}, {"num_choices": 2}, "n"),
-        ({"inquiry": {"task": "t"}}, {"not_of_a_question": ("tools",)}, "tools"),
+        ({"inquiry": {"task": "t"}}, {"unsupported_by_inquiry": ("tools",)}, "tools"),
     ],
 )
 def test_a_control_of_the_body_that_contradicts_the_request_is_refused(

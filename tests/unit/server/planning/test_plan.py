@@ -41,8 +41,8 @@ def plan(
     **params: Any,
 ) -> Plan | None:
     control = None if body is None else Control.model_validate(body)
-    said = RequestParams(**{"temperature": temperature, "last_message": QUESTION, **params})
-    return make_plan(ControlSources(control, suffix, header), PROFILES, using, said)
+    others = RequestParams(**{"temperature": temperature, "last_message": QUESTION, **params})
+    return make_plan(ControlSources(control, suffix, header), PROFILES, using, others)
 
 
 def refusal(*arguments: Any, **options: Any) -> BadControl:

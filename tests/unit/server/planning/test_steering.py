@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from probes.artifact import Artifact, Manifest
 from probes.steering import SteeringSpec, tensor_name
 from server.errors import BadControl
-from server.planning.steering import SteeringPlan, plan_steering, unforged
+from server.planning.steering import SteeringPlan, mark_unsteered, plan_steering
 from server.wire.request import Steer
 from tests.unit.server.support import HIDDEN_SIZE, SERVED, artifacts
 
@@ -50,7 +50,7 @@ def plan(root: Path, *wanted: dict[str, Any]) -> SteeringPlan:
 def salt(
     root: Path, *wanted: dict[str, Any], prompt: dict[str, Any] = PROMPT, secret: str = "secret"
 ) -> str:
-    return str(plan(root, *wanted).salted(prompt, secret)["cache_salt"])
+    return str(plan(root, *wanted).add_cache_salt(prompt, secret)["cache_salt"])
 
 
 def test_a_client_cannot_compute_the_salt_of_a_steered_request(root: Path) -> None:
@@ -62,16 +62,16 @@ def test_a_client_cannot_compute_the_salt_of_a_steered_request(root: Path) -> No
 
 def test_no_salt_that_a_client_sends_equals_that_of_a_steered_request(root: Path) -> None:
     stolen = salt(root, {"vector": "m/a", "strength": 1.0})
-    sent = unforged({**PROMPT, "cache_salt": stolen})["cache_salt"]
+    sent = mark_unsteered({**PROMPT, "cache_salt": stolen})["cache_salt"]
     assert sent != stolen
-    assert unforged({**PROMPT, "cache_salt": stolen})["cache_salt"] == sent
+    assert mark_unsteered({**PROMPT, "cache_salt": stolen})["cache_salt"] == sent
     other = salt(root, {"vector": "m/b", "strength": 1.0})
-    assert unforged({**PROMPT, "cache_salt": other})["cache_salt"] != sent
+    assert mark_unsteered({**PROMPT, "cache_salt": other})["cache_salt"] != sent
 
 
 @pytest.mark.parametrize("prompt", [{"cache_salt": "own"}, {"cache_salt": None}, {}, "text", [1]])
 def test_other_salts_of_a_client_are_unchanged(prompt: Any) -> None:
-    assert unforged(prompt) is prompt
+    assert mark_unsteered(prompt) is prompt
 
 
 def test_the_salt_depends_on_contents_and_amounts(root: Path) -> None:

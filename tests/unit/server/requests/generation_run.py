@@ -12,7 +12,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse, Ope
 from vllm.sampling_params import SamplingParams
 
 from server.requests.generation import ControlledEngine, Generation
-from server.requests.merge import ClosingStream, reporting
+from server.requests.merge import ClosingStream, add_reports
 from server.requests.telemetry import Telemetry
 from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
@@ -49,8 +49,8 @@ class Run:
         async def handle() -> Any:
             return handler(self.controlled, *arguments)
 
-        with self.generation.applied():
-            events: AsyncGenerator[Any, None] = await reporting(handle)()
+        with self.generation.activate():
+            events: AsyncGenerator[Any, None] = await add_reports(handle)()
         return events
 
     async def stream(self, handler: Stream, *arguments: Any) -> list[Any]:
@@ -87,8 +87,8 @@ class Run:
                 return ErrorResponse(error=error)
             return Body(**body)
 
-        with self.generation.applied():
-            result = await reporting(handle)()
+        with self.generation.activate():
+            result = await add_reports(handle)()
         self.generation.close()
         content = result.model_dump(exclude_unset=True)
         headers = {"x-request-id": "7", **self.generation.headers()}

@@ -13,7 +13,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from probes.difficulty.strategies import Difficulty, Strategies, Strategy
 from server.errors import BadControl
 from server.planning.difficulty import DifficultyPlan
-from server.requests.difficulty import DifficultyRun, Waiting
+from server.requests.difficulty import DecisionSource, DifficultyRun
 from server.requests.telemetry import Decision, TraceBuffer
 from server.worker.message import KEY
 from tests.unit.server.support import artifacts, save_probe
@@ -33,8 +33,8 @@ LONGER = {"prompt_token_ids": [1] * 14}
 class Engine:
     """Sends a decision for a pre-pass, if it has one."""
 
-    def __init__(self, waiting: Waiting, said: Difficulty | None) -> None:
-        self.waiting, self.said = waiting, said
+    def __init__(self, decisions: DecisionSource, decided: Difficulty | None) -> None:
+        self.decisions, self.decided = decisions, decided
         self.asked: list[tuple[Any, SamplingParams, str, dict[str, Any]]] = []
         self.open_calls = 0
         self.renderer = SimpleNamespace(get_eos_token_id=lambda: END)
@@ -49,10 +49,12 @@ class Engine:
         self.open_calls += 1
         try:
             await self.stuck.wait()
-            if self.said is not None:
+            if self.decided is not None:
                 one = [0.1, 0.1, 0.1]
-                one[self.said] = 0.8
-                self.waiting.trace.decide(0, Decision(self.said, (one[0], one[1], one[2])))
+                one[self.decided] = 0.8
+                self.decisions.trace.store_decision(
+                    0, Decision(self.decided, (one[0], one[1], one[2]))
+                )
             yield SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=[])
         finally:
             self.open_calls -= 1
@@ -64,20 +66,20 @@ class Run:
     def __init__(
         self,
         strategies: Strategies = SPOKEN,
-        said: Difficulty | None = None,
+        decided: Difficulty | None = None,
         shadow: bool = False,
         picked: Difficulty | None = None,
         sets_temperature: bool = True,
         ceiling: int = 50,
         longer: Any = LONGER,
     ) -> None:
-        self.waiting = Waiting(TraceBuffer(7), "ipc:///x", 0.05)
-        self.engine = Engine(self.waiting, said)
+        self.decisions = DecisionSource(TraceBuffer(7), "ipc:///x", 0.05)
+        self.engine = Engine(self.decisions, decided)
         self.longer = longer
         self.texts: list[str] = []
         plan = DifficultyPlan("m/probe", strategies, shadow, picked, sets_temperature)
         self.ceiling = ceiling
-        self.run = DifficultyRun(plan, ceiling, self.waiting, self._extend)
+        self.run = DifficultyRun(plan, ceiling, self.decisions, self._extend)
 
     async def _extend(self, text: str) -> Any:
         self.texts.append(text)
@@ -134,7 +136,7 @@ async def test_shadow_mode_changes_nothing_even_if_strategies_have_texts() -> No
 async def test_an_answer_that_cannot_simply_end_gets_its_budget_from_a_pre_pass(
     sampling: dict[str, Any],
 ) -> None:
-    run = Run(PLAIN, said=EASY)
+    run = Run(PLAIN, decided=EASY)
     _, params, part = await run.prepare(**sampling)
     assert part is None
     assert params.max_tokens == 20
@@ -144,12 +146,12 @@ async def test_an_answer_that_cannot_simply_end_gets_its_budget_from_a_pre_pass(
 async def test_an_answer_truncated_by_the_worker_has_finish_reason_length() -> None:
     run = Run(PLAIN)
     await run.prepare()
-    run.waiting.trace.decide(0, Decision(EASY, (0.8, 0.1, 0.1)))
+    run.decisions.trace.store_decision(0, Decision(EASY, (0.8, 0.1, 0.1)))
 
     async def reason(produced: int, **fields: Any) -> str:
         finished = {"index": 0, "finish_reason": "stop", "stop_reason": None}
         completion = SimpleNamespace(**finished | fields)
-        await run.run.explain_end(completion, produced)
+        await run.run.set_finish_reason(completion, produced)
         return str(completion.finish_reason)
 
     assert await reason(20) == "length"
@@ -162,13 +164,13 @@ async def test_an_answer_truncated_by_the_worker_has_finish_reason_length() -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "texts", "temperature", "max_tokens"),
+    ("decided", "texts", "temperature", "max_tokens"),
     [(EASY, ["Be brief."], 0.5, 20), (NORMAL, [], 0.8, 50), (HARD, ["Outline."], 0.4, 25)],
 )
 async def test_a_pre_pass_chooses_text_temperature_and_budget(
-    said: Difficulty, texts: list[str], temperature: float, max_tokens: int
+    decided: Difficulty, texts: list[str], temperature: float, max_tokens: int
 ) -> None:
-    run = Run(said=said)
+    run = Run(decided=decided)
     prompt, params, part = await run.prepare(temperature=1.0)
     assert prompt is (LONGER if texts else PROMPT)
     assert (params.temperature, params.max_tokens, part) == (temperature, max_tokens, None)
@@ -180,7 +182,7 @@ async def test_a_pre_pass_chooses_text_temperature_and_budget(
     assert alone.extra_args is not None
     assert alone.extra_args[KEY]["difficulty"]["probe"] == "m/probe"
     report = await run.run.report(0)
-    assert (report.label, report.source, report.prepass_tokens) == (said.word, "probe", 10)
+    assert (report.label, report.source, report.prepass_tokens) == (decided.word, "probe", 10)
     assert report.strategy is not None
     assert report.strategy.max_tokens == max_tokens
 
@@ -195,13 +197,13 @@ async def test_effort_selects_the_class_without_a_pre_pass() -> None:
 
 
 async def test_greedy_stays_greedy_and_keeps_text_and_budget() -> None:
-    run = Run(said=EASY)
+    run = Run(decided=EASY)
     prompt, params, _ = await run.prepare(temperature=0.0)
     assert (prompt, params.temperature, params.max_tokens) == (LONGER, 0.0, 20)
 
 
 async def test_a_probe_that_does_not_answer_selects_normal_and_is_reported() -> None:
-    run = Run(said=None)
+    run = Run(decided=None)
     prompt, params, _ = await run.prepare(temperature=1.0)
     assert (prompt, params.max_tokens, params.temperature) == (PROMPT, 50, 0.8)
     assert (await run.run.report(0)).source == "fallback"
@@ -217,7 +219,7 @@ async def test_a_decision_that_never_arrives_has_no_label() -> None:
 async def test_a_state_that_was_not_finite_has_no_probabilities() -> None:
     run = Run(PLAIN)
     await run.prepare()
-    run.waiting.trace.decide(0, Decision(NORMAL, (math.nan,) * 3))
+    run.decisions.trace.store_decision(0, Decision(NORMAL, (math.nan,) * 3))
     report = await run.run.report(0)
     assert (report.label, report.probabilities) == ("normal", None)
 
@@ -233,14 +235,14 @@ async def test_a_state_that_was_not_finite_has_no_probabilities() -> None:
 async def test_a_text_that_does_not_fit_is_left_out(
     longer: Any, prompt: str, max_tokens: int
 ) -> None:
-    run = Run(said=EASY, longer=longer)
+    run = Run(decided=EASY, longer=longer)
     got, params, _ = await run.prepare()
     assert got is (longer if prompt == "longer" else PROMPT)
     assert params.max_tokens == max_tokens
 
 
 async def test_a_client_that_disconnects_during_the_pre_pass_aborts_it() -> None:
-    run = Run(said=EASY)
+    run = Run(decided=EASY)
     run.engine.stuck.clear()
     task = asyncio.create_task(run.prepare())
     await asyncio.sleep(0.01)
@@ -255,7 +257,7 @@ async def test_a_client_that_disconnects_during_the_pre_pass_aborts_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "decided"),
     [
         ({"config_hash": "other"}, "made for another model: config_hash differs"),
         ({"weights_hash": "other"}, "made for another model: weights_hash differs"),
@@ -268,7 +270,7 @@ async def test_a_client_that_disconnects_during_the_pre_pass_aborts_it() -> None
     ],
 )
 def test_an_error_at_load_names_the_field_of_a_probe_that_does_not_match(
-    tmp_path: Path, wrong: dict[str, Any], said: str
+    tmp_path: Path, wrong: dict[str, Any], decided: str
 ) -> None:
     save_probe(tmp_path, "tiny/fits")
     save_probe(tmp_path, "tiny/other", **wrong)
@@ -276,8 +278,8 @@ def test_an_error_at_load_names_the_field_of_a_probe_that_does_not_match(
     assert list(using.heads()) == ["tiny/fits"]
     (card,) = (card for card in using.cards if not card.usable)
     assert card.id == "tiny/other"
-    assert str(card.reason).startswith(said)
+    assert str(card.reason).startswith(decided)
     with pytest.raises(BadControl, match=r"`tiny/other` cannot be used: ") as refused:
         using.difficulty_probe("tiny/other", "entropy.difficulty.probe")
-    assert said in str(refused.value)
+    assert decided in str(refused.value)
     assert refused.value.param == "entropy.difficulty.probe"

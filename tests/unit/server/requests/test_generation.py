@@ -35,7 +35,7 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
     run = Run(ONE_BY_ONE)
     own = params(n=1)
     own.extra_args = {"other": 1}
-    with run.generation.applied():
+    with run.generation.activate():
         async for _ in run.controlled.generate("p", own, "r"):
             pass
     extra = run.engine.params[0].extra_args
@@ -64,7 +64,7 @@ async def test_a_histogram_reaches_the_worker_with_the_seed_of_the_request(
         run.generation.plan = plan()._replace(law=law)
         own = params(n=1)
         own.seed = seed
-        with run.generation.applied():
+        with run.generation.activate():
             async for _output in run.controlled.generate("p", own, "r"):
                 pass
         messages.append(run.engine.params[0].extra_args[KEY]["shuffled"])
@@ -89,7 +89,7 @@ async def test_concurrent_requests_do_not_share_a_plan() -> None:
     async def request(controlled: bool) -> bool:
         engine = FakeEngine(Telemetry(), ONE_BY_ONE)
         generation = Generation(plan(), engine.telemetry, 1.0)
-        with generation.applied() if controlled else nullcontext():
+        with generation.activate() if controlled else nullcontext():
             await asyncio.sleep(0)
             async for _ in ControlledEngine(engine).generate("p", params(), "r"):
                 await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_concurrent_requests_do_not_share_a_plan() -> None:
 
 async def test_an_engine_call_after_the_answer_is_refused_and_the_plan_is_reset() -> None:
     run = Run(ONE_BY_ONE)
-    with run.generation.applied():
+    with run.generation.activate():
         run.generation.close()
         with pytest.raises(RuntimeError, match="has ended"):
             run.controlled.generate("p", params(), "r")

@@ -58,7 +58,7 @@ async def test_a_late_record_is_awaited() -> None:
     answer = asyncio.create_task(run.answer({"choices": [{"index": 0}]}, params()))
     await asyncio.sleep(0.02)
     assert not answer.done()
-    run.telemetry.feed(frame((1, 0, 0, 2.0, 0.5)))
+    run.telemetry.handle_frame(frame((1, 0, 0, 2.0, 0.5)))
     report = json.loads(bytes((await answer).body))["choices"][0]["entropy"]
     assert (report["fallback"], report["entropy_mean"]) == (None, 2.0)
 

@@ -15,7 +15,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from probes.difficulty.strategies import Difficulty, Strategies
 from server.planning.difficulty import DifficultyPlan
-from server.requests.merge import reporting
+from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
 from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
@@ -305,8 +305,8 @@ async def test_a_non_streaming_message_has_its_report() -> None:
             pass
         return message
 
-    with run.generation.applied():
-        found = await reporting(handle)()
+    with run.generation.activate():
+        found = await add_reports(handle)()
     assert isinstance(found, AnthropicMessagesResponse)  # else vLLM's route treats it as a stream
     body = found.model_dump(exclude_none=True)
     assert body["entropy"]["num_tokens"] == 3

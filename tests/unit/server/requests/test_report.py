@@ -15,7 +15,7 @@ from probes.laws import (
     TemperatureLaw,
 )
 from server.planning.plan import Plan
-from server.requests.report import summarise, token_reports
+from server.requests.report import summarize, token_reports
 from server.requests.telemetry import Token
 from server.wire.request import Trace
 
@@ -41,7 +41,7 @@ MEASURED = [Token(0.5, 0.9, 0.25), Token(2.5, 1.1, 3.0), Token(1.5, 1.0, NAN)]
 
 
 def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
-    report = summarise(ruled_by(HapoLaw()), MEASURED, produced=3)
+    report = summarize(ruled_by(HapoLaw()), MEASURED, produced=3)
     assert report.model_dump() == {
         "profile": "calm",
         "law": "hapo",
@@ -65,20 +65,20 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
 
 
 def test_the_report_of_a_request_without_a_law_has_no_law() -> None:
-    assert summarise(PLAIN, [token(1.0, 0.7)], produced=1).law is None
+    assert summarize(PLAIN, [token(1.0, 0.7)], produced=1).law is None
 
 
 @pytest.mark.parametrize(
     ("trace", "shown"), [("none", False), ("summary", False), ("tokens", True)]
 )
 def test_tokens_are_reported_only_if_requested(trace: Trace, shown: bool) -> None:
-    report = summarise(ruled_by(None, trace), [token(1.0, 0.0), token(2.0, NAN)], produced=2)
+    report = summarize(ruled_by(None, trace), [token(1.0, 0.0), token(2.0, NAN)], produced=2)
     expected = [{"entropy": 1.0, "temperature": 0.0}, {"entropy": 2.0, "temperature": None}]
     assert report.model_dump()["tokens"] == (expected if shown else None)
 
 
 def test_an_answer_without_tokens_has_no_statistics_and_no_fallback() -> None:
-    report = summarise(PLAIN, [], produced=0)
+    report = summarize(PLAIN, [], produced=0)
     assert (report.entropy_mean, report.entropy_max, report.temperature_mean) == (None,) * 3
     assert (report.num_tokens, report.fallback) == (0, None)
 
@@ -99,18 +99,18 @@ def test_an_answer_without_tokens_has_no_statistics_and_no_fallback() -> None:
 def test_the_most_severe_reason_is_the_fallback(
     tokens: list[Token], produced: int, fallback: str | None
 ) -> None:
-    assert summarise(PLAIN, tokens, produced).fallback == fallback
+    assert summarize(PLAIN, tokens, produced).fallback == fallback
 
 
 def test_tokens_at_either_temperature_limit_of_a_target_are_counted_as_clamped() -> None:
     temperatures = [0.1, 0.10000000149, 0.1001, 1.0, 1.999, 2.0, 2.0000001, NAN]
-    report = summarise(STEADY, [token(1.0, t) for t in temperatures], produced=8)
+    report = summarize(STEADY, [token(1.0, t) for t in temperatures], produced=8)
     assert report.num_clamped == 4
 
 
 def test_a_report_has_statistics_of_the_temperature_change() -> None:
     drawn = [0.5, 0.700000001, 0.7, 0.9, 1.1, NAN]
-    report = summarise(ruled_by(HapoLaw()), [token(1.0, t) for t in drawn], 6, base=0.7)
+    report = summarize(ruled_by(HapoLaw()), [token(1.0, t) for t in drawn], 6, base=0.7)
     assert report.base_temperature == 0.7
     assert (report.share_heated, report.share_cooled) == (0.4, 0.2)
     assert report.temperature_change_mean == pytest.approx((0.2 + 0.2 + 0.4) / 5)
@@ -121,20 +121,20 @@ def test_tokens_that_a_one_sided_target_leaves_at_t0_count_as_clamped(
     side: Side, clamped: int
 ) -> None:
     law = EntropyTargetLaw(entropy_target=1.25, side=side)
-    report = summarise(ruled_by(law), [token(1.0, t) for t in (0.1, 0.7, 0.7, 0.5)], 4, base=0.7)
+    report = summarize(ruled_by(law), [token(1.0, t) for t in (0.1, 0.7, 0.7, 0.5)], 4, base=0.7)
     assert (report.num_clamped, report.entropy_target) == (clamped, 1.25)
 
 
 @pytest.mark.parametrize("law", [None, FixedLaw(temperature=2.0), HapoLaw()])
 def test_only_an_entropy_target_reports_clamped_tokens(law: TemperatureLaw | None) -> None:
-    assert summarise(ruled_by(law), [token(1.0, 2.0)], produced=1).num_clamped is None
+    assert summarize(ruled_by(law), [token(1.0, 2.0)], produced=1).num_clamped is None
 
 
 @given(tokens=tokens, missing=st.integers(0, 3))
 def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
     tokens: list[Token], missing: int
 ) -> None:
-    report = summarise(ruled_by(None, "tokens"), tokens, len(tokens) + missing)
+    report = summarize(ruled_by(None, "tokens"), tokens, len(tokens) + missing)
     json.dumps(report.model_dump(), allow_nan=False)
     assert report.num_tokens == len(tokens)
     if report.entropy_mean is not None and report.entropy_max is not None:

@@ -181,14 +181,14 @@ def test_every_trace_receives_only_its_own_records() -> None:
     one, two = telemetry.open(), telemetry.open()
     assert one.id != two.id
     assert 0 not in (one.id, two.id)  # 0 disables the trace in the worker
-    telemetry.feed(frame((two.id, 0, 0, 2.0, 0.5), (one.id, 0, 0, 1.0, 1.0)))
+    telemetry.handle_frame(frame((two.id, 0, 0, 2.0, 0.5), (one.id, 0, 0, 1.0, 1.0)))
     assert (one.get(0, 0, 1), two.get(0, 0, 1)) == ([token(1.0, 1.0)], [token(2.0, 0.5)])
 
 
 def test_the_completions_of_one_call_are_distinguished() -> None:
     telemetry = Telemetry()
     trace = telemetry.open()
-    telemetry.feed(frame(*((trace.id, choice, 0, choice / 4, 1.0) for choice in (2, 0, 1))))
+    telemetry.handle_frame(frame(*((trace.id, choice, 0, choice / 4, 1.0) for choice in (2, 0, 1))))
     assert [trace.get(choice, 0, 1) for choice in range(3)] == [
         [token(0.0, 1.0)],
         [token(0.25, 1.0)],
@@ -201,7 +201,7 @@ def test_a_record_for_a_closed_or_unknown_trace_is_dropped() -> None:
     trace = telemetry.open()
     telemetry.close(trace)
     telemetry.close(trace)
-    telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0), (999, 0, 0, 1.0, 1.0)))
+    telemetry.handle_frame(frame((trace.id, 0, 0, 1.0, 1.0), (999, 0, 0, 1.0, 1.0)))
     assert not trace.has(0, 0, 1)
     assert telemetry.num_open == 0
 
@@ -210,8 +210,8 @@ def test_a_record_for_a_closed_or_unknown_trace_is_dropped() -> None:
 def test_a_malformed_frame_is_dropped_and_the_next_one_is_processed(content: bytes) -> None:
     telemetry = Telemetry()
     trace = telemetry.open()
-    telemetry.feed(content)
-    telemetry.feed(frame((trace.id, 0, 0, 1.0, 1.0)))
+    telemetry.handle_frame(content)
+    telemetry.handle_frame(frame((trace.id, 0, 0, 1.0, 1.0)))
     assert trace.get(0, 0, 1) == [token(1.0, 1.0)]
 
 
@@ -303,18 +303,18 @@ async def test_a_malformed_frame_is_counted_and_the_next_one_is_received(
     dropped = REGISTRY.get_sample_value("entrostat_telemetry_dropped_frames_total") or 0.0
     await push(telemetry.address, content, frame((trace.id, 0, 0, 1.0, 1.0)))
     assert await trace.wait(0, 0, 1, soon())
-    assert telemetry.receives
+    assert telemetry.is_running
     after = REGISTRY.get_sample_value("entrostat_telemetry_dropped_frames_total")
     assert after == dropped + 1
 
 
 async def test_a_stopped_receiver_is_reported() -> None:
     telemetry = Telemetry()
-    found = [telemetry.receives]
+    found = [telemetry.is_running]
     telemetry.start()
-    found.append(telemetry.receives)
+    found.append(telemetry.is_running)
     await telemetry.stop()
-    assert [*found, telemetry.receives] == [False, True, False]
+    assert [*found, telemetry.is_running] == [False, True, False]
 
 
 def test_only_sockets_of_killed_servers_are_removed(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Queue:
         generation = Generation(mine, self.engine.telemetry, 1.0, None, self.admission)
         self.generations.append(generation)
         prompt = {"prompt_token_ids": [1]}
-        with generation.applied():
+        with generation.activate():
             answer: AsyncGenerator[Any, None] = ControlledEngine(self.engine).generate(
                 prompt, params(), "r"
             )
@@ -158,7 +158,7 @@ async def test_a_batch_of_prompts_counts_as_one_request() -> None:
     await anext(first)
     batch = queue.ask("b")
     generation = queue.generations[-1]
-    with generation.applied():
+    with generation.activate():
         engine = ControlledEngine(queue.engine)
         more = [engine.generate({"prompt_token_ids": [1]}, params(), str(i)) for i in range(50)]
     tasks = [asyncio.create_task(anext(one)) for one in (batch, *more)]

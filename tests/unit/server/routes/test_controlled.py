@@ -14,8 +14,8 @@ from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from server.errors import BadControl
-from server.requests.generation import ControlledEngine, current
-from server.requests.merge import reporting
+from server.requests.generation import ControlledEngine, current_generation
+from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
 from server.routes.controlled import run_controlled
 from server.wire.request import Control
@@ -58,7 +58,7 @@ class Route:
                 pass
             return Body(choices=[OpenAIBaseModel(index=0)])
 
-        return JSONResponse((await reporting(handle)()).model_dump())
+        return JSONResponse((await add_reports(handle)()).model_dump())
 
     async def run(self, handler: Any = None) -> Any:
         raw: Any = self.raw
@@ -166,7 +166,7 @@ async def test_a_pipelined_request_does_not_inherit_the_controls_of_the_previous
     """Web servers run a pipelined request in a copy of the previous request's context."""
     first, second = Route(model="m@watch"), Route()
     await first.run()
-    assert current() is None
+    assert current_generation() is None
     await second.handler(None, None)  # a vLLM route that is not replaced
     assert second.engine.params[0].extra_args is None
 
@@ -179,11 +179,11 @@ async def test_a_stream_resets_the_plan_between_its_events() -> None:
             params = SamplingParams(output_kind=RequestOutputKind.DELTA)
             return chat_stream(ControlledEngine(route.engine), params)
 
-        return StreamingResponse(await reporting(handle)())
+        return StreamingResponse(await add_reports(handle)())
 
     response = await route.run(streams)
     async for _ in response.body_iterator:
-        assert current() is None
+        assert current_generation() is None
     assert route.engine.params[0].extra_args is not None
 
 

@@ -23,11 +23,11 @@ def refused(
         with pytest.raises(SystemExit) as end:
             train_probe(["temperature", *map(str, words)])
         assert end.value.code == 2
-        said = capsys.readouterr().err
-        assert said.startswith("train-probe temperature: ")
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert output.startswith("train-probe temperature: ")
+        assert output.count("\n") == 1
         assert not list(tmp_path.glob("artifacts/*"))
-        return said
+        return output
 
     return run
 

@@ -116,7 +116,7 @@ def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("nonsense", "line 1: not JSON"),
         ("[1]", "line 1: not a JSON object"),
@@ -144,15 +144,15 @@ def test_a_file_names_its_grader_or_the_command_does(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(line + "\n")
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         load_problems((str(file),), 50, 0, "numeric")
 
 
 @pytest.mark.parametrize(
-    ("answer", "grader", "said"),
+    ("answer", "grader", "completion"),
     [
         ("\u20ac5", "numeric", "5"),
         ("50%", "numeric", "50"),
@@ -165,12 +165,12 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     ],
 )
 def test_an_answer_that_its_grader_can_read_is_taken(
-    tmp_path: Path, answer: str | float, grader: str, said: str
+    tmp_path: Path, answer: str | float, grader: str, completion: str
 ) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"prompt": "x", "answer": answer, "grader": grader}))
     (problem,) = load_problems((str(file),), 50, 0)
-    assert problem.is_right(said)
+    assert problem.is_right(completion)
 
 
 def test_a_question_that_comes_again_is_asked_once(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ([2.0, 1.0, 2.0], "a U"),
         ([1.0, 2.0, 3.0], "no U; it rises by 1.000"),
@@ -154,5 +154,5 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
         ([1.0, 2.0], "too few grades"),
     ],
 )
-def test_a_u_is_claimed_only_where_the_middle_is_lower(values: list[float], said: str) -> None:
-    assert shape_of(values).startswith(said)
+def test_a_u_is_claimed_only_where_the_middle_is_lower(values: list[float], expected: str) -> None:
+    assert shape_of(values).startswith(expected)

@@ -107,10 +107,10 @@ def test_a_full_disk_ends_the_command_with_one_sentence(
     with pytest.raises(SystemExit) as end, one_sentence_errors("train-policy"):
         raise full
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "No space left on device" in said
-    assert "steps.jsonl" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "No space left on device" in output
+    assert "steps.jsonl" in output
 
 
 def test_a_killed_and_resumed_run_takes_the_same_steps(
@@ -268,7 +268,7 @@ def test_a_tracker_that_is_not_installed_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What `train-policy WORDS` prints."""
     from training.cli import policy as policy_cli
 
@@ -282,7 +282,7 @@ def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    shown = said(
+    shown = printed(
         capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
     )
     assert json.loads(shown[: shown.rindex("}") + 1])["optimizer"]["learning_rate"] == 1e-5
@@ -301,7 +301,7 @@ def test_the_list_shows_every_objective_and_config(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    shown = said(capsys, "--list-objectives")
+    shown = printed(capsys, "--list-objectives")
     for name in (*OBJECTIVES, *shipped_configs()):
         assert name in shown
     assert "experimental" in shown

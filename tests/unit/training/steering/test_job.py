@@ -54,11 +54,11 @@ def refused(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def call(*words: object) -> str:
         root = run(*words)
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1, said
-        assert said.startswith(f"train-steering {words[0]}: ")
+        output = capsys.readouterr().err
+        assert output.count("\n") == 1, output
+        assert output.startswith(f"train-steering {words[0]}: ")
         assert not list(root.glob("artifacts/*/*"))
-        return said
+        return output
 
     return call
 

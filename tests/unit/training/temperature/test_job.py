@@ -72,7 +72,7 @@ def test_the_artifact_holds_the_statistics_of_the_sample(bench: Bench, checkpoin
     assert tuple(artifact.tensors["hapo"].tolist()) == pytest.approx(tuple(wanted), rel=1e-12)
     manifest = artifact.manifest
     assert (manifest.kind, manifest.model, manifest.seed) == ("entropy-statistics", "tiny", 5)
-    assert manifest.identity == ModelIdentity.of(checkpoint)
+    assert manifest.identity == ModelIdentity.from_checkpoint(checkpoint)
     assert manifest.metrics["num_tokens"] == len(entropies)
     assert manifest.settings["quantile"] == 0.7
     assert manifest.versions["vllm"] == "0.32.0"
@@ -199,7 +199,7 @@ def test_several_servers_share_the_work(bench: Bench, checkpoint: Path) -> None:
 def test_a_server_elsewhere_needs_a_checkpoint_here(bench: Bench, checkpoint: Path) -> None:
     bench.fake.root = "/elsewhere/model"
     bench.train("--checkpoint", checkpoint)
-    assert bench.artifact().manifest.identity == ModelIdentity.of(checkpoint)
+    assert bench.artifact().manifest.identity == ModelIdentity.from_checkpoint(checkpoint)
 
 
 def test_the_artifact_is_called_as_asked(bench: Bench) -> None:

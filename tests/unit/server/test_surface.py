@@ -146,8 +146,8 @@ def test_an_api_server_refuses_before_it_imports_the_routes(
 def test_a_worker_refuses_and_tells_the_supervisor_why(
     switched_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = list[dict[str, str]]()
-    monkeypatch.setattr(engine_plugin, "tell", lambda **message: told.append(message))
+    sent = list[dict[str, str]]()
+    monkeypatch.setattr(engine_plugin, "send_to_supervisor", lambda **message: sent.append(message))
     monkeypatch.delattr(GPUModelRunner, "sample_tokens")
     config: dict[str, Any] = {CONFIG_KEY: {}} if switched_on else {}
     worker = SimpleNamespace(
@@ -158,11 +158,11 @@ def test_a_worker_refuses_and_tells_the_supervisor_why(
     if switched_on:
         with pytest.raises(UnsupportedVllm, match="sample_tokens"):
             engine_plugin.attach(worker)
-        assert [list(message) for message in told] == [["failure"]]
-        assert "sample_tokens" in told[0]["failure"]
+        assert [list(message) for message in sent] == [["failure"]]
+        assert "sample_tokens" in sent[0]["failure"]
     else:
         engine_plugin.attach(worker)
-        assert told == []
+        assert sent == []
 
 
 @pytest.mark.parametrize(

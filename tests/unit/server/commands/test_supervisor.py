@@ -151,8 +151,8 @@ def test_the_ready_lines_contain_the_address_the_models_and_an_example(profiles:
 def test_the_reason_that_a_process_gave_is_printed_once_the_start_has_failed(
     tmp_path: Path,
 ) -> None:
-    body = '    tell(failure="vLLM 9 has no `sample`")\n    os._exit(1)\n'
+    body = '    send_to_supervisor(failure="vLLM 9 has no `sample`")\n    os._exit(1)\n'
     with running(tmp_path, body) as process:
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ended before it was ready (exit code 1): vLLM 9 has no `sample`" in said
+    assert "ended before it was ready (exit code 1): vLLM 9 has no `sample`" in output

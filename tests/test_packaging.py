@@ -2,11 +2,13 @@
 
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from setuptools import find_namespace_packages
 
@@ -46,6 +48,17 @@ def test_the_locks_hold_a_version_that_each_dependency_allows(name: str, without
             continue
         version = found[canonicalize_name(requirement.name)].split()[0].partition("==")[2]
         assert requirement.specifier.contains(version), str(requirement)
+
+
+def test_every_locked_version_supports_the_first_release_of_the_oldest_python() -> None:
+    """Debian 12 has Python 3.11.2, where a package that asks for 3.11.5 cannot be installed."""
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
+    refusing = [
+        name
+        for name in lock("cpu")
+        if oldest not in SpecifierSet(metadata(name).get("Requires-Python") or "")
+    ]
+    assert refusing == []
 
 
 def test_every_folder_with_code_or_data_is_packaged() -> None:

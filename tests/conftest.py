@@ -1,6 +1,7 @@
 """One real server for the whole session: starting an engine costs most of a minute."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,8 @@ from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
-from tests.integration.support import PROMPTS
+from tests.integration.runners.engines import ENGINES
+from tests.integration.support import PROMPTS, is_long
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -61,10 +63,12 @@ class Server(NamedTuple):
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    runner: str = "v1"
+    """Of `ENGINES`."""
 
     @property
     def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
 
 def free_port() -> int:
@@ -201,8 +205,11 @@ def save_vectors(root: Path, checkpoint: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
-    """The default model under `entrostat serve`, shared by every engine test."""
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
+) -> Iterator[Server]:
+    """The default model under `entrostat serve` on a runner, shared by every engine test."""
+    runner: str = request.param
     folder = tmp_path_factory.mktemp("server")
     profiles = folder / "profiles.toml"
     profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
@@ -211,9 +218,33 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterat
     save_vectors(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
-    command = entrostat("serve", *FLAGS, *tools, *own, *steerings)
-    with run_server(command, folder / "server.log") as running:
-        yield running
+    command = entrostat("serve", *FLAGS, *tools, *own, *steerings, "--model-runner", runner)
+    with run_server(command, folder / "server.log", env=runner_environment(runner)) as running:
+        yield running._replace(runner=runner)
+
+
+def runner_environment(runner: str) -> dict[str, str]:
+    """What a server on a runner needs: V2 runs by Triton's interpreter here."""
+    return {} if runner == "v1" else ENGINES[runner].environment()
+
+
+def runners(item: pytest.Metafunc) -> list[Any]:
+    """The runners of an engine test: V1, and V2 if it is marked or if the long tests run.
+
+    A mark `v1_only(reason)` skips it on V2.
+    """
+    marks = {mark.name: mark for mark in item.definition.iter_markers()}
+    if "v1_only" in marks:
+        reason = marks["v1_only"].args[0]
+        other = [pytest.param("v2", marks=pytest.mark.skip(reason=reason), id="v2")]
+        return ["v1", *(other if is_long() else [])]
+    return ["v1", "v2"] if is_long() or "both_runners" in marks else ["v1"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of the shared server on each of their runners."""
+    if "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", runners(metafunc), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -241,13 +272,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n 2` one process has the tests that share the engine, the other the rest.
 
-    Tests that start servers of their own (tests/integration/own_server) belong to the rest, so that
-    both halves take about as long.
+    Those on runner V2 share another engine, and are a third part. Tests that start servers of their
+    own (tests/integration/own_server) belong to the rest, so that both halves take about as long.
     """
     return _OneEngine(config, log)
 
 
 class _OneEngine(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "engine" if file.startswith("tests/integration/test_") else file
+        file, _, test = nodeid.partition("::")
+        if not file.startswith("tests/integration/test_"):
+            return file
+        return "engine v2" if re.search(r"[\[-]v2[\]-]", test) else "engine"

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from enum import StrEnum
 from importlib.metadata import entry_points
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from server.commands.model_runner import VARIABLE, Runner, choose_runner
 from server.commands.startup import send_to_supervisor
 from server.commands.supervisor import supervise
 from server.profiles import ProfileError, Profiles
@@ -32,13 +32,6 @@ class SteeringFlags(NamedTuple):
 
     layers: list[int] | None = None
     vectors: int | None = None
-
-
-class Runner(StrEnum):
-    """vLLM's model runners."""
-
-    V1 = "v1"
-    V2 = "v2"
 
 
 def serve(
@@ -68,7 +61,7 @@ def serve(
     ] = None,
     model_runner: Annotated[
         Runner | None,
-        typer.Option(help="vLLM model runner; v2 is not yet tested end to end on GPUs."),
+        typer.Option(help="vLLM model runner; default: vLLM's own choice, v2 on most GPUs."),
     ] = None,
 ) -> None:
     """Serve a model behind an OpenAI API that controls entropy at every token.
@@ -91,14 +84,12 @@ def serve(
     if artifacts is not None:
         os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
     os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
-    runner = _choose_runner(model_runner)
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if runner == Runner.V2 else "0"
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)
 
     def run(supervisor: Path) -> None:
         os.environ["ENTROSTAT_SUPERVISOR"] = str(supervisor)
-        _run(ctx.args, runner, steering)
+        _run(ctx.args, model_runner, steering)
 
     raise SystemExit(supervise(run))
 
@@ -134,13 +125,6 @@ def _cache_secret() -> str:
         _fail(_one_sentence(error))
 
 
-def _choose_runner(flag: Runner | None) -> Runner:
-    """The flag, else vLLM's environment variable, else V1, which is tested end to end."""
-    if flag is not None:
-        return flag
-    return Runner.V2 if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else Runner.V1
-
-
 def _plugins(allowed: str | None) -> list[str]:
     """Add ours to the allow-list and keep all plugins that would load without a list."""
     if allowed is not None:
@@ -159,7 +143,7 @@ def _parse_layers(flag: str | None) -> list[int] | None:
         _fail(f"--steering-layers {flag}: write numbers separated by commas, such as 18,20")
 
 
-def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
+def _run(argv: list[str], model_runner: Runner | None, steering: SteeringFlags) -> None:
     _refuse_unsupported("serve")
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args, init_logger
@@ -174,6 +158,7 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
         _use_default_model(args, argv)
     _choose_address(args, logger)
     _choose_block_size(args, logger)
+    runner = _settle_runner(args, model_runner)
     _enable_worker_side(args, runner, steering)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
     send_to_supervisor(address=_url(args))
@@ -188,6 +173,19 @@ def _run(argv: list[str], runner: Runner, steering: SteeringFlags) -> None:
         command.cmd(args)
     except (ValueError, OSError, TypeError) as error:
         _fail(_one_sentence(error))
+
+
+def _settle_runner(args: Any, flag: Runner | None) -> Runner:
+    """Choose the runner for all processes of the server, and refuse what it cannot control."""
+    from server.worker.supported import EngineSettings, refuse_controls
+
+    try:
+        runner = choose_runner(args, flag)
+        refuse_controls(EngineSettings.of_arguments(args, is_v2=runner == Runner.V2))
+    except (ValueError, OSError) as error:
+        _fail(_one_sentence(error))
+    os.environ[VARIABLE] = "1" if runner == Runner.V2 else "0"
+    return runner
 
 
 def _refuse_unsupported(*sides: Side) -> None:

@@ -23,6 +23,7 @@ from server.worker.message import (
     WorkerArtifact,
     WorkerStatus,
 )
+from server.worker.supported import EngineSettings, refuse_controls, refuse_steering
 
 
 def register() -> None:
@@ -83,7 +84,11 @@ def bind(runner: Any) -> Any | None:
 
     Returns:
         The processor, or None on a rank that does not sample.
+
+    Raises:
+        ValueError: Controls do not work beside a setting of this server.
     """
+    refuse_controls(_settings(runner))
     processors = _custom_processors(runner)
     for processor in processors:
         if type(processor).__module__.startswith("server.engine.runner_v"):
@@ -117,7 +122,7 @@ def steer(runner: Any, vectors: Vectors) -> SteeringControl:
         ValueError: The model's layers are not known, or its tokens do not stay together.
     """
     config, model_config = runner.vllm_config, runner.model_config
-    _refuse_divided_tokens(runner)
+    refuse_steering(_settings(runner))
     wanted = steered_layers(runner) or sorted({n for layers in vectors.values() for n in layers})
     ours, scheduler = config.additional_config[CONFIG_KEY], config.scheduler_config
     slots = scheduler.max_num_seqs
@@ -142,21 +147,8 @@ def steer(runner: Any, vectors: Vectors) -> SteeringControl:
     return steering
 
 
-def _refuse_divided_tokens(runner: Any) -> None:
-    """Refuse to steer where a layer does not see all tokens of a step, or a rank not the requests.
-
-    Raises:
-        ValueError: Naming the flag.
-    """
-    parallel = runner.vllm_config.parallel_config
-    is_v2 = not hasattr(runner, "input_batch")
-    for flag, is_set in (
-        ("--enable-dbo", parallel.use_ubatching),
-        ("--prefill-context-parallel-size", parallel.prefill_context_parallel_size > 1),
-        ("--pipeline-parallel-size on runner v2", is_v2 and parallel.pipeline_parallel_size > 1),
-    ):
-        if is_set:
-            raise ValueError(f"steering does not work with {flag}: leave it out, or the vectors")
+def _settings(runner: Any) -> EngineSettings:
+    return EngineSettings.of_config(runner.vllm_config, is_v2=not hasattr(runner, "input_batch"))
 
 
 def _custom_processors(runner: Any) -> list[Any]:

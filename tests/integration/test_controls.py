@@ -55,6 +55,7 @@ def test_a_fixed_law_equals_the_same_plain_temperature(client: OpenAI) -> None:
     assert text(controlled) == text(plain)
 
 
+@pytest.mark.both_runners
 def test_each_of_n_completions_has_its_own_report(client: OpenAI) -> None:
     answer = ask(client, PROMPTS[1], LAWS[3], n=3, seed=7, extra_body={"return_token_ids": True})
     traces = [report(answer, choice)["tokens"] for choice in range(3)]
@@ -86,6 +87,7 @@ def test_several_prompts_each_have_their_own_report(client: OpenAI) -> None:
     assert abs(first[0] - first[2]) > 0.01
 
 
+@pytest.mark.both_runners
 def test_logprobs_and_truncation_work_beside_a_law(client: OpenAI) -> None:
     answer = ask(
         client,
@@ -127,6 +129,7 @@ def test_structured_output_stays_valid_at_high_temperature(client: OpenAI) -> No
             assert json.loads(text(answer))["color"] in {"red", "green", "blue"}
 
 
+@pytest.mark.both_runners
 def test_masked_tokens_do_not_contribute_to_the_entropy(client: OpenAI) -> None:
     """Two allowed tokens have an entropy of at most ln 2: a target of 6 nats is unreachable."""
     hot = law("entropy_target", entropy_target=6.0, temperature_max=10.0, side="floor")
@@ -170,6 +173,7 @@ def test_a_forced_tool_call_is_valid_under_a_law(client: OpenAI) -> None:
     assert report(answer)["fallback"] is None
 
 
+@pytest.mark.both_runners
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 def test_a_stream_has_the_same_trace_as_a_non_streaming_answer(client: OpenAI, kind: str) -> None:
     options: dict[str, Any] = {"model": MODEL, "max_tokens": 20, "seed": 4, "temperature": 0.8}

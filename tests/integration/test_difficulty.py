@@ -17,13 +17,14 @@ from openai import BadRequestError, OpenAI
 from probes.difficulty.probe import decide
 from probes.difficulty.strategies import Difficulty
 from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
-from tests.integration.support import PROMPTS, ask, preemptions, report, together
+from tests.integration.support import PROMPTS, ask, preemptions, report, some, together
 
 
 def classes_of(answers: list[Any]) -> list[str]:
     return [str(report(answer)["difficulty"]["label"]) for answer in answers]
 
 
+@pytest.mark.both_runners
 def test_the_worker_classifies_as_transformers_does(client: OpenAI, checkpoint: Path) -> None:
     """All requests run concurrently: chunked prompts, cached prefixes, mixed batches."""
     offline = offline_probe(checkpoint).probabilities
@@ -44,6 +45,7 @@ def test_the_worker_classifies_as_transformers_does(client: OpenAI, checkpoint: 
     assert len(set(expected)) == 3, "the prompts must make every class"
 
 
+@pytest.mark.both_runners
 def test_a_chunked_prompt_is_classified_at_its_last_token(client: OpenAI, checkpoint: Path) -> None:
     from training.difficulty.hidden_states import hidden_states
 
@@ -63,11 +65,13 @@ def test_shadow_changes_no_token(client: OpenAI) -> None:
         assert report(shadow)["difficulty"]["mode"] == "shadow"
 
 
-def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenAI) -> None:
+@pytest.mark.both_runners
+def test_the_class_sets_temperature_and_budget_on_the_same_prefill(server: Server) -> None:
+    client, questions = server.client, some(server, QUESTIONS, 12)
     control = {"difficulty": {"probe": PLAIN_PROBE}, "trace": "tokens"}
     jobs = [
         lambda q=q: ask(client, q, control, max_tokens=50, seed=2, temperature=None)
-        for q in QUESTIONS
+        for q in questions
     ]
     temperatures = {"easy": 0.5, "normal": 0.8, "hard": 0.4}
     budgets: dict[str, Any] = {}
@@ -81,7 +85,11 @@ def test_the_class_sets_temperature_and_budget_on_the_same_prefill(client: OpenA
         assert body["difficulty"]["strategy"]["max_tokens"] == limit
         tokens = answer.usage.completion_tokens
         assert tokens <= limit
-        assert (answer.choices[0].finish_reason == "length") == (tokens == limit)
+        # Where the budget is `max_tokens`, the model may end on its own at the last token.
+        ended_at_the_limit = {"length"} if limit < 50 else {"length", "stop"}
+        assert answer.choices[0].finish_reason in (
+            ended_at_the_limit if tokens == limit else {"stop"}
+        )
         budgets.setdefault(label, []).append(tokens == limit)
     assert any(budgets["easy"]) or any(budgets["hard"]), "some answer must reach its budget"
 

@@ -228,6 +228,7 @@ def test_the_stream_ends_as_the_protocol_specifies(server: Server) -> None:
     assert len(events) == 4
 
 
+@pytest.mark.both_runners
 def test_a_direct_turn_reads_each_candidate_with_each_answer_once(
     client: OpenAI, animals: Task
 ) -> None:

@@ -11,7 +11,16 @@ from openai import BadRequestError, OpenAI
 from probes.artifact import Artifact
 from probes.steering import tensor_name
 from tests.conftest import MAX_STEERINGS, PUSH, PUSH_AGAIN, TURN, Server
-from tests.integration.support import MODEL, PROMPTS, ask, hooked, preemptions, report, together
+from tests.integration.support import (
+    MODEL,
+    PROMPTS,
+    ask,
+    hooked,
+    preemptions,
+    report,
+    some,
+    together,
+)
 
 STRENGTH = 0.6
 
@@ -73,16 +82,18 @@ def text(answer: Any) -> str:
     return str(answer.choices[0].message.content)
 
 
+@pytest.mark.both_runners
 @pytest.mark.parametrize("positions", ["answer", "all"])
 def test_a_steered_answer_equals_transformers_with_the_same_vector_added(
-    client: OpenAI, reference: Any, vectors: dict[str, Artifact], positions: str
+    server: Server, reference: Any, vectors: dict[str, Artifact], positions: str
 ) -> None:
     """Unsteered requests in the same batch are unchanged."""
-    alone = [text(greedy(client, prompt, None)) for prompt in PROMPTS]
+    client, prompts = server.client, some(server, PROMPTS, 3)
+    alone = [text(greedy(client, prompt, None)) for prompt in prompts]
     control = steering(positions=positions)
     jobs = [
         lambda p=prompt, c=one: greedy(client, p, c)
-        for prompt in PROMPTS
+        for prompt in prompts
         for one in (control, None)
     ]
     answers = together(jobs)
@@ -92,7 +103,7 @@ def test_a_steered_answer_equals_transformers_with_the_same_vector_added(
         tokens = torch.tensor(answer.choices[0].token_ids)
         agree, count = agree + int((logits.argmax(-1) == tokens).sum()), count + len(tokens)
         assert (told(answer) - entropy_of(logits)).abs().max() < 0.02
-    assert count >= 300
+    assert count >= 30 * len(prompts)
     assert agree >= 0.99 * count
     assert [text(answer) for answer in answers[1::2]] == alone
     assert [text(answer) for answer in answers[::2]] != alone
@@ -104,6 +115,7 @@ def test_a_strength_of_zero_equals_no_steering(client: OpenAI) -> None:
         assert text(ask(client, prompt, steering(strength=0.0), seed=3)) == text(plain)
 
 
+@pytest.mark.both_runners
 def test_several_vectors_are_summed_and_a_clamp_is_enforced(
     client: OpenAI, reference: Any, vectors: dict[str, Artifact]
 ) -> None:
@@ -138,6 +150,7 @@ def test_strength_relative_scales_with_the_norm_of_the_residual_stream(
     assert text(greedy(client, PROMPTS[0], relative)) == text(greedy(client, PROMPTS[0], absolute))
 
 
+@pytest.mark.both_runners
 def test_the_prefix_cache_never_mixes_steered_and_unsteered_states(
     client: OpenAI, reference: Any, vectors: dict[str, Artifact]
 ) -> None:

@@ -8,7 +8,8 @@ import torch
 from openai import OpenAI
 
 from probes.entropy import entropy_from_logits
-from tests.integration.support import PROMPTS, ask, law, report, together
+from tests.conftest import Server
+from tests.integration.support import PROMPTS, ask, law, report, some, together
 
 
 class Sample(NamedTuple):
@@ -25,17 +26,18 @@ def reference(checkpoint: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
 
 
-def sample(client: OpenAI, reference: Any, entropy: dict[str, Any], **options: Any) -> Sample:
-    """Answers to every prompt with one control, and the logits at every token."""
+def sample(server: Server, reference: Any, entropy: dict[str, Any], **options: Any) -> Sample:
+    """Answers to the prompts with one control, and the logits at every token."""
+    client, prompts = server.client, some(server, PROMPTS, 4)
     options = {"max_tokens": 40, "temperature": None, **options}
     options = {key: value for key, value in options.items() if value is not None}
 
     def job(index: int) -> Any:
         extra = {"return_token_ids": True, **options.get("extra_body", {})}
         rest = {key: value for key, value in options.items() if key != "extra_body"}
-        return ask(client, PROMPTS[index], entropy, seed=index, extra_body=extra, **rest)
+        return ask(client, prompts[index], entropy, seed=index, extra_body=extra, **rest)
 
-    answers = together([lambda i=i: job(i) for i in range(len(PROMPTS))])
+    answers = together([lambda i=i: job(i) for i in range(len(prompts))])
     logits, entropies, temperatures = [], [], []
     for answer in answers:
         prompt, tokens = answer.prompt_token_ids, answer.choices[0].token_ids
@@ -46,23 +48,24 @@ def sample(client: OpenAI, reference: Any, entropy: dict[str, Any], **options: A
         assert len(trace) == len(tokens)
         entropies += [token["entropy"] for token in trace]
         temperatures += [token["temperature"] for token in trace]
+    assert len(entropies) >= 30 * len(prompts)
     reports = [report(answer) for answer in answers]
     return Sample(torch.cat(logits), torch.tensor(entropies), torch.tensor(temperatures), reports)
 
 
+@pytest.mark.both_runners
 def test_reported_entropies_are_those_of_the_full_distribution(
-    client: OpenAI, reference: Any
+    server: Server, reference: Any
 ) -> None:
-    drawn = sample(client, reference, {"trace": "tokens"})
+    drawn = sample(server, reference, {"trace": "tokens"})
     truth = entropy_from_logits(drawn.logits)
-    assert len(truth) >= 300
     difference = (drawn.entropy - truth).abs()
     assert difference.mean() <= 2e-3, f"mean {difference.mean():.2e}, max {difference.max():.2e}"
     assert (drawn.temperature == 1.0).all()
 
 
 def test_hapo_applies_its_law_to_the_reported_entropy(
-    client: OpenAI, reference: Any, checkpoint: Path
+    server: Server, reference: Any, checkpoint: Path
 ) -> None:
     from probes.artifact import ModelIdentity
     from probes.law_functions import apply_laws
@@ -71,7 +74,7 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
 
     artifacts = Artifacts([shipped_artifacts()], ModelIdentity.from_checkpoint(checkpoint), 576)
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
-    drawn = sample(client, reference, law("hapo", tau=0.3), temperature=0.9)
+    drawn = sample(server, reference, law("hapo", tau=0.3), temperature=0.9)
     row = HapoLaw(tau=0.3).row(statistics)
     count = len(drawn.entropy)
     expected = apply_laws(
@@ -90,9 +93,9 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     [("edt", {"theta": 0.7, "base": 0.8}), ("dynatemp", {"range": 0.4, "exponent": 0.8})],
 )
 def test_other_laws_apply_to_the_reported_entropy(
-    client: OpenAI, reference: Any, kind: str, parameters: dict[str, float]
+    server: Server, reference: Any, kind: str, parameters: dict[str, float]
 ) -> None:
-    drawn = sample(client, reference, law(kind, **parameters), temperature=0.8)
+    drawn = sample(server, reference, law(kind, **parameters), temperature=0.8)
     h = drawn.entropy
     if kind == "edt":
         expected = 0.8 * 0.8 ** (0.7 / h.clamp_min(1e-6))
@@ -101,12 +104,13 @@ def test_other_laws_apply_to_the_reported_entropy(
     assert (drawn.temperature - expected.clamp_min(0.01)).abs().max() <= 1e-4
 
 
-def test_the_sampled_distribution_has_the_target_entropy(client: OpenAI, reference: Any) -> None:
-    drawn = sample(client, reference, law("entropy_target", entropy_target=1.0, side="both"))
+@pytest.mark.both_runners
+def test_the_sampled_distribution_has_the_target_entropy(server: Server, reference: Any) -> None:
+    drawn = sample(server, reference, law("entropy_target", entropy_target=1.0, side="both"))
     applied = entropy_from_logits(drawn.logits, drawn.temperature)
     clamped = ((drawn.temperature - 0.1).abs() < 1e-4) | ((drawn.temperature - 2.0).abs() < 1e-4)
     reachable = applied[~clamped]
-    assert len(reachable) >= 300
+    assert len(reachable) >= 0.7 * len(applied)
     assert abs(float(reachable.mean()) - 1.0) <= 0.02
     assert (reachable - 1.0).abs().quantile(0.99) <= 0.05
 
@@ -143,6 +147,7 @@ def test_unreachable_targets_are_clamped_and_counted(client: OpenAI) -> None:
     assert body["fallback"] is None
 
 
+@pytest.mark.both_runners
 def test_entropy_is_measured_after_penalties_including_greedy_requests(
     client: OpenAI, reference: Any
 ) -> None:

@@ -148,6 +148,7 @@ def test_artifacts_and_profiles_are_listed(server: Server) -> None:
     assert profiles == {"adaptive", "dynamic", "steady", "cool", "thrifty", "explore"}
 
 
+@pytest.mark.both_runners
 def test_ready_reports_an_increasing_number_of_steps(server: Server, client: OpenAI) -> None:
     before = httpx.get(f"{server.url}/ready").json()
     ask(client, "hi", max_tokens=5)

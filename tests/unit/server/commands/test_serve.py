@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from server.commands import serve
-from server.commands.serve import Runner, SteeringFlags
+from server.commands.model_runner import Runner
+from server.commands.serve import SteeringFlags
 from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 
 INSTALLED = {
@@ -61,29 +62,6 @@ def test_every_plugin_group_that_vllm_filters_is_kept() -> None:
     }
     opt_in = {"vllm.endpoint_plugins"}
     assert filtered - opt_in == set(serve._ALLOW_LISTED)
-
-
-# -- the runner --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flag", "variable", "expected"),
-    [
-        (None, None, Runner.V1),
-        (None, "0", Runner.V1),
-        (None, "1", Runner.V2),
-        (Runner.V1, "1", Runner.V1),
-        (Runner.V2, "0", Runner.V2),
-        (Runner.V2, None, Runner.V2),
-    ],
-)
-def test_the_flag_overrides_the_variable_and_v1_is_the_default(
-    flag: Runner | None, variable: str | None, expected: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", variable)
-    assert serve._choose_runner(flag) == expected
 
 
 # -- arguments for vLLM ------------------------------------------------------------------------

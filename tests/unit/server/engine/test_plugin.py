@@ -47,9 +47,22 @@ def worker(additional_config: dict[str, Any] | None, runner: Any = None) -> Any:
     )
 
 
+def vllm_config(**parallel: Any) -> Any:
+    """A configuration beside which every control works, but for what is said."""
+    sizes = ("pipeline_parallel_size", "prefill_context_parallel_size")
+    usual = {**dict.fromkeys((*sizes, "decode_context_parallel_size"), 1), "use_ubatching": False}
+    usual["enable_batch_sharded_sampling"] = False
+    return SimpleNamespace(
+        additional_config={"entrostat": {}},
+        parallel_config=SimpleNamespace(**{**usual, **parallel}),
+        speculative_config=None,
+        watermark_config=None,
+    )
+
+
 def v1_runner() -> Any:
     runner: Any = Runner()
-    runner.vllm_config = SimpleNamespace(additional_config={"entrostat": {}})
+    runner.vllm_config = vllm_config()
     runner.device = torch.device("cuda")  # so that only the tests of generators replace them
     return runner
 
@@ -106,18 +119,16 @@ def test_the_status_of_a_worker_is_what_its_controller_saw() -> None:
 
 
 def test_a_rank_that_does_not_sample_has_nothing_to_bind() -> None:
-    assert plugin.bind(SimpleNamespace(sampler=None)) is None
-    assert plugin.bind(SimpleNamespace()) is None
+    assert plugin.bind(SimpleNamespace(sampler=None, vllm_config=vllm_config())) is None
+    assert plugin.bind(SimpleNamespace(vllm_config=vllm_config())) is None
 
 
 def test_processors_of_others_are_left_alone() -> None:
     runner = v1_runner()
     runner.input_batch.logitsprocs = LogitsProcessors([])
     assert plugin.bind(runner) is None
-    stranger = SimpleNamespace(bind=None)
-    assert (
-        plugin.bind(SimpleNamespace(sampler=SimpleNamespace(logits_processors=[stranger]))) is None
-    )
+    sampler = SimpleNamespace(logits_processors=[SimpleNamespace(bind=None)])
+    assert plugin.bind(SimpleNamespace(sampler=sampler, vllm_config=vllm_config())) is None
 
 
 @pytest.mark.parametrize(("rank", "traced"), [(0, True), (1, False), (3, False)])
@@ -174,10 +185,7 @@ def steerable(**parallel: Any) -> Any:
     runner.get_model = lambda: model
     runner.device = torch.device("cpu")
     runner.model_config = SimpleNamespace(get_hidden_size=lambda: HIDDEN, dtype=torch.bfloat16)
-    sizes = {"use_ubatching": False, "prefill_context_parallel_size": 1}
-    sizes["pipeline_parallel_size"] = 1
-    config = runner.vllm_config
-    config.parallel_config = SimpleNamespace(**{**sizes, **parallel})
+    config = runner.vllm_config = vllm_config(**parallel)
     config.scheduler_config = SimpleNamespace(max_num_seqs=NUM_ROWS, max_num_batched_tokens=16)
     config.compilation_config = SimpleNamespace(max_cudagraph_capture_size=24)
     return runner
@@ -201,26 +209,31 @@ def test_what_is_compiled_is_part_of_the_key_of_vllms_compile_cache() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_steering_is_refused_where_it_would_reach_the_wrong_tokens() -> None:
+    with pytest.raises(ValueError, match="--enable-dbo"):
+        plugin.steer(steerable(use_ubatching=True), VECTORS)
+    runner = steerable()
+    runner.vllm_config.speculative_config = SimpleNamespace(enable_adaptive_verification=True)
+    with pytest.raises(ValueError, match="enable_adaptive_verification"):
+        plugin.steer(runner, VECTORS)
+
+
 @pytest.mark.parametrize(
     ("parallel", "flag"),
     [
-        ({"use_ubatching": True}, "--enable-dbo"),
+        ({"enable_batch_sharded_sampling": True}, "--enable-batch-sharded-sampling"),
         ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size"),
+        ({"decode_context_parallel_size": 2}, "--decode-context-parallel-size"),
     ],
 )
-def test_steering_is_refused_where_it_would_reach_the_wrong_tokens(
+def test_a_worker_refuses_to_bind_where_controls_do_not_work(
     parallel: dict[str, Any], flag: str
 ) -> None:
+    """Also a server that was started by `vllm serve`."""
+    runner = v1_runner()
+    runner.vllm_config = vllm_config(**parallel)
     with pytest.raises(ValueError, match=flag):
-        plugin.steer(steerable(**parallel), VECTORS)
-
-
-def test_steering_is_refused_where_a_stage_does_not_hear_of_requests() -> None:
-    runner = steerable(pipeline_parallel_size=2)
-    plugin.steer(runner, VECTORS)
-    del runner.input_batch  # as V2 has none
-    with pytest.raises(ValueError, match="--pipeline-parallel-size"):
-        plugin.steer(runner, VECTORS)
+        plugin.bind(runner)
 
 
 # -- seeded requests in chunks -----------------------------------------------------------------

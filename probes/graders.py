@@ -114,6 +114,24 @@ GRADERS: dict[GraderName, Callable[[str, str], bool]] = {
 }
 
 
+def stated_answer(text: str, grader: GraderName) -> str | None:
+    """The final answer of a text, in a spelling that equal answers share; None if there is none.
+
+    For votes and counts of different answers. `numeric` compares values and `choice` letters; the
+    other graders compare the words of the first sentence, so one answer in two wordings counts as
+    two.
+    """
+    if grader == "numeric":
+        number = _stated_number(text)
+        return str(number) if isinstance(number, Fraction) else None
+    if grader == "choice":
+        letter = choice_of(visible(text))
+        return letter if isinstance(letter, str) else None
+    shown = visible(text)
+    stated = next((group[-1].text for group in statements(shown)), shown)
+    return plain(without_latex_text(" ".join(sentences(stated)[:1]))) or None
+
+
 def _holds(text: str, read: Callable[[str], bool]) -> bool:
     """Whether `read` holds for all statements of the first rank or, if none, for the whole text."""
     shown = visible(text)

@@ -22,8 +22,8 @@ OTHERS = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
-JOBS = ("temperature", "difficulty", "inquiry", "steering", "policy")
-"""The five jobs of `training/`, which know nothing of each other."""
+JOBS = ("temperature", "difficulty", "inquiry", "steering", "policy", "evaluation")
+"""The jobs of `training/`, which know nothing of each other."""
 SHARED_BY_JOBS = ("common", "datasets", "objectives")
 
 MAX_MODULES = 20
@@ -54,6 +54,7 @@ WITHOUT = {
         "server.settings",
         "server.wire.report",
         "server.wire.request",
+        "training.cli.evaluate",
         "training.cli.policy",
         "training.cli.probe",
         "training.cli.steering",

@@ -34,8 +34,6 @@ _COMMON = {
         bool, typer.Option("--dry-run", help="Check everything and show settings and cost.")
     ],
 }
-_HIDDEN = ("serve_flags", "command")
-"""Fields that are not options."""
 
 
 def add_job(
@@ -47,32 +45,78 @@ def add_job(
     """Add a command whose options are the fields of a config.
 
     Args:
-        app: Gets the command.
+        app: Gets the command; its context object holds the flags of `entrostat serve`.
         name: Of the command.
         config: Its settings.
         run: Called with the settings and whether this is a dry run; its docstring is the help.
     """
 
     def command(ctx: typer.Context, **given: Any) -> None:
-        from training.cli.errors import one_sentence_errors
-
         program = ctx.parent.info_name if ctx.parent else ""
-        with one_sentence_errors(f"{program} {name}"):
-            dry_run = given.pop("dry_run")
-            flags: dict[str, Any] = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
-            if ctx.obj:
-                flags["serve_flags"] = ctx.obj
-            chosen = build(
-                config,
-                file=given.pop("config"),
-                changes=given.pop("change") or [],
-                quick=given.pop("quick"),
-                flags=flags | {key: value for key, value in given.items() if value is not None},
-            )
-            run(chosen, dry_run)
+        _run(f"{program} {name}", config, run, given, ctx.obj or ())
 
-    parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    _describe(command, [context, *_parameters(config)], run, config)
+    app.command(name)(command)
+
+
+def job_command(
+    program: str, config: type[Config], run: Callable[[Config, bool], None]
+) -> Callable[..., None]:
+    """A command for typer whose options are the fields of a config.
+
+    Args:
+        program: Begins the messages of errors.
+        config: Its settings.
+        run: As for `add_job`.
+    """
+
+    def command(**given: Any) -> None:
+        _run(program, config, run, given, ())
+
+    _describe(command, _parameters(config), run, config)
+    return command
+
+
+def _describe(
+    command: Callable[..., None],
+    parameters: list[inspect.Parameter],
+    run: Callable[[Config, bool], None],
+    config: type[Config],
+) -> None:
+    """Give a command the signature and the help that typer reads."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    duration = f"Estimated duration: {config.minutes}, for the default model on two cores."
+    command.__doc__ = f"{inspect.getdoc(run)}\n\n{duration}"
+
+
+def _run(
+    program: str,
+    config: type[Config],
+    run: Callable[[Config, bool], None],
+    given: dict[str, Any],
+    serve_flags: tuple[str, ...],
+) -> None:
+    from training.cli.errors import one_sentence_errors
+
+    with one_sentence_errors(program):
+        dry_run = given.pop("dry_run")
+        flags: dict[str, Any] = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
+        if serve_flags:
+            flags["serve_flags"] = serve_flags
+        chosen = build(
+            config,
+            file=given.pop("config"),
+            changes=given.pop("change") or [],
+            quick=given.pop("quick"),
+            flags=flags | {key: value for key, value in given.items() if value not in (None, [])},
+        )
+        run(chosen, dry_run)
+
+
+def _parameters(config: type[JobConfig]) -> list[inspect.Parameter]:
+    return [
         *(_parameter(field, info, config) for field, info in _options(config)),
         *(
             inspect.Parameter(
@@ -84,16 +128,11 @@ def add_job(
             for key, kind in _COMMON.items()
         ),
     ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    duration = f"Estimated duration: {config.minutes}, for the default model on two cores."
-    command.__doc__ = f"{inspect.getdoc(run)}\n\n{duration}"
-    app.command(name)(command)
 
 
 def _options(config: type[JobConfig]) -> list[tuple[str, FieldInfo]]:
     """Fields that are options: the job's own first, then those that all jobs have."""
-    fields = [(key, info) for key, info in config.model_fields.items() if key not in _HIDDEN]
+    fields = [(key, info) for key, info in config.model_fields.items() if key not in config.hidden]
     return sorted(fields, key=lambda item: item[0] in JobConfig.model_fields)
 
 
@@ -108,9 +147,13 @@ def _parameter(field: str, info: FieldInfo, config: type[JobConfig]) -> inspect.
         text += f" Default: {shown}."
     option: Any
     if field in config.arguments:
-        option = typer.Argument(help=text, show_default=False, metavar=field.upper())
+        several = get_origin(info.annotation) is tuple
+        kind = list[str] if several else kind
+        metavar = field.upper().removesuffix("S") if several else field.upper()
+        option = typer.Argument(help=text, show_default=False, metavar=metavar)
     else:
-        option = typer.Option(_flag(field), help=text, show_default=False)
+        names = (_flag(field), *config.aliases.get(field, ()))
+        option = typer.Option(*names, help=text, show_default=False)
     return inspect.Parameter(
         field,
         inspect.Parameter.KEYWORD_ONLY,

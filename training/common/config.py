@@ -27,6 +27,10 @@ class JobConfig(StrictModel):
     """Values of `--quick`: a small run that shows whether everything works."""
     arguments: ClassVar[tuple[str, ...]] = ("model",)
     """Fields that are given without a dash."""
+    hidden: ClassVar[tuple[str, ...]] = ("serve_flags", "command")
+    """Fields that are not options."""
+    aliases: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Further names of options, by field."""
     minutes: ClassVar[str] = ""
     """How long the defaults and the quick size take for the default model on two cores."""
 

@@ -4,11 +4,12 @@ import asyncio
 import hashlib
 import itertools
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import NamedTuple, Self, cast
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self, cast
 
 import openai
-from pydantic import BaseModel, ConfigDict, ValidationError
+from openai.types.chat.chat_completion import Choice
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clients.connection import Message
 from clients.entropy import controls, report
@@ -21,8 +22,15 @@ MAX_PAUSE = 30.0
 class Sampling(NamedTuple):
     """Sampling parameters of answers."""
 
-    temperature: float = 1.0
+    temperature: float | None = 1.0
+    """None leaves it to the server."""
     max_tokens: int = 256
+    control: Mapping[str, object] = {}
+    """Keys of the request's `entropy`, besides the trace."""
+    further: Mapping[str, object] = {}
+    """Other keys of the request, such as `min_p`."""
+    logprobs: bool = False
+    """Whether to ask for the log-probability of every token, as stock vLLM reports it."""
 
 
 class SampleRequest(NamedTuple):
@@ -31,6 +39,12 @@ class SampleRequest(NamedTuple):
     number: int
     messages: list[dict[str, str]]
     seed: int
+    sampling: Sampling | None = None
+    """None selects the pool's."""
+
+
+def _is_absent(value: object) -> bool:
+    return value is None
 
 
 class RolloutRecord(BaseModel):
@@ -46,6 +60,12 @@ class RolloutRecord(BaseModel):
     entropies: list[float | None]
     """Nats, at temperature 1; None where it was not a number."""
     temperatures: list[float | None]
+    logprobs: list[float] | None = Field(None, exclude_if=_is_absent)
+    """Of the tokens, as stock vLLM reports them; None unless they were asked for."""
+    difficulty: str | None = Field(None, exclude_if=_is_absent)
+    """The class that the server's probe chose; None unless it was asked."""
+    prepass: bool = Field(False, exclude_if=lambda value: not value)
+    """Whether a pre-pass of one generated token came before the answer."""
 
     @property
     def measured(self) -> list[float]:
@@ -131,10 +151,22 @@ class ServerPool:
         greeting = SampleRequest(0, [{"role": "user", "content": "Hello"}], 0)
         for client in self._clients:
             try:
-                await self._ask(client, greeting, max_tokens=1)
+                await self._ask(client, greeting, Sampling(self._sampling.temperature, 1))
             except RetryableError as error:
                 raise TrainingError(str(error)) from error
         return answers[0]
+
+    async def read(self, path: str) -> Any:
+        """What the first server answers to a GET of a route of ours, such as `/entropy/profiles`.
+
+        Raises:
+            TrainingError: It does not answer.
+        """
+        client = self._clients[0]
+        try:
+            return await client.get(path, cast_to=object)
+        except openai.APIError as error:
+            raise TrainingError(str(_explained(error, client))) from error
 
     async def run(self, asks: Iterable[SampleRequest]) -> AsyncGenerator[RolloutRecord, None]:
         """Draw answers, in the order in which they finish.
@@ -173,7 +205,7 @@ class ServerPool:
             # Counted per request, so that retries of other requests do not shift the rotation.
             client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
-                return await self._ask(client, ask, self._sampling.max_tokens)
+                return await self._ask(client, ask, ask.sampling or self._sampling)
             except RetryableError as error:
                 if attempt == self._attempts:
                     raise TrainingError(f"{error} ({attempt} attempts)") from error
@@ -181,39 +213,58 @@ class ServerPool:
         raise AssertionError("unreachable")
 
     async def _ask(
-        self, client: openai.AsyncOpenAI, ask: SampleRequest, max_tokens: int
+        self, client: openai.AsyncOpenAI, ask: SampleRequest, sampling: Sampling
     ) -> RolloutRecord:
+        temperature = sampling.temperature
+        extra = controls(trace="tokens")
+        extra["entropy"] = {**cast(dict[str, object], extra["entropy"]), **sampling.control}
         try:
             answer = await client.chat.completions.create(
                 model=self._model,
                 messages=cast(list[Message], ask.messages),
-                temperature=self._sampling.temperature,
-                max_completion_tokens=max_tokens,
+                temperature=openai.omit if temperature is None else temperature,
+                max_completion_tokens=sampling.max_tokens,
                 seed=ask.seed,
-                extra_body=controls(trace="tokens"),
+                logprobs=sampling.logprobs or openai.omit,
+                extra_body={**extra, **sampling.further},
             )
         except openai.APIError as error:
             raise _explained(error, client) from error
-        choice = answer.choices[0]
-        measured = report(choice)
-        if measured is None:
-            raise TrainingError(
-                f"{client.base_url} sends no `entropy` with its answers: it is not an Entrostat "
-                "server, start one with `entrostat serve`"
-            )
-        tokens = measured.tokens or ()
-        rollout = RolloutRecord(
-            **ask._asdict(),
-            text=choice.message.content or "",
-            finish_reason=choice.finish_reason,
-            entropies=[token.entropy for token in tokens],
-            temperatures=[token.temperature for token in tokens],
+        return _record(ask, answer.choices[0], str(client.base_url))
+
+
+def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
+    """The answer and its measurements.
+
+    Raises:
+        TrainingError: The server measures nothing.
+        RetryableError: The measurements are incomplete.
+    """
+    measured = report(choice)
+    if measured is None:
+        raise TrainingError(
+            f"{server} sends no `entropy` with its answers: it is not an Entrostat "
+            "server, start one with `entrostat serve`"
         )
-        # A missing entropy of a token comes from the model; other missing data are a failure.
-        if measured.fallback not in (None, "no_entropy") or not rollout.measured:
-            reason = measured.fallback or "no token was measured"
-            raise RetryableError(f"{client.base_url} sent an incomplete trace: {reason}")
-        return rollout
+    tokens, decision = measured.tokens or (), measured.difficulty
+    logprobs = None if choice.logprobs is None else choice.logprobs.content
+    rollout = RolloutRecord(
+        number=ask.number,
+        messages=ask.messages,
+        seed=ask.seed,
+        text=choice.message.content or "",
+        finish_reason=choice.finish_reason,
+        entropies=[token.entropy for token in tokens],
+        temperatures=[token.temperature for token in tokens],
+        logprobs=None if logprobs is None else [token.logprob for token in logprobs],
+        difficulty=None if decision is None else decision.label,
+        prepass=decision is not None and decision.prepass_tokens is not None,
+    )
+    # A missing entropy of a token comes from the model; other missing data are a failure.
+    if measured.fallback not in (None, "no_entropy") or not rollout.measured:
+        reason = measured.fallback or "no token was measured"
+        raise RetryableError(f"{server} sent an incomplete trace: {reason}")
+    return rollout
 
 
 class _Card(BaseModel):

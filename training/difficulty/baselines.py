@@ -17,10 +17,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from training.common.metrics import Interval
 from training.common.report import MIN_POINTS
 from training.difficulty.config import HeadKind
 from training.difficulty.fit import MAX_FOLDS, Data, select, stratified_folds
-from training.difficulty.metrics import Interval, Labels, difference, macro_f1
+from training.difficulty.metrics import Labels, difference, macro_f1
 
 REPEATS = 3
 TASK_FOLDS = 10

@@ -17,10 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import Difficulty
 from training.common.errors import TrainingError
+from training.common.metrics import Floats, Interval
 from training.difficulty.config import HeadKind
 from training.difficulty.metrics import (
-    Floats,
-    Interval,
     Labels,
     accuracy,
     expected_calibration_error,

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Thresholds
+from training.common.metrics import Interval
 from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
 from training.datasets.problem import Problem
 from training.difficulty.baselines import TASK_FOLDS, BaselineComparison, FoldComparison
 from training.difficulty.fit import MAX_FOLDS, Data, DifficultyFit
 from training.difficulty.labels import AnswerStatistics
-from training.difficulty.metrics import Interval, reliability
+from training.difficulty.metrics import reliability
 
 _NAME = "difficulty-probe"
 _COLOURS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}

@@ -66,8 +66,8 @@ async def test_servers_take_turns(fake: Fake) -> None:
 
 
 async def test_no_more_requests_are_under_way_than_allowed(fake: Fake) -> None:
-    fake.delay = 0.02
-    assert len(await drawn(fleet(fake, concurrency=3), 12)) == 12
+    fake.delay = 0.2  # long beside the start of a request on a busy machine
+    assert len(await drawn(fleet(fake, concurrency=3), 6)) == 6
     assert fake.busiest == 3
 
 
@@ -149,7 +149,9 @@ async def test_servers_of_different_models_are_no_fleet(fake: Fake) -> None:
 
 def test_tokens_without_an_entropy_are_kept_apart() -> None:
     rollout = RolloutRecord(
-        **asks(1)[0]._asdict(),
+        number=0,
+        messages=[{"role": "user", "content": "prompt"}],
+        seed=7,
         text="",
         finish_reason="stop",
         entropies=[1.0, None, 2.0],

@@ -1,0 +1,141 @@
+"""Arms of an evaluation: ways to ask, each with the controls that it has to beat."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from training.common.server_pool import Sampling
+from training.evaluation.config import EvaluateConfig
+
+ArmKind = Literal["fixed", "min_p", "law", "mean", "shuffled", "strategy", "router"]
+"""`mean` and `shuffled` are controls of a law, `strategy` those of a router."""
+STRATEGIES = {"easy": "low", "normal": "medium", "hard": "high"}
+"""Names of strategies, and the `reasoning_effort` that selects each."""
+MAX_BINS = 64
+"""Most temperatures that the law `shuffled` takes."""
+
+Json = Mapping[str, Any]
+
+
+class EvaluationArm(NamedTuple):
+    """One way to ask every question."""
+
+    name: str
+    kind: ArmKind
+    sampling: Sampling | None
+    """None for a control that needs the temperatures of its law first."""
+    of: str = ""
+    """The profile that this arm belongs to."""
+    control: Mapping[str, Any] = {}
+    """The control of the profile, as `recommended.toml` would have it."""
+
+
+class SkippedProfile(NamedTuple):
+    """A profile that is not measured."""
+
+    name: str
+    reason: str
+
+
+def fixed_name(temperature: float) -> str:
+    """Name of an arm with one temperature."""
+    return f"T = {temperature:g}"
+
+
+def make_arms(
+    config: EvaluateConfig, profiles: Mapping[str, Json]
+) -> tuple[list[EvaluationArm], list[SkippedProfile]]:
+    """Arms in the order in which answers are numbered, and the profiles without one.
+
+    Args:
+        config: The settings.
+        profiles: Controls by the name of the profile.
+    """
+    length = config.max_tokens
+    plain = [
+        EvaluationArm(fixed_name(t), "fixed", Sampling(t, length, logprobs=t == config.temperature))
+        for t in config.curve
+    ]
+    if config.min_p:
+        sampling = Sampling(1.0, length, further={"min_p": config.min_p})
+        plain.append(EvaluationArm(f"min_p = {config.min_p:g}, T = 1", "min_p", sampling))
+    arms, skipped = plain, list[SkippedProfile]()
+    routed = False
+    for name, control in profiles.items():
+        asked = {key: value for key, value in control.items() if value not in (None, "summary")}
+        if set(asked) == {"temperature"} and asked["temperature"].get("type") != "fixed":
+            arms += _law_arms(name, asked, config)
+        elif set(asked) == {"difficulty"} and not routed:
+            routed = True
+            arms += _router_arms(name, asked, config)
+        else:
+            skipped.append(SkippedProfile(name, _why_not(asked)))
+    return arms, skipped
+
+
+def _why_not(asked: Json) -> str:
+    if set(asked) == {"temperature"}:
+        return "is a fixed temperature, which the curve covers"
+    if set(asked) == {"difficulty"}:
+        return "is a second router: name it alone with --profiles"
+    return f"sets {', '.join(asked) or 'nothing'}: only a law or a router has controls here"
+
+
+def _law_arms(name: str, control: Json, config: EvaluateConfig) -> list[EvaluationArm]:
+    sampling = Sampling(config.temperature, config.max_tokens, control)
+    return [
+        EvaluationArm(name, "law", sampling, name, control),
+        EvaluationArm(f"{name}: mean T", "mean", None, name),
+        EvaluationArm(f"{name}: shuffled T", "shuffled", None, name),
+    ]
+
+
+def _router_arms(name: str, control: Json, config: EvaluateConfig) -> list[EvaluationArm]:
+    """The router, and each of its strategies for every question."""
+    length = config.max_tokens
+    fixed = {"difficulty": {**control["difficulty"], "effort": True}}
+    return [
+        EvaluationArm(name, "router", Sampling(None, length, control), name, control),
+        *(
+            EvaluationArm(
+                f"{name}: always {word}",
+                "strategy",
+                Sampling(None, length, fixed, {"reasoning_effort": effort}),
+                name,
+            )
+            for word, effort in STRATEGIES.items()
+        ),
+    ]
+
+
+def matched(
+    arm: EvaluationArm, temperatures: Sequence[float], config: EvaluateConfig
+) -> EvaluationArm:
+    """A law's control with the temperatures that the law applied.
+
+    Args:
+        arm: Of the kind `mean` or `shuffled`.
+        temperatures: Those of the law's tokens, on questions that only choose.
+        config: The settings.
+    """
+    if arm.kind == "mean":
+        mean = round(float(np.mean(temperatures)), 4)
+        return arm._replace(sampling=Sampling(mean, config.max_tokens))
+    law = shuffled_law(temperatures)
+    sampling = Sampling(config.temperature, config.max_tokens, {"temperature": law})
+    return arm._replace(sampling=sampling)
+
+
+def shuffled_law(temperatures: Sequence[float]) -> dict[str, Any]:
+    """The server's law that draws every token's temperature from a histogram of these."""
+    values, counts = np.unique(np.round(temperatures, 4), return_counts=True)
+    if len(values) > MAX_BINS:
+        parts = np.array_split(np.sort(temperatures), MAX_BINS)
+        values = np.array([part.mean() for part in parts])
+        counts = np.array([len(part) for part in parts])
+    return {
+        "type": "shuffled",
+        "temperatures": [round(float(value), 6) for value in np.clip(values, 0.01, None)],
+        "weights": [float(count) for count in counts],
+    }

@@ -1,0 +1,163 @@
+"""The entropy report as a flag for wrong answers, beside what a user could flag with instead."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from training.common.metrics import (
+    Floats,
+    Interval,
+    calibration_error,
+    interval,
+    resample_weights,
+    smallest_difference,
+)
+from training.evaluation.answers import ArmAnswers
+from training.evaluation.selective import accuracy_at_coverage, auroc, excess_aurc
+
+ENTROPY = "entropy_mean"
+SHUFFLED = "entropy_mean, shuffled"
+CONTROLS = (
+    "mean logprob (stock)",
+    "answer length",
+    "question length",
+    "kind of question",
+    SHUFFLED,
+)
+"""Scores that need no report of ours."""
+COVERAGES = (0.25, 0.5, 0.75)
+
+
+class FlagScore(NamedTuple):
+    """What one score says about wrong answers."""
+
+    auroc: Interval
+    behind: Interval | None
+    """AUROC of `entropy_mean` minus that of this score; None for `entropy_mean` itself."""
+    smallest: float
+    """Smallest difference to `entropy_mean` that so many questions could show."""
+    accuracy: tuple[Interval, ...]
+    """Of the surest 25, 50 and 75 % of the answers."""
+    excess_aurc: float
+    calibration_error: float
+    """Of a logistic curve from the score to the probability of being right (ECE)."""
+
+
+class FlagResult(NamedTuple):
+    """Every score beside each other."""
+
+    accuracy: Interval
+    """Of all answers."""
+    scores: dict[str, FlagScore]
+    votes: dict[str, FlagScore]
+    """Scores of a question against its majority being wrong; needs several answers each."""
+    num_questions: int
+    num_answers: int
+    thresholds: tuple[float, ...]
+    """`entropy_mean` below which the surest 25, 50 and 75 % of the answers are."""
+
+
+def measure_flag(
+    answers: ArmAnswers, kinds: Sequence[str], lengths: Sequence[int], half: Floats, seed: int
+) -> FlagResult | None:
+    """Compare the scores; None where all answers are right, or all wrong.
+
+    Args:
+        answers: Plain answers.
+        kinds: Kind of every question.
+        lengths: Characters of every question.
+        half: 0 or 1 for every question. What is fitted on one half scores the other.
+        seed: Of the resamples and the permutation.
+    """
+    wrong = 1.0 - answers.right
+    if wrong.min() == wrong.max():
+        return None
+    weights = resample_weights(len(wrong), seed)
+    columns = np.ones_like(wrong)
+    scores = {
+        ENTROPY: answers.entropy_mean,
+        "entropy_max": answers.entropy_max,
+        "mean logprob (stock)": -answers.logprob_mean,
+        "sum of logprobs (stock)": -answers.logprob_sum,
+        "answer length": answers.tokens,
+        "question length": np.array(lengths, dtype=np.float64)[:, None] * columns,
+        "kind of question": _by_kind(wrong, kinds, half)[:, None] * columns,
+        SHUFFLED: _permuted(answers.entropy_mean, seed),
+    }
+    scores = {name: score for name, score in scores.items() if not np.isnan(score).any()}
+    majority = 1.0 - answers.majority_right()[:, None]
+    votes = {
+        "share of the votes": 1.0 - answers.vote_share()[:, None],
+        "entropy_mean over the answers": answers.entropy_mean.mean(1)[:, None],
+    }
+    decided = np.round(majority)  # a tie counts as wrong if it is wrong more often
+    return FlagResult(
+        accuracy=interval(float(answers.right.mean()), weights @ answers.right.mean(1)),
+        scores=_compare(scores, wrong, weights, half),
+        votes=_compare(votes, decided, weights, half) if decided.min() < decided.max() else {},
+        num_questions=len(wrong),
+        num_answers=wrong.size,
+        thresholds=tuple(np.quantile(answers.entropy_mean, COVERAGES).tolist()),
+    )
+
+
+def _compare(
+    scores: Mapping[str, Floats], wrong: Floats, weights: Floats, half: Floats
+) -> dict[str, FlagScore]:
+    once = np.full((1, len(wrong)), 1 / len(wrong))
+    first = next(iter(scores.values()))
+    own, own_values = auroc(first, wrong, once)[0], auroc(first, wrong, weights)
+    found = {}
+    for name, score in scores.items():
+        value, values = auroc(score, wrong, once)[0], auroc(score, wrong, weights)
+        kept = ~np.isnan(values)
+        gap = own_values[kept] - values[kept]
+        found[name] = FlagScore(
+            interval(float(value), values[kept]),
+            None if score is first else interval(float(own - value), gap),
+            smallest_difference(gap),
+            tuple(
+                interval(
+                    float(accuracy_at_coverage(score, wrong, coverage, once)[0]),
+                    accuracy_at_coverage(score, wrong, coverage, weights),
+                )
+                for coverage in COVERAGES
+            ),
+            excess_aurc(score.ravel(), wrong.ravel()),
+            calibration_error(_probability(score, wrong, half).ravel(), 1.0 - wrong.ravel()),
+        )
+    return found
+
+
+def _by_kind(wrong: Floats, kinds: Sequence[str], half: Floats) -> Floats:
+    """Error rate of the question's kind on the other half; a kind not seen gets the mean."""
+    names = np.array(kinds)
+    rates = np.zeros(len(names))
+    for part in (0, 1):
+        seen, new = half != part, half == part
+        rate = wrong[seen].mean()
+        for kind in set(kinds):
+            among = seen & (names == kind)
+            rates[new & (names == kind)] = wrong[among].mean() if among.any() else rate
+    return rates
+
+
+def _permuted(score: Floats, seed: int) -> Floats:
+    order = np.random.default_rng(seed).permutation(score.size)
+    return np.asarray(score.ravel()[order].reshape(score.shape))
+
+
+def _probability(score: Floats, wrong: Floats, half: Floats) -> Floats:
+    """Probability of being right by the score, from a curve fitted on the other half."""
+    found = np.full(score.shape, 1.0 - wrong.mean())
+    centered = (score - score.mean()) / (score.std() or 1.0)
+    for part in (0, 1):
+        seen, new = half != part, half == part
+        truth = 1.0 - wrong[seen].ravel()
+        if 0 < truth.sum() < len(truth):
+            model = LogisticRegression().fit(centered[seen].ravel()[:, None], truth)
+            probability = model.predict_proba(centered[new].ravel()[:, None])[:, 1]
+            found[new] = probability.reshape(found[new].shape)
+    return found

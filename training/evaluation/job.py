@@ -1,0 +1,341 @@
+"""`entrostat evaluate`: draws the answers of all arms, compares them and writes the page."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from probes.artifact import package_versions
+from training.common.errors import TrainingError
+from training.common.files import write_text
+from training.common.job import check_served_job, identify, servers_of
+from training.common.machine import machine
+from training.common.report import write_page
+from training.common.rollout_store import RolloutStore
+from training.common.sampling import draw, run_folder
+from training.common.server_pool import SampleRequest, Sampling, ServedModel, ServerPool
+from training.datasets.loaders import load_problems
+from training.datasets.problem import Problem
+from training.evaluation.answers import read_answers
+from training.evaluation.arms import (
+    EvaluationArm,
+    SkippedProfile,
+    fixed_name,
+    make_arms,
+    matched,
+    shuffled_law,
+)
+from training.evaluation.collect import AnswerDraw, AnswerGrid, halves, pending
+from training.evaluation.config import EvaluateConfig
+from training.evaluation.figures import draw_figure
+from training.evaluation.page import write_text_of
+from training.evaluation.recommend import Recommendation, profile_file, recommend
+from training.evaluation.results import DrawnAnswers, EvaluationResult, analyze, kind_of
+
+MIN_QUESTIONS = 4
+"""Least questions of a half that every arm has answered."""
+
+
+class _Sampled(NamedTuple):
+    """What one task's answers are and where they lie."""
+
+    served: ServedModel
+    run: Path
+    arms: list[EvaluationArm]
+    skipped: list[SkippedProfile]
+    drawn: DrawnAnswers
+    tokens: int
+    seconds: float
+    """Spent on drawing, over all runs that it took."""
+
+
+def evaluate(config: EvaluateConfig, console: Console) -> list[Path]:
+    """Run the job.
+
+    Returns:
+        The page of every task.
+
+    Raises:
+        TrainingError: It cannot be done; the answers so far stay in the run folder.
+    """
+    tasks = check(config)
+    with servers_of(config, console) as urls:
+        return [
+            _evaluate(config, task, problems, urls, console) for task, problems in tasks.items()
+        ]
+
+
+def check(config: EvaluateConfig) -> dict[str, list[Problem]]:
+    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+
+    Returns:
+        The questions of every task.
+
+    Raises:
+        TrainingError: A task or a folder is wrong, or a task has too few questions.
+    """
+    check_served_job(config)
+    tasks = {}
+    for task in config.tasks:
+        problems = load_problems((task,), config.questions, config.seed, config.grader)
+        if len(problems) < 2 * MIN_QUESTIONS:
+            raise TrainingError(
+                f"{task}: has {len(problems)} questions, at least {2 * MIN_QUESTIONS} are needed"
+            )
+        tasks[task] = problems
+    return tasks
+
+
+def cost(config: EvaluateConfig, tasks: Mapping[str, list[Problem]]) -> str:
+    """What a run takes, for `--dry-run`."""
+    return f"at most {config.budget * len(tasks):,} tokens; {config.minutes}"
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    task: str,
+    problems: list[Problem],
+    urls: tuple[str, ...],
+    console: Console,
+) -> Path:
+    console.print(f"[bold]{escape(task)}[/]: {len(problems)} questions", highlight=False)
+    sampled = asyncio.run(_sample(config, task, problems, urls, console))
+    result = analyze(config, sampled.arms, sampled.drawn, sampled.skipped)
+    recommendation = recommend(result, sampled.arms, config.temperature)
+    page = _write(config, task, sampled, result, recommendation)
+    for goal, sentence in recommendation.sentences.items():
+        console.print(f"[bold]{goal}[/]: {escape(sentence)}", highlight=False, soft_wrap=True)
+    console.print(f"page:     {page}", highlight=False, soft_wrap=True)
+    console.print(f"profiles: {page.parent / 'recommended.toml'}", highlight=False, soft_wrap=True)
+    return page
+
+
+async def _sample(
+    config: EvaluateConfig,
+    task: str,
+    problems: list[Problem],
+    urls: tuple[str, ...],
+    console: Console,
+) -> _Sampled:
+    """Draw what the run folder does not hold yet."""
+    plain = Sampling(config.temperature, config.max_tokens)
+    async with ServerPool(urls, plain, concurrency=config.concurrency) as fleet:
+        served = await fleet.connect()
+        wanted, skipped = make_arms(config, await _profiles(fleet, config))
+        arms, refused = await _accepted(fleet, wanted)
+        settings = _run_settings(config, problems, arms, served)
+        run = run_folder(config.runs, f"evaluation-{_name(task)}", served, settings)
+        grid = AnswerGrid(len(problems), config.samples)
+        choosing, scoring = halves([kind_of(problem) for problem in problems])
+        first = {i: arm for i, arm in enumerate(arms) if arm.sampling and arm.kind != "min_p"}
+        share = len(first) / (len(first) + len(arms))
+        one = AnswerDraw(grid, first, choosing, int(share * config.budget), config.max_tokens)
+        with _stopwatch(run) as seconds:
+            store = await _draw(fleet, run, one, problems, config, console, fresh=config.fresh)
+            seen = _enough(one.complete(store), config)
+            arms = _with_matched(arms, grid, seen, store, config)
+            two = AnswerDraw(grid, dict(enumerate(arms)), scoring, config.budget, config.max_tokens)
+            store = await _draw(fleet, run, two, problems, config, console, fresh=False)
+            new = _enough(two.complete(store), config)
+    console.print("grading and comparing the answers")
+    drawn = DrawnAnswers(
+        {arm.name: read_answers(problems, seen, i, grid, store) for i, arm in first.items()},
+        {arm.name: read_answers(problems, new, i, grid, store) for i, arm in enumerate(arms)},
+        ([problems[q] for q in seen], [problems[q] for q in new]),
+    )
+    found = skipped + refused
+    return _Sampled(served, run, arms, found, drawn, store.num_tokens, seconds())
+
+
+async def _profiles(fleet: ServerPool, config: EvaluateConfig) -> dict[str, Mapping[str, Any]]:
+    cards = (await fleet.read("/entropy/profiles"))["data"]
+    known = {str(card["id"]): card["control"] for card in cards}
+    for name in config.profiles:
+        if name not in known:
+            raise TrainingError(
+                f"--profiles {name}: the server has no such profile; it has {', '.join(known)}"
+            )
+    return {name: known[name] for name in config.profiles or known}
+
+
+async def _accepted(
+    fleet: ServerPool, arms: Sequence[EvaluationArm]
+) -> tuple[list[EvaluationArm], list[SkippedProfile]]:
+    """The arms that the server takes, and why it refuses the others."""
+    refused: dict[str, str] = {}
+    for arm in arms:
+        sampling = arm.sampling
+        if arm.kind == "shuffled" and arm.of not in refused:
+            sampling = Sampling(1.0, 1, {"temperature": shuffled_law([0.5, 1.0])})
+        if sampling is None:
+            continue
+        greeting = [{"role": "user", "content": "Hello"}]
+        request = SampleRequest(0, greeting, 0, sampling._replace(max_tokens=1))
+        try:
+            await fleet.sample(request)
+        except TrainingError as error:
+            refused[arm.name if arm.kind == "shuffled" else arm.of or arm.name] = str(error)
+    kept = [arm for arm in arms if arm.name not in refused and arm.of not in refused]
+    return kept, [SkippedProfile(name, reason) for name, reason in refused.items()]
+
+
+def _run_settings(
+    config: EvaluateConfig,
+    problems: list[Problem],
+    arms: Sequence[EvaluationArm],
+    served: ServedModel,
+) -> dict[str, Any]:
+    """What decides which answers are drawn. The budget does not: a larger one goes on."""
+    folder = config.checkpoint or Path(served.root)
+    return {
+        "served": identify(folder).model_dump() if folder.is_dir() else served._asdict(),
+        "problems": [problem.model_dump() for problem in problems],
+        "arms": [
+            (arm.name, None if arm.sampling is None else arm.sampling._asdict()) for arm in arms
+        ],
+        "samples": config.samples,
+        "instruction": config.instruction,
+        "seed": config.seed,
+    }
+
+
+async def _draw(
+    fleet: ServerPool,
+    run: Path,
+    wanted: AnswerDraw,
+    problems: list[Problem],
+    config: EvaluateConfig,
+    console: Console,
+    *,
+    fresh: bool,
+) -> RolloutStore:
+    return await draw(
+        fleet,
+        run,
+        lambda store: pending(wanted, problems, config.instruction, config.seed, store),
+        console,
+        fresh=fresh,
+        total=100,
+        unit="%",
+        done=wanted.meter(),
+    )
+
+
+def _enough(questions: list[int], config: EvaluateConfig) -> list[int]:
+    if len(questions) < MIN_QUESTIONS:
+        raise TrainingError(
+            f"--budget {config.budget} covers only {len(questions)} questions of a half, at least "
+            f"{MIN_QUESTIONS} are needed: raise it and re-run, or take fewer --samples, --profiles "
+            "or --max-tokens"
+        )
+    return questions
+
+
+def _with_matched(
+    arms: Sequence[EvaluationArm],
+    grid: AnswerGrid,
+    questions: Sequence[int],
+    store: RolloutStore,
+    config: EvaluateConfig,
+) -> list[EvaluationArm]:
+    """All arms; controls get the temperatures that their laws applied to these questions."""
+    index = {arm.name: number for number, arm in enumerate(arms)}
+
+    def temperatures(law: str) -> list[float]:
+        numbers = (
+            grid.number(index[law], question, sample)
+            for question in questions
+            for sample in range(grid.num_samples)
+        )
+        found = (t for n in numbers for t in store.rollouts[n].temperatures)
+        return [temperature for temperature in found if temperature is not None]
+
+    return [arm if arm.sampling else matched(arm, temperatures(arm.of), config) for arm in arms]
+
+
+@contextmanager
+def _stopwatch(run: Path) -> "Iterator[Any]":
+    """Seconds spent in this run folder, kept on disk so that a resumed run adds to them."""
+    file, begin = run / "seconds.json", time.monotonic()
+    before = float(json.loads(file.read_text())) if file.is_file() else 0.0
+
+    def total() -> float:
+        return before + time.monotonic() - begin
+
+    try:
+        yield total
+    finally:
+        write_text(file, json.dumps(round(total(), 1)))
+
+
+def _name(task: str) -> str:
+    """A task as part of a file name."""
+    return Path(task).stem if Path(task).suffix else task.replace("/", "-")
+
+
+def _write(
+    config: EvaluateConfig,
+    task: str,
+    sampled: _Sampled,
+    result: EvaluationResult,
+    recommendation: Recommendation,
+) -> Path:
+    model = config.label or sampled.served.model
+    name = f"evaluation-{_name(task)}-{Path(sampled.served.model).name}"
+    folder = config.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(config, sampled)
+    plain = fixed_name(config.temperature)
+    figure = draw_figure(result, sampled.arms, sampled.drawn, plain, config.votes)
+    head = f"# {model} on {_name(task)}\n\n{facts}"
+    text = write_text_of(result, sampled.arms, config, recommendation, head, f"{name}.png")
+    page = write_page(folder, name, text, figure)
+    toml_head = f"{model} on {_name(task)}. {facts}"
+    write_text(folder / "recommended.toml", profile_file(recommendation, toml_head, result.flag))
+    raw = {
+        "settings": config.model_dump(mode="json"),
+        "model": sampled.served._asdict(),
+        "tokens": sampled.tokens,
+        "seconds": sampled.seconds,
+        "arms": [(arm.name, _plain(arm.sampling)) for arm in sampled.arms],
+        "result": _plain(result),
+        "recommendation": _plain(recommendation),
+        "questions": [problem.model_dump() for problem in sampled.drawn.problems[1]],
+        "right": {arm: one.right.mean(1).tolist() for arm, one in sampled.drawn.scoring.items()},
+        "tokens_mean": {
+            arm: one.tokens.mean(1).round(3).tolist() for arm, one in sampled.drawn.scoring.items()
+        },
+    }
+    write_text(folder / f"{name}.json", json.dumps(raw, indent=1) + "\n")
+    return page
+
+
+def _facts(config: EvaluateConfig, sampled: _Sampled) -> str:
+    versions = package_versions("entrostat", "numpy", "scikit-learn")
+    packages = ", ".join(
+        f"{name} {number}"
+        for name, number in sorted({**versions, "vllm": sampled.served.vllm}.items())
+    )
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `{config.command}` on {machine()}, with\n"
+        f"{packages}: {sampled.tokens:,} tokens in {sampled.seconds / 60:.1f} minutes."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as objects of JSON."""
+    if hasattr(value, "_asdict"):
+        return {key: _plain(item) for key, item in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

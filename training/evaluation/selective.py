@@ -1,0 +1,88 @@
+"""How well a score tells wrong answers from right ones. Pure functions of arrays.
+
+`score` is an uncertainty: the higher, the more likely the answer is wrong. Arrays of answers have
+the shape (questions, answers); resamples weight whole questions.
+"""
+
+import numpy as np
+
+from training.common.metrics import Floats
+
+
+def auroc(score: Floats, wrong: Floats, weights: Floats) -> Floats:
+    """Probability that a wrong answer has a higher score than a right one; ties count half.
+
+    Args:
+        score: Shape (questions, answers).
+        wrong: 1 for a wrong answer, else 0; same shape.
+        weights: Weight of every question in each resample, shape (resamples, questions).
+
+    Returns:
+        One value for each resample; NaN where all answers are right or all are wrong.
+    """
+    bad, good = wrong.astype(float), 1.0 - wrong
+    above = np.zeros((len(score), len(score)))
+    for column, is_bad in zip(score.T, bad.T, strict=True):  # one answer of every question
+        larger = column[:, None, None] > score[None]
+        equal = column[:, None, None] == score[None]
+        above += is_bad[:, None] * ((larger + 0.5 * equal) * good[None]).sum(-1)
+    pairs = (weights @ bad.sum(1)) * (weights @ good.sum(1))
+    hits = np.einsum("rq,qp,rp->r", weights, above, weights, optimize=True)
+    values: Floats = np.full(len(weights), np.nan)
+    np.divide(hits, pairs, out=values, where=pairs > 0)
+    return values
+
+
+def error_by_coverage(score: Floats, wrong: Floats) -> Floats:
+    """Error rate of the k answers with the lowest score, for k = 1, 2, ...
+
+    Tied answers come in random order, so each counts as the mean of its tie.
+
+    Args:
+        score: Shape (answers,).
+        wrong: Shape (answers,).
+    """
+    _, tie = np.unique(score, return_inverse=True)
+    mean = np.bincount(tie, wrong) / np.bincount(tie)
+    errors = np.cumsum(mean[np.sort(tie)])
+    return np.asarray(errors / np.arange(1, len(score) + 1), dtype=np.float64)
+
+
+def aurc(score: Floats, wrong: Floats) -> float:
+    """Area under the risk-coverage curve: the mean of `error_by_coverage`.
+
+    Source: Geifman et al. 2019 (arXiv 1805.08206).
+    """
+    return float(error_by_coverage(score, wrong).mean())
+
+
+def excess_aurc(score: Floats, wrong: Floats) -> float:
+    """AURC minus that of an order which puts all right answers first (E-AURC)."""
+    return aurc(score, wrong) - aurc(wrong.astype(float), wrong)
+
+
+def accuracy_at_coverage(score: Floats, wrong: Floats, coverage: float, weights: Floats) -> Floats:
+    """Accuracy of the share `coverage` of the answers with the lowest score.
+
+    Args:
+        score: Shape (questions, answers).
+        wrong: Likewise.
+        coverage: Between 0 and 1.
+        weights: Shape (resamples, questions).
+
+    Returns:
+        One value for each resample.
+    """
+    _, tie = np.unique(score, return_inverse=True)
+    tie = tie.reshape(score.shape)
+    by_question = np.arange(len(score))[:, None] + np.zeros_like(tie)
+    size = np.zeros((len(score), tie.max() + 1))
+    right = np.zeros_like(size)
+    np.add.at(size, (by_question, tie), 1.0)
+    np.add.at(right, (by_question, tie), 1.0 - wrong)
+    kept, hits = np.cumsum(weights @ size, 1), np.cumsum(weights @ right, 1)
+    values = []
+    for row_kept, row_hits in zip(kept, hits, strict=True):
+        limit = coverage * row_kept[-1]
+        values.append(np.interp(limit, np.r_[0.0, row_kept], np.r_[0.0, row_hits]) / limit)
+    return np.asarray(values, dtype=np.float64)

@@ -5,10 +5,11 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 from vllm.entrypoints.generate.label_reads import next_token_label_reads
-from vllm.exceptions import GenerationError
+from vllm.exceptions import GenerationError, VLLMClientError
 from vllm.inputs import TextPrompt, tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -17,10 +18,25 @@ T = TypeVar("T")
 
 MAX_SAMPLE = 160
 """Maximum number of tokens of a sampled text."""
-_BATCH = 64
+MAX_CHOICES = 128
+"""Maximum number of tokens of one read; vLLM's limit."""
+BATCH = 64
 """Requests in flight per inquiry, so that one does not fill the queue or the event loop."""
 _ROW_BYTES = 200
 """Approximate overhead of one cache entry."""
+
+
+_REFUSALS = (ValueError, VLLMClientError)
+"""What vLLM raises for a prompt or parameters that it does not take."""
+
+
+class NextToken(NamedTuple):
+    """Reads the log-probabilities of some tokens after a prompt."""
+
+    prompt: tuple[Sequence[int], ...]
+    """Parts of the prompt, token ids; requests share their common parts."""
+    choices: Sequence[int]
+    """Token ids, at most `MAX_CHOICES`, all distinct."""
 
 
 class ReadError(ValueError):
@@ -90,7 +106,12 @@ class Reads:
     """
 
     def __init__(
-        self, engine: Any, request_id: str, cache: ReadCache, cache_salt: str | None = None
+        self,
+        engine: Any,
+        request_id: str,
+        cache: ReadCache,
+        cache_salt: str | None = None,
+        adapter: Any = None,
     ) -> None:
         """Create a reader without sending a request.
 
@@ -99,8 +120,11 @@ class Reads:
             request_id: Id of the HTTP request.
             cache: Read cache of this server.
             cache_salt: Salt of the HTTP request; only requests with the same salt share reads.
+            adapter: vLLM's LoRA request; its reads are not cached, because an adapter can be
+                replaced under its name.
         """
-        self._cache = cache
+        self._cache = cache if adapter is None else ReadCache()
+        self._adapter = adapter
         self._engine = engine
         self._request_id = request_id
         self._salt = engine_salt(cache_salt)
@@ -109,6 +133,17 @@ class Reads:
         self.forwards = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block of the prefix cache; 0 if it is switched off."""
+        config = self._engine.vllm_config.cache_config
+        return int(config.block_size) if config.enable_prefix_caching else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Length of the model's context."""
+        return int(self._engine.model_config.max_model_len)
 
     async def tokens(self, texts: Sequence[str], *, start: bool = True) -> list[list[int]]:
         """Tokenize texts in vLLM's tokenizer threads.
@@ -127,8 +162,8 @@ class Reads:
         for batch in _batches([TextPrompt(prompt=text) for text in texts]):
             try:
                 prompts = await self._engine.renderer.tokenize_prompts_async(batch, params)
-            except ValueError as error:
-                raise ReadError(str(error)) from error
+            except _REFUSALS as error:
+                raise ReadError(str(error.args[0])) from error
             found += [prompt["prompt_token_ids"] for prompt in prompts]
         return found
 
@@ -144,10 +179,34 @@ class Reads:
         Raises:
             ReadError: A prompt is too long for the model, or the engine failed.
         """
-        keys = [ReadCache.key(self._salt, "next", prompt, choices) for prompt in prompts]
-        known, new = self._split(keys, prompts)
-        known |= self._store(new, await self._read(list(new.values()), choices))
-        return [known[key] for key in keys]
+        return await self.next_tokens([NextToken((prompt,), choices) for prompt in prompts])
+
+    async def next_tokens(self, wanted: Sequence[NextToken]) -> list[list[float]]:
+        """Log-probabilities of each read's tokens, in nats; one batch at a time.
+
+        Raises:
+            ReadError: A prompt is too long for the model, or the engine failed.
+        """
+        self._refuse_long([sum(map(len, one.prompt)) for one in wanted], 1)
+        rows: list[list[float]] = []
+        for batch in _batches(wanted):
+            # In a thread: joining and hashing long prompts would block the event loop.
+            prompts, keys = await asyncio.to_thread(self._joined, batch)
+            known, new = self._split(keys, prompts)
+            choices = dict(zip(keys, (one.choices for one in batch), strict=True))
+            found = await self._read(list(new.values()), [choices[key] for key in new])
+            known |= self._store(new, found)
+            rows += [known[key] for key in keys]
+        return rows
+
+    def _joined(self, batch: Sequence[NextToken]) -> tuple[list[Sequence[int]], list[bytes]]:
+        """Prompts and cache keys of a batch."""
+        prompts = [list(chain.from_iterable(one.prompt)) for one in batch]
+        keys = [
+            ReadCache.key(self._salt, "next", prompt, one.choices)
+            for prompt, one in zip(prompts, batch, strict=True)
+        ]
+        return list(prompts), keys
 
     async def continuations(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -161,7 +220,9 @@ class Reads:
             ReadError: A pair is too long for the model, or the engine failed.
         """
         keys = [ReadCache.key(self._salt, "after", *pair) for pair in pairs]
-        known, new = self._split(keys, [[*before, *counted] for before, counted in pairs])
+        whole = [[*before, *counted] for before, counted in pairs]
+        self._refuse_long(map(len, whole), 1)
+        known, new = self._split(keys, whole)
         lengths = dict(zip(keys, (len(before) for before, _ in pairs), strict=True))
         found: list[list[float]] = []
         for batch in _batches(list(new)):
@@ -194,7 +255,6 @@ class Reads:
         self, keys: Sequence[bytes], prompts: Sequence[Sequence[int]]
     ) -> tuple[dict[bytes, list[float]], dict[bytes, Sequence[int]]]:
         """Count each read once; return the cached results and the prompts of the others."""
-        self._refuse_long(prompts, 1)
         known: dict[bytes, list[float]] = {}
         new: dict[bytes, Sequence[int]] = {}
         for key, prompt in dict(zip(keys, prompts, strict=True)).items():
@@ -228,14 +288,14 @@ class Reads:
 
     async def _run(self, prompt: Sequence[int], params: SamplingParams) -> Any:
         """Run one request to completion."""
-        self._refuse_long([prompt], params.max_tokens or 1)
+        self._refuse_long([len(prompt)], params.max_tokens or 1)
         self._requests += 1
         name = f"{self._request_id}-run{self._requests}"
         output = None
         try:
             async for state in self._engine.generate(self._input(prompt), params, name):
                 output = state
-        except (ValueError, GenerationError) as error:
+        except (*_REFUSALS, GenerationError) as error:
             raise ReadError(str(error)) from error
         if output is None or not output.outputs or output.outputs[0].finish_reason == "error":
             raise ReadError("the engine did not answer")
@@ -243,40 +303,40 @@ class Reads:
         return output
 
     async def _read(
-        self, prompts: Sequence[Sequence[int]], choices: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            logprobs=len(choices),
-            logprob_token_ids=list(choices),
-            detokenize=False,
-        )
-        rows: list[list[float]] = []
-        for batch in _batches(prompts):
-            self._requests += 1
-            try:
-                reads = await next_token_label_reads(
-                    self._engine,
-                    [self._input(prompt) for prompt in batch],
-                    [params] * len(batch),
-                    f"{self._request_id}-read{self._requests}",
-                )
-            except (ValueError, GenerationError) as error:
-                raise ReadError(str(error)) from error
-            self.cached_tokens += sum(read.result.num_cached_tokens or 0 for read in reads)
-            rows += [read.logprobs for read in reads]
-        return rows
+        """Read the tokens `choices[i]` after each prompt."""
+        if not prompts:
+            return []
+        self._requests += 1
+        params = [
+            SamplingParams(
+                temperature=0.0, max_tokens=1, logprob_token_ids=list(tokens), detokenize=False
+            )
+            for tokens in choices
+        ]
+        try:
+            reads = await next_token_label_reads(
+                self._engine,
+                [self._input(prompt) for prompt in prompts],
+                params,
+                f"{self._request_id}-read{self._requests}",
+                lora_request=self._adapter,
+            )
+        except (*_REFUSALS, GenerationError) as error:
+            raise ReadError(str(error)) from error
+        self.cached_tokens += sum(read.result.num_cached_tokens or 0 for read in reads)
+        return [read.logprobs for read in reads]
 
     def _input(self, prompt: Sequence[int]) -> Any:
         return tokens_input(list(prompt), cache_salt=self._salt)
 
-    def _refuse_long(self, prompts: Sequence[Sequence[int]], room: int) -> None:
-        limit = self._engine.model_config.max_model_len - room
-        longest = max(map(len, prompts), default=0)
+    def _refuse_long(self, lengths: Iterable[int], room: int) -> None:
+        limit = self.max_tokens - room
+        longest = max(lengths, default=0)
         if longest > limit:
             raise ReadError(f"a prompt has {longest} tokens, the model takes {limit}")
 
 
 def _batches(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[at : at + _BATCH] for at in range(0, len(items), _BATCH)]
+    return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]

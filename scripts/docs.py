@@ -23,6 +23,7 @@ from typer.main import get_command
 from probes.inquiry.task import Task
 from scripts.config_page import config_page, settings_table
 from scripts.routes_page import routes_page
+from server.wire.decisions import DecisionControl, DecisionReport
 from server.wire.report import Report
 from server.wire.request import Control
 from training.cli import policy as policy_cli
@@ -135,9 +136,14 @@ def objectives_page() -> str:
 
 
 def wire_schema() -> str:
-    """JSON schema of `Control` (the request's field) and `Report` (the answer's)."""
+    """JSON schema of the request's field (`Control`, `DecisionControl`) and of the answer's."""
     modes: list[tuple[type[BaseModel], JsonSchemaMode]]
-    modes = [(Control, "validation"), (Report, "serialization")]
+    modes = [
+        (Control, "validation"),
+        (Report, "serialization"),
+        (DecisionControl, "validation"),
+        (DecisionReport, "serialization"),
+    ]
     _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
     return json.dumps(schema, indent=2) + "\n"
 

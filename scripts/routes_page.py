@@ -16,8 +16,9 @@ Every route of the server, ours and vLLM's.
   `Authorization: Bearer KEY`.
 - *generates*: it runs the model for the client.
 - *controls*: "takes" the field `entropy`, the header `X-Entropy-Profile` and `NAME@PROFILE`;
-  "refuses" all three with 400 and `param`; "profile names" accepts `NAME@PROFILE`, which changes
-  nothing there. Routes without an entry have no body.
+  "own" takes a field `entropy` with other keys and refuses profiles; "refuses" all three with 400
+  and `param`; "profile names" accepts `NAME@PROFILE`, which changes nothing there. Routes without
+  an entry have no body.
 - *needs*: the flag or variable that switches the route on; empty for routes that are always there.
 
 | route | key | generates | controls | needs |

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
+from probes.decisions.calibration import DecisionCalibration
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import Inquiry
@@ -27,6 +28,7 @@ _COMMANDS: dict[Kind, str] = {
     "difficulty-probe": "train-probe difficulty",
     "steering-vector": "train-steering",
     "inquiry-calibration": "train-probe inquiry",
+    "decision-calibration": "train-probe decisions",
 }
 """Command that produces each kind."""
 
@@ -62,6 +64,7 @@ class Artifacts:
         self._loaded: dict[str, Artifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
         self._inquiries: dict[str, Inquiry] = {}
+        self._decisions: dict[str, DecisionCalibration] = {}
         self._vectors: dict[str, SteeringVector] = {}
         for name, folder in scan(roots).items():
             self._load(name, folder, served)
@@ -174,7 +177,7 @@ class Artifacts:
 
     def _refuse(self, name: str, reason: str) -> None:
         logger.warning("entrostat: artifact %s is not used: %s", name, reason)
-        for table in (self._loaded, self._vectors, self._inquiries):
+        for table in (self._loaded, self._vectors, self._inquiries, self._decisions):
             table.pop(name, None)
         self._cards[name] = self._cards[name].model_copy(update={"usable": False, "reason": reason})
 
@@ -191,6 +194,20 @@ class Artifacts:
                 artifact.manifest.inquiry, artifact.tensors
             )
         return self._inquiries[name]
+
+    def decision(self, name: str, param: str) -> DecisionCalibration:
+        """Return the decision calibration with this id.
+
+        Raises:
+            BadControl: It does not exist or is incompatible.
+        """
+        artifact = self._find(name, "decision-calibration", param)
+        if name not in self._decisions:
+            assert artifact.manifest.decision is not None  # `_malformed` refused the others
+            self._decisions[name] = DecisionCalibration.from_tensors(
+                artifact.manifest.decision, artifact.tensors
+            )
+        return self._decisions[name]
 
     def _find(self, name: str | None, kind: Kind, param: str) -> Artifact:
         if name is None:
@@ -287,6 +304,14 @@ def _malformed(
             return "manifest.json: inquiry is missing"
         try:
             Inquiry.from_tensors(manifest.inquiry, tensors)
+        except ValueError as error:
+            return str(error)
+        return None
+    if manifest.kind == "decision-calibration":
+        if manifest.decision is None:
+            return "manifest.json: decision is missing"
+        try:
+            DecisionCalibration.from_tensors(manifest.decision, tensors)
         except ValueError as error:
             return str(error)
         return None

@@ -31,6 +31,9 @@ _QUEUE_FULL = Counter(
     "entrostat_steering_queue_full", "Steered requests refused with 503 because too many wait."
 )
 _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["action"])
+_DECISIONS = Counter(
+    "entrostat_decisions", "Answered questions of /v1/decisions, by outcome.", ["outcome"]
+)
 
 
 def count_request(law: str | None, profile: str | None) -> None:
@@ -53,6 +56,11 @@ def observe_completion(report: Report) -> None:
 def count_inquiry_turn(action: str) -> None:
     """Count one turn of an inquiry."""
     _TURNS.labels(action).inc()
+
+
+def count_decision(outcome: str) -> None:
+    """Count one question of a decision."""
+    _DECISIONS.labels(outcome).inc()
 
 
 def count_refusal() -> None:

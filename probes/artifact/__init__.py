@@ -22,12 +22,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probes.decisions.calibration import DecisionSpec
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import InquirySpec
 from probes.steering import SteeringSpec
 
 SCHEMA_VERSION = 1
-Kind = Literal["entropy-statistics", "difficulty-probe", "steering-vector", "inquiry-calibration"]
+Kind = Literal[
+    "entropy-statistics",
+    "difficulty-probe",
+    "steering-vector",
+    "inquiry-calibration",
+    "decision-calibration",
+]
 
 _CONFIG_FIELDS = (
     "architectures",
@@ -94,6 +101,8 @@ class Manifest(BaseModel):
     """For a steering vector: its size and the norms of its layers."""
     inquiry: InquirySpec | None = None
     """For an inquiry calibration: its task and predictors."""
+    decision: DecisionSpec | None = None
+    """For a decision calibration: its questions."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Measurements of the job."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request
 
 from server.artifacts import load_artifacts
+from server.decisions.frame import ChatFrame
 from server.inquiry.engine_reads import ReadCache
 from server.profiles import Profiles
 from server.requests.admission import Admission
@@ -26,6 +27,8 @@ class ServerState:
         self.admission = _admission(ours.get(VECTORS_KEY), servers, settings.steering_queue)
         self.telemetry = Telemetry()
         self.readings = ReadCache()
+        self.chat_frame: ChatFrame | None = None
+        """The chat template around a question of `/v1/decisions`, once it was rendered."""
 
     def served_names(self, request: Request) -> set[str]:
         """Valid values of `model`: names of the base model and the loaded adapters."""

@@ -7,16 +7,16 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
-from server.routes import anthropic, entropy, models, openai
+from server.routes import anthropic, decisions, entropy, models, openai
 from server.routes.access import guard, is_public
 from server.routes.failures import shape_errors
 from server.routes.uncontrolled import refuses_controls, routes_that_refuse_controls
 
-Controls = Literal["takes", "refuses", "profile names", ""]
+Controls = Literal["takes", "own", "refuses", "profile names", ""]
 """How a route handles the `entropy` field, the header and `NAME@PROFILE`."""
 
 _CONTROLLED = (openai.router, anthropic.router)
-_OURS = (*_CONTROLLED, models.router, entropy.router)
+_OURS = (*_CONTROLLED, decisions.router, models.router, entropy.router)
 
 _SILENT = frozenset(
     {
@@ -109,6 +109,8 @@ def _control_support(route: object, path: str, method: str) -> Controls:
         return "refuses"
     if any(_has_route(router, path, method) for router in _CONTROLLED):
         return "takes"
+    if _has_route(decisions.router, path, method):
+        return "own"
     return "profile names" if method == "POST" and _has_route(models.router, path, method) else ""
 
 

@@ -20,13 +20,22 @@ async def refuse_controls(raw_request: Request) -> None:
     Raises:
         BadControl: The header, the body or the model name of the request names controls.
     """
+    body = await _body(raw_request)
+    if body.get("entropy") is not None:
+        path = raw_request.url.path
+        raise BadControl(f"`entropy`: {path} takes no controls", "entropy")
+    refuse_profiles(body.get("model"), raw_request)
+
+
+def refuse_profiles(name: Any, raw_request: Request) -> None:
+    """Refuse a profile in the header or in the name of the model.
+
+    Raises:
+        BadControl: There is one.
+    """
     path = raw_request.url.path
     if "x-entropy-profile" in raw_request.headers:
         raise BadControl(f"`X-Entropy-Profile`: {path} takes no profile", "X-Entropy-Profile")
-    body = await _body(raw_request)
-    if body.get("entropy") is not None:
-        raise BadControl(f"`entropy`: {path} takes no controls", "entropy")
-    name = body.get("model")
     if isinstance(name, str):
         state = state_of(raw_request)
         _, profile = split_model(name, state.served_names(raw_request), state.profiles)

@@ -12,8 +12,8 @@ class ArtifactCard(ReportModel):
     id: str
     """Id to use in requests."""
     kind: str
-    """Kind of artifact: `entropy-statistics`, `difficulty-probe`, `steering-vector` or
-    `inquiry-calibration`."""
+    """Kind of artifact: `entropy-statistics`, `difficulty-probe`, `steering-vector`,
+    `inquiry-calibration` or `decision-calibration`."""
     model: str
     """The model that the artifact was made for."""
     usable: bool

@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 DEVELOPER = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 APP = build_app("--api-key", "secret", "--enable-scale-out", env=DEVELOPER)
 FACTS = route_facts(APP)
-OURS = [one.path for one in FACTS if one.controls in ("takes", "profile names")]
+OURS = [one.path for one in FACTS if one.controls in ("takes", "own", "profile names")]
 REFUSING = [one for one in FACTS if one.controls == "refuses"]
 
 
@@ -91,7 +91,11 @@ def test_a_route_without_controls_refuses_them(
 
 def test_every_generating_route_accepts_or_refuses_controls() -> None:
     generating = [one for one in FACTS if one.generates]
-    assert all(one.controls in ("takes", "refuses") for one in generating)
+    assert all(one.controls in ("takes", "own", "refuses") for one in generating)
+    assert {one.path for one in generating if one.controls == "own"} == {
+        "/v1/decisions",
+        "/v1/systemone",
+    }
     assert {one.path for one in generating if one.controls == "takes"} == {
         "/v1/chat/completions",
         "/v1/chat/completions/batch",

@@ -15,6 +15,7 @@ from server.errors import BadControl
 from server.planning.plan import ControlSources, make_plan
 from server.planning.refusals import RequestParams
 from server.wire.cards import ArtifactList, ProfileList, Readiness
+from server.wire.decisions import DecisionControl, DecisionRequest, DecisionResponse
 from server.wire.report import Report
 from server.wire.request import Control, DifficultyControl, InquiryControl, Steer
 from tests.unit.server.support import artifacts
@@ -54,7 +55,13 @@ def openapi(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-PARTS: list[type[RequestModel]] = [Steer, DifficultyControl, InquiryControl, *LAWS.values()]
+PARTS: list[type[RequestModel]] = [
+    Steer,
+    DifficultyControl,
+    InquiryControl,
+    DecisionControl,
+    *LAWS.values(),
+]
 
 
 def check(model: type[RequestModel], number: int, accept: Callable[[Any], None]) -> None:
@@ -99,7 +106,15 @@ def test_every_control_that_the_schema_allows_is_well_formed(number: int) -> Non
 
 @pytest.mark.parametrize(
     "model",
-    [Control, Report, ArtifactList, ProfileList, Readiness],
+    [
+        Control,
+        Report,
+        ArtifactList,
+        ProfileList,
+        Readiness,
+        DecisionRequest,
+        DecisionResponse,
+    ],
     ids=lambda model: model.__name__,
 )
 def test_every_field_of_the_wire_format_has_a_description(model: type[BaseModel]) -> None:

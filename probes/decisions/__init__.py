@@ -1,0 +1,1 @@
+"""Decisions: typed questions about an input, their scores, and their calibration."""

@@ -1,0 +1,1 @@
+"""Answers typed questions about an input with probabilities."""

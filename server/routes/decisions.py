@@ -1,0 +1,191 @@
+"""OpenAI's `/v1/decisions` for any chat model, and `/v1/systemone` by the same handler."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import (
+    load_aware_call,
+    validate_json_request,
+    with_cancellation,
+)
+
+from server import metrics
+from server.decisions.answers import JudgedQuestion
+from server.decisions.decide import DecisionOutcome, decide
+from server.decisions.frame import ChatFrame, chat_frame
+from server.decisions.refusals import refusal_of
+from server.decisions.task import openai_task
+from server.errors import BadControl, error_body
+from server.inquiry.engine_reads import BATCH, ReadError, Reads
+from server.planning.decisions import DecisionPlan, plan_decision
+from server.routes.state import ServerState, state_of
+from server.routes.systemone import (
+    SystemOneRequest,
+    SystemOneResponse,
+    systemone_json,
+    systemone_task,
+)
+from server.routes.uncontrolled import refuse_profiles
+from server.wire.decisions import DecisionRequest, DecisionResponse
+
+router = APIRouter()
+_OBJECT = TypeAdapter(dict[str, JsonValue])
+_UNREPORTED: Any = {"answers": {"__all__": {"entropy"}}}
+"""OpenAI's answers have no field `entropy`."""
+
+
+def _body_of(*models: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI of a body that the route parses itself, without references."""
+    schemas = [_inlined(model.model_json_schema()) for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"requestBody": body}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    parts = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        if isinstance(target := node.get("$ref"), str):
+            return resolve(parts[target.rpartition("/")[2]] | {**node, "$ref": None})
+        return {
+            key: resolve(value)
+            for key, value in node.items()
+            if value is not None and key != "discriminator"
+        }
+
+    found: dict[str, Any] = resolve(schema)
+    return found
+
+
+def _documented(*models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    errors: dict[int | str, dict[str, Any]]
+    errors = {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}
+    return {200: {"model": models[0]}, **errors}
+
+
+@router.post(
+    "/v1/decisions",
+    dependencies=[Depends(validate_json_request)],
+    response_model=None,
+    responses=_documented(DecisionResponse),
+    openapi_extra=_body_of(DecisionRequest),
+)
+async def create_decision(raw_request: Request) -> Any:
+    """Answer typed questions about an input, with the controls of `entropy` if set."""
+    request = await _parsed(raw_request, lambda _: DecisionRequest)
+    return await _answer(request, raw_request)
+
+
+@router.post(
+    "/v1/systemone",
+    dependencies=[Depends(validate_json_request)],
+    response_model=None,
+    responses=_documented(SystemOneResponse),
+    openapi_extra=_body_of(SystemOneRequest, DecisionRequest),
+)
+async def create_systemone_decision(raw_request: Request) -> Any:
+    """As `/v1/decisions`; a body with `state` is a request of vLLM's schema and answered in it."""
+    request = await _parsed(
+        raw_request, lambda body: SystemOneRequest if "state" in body else DecisionRequest
+    )
+    return await _answer(request, raw_request)
+
+
+async def _parsed(raw_request: Request, model_of: Callable[[Mapping[str, Any]], type[Any]]) -> Any:
+    """Validate the body in a thread: it can have megabytes.
+
+    Raises:
+        BadControl: It is not JSON, or not such a request.
+    """
+    return await asyncio.to_thread(_validated, await raw_request.body(), model_of)
+
+
+def _validated(content: bytes, model_of: Callable[[Mapping[str, Any]], type[Any]]) -> Any:
+    try:
+        body = _OBJECT.validate_json(content)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise BadControl(f"the body is not a JSON object: {reason}", "body") from error
+    try:
+        return model_of(body).model_validate(body)
+    except ValidationError as error:
+        raise refusal_of(error, body) from error
+
+
+async def _answer(request: Any, raw_request: Request) -> Any:
+    """Run a request; None if the client disconnected.
+
+    Raises:
+        BadControl: The request cannot be answered; names the field.
+    """
+
+    async def run(request: Any, raw_request: Request) -> Any:
+        return await _run(request, raw_request)
+
+    return await with_cancellation(load_aware_call(run))(request, raw_request)
+
+
+async def _run(request: Any, raw_request: Request) -> Response:
+    state = state_of(raw_request)
+    refuse_profiles(request.model, raw_request)
+    handler = raw_request.app.state.openai_serving_chat
+    if (error := await handler._check_model(request)) is not None:
+        return JSONResponse(error.model_dump(), status_code=error.error.code)
+    is_vllms = isinstance(request, SystemOneRequest)
+    task = await asyncio.to_thread(systemone_task if is_vllms else openai_task, request)
+    adapter = handler._maybe_get_adapters(request)
+    named = None if adapter is None else request.model
+    plan = await asyncio.to_thread(
+        plan_decision, task.control, task.questions, state.artifacts, named
+    )
+    state.engine.check_admission(min(len(task.questions), BATCH))
+    name = f"decision-{raw_request.headers.get('x-request-id') or uuid4().hex}"
+    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, task.salt, adapter)
+    try:
+        frame = await _frame(request, handler, state, reads)
+        outcome = await decide(plan, task.text, task.names, frame, reads)
+    except ReadError as failed:
+        body = error_body(str(failed), "InternalServerError", None, 500)
+        return JSONResponse(body, status_code=500)
+    for verdict in outcome.verdicts:
+        metrics.count_decision(_outcome_of(verdict))
+    model = request.model or handler.models.base_model_paths[0].name
+    if is_vllms:
+        content = await asyncio.to_thread(systemone_json, name, model, task, outcome)
+    else:
+        content = await asyncio.to_thread(_openai_json, model, plan, outcome)
+    return Response(content, media_type="application/json")
+
+
+def _openai_json(model: str, plan: DecisionPlan, outcome: DecisionOutcome) -> str:
+    response = DecisionResponse(model=model, answers=outcome.answers, usage=outcome.usage)
+    return response.model_dump_json(exclude=None if plan.reported else _UNREPORTED)
+
+
+def _outcome_of(verdict: JudgedQuestion | None) -> str:
+    if verdict is None:
+        return "unreadable"
+    return "abstained" if verdict.abstained else "answered"
+
+
+async def _frame(request: Any, handler: Any, state: ServerState, reads: Reads) -> ChatFrame:
+    """The served chat template around a question; rendered once, except for a request's options."""
+    options = getattr(request, "chat_template_kwargs", None) or {}
+    if not options and state.chat_frame is not None:
+        return state.chat_frame
+    served = handler.default_chat_template_kwargs
+    frame = await chat_frame(state.engine, handler.chat_template, {**served, **options}, reads)
+    if not options:
+        state.chat_frame = frame
+    return frame

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from training.cli.options import add_job, show
+from training.decisions.config import DecisionsConfig
 from training.difficulty.config import DifficultyConfig
 from training.inquiry.config import InquiryConfig
 from training.temperature.config import TemperatureConfig
@@ -98,6 +99,32 @@ def inquiry(config: InquiryConfig, dry_run: bool) -> None:
         train_inquiry(config, Console())
 
 
+def decisions(config: DecisionsConfig, dry_run: bool) -> None:
+    """Calibrate `/v1/decisions` on rows with known answers.
+
+    Reads every row through a server, scales the probabilities, calibrates prediction sets and
+    measures both on held-out rows. Writes a `decision-calibration` artifact and a report. What
+    follows `--` goes to `entrostat serve`.
+
+    For example:
+
+        train-probe decisions
+
+        train-probe decisions mine.jsonl --level 0.95
+
+        train-probe decisions mine.csv --instructions "Which team?" --server http://127.0.0.1:8000
+    """
+    from rich.console import Console
+
+    from training.decisions.job import check, cost, train_decisions
+
+    if dry_run:
+        show(config, cost(config, check(config)))
+    else:
+        train_decisions(config, Console())
+
+
 add_job(_app, "temperature", TemperatureConfig, temperature)
 add_job(_app, "difficulty", DifficultyConfig, difficulty)
 add_job(_app, "inquiry", InquiryConfig, inquiry)
+add_job(_app, "decisions", DecisionsConfig, decisions)

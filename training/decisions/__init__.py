@@ -1,0 +1,1 @@
+"""Calibrations of `/v1/decisions`, from rows with known answers."""

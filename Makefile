@@ -14,7 +14,7 @@ COVERAGE_FLOOR := 93
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo serve test test-long check fix bench docs coverage audit package clean
+.PHONY: install demo serve test test-long test-gpu check fix bench docs coverage audit package clean
 
 install: $(STAMP)
 
@@ -43,6 +43,13 @@ test: install          ## all checks and all tests, including those with the rea
 
 test-long: install     ## also what takes half an hour: every runner under random traffic, long property tests
 	LONG_TESTS=1 $(PYTEST)
+
+test-gpu:              ## on a machine with a GPU: truth, identity, steering, overhead; MODEL=checkpoint
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --require-hashes --requirement requirements/build.lock
+	.venv-gpu/bin/pip install --no-deps --require-hashes --requirement requirements/gpu.lock
+	.venv-gpu/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-gpu/bin/python -m benchmarks.gpu $(if $(MODEL),--model $(MODEL))
 
 check: install         ## the same without the engine
 	$(BIN)/ruff format --check .

@@ -5,7 +5,6 @@ runs all engines and draws new seeds, which it prints.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +13,28 @@ from typing import Any
 import pytest
 
 from tests.integration.runners.engines import ENGINES
+from tests.integration.support import is_long
 
 ROOT = Path(__file__).parents[3]
 
 
-def traffic(name: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.integration.runners.traffic", name, *options]
-    environment = ENGINES[name].environment()
+def program(module: str, engine: str, *options: str) -> dict[str, Any]:
+    """The line of JSON that a program of `runners` prints behind a word in capitals."""
+    command = [sys.executable, "-m", f"tests.integration.runners.{module}", *options]
+    environment = ENGINES[engine].environment()
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TRAFFIC ")]
+    word = f"{module.upper()} "
+    lines = [line for line in done.stdout.splitlines() if line.startswith(word)]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(lines[-1].removeprefix("TRAFFIC "))
+    result: dict[str, Any] = json.loads(lines[-1].removeprefix(word))
     print(result)
     return result
+
+
+def traffic(name: str, *options: str) -> dict[str, Any]:
+    return program("traffic", name, name, *options)
 
 
 def assert_right(result: dict[str, Any]) -> None:
@@ -44,7 +50,20 @@ def test_random_traffic_is_right_on_v2_with_drafts() -> None:
     assert result["drafts"] > 0
 
 
-@pytest.mark.skipif(os.environ.get("LONG_TESTS") != "1", reason="takes half an hour: LONG_TESTS=1")
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("law", ["fixed", "edt", "dynatemp", "entropy_target"])
+def test_drafts_leave_the_controlled_distribution_as_it_is(law: str) -> None:
+    """Chi-square of what vLLM's rejection sampler lets through, under each law."""
+    draws = 20_000 if is_long() else 1_000
+    if law != "entropy_target" and not is_long():
+        pytest.skip("one law in the default suite, all with LONG_TESTS=1")
+    found = program("speculation", "v2-drafts", "--law", law, "--draws", str(draws))["laws"][law]
+    assert found["tokens"] >= draws
+    assert found["p_controlled"] > 1e-3
+    assert found["p_uncontrolled"] < 1e-6, "the test must be able to fail"
+
+
+@pytest.mark.skipif(not is_long(), reason="takes half an hour: LONG_TESTS=1")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ENGINES)
 def test_random_traffic_is_right_on_every_engine(name: str) -> None:

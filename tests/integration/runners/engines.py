@@ -14,6 +14,8 @@ class Engine(NamedTuple):
     asynchronous: bool = False
     compiled: bool = False
     num_drafts: int = 0
+    cuda: bool = False
+    """On a GPU, where nothing of vLLM is patched and compiling includes CUDA graphs."""
 
     def environment(self) -> dict[str, str]:
         """Variables of the process that runs it, `PYTHONPATH` included."""
@@ -23,8 +25,17 @@ class Engine(NamedTuple):
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_PLUGINS": "entrostat",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine of the machine has core 0
             "VLLM_USE_V2_MODEL_RUNNER": str(int(self.v2)),
+            "PYTHONPATH": str(root),
+        }
+        if not self.cuda:
+            own |= self._cpu_environment()
+        return os.environ | own
+
+    def _cpu_environment(self) -> dict[str, str]:
+        root = Path(__file__).parents[3]
+        own = {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine of the machine has core 0
             "ENTROSTAT_TEST_PATCHES": str(int(self.v2 or self.asynchronous)),
             "ENTROSTAT_TEST_ASYNC": str(int(self.asynchronous)),
             "OMP_NUM_THREADS": "1",
@@ -32,7 +43,7 @@ class Engine(NamedTuple):
         }
         if not self.compiled:
             own["TORCHDYNAMO_DISABLE"] = "1"
-        return os.environ | own
+        return own
 
     def options(self) -> dict[str, Any]:
         """Arguments of `vllm.LLM`."""
@@ -57,3 +68,9 @@ ENGINES = {
     "v2-compiled": Engine(v2=True, compiled=True),
     "v2-drafts": Engine(v2=True, num_drafts=2),
 }
+
+GPU_ENGINES = {
+    "gpu": Engine(v2=True, asynchronous=True, compiled=True, cuda=True),
+    "gpu-drafts": Engine(v2=True, asynchronous=True, compiled=True, num_drafts=2, cuda=True),
+}
+"""What `make test-gpu` drives: as a server on a GPU runs, CUDA graphs included."""

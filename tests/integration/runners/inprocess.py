@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class Kept:
         """By trace and choice: class and probabilities."""
 
     def publish(self, values: Sequence[Tensor], slots: Any, indices: Any, directory: Any) -> None:
-        columns: tuple[Any, ...] = (np.asarray(slots), np.asarray(indices), *values)
+        columns: tuple[Any, ...] = (slots, indices, *values)
         for slot, index, *measured in zip(*(c.tolist() for c in columns), strict=True):
             if index >= 0 and directory.traces[slot]:
                 key = int(directory.traces[slot]), int(directory.choices[slot]), index

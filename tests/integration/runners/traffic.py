@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 WORDS = [
@@ -171,14 +172,16 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
 
 def main() -> None:
     """Run one engine and print its line."""
-    from tests.integration.runners.engines import ENGINES
+    from tests.integration.runners.engines import ENGINES, GPU_ENGINES
 
+    engines = ENGINES | GPU_ENGINES
     parser = argparse.ArgumentParser(prog="python -m tests.integration.runners.traffic")
-    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("engine", choices=engines)
     parser.add_argument("--seed", default="0", help="a number, or `random`")
     parser.add_argument("--requests", type=int, default=14)
+    parser.add_argument("--model", default=None, help="a checkpoint; else the default model")
     asked = parser.parse_args()
-    engine = ENGINES[asked.engine]
+    engine = engines[asked.engine]
     environment = engine.environment()
     if os.environ.get("PYTHONPATH") != environment["PYTHONPATH"]:  # the hook has to come first
         os.execve(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]], environment)
@@ -190,7 +193,7 @@ def main() -> None:
     from tests.integration.runners.checks import check
     from tests.integration.runners.inprocess import start
 
-    began, checkpoint = time.monotonic(), default_model(settings().cache)
+    began, checkpoint = time.monotonic(), Path(asked.model or default_model(settings().cache))
     started = start(
         engine,
         str(checkpoint),
@@ -214,6 +217,7 @@ def main() -> None:
         "preempted": traffic.num_preempted,
         "aborted": sum(answer is None for answer in traffic.answers.values()),
         "drafts": traffic.num_drafts,
+        "steered": sum(request.vector is not None for request in requests),
         "failures": started.controller.failures,
         "seconds": round(time.monotonic() - began),
         **verdict,

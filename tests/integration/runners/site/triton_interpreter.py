@@ -4,6 +4,7 @@
 |---|---|---|
 | `has_triton` | vLLM asks for a CPU backend of Triton, the interpreter needs none | unchanged |
 | `cast_masks` | some `&` of the interpreter give integer masks | unchanged |
+| `patch_once` | every call of a device function patches `triton.language` again | unchanged |
 | `sample_in_torch` | the interpreted kernel takes 2 s a row | the same noise, bit for bit |
 | `wide_blocks` | one program instead of fifty per row | vLLM's own kernel |
 | `torch_top_k_top_p` | the interpreter cannot run that kernel | vLLM's torch version |
@@ -37,6 +38,35 @@ def cast_masks(module: Any) -> None:
     builder.create_masked_store = lambda self, pointers, value, mask, *rest: store(
         self, pointers, value, boolean(mask), *rest
     )
+
+
+def patch_once(module: Any) -> None:
+    """Patch `triton.language` once per launch: nested calls took two fifths of the time."""
+    patch, launch, tl = module._patch_lang, module.GridExecutor.__call__, module.tl
+    patched: set[tuple[bool, ...]] = set()
+
+    def patch_unless_patched(function: Any) -> Any:
+        values = {id(value) for value in function.__globals__.values()}
+        seen = tuple(id(language) in values for language in (tl, tl.core))
+        if seen in patched:
+            return module._LangPatchScope()
+        patched.add(seen)
+        return patch(function)
+
+    def launch_patched(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        patched.clear()
+        try:
+            return launch(executor, *args, **kwargs)
+        finally:
+            patched.clear()
+
+    module._patch_lang = patch_unless_patched
+    module.GridExecutor.__call__ = launch_patched
+
+
+def patch_interpreter(module: Any) -> None:
+    cast_masks(module)
+    patch_once(module)
 
 
 def sample_in_torch(module: Any) -> None:
@@ -133,7 +163,7 @@ def keep_async(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "vllm.triton_utils.importing": has_triton,
-    "triton.runtime.interpreter": cast_masks,
+    "triton.runtime.interpreter": patch_interpreter,
     "vllm.v1.worker.gpu.sample.gumbel": sample_in_torch,
     "vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils": wide_blocks,
     "vllm.v1.sample.ops.topk_topp_sampler": torch_top_k_top_p,

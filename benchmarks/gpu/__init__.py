@@ -1,0 +1,1 @@
+"""Whether controls are right and cheap on a GPU, and the same functions on a CPU."""

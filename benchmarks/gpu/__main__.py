@@ -1,0 +1,106 @@
+"""Check controls on a GPU: `python -m benchmarks.gpu`, or `make test-gpu`.
+
+Truth of every report, identity with stock vLLM, steering with CUDA graphs, drafts, the first
+controlled request and the overhead; writes a page with a verdict for each. `--device cpu` runs the
+same functions with Triton's interpreter, small and without CUDA graphs.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.gpu import checks
+from benchmarks.gpu.checks import Setting, Verdict
+
+METHOD = """\
+`traffic` compares every answer with Transformers in float32, token by token: greedy tokens,
+entropies, temperatures, probes and steering. `identity` compares tokens of uncontrolled requests
+with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
+request` divides the longest step of a law's first batch by that of its second. `overhead` is the
+median over rounds of the throughput over that of stock vLLM in the same round, 10 % to 90 % of the
+rounds in brackets. `drafts` counts tokens per step of one request on text that repeats itself."""
+
+CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
+    "traffic": lambda setting: [checks.traffic(setting, drafts=False)],
+    "traffic-drafts": lambda setting: [checks.traffic(setting, drafts=True)],
+    "identity": lambda setting: [checks.identity(setting, drafts=False)],
+    "identity-drafts": lambda setting: [checks.identity(setting, drafts=True)],
+    "drafts": checks.draft_speed,
+    "first": checks.first_request,
+    "overhead": checks.overhead,
+}
+
+
+def main(
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint; default: the embedded default model.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    only: Annotated[str, typer.Option(help="Checks to run, by commas.")] = ",".join(CHECKS),
+    runner: Annotated[str, typer.Option(help="v2, or v1 on a CPU.")] = "v2",
+    output: Annotated[Path, typer.Option(help="Page to write, without suffix.")] = Path(
+        "benchmarks/results/gpu"
+    ),
+) -> None:
+    """Run the checks, write OUTPUT.md, and exit with code 1 if one fails."""
+    if device not in ("cuda", "cpu") or not set(only.split(",")) <= set(CHECKS):
+        raise typer.BadParameter(f"--device is cuda or cpu, --only of {', '.join(CHECKS)}")
+    facts, setting = machine.describe("benchmarks.gpu"), settings_of(device, model, runner)
+    verdicts: list[Verdict] = []
+    for name in only.split(","):
+        began = time.monotonic()
+        found = CHECKS[name](setting)
+        seconds = time.monotonic() - began
+        for one in found:
+            Console().print(f"{'pass' if one.passed else 'FAIL'}  {one.check}: {one.figures}")
+        Console().print(f"      {name} took {seconds:.0f} s")
+        verdicts += found
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.with_suffix(".md").write_text("\n".join(page(facts, setting, verdicts)) + "\n")
+    raise SystemExit(0 if all(one.passed for one in verdicts) else 1)
+
+
+def settings_of(device: str, model: Path | None, runner: str = "v2") -> Setting:
+    """The amount of work that suits a device."""
+    from server.commands.default_model import default_model
+    from server.settings import settings
+
+    checkpoint = model or default_model(settings().cache)
+    if device == "cuda":
+        return Setting(device, checkpoint)
+    small = Setting(device, checkpoint, batches=(1, 8), rounds=5, tokens=8, requests=6, prompts=6)
+    return small._replace(is_v1=runner == "v1")
+
+
+def page(facts: dict[str, object], setting: Setting, verdicts: list[Verdict]) -> list[str]:
+    """Markdown: what ran, and a row for each verdict."""
+    name, _ = setting.engine()
+    how = (
+        "V2 with asynchronous scheduling, compiled, with CUDA graphs"
+        if setting.device == "cuda"
+        else f"`{name}` of tests/integration/runners, eager, on a CPU"
+    )
+    return [
+        "# Controls on a GPU" if setting.device == "cuda" else "# The same checks on a CPU",
+        "",
+        *machine.markdown(facts),
+        f"- device: {setting.device}; model: {setting.model.name}; engine: {how}",
+        "",
+        *METHOD.splitlines(),
+        "",
+        "| check | verdict | figures |",
+        "|---|---|---|",
+        *(
+            f"| {one.check} | {'pass' if one.passed else 'FAIL'} | {one.figures} |"
+            for one in verdicts
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,234 @@
+"""The checks of `benchmarks.gpu`: each returns a verdict with the figures that it rests on."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.integration.runners.engines import ENGINES, GPU_ENGINES, Engine
+
+ROOT = Path(__file__).parents[2]
+TARGETS = {None: 0.99, "dynatemp": 0.98, "entropy_target": 0.94}
+"""Least throughput over stock vLLM's, by law; None is a request without control."""
+FIRST_RATIO = 1.5
+"""Most that the longest step of a first controlled request may take over that of a second."""
+
+
+class Setting(NamedTuple):
+    """Where the checks run, and how much they do."""
+
+    device: str
+    """`cuda`, or `cpu`: Triton's interpreter runs the kernels, without CUDA graphs."""
+    model: Path
+    batches: tuple[int, ...] = (1, 16, 64, 256)
+    rounds: int = 7
+    tokens: int = 64
+    requests: int = 40
+    prompts: int = 30
+    is_v1: bool = False
+
+    def engine(self, *, drafts: bool = False) -> tuple[str, Engine]:
+        """Name and description of the engine under test."""
+        if self.device == "cuda":
+            name = "gpu-drafts" if drafts else "gpu"
+            return name, GPU_ENGINES[name]
+        name = "v1" if self.is_v1 else "v2-drafts" if drafts else "v2"
+        return name, ENGINES[name]
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `vllm.LLM` that stock vLLM and ours share."""
+        return {
+            "dtype": "auto" if self.device == "cuda" else "float32",
+            "max_model_len": 512,
+            "block_size": 32,
+            "max_num_seqs": max(*self.batches, 2 * self.prompts),
+            "kv_cache_memory_bytes": (4 << 30) if self.device == "cuda" else (1 << 29),
+            "distributed_executor_backend": "uni",
+            "enable_prefix_caching": False,
+        }
+
+
+class Verdict(NamedTuple):
+    """What a check found."""
+
+    check: str
+    passed: bool
+    figures: str
+
+
+class Child:
+    """A `benchmarks.gpu.engine`."""
+
+    def __init__(self, asked: dict[str, Any], env: dict[str, str], log: Path) -> None:
+        command = [sys.executable, "-m", "benchmarks.gpu.engine", json.dumps(asked)]
+        self._log = log
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def result(self) -> Any:
+        """The next answer.
+
+        Raises:
+            RuntimeError: The process ended; with the end of its log.
+        """
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))
+        raise RuntimeError(f"an engine ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+
+    def ask(self, name: str, **arguments: Any) -> Any:
+        """Have a method of `Bench` called."""
+        assert self._process.stdin is not None
+        print(json.dumps([name, arguments]), file=self._process.stdin, flush=True)
+        return self.result()
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def engines(
+    setting: Setting, *kinds: str, drafts: bool = False, compiled_laws: bool = False
+) -> Iterator[dict[str, Child]]:
+    """Run `stock`, `ours` or both, started at the same time."""
+    _, engine = setting.engine(drafts=drafts)
+    with tempfile.TemporaryDirectory(prefix="entrostat-gpu-") as logs:
+        found: dict[str, Child] = {}
+        try:
+            for kind in kinds:
+                env = engine.environment()
+                if kind == "stock":
+                    env["VLLM_PLUGINS"] = ""
+                if compiled_laws:
+                    env.pop("TORCHDYNAMO_DISABLE", None)
+                asked = {
+                    "ours": kind == "ours",
+                    "engine": engine._asdict(),
+                    "model": str(setting.model),
+                    "options": setting.options(),
+                }
+                found[kind] = Child(asked, env, Path(logs) / f"{kind}.log")
+            for child in found.values():
+                child.result()
+            yield found
+        finally:
+            for child in found.values():
+                child.stop()
+
+
+def traffic(setting: Setting, *, drafts: bool) -> Verdict:
+    """Random traffic, every answer compared with transformers: truth, laws, probes, steering."""
+    name, engine = setting.engine(drafts=drafts)
+    command = [sys.executable, "-m", "tests.integration.runners.traffic", name]
+    command += ["--seed", "5", "--requests", str(setting.requests), "--model", str(setting.model)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=engine.environment(), capture_output=True, text=True, check=False
+    )
+    check = "traffic with drafts" if drafts else "traffic"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("TRAFFIC ")]
+    if not lines:
+        return Verdict(check, False, f"the engine ended: {done.stderr[-300:]}")
+    found = json.loads(lines[-1].removeprefix("TRAFFIC "))
+    worst = ", ".join(f"{key} {value:.1e}" for key, value in found["worst"].items())
+    counts = ("answers", "tokens", "steered", "preempted", "aborted", "drafts", "failures")
+    figures = ", ".join(f"{found[key]} {key}" for key in counts)
+    passed = not found["wrong"] and found["failures"] == 0 and found["answers"] > 0
+    return Verdict(check, passed, f"{figures}; wrong {len(found['wrong'])}; worst: {worst}")
+
+
+def identity(setting: Setting, *, drafts: bool) -> Verdict:
+    """Uncontrolled requests give the tokens of stock vLLM, alone and beside controlled ones."""
+    same, whole = 0, 0
+    with engines(setting, "stock", "ours", drafts=drafts) as both:
+        for options in ({"temperature": 0.0}, {"seed": 17, "top_p": 0.95}):
+            for beside in (False, True):
+                asked = {"count": setting.prompts, "tokens": 24, "options": options}
+                answers = [child.ask("tokens", beside=beside, **asked) for child in both.values()]
+                same += sum(a == b for a, b in zip(*answers, strict=True))
+                whole += setting.prompts
+    check = "identity with drafts" if drafts else "identity"
+    return Verdict(check, same == whole, f"{same} of {whole} answers equal stock vLLM's")
+
+
+def draft_speed(setting: Setting) -> list[Verdict]:
+    """Tokens per step with drafts on text that repeats itself; without drafts it is 1."""
+    with engines(setting, "ours", drafts=True) as only:
+        return [
+            Verdict(
+                f"drafts, {law or 'no control'}, T0 = {base}",
+                gained > 1.0,
+                f"{gained:.2f} tokens per step",
+            )
+            for base in (0.0, 0.5)
+            for law in TARGETS
+            for gained in [
+                only["ours"].ask("tokens_per_step", tokens=48, law=law, temperature=base)
+            ]
+        ]
+
+
+def overhead(setting: Setting) -> list[Verdict]:
+    """Throughput over that of stock vLLM, in turns, by batch size and law."""
+    verdicts = []
+    with engines(setting, "stock", "ours") as both:
+        for batch in setting.batches:
+            arms = [("stock", None), *(("ours", law) for law in TARGETS)]
+            speeds: dict[tuple[str, str | None], list[float]] = {arm: [] for arm in arms}
+            for lap in range(setting.rounds + 1):
+                for kind, law in arms if lap % 2 else reversed(arms):
+                    asked = {"batch": batch, "tokens": setting.tokens, "law": law}
+                    speed = both[kind].ask("speed", **asked)
+                    if lap:  # the first one fills caches
+                        speeds[kind, law].append(speed)
+            stock = np.array(speeds["stock", None])
+            for law, target in TARGETS.items():
+                ratios = np.array(speeds["ours", law]) / stock
+                low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9]).tolist()
+                name = f"overhead, batch {batch}, {law or 'no control'}"
+                figures = f"{middle:.3f} of stock's tokens/s ({low:.3f} to {high:.3f}; >= {target})"
+                verdicts.append(Verdict(name, middle >= target, figures))
+    return verdicts
+
+
+def first_request(setting: Setting) -> list[Verdict]:
+    """The longest step of a first controlled request over that of a second, by law and batch."""
+    ratios: dict[str, list[float]] = {}
+    wall = setting.device == "cuda"  # others may use the CPU
+    sizes = [size for size in (1, 4, 8) if size <= max(setting.batches)]
+    with engines(setting, "ours", compiled_laws=True) as only:
+        for batch in sizes:  # vLLM's own kernels for these shapes
+            only["ours"].ask("longest_step", batch=batch, law=None, wall=wall)
+        for law in ("none", "fixed", "hapo", "edt", "dynatemp", "entropy_target"):
+            for batch in sizes:
+                first, second = (
+                    only["ours"].ask("longest_step", batch=batch, law=law, wall=wall)
+                    for _ in range(2)
+                )
+                ratios.setdefault(law, []).append(first / second)
+    return [
+        Verdict(
+            f"first request, {law}",
+            max(found) <= FIRST_RATIO,
+            ", ".join(f"{ratio:.2f}" for ratio in found)
+            + f" of a second one's longest step at batch {', '.join(map(str, sizes))} "
+            f"(<= {FIRST_RATIO})",
+        )
+        for law, found in ratios.items()
+    ]

@@ -163,7 +163,8 @@ def main() -> None:
 
     results = {}
     for seed, law in enumerate((FIXED, EDT, DYNATEMP, ENTROPY_TARGET)):
-        if asked.law not in (None, law.type):
+        name = str(law.model_dump()["type"])
+        if asked.law not in (None, name):
             continue
         logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
         counts, controlled = verified_tokens(law, BATCH, seed << 16, logits)
@@ -172,7 +173,7 @@ def main() -> None:
             counts = counts + verified_tokens(law, BATCH, (seed << 16) + batches, logits)[0]
             batches += 1
         plain = (logits[0] / BASE).double().softmax(-1).numpy()
-        results[law.type] = {
+        results[name] = {
             "tokens": int(counts.sum()),
             "requests": batches * BATCH,
             "p_controlled": p_value(counts, controlled),

@@ -78,12 +78,12 @@ def _show(out: Console, report: InquiryStatus, before: InquiryStatus | None) -> 
     if before is None:
         _introduce(out, report)
     if report.heard:
-        out.print(f"understood: {_safe(report.heard[-1].answer)}", style="dim")
+        out.print(f"understood: {_escape(report.heard[-1].answer)}", style="dim")
     labels = report.prediction_set
     more = "" if len(labels) <= _SHOWN else f" and {len(labels) - _SHOWN} more"
     sure = "" if report.confidence_level is None else f", right {report.confidence_level:.0%}"
     note = "" if report.calibrated else "; not calibrated for such a game"
-    named = _safe(", ".join(labels[:_SHOWN]))
+    named = _escape(", ".join(labels[:_SHOWN]))
     out.print(f"{len(labels)} left{sure} of the time{note}: {named}{more}", style="cyan")
     if before is not None and len(labels) > len(before.prediction_set):
         out.print(_GROWS.get(report.predictor or "", _GROWS["likelihood"]), style="dim")
@@ -91,11 +91,11 @@ def _show(out: Console, report: InquiryStatus, before: InquiryStatus | None) -> 
 
 def _introduce(out: Console, report: InquiryStatus) -> None:
     if report.introduction:
-        out.print(_safe(report.introduction))
+        out.print(_escape(report.introduction))
     if report.probabilities:
-        out.print(f"It may be: {_safe(', '.join(sorted(report.probabilities)))}")
+        out.print(f"It may be: {_escape(', '.join(sorted(report.probabilities)))}")
 
 
-def _safe(text: str) -> str:
+def _escape(text: str) -> str:
     """A text from the server with markup escaped and control characters removed."""
     return escape(printable(text))

@@ -56,7 +56,7 @@ def chat(
             out = Console(highlight=False)
             conversation = Conversation(request, out, system=system, temperatures=temperatures)
             if prompt is not None:
-                conversation.say(prompt)
+                conversation.send(prompt)
             else:
                 conversation.run()
     except ClientError as error:
@@ -85,7 +85,7 @@ class Conversation:
         )
         self.messages = list(self._opening)
 
-    def say(self, prompt: str) -> EntropyReport | None:
+    def send(self, prompt: str) -> EntropyReport | None:
         """Send a prompt, print the answer and its report, and keep both messages.
 
         Ctrl-C stops the answer.
@@ -134,7 +134,7 @@ class Conversation:
     def _answer(self, line: str, *, go_on: bool) -> None:
         """Run one turn; in an interactive session, a refused request does not end the chat."""
         try:
-            self.say(line)
+            self.send(line)
         except ClientError as error:
             if not go_on:
                 raise

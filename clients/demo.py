@@ -70,7 +70,7 @@ def converse(url: str, console: Console) -> None:
                 max_tokens=64,
                 extra_body=controls(trace="tokens"),
             )
-            report = Conversation(request, console, temperatures=bool(profile)).say(prompt)
+            report = Conversation(request, console, temperatures=bool(profile)).send(prompt)
             if report is None:
                 raise ClientError("the answer came without an entropy report")
             if report.fallback is not None:

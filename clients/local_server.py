@@ -71,7 +71,7 @@ def local_server(
         if process.poll() is None:
             raise
         raise LocalServerError(
-            f"the server ended with exit code {process.returncode}{_tail(log)}"
+            f"the server ended with exit code {process.returncode}{_last_log_lines(log)}"
         ) from error
     finally:
         _stop(process)
@@ -93,7 +93,7 @@ def _wait_until_ready(
         if _is_ready(url):
             return
         time.sleep(0.5)
-    raise LocalServerError(f"the server was not ready after {timeout:.0f} s{_tail(log)}")
+    raise LocalServerError(f"the server was not ready after {timeout:.0f} s{_last_log_lines(log)}")
 
 
 def _is_ready(url: str) -> bool:
@@ -104,7 +104,7 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _tail(log: Path, num_lines: int = 20) -> str:
+def _last_log_lines(log: Path, num_lines: int = 20) -> str:
     lines = log.read_text(errors="replace").splitlines()[-num_lines:]
     return "; last log lines:\n" + "\n".join(lines) if lines else " (log is empty)"
 

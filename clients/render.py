@@ -44,7 +44,7 @@ def is_colored(console: Console) -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def paint(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text:
+def color_by_entropy(text: str, tokens: list[Token], *, temperatures: bool = False) -> Text:
     """Color a text by the mean entropy of its tokens; optionally append their mean temperature."""
     entropy = _mean([token.entropy for token in tokens])
     painted = Text()
@@ -63,7 +63,7 @@ def write_answer(console: Console, answer: EntropyStream, *, temperatures: bool 
             waiting += piece.tokens
             if piece.text:
                 if is_colored(console):
-                    painted = paint(piece.text, waiting, temperatures=temperatures)
+                    painted = color_by_entropy(piece.text, waiting, temperatures=temperatures)
                     console.print(painted, end="", soft_wrap=True)
                 else:
                     safe = printable(piece.text) if console.is_terminal else piece.text

@@ -12,7 +12,7 @@ from typing import Literal
 
 from probes.grading import mathematics
 from probes.grading.choices import boxed_choice, choice_of, stated_choice
-from probes.grading.final_answer import Rank, Several, agreed, statements, visible
+from probes.grading.final_answer import Rank, Several, agreed_reading, graded_text, statements
 from probes.grading.numerals import (
     Expression,
     Reading,
@@ -20,7 +20,7 @@ from probes.grading.numerals import (
     single_number,
     stated_number,
 )
-from probes.grading.wording import plain, sentences, without_latex_text
+from probes.grading.wording import plain_words, sentences, without_latex_text
 
 GraderName = Literal["exact", "contains", "numeric", "math", "choice"]
 
@@ -42,8 +42,10 @@ def exact(text: str, answer: str) -> bool:
 
     Signs and symbols count: `-5` is not `5`, and `C++` is not `C`.
     """
-    right = plain(without_latex_text(answer))
-    return _holds(text, lambda stated: plain(without_latex_text(stated)) == right)
+    right = plain_words(without_latex_text(answer))
+    return _holds_for_statements(
+        text, lambda stated: plain_words(without_latex_text(stated)) == right
+    )
 
 
 def contains(text: str, answer: str) -> bool:
@@ -52,7 +54,9 @@ def contains(text: str, answer: str) -> bool:
     Later guesses do not count, nor does a name after "not". An interjection such as "Sure!" is not
     a sentence. Scripts without spaces need no word boundaries.
     """
-    return _holds(text, lambda stated: _names(without_latex_text(stated), answer))
+    return _holds_for_statements(
+        text, lambda stated: _states_only(without_latex_text(stated), answer)
+    )
 
 
 def numeric(text: str, answer: str) -> bool:
@@ -73,10 +77,10 @@ def choice(text: str, answer: str) -> bool:
     its letter, as in `B) Paris`.
     """
     right = choice_of(answer, answer)
-    shown = visible(text)
+    shown = graded_text(text)
     for group in statements(shown):
         strict = group[0].rank in (Rank.BOXED, Rank.HASHES)
-        found = agreed(
+        found = agreed_reading(
             shown, group, partial(boxed_choice if strict else stated_choice, answer=answer)
         )
         if found is not None:
@@ -94,9 +98,9 @@ def math(text: str, answer: str) -> bool:
         ModuleNotFoundError: math-verify is not installed.
     """
     gold = _without_box(answer)
-    shown = visible(text)
+    shown = graded_text(text)
     for group in statements(shown):
-        found = agreed(shown, group, lambda stated: _same_mathematics(stated, gold))
+        found = agreed_reading(shown, group, lambda stated: _same_mathematics(stated, gold))
         if found is not None:
             return found is True
     number, right = last_number(shown), _number(gold)
@@ -125,27 +129,27 @@ def stated_answer(text: str, grader: GraderName) -> str | None:
         number = _stated_number(text)
         return str(number) if isinstance(number, Fraction) else None
     if grader == "choice":
-        letter = choice_of(visible(text))
+        letter = choice_of(graded_text(text))
         return letter if isinstance(letter, str) else None
-    shown = visible(text)
+    shown = graded_text(text)
     stated = next((group[-1].text for group in statements(shown)), shown)
-    return plain(without_latex_text(" ".join(sentences(stated)[:1]))) or None
+    return plain_words(without_latex_text(" ".join(sentences(stated)[:1]))) or None
 
 
-def _holds(text: str, read: Callable[[str], bool]) -> bool:
+def _holds_for_statements(text: str, read: Callable[[str], bool]) -> bool:
     """Whether `read` holds for all statements of the first rank or, if none, for the whole text."""
-    shown = visible(text)
+    shown = graded_text(text)
     for group in statements(shown):
-        return agreed(shown, group, read) is True
+        return agreed_reading(shown, group, read) is True
     return read(shown.strip())
 
 
-def _names(stated: str, answer: str) -> bool:
+def _states_only(stated: str, answer: str) -> bool:
     opening = _INTERJECTION.match(stated)
     start = opening.end() if opening else 0
     length = len(sentences(answer))
     first = stated[:start] + " ".join(sentences(stated[start:])[:length])
-    words, name = plain(first), plain(answer)
+    words, name = plain_words(first), plain_words(answer)
     text, name = (words, name) if _UNSPACED.search(name) else (f" {words} ", f" {name} ")
     found = text.find(name)
     while found >= 0:
@@ -162,10 +166,10 @@ def _number(answer: str) -> Fraction | None:
 
 
 def _stated_number(text: str) -> Reading:
-    shown = visible(text)
+    shown = graded_text(text)
     for group in statements(shown):
         strict = group[0].rank in (Rank.BOXED, Rank.HASHES, Rank.IS)
-        found: Reading = agreed(shown, group, single_number if strict else stated_number)
+        found: Reading = agreed_reading(shown, group, single_number if strict else stated_number)
         if found is not None:
             return found
     return last_number(shown)

@@ -33,7 +33,7 @@ from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
 from training.difficulty.config import AnswersConfig
 from training.difficulty.hidden_states import hidden_states
-from training.difficulty.labels import draw_answers, grade
+from training.difficulty.labels import draw_answers, grade_answers
 
 _HOW = """\
 The probe was not fitted on these questions. The arm `probe, as served` is what the server answered
@@ -103,7 +103,7 @@ def main(
         asyncio.run(draw_answers(job, (server,), asked, spec.strategies.for_class(one), console))
         for one in Difficulty
     ]
-    answers = [grade(asked, one.traces, samples) for one in drawn]
+    answers = [grade_answers(asked, one.traces, samples) for one in drawn]
     accuracy = np.stack([one.accuracy.numpy()[chosen_ones] for one in answers])
     tokens = np.stack([one.tokens.numpy()[chosen_ones] for one in answers])
     served = asyncio.run(_serve(job, probe.id, questions))

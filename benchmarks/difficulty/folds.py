@@ -26,7 +26,7 @@ from probes.difficulty.strategies import Difficulty, Outcomes
 from training.common.rollout_store import RolloutStore
 from training.datasets.loaders import load_problems
 from training.difficulty.fit import Data, fit_head
-from training.difficulty.labels import grade, problems_hash
+from training.difficulty.labels import grade_answers, problems_hash
 
 FOLDS = 5
 _BY_TASK = "commonest class of the task"
@@ -57,7 +57,7 @@ def main(
             raise typer.BadParameter(f"{run} had other questions", param_hint="--task, --problems")
     with RolloutStore(easy / "traces.jsonl") as one, RolloutStore(normal / "traces.jsonl") as two:
         with RolloutStore(hard / "traces.jsonl") as three:
-            answers = [grade(asked, traces, samples) for traces in (one, two, three)]
+            answers = [grade_answers(asked, traces, samples) for traces in (one, two, three)]
         budgets = fixed_budgets(asked, two, samples, settings["max_tokens"], checkpoint)
     accuracy = torch.stack([own.accuracy for own in answers])
     tokens = torch.stack([own.tokens for own in answers])
@@ -93,7 +93,7 @@ def out_of_fold(data: Data, labels: Labels, seed: int) -> Labels:
     """The class of every question by a linear probe that learnt `labels` of the others."""
     probabilities: Floats = np.zeros((len(labels), len(Difficulty)))
     for seen, new in _folds(labels, seed):
-        _, _, head = fit_head(data.take(seen)._replace(labels=labels[seen]), "linear", seed)
+        _, _, head = fit_head(data.subset(seen)._replace(labels=labels[seen]), "linear", seed)
         probabilities[new] = head.predict_proba(data.features[new])
     return decide(torch.from_numpy(probabilities)).numpy()
 

@@ -36,7 +36,7 @@ from training.inquiry.fit import (
     likelihood_logprobs,
     split_labels,
 )
-from training.inquiry.simulate import GameStep, Turns, play, true_answers
+from training.inquiry.simulate import GameStep, Turns, play_game, true_answers
 
 _FIRST_SPLIT = 1000
 """Seed of the first division of the labels: those before it chose the server's tolerance."""
@@ -216,9 +216,9 @@ def _model_games(title: str, task: Task, table: Tensor, setting: Setting) -> Sec
             labels.append(label)
             for name, rule in _rules(questions).items():
                 rule = rule._replace(seed=seed)
-                game = play(logprobs, truth[label], label, calibration, rule, turns[name])
+                game = play_game(logprobs, truth[label], label, calibration, rule, turns[name])
                 found.setdefault(name, []).append(game)
-            game = play(scaled, truth[label], label, cool, cold, turns["IP, scaled"])
+            game = play_game(scaled, truth[label], label, cool, cold, turns["IP, scaled"])
             found.setdefault("IP, scaled", []).append(game)
             game = uot_game(logprobs, truth[label], label, calibration, questions)
             found.setdefault("UoT", []).append(game)
@@ -237,7 +237,8 @@ def _exact_games(title: str, task: Task, questions: int) -> Section:
     arms = []
     for name, rule in _rules(questions).items():
         games = [
-            play(logprobs, truth[label], label, calibration, rule) for label in range(len(answers))
+            play_game(logprobs, truth[label], label, calibration, rule)
+            for label in range(len(answers))
         ]
         arms.append(Arm.of(name, games, questions))
     games = [

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from probes.grading.wording import (
     after_thinking,
-    plain,
+    plain_words,
     sentences,
     without_emphasis,
     without_marks,
@@ -87,7 +87,7 @@ _BOX = re.compile(r"\\boxed")
 _FENCE = re.compile(r"^[ \t]{0,8}```.*$", re.MULTILINE)
 
 
-def visible(text: str) -> str:
+def graded_text(text: str) -> str:
     """The text that is graded: after thinking, without Markdown's emphasis and format characters.
 
     A base model may continue with another question after its answer; that part is removed.
@@ -104,8 +104,10 @@ def statements(shown: str) -> list[list[Statement]]:
 
     Those in blocks of code count only where no prose follows the blocks.
     """
-    found = sorted([*_boxes(shown), *_marked(shown)], key=lambda one: one.start)
-    if code := _code(shown):
+    found = sorted(
+        [*_boxed_statements(shown), *_marked_statements(shown)], key=lambda one: one.start
+    )
+    if code := _code_blocks(shown):
         starts = [start for start, _ in code]
         prose = [
             one
@@ -117,7 +119,7 @@ def statements(shown: str) -> list[list[Statement]]:
     return [group for group in by_rank if group]
 
 
-def agreed(
+def agreed_reading(
     shown: str, group: Sequence[Statement], read: Callable[[str], T | None]
 ) -> T | Several | None:
     """What the statements say as `read` reads them; None where it reads nothing.
@@ -143,14 +145,14 @@ def final_answer(text: str) -> str:
     Of several statements of the same rank it is the last one; without a statement it is the whole
     text. Thinking and the asterisks of Markdown are removed first.
     """
-    shown = visible(text)
+    shown = graded_text(text)
     groups = statements(shown)
     if groups:
         return groups[0][-1].text
     return "" if _COLON.search(shown) else shown.strip()
 
 
-def _boxes(shown: str) -> Iterator[Statement]:
+def _boxed_statements(shown: str) -> Iterator[Statement]:
     """The innermost boxes; those that never close are none."""
     opened: list[tuple[int, bool]] = []  # where the content begins; whether a box
     last_end = 0  # of a box; one that begins before it has another box within
@@ -171,7 +173,7 @@ def _boxes(shown: str) -> Iterator[Statement]:
         yield Statement(Rank.BOXED, found.start(), found[1])
 
 
-def _marked(shown: str) -> Iterator[Statement]:
+def _marked_statements(shown: str) -> Iterator[Statement]:
     for found in _HASHES.finditer(shown):
         if not _HEADING.match(found[1]):
             yield Statement(Rank.HASHES, found.start(), found[1].strip())
@@ -184,14 +186,14 @@ def _marked(shown: str) -> Iterator[Statement]:
     marks.sort(key=lambda mark: mark[0])
     ends = [start for start, *_ in marks[1:]] + [len(shown)] * bool(marks)
     for (start, begin, rank, is_sentence), end in zip(marks, ends, strict=True):
-        text = _line(shown, begin, end)
+        text = _rest_of_line(shown, begin, end)
         if is_sentence:
             text = sentences(text)[0]
-        if plain(text) not in _EMPTY:
+        if plain_words(text) not in _EMPTY:
             yield Statement(rank, start, text)
 
 
-def _line(shown: str, start: int, end: int) -> str:
+def _rest_of_line(shown: str, start: int, end: int) -> str:
     """The rest of the line, or the first line below it that holds anything, up to an index."""
     first = start
     while start < end:
@@ -204,7 +206,7 @@ def _line(shown: str, start: int, end: int) -> str:
     return ""
 
 
-def _code(shown: str) -> list[tuple[int, int]]:
+def _code_blocks(shown: str) -> list[tuple[int, int]]:
     """Where the fenced blocks of code begin and end; an open one ends with the text."""
     fences = [fence.span() for fence in _FENCE.finditer(shown)]
     ends = [end for _, end in fences[1::2]] + [len(shown)] * (len(fences) % 2)

@@ -21,12 +21,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGVTALRM, _time_is_up)
+    signal.signal(signal.SIGVTALRM, _raise_timeout)
     from math_verify import parse, verify
 
     for line in sys.stdin:
         pair = json.loads(line)
-        equal = _bounded(lambda pair=pair: _equal(parse, verify, pair))
+        equal = _compare_in_time(lambda pair=pair: _equal(parse, verify, pair))
         sys.stdout.write(f"{json.dumps(equal)}\n")
         sys.stdout.flush()
 
@@ -37,7 +37,7 @@ def _equal(parse: Any, verify: Any, pair: dict[str, str]) -> bool:
     return bool(verify(gold, text, timeout_seconds=None))
 
 
-def _bounded(compare: Any) -> bool:
+def _compare_in_time(compare: Any) -> bool:
     signal.setitimer(signal.ITIMER_VIRTUAL, SOFT_SECONDS, 0.1)  # again where a handler swallows it
     signal.setitimer(signal.ITIMER_PROF, HARD_SECONDS)  # its default action ends the process
     try:
@@ -49,7 +49,7 @@ def _bounded(compare: Any) -> bool:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _time_is_up(*_: Any) -> None:
+def _raise_timeout(*_: Any) -> None:
     raise TimeoutError
 
 

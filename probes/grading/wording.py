@@ -80,7 +80,7 @@ def without_accents(text: str, form: Literal["NFD", "NFKD"] = "NFKD") -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """The words of a text without case, accents, articles and the punctuation of sentences.
 
     Signs and symbols stay with their word, as in `-5`, `c++` and `.fr`. A text of nothing but

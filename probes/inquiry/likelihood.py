@@ -30,7 +30,7 @@ class AnswerModel(NamedTuple):
     their spread over the labels. Used for questions that were not fitted."""
 
 
-def centre(table: Tensor) -> Tensor:
+def center(table: Tensor) -> Tensor:
     """Center log-likelihoods over the labels and over the questions.
 
     This removes two effects that do not depend on the truth of a statement: the likelihood of its
@@ -46,10 +46,10 @@ def centre(table: Tensor) -> Tensor:
     """
     if not bool(table.isfinite().all()):
         raise ValueError("a log-likelihood is not a finite number")
-    return table.double() - table.double().mean(0) - _readiness(table)
+    return table.double() - table.double().mean(0) - _label_effect(table)
 
 
-def _readiness(table: Tensor) -> Tensor:
+def _label_effect(table: Tensor) -> Tensor:
     """Effect of a label on the likelihood of any statement, nats, shape (K, 1).
 
     A label's mean over the questions depends partly on the choice of questions, so it is shrunk
@@ -85,7 +85,7 @@ def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerMod
     answers = answers.double()
     if not bool((answers.isnan() | (answers == 0) | (answers == 1)).all()):
         raise ValueError("an answer must be 1, 0 or NaN")
-    centred = centre(table)
+    centred = center(table)
     spread = _spread(centred)
     scaled = centred / spread
     nothing = torch.zeros(2, dtype=torch.float64)
@@ -129,7 +129,7 @@ def answer_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
         table: Nats, shape (K, Q).
         model: From `fit_answers`.
     """
-    return _both(centre(table) * model.slope + model.bias)
+    return _yes_no_logprobs(center(table) * model.slope + model.bias)
 
 
 def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> Tensor:
@@ -145,12 +145,12 @@ def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> T
     """
     if not bool(columns.isfinite().all()):
         raise ValueError("a log-likelihood is not a finite number")
-    centred = columns.double() - columns.double().mean(0) - _readiness(table)
+    centred = columns.double() - columns.double().mean(0) - _label_effect(table)
     slope, bias = model.pooled.double()
-    return _both(centred / _spread(centred) * slope + bias)
+    return _yes_no_logprobs(centred / _spread(centred) * slope + bias)
 
 
-def _both(logits: Tensor) -> Tensor:
+def _yes_no_logprobs(logits: Tensor) -> Tensor:
     """ln P of yes and no from the logits of yes; shape (K, Q) to (Q, 2, K)."""
     return torch.nn.functional.logsigmoid(torch.stack([logits.T, -logits.T], 1))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from probes.inquiry.likelihood import NO, UNKNOWN, YES
 from probes.inquiry.task import Task
-from probes.inquiry.text import wording
+from probes.inquiry.text import normalize_question
 
 MEANINGS = {YES: " yes", NO: " no", UNKNOWN: " unknown"}
 """Meanings of a reply in the prompt; the first token of each is read."""
@@ -103,4 +103,4 @@ def read_proposals(text: str) -> list[str]:
         found = [str(one) for one in json.loads(text)["endings"]]
     except (ValueError, KeyError, TypeError):
         return []
-    return [" ".join(one.split()) for one in found if wording(one)]
+    return [" ".join(one.split()) for one in found if normalize_question(one)]

@@ -17,7 +17,7 @@ from probes.inquiry.lookahead import (
     expected_size,
     information_gain,
 )
-from probes.inquiry.text import wording
+from probes.inquiry.text import normalize_question
 from probes.inquiry.words import Policy, StopReason
 
 MIN_GAIN = 1e-3
@@ -55,7 +55,7 @@ class Selection(NamedTuple):
     """Nats, shape (Q,)."""
 
 
-def select(
+def select_question(
     policy: Policy,
     posteriors: Tensor,
     weights: Tensor,
@@ -103,15 +103,15 @@ def select(
             generator = torch.Generator().manual_seed(seed)
             objective = torch.rand(len(size), generator=generator, dtype=size.dtype)
     slack = 1 + tolerance if policy == "set_size" else 1.0
-    chosen, runner_up = _best(objective, entropy, slack), None
+    chosen, runner_up = _argmin_with_slack(objective, entropy, slack), None
     if len(objective) > 1:
         others = objective.clone()
         others[chosen] = torch.inf
-        runner_up = _best(others, entropy, slack)
+        runner_up = _argmin_with_slack(others, entropy, slack)
     return Selection(chosen, runner_up, size, entropy, information_gain(posteriors, weights))
 
 
-def _best(objective: Tensor, entropy: Tensor, slack: float) -> int:
+def _argmin_with_slack(objective: Tensor, entropy: Tensor, slack: float) -> int:
     """Index of the lowest entropy among objectives up to `slack` times the minimum."""
     least = objective <= objective.min() * slack + _TIE
     entropy = torch.where(least, entropy, torch.inf)
@@ -145,10 +145,10 @@ def stop_reason(
 
 def fresh_questions(proposed: Sequence[str], asked: Iterable[str]) -> list[int]:
     """Indices of the proposals that are new, by wording without case, spaces and punctuation."""
-    seen = {"", *map(wording, asked)}
+    seen = {"", *map(normalize_question, asked)}
     fresh = []
     for index, question in enumerate(proposed):
-        if (words := wording(question)) not in seen:
+        if (words := normalize_question(question)) not in seen:
             seen.add(words)
             fresh.append(index)
     return fresh

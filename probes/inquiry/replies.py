@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from probes.inquiry.likelihood import NO, UNKNOWN, YES
 from probes.inquiry.task import Task
-from probes.inquiry.text import wording
+from probes.inquiry.text import normalize_question
 
 Words = tuple[str, ...]
 _MAX_CLAUSES = 20
@@ -31,7 +31,7 @@ def _phrases(text: str) -> frozenset[Words]:
     return frozenset(tuple(one.split()) for one in re.split(r"[,\n]", text) if one.strip())
 
 
-def _is(word: str, name: str) -> bool:
+def _is_listed(word: str, name: str) -> bool:
     """Whether a word is in a list of the English file."""
     return (word,) in _english()[name]
 
@@ -70,7 +70,7 @@ def literal_answer(task: Task, question: str, reply: str) -> int | None:
 
 @lru_cache(maxsize=64)
 def _lexicon(answers: tuple[str, str], yes: tuple[str, ...], no: tuple[str, ...]) -> Lexicon:
-    english = tuple(map(wording, answers)) == ("yes", "no")
+    english = tuple(map(normalize_question, answers)) == ("yes", "no")
     own = [{tuple(_words(one)) for one in (answers[at], *more)} for at, more in ((0, yes), (1, no))]
     return Lexicon(frozenset(own[0]), frozenset(own[1]), english)
 
@@ -96,31 +96,33 @@ def _clause(
     own = _own_answer(lexicon, words)
     if not lexicon.english:
         return own
-    if _begins(words, _english()["says_nothing"]):
+    if _begins_with(words, _english()["says_nothing"]):
         return UNKNOWN
-    stripped = _strip(words)
-    if _begins(stripped, _english()["says_nothing"]):
+    stripped = _strip_phrases(words)
+    if _begins_with(stripped, _english()["says_nothing"]):
         return UNKNOWN
-    if _begins(words, _english()["yes"]) and not _begins(words, _english()["not_an_answer"]):
+    if _begins_with(words, _english()["yes"]) and not _begins_with(
+        words, _english()["not_an_answer"]
+    ):
         return _yes_unless_negated(words)
     if not stripped:
         if tuple(words) in _english()["yes_alone"]:
             return YES
         return _clause(lexicon, rest[0], question, rest[1:]) if rest else None
-    if _begins(words, _english()["not_an_answer"]) or _begins(
+    if _begins_with(words, _english()["not_an_answer"]) or _begins_with(
         stripped, _english()["not_an_answer"]
     ):
         return None
-    if _begins(stripped, _english()["yes"]):  # before `no`: "no doubt"
+    if _begins_with(stripped, _english()["yes"]):  # before `no`: "no doubt"
         return _yes_unless_negated(stripped)
     if own is not None:
         return own
-    for form in (stripped, _strip(stripped, "emphasis")):
-        if _begins(form, _english()["no"]) or tuple(form) in _english()["no_alone"]:
+    for form in (stripped, _strip_phrases(stripped, "emphasis")):
+        if _begins_with(form, _english()["no"]) or tuple(form) in _english()["no_alone"]:
             return NO
     if tuple(words) in _english()["yes_alone"] or tuple(stripped) in _english()["yes_alone"]:
         return YES
-    if not _strip(stripped, "emphasis"):
+    if not _strip_phrases(stripped, "emphasis"):
         return YES
     short = _short_answer(words, question)
     return _short_answer(stripped, question) if short is None else short
@@ -128,9 +130,9 @@ def _clause(
 
 def _own_answer(lexicon: Lexicon, words: list[str]) -> int | None:
     """The task's own words for no, then for yes, at the beginning of a clause."""
-    if _begins(words, lexicon.no):
+    if _begins_with(words, lexicon.no):
         return NO
-    return YES if _begins(words, lexicon.yes) else None
+    return YES if _begins_with(words, lexicon.yes) else None
 
 
 def _yes_unless_negated(words: list[str]) -> int | None:
@@ -146,34 +148,40 @@ def _short_answer(words: Sequence[str], question: str) -> int | None:
     """A short answer such as "it does" or "isn't", or one in the question's own words."""
     left = list(words)
     subject = (
-        left.pop(0) if left and (_is(left[0], "subjects") or _is(left[0], "contracted")) else ""
+        left.pop(0)
+        if left and (_is_listed(left[0], "subjects") or _is_listed(left[0], "contracted"))
+        else ""
     )
-    _drop(left, "adverbs")
-    verb = left.pop(0) if left and (_is(left[0], "verbs") or _is(left[0], "negated_verbs")) else ""
-    _drop(left, "adverbs")
-    negative = _is(verb, "negated_verbs")
-    if left and _is(left[0], "negations"):
+    _drop_leading(left, "adverbs")
+    verb = (
+        left.pop(0)
+        if left and (_is_listed(left[0], "verbs") or _is_listed(left[0], "negated_verbs"))
+        else ""
+    )
+    _drop_leading(left, "adverbs")
+    negative = _is_listed(verb, "negated_verbs")
+    if left and _is_listed(left[0], "negations"):
         negative = True
         left.pop(0)
     if not subject and not verb:
         return None
     answer = NO if negative else YES
-    tail = _strip(left, "tail")
+    tail = _strip_phrases(left, "tail")
     if tail:
         brief = negative and bool(subject and verb) and len(tail) <= 2
         return answer if brief or _repeats(tail, question) else None
     return answer if verb else None
 
 
-def _drop(words: list[str], name: str) -> None:
-    while words and _is(words[0], name):
+def _drop_leading(words: list[str], name: str) -> None:
+    while words and _is_listed(words[0], name):
         words.pop(0)
 
 
 def _repeats(words: Sequence[str], question: str) -> bool:
     """Whether all content words occur in the question, up to an ending."""
     asked = {_stem(word) for word in _words(question)}
-    content = [_stem(word) for word in words if not _is(word, "small")]
+    content = [_stem(word) for word in words if not _is_listed(word, "small")]
     return bool(content) and all(word in asked for word in content)
 
 
@@ -184,14 +192,14 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 3 else word
 
 
-def _strip(words: list[str], name: str = "fillers") -> list[str]:
+def _strip_phrases(words: list[str], name: str = "fillers") -> list[str]:
     """Remove phrases of a list from the beginning."""
     while first := next(_matches(words, _english()[name]), None):
         words = words[len(first) :]
     return words
 
 
-def _begins(words: Sequence[str], phrases: frozenset[Words]) -> bool:
+def _begins_with(words: Sequence[str], phrases: frozenset[Words]) -> bool:
     return next(_matches(words, phrases), None) is not None
 
 

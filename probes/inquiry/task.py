@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from probes.inquiry.text import wording
+from probes.inquiry.text import normalize_question
 
 MAX_LABELS = 128
 """The number of log-probabilities that vLLM returns for one token."""
@@ -94,23 +94,23 @@ class Task(_Strict):
             raise ValueError("guess: must hold {label} exactly once")
         if self.open_question.count("{property}") != 1:
             raise ValueError("open_question: must hold {property} exactly once")
-        if wording(self.answers[0]) == wording(self.answers[1]):
+        if normalize_question(self.answers[0]) == normalize_question(self.answers[1]):
             raise ValueError("answers: the two must differ")
-        _refuse_twins("labels", [label.name for label in self.labels])
-        _refuse_twins("queries", [query.question for query in self.queries])
+        _refuse_duplicates("labels", [label.name for label in self.labels])
+        _refuse_duplicates("queries", [query.question for query in self.queries])
         for index, query in enumerate(self.queries):
-            self._refuse_strangers(f"queries.{index}", query)
+            self._refuse_unknown_labels(f"queries.{index}", query)
         return self
 
-    def _refuse_strangers(self, where: str, query: Query) -> None:
-        if not wording(query.question):
+    def _refuse_unknown_labels(self, where: str, query: Query) -> None:
+        if not normalize_question(query.question):
             raise ValueError(f"{where}.question: holds no word")
         known = {label.name for label in self.labels}
         named = (*(query.yes or ()), *query.varies)
         for name in named:
             if name not in known:
                 raise ValueError(f"{where}: `{name}` is none of the labels")
-        if twins := _twins(named):
+        if twins := _duplicates(named):
             raise ValueError(f"{where}: `{twins[0]}` is named twice")
         if query.varies and query.yes is None:
             raise ValueError(f"{where}.varies: stands beside `yes` only")
@@ -148,17 +148,17 @@ class Task(_Strict):
         fits = line.startswith(before) and line.endswith(after)
         prop = line[len(before) : len(line) - len(after)] if fits else ""
         try:
-            return self.proposed(prop) if wording(prop) else None
+            return self.proposed(prop) if normalize_question(prop) else None
         except ValidationError:  # longer than a question may be
             return None
 
 
-def _twins(names: Iterable[str]) -> list[str]:
+def _duplicates(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _refuse_twins(where: str, texts: Iterable[str]) -> None:
-    if twins := _twins(wording(text) for text in texts):
+def _refuse_duplicates(where: str, texts: Iterable[str]) -> None:
+    if twins := _duplicates(normalize_question(text) for text in texts):
         raise ValueError(f"{where}: `{twins[0]}` is there twice")
 
 

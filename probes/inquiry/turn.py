@@ -9,7 +9,7 @@ from torch import Tensor
 from probes.conformal import EmptySets, SetRule
 from probes.inquiry.likelihood import UNKNOWN, posterior, posteriors_after
 from probes.inquiry.lookahead import answer_weights
-from probes.inquiry.pursuit import Selection, select, stop_reason
+from probes.inquiry.pursuit import Selection, select_question, stop_reason
 from probes.inquiry.words import TOLERANCE, LabelWeights, Policy, StopReason
 
 History = Sequence[tuple[int, int]]
@@ -65,7 +65,7 @@ class Turn(NamedTuple):
         return int(self.probabilities.argmax())
 
 
-def heard(history: History) -> int:
+def num_interpreted(history: History) -> int:
     """Number of questions with an answer other than `UNKNOWN`."""
     return len({question for question, answer in history if answer != UNKNOWN})
 
@@ -101,14 +101,14 @@ def take_turn(lookahead: Lookahead, history: History, calibration: SetRule, rule
         calibration: Thresholds of the predictor that made the lookahead.
         rule: Selection rule.
     """
-    length, num_asked = heard(history), len(history)
+    length, num_asked = num_interpreted(history), len(history)
     current = lookahead.current
     members = calibration.sets(current, length, rule.empty)
     selection, gains = None, torch.empty(0)
     if lookahead.questions:
         weights = answer_weights(lookahead.answers, current, rule.label_weights)
         seed = rule.seed * 1_000_003 + num_asked  # a different random number in each turn
-        selection = select(
+        selection = select_question(
             rule.policy,
             lookahead.after,
             weights,

@@ -54,11 +54,12 @@ def test_the_profile_raises_the_entropy_and_a_random_vector_does_not(
     """On histories that were not in the training data."""
 
     def entropy(one: Vector, times: float) -> float:
-        return float(action_entropy(reader.logprobs(Condition(one.move(times)))).entropy.mean())
+        return float(action_entropy(reader.logprobs(Condition(one.offsets(times)))).entropy.mean())
 
     plain, moved = entropy(vector, 0.0), entropy(vector, strength())
     others = [
-        entropy(vector.along(shuffled(vector.direction, seed)), strength()) for seed in range(5)
+        entropy(vector.with_direction(shuffled(vector.direction, seed)), strength())
+        for seed in range(5)
     ]
     assert moved > plain + 0.1
     assert moved > max(others) + 0.05
@@ -69,7 +70,7 @@ def test_a_server_assigns_the_actions_the_same_probabilities_as_training(
     client: OpenAI, loaded: LoadedModel, reader: EpisodeReader, vector: Vector
 ) -> None:
     plain = reader.logprobs(PLAIN)
-    moved = reader.logprobs(Condition(vector.move(strength())))
+    moved = reader.logprobs(Condition(vector.offsets(strength())))
     for number, step in enumerate(RUNS[0]):
         words = [f" {action}" for action in step.actions]
         for expected, control in ((plain, None), (moved, {"profile": "explore"})):

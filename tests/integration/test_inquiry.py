@@ -11,7 +11,7 @@ from openai import BadRequestError, OpenAI
 
 from probes.inquiry.prompts import NEUTRAL_REPLIES
 from probes.inquiry.task import Task, load_task
-from probes.inquiry.text import wording
+from probes.inquiry.text import normalize_question
 from tests.conftest import Server, entrostat
 from tests.integration.support import MODEL
 
@@ -284,7 +284,7 @@ def test_a_game_of_open_questions(client: OpenAI) -> None:
     )
     asked = [report["query"] for report in reports[:-1]]
     assert asked
-    assert len({wording(question) for question in asked}) == len(asked)
+    assert len({normalize_question(question) for question in asked}) == len(asked)
     assert all(load_task("animals").open_query(question) for question in asked)
     assert reports[0]["calibrated"]
     assert not reports[-1]["calibrated"]

@@ -1,6 +1,6 @@
 """`entrostat evaluate`: what controls are worth on a model and a task. Imports no torch."""
 
-from training.cli.options import job_command, show
+from training.cli.options import job_command, print_settings
 from training.evaluation.config import EvaluateConfig
 
 
@@ -29,7 +29,7 @@ def _evaluate(config: EvaluateConfig, dry_run: bool) -> None:
     from training.evaluation.job import check, cost, evaluate
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         evaluate(config, Console())
 

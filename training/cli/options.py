@@ -105,7 +105,7 @@ def _run(
         flags: dict[str, Any] = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
         if serve_flags:
             flags["serve_flags"] = serve_flags
-        chosen = build(
+        chosen = load_settings(
             config,
             file=given.pop("config"),
             changes=given.pop("change") or [],
@@ -137,12 +137,12 @@ def _options(config: type[JobConfig]) -> list[tuple[str, FieldInfo]]:
 
 
 def _parameter(field: str, info: FieldInfo, config: type[JobConfig]) -> inspect.Parameter:
-    kind = _plain(info.annotation)
+    kind = _shell_type(info.annotation)
     text = " ".join((info.description or "").split())
     choices = _choices(info.annotation)
     if choices:
         text += f" One of {', '.join(choices)}."
-    shown = _shown(info.default)
+    shown = _default_text(info.default)
     if shown and kind is not bool:
         text += f" Default: {shown}."
     option: Any
@@ -166,7 +166,7 @@ def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _plain(annotation: Any) -> Any:
+def _shell_type(annotation: Any) -> Any:
     """The type that the shell's text becomes; the config checks the rest."""
     is_union = get_origin(annotation) in (Union, UnionType)
     parts = get_args(annotation) if is_union else (annotation,)
@@ -180,13 +180,13 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     return ()
 
 
-def _shown(default: Any) -> str:
+def _default_text(default: Any) -> str:
     if default is None or default == ():
         return ""
     return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def build(
+def load_settings(
     config: type[Config],
     *,
     file: Path | None,
@@ -211,7 +211,7 @@ def build(
     values: dict[str, Any] = dict(config.quick) if quick else {}
     origins = dict.fromkeys(values, "--quick")
     sources = [(str(file), read_toml(file))] if file is not None else []
-    sources += [("--set", _change(change)) for change in changes]
+    sources += [("--set", _parse_change(change)) for change in changes]
     for origin, table in sources:
         values |= table
         origins |= dict.fromkeys(table, origin)
@@ -220,10 +220,10 @@ def build(
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise TrainingError(_explained(error, values, origins)) from error
+        raise TrainingError(_error_sentence(error, values, origins)) from error
 
 
-def _change(text: str) -> dict[str, Any]:
+def _parse_change(text: str) -> dict[str, Any]:
     key, found, value = text.partition("=")
     if not found or not key.strip():
         raise TrainingError(f"--set `{text}`: write KEY=VALUE")
@@ -233,7 +233,7 @@ def _change(text: str) -> dict[str, Any]:
         return {key.strip(): value.strip()}
 
 
-def _explained(
+def _error_sentence(
     error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]
 ) -> str:
     """One sentence about the first thing that is wrong."""
@@ -244,11 +244,15 @@ def _explained(
     origin = origins.get(key, "")
     if first["type"] == "extra_forbidden":
         return f"{origin}: there is no setting `{key}`"
-    where = f"{_flag(key)} {_shown(values.get(key))}".strip() if not origin else f"{origin}: {key}"
+    where = (
+        f"{_flag(key)} {_default_text(values.get(key))}".strip()
+        if not origin
+        else f"{origin}: {key}"
+    )
     return f"{where}: {first['msg']}"
 
 
-def show(config: JobConfig, cost: str) -> None:
+def print_settings(config: JobConfig, cost: str) -> None:
     """Print all settings as JSON and what the run takes, for `--dry-run`."""
     print(json.dumps(config.model_dump(mode="json", exclude={"command"}), indent=2))
     print(f"everything is checked, nothing was started: {cost}")

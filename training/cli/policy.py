@@ -75,7 +75,7 @@ def train(
             raise TrainingError(
                 "name a config: a TOML file or a shipped one, see --list-objectives"
             )
-        from training.policy.config import load_config, quick_version, resolved
+        from training.policy.config import config_json, load_config, quick_version
 
         chosen = load_config(config, change or ())
         if quick:
@@ -88,7 +88,7 @@ def train(
             prepare(chosen, fresh=fresh)
             found = estimate(chosen)
             refuse_full_disk(chosen, found.trained)
-            console.print_json(resolved(chosen))
+            console.print_json(config_json(chosen))
             console.print(describe(found, chosen), highlight=False, soft_wrap=True)
             return
         from training.policy import job

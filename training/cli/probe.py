@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from training.cli.options import add_job, show
+from training.cli.options import add_job, print_settings
 from training.decisions.config import DecisionsConfig
 from training.difficulty.config import DifficultyConfig
 from training.inquiry.config import InquiryConfig
@@ -46,7 +46,7 @@ def temperature(config: TemperatureConfig, dry_run: bool) -> None:
     from training.temperature.job import check, cost, train_temperature
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         train_temperature(config, Console())
 
@@ -71,7 +71,7 @@ def difficulty(config: DifficultyConfig, dry_run: bool) -> None:
     from training.difficulty.job import check, cost, train_difficulty
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         train_difficulty(config, Console())
 
@@ -94,7 +94,7 @@ def inquiry(config: InquiryConfig, dry_run: bool) -> None:
     from training.inquiry.job import check, cost, train_inquiry
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         train_inquiry(config, Console())
 
@@ -119,7 +119,7 @@ def decisions(config: DecisionsConfig, dry_run: bool) -> None:
     from training.decisions.job import check, cost, train_decisions
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         train_decisions(config, Console())
 

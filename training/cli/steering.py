@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from training.cli.errors import one_sentence_errors
-from training.cli.options import add_job, show
+from training.cli.options import add_job, print_settings
 from training.steering.config import SteeringConfig
 
 _app = typer.Typer(
@@ -45,7 +45,7 @@ def east(config: SteeringConfig, dry_run: bool) -> None:
     from training.steering.job import check, cost, train_steering
 
     if dry_run:
-        show(config, cost(config, check(config)))
+        print_settings(config, cost(config, check(config)))
     else:
         train_steering(config, Console())
 

@@ -47,7 +47,7 @@ def check_served_job(config: ServedJobConfig) -> None:
             "--server uses running servers: leave out MODEL and the flags after `--`"
         )
     if config.checkpoint is not None:
-        identify(config.checkpoint)
+        model_identity(config.checkpoint)
     elif config.model is not None and not Path(config.model).is_dir():
         raise TrainingError(
             f"{config.model} is not a folder on this machine: name a copy of its files with "
@@ -56,7 +56,7 @@ def check_served_job(config: ServedJobConfig) -> None:
 
 
 @contextmanager
-def servers_of(config: ServedJobConfig, console: Console) -> Iterator[tuple[str, ...]]:
+def job_servers(config: ServedJobConfig, console: Console) -> Iterator[tuple[str, ...]]:
     """Addresses of the job's servers; starts one while the block runs if none is named.
 
     Raises:
@@ -152,7 +152,7 @@ def load_tokenizer(checkpoint: Path, **options: Any) -> Any:
     return tokenizer
 
 
-def identify(checkpoint: Path) -> ModelIdentity:
+def model_identity(checkpoint: Path) -> ModelIdentity:
     """Fingerprint of the model that an artifact belongs to.
 
     Raises:
@@ -200,7 +200,7 @@ def identify_served(served: ServedModel, checkpoint: Path | None) -> ModelIdenti
     Raises:
         TrainingError: The files are not on this machine.
     """
-    return identify(served_folder(served, checkpoint))
+    return model_identity(served_folder(served, checkpoint))
 
 
 def default_checkpoint() -> Path:

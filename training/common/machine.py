@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Return the processor name and number of cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

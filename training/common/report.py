@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from probes.artifact import Manifest
 from training.common.files import atomic_write, write_text
-from training.common.machine import machine
+from training.common.machine import describe_machine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,10 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def provenance(manifest: Manifest, command: str) -> str:
     """When, how, where and with which packages an artifact was made."""
     versions = ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))
-    return f"Made on {manifest.created:%Y-%m-%d} by `{command}` on {machine()}, with\n{versions}."
+    return (
+        f"Made on {manifest.created:%Y-%m-%d} by `{command}` on {describe_machine()}, "
+        f"with\n{versions}."
+    )
 
 
 def write_page(folder: Path, name: str, text: str, figure: "Figure | None" = None) -> Path:

@@ -42,7 +42,7 @@ class RolloutStore:
         except TrainingError:
             self._file.close()
             raise
-        self.num_tokens = sum(len(rollout.measured) for rollout in self.rollouts.values())
+        self.num_tokens = sum(len(rollout.finite_entropies) for rollout in self.rollouts.values())
         """Entropies in the file."""
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class RolloutStore:
                 rollout = RolloutRecord.model_validate_json(line)
             except ValidationError as error:
                 raise self._damaged(number, error.errors()[0]["msg"]) from error
-            if rollout.number < 0 or not rollout.measured:
+            if rollout.number < 0 or not rollout.finite_entropies:
                 raise self._damaged(number, "no token was measured")
             rollouts[rollout.number] = rollout
         return rollouts
@@ -83,7 +83,7 @@ class RolloutStore:
         self._file.write(rollout.model_dump_json().encode() + b"\n")
         self._file.flush()
         self.rollouts[rollout.number] = rollout
-        self.num_tokens += len(rollout.measured)
+        self.num_tokens += len(rollout.finite_entropies)
 
 
 def first_rollouts(
@@ -103,7 +103,7 @@ def first_rollouts(
         if len(chosen) not in rollouts:
             raise ValueError(f"rollout {len(chosen)} is missing")
         chosen.append(rollouts[len(chosen)])
-        found += len(chosen[-1].measured)
+        found += len(chosen[-1].finite_entropies)
     return chosen
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from training.common.files import write_text
-from training.common.progress import working
+from training.common.progress import progress_bar
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import SampleRequest, ServedModel, ServerPool
 
@@ -32,7 +32,7 @@ def run_folder(runs: Path, job: str, served: ServedModel, settings: Mapping[str,
     return run
 
 
-async def draw(
+async def sample_missing(
     fleet: ServerPool,
     run: Path,
     asks: Callable[[RolloutStore], Iterator[SampleRequest]],
@@ -65,7 +65,7 @@ async def draw(
         console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
         if traces.rollouts:
             console.print(f"resuming: the run folder already has {done(traces):,} {unit}")
-        with working(console, "sampling", total, unit, done(traces)) as work:
+        with progress_bar(console, "sampling", total, unit, done(traces)) as work:
             async with aclosing(fleet.run(asks(traces))) as rollouts:
                 async for rollout in rollouts:
                     traces.append(rollout)

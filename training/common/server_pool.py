@@ -68,7 +68,7 @@ class RolloutRecord(BaseModel):
     """Whether a pre-pass of one generated token came before the answer."""
 
     @property
-    def measured(self) -> list[float]:
+    def finite_entropies(self) -> list[float]:
         """The entropies that are numbers."""
         return [entropy for entropy in self.entropies if entropy is not None]
 
@@ -151,7 +151,7 @@ class ServerPool:
         greeting = SampleRequest(0, [{"role": "user", "content": "Hello"}], 0)
         for client in self._clients:
             try:
-                await self._ask(client, greeting, Sampling(self._sampling.temperature, 1))
+                await self._request(client, greeting, Sampling(self._sampling.temperature, 1))
             except RetryableError as error:
                 raise TrainingError(str(error)) from error
         return answers[0]
@@ -166,7 +166,7 @@ class ServerPool:
         try:
             return await client.get(path, cast_to=object)
         except openai.APIError as error:
-            raise TrainingError(str(_explained(error, client))) from error
+            raise TrainingError(str(_sampling_error(error, client))) from error
 
     async def run(self, asks: Iterable[SampleRequest]) -> AsyncGenerator[RolloutRecord, None]:
         """Draw answers, in the order in which they finish.
@@ -205,14 +205,14 @@ class ServerPool:
             # Counted per request, so that retries of other requests do not shift the rotation.
             client = self._clients[(turn + attempt - 1) % len(self._clients)]
             try:
-                return await self._ask(client, ask, ask.sampling or self._sampling)
+                return await self._request(client, ask, ask.sampling or self._sampling)
             except RetryableError as error:
                 if attempt == self._attempts:
                     raise TrainingError(f"{error} ({attempt} attempts)") from error
                 await asyncio.sleep(min(self._pause * 2 ** (attempt - 1), MAX_PAUSE))
         raise AssertionError("unreachable")
 
-    async def _ask(
+    async def _request(
         self, client: openai.AsyncOpenAI, ask: SampleRequest, sampling: Sampling
     ) -> RolloutRecord:
         temperature = sampling.temperature
@@ -229,7 +229,7 @@ class ServerPool:
                 extra_body={**extra, **sampling.further},
             )
         except openai.APIError as error:
-            raise _explained(error, client) from error
+            raise _sampling_error(error, client) from error
         return _record(ask, answer.choices[0], str(client.base_url))
 
 
@@ -261,7 +261,7 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         prepass=decision is not None and decision.prepass_tokens is not None,
     )
     # A missing entropy of a token comes from the model; other missing data are a failure.
-    if measured.fallback not in (None, "no_entropy") or not rollout.measured:
+    if measured.fallback not in (None, "no_entropy") or not rollout.finite_entropies:
         reason = measured.fallback or "no token was measured"
         raise RetryableError(f"{server} sent an incomplete trace: {reason}")
     return rollout
@@ -296,10 +296,10 @@ async def _describe(client: openai.AsyncOpenAI) -> ServedModel:
             "or leave out --server"
         ) from error
     except openai.APIError as error:
-        raise TrainingError(str(_explained(error, client))) from error
+        raise TrainingError(str(_sampling_error(error, client))) from error
 
 
-def _explained(error: openai.APIError, client: openai.AsyncOpenAI) -> Exception:
+def _sampling_error(error: openai.APIError, client: openai.AsyncOpenAI) -> Exception:
     """Convert an error of the SDK."""
     if isinstance(error, openai.APIConnectionError):
         return RetryableError(f"{client.base_url} does not answer")

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from training.datasets.problem import Problem
-from training.datasets.turns import in_turn
+from training.datasets.turns import interleave
 
 LEVELS = range(1, 11)
 _PATIENCE = 50
@@ -21,7 +21,7 @@ def arithmetic(number: int, seed: int) -> list[Problem]:
             problems returns all of them.
         seed: Seed; equal seeds give equal problems.
     """
-    return _spread("arithmetic", _expression, number, seed)
+    return _spread_over_levels("arithmetic", _expression, number, seed)
 
 
 def word_problems(number: int, seed: int) -> list[Problem]:
@@ -32,7 +32,7 @@ def word_problems(number: int, seed: int) -> list[Problem]:
             problems returns all of them.
         seed: Seed; equal seeds give equal problems.
     """
-    return _spread("words", _story, number, seed)
+    return _spread_over_levels("words", _story, number, seed)
 
 
 def drill(number: int, seed: int) -> list[Problem]:
@@ -60,7 +60,7 @@ def drill(number: int, seed: int) -> list[Problem]:
     ]
 
 
-def _spread(
+def _spread_over_levels(
     task: str, make: Callable[[int, random.Random], tuple[str, int]], number: int, seed: int
 ) -> list[Problem]:
     chance, asked = random.Random(f"{task}:{seed}"), set[str]()
@@ -78,7 +78,7 @@ def _spread(
                     task=task, level=level, prompt=prompt, answer=str(answer), grader="numeric"
                 )
 
-    return list(islice(in_turn(of(level) for level in LEVELS), number))
+    return list(islice(interleave(of(level) for level in LEVELS), number))
 
 
 class _Operands(NamedTuple):

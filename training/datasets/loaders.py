@@ -17,7 +17,7 @@ from training.common.files import parse_json_lines, read_json_lines
 from training.datasets.arithmetic import arithmetic, drill, word_problems
 from training.datasets.problem import Problem
 from training.datasets.records import Record, read_level, read_record
-from training.datasets.turns import in_turn
+from training.datasets.turns import interleave
 
 BUILT_IN = ("arithmetic", "words", "facts", "quiz", "drill")
 HUB = {"openai/gsm8k": "gsm8k", "HuggingFaceH4/MATH-500": "math500"}
@@ -58,7 +58,7 @@ def load_problems(
             answer that its grader does not support; the message names the line.
     """
     share = -(-number // len(tasks))
-    chosen = list(in_turn(_load(task, share, seed, grader, split) for task in tasks))
+    chosen = list(interleave(_load(task, share, seed, grader, split) for task in tasks))
     if not chosen:
         raise TrainingError("there are no questions in these tasks")
     return chosen[:number]
@@ -76,7 +76,7 @@ def _load(
     if task == "facts":
         return _sample(_shipped(task), number, seed)
     if task == "quiz":
-        return _in_turn(_shipped(task), number, seed)
+        return _balance_tasks(_shipped(task), number, seed)
     path = Path(task)
     if path.suffix == ".jsonl" or path.is_file():
         return _sample(_parse(read_json_lines(path), path.stem, grader), number, seed)
@@ -91,7 +91,7 @@ def _shipped(task: str) -> list[Problem]:
     return _parse(parse_json_lines(text, task), task, "contains")
 
 
-def _in_turn(problems: list[Problem], number: int, seed: int) -> list[Problem]:
+def _balance_tasks(problems: list[Problem], number: int, seed: int) -> list[Problem]:
     """Choose equally many problems of every task, as far as available."""
     turns: dict[str, int] = defaultdict(int)
     rows = []

@@ -22,7 +22,7 @@ from probes.decisions.calibration import (
 from probes.decisions.question import DecisionQuestion, Read
 from probes.decisions.scores import OptionLogprobs
 from training.common.errors import TrainingError
-from training.common.job import check_name, check_served_job, identify_served, servers_of
+from training.common.job import check_name, check_served_job, identify_served, job_servers
 from training.common.sampling import run_folder
 from training.common.server_pool import Sampling, ServedModel, ServerPool
 from training.decisions.config import DecisionsConfig
@@ -82,7 +82,7 @@ def train_decisions(job: DecisionsConfig, console: Console) -> Path:
     """
     rows = check(job)
     console.print(cost(job, rows), highlight=False, soft_wrap=True)
-    with servers_of(job, console) as urls:
+    with job_servers(job, console) as urls:
         served, run, found = asyncio.run(_read(job, urls, rows, console))
     with console.status("fitting"):
         results = [

@@ -13,7 +13,7 @@ from rich.console import Console
 from probes.decisions.scores import OptionLogprobs
 from training.common.errors import TrainingError
 from training.common.files import read_json_lines
-from training.common.progress import working
+from training.common.progress import progress_bar
 from training.decisions.rows import LabelledRow
 
 
@@ -66,7 +66,7 @@ async def read_rows(
         work.advance(1)
 
     missing = [number for number in range(len(rows)) if number not in known]
-    with working(console, "reading rows", len(rows), "rows", len(known)) as work:
+    with progress_bar(console, "reading rows", len(rows), "rows", len(known)) as work:
         try:
             async with asyncio.TaskGroup() as group:
                 for number in missing:

@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from training.common.metrics import Interval
 from training.common.report import MIN_POINTS
 from training.difficulty.config import HeadKind
-from training.difficulty.fit import MAX_FOLDS, Data, select, stratified_folds
+from training.difficulty.fit import MAX_FOLDS, Data, select_head, stratified_folds
 from training.difficulty.metrics import Labels, difference, macro_f1
 
 REPEATS = 3
@@ -97,7 +97,7 @@ def _compare(
         return np.stack([_out_of_fold(data, splits, guess)[chosen] for splits in repeats])
 
     def probe(seen: Data, new: Data) -> Labels:
-        _, model = select(seen, kind, seed)
+        _, model = select_head(seen, kind, seed)
         return _predict(model, seen.features, seen.labels, new.features)
 
     truth, own = data.labels[chosen], everywhere(probe)
@@ -111,7 +111,7 @@ def _compare(
 def _out_of_fold(data: Data, splits: Iterable[Split], guess: Guess) -> Labels:
     guesses = np.zeros_like(data.labels)
     for seen, new in splits:
-        guesses[new] = guess(data.take(seen), data.take(new))
+        guesses[new] = guess(data.subset(seen), data.subset(new))
     return guesses
 
 

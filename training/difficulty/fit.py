@@ -48,7 +48,7 @@ class Data(NamedTuple):
     lengths: Labels
     """Tokens of the prompt."""
 
-    def take(self, chosen: Labels) -> "Data":
+    def subset(self, chosen: Labels) -> "Data":
         """The questions with these numbers."""
         features, labels, tasks, lengths = self
         return Data(features[chosen], labels[chosen], tasks[chosen], lengths[chosen])
@@ -90,13 +90,13 @@ def fit_difficulty(data: Data, kind: HeadKind, seed: int) -> DifficultyFit:
             )
     everyone = np.arange(len(data.labels))
     rest, test = train_test_split(everyone, test_size=0.2, stratify=data.labels, random_state=seed)
-    name, model, calibrated = fit_head(data.take(rest), kind, seed)
-    held_out = data.take(test)
+    name, model, calibrated = fit_head(data.subset(rest), kind, seed)
+    held_out = data.subset(test)
     probabilities = calibrated.predict_proba(held_out.features)
     truth = held_out.labels
     guesses = probabilities.argmax(1)
     return DifficultyFit(
-        head=export(calibrated),
+        head=export_head(calibrated),
         name=name,
         test=test,
         num_calibrated=len(rest) // 4 + (len(rest) % 4 > 0),
@@ -120,7 +120,7 @@ def fit_head(data: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline, Cali
     train, calibration = train_test_split(
         np.arange(len(data.labels)), test_size=0.25, stratify=data.labels, random_state=seed
     )
-    name, model = select(data.take(train), kind, seed)
+    name, model = select_head(data.subset(train), kind, seed)
     model.fit(data.features[train], data.labels[train])
     return name, model, calibrate(model, data.features[calibration], data.labels[calibration])
 
@@ -166,7 +166,7 @@ def candidates(kind: HeadKind, seed: int, num_questions: int = 1000) -> dict[str
     return {"linear": linear, "mlp": mlp, "auto": linear | mlp}[kind]
 
 
-def select(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
+def select_head(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
     """The head with the best cross-validated macro-F1 on the training questions."""
     folds = stratified_folds(train.labels, seed)
     tried = candidates(kind, seed, len(train.labels))
@@ -190,7 +190,7 @@ def calibrate(model: ClassifierMixin, features: Floats, labels: Labels) -> Calib
     return calibrated
 
 
-def export(calibrated: CalibratedClassifierCV) -> Head:
+def export_head(calibrated: CalibratedClassifierCV) -> Head:
     """The tensors of what `calibrate` gave: the same probabilities without scikit-learn."""
     (member,) = calibrated.calibrated_classifiers_
     (scaling,) = member.calibrators

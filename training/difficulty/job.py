@@ -15,8 +15,8 @@ from probes.difficulty.probe import cheapest, classify, default_thresholds
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors, write_text
-from training.common.job import check_served_job, identify_served, served_folder, servers_of
-from training.common.progress import working
+from training.common.job import check_served_job, identify_served, job_servers, served_folder
+from training.common.progress import progress_bar
 from training.common.rollout_store import content_hash
 from training.common.server_pool import ServedModel
 from training.datasets.loaders import load_problems
@@ -30,7 +30,7 @@ from training.difficulty.labels import (
     StrategyRollouts,
     artifact_id,
     draw_answers,
-    grade,
+    grade_answers,
 )
 from training.difficulty.report import DifficultyResult, write_report, write_summary
 from training.difficulty.strategies import load_strategies
@@ -47,14 +47,14 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
     """
     problems, strategies = check(job)
     tried = tuple(Difficulty) if job.labels == "outcome" else (Difficulty.NORMAL,)
-    with servers_of(job, console) as urls:
+    with job_servers(job, console) as urls:
         drawn = {
             difficulty: asyncio.run(
                 draw_answers(job, urls, problems, strategies.for_class(difficulty), console)
             )
             for difficulty in tried
         }
-    answers = {one: grade(problems, drawn[one].traces, job.samples) for one in tried}
+    answers = {one: grade_answers(problems, drawn[one].traces, job.samples) for one in tried}
     rule, labels = _labels(job, answers)
     served, run, _ = drawn[Difficulty.NORMAL]
     checkpoint = served_folder(served, job.checkpoint)
@@ -150,7 +150,7 @@ def _features(
     if file.is_file():
         kept = read_tensors(file)
         return kept["states"], kept["lengths"]
-    with working(console, "reading hidden states", len(problems), "questions") as work:
+    with progress_bar(console, "reading hidden states", len(problems), "questions") as work:
         states, lengths = hidden_states(
             checkpoint,
             [problem.prompt for problem in problems],

@@ -15,7 +15,7 @@ from probes.difficulty.strategies import Strategy, with_text
 from training.common.config import JobConfig
 from training.common.job import check_name, identify_served
 from training.common.rollout_store import RolloutStore
-from training.common.sampling import draw, run_folder
+from training.common.sampling import run_folder, sample_missing
 from training.common.server_pool import (
     SampleRequest,
     Sampling,
@@ -74,10 +74,12 @@ async def draw_answers(
             "seed": job.seed,
         }
         run = run_folder(job.runs, "difficulty", served, settings)
-        traces = await draw(
+        traces = await sample_missing(
             fleet,
             run,
-            lambda traces: pending(problems, job.samples, strategy.prompt, job.seed, traces),
+            lambda traces: missing_requests(
+                problems, job.samples, strategy.prompt, job.seed, traces
+            ),
             console,
             fresh=job.fresh,
             total=len(problems) * job.samples,
@@ -92,7 +94,7 @@ def artifact_id(job: JobConfig, served: ServedModel) -> str:
     return job.name or f"{Path(served.model).name}/difficulty"
 
 
-def pending(
+def missing_requests(
     problems: list[Problem], samples: int, text: str, seed: int, traces: RolloutStore
 ) -> Iterator[SampleRequest]:
     """Requests still to be made: answer s of question q has the number q * samples + s."""
@@ -108,7 +110,7 @@ def problems_hash(problems: list[Problem]) -> str:
     return sha256(json.dumps([p.model_dump() for p in problems]).encode()).hexdigest()
 
 
-def grade(problems: list[Problem], traces: RolloutStore, samples: int) -> AnswerStatistics:
+def grade_answers(problems: list[Problem], traces: RolloutStore, samples: int) -> AnswerStatistics:
     """Accuracy, entropy and length of every question's answers.
 
     Args:
@@ -123,7 +125,7 @@ def grade(problems: list[Problem], traces: RolloutStore, samples: int) -> Answer
         figures[question, sample] = torch.tensor(
             [
                 float(problems[question].is_right(rollout.text)),
-                float(np.mean(rollout.measured)),
+                float(np.mean(rollout.finite_entropies)),
                 float(len(rollout.entropies)),
                 float(rollout.finish_reason == "length"),
             ]

@@ -22,7 +22,7 @@ from training.difficulty.labels import AnswerStatistics
 from training.difficulty.metrics import reliability
 
 _NAME = "difficulty-probe"
-_COLOURS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
+_COLORS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
 
 
 class DifficultyResult(NamedTuple):
@@ -52,29 +52,30 @@ def write_report(facts: DifficultyResult, folder: Path) -> Path:
 def write_summary(facts: DifficultyResult, console: Console) -> None:
     """Show what it is comparison in the terminal."""
     table = Table(*_COMPARED, title=facts.artifact.id)
-    for row in _compared(facts.comparison.questions):
+    for row in _comparison_rows(facts.comparison.questions):
         table.add_row(*row)
     console.print(table)
 
 
+_STRATEGY_COLUMNS = ("strategy tried", "accuracy", "tokens", "reached the budget", "entropy")
 _COMPARED = ("macro-F1", "", "the probe's difference", "95 % interval of the difference")
 
 
-def _compared(comparison: FoldComparison) -> list[tuple[str, ...]]:
+def _comparison_rows(comparison: FoldComparison) -> list[tuple[str, ...]]:
     return [
         ("probe", f"{comparison.probe.value:.3f}", "", ""),
         *(
-            (name, f"{baseline.macro_f1.value:.3f}", *_cells(baseline.difference))
+            (name, f"{baseline.macro_f1.value:.3f}", *_interval_cells(baseline.difference))
             for name, baseline in comparison.baselines.items()
         ),
     ]
 
 
-def _cells(interval: Interval) -> tuple[str, str]:
+def _interval_cells(interval: Interval) -> tuple[str, str]:
     return f"{interval.value:+.3f}", f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def _spec(facts: DifficultyResult) -> ProbeSpec:
+def _probe_spec(facts: DifficultyResult) -> ProbeSpec:
     spec = facts.artifact.manifest.probe
     assert spec is not None
     return spec
@@ -92,7 +93,7 @@ def _draw(facts: DifficultyResult) -> Figure:
 
 def _draw_grades(facts: DifficultyResult, axes: Axes) -> None:
     entropy = axes.twinx()
-    for task, rows in _by_grade(facts).items():
+    for task, rows in _statistics_by_level(facts).items():
         grades = [grade for grade, *_ in rows]
         axes.plot(grades, [row[2] for row in rows], "o-", label=f"{task}: accuracy")
         entropy.plot(grades, [row[3] for row in rows], "x--", label=f"{task}: entropy")
@@ -102,10 +103,10 @@ def _draw_grades(facts: DifficultyResult, axes: Axes) -> None:
 
 
 def _draw_scatter(facts: DifficultyResult, axes: Axes) -> None:
-    rule = _spec(facts).labels
+    rule = _probe_spec(facts).labels
     accuracy, entropy = facts.answers.accuracy.numpy(), facts.answers.entropy.numpy()
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(accuracy))
-    for difficulty, colour in _COLOURS.items():
+    for difficulty, colour in _COLORS.items():
         mine = facts.labels.numpy() == difficulty
         label = f"{difficulty.word}: {mine.sum()}"
         axes.scatter((accuracy + jitter)[mine], entropy[mine], s=12, color=colour, label=label)
@@ -144,7 +145,9 @@ def _draw_reliability(facts: DifficultyResult, axes: Axes) -> None:
     axes.set_title(f"Reliability, calibration error {facts.fit.calibration_error:.3f}")
 
 
-def _by_grade(facts: DifficultyResult) -> dict[str, list[tuple[int, int, float, float, float]]]:
+def _statistics_by_level(
+    facts: DifficultyResult,
+) -> dict[str, list[tuple[int, int, float, float, float]]]:
     """Grade, questions, accuracy, entropy and tokens, for every task."""
     rows: dict[str, list[tuple[int, int, float, float, float]]] = {}
     keys = [(problem.task, problem.level) for problem in facts.problems]
@@ -158,7 +161,7 @@ def _by_grade(facts: DifficultyResult) -> dict[str, list[tuple[int, int, float, 
     return rows
 
 
-def shape_of(values: list[float]) -> str:
+def curve_shape(values: list[float]) -> str:
     """Whether a curve over the grades falls and rises again."""
     if len(values) < 3:
         return "too few grades to tell"
@@ -171,15 +174,15 @@ def shape_of(values: list[float]) -> str:
 
 
 def _page(facts: DifficultyResult) -> str:
-    manifest, fit, spec = facts.artifact.manifest, facts.fit, _spec(facts)
+    manifest, fit, spec = facts.artifact.manifest, facts.fit, _probe_spec(facts)
     grades = [
         (task, str(grade), str(count), *_levels(count, accuracy, entropy, tokens))
-        for task, rows in _by_grade(facts).items()
+        for task, rows in _statistics_by_level(facts).items()
         for grade, count, accuracy, entropy, tokens in rows
     ]
     shapes = [
-        f"- {task}: {shape_of([row[3] for row in rows if row[1] >= MIN_POINTS])}"
-        for task, rows in _by_grade(facts).items()
+        f"- {task}: {curve_shape([row[3] for row in rows if row[1] >= MIN_POINTS])}"
+        for task, rows in _statistics_by_level(facts).items()
         if len(rows) > 2
     ]
     counts = np.bincount(facts.labels.numpy(), minlength=3)
@@ -202,11 +205,11 @@ Entropies are those of the full vocabulary at temperature 1, in nats.
 
 {markdown_table(("strategy", "text after the question", "temperature", "budget"), strategies)}
 
-{markdown_table(("tried", "accuracy", "tokens", "reached the budget", "entropy"), _tried(facts))}
+{markdown_table(_STRATEGY_COLUMNS, _strategy_rows(facts))}
 
 ## Labels
 
-{_rule(spec.labels)}:
+{_label_rule(spec.labels)}:
 {counts[0]} easy, {counts[1]} normal, {counts[2]} hard.
 
 ![Grades, labels, confusion, reliability]({_NAME}.png)
@@ -221,8 +224,8 @@ Entropy of the strategy normal over the grades:
 
 `{fit.name}`, chosen by cross-validated macro-F1 on three fifths of the questions and calibrated
 on {fit.num_calibrated} questions. On the other {len(fit.test)}: macro-F1
-{_span(fit.macro_f1)}, accuracy
-{_span(fit.accuracy)}, expected calibration error {fit.calibration_error:.3f}
+{_format_interval(fit.macro_f1)}, accuracy
+{_format_interval(fit.accuracy)}, expected calibration error {fit.calibration_error:.3f}
 ({fit.uncalibrated_error:.3f} uncalibrated), Brier score {fit.brier:.3f}. Intervals are bootstraps
 over questions.
 
@@ -235,9 +238,9 @@ and trained on other questions, up to {MAX_FOLDS} folds,
 {len(facts.comparison.questions.guesses)} times over. The differences are
 measured on the same resampled questions.
 
-{markdown_table(_COMPARED, _compared(facts.comparison.questions))}
+{markdown_table(_COMPARED, _comparison_rows(facts.comparison.questions))}
 
-{_left_out(facts.comparison)}
+{_left_out_tasks(facts.comparison)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """
@@ -250,11 +253,11 @@ def _levels(count: int, accuracy: float, entropy: float, tokens: float) -> tuple
     return f"{accuracy:.2f}", f"{entropy:.3f}", f"{tokens:.1f}"
 
 
-def _span(interval: Interval) -> str:
+def _format_interval(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def _left_out(comparison: BaselineComparison) -> str:
+def _left_out_tasks(comparison: BaselineComparison) -> str:
     if comparison.tasks is None:
         return "No task could be left out: without it a class would be missing."
     rows = [
@@ -264,14 +267,14 @@ def _left_out(comparison: BaselineComparison) -> str:
 are left out, in up to {TASK_FOLDS} groups, and all their questions are guessed by what was trained
 on the other tasks:
 
-{markdown_table(_COMPARED, _compared(comparison.tasks))}
+{markdown_table(_COMPARED, _comparison_rows(comparison.tasks))}
 
 Task by task:
 
 {markdown_table(("macro-F1 on the task left out", "probe", "commonest class"), rows)}"""
 
 
-def _tried(facts: DifficultyResult) -> list[tuple[str, ...]]:
+def _strategy_rows(facts: DifficultyResult) -> list[tuple[str, ...]]:
     return [
         (
             difficulty.word,
@@ -284,7 +287,7 @@ def _tried(facts: DifficultyResult) -> list[tuple[str, ...]]:
     ]
 
 
-def _rule(labels: Thresholds | Outcomes) -> str:
+def _label_rule(labels: Thresholds | Outcomes) -> str:
     if isinstance(labels, Thresholds):
         return (
             f"By the answers of the strategy normal: normal with an accuracy of at least\n"

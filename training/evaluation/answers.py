@@ -138,8 +138,8 @@ def _figures(record: RolloutRecord) -> tuple[float, ...]:
     logprobs = record.logprobs or [float("nan")]
     return (
         len(record.entropies) + record.prepass,
-        float(np.mean(record.measured)),
-        max(record.measured),
+        float(np.mean(record.finite_entropies)),
+        max(record.finite_entropies),
         float(np.mean(logprobs)),
         sum(logprobs),
         record.finish_reason == "length",

@@ -16,11 +16,11 @@ from rich.markup import escape
 from probes.artifact import package_versions
 from training.common.errors import TrainingError
 from training.common.files import write_text
-from training.common.job import check_served_job, identify, servers_of
-from training.common.machine import machine
+from training.common.job import check_served_job, job_servers, model_identity
+from training.common.machine import describe_machine
 from training.common.report import write_page
 from training.common.rollout_store import RolloutStore
-from training.common.sampling import draw, run_folder
+from training.common.sampling import run_folder, sample_missing
 from training.common.server_pool import SampleRequest, Sampling, ServedModel, ServerPool
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Path]:
         TrainingError: It cannot be done; the answers so far stay in the run folder.
     """
     tasks = check(config)
-    with servers_of(config, console) as urls:
+    with job_servers(config, console) as urls:
         return [
             _evaluate(config, task, problems, urls, console) for task, problems in tasks.items()
         ]
@@ -196,7 +196,7 @@ def _run_settings(
     """What decides which answers are drawn. The budget does not: a larger one goes on."""
     folder = config.checkpoint or Path(served.root)
     return {
-        "served": identify(folder).model_dump() if folder.is_dir() else served._asdict(),
+        "served": model_identity(folder).model_dump() if folder.is_dir() else served._asdict(),
         "problems": [problem.model_dump() for problem in problems],
         "arms": [
             (arm.name, None if arm.sampling is None else arm.sampling._asdict()) for arm in arms
@@ -217,7 +217,7 @@ async def _draw(
     *,
     fresh: bool,
 ) -> RolloutStore:
-    return await draw(
+    return await sample_missing(
         fleet,
         run,
         lambda store: pending(wanted, problems, config.instruction, config.seed, store),
@@ -325,8 +325,8 @@ def _facts(config: EvaluateConfig, sampled: _Sampled) -> str:
         for name, number in sorted({**versions, "vllm": sampled.served.vllm}.items())
     )
     return (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `{config.command}` on {machine()}, with\n"
-        f"{packages}: {sampled.tokens:,} tokens in {sampled.seconds / 60:.1f} minutes."
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `{config.command}` on {describe_machine()}, "
+        f"with\n{packages}: {sampled.tokens:,} tokens in {sampled.seconds / 60:.1f} minutes."
     )
 
 

@@ -15,7 +15,7 @@ from probes.inquiry.pursuit import label_probabilities
 from probes.inquiry.task import Task
 from training.common.errors import TrainingError
 from training.inquiry.simulate import Histories
-from training.inquiry.statement_logprobs import connected, continuations, tokens
+from training.inquiry.statement_logprobs import connect, continuation_logprobs, tokens
 
 
 async def direct_scores(
@@ -39,7 +39,7 @@ async def direct_scores(
     """
     free = asyncio.Semaphore(16 * len(urls))
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(connected(url)) for url in urls]
+        clients = [await stack.enter_async_context(connect(url)) for url in urls]
 
         async def score(at: int, one: Histories, sample: int, labels: Sequence[Tokens]) -> float:
             pairs = [(task.questions[question], reply) for question, reply in one.pairs(sample)]
@@ -72,7 +72,7 @@ async def _probability(
     """Probability of the true label among all, from first tokens where these tell them apart."""
     if any(len(label) > 1 for label in labels):
         before = await tokens(client, prompt, start=True)
-        sums = await continuations([client], model, [(before, list(one)) for one in labels])
+        sums = await continuation_logprobs([client], model, [(before, list(one)) for one in labels])
         return float(label_probabilities(sums)[true])
     first = [label[0] for label in labels]
     body = {

@@ -12,9 +12,9 @@ from probes.inquiry.turn import Rule
 from training.inquiry.simulate import (
     GameStep,
     Turns,
-    answered,
+    answered_questions,
     coverage,
-    play,
+    play_game,
     predictions,
     random_histories,
     true_answers,
@@ -37,18 +37,18 @@ class SimulatedGames(NamedTuple):
 
     def accuracy(self, questions: int) -> float:
         """Share of games whose most probable label is the true one by then."""
-        return sum(_at(steps, questions).correct for steps in self.games) / len(self.games)
+        return sum(_step_at(steps, questions).correct for steps in self.games) / len(self.games)
 
     def size(self, questions: int) -> float:
         """Mean size of the prediction set by then."""
-        return sum(_at(steps, questions).size for steps in self.games) / len(self.games)
+        return sum(_step_at(steps, questions).size for steps in self.games) / len(self.games)
 
     def coverage(self) -> dict[int, Coverage]:
         """Coverage by history length."""
         return coverage(self.games)
 
 
-def _at(steps: Sequence[GameStep], questions: int) -> GameStep:
+def _step_at(steps: Sequence[GameStep], questions: int) -> GameStep:
     return steps[min(questions, len(steps) - 1)]
 
 
@@ -116,13 +116,13 @@ def play_games(
     turns: Turns = {}
     for game in range(games):
         truth = true_answers(answers, draw)
-        known = answered(answers)
+        known = answered_questions(answers)
         label = labels[game % len(labels)]
         row = torch.full((len(logprobs),), -1)
         row[known] = truth[label, known]
         shared = None if rule.policy == "random" else turns
         seeded = rule._replace(seed=game)
-        found.append(play(logprobs, row, label, calibration, seeded, shared))
+        found.append(play_game(logprobs, row, label, calibration, seeded, shared))
     return SimulatedGames(name, found)
 
 

@@ -18,8 +18,8 @@ from probes.inquiry.turn import Rule
 from probes.inquiry.words import Predictor
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors
-from training.common.job import check_name, check_served_job, identify_served, servers_of
-from training.common.progress import working
+from training.common.job import check_name, check_served_job, identify_served, job_servers
+from training.common.progress import progress_bar
 from training.common.sampling import run_folder
 from training.common.server_pool import Sampling, ServedModel, ServerPool
 from training.inquiry.config import InquiryConfig
@@ -34,7 +34,7 @@ from training.inquiry.fit import (
     split_labels,
 )
 from training.inquiry.report import InquiryResult, metrics, write_report
-from training.inquiry.simulate import answered, random_histories
+from training.inquiry.simulate import answered_questions, random_histories
 from training.inquiry.statement_logprobs import statement_table
 
 MIN_LABELS = 10
@@ -53,8 +53,8 @@ def train_inquiry(job: InquiryConfig, console: Console) -> Path:
         TrainingError: It cannot be done; what was read stays in the run folder.
     """
     task = check(job)
-    with servers_of(job, console) as urls:
-        served, run, table = asyncio.run(_read(job, urls, task, console))
+    with job_servers(job, console) as urls:
+        served, run, table = asyncio.run(_statement_table(job, urls, task, console))
         direct = None
         if job.direct:
             direct = asyncio.run(_direct(job, urls, served, task, run, console))
@@ -81,7 +81,7 @@ def fit_and_save(
     split = split_labels(len(task.labels), job.seed)
     model = fit_half(table, answers, split.fitted, job.ridge)
     logprobs = likelihood_logprobs(table, model)
-    lengths = min(job.lengths, len(answered(answers))) + 1
+    lengths = min(job.lengths, len(answered_questions(answers))) + 1
     held_out = split.calibrated
     with console.status("calibrating"):
         scores = calibration_scores(logprobs, answers, held_out, lengths, job.samples, job.seed)
@@ -111,7 +111,7 @@ def fit_and_save(
         settings={"samples": job.samples, "lengths": lengths - 1, "ridge": job.ridge},
         inquiry=InquirySpec(
             task=task,
-            predictors=ranked(all_scores),
+            predictors=rank_predictors(all_scores),
             score="lac",
             fitted=tuple(task.names[label] for label in split.fitted),
         ),
@@ -130,7 +130,7 @@ def fit_and_save(
     return folder
 
 
-def ranked(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
+def rank_predictors(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
     """Predictors by the mean probability of the true label over the lengths all have.
 
     Args:
@@ -158,11 +158,11 @@ async def _direct(
         return read_tensors(file)["scores"]
     labels = split_labels(len(task.labels), job.seed).calibrated
     answers, draw = task.answer_table(), torch.Generator().manual_seed(job.seed)
-    lengths = min(job.direct_lengths, len(answered(answers))) + 1
+    lengths = min(job.direct_lengths, len(answered_questions(answers))) + 1
     histories = [
         random_histories(answers, labels, length, job.direct, draw) for length in range(lengths)
     ]
-    with working(console, "asking for labels", lengths * job.direct, "histories") as work:
+    with progress_bar(console, "asking for labels", lengths * job.direct, "histories") as work:
         found = await direct_scores(urls, served.model, task, histories, work.advance)
     scores = found.sort(-1).values
     write_tensors(file, {"scores": scores})
@@ -187,7 +187,7 @@ def check(job: InquiryConfig) -> Task:
             f"--task {source}: {len(task.labels)} labels are too few: half of them are fitted, the "
             f"others calibrate the prediction sets, and {MIN_LABELS} or more are needed"
         )
-    if not len(answered(table)):
+    if not len(answered_questions(table)):
         raise TrainingError(f"--task {source}: no question has a known answer (`yes`)")
     return task
 
@@ -200,7 +200,7 @@ def cost(job: InquiryConfig, task: Task) -> str:
     )
 
 
-async def _read(
+async def _statement_table(
     job: InquiryConfig, urls: tuple[str, ...], task: Task, console: Console
 ) -> tuple[ServedModel, Path, Tensor]:
     """The table of log-likelihoods, read once and kept in the run folder."""
@@ -217,7 +217,7 @@ async def _read(
     if file.is_file() and not job.fresh:
         return served, run, read_tensors(file)["table"]
     total = len(task.labels) * len(task.queries)
-    with working(console, "reading statements", total, "statements") as work:
+    with progress_bar(console, "reading statements", total, "statements") as work:
         table = await statement_table(urls, served.model, task, work.advance, job.concurrency)
     if not bool(torch.isfinite(table).all()):
         raise TrainingError("the model holds a statement impossible: its log-likelihood is -inf")

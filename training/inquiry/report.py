@@ -47,7 +47,7 @@ def separation(table: Tensor, answers: Tensor) -> float:
     return sum(found) / len(found) if found else 0.5
 
 
-def pooled(coverage: Iterable[Coverage]) -> Coverage:
+def pool_lengths(coverage: Iterable[Coverage]) -> Coverage:
     """All lengths together; their sets are not independent within one game."""
     parts = list(coverage)
     return Coverage(sum(one.num_sets for one in parts), sum(one.num_covered for one in parts))
@@ -59,11 +59,11 @@ def metrics(facts: InquiryResult) -> dict[str, float | int]:
     found: dict[str, float | int] = {
         "auc": separation(facts.table, facts.task.answer_table()),
         "confidence_level": facts.calibration.confidence_level,
-        "coverage_random_histories": pooled(facts.fresh.values()).rate,
+        "coverage_random_histories": pool_lengths(facts.fresh.values()).rate,
         "num_games": len(facts.curves[0].games),
     }
     for curve in facts.curves:
-        found[f"coverage_{curve.name}"] = pooled(curve.coverage().values()).rate
+        found[f"coverage_{curve.name}"] = pool_lengths(curve.coverage().values()).rate
         found[f"accuracy_{curve.name}_{last}"] = curve.accuracy(last)
     return {key: round(value, 4) for key, value in found.items()}
 

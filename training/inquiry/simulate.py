@@ -27,7 +27,7 @@ class Histories(NamedTuple):
         return list(zip(questions, answers, strict=True))
 
 
-def answered(table: Tensor) -> Tensor:
+def answered_questions(table: Tensor) -> Tensor:
     """Indices of the questions to which some answer is known; table of shape (K, Q)."""
     return (~table.isnan()).any(0).nonzero().squeeze(-1)
 
@@ -53,7 +53,7 @@ def random_histories(
 
     Source: C-IP (arXiv 2507.03279), calibration on the closed set.
     """
-    known = answered(table)
+    known = answered_questions(table)
     picked = torch.randint(len(labels), (num_samples,), generator=draw)
     truth = torch.tensor(labels)[picked]
     order = torch.rand(num_samples, len(known), generator=draw).argsort(-1)
@@ -95,7 +95,7 @@ class GameStep(NamedTuple):
     length: int
 
 
-def play(
+def play_game(
     logprobs: Tensor,
     answers: Tensor,
     label: int,

@@ -39,7 +39,7 @@ async def statement_table(
         TrainingError: A server does not answer, or refuses.
     """
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(connected(url)) for url in urls]
+        clients = [await stack.enter_async_context(connect(url)) for url in urls]
         try:
             labels = [await tokens(clients[0], one.phrase, start=True) for one in task.labels]
             properties = [
@@ -47,13 +47,13 @@ async def statement_table(
                 for query in task.queries
             ]
             pairs = [(label, words) for label in labels for words in properties]
-            found = await continuations(clients, model, pairs, advance, concurrency)
+            found = await continuation_logprobs(clients, model, pairs, advance, concurrency)
         except openai.APIError as error:
             raise TrainingError(f"reading statements failed: {error.message}") from error
     return found.reshape(len(labels), len(properties))
 
 
-def connected(url: str) -> openai.AsyncOpenAI:
+def connect(url: str) -> openai.AsyncOpenAI:
     """A client of a server, patient with one that is busy."""
     key = os.environ.get("OPENAI_API_KEY") or "none"
     base = f"{url.rstrip('/').removesuffix('/v1')}/v1"
@@ -69,7 +69,7 @@ async def tokens(client: openai.AsyncOpenAI, text: str, *, start: bool) -> list[
     return ids
 
 
-async def continuations(
+async def continuation_logprobs(
     clients: Sequence[openai.AsyncOpenAI],
     model: str,
     pairs: Sequence[tuple[list[int], list[int]]],

@@ -132,7 +132,7 @@ def refuse_actuator(configs: Sequence[ObjectiveConfig], actuator: Actuator) -> N
                 )
 
 
-def _named(value: object) -> object:
+def _expand_name(value: object) -> object:
     """Accept `"steer"` as short for `{"type": "steer"}`."""
     if isinstance(value, list | tuple):
         return tuple({"type": item} if isinstance(item, str) else item for item in value)
@@ -143,6 +143,6 @@ ObjectiveList = Annotated[
     tuple[ObjectiveConfig, ...],
     Field(min_length=1),
     AfterValidator(refuse_contradictions),
-    BeforeValidator(_named),
+    BeforeValidator(_expand_name),
 ]
 """Objectives of a run in the order in which they are applied: names, or tables with a `type`."""

@@ -62,7 +62,7 @@ class Objectives:
         """Whether `rollout_statistics` returns anything."""
         return self._accumulates and any(one.config.batch_needs for one in self.members.values())
 
-    def begin(self, total_steps: int) -> None:
+    def set_total_steps(self, total_steps: int) -> None:
         """Set the number of optimizer steps of the run."""
         for member in self.members.values():
             member.total_steps = total_steps
@@ -78,11 +78,11 @@ class Objectives:
         methods = ("shape_rewards", "shape_advantages")
         return any(_overrides(m, method) for m in self.members.values() for method in methods)
 
-    def drive(self, output: float) -> None:
+    def set_controller_output(self, output: float) -> None:
         """Pass the controller's output to the objective with the actuator."""
         for member in self.members.values():
             if self._actuator is not None and member.config.actuator is self._actuator:
-                member.drive = output
+                member.controller_output = output
 
     def shape(self, rollout: RolloutBatch) -> RolloutBatch:
         """Shape rewards, recompute group advantages if rewards changed, then shape advantages.

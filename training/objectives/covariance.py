@@ -55,7 +55,7 @@ class ClipCov(Objective[ClipCovConfig]):
         marks = self.statistics_of(tokens, plan)
         chosen = marks == 2
         num_tokens = token_count(tokens.mask, tokens.ranks)
-        return plan.weighted((~chosen).to(plan.weight)).noting(
+        return plan.with_weight((~chosen).to(plan.weight)).with_metrics(
             clip_cov_candidates=token_count(marks > 0, tokens.ranks),
             clip_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1),
         )
@@ -82,7 +82,7 @@ class KlCov(Objective[KlCovConfig]):
         num_tokens = token_count(tokens.mask, tokens.ranks)
         penalty = self.config.beta * (tokens.logprobs - tokens.old_logprobs).abs() * chosen
         return (
-            plan.clipped(UNCLIPPED, UNCLIPPED)
-            .plus(policy=penalty)
-            .noting(kl_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1))
+            plan.with_clip_range(UNCLIPPED, UNCLIPPED)
+            .with_terms(policy=penalty)
+            .with_metrics(kl_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1))
         )

@@ -24,8 +24,10 @@ class EntropyBonus(Objective[EntropyBonusConfig]):
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Add -c H."""
-        coefficient = self.config.entropy_coef + self.drive
-        return plan.plus(mean=-coefficient * tokens.entropy).noting(entropy_coef=coefficient)
+        coefficient = self.config.entropy_coef + self.controller_output
+        return plan.with_terms(mean=-coefficient * tokens.entropy).with_metrics(
+            entropy_coef=coefficient
+        )
 
 
 class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
@@ -48,7 +50,9 @@ class AdaptiveEntropy(Objective[AdaptiveEntropyConfig]):
         """Add -c H if the previous step was at or below the target."""
         low = self.entropy is not None and self.entropy <= self.config.entropy_target
         coefficient = self.coefficient if low else 0.0
-        return plan.plus(mean=-coefficient * tokens.entropy).noting(entropy_coef=coefficient)
+        return plan.with_terms(mean=-coefficient * tokens.entropy).with_metrics(
+            entropy_coef=coefficient
+        )
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:
         """Change the coefficient by one delta."""
@@ -85,8 +89,8 @@ class TargetEntropy(Objective[TargetEntropyConfig]):
         distance = entropy - config.entropy_target
         coefficient = config.entropy_coef * ((distance > 0) - (distance < 0))
         term = coefficient * (tokens.entropy - config.entropy_target)
-        return plan.plus(mean=term - self.drive * tokens.entropy).noting(
-            entropy_distance=distance, entropy_coef=self.drive - coefficient
+        return plan.with_terms(mean=term - self.controller_output * tokens.entropy).with_metrics(
+            entropy_distance=distance, entropy_coef=self.controller_output - coefficient
         )
 
     def on_step_end(self, step: StepStatistics, ranks: Ranks) -> None:

@@ -42,13 +42,13 @@ class Epo(Objective[EpoConfig]):
         """Add bonus and penalty."""
         config, entropy = self.config, tokens.entropy
         if self.num_steps == 0:
-            return plan.plus(mean=-config.entropy_coef * entropy)
+            return plan.with_terms(mean=-config.entropy_coef * entropy)
         total = config.num_steps or self.total_steps
         weight = phase_weight(self.num_steps, total, config.gamma)
         below = (config.ratio_low * self.entropy - entropy).relu()
         above = (entropy - config.ratio_high * self.entropy).relu()
         penalty = config.smoothing_coef * weight * (below + above)
-        return plan.plus(mean=config.entropy_coef * (penalty - entropy)).noting(
+        return plan.with_terms(mean=config.entropy_coef * (penalty - entropy)).with_metrics(
             epo_weight=weight, epo_entropy_past=self.entropy
         )
 

@@ -19,7 +19,7 @@ _MAX_ENTROPIES = 2**22
 _MAX_ADVANTAGE = 5.0
 
 
-def standardised_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
+def standardized_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1] per token, any shape."""
     row = (*statistics, 1.0, 0.0)  # tau = 1, corrected signs
     flat = entropy.detach().flatten()
@@ -81,7 +81,7 @@ class HapoObjective(Objective[HapoConfig]):
         self._entropies.append(tokens.entropy.detach()[tokens.mask])
         if self.statistics is None:
             return plan
-        h = standardised_entropy(tokens.entropy, self.statistics)
+        h = standardized_entropy(tokens.entropy, self.statistics)
         low, high = (
             torch.as_tensor(limit, dtype=h.dtype, device=h.device).expand_as(h)
             for limit in (plan.epsilon_low, plan.epsilon_high)
@@ -89,7 +89,7 @@ class HapoObjective(Objective[HapoConfig]):
         if config.asymmetric_clip:
             low = low * (1 - config.alpha * h.clamp_max(0.0))
             high = high * (1 + config.alpha * h.clamp_min(0.0))
-            plan = plan.clipped(low, high)
+            plan = plan.with_clip_range(low, high)
         if config.redistribution:
             ratio = tokens.ratio
             neutral = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)

@@ -23,7 +23,7 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
 
     def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
         """The entropy threshold, (B, 1); infinite without tokens."""
-        entropy = _wide(tokens.entropy)
+        entropy = _for_quantile(tokens.entropy)
         together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
         threshold = torch.full((), torch.inf, dtype=entropy.dtype, device=entropy.device)
         if together.numel():
@@ -32,12 +32,12 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
 
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Set the weight of tokens below the threshold to 0."""
-        entropy, threshold = _wide(tokens.entropy), self.statistics_of(tokens, plan)
+        entropy, threshold = _for_quantile(tokens.entropy), self.statistics_of(tokens, plan)
         keep = (entropy >= threshold) & tokens.mask
-        return plan.weighted(keep.to(entropy)).noting(entropy_threshold=threshold.max())
+        return plan.with_weight(keep.to(entropy)).with_metrics(entropy_threshold=threshold.max())
 
 
-def _wide(entropy: Tensor) -> Tensor:
+def _for_quantile(entropy: Tensor) -> Tensor:
     """Detach and convert to a dtype that `torch.quantile` supports."""
     entropy = entropy.detach()
     return entropy if entropy.dtype == torch.float64 else entropy.float()

@@ -73,7 +73,7 @@ class LpReg(Objective[LpRegConfig]):
         low = torch.where(protected, UNCLIPPED, config.epsilon_low)
         high = torch.where(protected, UNCLIPPED, config.epsilon_high)
         return (
-            plan.clipped(low, high)
-            .plus(policy=config.beta * k3)
-            .noting(lp_reg_protected=token_count(protected, tokens.ranks))
+            plan.with_clip_range(low, high)
+            .with_terms(policy=config.beta * k3)
+            .with_metrics(lp_reg_protected=token_count(protected, tokens.ranks))
         )

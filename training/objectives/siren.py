@@ -60,16 +60,16 @@ class Siren(Objective[SirenConfig]):
     def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
         """Add the squared distance to the anchor."""
         entropy = tokens.measured[RequiredTensor.NUCLEUS_ENTROPY].masked_fill(~tokens.mask, 0.0)
-        selected = self._selected_mean(entropy, tokens.mask, tokens.ranks)
+        selected = self._peak_mean(entropy, tokens.mask, tokens.ranks)
         if selected is None:
             return plan
-        plan = plan.noting(siren_entropy=selected)
+        plan = plan.with_metrics(siren_entropy=selected)
         if self.anchor is None:
             self._first.append(float(selected.detach()))
             return plan
-        return plan.plus(scalar=self.config.entropy_coef * (selected - self.anchor).square())
+        return plan.with_terms(scalar=self.config.entropy_coef * (selected - self.anchor).square())
 
-    def _selected_mean(self, entropy: Tensor, mask: Tensor, ranks: Ranks) -> Tensor | None:
+    def _peak_mean(self, entropy: Tensor, mask: Tensor, ranks: Ranks) -> Tensor | None:
         """H_sel over all processes, with the gradient of this process; None without peaks."""
         observed = entropy.detach().masked_fill(~mask, torch.nan)
         threshold = observed.nanquantile(self.config.peak_quantile, -1, keepdim=True)

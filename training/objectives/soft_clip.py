@@ -26,4 +26,8 @@ class SoftClip(Objective[SoftClipConfig]):
         high = torch.as_tensor(plan.epsilon_high, dtype=ratio.dtype, device=ratio.device)
         high = torch.where(clipped, UNCLIPPED, high)
         share = clipped.sum() / tokens.mask.sum().clamp_min(1)
-        return plan.weighted(weight).clipped(plan.epsilon_low, high).noting(soft_clip_share=share)
+        return (
+            plan.with_weight(weight)
+            .with_clip_range(plan.epsilon_low, high)
+            .with_metrics(soft_clip_share=share)
+        )

@@ -66,7 +66,7 @@ class SteerObjective(Objective[SteerConfig]):
             share = torch.where(largest > least, (change - least) / (largest - least), 0.5)
             weight = (high - share * (high - low)).clamp(low, high)
         weight = torch.where(tokens.mask, weight, 1.0)
-        return plan.weighted(weight).noting(entropy_change_max=largest.max())
+        return plan.with_weight(weight).with_metrics(entropy_change_max=largest.max())
 
 
 def _absolute_change(tokens: MicroBatch, plan: LossPlan) -> Tensor:

@@ -270,7 +270,7 @@ def load_config(source: str, changes: Sequence[str] = ()) -> PolicyConfig:
     """
     values = _parse(source)
     for change in changes:
-        _set(values, change)
+        _set_key(values, change)
     for old, new in _RENAMED.items():
         if old in values:
             raise TrainingError(f"{source}: {old}: this section is now called {new}")
@@ -299,7 +299,7 @@ def _parse(source: str) -> dict[str, Any]:
         raise TrainingError(f"{source}: not TOML: {error}") from error
 
 
-def _set(values: dict[str, Any], change: str) -> None:
+def _set_key(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise TrainingError(f"--set {change}: write key=value, such as optimizer.steps=40")
@@ -332,6 +332,6 @@ def quick_version(config: PolicyConfig) -> PolicyConfig:
     return PolicyConfig.model_validate(values)
 
 
-def resolved(config: PolicyConfig) -> str:
+def config_json(config: PolicyConfig) -> str:
     """The whole config with its defaults, as JSON."""
     return json.dumps(config.model_dump(mode="json"), indent=2)

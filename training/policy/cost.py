@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from training.common.duration import LONG, format_duration
 from training.common.errors import TrainingError
 from training.policy.config import PolicyConfig
-from training.policy.duration import LONG, in_words
 from training.policy.preparation import checkpoint_of
 from training.policy.run_folder import disk_needed
 from training.policy.validation import needs_logits
@@ -80,15 +80,15 @@ def describe(found: Estimate, config: PolicyConfig) -> str:
         "trained",
         f"memory: about {found.memory / 2**30:.1f} GiB plus activations",
         f"disk: about {found.disk / 2**30:.1f} GiB for checkpoints",
-        f"time per step: about {in_words(found.step_seconds)} at "
+        f"time per step: about {format_duration(found.step_seconds)} at "
         f"{found.operations / 1e9:.0f} GFLOP/s",
-        f"time for {steps} steps and both evaluations: about {in_words(total)}",
+        f"time for {steps} steps and both evaluations: about {format_duration(total)}",
     ]
     if found.logits:
         lines.append(f"memory for logits that an objective keeps: {found.logits / 2**30:.2f} GiB")
     if total > LONG:
         lines.append(
-            f"warning: about {in_words(total)} on this machine; try --quick, fewer steps, a "
+            f"warning: about {format_duration(total)} on this machine; try --quick, fewer steps, a "
             "smaller model or a GPU first"
         )
     return "\n".join(lines)

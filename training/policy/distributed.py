@@ -18,7 +18,7 @@ def ranks_of(accelerator: "Accelerator") -> Ranks:
     return Processes(accelerator) if accelerator.num_processes > 1 else SingleProcess()
 
 
-def leave(trainer: Any) -> None:
+def shut_down(trainer: Any) -> None:
     """Shut down torch.distributed at the end of a run; the trainer cannot train afterwards.
 
     The model wrapper is released first. If it held the last reference to the process group, the
@@ -41,11 +41,11 @@ class Processes:
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over processes."""
-        return self._reduced(values, dist.ReduceOp.SUM)
+        return self._all_reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: Tensor) -> Tensor:
         """Elementwise maximum over processes."""
-        return self._reduced(values, dist.ReduceOp.MAX)
+        return self._all_reduce(values, dist.ReduceOp.MAX)
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """The 1-D tensors of all processes; shorter ones are padded for the exchange."""
@@ -57,7 +57,7 @@ class Processes:
         rows = self._accelerator.gather(padded[None])
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
-    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    def _all_reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         copy = values.detach().clone()
         dist.all_reduce(copy, op=operation)
         return copy

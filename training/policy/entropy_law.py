@@ -56,7 +56,7 @@ class EntropyLaw(NamedTuple):
                 `MIN_POINTS` points or e^H varies by less than `MIN_SPREAD`.
         """
         x = math.exp(entropy)
-        if not self.x_min <= x <= self.x_max and (reason := self.too_thin()):
+        if not self.x_min <= x <= self.x_max and (reason := self.extrapolation_problem()):
             low, high = math.log(self.x_min), math.log(self.x_max)
             raise ValueError(
                 f"H = {entropy:.3g} lies outside the fitted range [{low:.3g}, {high:.3g}] and "
@@ -74,7 +74,7 @@ class EntropyLaw(NamedTuple):
         """
         return self.predict(0.0)
 
-    def too_thin(self) -> str:
+    def extrapolation_problem(self) -> str:
         """Reason why the fit cannot be extrapolated; empty if it can."""
         if self.num_points < MIN_POINTS:
             return f"the fit has {self.num_points} points where {MIN_POINTS} are needed"

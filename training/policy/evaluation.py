@@ -106,7 +106,7 @@ def evaluate(
     confidence: list[float] = []
     entropies: list[float] = []
     lengths: list[int] = []
-    with torch.random.fork_rng(), _evaluating(model):
+    with torch.random.fork_rng(), _eval_mode(model):
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch):
             inputs = tokenizer.apply_chat_template(
@@ -132,7 +132,7 @@ def evaluate(
                 generation_config=config,
                 logits_processor=LogitsProcessorList([sampler]),
             )[:, inputs["input_ids"].shape[1] :]
-            answers = [_until(row, ends) for row in drawn.tolist()]
+            answers = [_truncate(row, ends) for row in drawn.tolist()]
             confidence += [math.exp(_mean(row)) for row in sampler.logprobs(answers)]
             entropies += [value for row in sampler.entropies(answers) for value in row]
             lengths += [len(answer) for answer in answers]
@@ -140,15 +140,15 @@ def evaluate(
     asked = [problem for problem in problems for _ in range(samples)]
     correct = [problem.is_right(text) for problem, text in zip(asked, texts, strict=True)]
     return Evaluation(
-        _grouped(correct, samples),
-        _grouped(confidence, samples),
+        _split(correct, samples),
+        _split(confidence, samples),
         [round(value, 4) for value in entropies],
-        _grouped(lengths, samples),
+        _split(lengths, samples),
     )
 
 
 @contextmanager
-def _evaluating(model: Any) -> Any:
+def _eval_mode(model: Any) -> Any:
     was_training = model.training
     model.eval()
     try:
@@ -157,12 +157,12 @@ def _evaluating(model: Any) -> Any:
         model.train(was_training)
 
 
-def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+def _truncate(row: list[int], ends: Sequence[int]) -> list[int]:
     stop = next((at + 1 for at, token in enumerate(row) if token in ends), len(row))
     return row[:stop]
 
 
-def _grouped(values: list[Any], size: int) -> list[list[Any]]:
+def _split(values: list[Any], size: int) -> list[list[Any]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 

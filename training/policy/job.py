@@ -17,15 +17,15 @@ from training.policy.run_folder import (
     AFTER,
     BEFORE,
     KEPT,
-    claim,
     drop_checkpoints,
     is_finished,
     last_checkpoint,
     make_servable,
+    model_folder,
     num_trained,
     refuse_full_disk,
     step_of,
-    target_of,
+    write_config,
 )
 
 
@@ -48,29 +48,29 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     make_writable(run)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
-        claim(config, fresh=fresh)
-    target = target_of(config)
+        write_config(config, fresh=fresh)
+    target = model_folder(config)
     if is_finished(config) and not fresh:
         console.print("the run is finished: nothing to train", highlight=False)
-        return _close(config, target, console) if is_main else target
+        return _finish(config, target, console) if is_main else target
     if config.tracking != "none":  # before TRL imports trackio, which reads it once
         folder = str((run / "tracking").absolute())
         os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["TRACKIO_DIR"] = folder
-    _quiet()
-    from training.policy.distributed import leave
+    _disable_progress_bars()
+    from training.policy.distributed import shut_down
     from training.policy.progress import STEPS_FILE, LiveView, StepLog
 
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
     if is_main:
-        _announce(config, console)
+        _print_estimate(config, console)
     log = StepLog(run / STEPS_FILE)
     view = LiveView(log, config.optimizer.steps, console)
     trainer = build_trainer(config, checkpoint, questions.train, [view])
     resume = last_checkpoint(run)
     if is_main:
         refuse_full_disk(config, num_trained(trainer.model))
-        log.keep(0 if resume is None else step_of(resume))
-        _evaluated(run / BEFORE, config, trainer, questions.held_out, console)
+        log.drop_after(0 if resume is None else step_of(resume))
+        _evaluate_once(run / BEFORE, config, trainer, questions.held_out, console)
     trainer.accelerator.wait_for_everyone()
     if resume is not None:
         console.print(f"resuming from step {step_of(resume)}")
@@ -83,25 +83,25 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     if is_main:
         make_servable(target)
         (run / AFTER).unlink(missing_ok=True)
-        _evaluated(run / AFTER, config, trainer, questions.held_out, console)
-        _close(config, target, console)
-    leave(trainer)
+        _evaluate_once(run / AFTER, config, trainer, questions.held_out, console)
+        _finish(config, target, console)
+    shut_down(trainer)
     return target
 
 
-def _announce(config: PolicyConfig, console: Console) -> None:
+def _print_estimate(config: PolicyConfig, console: Console) -> None:
     """Print the estimated duration of the run."""
+    from training.common.duration import LONG, format_duration
     from training.policy.cost import estimate
-    from training.policy.duration import LONG, in_words
 
     seconds = estimate(config).seconds(config.optimizer.steps)
-    line = f"expected time: about {in_words(seconds)} for {config.optimizer.steps} steps"
+    line = f"expected time: about {format_duration(seconds)} for {config.optimizer.steps} steps"
     if seconds > LONG:
         line = f"warning: {line}; stop with Ctrl-C and try --quick or a smaller run first"
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def _close(config: PolicyConfig, target: Path, console: Console) -> Path:
+def _finish(config: PolicyConfig, target: Path, console: Console) -> Path:
     """Write the report of a finished run and delete its checkpoints."""
     from training.policy.report import write_policy_report
 
@@ -208,7 +208,7 @@ def trl_config(config: PolicyConfig) -> Any:
     )
 
 
-def _evaluated(
+def _evaluate_once(
     path: Path,
     config: PolicyConfig,
     trainer: Any,
@@ -256,7 +256,7 @@ def _peft_config(config: PolicyConfig) -> Any:
     )
 
 
-def _quiet() -> None:
+def _disable_progress_bars() -> None:
     """Disable the progress bars of `transformers`; the live view replaces them."""
     from transformers.utils import logging
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.common.errors import TrainingError
-from training.common.job import default_checkpoint, identify, load_tokenizer
+from training.common.job import default_checkpoint, load_tokenizer, model_identity
 from training.datasets.loaders import HUB, load_problems
 from training.datasets.problem import Problem
 from training.policy.config import PolicyConfig
@@ -65,7 +65,7 @@ def checkpoint_of(config: PolicyConfig) -> Path:
     if config.model is None:
         return default_checkpoint()
     folder = Path(config.model)
-    identify(folder)
+    model_identity(folder)
     return folder
 
 

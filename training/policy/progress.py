@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback
 
-from training.policy.duration import in_words
+from training.common.duration import format_duration
 
 STEPS_FILE = "steps.jsonl"
 _BARS = "▁▂▃▄▅▆▇█"
@@ -49,7 +49,7 @@ class StepLog:
         self._path = path
         self.rows = read_steps(path)
 
-    def keep(self, num_steps: int) -> None:
+    def drop_after(self, num_steps: int) -> None:
         """Drop steps after a checkpoint; a resumed run repeats them."""
         self.rows = [row for row in self.rows if row["step"] <= num_steps]
         staging = self._path.with_suffix(".tmp")
@@ -115,19 +115,23 @@ class LiveView(TrainerCallback):
         for key, name in self._columns():
             values = [row[key] for row in rows if key in row]
             table.add_row(name, f"{values[-1]:.4g}", sparkline(values))
-        left = f"{self._left()}; " if self._left() else ""
+        left = f"{self._time_left()}; " if self._time_left() else ""
         return Group(table, Text(f"{left}stop with Ctrl-C, re-run to resume", style="dim"))
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """Estimated time until the last step; empty before the first step."""
         spent = [row["step_time"] for row in self._log.rows if "step_time" in row]
         steps = self._total - int(self._log.rows[-1]["step"])
-        return f"about {in_words(steps * sum(spent) / len(spent))} left" if spent and steps else ""
+        return (
+            f"about {format_duration(steps * sum(spent) / len(spent))} left"
+            if spent and steps
+            else ""
+        )
 
     def _line(self) -> str:
         row = self._log.rows[-1]
         parts = [f"{name} {row[key]:.3g}" for key, name in self._columns()]
-        parts += [left] if (left := self._left()) else []
+        parts += [left] if (left := self._time_left()) else []
         return f"step {row['step']}/{self._total}: " + ", ".join(parts)
 
     def _columns(self) -> list[tuple[str, str]]:

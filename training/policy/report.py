@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probes.artifact import package_versions
-from training.common.machine import machine
-from training.policy.config import PolicyConfig, resolved
+from training.common.duration import format_duration
+from training.common.machine import describe_machine
+from training.policy.config import PolicyConfig, config_json
 from training.policy.diagnostics import agreement
-from training.policy.duration import in_words
 from training.policy.entropy_law import fit_entropy_law
 from training.policy.evaluation import Evaluation
 from training.policy.progress import STEPS_FILE, read_steps
@@ -159,7 +159,7 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
     )
     return f"""# Policy run: {"plain GRPO, no objective" if is_plain else names}
 
-{len(steps)} optimizer steps in {in_words(seconds)} on {machine()}; {versions}.
+{len(steps)} optimizer steps in {format_duration(seconds)} on {describe_machine()}; {versions}.
 
 | on {len(before.correct)} held-out problems, {samples} answers each | before | after |
 |---|---|---|
@@ -177,6 +177,6 @@ def _page(steps: Steps, before: Evaluation, after: Evaluation, config: PolicyCon
 ## Config
 
 ```json
-{resolved(config)}
+{config_json(config)}
 ```
 """

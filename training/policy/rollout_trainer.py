@@ -19,7 +19,7 @@ from training.objectives.groups.arbitrary_entropy import Aepo
 from training.objectives.hapo import HapoObjective
 from training.policy.grading import final_text
 from training.policy.loss import ROLLOUT_LOGITS, ScoredTokens, ratio_limits, score_logits
-from training.policy.rollouts.branch import BranchSource, with_replaced
+from training.policy.rollouts.branch import BranchSource, replace_samples
 from training.policy.rollouts.law import LawSource
 from training.policy.rollouts.sampler import Sampler
 from training.policy.rollouts.served import ServedPolicy, ServedSource
@@ -78,18 +78,18 @@ class RolloutTrainer(GRPOTrainer):
     """Whether the next scoring pass is TRL's pass over the rollouts."""
 
     @property
-    def _corrects(self) -> bool:
+    def _corrects_sampling(self) -> bool:
         """Whether some tokens are drawn from a distribution other than the trained policy."""
         drawn = self._source is not None and self._source.is_off_policy
-        given = self._own_rollouts and not self._trl_corrects
+        given = self._own_rollouts and not self._trl_corrects_sampling
         return drawn or given or "aepo" in self.objectives.members
 
     @property
-    def _trl_corrects(self) -> bool:
+    def _trl_corrects_sampling(self) -> bool:
         """Whether TRL applies importance weights for the sampling log-probabilities."""
         return bool(self.use_vllm and self.vllm_importance_sampling_correction)
 
-    def _drives(self, actuator: Actuator) -> bool:
+    def _is_actuator(self, actuator: Actuator) -> bool:
         return self.controller is not None and self.controller.config.actuator is actuator
 
     def _build_source(
@@ -100,25 +100,25 @@ class RolloutTrainer(GRPOTrainer):
             policy = ServedPolicy(served, Path(self.args.output_dir) / "served")
             policy.connect()
             limits = {"max_tokens": self.max_completion_length, "temperature": self.temperature}
-            return ServedSource(policy, self._hand_over, **limits)
+            return ServedSource(policy, self._publish_adapter, **limits)
         if branch is not None:
             size = self.num_generations
             return BranchSource(branch, self.temperature, size, self._token_texts)
-        if law is None and not self._drives(Actuator.TEMPERATURE):
+        if law is None and not self._is_actuator(Actuator.TEMPERATURE):
             return None
         return LawSource(
             law, self.temperature, shift=self._temperature_shift, statistics=self._hapo_statistics
         )
 
     def _temperature_shift(self) -> float:
-        drives = self.controller is not None and self._drives(Actuator.TEMPERATURE)
+        drives = self.controller is not None and self._is_actuator(Actuator.TEMPERATURE)
         return self.controller.output if drives and self.controller is not None else 0.0
 
     def _hapo_statistics(self) -> HapoStatistics | None:
         hapo = self.objectives.members.get("hapo")
         return hapo.statistics if isinstance(hapo, HapoObjective) else None
 
-    def _hand_over(self, served: ServedPolicy) -> int:
+    def _publish_adapter(self, served: ServedPolicy) -> int:
         """Publish the adapter on the server if the policy has changed; returns its step."""
         step = int(self.state.global_step)
         if step != self._served_step:
@@ -140,7 +140,7 @@ class RolloutTrainer(GRPOTrainer):
             return result
 
         def generate(prompts: list[list[int]], sampler: Sampler | None = None) -> list[list[int]]:
-            with _drawing(self.accelerator.unwrap_model(self.model_wrapped), sampler):
+            with _use_sampler(self.accelerator.unwrap_model(self.model_wrapped), sampler):
                 completions: list[list[int]] = plain(prompts, images, *args, **kwargs)[0]
             return completions
 
@@ -186,10 +186,10 @@ class RolloutTrainer(GRPOTrainer):
             return output
         measured = self._measure(output)
         if self.objectives.acts_on_groups:
-            output["advantages"] = self._shaped(output, measured)
+            output["advantages"] = self._shape_advantages(output, measured)
         aepo = self.objectives.members.get("aepo")
         if isinstance(aepo, Aepo):
-            return self._with_extra(aepo, inputs, output)
+            return self._add_extra_samples(aepo, inputs, output)
         passed_on = {need: values for need, values in measured.items() if need in ROLLOUT_LOGITS}
         statistics = self._statistics(output, measured)
         return output | {str(need): values for need, values in passed_on.items()} | statistics
@@ -211,7 +211,7 @@ class RolloutTrainer(GRPOTrainer):
         found = self.objectives.rollout_statistics(tokens, output["advantages"], *limits)
         return {f"{STATISTICS}{name}": values for name, values in found.items()}
 
-    def _with_extra(
+    def _add_extra_samples(
         self, aepo: Aepo, inputs: list[dict[str, Any]], output: dict[str, Any]
     ) -> dict[str, Any]:
         """Replace some sequences with rewarded ones drawn at another temperature."""
@@ -227,10 +227,10 @@ class RolloutTrainer(GRPOTrainer):
             self._source = None
             self._metrics["train"].clear()
             self._metrics["train"].update(kept_metrics)
-        kept = aepo.kept(extra["advantages"], len(inputs))
+        kept = aepo.select_extra(extra["advantages"], len(inputs))
         self._metrics["train"]["objective/aepo_replaced"].append(len(kept))
         self._metrics["train"]["objective/aepo_temperature"].append(aepo.temperature)
-        result = with_replaced(output, extra, kept, self._tokenizer.pad_token_id)
+        result = replace_samples(output, extra, kept, self._tokenizer.pad_token_id)
         mask = result["completion_mask"] * result.get("tool_mask", 1)
         result["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
         return result
@@ -239,7 +239,7 @@ class RolloutTrainer(GRPOTrainer):
     def _scores_old_policy(self) -> bool:
         """Whether TRL scores rollouts under the sampling policy."""
         every = self.args.steps_per_generation * self.num_iterations
-        return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects
+        return self.args.gradient_accumulation_steps % every != 0 or self._trl_corrects_sampling
 
     def _measure(self, output: Mapping[str, Any]) -> dict[RequiredTensor, Tensor]:
         """Measure the required tensors for the completions of this process."""
@@ -310,7 +310,7 @@ class RolloutTrainer(GRPOTrainer):
         scored = score_logits(logits, ids[:, -keep:], self.objectives, wanted)
         return scored._replace(aux_loss=output.aux_loss if router else None)
 
-    def _shaped(
+    def _shape_advantages(
         self, output: Mapping[str, Any], measured: Mapping[RequiredTensor, Tensor]
     ) -> Tensor:
         """Shape the advantages of all processes and return those of this process."""
@@ -321,11 +321,11 @@ class RolloutTrainer(GRPOTrainer):
             advantages = advantages[:, None].expand(mask.shape)
         rollout = RolloutBatch(
             rewards=self._generated.rewards,
-            advantages=self._gathered(advantages),
-            mask=self._gathered(mask).bool(),
+            advantages=self._gather_rows(advantages),
+            mask=self._gather_rows(mask).bool(),
             num_generations=self.num_generations,
             scale_rewards=self.scale_rewards,
-            measured={need: self._gathered(values) for need, values in measured.items()},
+            measured={need: self._gather_rows(values) for need, values in measured.items()},
         )
         shaped = self.objectives.shape(rollout)
         if shaped.rewards is not rollout.rewards:
@@ -333,7 +333,7 @@ class RolloutTrainer(GRPOTrainer):
         start = self.accelerator.process_index * len(mask)
         return shaped.advantages[start : start + len(mask), : mask.shape[1]].to(torch.float32)
 
-    def _gathered(self, values: Tensor) -> Tensor:
+    def _gather_rows(self, values: Tensor) -> Tensor:
         """Gather the rows of all processes, padded to the longest completion."""
         if values.dim() > 1:
             values = self.accelerator.pad_across_processes(values.contiguous(), dim=1)
@@ -342,7 +342,7 @@ class RolloutTrainer(GRPOTrainer):
 
 
 @contextmanager
-def _drawing(model: Any, sampler: Sampler | None) -> Iterator[None]:
+def _use_sampler(model: Any, sampler: Sampler | None) -> Iterator[None]:
     """Pass a sampler to every `generate` call of the model while the block runs."""
     if sampler is None:
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.common.errors import TrainingError
-from training.policy.config import PolicyConfig, resolved
+from training.policy.config import PolicyConfig, config_json
 
 CONFIG_FILE = "config.json"
 BEFORE, AFTER = "before.json", "after.json"
@@ -52,10 +52,10 @@ def refuse_another_run(config: PolicyConfig, *, fresh: bool) -> None:
             f"{path} is not the config of a run: name another folder with --set run=FOLDER"
         )
     if not fresh:
-        _refuse_another(config.run, there, json.loads(resolved(config)))
+        _refuse_another(config.run, there, json.loads(config_json(config)))
 
 
-def claim(config: PolicyConfig, *, fresh: bool) -> None:
+def write_config(config: PolicyConfig, *, fresh: bool) -> None:
     """Write the config into the run folder.
 
     Args:
@@ -68,9 +68,9 @@ def claim(config: PolicyConfig, *, fresh: bool) -> None:
     refuse_another_run(config, fresh=fresh)
     path = config.run / CONFIG_FILE
     if path.is_file() and fresh:
-        _clear(config.run)
+        _remove_run_files(config.run)
     staging = path.with_suffix(".tmp")
-    staging.write_text(resolved(config))
+    staging.write_text(config_json(config))
     staging.replace(path)
 
 
@@ -93,7 +93,7 @@ def _refuse_another(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None
         )
 
 
-def _clear(run: Path) -> None:
+def _remove_run_files(run: Path) -> None:
     """Remove the files that a run writes, and no others."""
     drop_checkpoints(run)
     for path in (run / name for name in _OWN):
@@ -104,14 +104,14 @@ def _clear(run: Path) -> None:
     (run / CONFIG_FILE).unlink()  # last, so that an interrupted cleanup can be repeated
 
 
-def target_of(config: PolicyConfig) -> Path:
+def model_folder(config: PolicyConfig) -> Path:
     """The folder of the resulting model, which can be served."""
     return config.run / ("adapter" if config.lora else "checkpoint")
 
 
 def is_finished(config: PolicyConfig) -> bool:
     """Whether a run is trained, saved and evaluated."""
-    return (config.run / AFTER).is_file() and target_of(config).is_dir()
+    return (config.run / AFTER).is_file() and model_folder(config).is_dir()
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -127,7 +127,7 @@ def refuse_damaged(checkpoint: Path) -> None:
         TrainingError: A file is damaged; the message names the file and the remedy.
     """
     for path in sorted(checkpoint.iterdir()):
-        if reason := _damage(path):
+        if reason := _describe_damage(path):
             raise TrainingError(f"{checkpoint} is damaged ({path.name} {reason}): {_REMEDY}")
     if any(path.is_dir() for path in checkpoint.iterdir()):  # sharded by FSDP or DeepSpeed
         return
@@ -137,7 +137,7 @@ def refuse_damaged(checkpoint: Path) -> None:
         raise TrainingError(f"{checkpoint} is damaged ({', '.join(missing)} missing): {_REMEDY}")
 
 
-def _damage(path: Path) -> str:
+def _describe_damage(path: Path) -> str:
     """Description of the damage of a file; empty if there is none."""
     try:
         if path.suffix == ".json":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from probes.grading.final_answer import final_answer
-from probes.grading.wording import plain, sentences, without_accents
+from probes.grading.wording import plain_words, sentences, without_accents
 from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.hicra import planning_mask
 
@@ -76,7 +76,7 @@ def cluster_number(text: str) -> int:
     content of `\boxed` takes precedence over the text around it. "It is 5" equals 5, and so does
     text whose last sentence has 5 as its only number.
     """
-    answer = _DELIMITER.sub("", _boxed(final_answer(text))).strip("$ \n").rstrip(".,;:!?$ \n")
+    answer = _DELIMITER.sub("", _last_boxed(final_answer(text))).strip("$ \n").rstrip(".,;:!?$ \n")
     number = _number(answer)
     if number is not None:
         key = number
@@ -84,7 +84,7 @@ def cluster_number(text: str) -> int:
         key = _NEAR_SYMBOL.sub(r"\1", without_accents(answer.casefold(), "NFD"))
         key = " ".join(key.replace("\u2212", "-").split())
     else:
-        key = plain(answer)
+        key = plain_words(answer)
     return int.from_bytes(sha256(key.encode()).digest()[:6]) if key else -1
 
 
@@ -211,7 +211,7 @@ def _beliefs(rows: Sequence[Mapping[str, Any]]) -> Tensor:
     return torch.tensor([row["beliefs"] for row in rows], dtype=torch.float64)
 
 
-def _boxed(text: str) -> str:
+def _last_boxed(text: str) -> str:
     r"""The content of the last `\boxed{...}`; the whole text without one."""
     _, mark, rest = text.rpartition(r"\boxed{")
     depth = 1

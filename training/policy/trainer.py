@@ -38,7 +38,7 @@ from training.policy.rollouts.settings import BranchConfig, ServedConfig
 from training.policy.run_folder import STATE_FILE
 from training.policy.text_features import TextFeatureReader
 from training.policy.trl_import import GRPOConfig
-from training.policy.validation import CLIPPED, TrlSettings, advice, refuse_settings
+from training.policy.validation import CLIPPED, TrlSettings, refuse_settings, warnings_for
 
 
 class _Loss:
@@ -90,14 +90,14 @@ class EntropyGRPOTrainer(RolloutTrainer):
         Raises:
             ValueError: An objective cannot act under these settings.
         """
-        settings = settings_of(args)._replace(
+        settings = trl_settings(args)._replace(
             served=served is not None,
             own_rollouts=kwargs.get("rollout_func") is not None,
             corrects=importance_cap is not None,
             uses_tools=bool(kwargs.get("tools") or kwargs.get("environment_factory")),
         )
         refuse_settings(objectives, settings, controller, law, branch)
-        for sentence in advice(objectives, settings):
+        for sentence in warnings_for(objectives, settings):
             warnings.warn(sentence, stacklevel=2)
         self.objectives = Objectives(
             objectives,
@@ -195,7 +195,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         )
         weight = self._importance(tokens, inputs)
         if weight is not None:
-            plan = plan.weighted(weight)
+            plan = plan.with_weight(weight)
         if weight is not None or self.objectives.acts_on_tokens:
             inputs["advantages"] = (plan.advantages * plan.weight).detach()
             if self.loss_type in CLIPPED:
@@ -209,7 +209,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
     def _importance(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
         """Importance weights for controlled sampling; None if sampling was not controlled."""
         behavior = inputs.get("sampling_per_token_logps")
-        if behavior is None or not self._corrects or self._importance_cap is None:
+        if behavior is None or not self._corrects_sampling or self._importance_cap is None:
             return None
         raw = importance_weight(tokens.old_logprobs, behavior, tokens.mask, float("inf"))
         self._metrics["train"]["sampling/behaviour_ratio"].append(raw[tokens.mask].mean().item())
@@ -230,9 +230,9 @@ class EntropyGRPOTrainer(RolloutTrainer):
         assert loss.plan is not None
         for name, number in loss.plan.metrics.items():
             self._metrics["train"][f"objective/{name}"].append(number.item())
-        return self._with_terms(value, loss, loss.plan)
+        return self._add_terms(value, loss, loss.plan)
 
-    def _with_terms(self, value: Tensor, loss: _Loss, plan: LossPlan) -> Tensor:
+    def _add_terms(self, value: Tensor, loss: _Loss, plan: LossPlan) -> Tensor:
         """Add the loss terms other than the policy gradient."""
         steps = self.current_gradient_accumulation_steps
         share = steps / self.args.steps_per_generation
@@ -268,7 +268,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run TRL's step; after the last micro-batch, update objectives and controller."""
-        self.objectives.begin(self.state.max_steps)
+        self.objectives.set_total_steps(self.state.max_steps)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self._end_step()
@@ -284,8 +284,8 @@ class EntropyGRPOTrainer(RolloutTrainer):
             self._entropy_before = step.entropy
         if self.controller is not None:
             output = self.controller.update(step.entropy)
-            self.objectives.drive(output)
-            if self._drives(Actuator.CLIP_HIGH):
+            self.objectives.set_controller_output(output)
+            if self._is_actuator(Actuator.CLIP_HIGH):
                 self.epsilon_high = self._base_epsilon_high + output
             measured |= {"controller/output": output}
             measured |= {"controller/entropy": self.controller.average or 0.0}
@@ -314,8 +314,8 @@ class EntropyGRPOTrainer(RolloutTrainer):
         self._entropy_before = state["entropy"]
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])
-            self.objectives.drive(self.controller.output)
-            if self._drives(Actuator.CLIP_HIGH):
+            self.objectives.set_controller_output(self.controller.output)
+            if self._is_actuator(Actuator.CLIP_HIGH):
                 self.epsilon_high = self._base_epsilon_high + self.controller.output
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -351,7 +351,7 @@ def refuse_equal_beliefs(dataset: Any) -> None:
         )
 
 
-def settings_of(args: GRPOConfig) -> TrlSettings:
+def trl_settings(args: GRPOConfig) -> TrlSettings:
     """Extract the settings that decide which objectives are supported from TRL's config."""
     every = args.steps_per_generation * args.num_iterations
     plain = args.top_p == 1.0 and not args.top_k and args.min_p is None

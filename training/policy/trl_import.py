@@ -14,7 +14,7 @@ from training.policy.versions import is_supported_by_trl
 
 
 @contextmanager
-def _hidden_unless_supported(name: str) -> Iterator[None]:
+def _hide_unless_supported(name: str) -> Iterator[None]:
     """Hide a package from imports, also when it is already imported, unless TRL supports it."""
     if is_supported_by_trl():
         yield
@@ -30,7 +30,7 @@ def _hidden_unless_supported(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _environment_kept(name: str) -> Iterator[None]:
+def _restore_environment(name: str) -> Iterator[None]:
     """Undo changes of one environment variable."""
     value = os.environ.get(name)
     try:
@@ -41,7 +41,7 @@ def _environment_kept(name: str) -> Iterator[None]:
             os.environ[name] = value
 
 
-with _hidden_unless_supported("vllm"), _environment_kept("VLLM_LOGGING_LEVEL"):
+with _hide_unless_supported("vllm"), _restore_environment("VLLM_LOGGING_LEVEL"):
     from trl import GRPOConfig, GRPOTrainer
 
 __all__ = ["GRPOConfig", "GRPOTrainer"]

@@ -171,7 +171,7 @@ def _refuse_own_rollouts(
         )
 
 
-def advice(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> list[str]:
+def warnings_for(configs: Sequence[ObjectiveConfig], settings: TrlSettings) -> list[str]:
     """Warnings on supported settings that differ from the recommendation of a source."""
     found = []
     if settings.scale_rewards != "none" and any(c.type == "seed_grpo" for c in configs):

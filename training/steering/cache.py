@@ -12,7 +12,7 @@ from rich.status import Status
 from torch import Tensor
 
 from training.common.files import read_tensors, write_tensors, write_text
-from training.common.progress import working
+from training.common.progress import progress_bar
 from training.steering.reader import EpisodeReader, TokenizedEpisode, batches
 
 
@@ -31,11 +31,11 @@ class BatchCache:
         self.model = model
         self._console = console
 
-    def status(self, text: str) -> Status:
+    def show_status(self, text: str) -> Status:
         """Say what goes on while a block runs."""
         return self._console.status(text)
 
-    def over(
+    def map_batches(
         self,
         name: str,
         runs: Sequence[TokenizedEpisode],
@@ -49,7 +49,7 @@ class BatchCache:
             read: Asks the reader of a batch, which has a number; tensors of shape (steps, ...).
         """
         found = list[dict[str, Tensor]]()
-        with working(self._console, name, len(runs), "episodes") as work:
+        with progress_bar(self._console, name, len(runs), "episodes") as work:
             for number, batch in enumerate(batches(runs)):
                 file = self.folder / f"{name.replace(' ', '-')}-{number:03}.safetensors"
                 if file.is_file():
@@ -58,10 +58,10 @@ class BatchCache:
                     found.append(read(EpisodeReader(self.model, batch), number))
                     write_tensors(file, found[-1])
                 work.advance(len(batch))
-        return {key: torch.cat(_widened([one[key] for one in found])) for key in found[0]}
+        return {key: torch.cat(_pad_actions([one[key] for one in found])) for key in found[0]}
 
 
-def _widened(parts: list[Tensor]) -> list[Tensor]:
+def _pad_actions(parts: list[Tensor]) -> list[Tensor]:
     """Batches whose steps have fewer actions than others' get ones that are never taken."""
     width = max(part.shape[-1] for part in parts)
     return [

@@ -16,7 +16,7 @@ MIN_STEPS = 10
 """Fewer steps are too few to learn from, to choose on or to test on."""
 
 
-def _numbers(text: object) -> object:
+def _parse_numbers(text: object) -> object:
     """`10-12,20` as 10, 11, 12, 20; other values as they are."""
     if not isinstance(text, str):
         return text
@@ -87,7 +87,7 @@ class SteeringConfig(JobConfig):
     """Maximum length of a completion, in tokens."""
     miller_madow: bool = False
     """Correct the bias of `sampled`."""
-    layers: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
+    layers: Annotated[tuple[int, ...] | None, BeforeValidator(_parse_numbers)] = None
     """Layers to try, such as 10-20,24, from 0; without it all."""
     strengths: Annotated[tuple[float, ...], BeforeValidator(_strengths)] = Field(
         "0.05,0.1,0.15,0.2,0.3,0.4", validate_default=True
@@ -106,7 +106,7 @@ class EpisodeSplit(NamedTuple):
     tests: dict[str, list[Episode]]
 
 
-def digest(runs: Sequence[Episode]) -> str:
+def episodes_hash(runs: Sequence[Episode]) -> str:
     """The sha256 of what some runs ask."""
     steps = [step.model_dump_json() for run in runs for step in run]
     return sha256("\n".join(steps).encode()).hexdigest()
@@ -130,10 +130,10 @@ def split_episodes(job: SteeringConfig) -> EpisodeSplit:
             )
         tests = {job.task: test}
     else:
-        train = _bandit(job.task, job, job.histories, 0)
-        validation = _bandit(job.task, job, job.held_out, 1)
-        tests = {job.task: _bandit(job.task, job, job.held_out, 4)}
-    tests |= {task: _bandit(task, job, job.held_out, 5) for task in job.transfer if task}
+        train = _bandit_episodes(job.task, job, job.histories, 0)
+        validation = _bandit_episodes(job.task, job, job.held_out, 1)
+        tests = {job.task: _bandit_episodes(job.task, job, job.held_out, 4)}
+    tests |= {task: _bandit_episodes(task, job, job.held_out, 5) for task in job.transfer if task}
     split = EpisodeSplit(train, validation, tests)
     _check_sizes(split)
     return split
@@ -151,7 +151,7 @@ def _check_sizes(split: EpisodeSplit) -> None:
             )
 
 
-def _bandit(task: str, job: SteeringConfig, runs: int, part: int) -> list[Episode]:
+def _bandit_episodes(task: str, job: SteeringConfig, runs: int, part: int) -> list[Episode]:
     """`TASK` with `--arms` arms, or `TASK:ARMS`."""
     name, _, arms = task.partition(":")
     if name not in BANDITS or (arms and not arms.isdecimal()):

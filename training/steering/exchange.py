@@ -9,7 +9,7 @@ from typing import Any
 from probes.artifact import Artifact, ArtifactError, Manifest, package_versions
 from probes.steering import SteeringSpec, tensor_name
 from training.common.errors import TrainingError
-from training.common.job import check_name, identify, make_writable
+from training.common.job import check_name, make_writable, model_identity
 from training.common.prompts import load_prompts
 from training.steering.gguf import ControlVector, read_control_vector, write_control_vector
 from training.steering.model import LoadedModel, load_model
@@ -85,7 +85,7 @@ def import_gguf(
     manifest = Manifest(
         kind="steering-vector",
         model=loaded.name,
-        identity=identify(loaded.folder),
+        identity=model_identity(loaded.folder),
         data_hash=sha256(file.read_bytes()).hexdigest(),
         seed=0,
         versions=package_versions("entrostat", "transformers", "safetensors", "gguf"),
@@ -125,10 +125,10 @@ def same_architecture(hint: str, config: Any) -> bool:
     """Whether a file's `model_hint` names the architecture of a model of transformers."""
     names = {config.model_type, _LLAMA_CPP_NAMES.get(config.model_type, config.model_type)}
 
-    def plain(name: str) -> str:
+    def normalize_name(name: str) -> str:
         return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix("_text"))
 
-    return plain(hint) in {plain(name) for name in names}
+    return normalize_name(hint) in {normalize_name(name) for name in names}
 
 
 def _stream_norms(loaded: LoadedModel, layers: list[int]) -> dict[int, float]:

@@ -41,12 +41,12 @@ class Vector(NamedTuple):
     norm: float
     """Mean norm of the residual stream behind the layer."""
 
-    def move(self, strength: float) -> dict[int, Tensor]:
+    def offsets(self, strength: float) -> dict[int, Tensor]:
         """What is added, for a strength in multiples of the stream's norm."""
         scaled = self.direction * (strength * self.norm / float(self.direction.norm()))
         return {self.layer: scaled.float()}
 
-    def along(self, direction: Tensor) -> "Vector":
+    def with_direction(self, direction: Tensor) -> "Vector":
         """Another direction in its place."""
         return self._replace(direction=direction.double())
 
@@ -90,17 +90,17 @@ def control_vectors(
     contrast = known[order[-quarter:]].mean(0) - known[order[:quarter]].mean(0)
     direction = vector.direction
     return {
-        "shuffled": [vector.along(shuffled(direction, seed)) for seed in range(CONTROLS)],
-        "Gaussian": [vector.along(gaussian(direction, seed)) for seed in range(CONTROLS)],
-        "uncentred": [vector.along(east(steps, centred=False))],
-        "top against bottom quarter": [vector.along(contrast)],
+        "shuffled": [vector.with_direction(shuffled(direction, seed)) for seed in range(CONTROLS)],
+        "Gaussian": [vector.with_direction(gaussian(direction, seed)) for seed in range(CONTROLS)],
+        "uncentred": [vector.with_direction(east(steps, centred=False))],
+        "top against bottom quarter": [vector.with_direction(contrast)],
     }
 
 
-def trials(vector: Vector) -> list[Vector]:
+def shuffled_trials(vector: Vector) -> list[Vector]:
     """Shuffled vectors to choose by."""
     seeds = range(CONTROLS, CONTROLS + TRIALS)
-    return [vector.along(shuffled(vector.direction, seed)) for seed in seeds]
+    return [vector.with_direction(shuffled(vector.direction, seed)) for seed in seeds]
 
 
 def uniform_residue(read: UnsteeredSteps, place: int) -> float:
@@ -120,7 +120,7 @@ class StrengthCurve(NamedTuple):
     """Probability of any action, mean over steps."""
 
     @classmethod
-    def of(cls, strengths: Sequence[float], logprobs: Tensor) -> "StrengthCurve":
+    def from_logprobs(cls, strengths: Sequence[float], logprobs: Tensor) -> "StrengthCurve":
         """From log-probabilities of shape (strengths, steps, actions)."""
         found = action_entropy(logprobs)
         return cls(
@@ -129,7 +129,7 @@ class StrengthCurve(NamedTuple):
             tuple(found.action_probability_mass.mean(1).tolist()),
         )
 
-    def at(self, strength: float) -> tuple[float, float]:
+    def interpolate(self, strength: float) -> tuple[float, float]:
         """Entropy and probability of any action at a strength of the curve."""
         place = self.strengths.index(strength)
         return self.entropy[place], self.action_probability_mass[place]
@@ -166,7 +166,7 @@ class StrengthCurve(NamedTuple):
             np.array([self.entropy[place] for place in places]),
         )
 
-    def span(self, share: float) -> float:
+    def entropy_span(self, share: float) -> float:
         """Entropy at the upper end of the valid strengths less that at the lower end."""
         places = self.valid(share)
         return self.entropy[places[-1]] - self.entropy[places[0]]
@@ -211,7 +211,7 @@ def candidates(curves: Mapping[int, StrengthCurve], share: float) -> list[Candid
     found = dict[int, list[Candidate]]()
     for layer, curve in (steady or curves).items():
         places = [at for at in curve.valid(share) if curve.strengths[at] > 0]
-        raised = [at for at in places if curve.entropy[at] > curve.at(0.0)[0]]
+        raised = [at for at in places if curve.entropy[at] > curve.interpolate(0.0)[0]]
         found[layer] = [
             Candidate(Choice(layer, curve.strengths[at]), curve.entropy[at]) for at in raised
         ]

@@ -81,13 +81,13 @@ def generate_steered(
     neutral = [neutral_step(prompt) for prompt in load_prompts(None)[:_PROMPTS]]
     asked = [*neutral[:_SAID], runs[0][-1], runs[0][-1].model_copy(update={"answer_prefix": ""})]
     shown = (-choice.strength, 0.0, choice.strength / 2, choice.strength, 2 * choice.strength)
-    moves = {strength: vector.move(strength) for strength in shown}
-    with readings.status("generating steered completions"):
+    moves = {strength: vector.offsets(strength) for strength in shown}
+    with readings.show_status("generating steered completions"):
         texts = [tokenize_episode(tokenizer, [step]) for step in neutral]
         generations = SteeredGenerations(
             divergence=_drift(readings.model, texts, vector, strengths, end_token(tokenizer)),
             prompts=[step.messages[-1]["content"] for step in asked],
-            completions=_greedy(readings.model, tokenizer, asked, moves),
+            completions=_greedy_completions(readings.model, tokenizer, asked, moves),
             sampled={
                 strength: _draw(
                     readings.model,
@@ -96,7 +96,7 @@ def generate_steered(
                     move,
                     completions,
                     tokens,
-                    _chance(seed),
+                    _generator(seed),
                 )
                 for strength, move in moves.items()
             },
@@ -105,7 +105,7 @@ def generate_steered(
     return generations
 
 
-def _greedy(
+def _greedy_completions(
     model: Any, tokenizer: Any, steps: Sequence[AgentStep], moves: dict[float, dict[int, Tensor]]
 ) -> dict[float, list[str]]:
     """The likeliest completion of every step at every strength."""
@@ -113,7 +113,7 @@ def _greedy(
     found = dict[float, list[str]]()
     for strength, move in moves.items():
         greedy = Condition(move, temperature=0.0)
-        drawn = reader.sample(greedy, 1, _SAID_TOKENS, _chance(0), end_token(tokenizer))
+        drawn = reader.sample(greedy, 1, _SAID_TOKENS, _generator(0), end_token(tokenizer))
         texts = [tokenizer.decode(tokens) for (tokens,) in drawn]
         found[strength] = [
             step.answer_prefix + text for step, text in zip(steps, texts, strict=True)
@@ -121,7 +121,7 @@ def _greedy(
     return found
 
 
-def _chance(seed: int) -> torch.Generator:
+def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -134,7 +134,7 @@ def _drift(
 ) -> dict[float, float]:
     """Along the answers that the unsteered model holds likeliest."""
     likeliest = Condition(temperature=0.0)
-    drawn = EpisodeReader(model, texts).sample(likeliest, 1, _TOKENS, _chance(0), end)
+    drawn = EpisodeReader(model, texts).sample(likeliest, 1, _TOKENS, _generator(0), end)
     answered = [
         TokenizedEpisode(text.prompts, [[[*answer, 0]]])  # an action's last token is never read
         for text, (answer,) in zip(texts, drawn, strict=True)
@@ -145,7 +145,7 @@ def _drift(
     base = reader.logits(PLAIN)
     counted = torch.arange(base.shape[1]) < lengths.unsqueeze(1)
     return {
-        strength: divergence(base, reader.logits(Condition(vector.move(strength))), counted)
+        strength: divergence(base, reader.logits(Condition(vector.offsets(strength))), counted)
         for strength in strengths
     }
 

@@ -80,7 +80,7 @@ def read_control_vector(path: Path) -> ControlVector:
     Raises:
         TrainingError: The file is not a control vector; names the tensor, its type and layer.
     """
-    reader = _opened(path)
+    reader = _open_reader(path)
     architecture = _text(reader, "general.architecture")
     if architecture not in (None, _ARCHITECTURE):
         raise TrainingError(f"{path}: contains a model (`{architecture}`), not a control vector")
@@ -99,7 +99,7 @@ def read_control_vector(path: Path) -> ControlVector:
     return ControlVector(_text(reader, f"{_ARCHITECTURE}.model_hint") or "", found, sorted(zeros))
 
 
-def _opened(path: Path) -> GGUFReader:
+def _open_reader(path: Path) -> GGUFReader:
     try:
         return GGUFReader(path)
     except OSError as error:

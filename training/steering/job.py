@@ -15,11 +15,11 @@ from training.common.job import (
     check_job,
     check_name,
     default_checkpoint,
-    identify,
     make_writable,
+    model_identity,
 )
 from training.steering.cache import BatchCache, run_folder
-from training.steering.config import EpisodeSplit, SteeringConfig, digest, split_episodes
+from training.steering.config import EpisodeSplit, SteeringConfig, episodes_hash, split_episodes
 from training.steering.fit import (
     TRIALS,
     Candidate,
@@ -30,7 +30,7 @@ from training.steering.fit import (
     candidates,
     control_vectors,
     fit_vectors,
-    trials,
+    shuffled_trials,
     uniform_residue,
 )
 from training.steering.generations import generate_steered
@@ -73,24 +73,26 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
     check_name(name)
     layers = _layers(job.layers, len(decoder_layers(loaded.model)))
     settings = {
-        "identity": identify(loaded.folder).model_dump(),
-        **_deciding(job),
+        "identity": model_identity(loaded.folder).model_dump(),
+        **_cache_settings(job),
         "layers": layers,
         "seed": job.seed,
-        "data": [digest(runs) for runs in (split.train, split.validation, *split.tests.values())],
+        "data": [
+            episodes_hash(runs) for runs in (split.train, split.validation, *split.tests.values())
+        ],
     }
     folder = run_folder(job.runs, loaded.name, settings, fresh=job.fresh)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
     readings = BatchCache(folder, loaded.model, console)
 
-    read = _read(readings, loaded.texts(split.train), layers)
+    read = _read_unsteered(readings, loaded.texts(split.train), layers)
     entropy = _entropy(job, readings, loaded, split.train, read)
     try:
         vectors = fit_vectors(read, entropy, layers)
     except ValueError as error:
         raise TrainingError(f"--task {job.task}: {error}") from error
-    curves = _curves(job, readings, loaded.texts(split.validation), vectors)
-    compared = _compared(job, readings, loaded.texts(split.validation), vectors, curves)
+    curves = _strength_curves(job, readings, loaded.texts(split.validation), vectors)
+    compared = _compare_candidates(job, readings, loaded.texts(split.validation), vectors, curves)
     if not compared:
         raise TrainingError(
             "no strength raises the entropy while answers stay valid, at no layer: try other "
@@ -100,7 +102,9 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
     vector, place = vectors[choice.layer], layers.index(choice.layer)
     controls = control_vectors(read, entropy, place, vector)
     tests = {
-        task: _test(readings, task, loaded.texts(runs), vector, choice, controls, job.strengths)
+        task: _test_vector(
+            readings, task, loaded.texts(runs), vector, choice, controls, job.strengths
+        )
         for task, runs in split.tests.items()
     }
     generations = generate_steered(
@@ -148,7 +152,7 @@ def check(job: SteeringConfig) -> tuple[EpisodeSplit, Path]:
     check_job(job)
     split = split_episodes(job)
     checkpoint = default_checkpoint() if job.model is None else job.model
-    identify(checkpoint)
+    model_identity(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
     attention_windows(config)
     _layers(job.layers, int(config.get_text_config().num_hidden_layers))
@@ -176,7 +180,7 @@ def _layers(wanted: tuple[int, ...] | None, number: int) -> list[int]:
     return sorted(set(wanted))
 
 
-def _deciding(job: SteeringConfig) -> dict[str, float | int | str]:
+def _cache_settings(job: SteeringConfig) -> dict[str, float | int | str]:
     """The settings on which the readings depend."""
     return {
         "task": Path(job.task).name,
@@ -194,14 +198,14 @@ def _deciding(job: SteeringConfig) -> dict[str, float | int | str]:
     }
 
 
-def _read(
+def _read_unsteered(
     readings: BatchCache, texts: Sequence[TokenizedEpisode], layers: Sequence[int]
 ) -> UnsteeredSteps:
     def read(reader: EpisodeReader, _: int) -> dict[str, Tensor]:
         logprobs, states = reader.states(layers)
         return {"logprobs": logprobs, "states": states}
 
-    found = readings.over("reading states", texts, read)
+    found = readings.map_batches("reading states", texts, read)
     steps = torch.tensor([len(run.prompts) for run in texts])
     runs = torch.arange(len(texts)).repeat_interleave(steps)
     return UnsteeredSteps(found["logprobs"], found["states"], runs)
@@ -224,11 +228,11 @@ def _entropy(
         drawn = reader.sample(PLAIN, *answers, chance, end_token(loaded.tokenizer))
         return {"counts": count_actions(reader, drawn, loaded.tokenizer)}
 
-    counts = readings.over("sampling answers", loaded.texts(runs), sample)["counts"]
+    counts = readings.map_batches("sampling answers", loaded.texts(runs), sample)["counts"]
     return sampled_entropy(counts, miller_madow=job.miller_madow)
 
 
-def _steered(
+def _steered_logprobs(
     readings: BatchCache,
     name: str,
     texts: Sequence[TokenizedEpisode],
@@ -239,10 +243,10 @@ def _steered(
     def read(reader: EpisodeReader, _: int) -> dict[str, Tensor]:
         return {"logprobs": reader.sweep(conditions)}
 
-    return readings.over(name, texts, read)["logprobs"].transpose(0, 1)
+    return readings.map_batches(name, texts, read)["logprobs"].transpose(0, 1)
 
 
-def _curves(
+def _strength_curves(
     job: SteeringConfig,
     readings: BatchCache,
     texts: Sequence[TokenizedEpisode],
@@ -250,19 +254,19 @@ def _curves(
 ) -> dict[int, StrengthCurve]:
     """Of every layer, on the validation runs."""
     conditions = [
-        Condition(vector.move(strength))
+        Condition(vector.offsets(strength))
         for vector in vectors.values()
         for strength in job.strengths
     ]
-    found = _steered(readings, "choosing a layer", texts, conditions)
+    found = _steered_logprobs(readings, "choosing a layer", texts, conditions)
     parts = torch.split(found, len(job.strengths))
     return {
-        layer: StrengthCurve.of(job.strengths, part)
+        layer: StrengthCurve.from_logprobs(job.strengths, part)
         for layer, part in zip(vectors, parts, strict=True)
     }
 
 
-def _compared(
+def _compare_candidates(
     job: SteeringConfig,
     readings: BatchCache,
     texts: Sequence[TokenizedEpisode],
@@ -272,13 +276,13 @@ def _compared(
     """The candidates beside shuffled vectors, on the validation runs."""
     found = candidates(curves, job.valid_share)
     conditions = [
-        Condition(trial.move(one.choice.strength))
+        Condition(trial.offsets(one.choice.strength))
         for one in found
-        for trial in trials(vectors[one.choice.layer])
+        for trial in shuffled_trials(vectors[one.choice.layer])
     ]
     if not conditions:
         return []
-    logprobs = _steered(readings, "comparing with shuffled vectors", texts, conditions)
+    logprobs = _steered_logprobs(readings, "comparing with shuffled vectors", texts, conditions)
     entropy = action_entropy(logprobs).entropy.mean(1).view(len(found), TRIALS)
     return [
         one._replace(shuffled=tuple(mine))
@@ -286,7 +290,7 @@ def _compared(
     ]
 
 
-def _test(
+def _test_vector(
     readings: BatchCache,
     task: str,
     texts: Sequence[TokenizedEpisode],
@@ -296,14 +300,14 @@ def _test(
     strengths: Sequence[float],
 ) -> TaskResult:
     """What the chosen vector and its controls do to runs that neither was made with."""
-    others = [control.move(choice.strength) for group in controls.values() for control in group]
+    others = [control.offsets(choice.strength) for group in controls.values() for control in group]
     conditions = [
-        *(Condition(vector.move(strength)) for strength in strengths),
+        *(Condition(vector.offsets(strength)) for strength in strengths),
         *(Condition(move) for move in others),
         *(Condition(temperature=temperature) for temperature in TEMPERATURES),
     ]
-    found = _steered(readings, f"testing {Path(task).name}", texts, conditions)
-    curve = StrengthCurve.of(strengths, found[: len(strengths)])
+    found = _steered_logprobs(readings, f"testing {Path(task).name}", texts, conditions)
+    curve = StrengthCurve.from_logprobs(strengths, found[: len(strengths)])
     rest = action_entropy(found[len(strengths) :])
     entropy, action_probability_mass = (
         rest.entropy.mean(1).tolist(),
@@ -330,12 +334,12 @@ def _manifest(
     return Manifest(
         kind="steering-vector",
         model=loaded.name,
-        identity=identify(loaded.folder),
-        data_hash=digest(split.train + split.validation),
+        identity=model_identity(loaded.folder),
+        data_hash=episodes_hash(split.train + split.validation),
         seed=job.seed,
         versions=package_versions("entrostat", "transformers", "safetensors"),
         settings={
-            **_deciding(job),
+            **_cache_settings(job),
             "model_type": str(loaded.model.config.model_type),
             "strength_relative": choice.strength,
         },
@@ -346,11 +350,11 @@ def _manifest(
 
 def _metrics(test: TaskResult, choice: Choice, share: float) -> dict[str, float | int]:
     """What the manifest says was measured on the task's own test runs."""
-    entropy, action_probability_mass = test.curve.at(choice.strength)
+    entropy, action_probability_mass = test.curve.interpolate(choice.strength)
     return {
-        "entropy_unsteered": round(test.curve.at(0.0)[0], 4),
+        "entropy_unsteered": round(test.curve.interpolate(0.0)[0], 4),
         "entropy_steered": round(entropy, 4),
-        "mass_unsteered": round(test.curve.at(0.0)[1], 4),
+        "mass_unsteered": round(test.curve.interpolate(0.0)[1], 4),
         "mass_steered": round(action_probability_mass, 4),
         "spearman": round(test.curve.spearman_correlation(share), 4),
         "shuffled_mean": round(test.controls["shuffled"].mean, 4),

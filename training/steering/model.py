@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from training.common.job import default_checkpoint, identify, load_tokenizer
+from training.common.job import default_checkpoint, load_tokenizer, model_identity
 from training.steering.reader import TokenizedEpisode, tokenize_episode
 from training.steering.tasks import Episode
 from training.steering.token_tree import attention_windows
@@ -40,7 +40,7 @@ def load_model(folder: Path | None, *, is_default: bool = False) -> LoadedModel:
         TrainingError: The folder contains no model, or one whose layers are not supported.
     """
     checkpoint = default_checkpoint() if folder is None else folder
-    identify(checkpoint)
+    model_identity(checkpoint)
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from training.steering.tasks import AgentStep, Episode
-from training.steering.token_tree import Nodes, TokenTree, added, captured, merge, pad
+from training.steering.token_tree import (
+    Nodes,
+    TokenTree,
+    add_to_stream,
+    build_tree,
+    capture_stream,
+    pad_rows,
+)
 
 _BATCH_TOKENS = 1024
 _TAIL_TOKENS = 512
@@ -74,10 +81,10 @@ def batches(runs: Sequence[TokenizedEpisode]) -> Iterator[list[TokenizedEpisode]
     """Runs in order, as many together as make up some number of tokens."""
     batch, widest = list[TokenizedEpisode](), 0
     for run in runs:
-        width = max(widest, len(merge(run.prompts)[0]))
+        width = max(widest, len(build_tree(run.prompts)[0]))
         if batch and width * (len(batch) + 1) > _BATCH_TOKENS:
             yield batch
-            batch, width = [], len(merge(run.prompts)[0])
+            batch, width = [], len(build_tree(run.prompts)[0])
         batch.append(run)
         widest = width
     if batch:
@@ -96,17 +103,19 @@ class EpisodeReader:
         """
         self._model = model
         self.runs = runs
-        trees = [merge([prompt[:-1] for prompt in run.prompts]) for run in runs]
+        trees = [build_tree([prompt[:-1] for prompt in run.prompts]) for run in runs]
         self._tree = TokenTree(model, len(runs))
-        self._tree.grow(pad([(tokens, parents) for tokens, parents, _ in trees]), logits=False)
+        self._tree.extend(
+            pad_rows([(tokens, parents) for tokens, parents, _ in trees]), logits=False
+        )
         self._ends = [ends for *_, ends in trees]
         self._read = len(self._tree)
-        self._tails = pad(
-            [self._tail(run, ends) for run, ends in zip(runs, self._ends, strict=True)]
+        self._tails = pad_rows(
+            [self._prompt_tail(run, ends) for run, ends in zip(runs, self._ends, strict=True)]
         )
         self._targets = torch.tensor(list(self._targets_of(runs)))
 
-    def _tail(self, run: TokenizedEpisode, ends: list[int]) -> tuple[list[int], list[int]]:
+    def _prompt_tail(self, run: TokenizedEpisode, ends: list[int]) -> tuple[list[int], list[int]]:
         """The steps' last prompt tokens, then the actions' tokens but for their last."""
         tokens = [prompt[-1] for prompt in run.prompts]
         parents = list(ends)
@@ -139,7 +148,7 @@ class EpisodeReader:
             Log-probabilities as of `logprobs`, and the residual stream behind each layer, float32,
             shape (steps, layers, hidden), of all rows one after another.
         """
-        with captured(self._model, layers) as streams:
+        with capture_stream(self._model, layers) as streams:
             logprobs = self.logprobs(PLAIN)
         found = [
             torch.stack([streams[layer][row, : len(run.prompts)] for layer in layers], 1)
@@ -161,14 +170,14 @@ class EpisodeReader:
         return torch.cat([self._sweep(part) for part in parts], 1)
 
     def _sweep(self, conditions: Sequence[Condition]) -> Tensor:
-        logits = self._tailed(conditions)
+        logits = self._tail_logits(conditions)
         found = [
-            self._joint(one, condition.temperature)
+            self._action_logprobs(one, condition.temperature)
             for one, condition in zip(logits, conditions, strict=True)
         ]
         return torch.stack(found, 1)
 
-    def _joint(self, logits: Tensor, temperature: float) -> Tensor:
+    def _action_logprobs(self, logits: Tensor, temperature: float) -> Tensor:
         row, node, token, step, action = self._targets.unbind(1)
         chosen = (logits / temperature).log_softmax(-1)[row, node, token]
         steps = torch.tensor([len(run.prompts) for run in self.runs])
@@ -180,9 +189,9 @@ class EpisodeReader:
 
     def logits(self, condition: Condition) -> Tensor:
         """Behind the last prompt tokens, then the actions', shape (rows, tokens, vocabulary)."""
-        return self._tailed([condition])[0]
+        return self._tail_logits([condition])[0]
 
-    def _tailed(self, conditions: Sequence[Condition]) -> Tensor:
+    def _tail_logits(self, conditions: Sequence[Condition]) -> Tensor:
         """Shape (conditions, rows, tokens, vocabulary); the conditions stand side by side."""
         tokens, parents = self._tails
         rows, width = tokens.shape
@@ -190,8 +199,8 @@ class EpisodeReader:
         shift = torch.arange(copies).repeat_interleave(width) * width
         parents = parents.repeat(1, copies)
         parents = torch.where(parents >= self._read, parents + shift, parents)
-        with added(self._model, _side_by_side(conditions, width)):
-            logits = self._tree.grow(Nodes(tokens.repeat(1, copies), parents))
+        with add_to_stream(self._model, _stack_offsets(conditions, width)):
+            logits = self._tree.extend(Nodes(tokens.repeat(1, copies), parents))
         self._tree.crop(self._read)
         return logits.view(rows, copies, width, -1).transpose(0, 1)
 
@@ -215,13 +224,13 @@ class EpisodeReader:
         drawn: list[list[list[list[int]]]] = [[] for _ in self.runs]
         for first in range(0, most, at_once):
             steps = range(first, min(first + at_once, most))
-            part = self._branches(steps, condition, completions, tokens, chance)
+            part = self._sample_branches(steps, condition, completions, tokens, chance)
             for row, run in enumerate(self.runs):
                 for place, _ in enumerate(step for step in steps if step < len(run.prompts)):
-                    drawn[row].append([_cut(one, end) for one in part[row, place].tolist()])
+                    drawn[row].append([_cut_at_end(one, end) for one in part[row, place].tolist()])
         return [step for row in drawn for step in row]
 
-    def _branches(
+    def _sample_branches(
         self, steps: range, condition: Condition, completions: int, tokens: int, chance: Any
     ) -> Tensor:
         """Tokens drawn behind some steps, shape (rows, steps, completions, tokens)."""
@@ -231,21 +240,21 @@ class EpisodeReader:
             for run, ends, mine in zip(self.runs, self._ends, known, strict=True)
         ]
         drawn = list[Tensor]()
-        with added(self._model, condition.moves):
-            logits = self._tree.grow(pad(last)).repeat_interleave(completions, 1)
+        with add_to_stream(self._model, condition.moves):
+            logits = self._tree.extend(pad_rows(last)).repeat_interleave(completions, 1)
             parents = torch.arange(len(steps)).repeat_interleave(completions) + self._read
             while True:
-                drawn.append(_draw(logits, condition.temperature, chance))
+                drawn.append(_sample_token(logits, condition.temperature, chance))
                 if len(drawn) == tokens:
                     break
                 nodes = Nodes(drawn[-1], parents.expand_as(drawn[-1]))
                 parents = torch.arange(len(parents)) + len(self._tree)
-                logits = self._tree.grow(nodes)
+                logits = self._tree.extend(nodes)
         self._tree.crop(self._read)
         return torch.stack(drawn, -1).view(len(self.runs), len(steps), completions, -1)
 
 
-def _side_by_side(conditions: Sequence[Condition], width: int) -> dict[int, Tensor]:
+def _stack_offsets(conditions: Sequence[Condition], width: int) -> dict[int, Tensor]:
     """What is added behind each layer, shape (conditions x width, hidden)."""
     moves = [condition.moves for condition in conditions]
     found = dict[int, Tensor]()
@@ -256,7 +265,7 @@ def _side_by_side(conditions: Sequence[Condition], width: int) -> dict[int, Tens
     return found
 
 
-def _draw(logits: Tensor, temperature: float, chance: torch.Generator) -> Tensor:
+def _sample_token(logits: Tensor, temperature: float, chance: torch.Generator) -> Tensor:
     """One token behind every node, shape (rows, nodes)."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -264,7 +273,7 @@ def _draw(logits: Tensor, temperature: float, chance: torch.Generator) -> Tensor
     return torch.multinomial(shares.flatten(0, 1), 1, generator=chance).view(shares.shape[:2])
 
 
-def _cut(tokens: list[int], end: int) -> list[int]:
+def _cut_at_end(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
@@ -300,13 +309,13 @@ def count_actions(
     width = max(map(len, names))
     return torch.stack(
         [
-            _counted(tokenizer.batch_decode(answers), actions, width)
+            _count_named(tokenizer.batch_decode(answers), actions, width)
             for answers, actions in zip(drawn, names, strict=True)
         ]
     )
 
 
-def _counted(texts: Sequence[str], actions: Sequence[str], width: int) -> Tensor:
+def _count_named(texts: Sequence[str], actions: Sequence[str], width: int) -> Tensor:
     named = [named_action(text, actions) for text in texts]
     return torch.bincount(
         torch.tensor([one for one in named if one is not None], dtype=torch.long), minlength=width

@@ -49,9 +49,9 @@ class TaskResult(NamedTuple):
     temperatures: dict[float, tuple[float, float]]
     """Entropy and probability of any action without a vector, at other temperatures."""
 
-    def wins(self, choice: Choice) -> bool:
+    def beats_controls(self, choice: Choice) -> bool:
         """Whether the vector beats the mean and 2 sd of the shuffled and the Gaussian ones."""
-        entropy = self.curve.at(choice.strength)[0]
+        entropy = self.curve.interpolate(choice.strength)[0]
         return all(
             entropy > self.controls[name].mean + 2 * self.controls[name].spread
             for name in ("shuffled", "Gaussian")
@@ -89,7 +89,7 @@ def write_summary(facts: SteeringResult, console: Console) -> None:
     """Show what it does in the terminal."""
     shown = (0, 2, 3, 5, 7)
     table = Table(*(_TESTED[place] for place in shown), title=f"{facts.artifact.id}, nats")
-    for row in _tested(facts):
+    for row in _test_rows(facts):
         table.add_row(*(row[place] for place in shown))
     console.print(table)
     console.print(f"layer {facts.choice.layer}, strength {facts.choice.strength:g}")
@@ -109,20 +109,23 @@ _TESTED = (
 )
 
 
-def _tested(facts: SteeringResult) -> list[tuple[str, ...]]:
+def _test_rows(facts: SteeringResult) -> list[tuple[str, ...]]:
     strength = facts.choice.strength
     rows = list[tuple[str, ...]]()
     for task, test in facts.tests.items():
-        (plain, before), (moved, after) = test.curve.at(0.0), test.curve.at(strength)
+        (plain, before), (moved, after) = (
+            test.curve.interpolate(0.0),
+            test.curve.interpolate(strength),
+        )
         rows.append(
             (
                 task,
                 f"{log(test.actions):.2f}",
                 f"{plain:.3f}",
                 f"{moved:.3f}",
-                f"{test.curve.at(-strength)[0]:.3f}",
-                *(_spread(test.controls[name]) for name in ("shuffled", "Gaussian")),
-                "yes" if test.wins(facts.choice) else "no",
+                f"{test.curve.interpolate(-strength)[0]:.3f}",
+                *(_mean_and_spread(test.controls[name]) for name in ("shuffled", "Gaussian")),
+                "yes" if test.beats_controls(facts.choice) else "no",
                 _correlation(test.curve, facts.share, 2),
                 f"{before:.2f} → {after:.2f}",
             )
@@ -130,7 +133,7 @@ def _tested(facts: SteeringResult) -> list[tuple[str, ...]]:
     return rows
 
 
-def _spread(control: ControlResult) -> str:
+def _mean_and_spread(control: ControlResult) -> str:
     return f"{control.mean:.3f} ± {control.spread:.3f}"
 
 
@@ -143,21 +146,21 @@ def _draw(facts: SteeringResult) -> Figure:
     return figure
 
 
-def _best(facts: SteeringResult) -> list[int]:
+def _best_layers(facts: SteeringResult) -> list[int]:
     """The layers with the widest span of valid entropies, in order."""
-    spans = {layer: curve.span(facts.share) for layer, curve in facts.curves.items()}
+    spans = {layer: curve.entropy_span(facts.share) for layer, curve in facts.curves.items()}
     chosen = sorted(spans, key=lambda layer: -spans[layer])[:_SHOWN]
     return sorted({*chosen, facts.choice.layer})
 
 
 def _draw_layers(facts: SteeringResult, entropy: Axes, action_probability_mass: Axes) -> None:
     for layer, curve in facts.curves.items():
-        if layer not in _best(facts):
+        if layer not in _best_layers(facts):
             entropy.plot(curve.strengths, curve.entropy, color="0.85", zorder=0)
             action_probability_mass.plot(
                 curve.strengths, curve.action_probability_mass, color="0.85", zorder=0
             )
-    for layer in _best(facts):
+    for layer in _best_layers(facts):
         curve, wide = facts.curves[layer], 3 if layer == facts.choice.layer else 1
         entropy.plot(curve.strengths, curve.entropy, "o-", lw=wide, ms=3, label=f"layer {layer}")
         action_probability_mass.plot(
@@ -168,7 +171,7 @@ def _draw_layers(facts: SteeringResult, entropy: Axes, action_probability_mass: 
             ms=3,
             label=f"layer {layer}",
         )
-    least = facts.share * facts.curves[facts.choice.layer].at(0.0)[1]
+    least = facts.share * facts.curves[facts.choice.layer].interpolate(0.0)[1]
     action_probability_mass.axhline(least, color="0.4", linestyle=":", label="valid above this")
     for axes in (entropy, action_probability_mass):
         axes.axvline(facts.choice.strength, color="0.4", linestyle="--")
@@ -209,9 +212,9 @@ def _page(facts: SteeringResult) -> str:
         (
             str(layer),
             f"{curve.largest_valid_strength(facts.share):g}",
-            f"{curve.at(0.0)[0]:.3f}",
-            f"{curve.at(curve.largest_valid_strength(facts.share))[0]:.3f}",
-            f"{curve.at(curve.strengths[curve.valid(facts.share)[0]])[0]:.3f}",
+            f"{curve.interpolate(0.0)[0]:.3f}",
+            f"{curve.interpolate(curve.largest_valid_strength(facts.share))[0]:.3f}",
+            f"{curve.interpolate(curve.strengths[curve.valid(facts.share)[0]])[0]:.3f}",
             _correlation(curve, facts.share, 2),
             "chosen" if layer == choice.layer else "",
         )
@@ -228,6 +231,9 @@ def _page(facts: SteeringResult) -> str:
     ]
     estimate, logit = facts.estimates
     known = estimate.isfinite()
+    unsteered, steered, negated = (
+        main.curve.interpolate(strength)[0] for strength in (0.0, choice.strength, -choice.strength)
+    )
     return f"""# Steering vector of {manifest.model}
 
 {provenance(manifest, facts.command)}
@@ -238,7 +244,7 @@ Entropic activation steering (EAST, arXiv 2406.00244). Learnt from the task `{se
 everything under "Held-out runs" was measured on runs that neither saw. Strengths are multiples of
 the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer});
 {facts.size:.4f} of it is the length of the vector itself. Entropies are over the actions,
-renormalised, in nats; "action probability" is that of any action at all.
+renormalized, in nats; "action probability" is that of any action at all.
 
 The runs learnt from have {float(estimate[known].mean()):.3f} nats by the estimator
 `{settings["estimator"]}` and {float(logit.entropy.mean()):.3f} off the logits (standard deviation
@@ -247,9 +253,9 @@ The runs learnt from have {float(estimate[known].mean()):.3f} nats by the estima
 no valid answer.
 
 **Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same task the
-entropy goes from {main.curve.at(0.0)[0]:.3f} to {main.curve.at(choice.strength)[0]:.3f} nats, and
-to {main.curve.at(-choice.strength)[0]:.3f} with the vector negated. Strength and entropy have
-a Spearman correlation of {_correlation(main.curve, facts.share, 3)} where answers are valid, from
+entropy goes from {unsteered:.3f} to {steered:.3f} nats, and to {negated:.3f} with the vector
+negated. Strength and entropy have a Spearman correlation of
+{_correlation(main.curve, facts.share, 3)} where answers are valid, from
 {main.curve.strengths[main.curve.valid(facts.share)[0]]:g} to
 {main.curve.largest_valid_strength(facts.share):g}.
 
@@ -262,7 +268,7 @@ one the same length; mean ± standard deviation of 20. "Beats both" means more t
 "Spearman" is of strength and entropy where the task's answers stay valid ({facts.share:.0%} of the
 unsteered action probability).
 
-{markdown_table(_TESTED, _tested(facts))}
+{markdown_table(_TESTED, _test_rows(facts))}
 
 ## Controls
 
@@ -283,7 +289,7 @@ its own answers to neutral prompts.
 {settings["completions"]} completions of at most {settings["max_tokens"]} tokens at temperature 1,
 drawn at each step of a held-out run; valid ones name exactly one action.
 
-{markdown_table(("strength", "sampled entropy", "valid"), _drawn(facts))}
+{markdown_table(("strength", "sampled entropy", "valid"), _sampled_rows(facts))}
 
 ## Completions of neutral prompts
 
@@ -335,12 +341,12 @@ def _norm(facts: SteeringResult) -> float:
 def _controls(facts: SteeringResult, test: TaskResult) -> list[tuple[str, ...]]:
     strength = facts.choice.strength
     rows: list[tuple[str, ...]] = [
-        (name, f"{test.curve.at(at)[0]:.3f}", f"{test.curve.at(at)[1]:.3f}")
+        (name, f"{test.curve.interpolate(at)[0]:.3f}", f"{test.curve.interpolate(at)[1]:.3f}")
         for name, at in (("EAST", strength), ("negated", -strength), ("none", 0.0))
     ]
     for name, control in test.controls.items():
         several = len(control.entropy) > 1
-        shown = _spread(control) if several else f"{control.mean:.3f}"
+        shown = _mean_and_spread(control) if several else f"{control.mean:.3f}"
         rows.append((name, shown, f"{np.mean(control.action_probability_mass):.3f}"))
     for temperature, (entropy, action_probability_mass) in test.temperatures.items():
         rows.append(
@@ -367,7 +373,7 @@ def _candidates(facts: SteeringResult) -> list[tuple[str, ...]]:
     ]
 
 
-def _drawn(facts: SteeringResult) -> list[tuple[str, ...]]:
+def _sampled_rows(facts: SteeringResult) -> list[tuple[str, ...]]:
     return [
         (
             f"{strength:+g}",

@@ -44,7 +44,7 @@ class TokenTree:
     def __len__(self) -> int:
         return self._paths.shape[1]
 
-    def grow(self, nodes: Nodes, *, logits: bool = True) -> Tensor:
+    def extend(self, nodes: Nodes, *, logits: bool = True) -> Tensor:
         """Read more tokens.
 
         Args:
@@ -81,7 +81,7 @@ class TokenTree:
         depths = self._paths.sum(-1) - 1
         distance = depths[:, -seen.shape[1] :].unsqueeze(2) - depths.unsqueeze(1)
         masks = {
-            kind: _additive(seen if window is None else seen & (distance < window))
+            kind: _attention_bias(seen if window is None else seen & (distance < window))
             for kind, window in self._windows.items()
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
@@ -92,7 +92,7 @@ class TokenTree:
         self._paths = self._paths[:, :length, :length]
 
 
-def _additive(seen: Tensor) -> Tensor:
+def _attention_bias(seen: Tensor) -> Tensor:
     lowest = torch.finfo(torch.float32).min
     return torch.zeros(seen.shape).masked_fill(~seen, lowest).unsqueeze(1)
 
@@ -115,7 +115,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
-def merge(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
+def build_tree(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
     """The texts of one row as a tree.
 
     Returns:
@@ -136,7 +136,7 @@ def merge(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[in
     return tokens, parents, ends
 
 
-def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Nodes:
+def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Nodes:
     """Rows of tokens and parents as tensors; what fills the shorter ones follows nothing."""
     width = max(len(tokens) for tokens, _ in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -153,7 +153,7 @@ def decoder_layers(model: Any) -> Any:
 
 
 @contextmanager
-def added(model: Any, moves: Mapping[int, Tensor]) -> Iterator[None]:
+def add_to_stream(model: Any, moves: Mapping[int, Tensor]) -> Iterator[None]:
     """Add a vector to the residual stream behind some layers, at every token read meanwhile."""
 
     def hook(move: Tensor) -> Any:
@@ -173,7 +173,7 @@ def added(model: Any, moves: Mapping[int, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def captured(model: Any, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def capture_stream(model: Any, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """The residual stream behind some layers, shape (rows, n, hidden), of the last pass."""
     streams = dict[int, Tensor]()
 

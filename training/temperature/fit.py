@@ -25,7 +25,7 @@ class TemperatureFit(NamedTuple):
 
     def metrics(self) -> dict[str, float | int]:
         """What the manifest keeps."""
-        position = scaled(self.entropies, self.statistics)
+        position = normalized_deviation(self.entropies, self.statistics)
         return {
             "num_tokens": self.entropies.numel(),
             "num_answers": self.num_answers,
@@ -62,7 +62,7 @@ def fit_temperature(
     return TemperatureFit(statistics, HapoStatistics(*errors), entropies, len(tensors))
 
 
-def scaled(entropies: Tensor, statistics: HapoStatistics) -> Tensor:
+def normalized_deviation(entropies: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1], as the server computes it: T = T0 (1 + tau h)."""
     row = (*statistics, 1.0, 0.0)  # tau = 1, not as published
     parameters = torch.tensor(row, dtype=entropies.dtype)

@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 
 from probes.artifact import Artifact, Manifest, package_versions
-from training.common.job import check_name, check_served_job, identify_served, servers_of
+from training.common.job import check_name, check_served_job, identify_served, job_servers
 from training.common.prompts import load_prompts
 from training.common.rollout_store import RolloutStore, content_hash, first_rollouts
-from training.common.sampling import draw, run_folder
+from training.common.sampling import run_folder, sample_missing
 from training.common.server_pool import (
     RolloutRecord,
     SampleRequest,
@@ -42,10 +42,10 @@ def train_temperature(job: TemperatureConfig, console: Console) -> Path:
         TrainingError: It cannot be done; what was sampled stays in the run folder.
     """
     prompts = check(job)
-    with servers_of(job, console) as urls:
+    with job_servers(job, console) as urls:
         served, run, chosen = asyncio.run(_sample(job, urls, prompts, console))
     fit = fit_temperature(
-        [rollout.measured for rollout in chosen], job.quantile, job.tail, job.seed
+        [rollout.finite_entropies for rollout in chosen], job.quantile, job.tail, job.seed
     )
     artifact = _artifact(job, served, prompts, chosen, fit)
     folder = artifact.save(job.out)
@@ -80,10 +80,10 @@ async def _sample(
         served = await fleet.connect()
         check_name(_artifact_id(job, served))
         run = run_folder(job.runs, "temperature", served, _run_settings(job, served, prompts))
-        traces = await draw(
+        traces = await sample_missing(
             fleet,
             run,
-            lambda traces: pending(job, prompts, traces),
+            lambda traces: missing_requests(job, prompts, traces),
             console,
             fresh=job.fresh,
             total=job.tokens,
@@ -115,7 +115,7 @@ def prompts_hash(prompts: list[str]) -> str:
     return sha256(json.dumps(prompts).encode()).hexdigest()
 
 
-def pending(
+def missing_requests(
     job: TemperatureConfig, prompts: list[str], traces: RolloutStore
 ) -> Iterator[SampleRequest]:
     """Requests still to be made: gaps left by a kill, then new ones until there is enough."""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from probes.artifact import Artifact
 from training.common.report import markdown_table, provenance, write_page
-from training.temperature.fit import NUM_RESAMPLES, TemperatureFit, scaled
+from training.temperature.fit import NUM_RESAMPLES, TemperatureFit, normalized_deviation
 
 TAU = 0.05
 """HAPO's published half-width, for the curve."""
@@ -65,7 +65,7 @@ def _metrics(fit: TemperatureFit) -> list[tuple[str, str]]:
     ]
 
 
-def limits(fit: TemperatureFit) -> tuple[float, float]:
+def limit_entropies(fit: TemperatureFit) -> tuple[float, float]:
     """Entropies, in nats, below and above which HAPO is at its limit."""
     pivot, std, positive, negative = fit.statistics
     return math.exp(pivot - std / abs(negative)), math.exp(pivot + std / positive)
@@ -75,7 +75,7 @@ def draw(fit: TemperatureFit) -> Figure:
     """The distribution of ln H, and the temperature that follows from it."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     density, curve = figure.subplots(1, 2)
-    low, high = limits(fit)
+    low, high = limit_entropies(fit)
     pivot = fit.statistics.pivot
     density.hist(fit.entropies.clamp_min(1e-8).log().numpy(), bins=80, density=True, color="0.75")
     marks = [
@@ -89,7 +89,9 @@ def draw(fit: TemperatureFit) -> Figure:
     density.legend(loc="upper left")
 
     entropies = torch.logspace(math.log10(low) - 1, math.log10(high) + 0.2, 400).double()
-    curve.semilogx(entropies.numpy(), (1 + TAU * scaled(entropies, fit.statistics)).numpy(), "k")
+    curve.semilogx(
+        entropies.numpy(), (1 + TAU * normalized_deviation(entropies, fit.statistics)).numpy(), "k"
+    )
     curve.axhline(1, color="0.75", linewidth=1)
     curve.axvline(math.exp(pivot), color="0.75", linewidth=1)
     curve.set(xlabel="H (nats)", ylabel="T / T0", title=f"Temperature, tau = {TAU}")
@@ -98,7 +100,7 @@ def draw(fit: TemperatureFit) -> Figure:
 
 def _page(facts: TemperatureResult) -> str:
     manifest, fit = facts.artifact.manifest, facts.fit
-    low, high = limits(fit)
+    low, high = limit_entropies(fit)
     values = torch.tensor(_QUANTILES, dtype=torch.float64)
     found = torch.quantile(fit.entropies, values).tolist()
     quantiles = [(f"{at:g}", f"{value:.4g}") for at, value in zip(_QUANTILES, found, strict=True)]

@@ -100,9 +100,9 @@ def test_a_refused_turn_is_not_remembered(fake: Fake) -> None:
     talk = conversation(fake)
     fake.refusal = 400, "too long"
     with pytest.raises(ClientError, match="too long"):
-        talk.say("one")
+        talk.send("one")
     fake.refusal = None
-    talk.say("two")
+    talk.send("two")
     assert sent_messages(fake)[-1] == [("user", "two")]
 
 
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(
 
     talk = conversation(fake)
     monkeypatch.setattr("clients.chat.write_answer", interrupted)
-    assert talk.say("one") is None
+    assert talk.send("one") is None
     monkeypatch.undo()
-    assert talk.say("two") is not None
+    assert talk.send("two") is not None
     assert sent_messages(fake)[-1] == [("user", "one"), ("assistant", "Hel"), ("user", "two")]

@@ -9,8 +9,8 @@ from clients.entropy import EntropyReport, EntropyStream, Token
 from clients.render import (
     FULL_SCALE,
     color,
+    color_by_entropy,
     is_colored,
-    paint,
     write_answer,
     write_legend,
     write_report,
@@ -67,23 +67,23 @@ def test_the_scale_ends_where_the_legend_says() -> None:
 
 
 def test_a_chunk_of_several_tokens_shows_their_mean() -> None:
-    both = paint("ab", [Token(entropy=1.0), Token(entropy=3.0), Token(entropy=None)])
+    both = color_by_entropy("ab", [Token(entropy=1.0), Token(entropy=3.0), Token(entropy=None)])
     assert [span.style for span in both.spans] == [color(2.0)]
 
 
 def test_no_entropy_no_color() -> None:
-    assert not paint("a", []).spans
-    assert not paint("a", [Token()]).spans
+    assert not color_by_entropy("a", []).spans
+    assert not color_by_entropy("a", [Token()]).spans
 
 
 def test_the_temperature_stands_behind_its_token() -> None:
     token = Token(entropy=1.0, temperature=0.97)
-    assert paint("word", [token], temperatures=True).plain == "word₀.₉₇"
-    assert paint("word", [token]).plain == "word"
+    assert color_by_entropy("word", [token], temperatures=True).plain == "word₀.₉₇"
+    assert color_by_entropy("word", [token]).plain == "word"
 
 
 def test_an_answer_cannot_steer_the_terminal() -> None:
-    assert paint("a\x1b[2J\x07\x9bb\n\tc", []).plain == "a[2Jb\n\tc"
+    assert color_by_entropy("a\x1b[2J\x07\x9bb\n\tc", []).plain == "a[2Jb\n\tc"
 
 
 def test_a_plain_console_gets_the_text_and_nothing_else() -> None:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from probes import artifact as module
-from probes.artifact import Artifact, ArtifactError, Manifest, ModelIdentity, package_versions, scan
+from probes.artifact import (
+    Artifact,
+    ArtifactError,
+    Manifest,
+    ModelIdentity,
+    package_versions,
+    scan,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 IDENTITY = ModelIdentity(

@@ -10,7 +10,7 @@ from probes.graders import (
     numeric,
 )
 from probes.grading.final_answer import final_answer
-from probes.grading.wording import after_thinking, plain
+from probes.grading.wording import after_thinking, plain_words
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,12 @@ def test_exact_tells_signs_and_symbols_apart(one: str, other: str) -> None:
 
 
 def test_plain_words_keep_their_signs_and_lose_punctuation() -> None:
-    assert plain("(The) \u20185%\u2019 of N'Djamena, C++ & .fr...") == "5 % of n djamena c++ & .fr"
-    assert plain("\u22125 or 3\u20135") == "-5 or 3-5"
-    assert plain("...") == "..."
+    assert (
+        plain_words("(The) \u20185%\u2019 of N'Djamena, C++ & .fr...")
+        == "5 % of n djamena c++ & .fr"
+    )
+    assert plain_words("\u22125 or 3\u20135") == "-5 or 3-5"
+    assert plain_words("...") == "..."
 
 
 @pytest.mark.parametrize(

@@ -102,15 +102,15 @@ class LossPlan:
     """(): averaged over the micro-batches of the optimizer step and over processes."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def weighted(self, weight: Tensor) -> Self:
+    def with_weight(self, weight: Tensor) -> Self:
         """Multiply the loss of each token by a weight >= 0."""
         return replace(self, weight=self.weight * weight)
 
-    def clipped(self, low: Tensor | float, high: Tensor | float) -> Self:
+    def with_clip_range(self, low: Tensor | float, high: Tensor | float) -> Self:
         """Set the clip range."""
         return replace(self, epsilon_low=low, epsilon_high=high)
 
-    def plus(
+    def with_terms(
         self,
         *,
         policy: Tensor | None = None,
@@ -125,7 +125,7 @@ class LossPlan:
             scalar=_sum(self.scalar, scalar),
         )
 
-    def noting(self, **metrics: Tensor | float) -> Self:
+    def with_metrics(self, **metrics: Tensor | float) -> Self:
         """Add metrics to the log."""
         new = {name: torch.as_tensor(value).detach() for name, value in metrics.items()}
         return replace(self, metrics={**self.metrics, **new})

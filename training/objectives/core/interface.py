@@ -28,7 +28,7 @@ class Objective(Generic[C_co]):
 
     def __init__(self, config: C_co) -> None:
         self.config = config
-        self.drive = 0.0
+        self.controller_output = 0.0
         """The controller's output, added to the value that `config.actuator` names."""
         self.total_steps = 150
         """Optimizer steps of the run; the trainer sets it."""

@@ -117,7 +117,7 @@ class Ares(Objective[AresConfig]):
             mean = float(counts[members].mean())
             alpha, target = self._strength(bucket, mean)
             added[members] = effort_reward(bucket, counts[members], target, alpha, correct[members])
-            self._follow(bucket, mean, target)
+            self._update_alpha(bucket, mean, target)
         return rollout.rewards + added.flatten().to(rollout.rewards)
 
     def count(self, rollout: RolloutBatch) -> Tensor:
@@ -137,7 +137,7 @@ class Ares(Objective[AresConfig]):
         target = getattr(self, f"target_{bucket.name}")
         return getattr(self, f"alpha_{bucket.name}"), mean if target is None else target
 
-    def _follow(self, bucket: _Bucket, mean: float, target: float) -> None:
+    def _update_alpha(self, bucket: _Bucket, mean: float, target: float) -> None:
         sign = -1 if bucket.name == "hard" else 1
         alpha = getattr(self, f"alpha_{bucket.name}")
         alpha += sign * self.config.alpha_rate * (mean - target)

@@ -60,7 +60,10 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
         """The weight a of the correction."""
         distance = min(abs(self.config.entropy_target - self.surprisal), self.config.distance_max)
         weight = distance / (share_correct + distance)
-        return min(max(weight + (self.drive if self.is_low else -self.drive), 0.0), 1.0)
+        return min(
+            max(weight + (self.controller_output if self.is_low else -self.controller_output), 0.0),
+            1.0,
+        )
 
     def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
         """Mix the correction into the advantages."""
@@ -90,7 +93,7 @@ class Aepo(_TowardsTarget[AepoConfig]):
         """Number of prompts of a batch that get extra rollouts."""
         return max(int(self.config.share_prompts * num_prompts), 1)
 
-    def kept(self, extra_advantages: Tensor, batch_size: int) -> Tensor:
+    def select_extra(self, extra_advantages: Tensor, batch_size: int) -> Tensor:
         """Indices of the extra samples to train on, in order.
 
         Args:

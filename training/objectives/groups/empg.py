@@ -44,13 +44,13 @@ class Empg(Objective[EmpgConfig]):
         gain = (-config.sharpness * scaled).exp()
         gain = gain / gain[there].mean()
         clear = (-config.clarity_sharpness * scaled).exp() * there
-        bonus = config.clarity * clear[_following(there, width)]
+        bonus = config.clarity * clear[_next_step(there, width)]
         center = (per_step(rollout.advantages) * gain + bonus)[there].mean()
         changed = rollout.advantages[steps >= 0] * gain[index] + bonus[index] - center
         return rollout.advantages.masked_scatter(steps >= 0, changed.to(rollout.advantages))
 
 
-def _following(there: Tensor, width: int) -> Tensor:
+def _next_step(there: Tensor, width: int) -> Tensor:
     """Index of the next step with tokens, per step; the row's unused last column without one."""
     index = torch.arange(len(there), device=there.device).view(-1, width)
     candidates = torch.where(there.view(-1, width), index, index[:, -1:])

@@ -14,7 +14,7 @@ from training.policy.rollouts.source import DrawnCompletions, Generate
 _PROMPT = ("prompt_ids", "prompt_mask")
 
 
-def with_replaced(
+def replace_samples(
     batch: Mapping[str, Any], extra: Mapping[str, Any], kept: Tensor, pad_token: int
 ) -> dict[str, Any]:
     """Replace the first sequences of a batch with chosen extra samples, with advantage 1.
@@ -47,12 +47,12 @@ def with_replaced(
         fill = pad_token if key.endswith("_ids") else 0
         width = max(values.shape[1], extra[key].shape[1])
         left = key in _PROMPT
-        rows = _padded(extra[key][kept], width, fill, left).to(values.dtype)
-        result[key] = torch.cat([rows, _padded(values[count:], width, fill, left)])
+        rows = _pad(extra[key][kept], width, fill, left).to(values.dtype)
+        result[key] = torch.cat([rows, _pad(values[count:], width, fill, left)])
     return result
 
 
-def _padded(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
+def _pad(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
     missing = width - values.shape[1]
     return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)
 
@@ -71,7 +71,7 @@ def is_root(row: int, num_generations: int, roots: int) -> bool:
     return row % num_generations < roots
 
 
-def forks(
+def choose_forks(
     entropies: Mapping[int, Sequence[float]],
     tokens: Mapping[int, Sequence[str]],
     num_rows: int,
@@ -145,7 +145,7 @@ class BranchSource:
         texts = {row: self._token_texts(draft) for row, draft in completions.items()}
         entropies = dict(zip(roots, sampler.entropies(drafts), strict=True))
         chance = random.Random(int(torch.randint(2**31, ())))
-        found = forks(entropies, texts, len(prompt_ids), self._size, self._config, chance)
+        found = choose_forks(entropies, texts, len(prompt_ids), self._size, self._config, chance)
         prefixes = {row: completions[fork.root][: fork.position] for row, fork in found.items()}
         rest = generate([[*prompt_ids[row], *prefix] for row, prefix in prefixes.items()])
         for (row, prefix), more in zip(prefixes.items(), rest, strict=True):

@@ -51,10 +51,10 @@ class Sampler:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scale logits (rows, vocab) for the next token."""
-        self._take(input_ids[:, -1])
+        self._store(input_ids[:, -1])
         logits = scores.float()
         entropy = entropy_from_logits(logits)
-        temperature = self._temperature(logits, self._seen(logits, entropy))
+        temperature = self._temperature(logits, self._law_inputs(logits, entropy))
         self._entropies.append(entropy)
         scaled = logits / temperature[:, None]
         self.temperatures.append(temperature)
@@ -66,7 +66,7 @@ class Sampler:
         if self._last is not None:
             steps = len(self._drawn) + 1
             final = [row[-1] if len(row) == steps else 0 for row in completions]
-            self._take(torch.tensor(final, device=self._last.device))
+            self._store(torch.tensor(final, device=self._last.device))
             self._last = None
         if not self._drawn:
             return [[] for _ in completions]
@@ -78,11 +78,11 @@ class Sampler:
         table = torch.stack(self._entropies, 1).tolist()
         return [values[: len(row)] for values, row in zip(table, completions, strict=True)]
 
-    def _take(self, tokens: Tensor) -> None:
+    def _store(self, tokens: Tensor) -> None:
         if self._last is not None:
             self._drawn.append(self._last.gather(-1, tokens[:, None]).squeeze(-1))
 
-    def _seen(self, logits: Tensor, entropy: Tensor) -> Tensor:
+    def _law_inputs(self, logits: Tensor, entropy: Tensor) -> Tensor:
         """The input entropies of the law; those of HAPO's statistics are at `base`."""
         if isinstance(self._law, HapoLaw) and self._base != 1.0:
             return entropy_from_logits(logits, self._base)

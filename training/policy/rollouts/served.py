@@ -224,14 +224,14 @@ class ServedSource:
             max_tokens: Largest number of tokens of a completion.
             temperature: T0; the server's controls may change it.
         """
-        self._policy, self._hand_over = policy, hand_over
+        self._policy, self._publish_adapter = policy, hand_over
         self._max_tokens, self._temperature = max_tokens, temperature
 
     def draw(self, prompt_ids: list[list[int]], generate: Generate) -> DrawnCompletions:
         """Draw completions with their sampling log-probabilities."""
         drawn = self._policy.draw(
             prompt_ids,
-            step=self._hand_over(self._policy),
+            step=self._publish_adapter(self._policy),
             max_tokens=self._max_tokens,
             temperature=self._temperature,
             seed=int(torch.randint(2**31, ())),

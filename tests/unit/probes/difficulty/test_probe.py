@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from probes.difficulty.probe import MARGIN, Head, cheapest, classify, decide, default_thresholds
+from probes.difficulty.probe import (
+    MARGIN,
+    Head,
+    cheapest,
+    classify,
+    decide,
+    default_thresholds,
+)
 from probes.difficulty.strategies import (
     Difficulty,
     Outcomes,

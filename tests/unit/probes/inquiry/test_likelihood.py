@@ -14,7 +14,7 @@ from probes.inquiry.likelihood import (
     YES,
     AnswerModel,
     answer_logprobs,
-    centre,
+    center,
     fit_answers,
     known_answers,
     new_answer_logprobs,
@@ -32,7 +32,7 @@ def planted(seed: int, labels: int, questions: int, slope: float) -> tuple[Tenso
     rng = np.random.default_rng(seed)
     wording = rng.normal(-40, 10, questions)  # some statements are longer than others
     table = torch.from_numpy(wording + rng.normal(0, 2, (labels, questions)))
-    truth = torch.from_numpy(rng.random((labels, questions))) < (slope * centre(table)).sigmoid()
+    truth = torch.from_numpy(rng.random((labels, questions))) < (slope * center(table)).sigmoid()
     return table, truth.double()
 
 
@@ -43,8 +43,8 @@ def planted(seed: int, labels: int, questions: int, slope: float) -> tuple[Tenso
 @quickly
 def test_how_likely_the_wording_is_drops_out(seed: int, shift: float) -> None:
     table, answers = planted(seed, 10, 4, slope=0.5)
-    torch.testing.assert_close(centre(table + shift), centre(table))
-    assert float(centre(table).mean(0).abs().max()) < 1e-12
+    torch.testing.assert_close(center(table + shift), center(table))
+    assert float(center(table).mean(0).abs().max()) < 1e-12
     before, after = fit_answers(table, answers), fit_answers(table + shift, answers)
     torch.testing.assert_close(after, before)
 
@@ -55,22 +55,22 @@ def test_how_readily_anything_follows_a_label_drops_out(seed: int, shift: float)
     table, _ = planted(seed, 10, 40, slope=0.5)
     louder = table.clone()
     louder[3] += shift
-    assert float((centre(louder) - centre(table))[3].mean()) == pytest.approx(0, abs=shift / 10)
+    assert float((center(louder) - center(table))[3].mean()) == pytest.approx(0, abs=shift / 10)
 
 
 def test_labels_that_differ_no_more_than_by_chance_are_left_alone() -> None:
     table, _ = planted(0, 10, 40, slope=0.5)
     centred = table - table.mean(0)
-    removed = (centred - centre(table)).abs().max()
+    removed = (centred - center(table)).abs().max()
     assert float(removed) < float(centred.mean(1).abs().max())
     one = table[:, :1]
-    torch.testing.assert_close(centre(one), one - one.mean(0))
+    torch.testing.assert_close(center(one), one - one.mean(0))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_log_likelihood_that_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="not a finite number"):
-        centre(torch.tensor([[0.0, 1.0], [bad, 2.0]]))
+        center(torch.tensor([[0.0, 1.0], [bad, 2.0]]))
 
 
 # -- learning what it means ----------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_a_fit_is_the_minimum_of_its_objective() -> None:
     table, answers = planted(1, 16, 1, slope=0.5)
     known = np.arange(16) < 12
     answers[12:] = math.nan  # not used, but their log-likelihoods still count for the mean
-    scaled = (centre(table) / centre(table).std(0, correction=0)).numpy()[:, 0]
+    scaled = (center(table) / center(table).std(0, correction=0)).numpy()[:, 0]
 
     def cost(theta: np.ndarray, prior: float) -> float:
         logits = theta[0] * scaled + theta[1]
@@ -109,7 +109,7 @@ def test_a_fit_is_the_minimum_of_its_objective() -> None:
     pooled = minimize(cost, [0, 0], 0.0).x[0]
     expected = minimize(cost, [0, 0], pooled).x
     model = fit_answers(table, answers, ridge=2.0)
-    spread = centre(table).std(correction=0).item()
+    spread = center(table).std(correction=0).item()
     assert [model.slope.item() * spread, model.bias.item()] == pytest.approx(expected, abs=1e-5)
 
 

@@ -15,7 +15,7 @@ from probes.inquiry.pursuit import (
     Selection,
     fresh_questions,
     label_probabilities,
-    select,
+    select_question,
     stop_reason,
 )
 from probes.inquiry.words import Policy, StopReason
@@ -38,7 +38,7 @@ def by_table(
     logprobs = known_answers(table, 0.01)
     weights = answer_weights(logprobs.exp(), now)
     after = posteriors_after(logprobs, now)
-    return select(policy, after, weights, calibration(limit), 1, empty=empty)
+    return select_question(policy, after, weights, calibration(limit), 1, empty=empty)
 
 
 def random_table(seed: int, labels: int = 20, questions: int = 85) -> Tensor:
@@ -77,8 +77,8 @@ def test_equal_sizes_are_told_apart_by_the_entropy() -> None:
 def test_plain_pursuit_and_set_size_may_disagree() -> None:
     after = torch.tensor([[[0.5, 0.5, 0.0]] * 2, [[0.8, 0.1, 0.1]] * 2], dtype=torch.float64)
     weights = torch.full((2, 2, 3), 1 / 6, dtype=torch.float64)
-    by_size = select("set_size", after, weights, calibration(0.1), 1)
-    by_entropy = select("entropy", after, weights, calibration(0.1), 1)
+    by_size = select_question("set_size", after, weights, calibration(0.1), 1)
+    by_entropy = select_question("entropy", after, weights, calibration(0.1), 1)
     assert (by_size.chosen, by_entropy.chosen) == (0, 1)
 
 
@@ -88,7 +88,7 @@ def test_what_is_almost_as_small_may_tie_and_the_entropy_decides(
 ) -> None:
     after = torch.tensor([[[0.5, 0.5, 0.0]] * 2, [[0.8, 0.1, 0.1]] * 2], dtype=torch.float64)
     weights = torch.full((2, 2, 3), 1 / 6, dtype=torch.float64)  # sets of two and of three labels
-    got = select("set_size", after, weights, calibration(0.1), 1, tolerance=tolerance)
+    got = select_question("set_size", after, weights, calibration(0.1), 1, tolerance=tolerance)
     assert got.chosen == chosen
     assert got.runner_up == 1 - chosen
 
@@ -119,8 +119,8 @@ def test_the_choice_moves_with_the_order_of_the_questions(policy: Policy, seed: 
     after = torch.from_numpy(rng.dirichlet(np.ones(6), (5, 2)))
     weights = torch.from_numpy(rng.dirichlet(np.ones(12), 5)).view(5, 2, 6)
     order = torch.from_numpy(rng.permutation(5))
-    before = select(policy, after, weights, calibration(0.2), 1)
-    moved = select(policy, after[order], weights[order], calibration(0.2), 1)
+    before = select_question(policy, after, weights, calibration(0.2), 1)
+    moved = select_question(policy, after[order], weights[order], calibration(0.2), 1)
     assert order[moved.chosen] == before.chosen
 
 
@@ -146,19 +146,19 @@ def test_the_runner_up_is_what_would_be_asked_without_the_chosen_one(
     rng = np.random.default_rng(seed)
     after = torch.from_numpy(rng.dirichlet(np.ones(6), (5, 2)))
     weights = torch.from_numpy(rng.dirichlet(np.ones(12), 5)).view(5, 2, 6)
-    both = select(policy, after, weights, calibration(0.2), 1)
+    both = select_question(policy, after, weights, calibration(0.2), 1)
     assert both.runner_up is not None
     assert both.runner_up != both.chosen
     if policy != "random":
         left = [q for q in range(5) if q != both.chosen]
-        alone = select(policy, after[left], weights[left], calibration(0.2), 1)
+        alone = select_question(policy, after[left], weights[left], calibration(0.2), 1)
         assert left[alone.chosen] == both.runner_up
 
 
 def test_random_questions_depend_on_the_seed_alone() -> None:
     after, weights = torch.full((50, 2, 2), 0.5), torch.full((50, 2, 2), 0.25)
     drawn = [
-        select("random", after, weights, calibration(0.5), 1, seed=seed).chosen
+        select_question("random", after, weights, calibration(0.5), 1, seed=seed).chosen
         for seed in [*range(40), *range(40)]
     ]
     assert drawn[:40] == drawn[40:]
@@ -177,7 +177,8 @@ def test_sets_use_the_threshold_of_the_length_after_the_answer() -> None:
     after = torch.tensor([[[0.6, 0.3, 0.1]] * 2], dtype=torch.float64)
     weights = torch.full((1, 2, 3), 1 / 6, dtype=torch.float64)
     sizes = [
-        select("set_size", after, weights, by_length, k).expected_size.item() for k in (1, 2, 3)
+        select_question("set_size", after, weights, by_length, k).expected_size.item()
+        for k in (1, 2, 3)
     ]
     assert sizes == pytest.approx([2, 3, 3])
 
@@ -185,12 +186,12 @@ def test_sets_use_the_threshold_of_the_length_after_the_answer() -> None:
 def test_no_candidates_and_broken_probabilities_are_refused() -> None:
     good = torch.full((2, 2, 2), 0.25, dtype=torch.float64)
     with pytest.raises(ValueError, match="no question"):
-        select("entropy", good[:0], good[:0], calibration(0.5), 1)
+        select_question("entropy", good[:0], good[:0], calibration(0.5), 1)
     bad = good.clone()
     bad[1, 0, 0] = math.nan
     for after, weights in [(bad, good), (good, bad)]:
         with pytest.raises(ValueError, match="not a finite number"):
-            select("entropy", after, weights, calibration(0.5), 1)
+            select_question("entropy", after, weights, calibration(0.5), 1)
 
 
 # -- whole games ---------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_every_label_of_an_exact_table_is_found_in_six_questions(policy: Policy,
             left = [q for q in range(table.shape[1]) if q not in dict(history)]
             weights = answer_weights(logprobs[left].exp(), now)
             after = posteriors_after(logprobs[left], now)
-            got = select(policy, after, weights, calibration(1e-9), len(history) + 1)
+            got = select_question(policy, after, weights, calibration(1e-9), len(history) + 1)
             question = left[got.chosen]
             history.append((question, int(1 - table[label, question])))
             now = posterior(logprobs, history)
@@ -247,7 +248,9 @@ def test_labels_that_no_question_tells_apart_stop_the_game() -> None:
     logprobs = known_answers(table)
     now = posterior(logprobs, [(0, 0)])
     weights = answer_weights(logprobs[1:].exp(), now)
-    got = select("set_size", posteriors_after(logprobs[1:], now), weights, calibration(0.1), 2)
+    got = select_question(
+        "set_size", posteriors_after(logprobs[1:], now), weights, calibration(0.1), 2
+    )
     assert stop_reason(2, got.gain, 1, budget=9) == "no_gain"
 
 

@@ -4,7 +4,7 @@ import torch
 from probes.conformal import Calibration
 from probes.inquiry.likelihood import NO, UNKNOWN, YES, known_answers
 from probes.inquiry.task import load_task
-from probes.inquiry.turn import Rule, Turn, heard, likelihood_lookahead, take_turn
+from probes.inquiry.turn import Rule, Turn, likelihood_lookahead, num_interpreted, take_turn
 
 TABLE = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 LOGPROBS = known_answers(TABLE, flip=0.1)
@@ -20,7 +20,7 @@ def turn(
 
 
 def test_only_answers_that_say_something_count_and_each_question_once() -> None:
-    assert heard([(0, YES), (1, UNKNOWN), (0, NO)]) == 1
+    assert num_interpreted([(0, YES), (1, UNKNOWN), (0, NO)]) == 1
 
 
 def test_what_was_asked_is_not_asked_again_known_or_not() -> None:

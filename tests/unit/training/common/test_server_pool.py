@@ -157,5 +157,5 @@ def test_tokens_without_an_entropy_are_kept_apart() -> None:
         entropies=[1.0, None, 2.0],
         temperatures=[1.0, 1.0, 1.0],
     )
-    assert rollout.measured == [1.0, 2.0]
+    assert rollout.finite_entropies == [1.0, 2.0]
     assert RolloutRecord.model_validate_json(rollout.model_dump_json()) == rollout

@@ -11,11 +11,11 @@ from training.difficulty.fit import (
     Data,
     calibrate,
     candidates,
-    export,
+    export_head,
     fit_difficulty,
 )
 from training.difficulty.metrics import difference, expected_calibration_error, macro_f1
-from training.difficulty.report import shape_of
+from training.difficulty.report import curve_shape
 
 FEATURES = 12
 
@@ -97,11 +97,11 @@ def test_a_probe_that_reads_only_the_task_fails_without_it() -> None:
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_exported_head_gives_scikit_learns_probabilities(kind: HeadKind) -> None:
     data = planted(gap=1.0)
-    train, rest = data.take(np.arange(200)), data.take(np.arange(200, 300))
+    train, rest = data.subset(np.arange(200)), data.subset(np.arange(200, 300))
     model = next(iter(candidates(kind, 0).values())).fit(train.features, train.labels)
     calibrated = calibrate(model, rest.features, rest.labels)
     expected = calibrated.predict_proba(data.features)
-    head = export(calibrated)
+    head = export_head(calibrated)
     got = head.probabilities(torch.from_numpy(data.features)).numpy()
     assert np.abs(got - expected).max() < 1e-5
     assert float(head.temperature) != 1.0
@@ -155,4 +155,4 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     ],
 )
 def test_a_u_is_claimed_only_where_the_middle_is_lower(values: list[float], expected: str) -> None:
-    assert shape_of(values).startswith(expected)
+    assert curve_shape(values).startswith(expected)

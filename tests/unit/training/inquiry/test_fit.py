@@ -16,8 +16,8 @@ from training.inquiry.fit import (
     play_games,
     split_labels,
 )
-from training.inquiry.job import ranked
-from training.inquiry.report import pooled, separation
+from training.inquiry.job import rank_predictors
+from training.inquiry.report import pool_lengths, separation
 from training.inquiry.simulate import predictions, random_histories, true_answers
 
 LEVEL, GAMES = 0.9, 500
@@ -83,7 +83,9 @@ def test_coverage_is_what_is_promised_over_500_games(logprobs: torch.Tensor) -> 
     assert all(bool((row[1:] >= row[:-1]).all()) for row in scores)
     found = exchangeable_coverage(logprobs, ANSWERS, labels, calibrate_at(scores, LEVEL), GAMES)
     error = math.sqrt(LEVEL * (1 - LEVEL) / (GAMES * 12))
-    whole = pooled(found[length] for length in range(1, 13))  # without answers every set is full
+    whole = pool_lengths(
+        found[length] for length in range(1, 13)
+    )  # without answers every set is full
     assert LEVEL - 4 * error <= whole.rate <= LEVEL + 1 / (samples + 1) + 4 * error
     assert found[0].rate == 1
 
@@ -115,8 +117,8 @@ def test_separation_is_the_auc() -> None:
 
 def test_the_surer_predictor_comes_first() -> None:
     sure, unsure = torch.full((3, 5), -0.8), torch.full((2, 5), -0.1)
-    assert ranked({"likelihood": unsure, "direct": sure}) == ("direct", "likelihood")
-    assert ranked({"likelihood": sure, "direct": unsure}) == ("likelihood", "direct")
+    assert rank_predictors({"likelihood": unsure, "direct": sure}) == ("direct", "likelihood")
+    assert rank_predictors({"likelihood": sure, "direct": unsure}) == ("likelihood", "direct")
 
 
 def test_what_is_served_is_what_was_calibrated(table: torch.Tensor) -> None:
@@ -128,7 +130,7 @@ def test_what_is_served_is_what_was_calibrated(table: torch.Tensor) -> None:
 
 
 def test_pooled_coverage_counts_sets() -> None:
-    assert pooled([Coverage(10, 9), Coverage(30, 15)]) == Coverage(40, 24)
+    assert pool_lengths([Coverage(10, 9), Coverage(30, 15)]) == Coverage(40, 24)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -15,7 +15,7 @@ from probes.inquiry.artifact import Inquiry
 from probes.inquiry.task import Task, load_task
 from tests.unit.training.fake import Fake, Json
 from training.cli.probe import train_probe
-from training.inquiry.statement_logprobs import continuations
+from training.inquiry.statement_logprobs import continuation_logprobs
 
 
 class Model:
@@ -224,7 +224,7 @@ async def test_a_server_that_dies_is_its_error_and_no_group_of_errors() -> None:
 
     client: Any = SimpleNamespace(completions=SimpleNamespace(create=die))
     with pytest.raises(openai.APIConnectionError):
-        await continuations([client], "tiny", [([1], [2])] * 100)
+        await continuation_logprobs([client], "tiny", [([1], [2])] * 100)
 
 
 @pytest.mark.parametrize("number", [2, 4, 9])

@@ -82,7 +82,7 @@ def test_the_controller_moves_dcpo_alpha_in_the_direction_of_the_temperature(
     member.on_step_end(step(surprisal=surprisal), SingleProcess())
     own = 0.05 / 0.55
     for drive in (0.02, -0.02, 9.0, -9.0):
-        composed.drive(drive)
+        composed.set_controller_output(drive)
         expected = min(max(own + sign * drive, 0.0), 1.0)
         assert member.alpha(0.5) == pytest.approx(expected)
 
@@ -95,21 +95,21 @@ def test_aepo_resamples_the_first_quarter_of_the_prompts() -> None:
 def test_aepo_keeps_rewarded_samples_in_order() -> None:
     member = only("aepo")
     extra = torch.tensor([0.05, 0.06, -1.0, 2.0, 0.3])
-    assert member.kept(extra, 100).tolist() == [1, 3, 4]
+    assert member.select_extra(extra, 100).tolist() == [1, 3, 4]
 
 
 def test_aepo_keeps_half_as_many_while_the_entropy_is_too_high() -> None:
     member, extra = only("aepo"), torch.ones(200)
-    assert len(member.kept(extra, 2560)) == 60
+    assert len(member.select_extra(extra, 2560)) == 60
     member.on_step_end(step(surprisal=2.0), SingleProcess())
-    assert len(member.kept(extra, 2560)) == 30
-    assert len(member.kept(extra[:7], 2560)) == 3
+    assert len(member.select_extra(extra, 2560)) == 30
+    assert len(member.select_extra(extra[:7], 2560)) == 3
 
 
 def test_aepo_without_a_rewarded_sample_replaces_nothing() -> None:
     """The published selector returns None here and fails."""
-    assert len(only("aepo").kept(torch.tensor([-1.0, 0.0]), 100)) == 0
+    assert len(only("aepo").select_extra(torch.tensor([-1.0, 0.0]), 100)) == 0
 
 
 def test_aepo_never_replaces_more_than_half_of_a_small_batch() -> None:
-    assert len(only("aepo").kept(torch.ones(200), 32)) == 16
+    assert len(only("aepo").select_extra(torch.ones(200), 32)) == 16

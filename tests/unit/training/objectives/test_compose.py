@@ -327,12 +327,12 @@ def test_advantages_are_recomputed_only_if_rewards_changed() -> None:
 def test_the_controller_drives_the_objective_that_has_the_actuator() -> None:
     one = case()
     driven = Objectives([EntropyBonusConfig(entropy_coef=0.0)], Actuator.COEFFICIENT)
-    driven.drive(-0.02)
+    driven.set_controller_output(-0.02)
     plan, tokens = plan_of(driven, one)
     assert plan.mean_terms is not None
     torch.testing.assert_close(plan.mean_terms, 0.02 * tokens.entropy)
     other = Objectives([EntropyBonusConfig(entropy_coef=0.0)], Actuator.TEMPERATURE)
-    other.drive(-0.02)
+    other.set_controller_output(-0.02)
     assert not torch.as_tensor(plan_of(other, one)[0].mean_terms).any()
 
 

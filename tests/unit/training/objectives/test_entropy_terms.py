@@ -71,7 +71,7 @@ def test_after_the_first_step_the_sign_comes_from_the_previous_step() -> None:
 def test_a_driven_target_term_adds_a_bonus() -> None:
     one = case()
     composed = Objectives([TargetEntropyConfig(entropy_target=UP)], Actuator.COEFFICIENT)
-    composed.drive(0.05)
+    composed.set_controller_output(0.05)
     plan, tokens = plan_of(composed, one)
     expected = -0.001 * (tokens.entropy - UP) - 0.05 * tokens.entropy
     torch.testing.assert_close(plan.mean_terms, expected)

@@ -23,7 +23,7 @@ def test_schedule_length_defaults_to_the_length_of_the_run() -> None:
     weights = []
     for settings, total in (({}, 20), ({}, 200), ({"num_steps": 20}, 200)):
         composed = objectives({"type": "epo", **settings})
-        composed.begin(total)
+        composed.set_total_steps(total)
         composed.load_state_dict({"epo": {"num_steps": 10, "entropy": 1.0}})
         weights.append(float(plan_of(composed, case())[0].metrics["epo_weight"]))
     assert weights[0] == weights[2] == pytest.approx(1 + math.exp(-2))

@@ -9,7 +9,7 @@ from probes.hapo_statistics import fit_hapo
 from probes.laws import HapoStatistics
 from tests.unit.training.objectives.batch import case, objectives, plan_of, rollout
 from training.objectives.compose import Objectives
-from training.objectives.hapo import standardised_entropy, token_group_advantages
+from training.objectives.hapo import standardized_entropy, token_group_advantages
 
 # ln H = pivot + x std maps x = 2 to h = 1 and x = -4 to h = -1.
 STATISTICS = HapoStatistics(0.0, 0.5, 0.5, -0.25)
@@ -23,7 +23,7 @@ def hapo(**settings: object) -> Objectives:
 
 def test_low_entropy_maps_to_negative_values() -> None:
     entropy = torch.tensor([1.0, -2.0, -1.0, 0.5, 3.0], dtype=torch.float64).exp()
-    h = standardised_entropy(entropy, STATISTICS)
+    h = standardized_entropy(entropy, STATISTICS)
     assert h.tolist() == pytest.approx([1, -1, -0.5, 0.5, 1], abs=1e-4)
 
 

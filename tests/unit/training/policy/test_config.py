@@ -9,7 +9,7 @@ import pytest
 from training.common.errors import TrainingError
 from training.datasets.problem import Problem
 from training.policy import configs as shipped
-from training.policy.config import PolicyConfig, load_config, resolved, shipped_configs
+from training.policy.config import PolicyConfig, config_json, load_config, shipped_configs
 from training.policy.grading import ProblemGrader
 from training.policy.preparation import conversation, split_problems
 
@@ -17,7 +17,7 @@ from training.policy.preparation import conversation, split_problems
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_config_is_valid(name: str) -> None:
     config = load_config(name)
-    assert PolicyConfig.model_validate_json(resolved(config)) == config
+    assert PolicyConfig.model_validate_json(config_json(config)) == config
 
 
 def test_every_method_of_the_results_has_a_shipped_config() -> None:

@@ -326,7 +326,7 @@ def test_a_truncated_line_of_the_step_log_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / STEPS_FILE
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     log = StepLog(path)
-    log.keep(1)
+    log.drop_after(1)
     log.append(2, {"reward": 0.5, "text": "x"})
     assert read_steps(path) == [{"step": 1}, {"step": 2, "reward": 0.5}]
 

@@ -16,7 +16,6 @@ from training.common.errors import TrainingError
 from training.policy import job
 from training.policy.config import PolicyConfig, load_config, quick_version, shipped_configs
 from training.policy.cost import describe, estimate
-from training.policy.duration import in_words
 from training.policy.job import train_policy
 from training.policy.preparation import prepare
 from training.policy.run_folder import refuse_damaged
@@ -163,22 +162,6 @@ def test_the_vllm_range_equals_that_of_trl() -> None:
 )
 def test_a_version_is_parsed_to_its_release_numbers(text: str, numbers: tuple[int, ...]) -> None:
     assert release(text) == numbers
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.4, "0 s"),
-        (59, "59 s"),
-        (60, "1 min"),
-        (3599, "59 min 59 s"),
-        (12_000, "3 h 20 min"),
-        (86_400, "1 day"),
-        (311_940, "3 days 15 h"),
-    ],
-)
-def test_durations_are_formatted_in_two_units(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
 
 
 def test_a_run_longer_than_four_hours_prints_a_warning(checkpoint: Path, tmp_path: Path) -> None:

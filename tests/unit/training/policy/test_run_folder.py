@@ -7,7 +7,7 @@ import pytest
 
 from training.common.errors import TrainingError
 from training.policy.config import PolicyConfig, load_config
-from training.policy.run_folder import STATE_FILE, claim, last_checkpoint, refuse_full_disk
+from training.policy.run_folder import STATE_FILE, last_checkpoint, refuse_full_disk, write_config
 
 
 def config_in(run: Path, *changes: str) -> PolicyConfig:
@@ -33,12 +33,12 @@ def test_too_little_disk_space_is_refused_at_the_start(
 
 def test_starting_over_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    claim(config, fresh=False)
+    write_config(config, fresh=False)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("mine")
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "steps.jsonl").write_text("{}")
-    claim(config, fresh=True)
+    write_config(config, fresh=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis"]
 
 
@@ -46,7 +46,7 @@ def test_starting_over_can_be_interrupted_and_keeps_copied_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_in(tmp_path)
-    claim(config, fresh=False)
+    write_config(config, fresh=False)
     for name in ("checkpoint-2", "checkpoint-2-good"):
         (tmp_path / name).mkdir()
         (tmp_path / name / STATE_FILE).write_text("{}")
@@ -54,8 +54,8 @@ def test_starting_over_can_be_interrupted_and_keeps_copied_checkpoints(
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("cut off")))
         with pytest.raises(OSError, match="cut off"):
-            claim(config, fresh=True)
-    claim(config, fresh=True)
+            write_config(config, fresh=True)
+    write_config(config, fresh=True)
     assert last_checkpoint(tmp_path) is None
     assert (tmp_path / "checkpoint-2-good").is_dir()
 
@@ -67,5 +67,5 @@ def test_a_folder_that_is_not_of_a_run_is_not_changed(
 ) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(TrainingError, match="is not the config of a run"):
-        claim(config_in(tmp_path), fresh=fresh)
+        write_config(config_in(tmp_path), fresh=fresh)
     assert (tmp_path / "config.json").read_text() == text

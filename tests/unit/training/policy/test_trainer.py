@@ -89,7 +89,7 @@ class Neutral(Objective[Any]):
     """Overrides `on_tokens` without changing the plan."""
 
     def on_tokens(self, tokens: Any, plan: Any) -> Any:
-        return plan.weighted(torch.ones_like(plan.weight)).plus(
+        return plan.with_weight(torch.ones_like(plan.weight)).with_terms(
             policy=0 * tokens.logprobs, mean=0 * tokens.entropy, scalar=0 * tokens.entropy.sum()
         )
 
@@ -154,7 +154,7 @@ def test_policy_terms_are_normalized_like_the_loss(
     class Twice(Objective[Any]):
         def on_tokens(self, tokens: Any, plan: Any) -> Any:
             ratio = (tokens.logprobs - tokens.logprobs.detach()).exp()
-            return plan.plus(policy=-plan.advantages * ratio)
+            return plan.with_terms(policy=-plan.advantages * ratio)
 
     settings = {"loss_type": loss_type, "max_steps": 1}
     plain = ours(tmp_path, **settings)
@@ -236,7 +236,7 @@ def test_the_controller_drives_the_coefficient(tmp_path: Path) -> None:
     run = ours(tmp_path, "target_entropy", controller=controller, max_steps=3)
     entropies = [row["step_entropy"] for row in run.logs]
     assert run.logs[0]["controller/output"] == pytest.approx(0.01 * (9 - entropies[0]))
-    assert run.trainer.objectives.members["target_entropy"].drive > 0.04
+    assert run.trainer.objectives.members["target_entropy"].controller_output > 0.04
     assert run.logs[1]["objective/entropy_coef"] == pytest.approx(
         run.logs[0]["controller/output"]
         - 0.001  # the entropy is above the target of target_entropy

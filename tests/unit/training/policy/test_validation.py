@@ -7,7 +7,7 @@ from probes.laws import FixedLaw
 from training.objectives.catalog import ObjectiveList
 from training.objectives.core.controller import Actuator, ControllerConfig
 from training.policy.rollouts.settings import BranchConfig
-from training.policy.validation import TrlSettings, advice, refuse_settings
+from training.policy.validation import TrlSettings, refuse_settings, warnings_for
 
 HOT = FixedLaw(temperature=1.2)
 CLIP = ControllerConfig(entropy_target=1.0, actuator=Actuator.CLIP_HIGH)
@@ -87,6 +87,6 @@ def test_supported_combinations_are_accepted() -> None:
 
 def test_seed_grpo_with_scaled_rewards_gives_advice() -> None:
     configs = TypeAdapter(ObjectiveList).validate_python(["seed_grpo"])
-    (sentence,) = advice(configs, TrlSettings(scale_rewards="group"))
+    (sentence,) = warnings_for(configs, TrlSettings(scale_rewards="group"))
     assert 'scale_rewards = "none"' in sentence
-    assert advice(configs, TrlSettings(scale_rewards="none")) == []
+    assert warnings_for(configs, TrlSettings(scale_rewards="none")) == []

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.unit.training.policy import tiny_policy as tiny
 from training.objectives.catalog import ObjectiveList
-from training.policy.distributed import Processes, leave
+from training.policy.distributed import Processes, shut_down
 from training.policy.trainer import EntropyGRPOTrainer
 
 
@@ -47,7 +47,7 @@ def main(folder: Path, per_device: int, names: str) -> None:
     sums = torch.stack([p.detach().double().sum() for p in trainer.model.parameters()])
     everyone = trainer.accelerator.gather(sums[None])
     assert torch.equal(everyone[0], everyone[-1]), "the processes have different weights"
-    leave(trainer)
+    shut_down(trainer)
     wrapped = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
     assert not wrapped, "a wrapper of the model outlives the process group"
 

@@ -16,8 +16,8 @@ from training.steering.fit import (
     candidates,
     control_vectors,
     fit_vectors,
+    shuffled_trials,
     spearman,
-    trials,
     uniform_residue,
 )
 
@@ -64,10 +64,12 @@ def test_no_signal_is_an_error(entropy: torch.Tensor) -> None:
 
 def test_a_move_has_the_length_that_was_asked_for() -> None:
     vector = Vector(3, torch.tensor([3.0, 4.0], dtype=torch.float64), norm=20.0)
-    assert vector.move(0.1)[3].tolist() == pytest.approx([1.2, 1.6])
-    assert vector.move(-0.1)[3].tolist() == pytest.approx([-1.2, -1.6])
-    assert not vector.move(0.0)[3].any()
-    assert float(vector.along(torch.tensor([0.0, 9.0])).move(0.1)[3].norm()) == pytest.approx(2.0)
+    assert vector.offsets(0.1)[3].tolist() == pytest.approx([1.2, 1.6])
+    assert vector.offsets(-0.1)[3].tolist() == pytest.approx([-1.2, -1.6])
+    assert not vector.offsets(0.0)[3].any()
+    assert float(
+        vector.with_direction(torch.tensor([0.0, 9.0])).offsets(0.1)[3].norm()
+    ) == pytest.approx(2.0)
 
 
 STRENGTHS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.4)
@@ -80,7 +82,7 @@ def test_a_curve_is_valid_up_to_its_knee() -> None:
     assert curve.valid(0.8) == [1, 2, 3, 4]
     assert curve.largest_valid_strength(0.8) == 0.2
     assert curve.spearman_correlation(0.8) == pytest.approx(1.0)
-    assert curve.span(0.8) == pytest.approx(0.5)
+    assert curve.entropy_span(0.8) == pytest.approx(0.5)
     assert math.isnan(
         curve._replace(action_probability_mass=(0.0, 0.0, 0.8, 0.7, 0.0, 0.0)).spearman_correlation(
             0.8
@@ -116,13 +118,13 @@ def test_a_lead_is_over_mean_and_two_standard_deviations() -> None:
     assert one.margin == pytest.approx(1.0 - 0.6 - 2 * math.sqrt(0.02))
     vector = Vector(1, torch.arange(50.0).double(), norm=1.0)
     controls_ = [shuffled(vector.direction, seed) for seed in range(CONTROLS)]
-    for trial in trials(vector):
+    for trial in shuffled_trials(vector):
         assert not any(torch.equal(trial.direction, control) for control in controls_)
 
 
 def test_entropy_and_mass_are_means_over_steps() -> None:
     logprobs = torch.tensor([[[0.5, 0.0], [0.25, 0.25]], [[0.4, 0.4], [0.1, 0.1]]]).log()
-    curve = StrengthCurve.of((0.0, 0.1), logprobs)
+    curve = StrengthCurve.from_logprobs((0.0, 0.1), logprobs)
     assert curve.entropy == pytest.approx((math.log(2) / 2, math.log(2)))
     assert curve.action_probability_mass == pytest.approx((0.5, 0.5))
 

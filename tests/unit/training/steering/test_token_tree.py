@@ -14,7 +14,14 @@ from transformers import (
 
 from training.common.errors import TrainingError
 from training.steering.reader import PLAIN, Condition, EpisodeReader, TokenizedEpisode
-from training.steering.token_tree import TokenTree, added, attention_windows, captured, merge, pad
+from training.steering.token_tree import (
+    TokenTree,
+    add_to_stream,
+    attention_windows,
+    build_tree,
+    capture_stream,
+    pad_rows,
+)
 
 RUNS = [
     TokenizedEpisode([[5, 6, 7], [5, 6, 8, 9], [5, 6, 8, 9, 4, 3]], [[[1], [2, 3, 4], [2]]] * 3),
@@ -44,7 +51,7 @@ def alone(model: Any, prompt: list[int], action: list[int]) -> float:
 
 
 def test_texts_share_what_they_begin_with() -> None:
-    tokens, parents, ends = merge([[5, 6, 7], [5, 6, 8], [], [5, 6]])
+    tokens, parents, ends = build_tree([[5, 6, 7], [5, 6, 8], [], [5, 6]])
     assert tokens == [5, 6, 7, 8]
     assert parents == [-1, 0, 1, 1]
     assert ends == [2, 3, -1, 1]
@@ -52,8 +59,10 @@ def test_texts_share_what_they_begin_with() -> None:
 
 def test_a_tree_is_read_as_its_texts_are_alone(model: Any) -> None:
     texts = [[[5, 6, 7, 1], [5, 6, 8], [9, 9]], [[4, 3]]]
-    merged = [merge(row) for row in texts]
-    logits = TokenTree(model, 2).grow(pad([(tokens, parents) for tokens, parents, _ in merged]))
+    merged = [build_tree(row) for row in texts]
+    logits = TokenTree(model, 2).extend(
+        pad_rows([(tokens, parents) for tokens, parents, _ in merged])
+    )
     for row, (_, _, ends) in enumerate(merged):
         for text, end in zip(texts[row], ends, strict=True):
             with torch.inference_mode():
@@ -88,10 +97,10 @@ def test_sliding_windows_are_attended_as_transformers_does(name: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(SLIDING[name]).float().eval()
     texts = [[5, 6, 7, 1, 8, 3, 2, 9], [5, 6, 7, 1, 4, 4, 9], [9, 9, 1]]
-    tokens, parents, ends = merge(texts)
+    tokens, parents, ends = build_tree(texts)
     tree = TokenTree(model, 1)
-    first = tree.grow(pad([(tokens[:5], parents[:5])]))
-    logits = torch.cat([first, tree.grow(pad([(tokens[5:], parents[5:])]))], 1)
+    first = tree.extend(pad_rows([(tokens[:5], parents[:5])]))
+    logits = torch.cat([first, tree.extend(pad_rows([(tokens[5:], parents[5:])]))], 1)
     for text, end in zip(texts, ends, strict=True):
         with torch.inference_mode():
             reference = model(torch.tensor([text])).logits[0, -1]
@@ -171,7 +180,7 @@ def test_a_temperature_scales_every_token_of_an_action(model: Any) -> None:
 def test_states_are_those_behind_each_layer_without_the_final_norm(model: Any) -> None:
     _, states = EpisodeReader(model, RUNS).states([0, 1, 2])
     for number, prompt in enumerate([*RUNS[0].prompts, *RUNS[1].prompts]):
-        with torch.inference_mode(), captured(model, [0, 1, 2]) as streams:
+        with torch.inference_mode(), capture_stream(model, [0, 1, 2]) as streams:
             model(torch.tensor([prompt]))
         for layer in range(3):
             assert torch.allclose(states[number, layer], streams[layer][0, -1], atol=1e-5)
@@ -200,6 +209,6 @@ def test_samples_follow_the_model_and_end_where_it_ends(model: Any) -> None:
 
 
 def test_a_hook_ends_with_its_block(model: Any) -> None:
-    with added(model, {0: torch.ones(16)}), captured(model, [1]):
+    with add_to_stream(model, {0: torch.ones(16)}), capture_stream(model, [1]):
         pass
     assert not any(layer._forward_hooks for layer in model.model.layers)

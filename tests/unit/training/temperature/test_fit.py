@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from training.temperature.fit import fit_temperature, scaled
-from training.temperature.report import limits
+from training.temperature.fit import fit_temperature, normalized_deviation
+from training.temperature.report import limit_entropies
 
 
 def answers(count: int = 60, length: int = 50) -> list[list[float]]:
@@ -33,11 +33,11 @@ def test_as_many_tokens_are_clamped_as_the_tails_say() -> None:
 
 def test_the_limits_are_where_the_clamp_begins() -> None:
     fit = fit_temperature(answers(), quantile=0.8, tail=0.01, seed=0)
-    low, high = limits(fit)
+    low, high = limit_entropies(fit)
     around = torch.tensor(
         [low * 0.98, low * 1.02, math.exp(fit.statistics.pivot), high * 0.98, high * 1.02]
     ).double()
-    position = scaled(around, fit.statistics)
+    position = normalized_deviation(around, fit.statistics)
     assert position[0] == -1
     assert position[4] == 1
     assert -1 < position[1] < position[2] < position[3] < 1

@@ -80,7 +80,7 @@ def test_an_unreachable_target_does_not_wind_up_the_integral() -> None:
     assert pi.output < 0
 
 
-def test_non_finite_entropies_are_ignored() -> None:
+def test_non_measured_are_ignored() -> None:
     pi = controller()
     pi.update(0.5)
     state = pi.state_dict()

@@ -2,7 +2,7 @@ import random
 
 import torch
 
-from training.policy.rollouts.branch import forks, with_replaced
+from training.policy.rollouts.branch import choose_forks, replace_samples
 from training.policy.rollouts.settings import BranchConfig
 
 
@@ -21,7 +21,7 @@ def batch(rows: int, prompt: int, tokens: int, start: int) -> dict[str, torch.Te
 def test_chosen_samples_replace_the_first_rows_with_advantage_one() -> None:
     main, extra = batch(4, 2, 3, 100), batch(3, 3, 5, 200)
     extra["sampling_per_token_logps"] = torch.full((3, 5), -1.0)
-    mixed = with_replaced(main, extra, torch.tensor([2, 0]), pad_token=9)
+    mixed = replace_samples(main, extra, torch.tensor([2, 0]), pad_token=9)
     assert mixed["completion_ids"][0].tolist() == extra["completion_ids"][2].tolist()
     assert mixed["completion_ids"][2].tolist() == [*main["completion_ids"][2].tolist(), 9, 9]
     assert mixed["completion_mask"][2].tolist() == [1, 1, 1, 0, 0]
@@ -37,7 +37,7 @@ def test_chosen_samples_replace_the_first_rows_with_advantage_one() -> None:
 
 def test_without_chosen_samples_the_batch_does_not_change() -> None:
     main = batch(4, 2, 3, 100)
-    assert with_replaced(main, batch(2, 2, 3, 0), torch.tensor([], dtype=torch.long), 9) == main
+    assert replace_samples(main, batch(2, 2, 3, 0), torch.tensor([], dtype=torch.long), 9) == main
 
 
 def test_forks_are_at_high_entropy_tokens_of_roots_of_the_same_group() -> None:
@@ -45,7 +45,7 @@ def test_forks_are_at_high_entropy_tokens_of_roots_of_the_same_group() -> None:
     texts = ["The", " cat", " a", "", "house", "."]
     tokens = {row: texts for row in (0, 1, 4, 5)}
     entropies = {row: [9.0, 1.0, 8.0, 7.0, 2.0, 6.0] for row in tokens}
-    found = forks(entropies, tokens, 8, 4, config, random.Random(0))
+    found = choose_forks(entropies, tokens, 8, 4, config, random.Random(0))
     # Neither the first token, nor a single letter, a special token or a full stop.
     assert {row: tuple(fork) for row, fork in found.items()} == {
         2: (0, 4),
@@ -60,12 +60,12 @@ def test_all_completions_of_a_root_share_its_fork_point() -> None:
     tokens = {row: ["word"] * 40 for row in (0, 1)}
     entropies = {row: [1.0] * 40 for row in tokens}
     for seed in range(20):
-        found = forks(entropies, tokens, 8, 8, config, random.Random(seed))
+        found = choose_forks(entropies, tokens, 8, 8, config, random.Random(seed))
         assert len({fork for fork in found.values() if fork.root == 0}) == 1
         assert len({fork for fork in found.values() if fork.root == 1}) == 1
     assert sorted(found) == [2, 3, 4, 5, 6, 7]
 
 
 def test_completions_of_a_root_without_candidates_are_drawn_in_full() -> None:
-    found = forks({0: [1.0]}, {0: ["a"]}, 2, 2, BranchConfig(roots=1), random.Random(0))
+    found = choose_forks({0: [1.0]}, {0: ["a"]}, 2, 2, BranchConfig(roots=1), random.Random(0))
     assert found[1] == (0, 0)

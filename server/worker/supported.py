@@ -79,9 +79,8 @@ def refuse_controls(settings: EngineSettings) -> None:
             "requests than those whose controls it follows: leave it out",
         ),
         (
-            one.pipeline_parallel_size > 1 and one.is_v2,
-            "--pipeline-parallel-size is not tested with controls on model runner V2: use "
-            "--tensor-parallel-size, or --model-runner v1",
+            one.pipeline_parallel_size > 1,
+            "--pipeline-parallel-size does not work with controls: use --tensor-parallel-size",
         ),
         *(
             (size > 1, f"{flag} is not tested with controls: use --tensor-parallel-size instead")

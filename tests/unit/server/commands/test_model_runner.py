@@ -104,6 +104,7 @@ def test_a_watermark_selects_v2_as_vllm_does(monkeypatch: pytest.MonkeyPatch) ->
         ({"spec_method": "ngram"}, False, "--speculative-config"),
         ({"enable_batch_sharded_sampling": True}, True, "--enable-batch-sharded-sampling"),
         ({"pipeline_parallel_size": 2}, True, "--pipeline-parallel-size"),
+        ({"pipeline_parallel_size": 2}, False, "--pipeline-parallel-size"),
         ({"prefill_context_parallel_size": 2}, True, "--prefill-context-parallel-size"),
         ({"decode_context_parallel_size": 2}, False, "--decode-context-parallel-size"),
     ],
@@ -123,7 +124,6 @@ def test_what_does_not_work_beside_controls_is_refused_by_name(
         ({}, True),
         ({"speculative_config": {"method": "ngram_gpu"}}, True),
         ({"watermark_config": {}}, True),
-        ({"pipeline_parallel_size": 2}, False),
     ],
 )
 def test_what_works_is_not_refused(said: dict[str, Any], is_v2: bool) -> None:

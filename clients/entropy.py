@@ -39,6 +39,7 @@ __all__ = [
     "Steering",
     "Token",
     "Trace",
+    "Truncation",
     "controls",
     "difficulty",
     "dynatemp",
@@ -48,14 +49,19 @@ __all__ = [
     "hapo",
     "inquiry",
     "law",
+    "mirostat",
+    "p_less",
     "report",
     "shuffled",
     "steer",
+    "top_n_sigma",
 ]
 
 Trace = Literal["none", "summary", "tokens"]
 Law = dict[str, str | float | list[float]]
 """A temperature law in its JSON form; the functions below build one."""
+Truncation = dict[str, str | float]
+"""A truncation in its JSON form; `top_n_sigma`, `p_less` and `mirostat` build one."""
 
 
 def law(type: str, **parameters: float | str | list[float]) -> Law:
@@ -143,6 +149,41 @@ def shuffled(temperatures: Iterable[float], weights: Iterable[float] | None = No
     if weights is not None:
         law["weights"] = list(weights)
     return law
+
+
+def top_n_sigma(n: float = 1.0) -> Truncation:
+    """Keep tokens whose logit is at most `n` standard deviations below the highest.
+
+    Source: arXiv 2411.07641.
+    """
+    return {"type": "top_n_sigma", "n": n}
+
+
+def p_less(*, normalized: bool = False) -> Truncation:
+    """Keep tokens at least as likely as the probability that two samples are equal.
+
+    Args:
+        normalized: Lower the threshold so that it is 0 for a uniform distribution.
+
+    Source: arXiv 2509.23234.
+    """
+    return {"type": "p_less", "normalized": normalized}
+
+
+def mirostat(surprise_target: float = 3.465736, *, learning_rate: float = 0.1) -> Truncation:
+    """Mirostat 2: keep the mean surprise of the sampled tokens at a target.
+
+    Args:
+        surprise_target: Nats; llama.cpp's `tau` in bits times 0.693.
+        learning_rate: llama.cpp's `eta`.
+
+    Source: arXiv 2007.14966.
+    """
+    return {
+        "type": "mirostat",
+        "surprise_target": surprise_target,
+        "learning_rate": learning_rate,
+    }
 
 
 def difficulty(
@@ -242,6 +283,7 @@ def inquiry(
 def controls(
     temperature: Law | None = None,
     *,
+    truncation: Truncation | None = None,
     difficulty: dict[str, object] | None = None,
     steering: Iterable[dict[str, object]] | None = None,
     inquiry: dict[str, object] | None = None,
@@ -252,6 +294,7 @@ def controls(
 
     Args:
         temperature: A law; None keeps the profile's law, or the request's own temperature.
+        truncation: Result of `top_n_sigma`, `p_less` or `mirostat`; None keeps the profile's.
         difficulty: Result of `difficulty`; None keeps the profile's.
         steering: Results of `steer`; None keeps the profile's.
         inquiry: Result of `inquiry`; None requests a normal answer.
@@ -262,6 +305,7 @@ def controls(
     asked = {
         "profile": profile,
         "temperature": temperature,
+        "truncation": truncation,
         "difficulty": difficulty,
         "steering": None if steering is None else list(steering),
         "inquiry": inquiry,

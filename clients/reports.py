@@ -118,12 +118,20 @@ class EntropyReport(_Reading):
 
     profile: str | None = None
     law: str | None = None
+    truncation: str | None = None
+    """Type of the truncation; None without one."""
     entropy_mean: float | None = None
     """Nats, like every entropy here."""
     entropy_max: float | None = None
     temperature_mean: float | None = None
     sampled_entropy_mean: float | None = None
     """At the applied temperature, before top_k, top_p and min_p: what a target aims at."""
+    varentropy_mean: float | None = None
+    """Mean of the variance of -ln p at temperature 1, nats^2."""
+    logprob_mean: float | None = None
+    """Mean log-probability of the sampled tokens at temperature 1: a flag for wrong answers."""
+    logprob_sum: float | None = None
+    """Log-probability of the answer."""
     base_temperature: float | None = None
     """T0: set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None

@@ -83,17 +83,23 @@ def moments(sums: Tensor, beta: Tensor) -> Moments:
 
 
 def measure(logits: Tensor) -> Tensor:
-    """Entropy in nats at temperature 1; the fast form for the decode loop, without gradient.
+    """What the decode loop reads off every row at temperature 1, without gradient.
 
     Args:
         logits: Shape (rows, vocab), float32.
 
     Returns:
-        Shape (rows,). A row with NaN, `+inf` or no finite logit gives NaN.
+        Shape (4, rows): entropy in nats; varentropy in nats^2; ln of the sum of exp(logit -
+        maximum), so that a token's log-probability is logit - maximum minus it; maximum. In a row
+        with NaN, `+inf` or no finite logit the first three are NaN.
     """
     maximum = logits.amax(-1, keepdim=True)
     # A fully masked row has maximum -inf, and `-inf - -inf` stays NaN through the clamp.
     gap = (logits - maximum).clamp_min(_LOWEST_EXPONENT)
     weight = gap.exp()
+    weighted = gap * weight
     total = weight.sum(-1)
-    return (total.log() - (gap * weight).sum(-1) / total).clamp_min(0.0)
+    mean = weighted.sum(-1) / total
+    varentropy = (gap * weighted).sum(-1) / total - mean * mean
+    entropy = (total.log() - mean).clamp_min(0.0)
+    return torch.stack([entropy, varentropy.clamp_min(0.0), total.log(), maximum.squeeze(-1)])

@@ -36,7 +36,7 @@ class HapoStatistics(NamedTuple):
     """Maps the lower end to -1 after its magnitude is taken; < 0 as published."""
 
 
-def _require_type(schema: dict[str, Any]) -> None:
+def require_type(schema: dict[str, Any]) -> None:
     """Mark `type` as required: the discriminator of the union needs it."""
     schema["properties"]["type"].pop("default")
     schema["required"] = ["type", *schema.get("required", [])]
@@ -45,7 +45,7 @@ def _require_type(schema: dict[str, Any]) -> None:
 class _Law(RequestModel):
     """Base of the laws."""
 
-    model_config = ConfigDict(json_schema_extra=_require_type)
+    model_config = ConfigDict(json_schema_extra=require_type)
 
     tag: ClassVar[int]
     """Identifies the law in the worker."""
@@ -123,7 +123,7 @@ def _order_limits(schema: dict[str, Any]) -> None:
 
     The server accepts everything that the schema allows, and also limits that are closer together.
     """
-    _require_type(schema)
+    require_type(schema)
     low, high = (schema["properties"][f"temperature_{end}"]["default"] for end in ("min", "max"))
     schema["anyOf"] = [
         {
@@ -195,7 +195,7 @@ def _same_length(schema: dict[str, Any]) -> None:
 
     The server accepts everything that the schema allows, and also weights of other lengths.
     """
-    _require_type(schema)
+    require_type(schema)
     schema["properties"]["weights"]["anyOf"][0]["contains"] = {"exclusiveMinimum": 0}
     of_length = [{"minItems": length, "maxItems": length} for length in _LENGTHS]
     schema["anyOf"] = [

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
 from probes.laws import LAWS
+from probes.truncations import TRUNCATIONS
 from server.wire.request import Control
 
 
@@ -60,12 +61,16 @@ def _hint(key: str, known: Sequence[str]) -> str:
     return f", did you mean `{close[0]}`?" if close else ""
 
 
+_TAGS: dict[str, type[BaseModel]] = {**LAWS, **TRUNCATIONS}
+"""Models of the unions in a control, by their `type`."""
+
+
 def _fields(location: Sequence[int | str]) -> list[str]:
     """Names of the valid keys at a location in a control."""
     model: Any = Control
     for step in location:
-        if step in LAWS:
-            model = LAWS[str(step)]
+        if step in _TAGS:
+            model = _TAGS[str(step)]
         elif isinstance(step, str) and step in model.model_fields:
             model = _model_in(model.model_fields[step].annotation) or model
     return list(model.model_fields)
@@ -81,6 +86,6 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
     """The path in the client's JSON, without the union tags that pydantic inserts."""
     steps = list(location)
-    if len(steps) >= 2 and steps[0] == "temperature" and steps[1] in LAWS:
+    if len(steps) >= 2 and steps[0] in ("temperature", "truncation") and steps[1] in _TAGS:
         del steps[1]
     return steps

@@ -10,7 +10,8 @@ control fails is decoded plainly, its trace says so, and `failures` counts it.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,42 +35,11 @@ from server.engine.slots import (
     told_temperature,
 )
 from server.engine.steering import SteeringControl
+from server.engine.step import Group, Measured, Odds, logprobs
+from server.engine.truncation import TruncationSlots
 from server.worker.message import KEY, WorkerArtifact
 
 logger = init_logger("vllm.entrostat")
-
-
-class Group(NamedTuple):
-    """Rows of a batch that are decided together."""
-
-    rows: Tensor | None
-    """Their positions in the batch, on the device; None means every row."""
-    slots: Tensor
-    """Their slots, on the device."""
-    host_slots: NDArray[np.int64] | None
-    """The same on the host, where the runner knows them there."""
-    solve: bool
-    """Whether any of them follows an entropy target."""
-    traced: bool
-    """Whether any of them sends a trace."""
-    judged: bool = False
-    """Whether any of them has a difficulty probe."""
-    shuffled: bool = False
-    """Whether any of them follows the law `shuffled`."""
-
-
-class Measured(NamedTuple):
-    """What one step measured at the rows of a group."""
-
-    group: Group
-    indices: NDArray[np.int64] | Tensor
-    """Token index of each row in its completion; negative where nothing is sampled."""
-    entropy: Tensor
-    """Nats, shape (rows,)."""
-    temperature: Tensor
-    """Shape (rows,)."""
-    sampled_entropy: Tensor | None
-    """Nats at that temperature, shape (rows,); None where nobody is told."""
 
 
 class Controller:
@@ -89,6 +59,7 @@ class Controller:
         self.laws = LawTable(num_slots, device)
         self.traces = TraceTable(num_slots)
         self.shuffled = ShuffledSlots(num_slots, device)
+        self.truncation = TruncationSlots(num_slots, vocab_size, device)
         self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.steering: SteeringControl | None = None
@@ -166,7 +137,7 @@ class Controller:
     def _tables(self) -> list[SlotTable]:
         optional = (self.difficulty, self.steering)
         present = (table for table in optional if table is not None)
-        return [self.traces, self.laws, self.shuffled, *present]
+        return [self.traces, self.laws, self.shuffled, self.truncation, *present]
 
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
         """Assign a request to a slot and reset the slot's state.
@@ -228,6 +199,7 @@ class Controller:
             choice = int(request_id.partition("_")[0])
             self.traces.name_choice(slot, choice)
             self.shuffled.name_choice(slot, choice)
+            self.truncation.name_choice(slot, choice)
 
     # -- batches ---------------------------------------------------------------------------
 
@@ -249,8 +221,10 @@ class Controller:
         """
         active = self.laws.active[slot_of_row]
         solving = self.laws.solving(slot_of_row)
+        truncating = self.truncation.truncates(slot_of_row)
         groups = []
-        for solve, members in ((False, active & ~solving), (True, solving)):
+        for solve, truncate in product((False, True), (False, True)):
+            members = active & (solving == solve) & (truncating == truncate)
             host_rows = members.nonzero()[0]
             if len(host_rows):
                 host_slots = slot_of_row[host_rows]
@@ -258,18 +232,36 @@ class Controller:
                     torch.from_numpy(part).to(self._device, non_blocking=True)
                     for part in (host_rows, host_slots)
                 )
-                traced, judged = self.traces.is_traced(host_slots), self.is_judged(host_slots)
                 everyone = len(host_rows) == len(slot_of_row)
-                shuffled = self.shuffled.is_active(host_slots)
-                place = None if everyone else rows
-                groups.append(Group(place, slots, host_slots, solve, traced, judged, shuffled))
+                groups.append(self.group(None if everyone else rows, slots, host_slots))
         return groups
+
+    def group(self, rows: Tensor | None, slots: Tensor, host_slots: NDArray[np.int64]) -> Group:
+        """A group of these rows, whatever they ask for.
+
+        Args:
+            rows: Their positions in the batch, on the device; None means every row.
+            slots: Their slots, on the device.
+            host_slots: The slots that occur, on the host.
+        """
+        return Group(
+            rows,
+            slots,
+            host_slots,
+            solve=bool(self.laws.solving(host_slots).any()),
+            traced=self.traces.is_traced(host_slots),
+            judged=self.is_judged(host_slots),
+            shuffled=self.shuffled.is_active(host_slots),
+            truncated=bool(self.truncation.truncates(host_slots).any()),
+            learns=self.truncation.learns(host_slots),
+        )
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         with self.contained():
             self.laws.flush()
             self.shuffled.flush()
+            self.truncation.flush()
             if self.difficulty is not None:
                 self.difficulty.flush()
 
@@ -318,11 +310,8 @@ class Controller:
         difficulty = self.difficulty if group.judged else None
         told = group.traced and self._publisher is not None
         try:
-            if (
-                self.laws.stale
-                or self.shuffled.stale
-                or (difficulty is not None and difficulty.stale)
-            ):
+            tables = (self.laws, self.shuffled, self.truncation, difficulty)
+            if any(table is not None and table.stale for table in tables):
                 raise RuntimeError("the device's copy of the slots is out of date")
             table = self.laws.device_columns[:, group.slots]
             law, own, parameters = table[LAW], table[BASE], table[PARAMETERS].T
@@ -330,9 +319,10 @@ class Controller:
                 drawn = self.shuffled.temperatures(group.slots, indices)
                 parameters[:, 0] = torch.where(law == ShuffledLaw.tag, drawn, parameters[:, 0])
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
-            entropy, temperature = self.kernels.decide(
-                mine, base, law, parameters, solve=group.solve
-            )
+            decision = self.kernels.decide(mine, base, law, parameters, solve=group.solve)
+            temperature, kept = decision.temperature, None
+            if group.truncated:
+                kept = self.truncation.apply(self.kernels, mine, decision, group.slots)
             sampled = self.kernels.sampled_entropy(mine, temperature) if told else None
             scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
@@ -341,20 +331,62 @@ class Controller:
                 logits[group.rows] = mine.div_(scale)
             if difficulty is not None and difficulty.may_end(group.host_slots, indices):
                 difficulty.limit(logits, group.rows, group.slots, indices)
+            odds = Odds(logits, temperature, decision.maximum, decision.log_total, kept)
             if self.laws.any_failed():
                 temperature = told_temperature(temperature, table)
         except Exception as error:  # the boundary where a failing control must not fail a request
             self.count_failure(error)
-            entropy = temperature = torch.full((len(mine),), torch.nan, device=self._device)
-            sampled = entropy if told else None
-        return Measured(group, indices, entropy, temperature, sampled)
+            nothing = torch.full((len(mine),), torch.nan, device=self._device)
+            return Measured(
+                group, indices, nothing, nothing, nothing if told else None, nothing, None
+            )
+        return Measured(
+            group, indices, decision.entropy, temperature, sampled, decision.varentropy, odds
+        )
 
-    def publish(self, measured: Measured) -> None:
-        """Send what `control` measured to the API servers, if any of its requests is traced."""
+    def learn(self, measured: Measured, sampled: Tensor) -> Tensor:
+        """Tell the controls which tokens were sampled, before the next step.
+
+        Args:
+            measured: What `control` returned.
+            sampled: Token of every row of the group; anything where none was sampled.
+
+        Returns:
+            Log-probability of each token at T = 1, nats, shape (rows,); NaN where it is not known.
+        """
+        group = measured.group
+        unknown = torch.full_like(measured.entropy, torch.nan)
+        if measured.odds is None or not (group.learns or measured.sampled_entropy is not None):
+            return unknown
+        try:
+            plain, own = logprobs(measured.odds, group, sampled)
+            if group.learns:
+                drawn = torch.as_tensor(measured.indices, device=self._device) >= 0
+                self.truncation.learn(group.slots, torch.where(drawn, -own, torch.nan))
+        except Exception as error:  # as in `control`
+            self.count_failure(error)
+            return unknown
+        return plain
+
+    def publish(self, measured: Measured, logprob: Tensor | None = None) -> None:
+        """Send what was measured to the API servers, if any of the requests is traced.
+
+        Args:
+            measured: What `control` returned.
+            logprob: What `learn` returned; None where nobody knows the tokens.
+        """
         group = measured.group
         if self._publisher is not None and measured.sampled_entropy is not None:
             slots = group.slots if group.host_slots is None else group.host_slots
             directory = self.traces.directory
             with self.contained():
-                values = (measured.entropy, measured.temperature, measured.sampled_entropy)
+                if logprob is None:
+                    logprob = torch.full_like(measured.entropy, torch.nan)
+                values = (
+                    measured.entropy,
+                    measured.temperature,
+                    measured.sampled_entropy,
+                    logprob,
+                    measured.varentropy,
+                )
                 self._publisher.publish(values, slots, measured.indices, directory)

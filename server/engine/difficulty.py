@@ -214,7 +214,8 @@ class DifficultySlots:
         over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget) & (end <= last)
         end = end.clamp_max(last)
         where = torch.arange(len(slots), device=self._device) if rows is None else rows
-        kept = torch.where(over, 0.0, logits[where, end])
+        own = logits[where, end]
+        kept = torch.where(over & ~own.isfinite(), 0.0, own)
         cut = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
         cut[where] = over
         logits.masked_fill_(cut.unsqueeze(1), -torch.inf)

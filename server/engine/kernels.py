@@ -7,7 +7,7 @@ splits the loop over the vocabulary.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,25 @@ from probes.entropy import measure, moments, power_sums
 from probes.entropy_target import REFINEMENTS, Bracket, one_sided, open_bracket, tighten
 from probes.law_functions import GREEDY, apply_laws
 from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
+from probes.truncation_functions import gap_threshold, remove_below_, spread_sums
+from probes.truncations import NUM_PARAMETERS as NUM_TRUNCATION_PARAMETERS
 
 logger = init_logger("vllm.entrostat")
+
+
+class RowDecision(NamedTuple):
+    """What was decided for every row, each of shape (rows,)."""
+
+    entropy: Tensor
+    """Nats, at T = 1."""
+    temperature: Tensor
+    """0 for a greedy row."""
+    varentropy: Tensor
+    """Nats^2, at T = 1."""
+    log_total: Tensor
+    """ln of the sum of exp(logit - maximum), at T = 1."""
+    maximum: Tensor
+    """The highest logit."""
 
 
 class Kernels:
@@ -36,6 +53,9 @@ class Kernels:
         self._open = compiler(_open, dynamic=True)
         self._tighten = compiler(tighten, dynamic=True)
         self._apply_laws = compiler(apply_laws, dynamic=True)
+        self._spread_sums = compiler(spread_sums, dynamic=True)
+        self._gap_threshold = compiler(gap_threshold, dynamic=True)
+        self._remove_below = compiler(remove_below_, dynamic=True)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -63,13 +83,15 @@ class Kernels:
             table = torch.ones(2 + NUM_PARAMETERS, rows, device=self._device)
             for solve in (False, True):
                 base = table[1].clone()
-                _, temperature = self.decide(logits, base, table[0], table[2:].T, solve=solve)
-                self.sampled_entropy(logits, temperature)
+                decision = self.decide(logits, base, table[0], table[2:].T, solve=solve)
+                self.sampled_entropy(logits, decision.temperature)
+                truncations = torch.ones(rows, 1 + NUM_TRUNCATION_PARAMETERS, device=self._device)
+                self.truncate(logits, decision, truncations, table[0].clone())
 
     def decide(
         self, logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Entropy (nats, at T = 1) and temperature of every row.
+    ) -> RowDecision:
+        """Measure every row and decide its temperature.
 
         Args:
             logits: Shape (rows, vocab), float32, after masks and penalties, before temperature.
@@ -79,16 +101,17 @@ class Kernels:
             solve: Whether any row follows an entropy target.
 
         Returns:
-            Two tensors of shape (rows,). Greedy rows keep 0; rows without a finite entropy keep
-            their base temperature.
+            Greedy rows keep temperature 0; rows without a finite entropy keep their base
+            temperature.
         """
         if not solve:
-            entropy = self._measure(logits)
-            return entropy, self._apply_laws(entropy, base, law, parameters, self._log_vocab)
+            entropy, varentropy, log_total, highest = self._measure(logits).unbind(0)
+            closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
+            return RowDecision(entropy, closed, varentropy, log_total, highest)
         maximum = logits.amax(-1, keepdim=True)
         beta = torch.ones_like(base)
         sums = self._power_sums(logits, maximum, beta)
-        entropy, bracket = self._open(sums, beta, parameters)
+        (entropy, varentropy, log_total), bracket = self._open(sums, beta, parameters)
         for _ in range(REFINEMENTS):
             beta, bracket = self._tighten(sums, beta, bracket)
             sums = self._power_sums(logits, maximum, beta)
@@ -96,7 +119,8 @@ class Kernels:
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
         solved = (law == EntropyTargetLaw.tag) & (base >= GREEDY) & ~entropy.isnan()
         target = one_sided(1 / beta, base, parameters[:, 3])
-        return entropy, torch.where(solved, target, closed)
+        chosen = torch.where(solved, target, closed)
+        return RowDecision(entropy, chosen, varentropy, log_total, maximum.squeeze(-1))
 
     def sampled_entropy(self, logits: Tensor, temperature: Tensor) -> Tensor:
         """Entropy (nats) of the distribution at each row's temperature.
@@ -109,12 +133,40 @@ class Kernels:
             Shape (rows,): 0 for a greedy row, NaN for a row without a finite entropy.
         """
         greedy = temperature < GREEDY
-        beta = 1 / torch.where(greedy, 1.0, temperature)
+        beta = _beta(temperature)
         sums = self._power_sums(logits, logits.amax(-1, keepdim=True), beta)
         return torch.where(greedy, 0.0, moments(sums, beta).entropy)
 
+    def truncate(
+        self, logits: Tensor, decision: RowDecision, truncations: Tensor, limits: Tensor
+    ) -> Tensor:
+        """Remove the tokens that every row's truncation does not keep, in place.
 
-def _open(sums: Tensor, beta: Tensor, parameters: Tensor) -> tuple[Tensor, Bracket]:
-    """Entropy at T = 1 and an empty bracket, from the first sums and the law parameters."""
+        Args:
+            logits: As in `decide`, not scaled yet.
+            decision: What it returned.
+            truncations: Tag and parameters, shape (rows, 1 + NUM_PARAMETERS).
+            limits: Mirostat's mu, nats, shape (rows,).
+
+        Returns:
+            ln of the sum of exp((logit - maximum) / T) over the kept tokens, shape (rows,). Greedy
+            rows and rows without a finite entropy keep every token.
+        """
+        beta, maximum = _beta(decision.temperature), decision.maximum.unsqueeze(-1)
+        kind = torch.where(decision.temperature < GREEDY, 0.0, truncations[:, 0])
+        sums = self._spread_sums(logits, maximum, beta)
+        threshold = self._gap_threshold(sums, beta, kind, truncations[:, 1:], limits)
+        kept: Tensor = self._remove_below(logits, maximum, threshold, beta)
+        return kept
+
+
+def _beta(temperature: Tensor) -> Tensor:
+    """Inverse temperature; 1 for a greedy row."""
+    return 1 / torch.where(temperature < GREEDY, 1.0, temperature)
+
+
+def _open(sums: Tensor, beta: Tensor, parameters: Tensor) -> tuple[tuple[Tensor, ...], Bracket]:
+    """Entropy, varentropy and ln total at T = 1, and a bracket without a measured end."""
     target, low, high = parameters[:, 0], parameters[:, 1], parameters[:, 2]
-    return moments(sums, beta).entropy, open_bracket(target, low, high)
+    measured = (*moments(sums, beta), sums[0].log())
+    return measured, open_bracket(target, low, high)

@@ -15,9 +15,10 @@ from torch import Tensor
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from server.engine.controller import Controller, Group
+from server.engine.controller import Controller
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
+from server.engine.step import Group, Measured
 from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class EntropyProcessorV1(LogitsProcessor):
             Publisher(),
         )
         self._groups: list[Group] | None = None
+        self._measured: list[Measured] = []
+        """What this step measured."""
         self._unnamed: set[int] = set()
         self._runner: GPUModelRunner | None = None
 
@@ -65,7 +68,9 @@ class EntropyProcessorV1(LogitsProcessor):
 
         def controlled_sample(logits: Tensor, *args: Any, **kwargs: Any) -> Any:
             self.before_sampling(logits)
-            return sample(logits, *args, **kwargs)
+            sampled = sample(logits, *args, **kwargs)
+            self.after_sampling(sampled[0])
+            return sampled
 
         runner.sampler.sample = controlled_sample
 
@@ -134,8 +139,22 @@ class EntropyProcessorV1(LogitsProcessor):
     def before_sampling(self, logits: Tensor) -> None:
         """Control a batch in place. Called once per step, after penalties and masks."""
         self.controller.steps += 1
+        self._measured.clear()
         with self.controller.contained_step():
             self._control(logits)
+
+    def after_sampling(self, sampled: Tensor) -> None:
+        """Publish what the step measured.
+
+        Args:
+            sampled: Token of every row of the batch, shape (rows,).
+        """
+        with self.controller.contained_step():
+            for measured in self._measured:
+                rows = measured.group.rows
+                own = sampled if rows is None else sampled[rows]
+                self.controller.publish(measured, self.controller.learn(measured, own))
+        self._measured.clear()
 
     def _control(self, logits: Tensor) -> None:
         controller = self.controller
@@ -150,7 +169,7 @@ class EntropyProcessorV1(LogitsProcessor):
                 assert hidden is not None
                 assert slots is not None
                 controller.settle(hidden, slots, slots, indices)
-            controller.publish(controller.control(logits, group, indices))
+            self._measured.append(controller.control(logits, group, indices))
 
     def _token_indices(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Token index per row, -1 where the prompt is not read to the end yet."""

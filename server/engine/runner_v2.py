@@ -19,9 +19,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     LogitsProcRequestState,
 )
 
-from server.engine.controller import Controller, Group, Measured
+from server.engine.controller import Controller
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
+from server.engine.step import Group, Measured
 from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class EntropyProcessorV2(LogitsProcessor):
         self._runner: Any = None
         # Rows of each slot in this step, on the host. Only the slots of the batch are up to date.
         self._num_rows = np.zeros(req_states.max_num_reqs, dtype=np.int64)
+        self._num_requests = 0
+        """Requests of this step."""
         self._measured: list[tuple[Measured, Tensor]] = []
         """What this step measured, and each row's offset among the rows of its request."""
 
@@ -67,7 +70,7 @@ class EntropyProcessorV2(LogitsProcessor):
                 self._before_sampling(hidden, batch)
             outputs = sample(hidden, batch, *args, **kwargs)
             with self.controller.contained_step():
-                self._after_sampling(outputs[1], batch)
+                self._after_sampling(outputs[0].sampled_token_ids, outputs[1], batch)
             return outputs
 
         runner.sample = controlled_sample
@@ -119,6 +122,7 @@ class EntropyProcessorV2(LogitsProcessor):
         """
         controller, slots = self.controller, batch.idx_mapping_np
         self._measured.clear()
+        self._num_requests = len(slots)
         self._num_rows[slots] = np.diff(batch.cu_num_logits_np)
         if controller.is_judged(slots):
             # A prompt's last token is the last token of its request: vLLM drafts nothing for
@@ -142,11 +146,15 @@ class EntropyProcessorV2(LogitsProcessor):
         # The row reads position p and samples the token at p + 1. While the prompt is still being
         # read this is negative, which the publisher drops.
         indices = ctx.pos.long() + 1 - self._req_states.prompt_len.gpu[slots].long()
+        whole = len(ctx.idx_mapping_np) == self._num_requests
         for group in self._groups(ctx, slots):
             own, offsets = indices, ctx.expanded_local_pos
             if group.rows is not None:
                 own, offsets = own[group.rows], offsets[group.rows]
-            self._measured.append((controller.control(logits, group, own), offsets))
+            measured = controller.control(logits, group, own)
+            if not whole:  # a large step is verified in parts, to hold the logits of one at a time
+                measured = measured._replace(odds=None)
+            self._measured.append((measured, offsets))
 
     def _groups(self, ctx: LogitsContext, slots: Tensor) -> list[Group]:
         requests: NDArray[np.int64] = ctx.idx_mapping_np.astype(np.int64)
@@ -157,35 +165,27 @@ class EntropyProcessorV2(LogitsProcessor):
                 group._replace(host_slots=None) for group in self.controller.groups(slot_of_row)
             ]
         # Adaptive verification drops rows on the device alone: all rows are decided together.
-        controller = self.controller
-        return [
-            Group(
-                rows=None,
-                slots=slots,
-                host_slots=None,
-                solve=bool(controller.laws.solving(requests).any()),
-                traced=controller.traces.is_traced(requests),
-                judged=controller.is_judged(requests),
-                shuffled=controller.shuffled.is_active(requests),
-            )
-        ]
+        return [self.controller.group(None, slots, requests)._replace(host_slots=None)]
 
-    def _after_sampling(self, num_sampled: Tensor, batch: Any) -> None:
+    def _after_sampling(self, sampled: Tensor, num_sampled: Tensor, batch: Any) -> None:
         """Publish the rows whose tokens were accepted.
 
         Args:
-            num_sampled: Tokens that each request of the batch gained, shape (requests,).
+            sampled: Tokens that each request of the batch gained, shape (requests, most tokens).
+            num_sampled: How many of them count, shape (requests,).
             batch: vLLM's `InputBatch`.
         """
         if not self._measured:
             return
-        if batch.num_draft_tokens == 0:
-            for measured, _ in self._measured:
-                self.controller.publish(measured)
-            return
-        accepted = torch.zeros(len(self._num_rows), dtype=torch.long, device=num_sampled.device)
-        accepted[batch.idx_mapping.long()] = num_sampled.long()
+        requests = batch.idx_mapping.long()
+        place = torch.zeros(len(self._num_rows), dtype=torch.long, device=num_sampled.device)
+        place[requests] = torch.arange(len(requests), device=place.device)
         for measured, offsets in self._measured:
-            kept = offsets < accepted[measured.group.slots]
-            indices = torch.where(kept, torch.as_tensor(measured.indices), -1)
-            self.controller.publish(measured._replace(indices=indices))
+            own, column = place[measured.group.slots], offsets.long()
+            if batch.num_draft_tokens:
+                kept = column < num_sampled.long()[own]
+                indices = torch.where(kept, torch.as_tensor(measured.indices), -1)
+                measured = measured._replace(indices=indices)
+            logprob = self.controller.learn(measured, sampled[own, column])
+            self.controller.publish(measured, logprob)
+        self._measured.clear()

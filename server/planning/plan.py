@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from probes.laws import NO_LAW, NO_ROW, HapoLaw, TemperatureLaw, law_row
+from probes.truncations import Truncation
 from server.errors import BadControl
 from server.planning.difficulty import DifficultyPlan, plan_difficulty
 from server.planning.refusals import (
@@ -11,6 +12,7 @@ from server.planning.refusals import (
     refuse_background_report,
     refuse_beam_search,
     refuse_temperature,
+    refuse_truncation,
 )
 from server.wire.request import Control, Trace
 
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     difficulty: DifficultyPlan | None = None
     steering: "SteeringPlan | None" = None
     inquiry: "InquiryPlan | None" = None
+    truncation: Truncation | None = None
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
 
@@ -45,7 +48,7 @@ class Plan(NamedTuple):
     @property
     def is_empty(self) -> bool:
         """Whether the plan controls nothing and measures nothing."""
-        controls = (self.law, self.difficulty, self.steering, self.inquiry)
+        controls = (self.law, self.truncation, self.difficulty, self.steering, self.inquiry)
         return self.trace == "none" and not any(controls)
 
     def without_inquiry(self) -> "Plan":
@@ -160,13 +163,14 @@ class _Planner:
         control = self._control
         inquiry = self._plan_or_skip("inquiry", lambda: self._inquiry(params))
         tag_and_row = self._plan_or_skip("temperature", lambda: self._law(params))
+        truncation = self._plan_or_skip("truncation", lambda: self._truncation(params))
         difficulty = self._plan_or_skip("difficulty", lambda: self._difficulty(params))
         steering = self._plan_or_skip("steering", self._steering)
         if not self._check_or_skip(
             "report", lambda: refuse_background_report(control.trace, params)
         ):
             control = control.model_copy(update={"trace": "none"})
-        return self._result(control, tag_and_row, difficulty, steering, inquiry)
+        return self._result(control, tag_and_row, difficulty, steering, inquiry, truncation)
 
     def _result(
         self,
@@ -175,6 +179,7 @@ class _Planner:
         difficulty: DifficultyPlan | None = None,
         steering: "SteeringPlan | None" = None,
         inquiry: "InquiryPlan | None" = None,
+        truncation: Truncation | None = None,
     ) -> Plan:
         return Plan(
             None if self._profile is None else self._profile.name,
@@ -184,6 +189,7 @@ class _Planner:
             difficulty,
             steering,
             inquiry,
+            truncation,
             tuple(self._skipped),
         )
 
@@ -217,7 +223,7 @@ class _Planner:
         """Skip the profile's sampling controls if the body requests an inquiry."""
         if "inquiry" not in self._own or self._profile is None or not self._profile.is_lenient:
             return
-        for field in ("temperature", "difficulty"):
+        for field in ("temperature", "truncation", "difficulty"):
             if field not in self._own and getattr(self._control, field) is not None:
                 self._control = self._control.model_copy(update={field: None})
                 self._skipped.append(f"{field}_skipped")
@@ -228,6 +234,10 @@ class _Planner:
         if isinstance(law, HapoLaw):
             statistics = self._artifacts.hapo_statistics(law.statistics, "entropy.temperature")
         return law_row(law, statistics)
+
+    def _truncation(self, params: RequestParams) -> Truncation | None:
+        refuse_truncation(self._control.truncation, params)
+        return self._control.truncation
 
     def _difficulty(self, params: RequestParams) -> DifficultyPlan | None:
         wanted = self._control.difficulty

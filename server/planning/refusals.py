@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from probes.difficulty.strategies import Difficulty
 from probes.laws import FixedLaw, TemperatureLaw
+from probes.truncations import Mirostat, Truncation
 from server.errors import BadControl
 from server.wire.request import Control, Steer, Trace
 
@@ -41,6 +42,10 @@ class RequestParams(NamedTuple):
     num_choices: int = 1
     beam_search: bool = False
     background: bool = False
+    truncating: tuple[str, ...] = ()
+    """Which of `top_k`, `top_p` and `min_p` the request sets."""
+    speculative: bool = False
+    """Whether the server verifies draft tokens."""
     unsupported_by_inquiry: tuple[str, ...] = ()
     """Fields set in the request that an inquiry does not support."""
 
@@ -58,6 +63,25 @@ def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> Non
             f"({law.temperature}): leave one out",
             "temperature",
         )
+
+
+def refuse_truncation(truncation: Truncation | None, params: RequestParams) -> None:
+    """Refuse mirostat where its limit would not follow the tokens that are sampled.
+
+    Raises:
+        BadControl: Names `entropy.truncation`, or the request's own truncation.
+    """
+    if not isinstance(truncation, Mirostat):
+        return
+    if params.speculative:
+        param = "entropy.truncation"
+        message = (
+            f"`{param}`: mirostat moves its limit after every token, so it does not work with "
+            "speculative decoding: choose top_n_sigma or p_less"
+        )
+        raise BadControl(message, param)
+    for field in params.truncating:
+        raise BadControl(f"`{field}`: mirostat replaces it: leave one of them out", field)
 
 
 def refuse_missing_question(params: RequestParams) -> None:
@@ -108,7 +132,7 @@ def refuse_inquiry_with_sampling(control: Control) -> None:
     Raises:
         BadControl: Names the other control.
     """
-    for field in ("temperature", "difficulty"):
+    for field in ("temperature", "truncation", "difficulty"):
         if control.inquiry is not None and getattr(control, field) is not None:
             raise BadControl(
                 f"`entropy.{field}` contradicts `entropy.inquiry`, whose questions are chosen and "

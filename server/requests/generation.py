@@ -15,6 +15,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from probes.difficulty.strategies import DifficultyWord
 from probes.laws import ShuffledLaw, TemperatureLaw
+from probes.truncations import Mirostat, Truncation
 from server.planning.plan import Plan
 from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
@@ -26,8 +27,10 @@ from server.worker.message import (
     KEY,
     DifficultyMessage,
     ShuffledMessage,
+    TruncationMessage,
     engine_control,
     shuffled_control,
+    truncation_control,
 )
 
 _current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
@@ -146,7 +149,8 @@ class Generation:
 
     def _open_call(self, params: Any) -> Call:
         difficulty = self.plan.difficulty
-        watched = self.plan.trace != "none" or difficulty is not None
+        plan = self.plan
+        watched = plan.trace != "none" or difficulty is not None or plan.truncation is not None
         trace = self._telemetry.open() if watched else TraceBuffer(0)
         run = None
         if difficulty is not None:
@@ -173,8 +177,11 @@ class Generation:
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
                 shuffled=_shuffle_control(self.plan.law, params.seed),
+                truncation=_truncation_control(self.plan.truncation, call.trace.id),
             ),
         }
+        if isinstance(self.plan.truncation, Mirostat):  # it replaces those of the model's defaults
+            params.top_k, params.top_p, params.min_p = 0, 1.0, 0.0
         return params
 
     def _add_cache_salt(self, prompt: Any) -> Any:
@@ -227,6 +234,12 @@ def _shuffle_control(law: TemperatureLaw | None, seed: int | None) -> ShuffledMe
         cumulative=law.cumulative(),
         seed=secrets.randbits(63) if seed is None else seed,
     )
+
+
+def _truncation_control(truncation: Truncation | None, call: int) -> TruncationMessage | None:
+    if truncation is None:
+        return None
+    return truncation_control(kind=truncation.tag, parameters=truncation.row(), call=call)
 
 
 async def _hold_steering_slot(

@@ -32,13 +32,18 @@ def summarize(
     """
     entropies = _finite(token.entropy for token in tokens)
     temperatures = _finite(token.temperature for token in tokens)
+    logprobs = _finite(token.logprob for token in tokens)
     return Report(
         profile=plan.profile,
         law=None if plan.law is None else plan.law.type,
+        truncation=None if plan.truncation is None else plan.truncation.type,
         entropy_mean=_mean(entropies),
         entropy_max=max(entropies, default=None),
         temperature_mean=_mean(temperatures),
         sampled_entropy_mean=_mean(_finite(token.sampled_entropy for token in tokens)),
+        varentropy_mean=_mean(_finite(token.varentropy for token in tokens)),
+        logprob_mean=_mean(logprobs),
+        logprob_sum=math.fsum(logprobs) if logprobs else None,
         num_tokens=len(tokens),
         **_changes(temperatures, base),
         num_clamped=_num_clamped(plan, temperatures, base),

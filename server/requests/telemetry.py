@@ -7,6 +7,7 @@ multiple API servers, engines and completions per request need no coordination.
 import asyncio
 import itertools
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -40,6 +41,10 @@ class Token(NamedTuple):
     """As applied."""
     sampled_entropy: float
     """Nats, at the applied temperature."""
+    logprob: float = math.nan
+    """Of the sampled token at temperature 1, nats."""
+    varentropy: float = math.nan
+    """Nats^2, at temperature 1."""
 
 
 class Decision(NamedTuple):

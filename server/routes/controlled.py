@@ -24,6 +24,8 @@ from server.routes.state import ServerState, state_of
 from server.worker.message import reserved_keys
 
 VllmRoute = Callable[..., Awaitable[Any]]
+_OFF = {"top_k": (None, 0, -1), "top_p": (None, 1), "min_p": (None, 0)}
+"""Values with which vLLM's own truncations keep every token."""
 
 
 async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRoute) -> Any:
@@ -123,6 +125,10 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
         num_choices=getattr(request, "n", None) or 1,
         beam_search=bool(getattr(request, "use_beam_search", False)),
         background=bool(getattr(request, "background", False)),
+        truncating=tuple(
+            field for field, off in _OFF.items() if getattr(request, field, None) not in off
+        ),
+        speculative=state_of(raw_request).speculative,
         unsupported_by_inquiry=unsupported_by_inquiry(request) if is_chat_completion else (),
     )
 

@@ -25,6 +25,8 @@ class ServerState:
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
         servers = engine.vllm_config.parallel_config._api_process_count
         self.admission = _admission(ours.get(VECTORS_KEY), servers, settings.steering_queue)
+        self.speculative = engine.vllm_config.speculative_config is not None
+        """Whether the engine verifies draft tokens."""
         self.telemetry = Telemetry()
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None

@@ -145,6 +145,8 @@ class Report(ReportModel):
     """The profile that applied."""
     law: str | None = None
     """Type of the temperature law; None if the request's own temperature applied."""
+    truncation: str | None = None
+    """Type of the truncation; None without one."""
     entropy_mean: float | None = None
     """Mean entropy per token, in nats."""
     entropy_max: float | None = None
@@ -154,6 +156,13 @@ class Report(ReportModel):
     sampled_entropy_mean: float | None = None
     """Mean entropy per token of the distribution at the applied temperature, in nats, before
     `top_k`, `top_p` and `min_p`. A target is met if it equals the target."""
+    varentropy_mean: float | None = None
+    """Mean per token of the variance of -ln p at T = 1, in nats^2."""
+    logprob_mean: float | None = None
+    """Mean log-probability of the sampled tokens at T = 1, after penalties and masks, in nats; of
+    tokens that vLLM forces, none is known."""
+    logprob_sum: float | None = None
+    """Sum of the same: the log-probability of the answer."""
     base_temperature: float | None = None
     """Base temperature T0, set by the request, its strategy or the model's defaults."""
     temperature_change_mean: float | None = None

@@ -8,6 +8,7 @@ from probes.difficulty.strategies import Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
 from probes.strict import RequestModel
+from probes.truncations import Truncation
 
 
 class DifficultyControl(RequestModel):
@@ -109,7 +110,7 @@ Trace = Literal["none", "summary", "tokens"]
 
 def _no_contradictions(schema: dict[str, Any]) -> None:
     """State in the schema which controls exclude each other."""
-    pairs = [("inquiry", "temperature"), ("inquiry", "difficulty")]
+    pairs = [("inquiry", field) for field in ("temperature", "truncation", "difficulty")]
     schema["allOf"] = [{"not": {"required": list(pair)}} for pair in pairs]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)
     array["anyOf"] = [
@@ -127,6 +128,9 @@ class Control(RequestModel):
     """Start from this profile; other keys of the request override its keys."""
     temperature: TemperatureLaw | None = None
     """Temperature as a function of the entropy; default: the request's own temperature."""
+    truncation: Truncation | None = None
+    """Remove unlikely tokens before sampling; default: keep every token. `top_k`, `top_p` and
+    `min_p` act afterwards."""
     difficulty: DifficultyControl | None = None
     """Adapt the answer to the difficulty of the question."""
     steering: tuple[Steer, ...] | None = Field(None, min_length=1, max_length=8)

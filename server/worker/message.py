@@ -58,6 +58,16 @@ class ShuffledMessage(TypedDict):
     """Of the first completion; the i-th has seed + i."""
 
 
+class TruncationMessage(TypedDict):
+    """The part of a control that removes unlikely tokens."""
+
+    kind: int
+    """Tag of the truncation."""
+    parameters: list[float]
+    call: int
+    """Tells the calls of one API server apart: a preempted completion is recognized by it."""
+
+
 class RequestMessage(TypedDict):
     """The control of one request as the worker receives it."""
 
@@ -73,6 +83,7 @@ class RequestMessage(TypedDict):
     difficulty: DifficultyMessage | None
     steering: SteeringMessage | None
     shuffled: ShuffledMessage | None
+    truncation: TruncationMessage | None
 
 
 class WorkerArtifact(TypedDict):
@@ -109,6 +120,7 @@ def engine_control(
     difficulty: DifficultyMessage | None = None,
     steering: SteeringMessage | None = None,
     shuffled: ShuffledMessage | None = None,
+    truncation: TruncationMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -121,6 +133,7 @@ def engine_control(
         difficulty: From `difficulty_control`; None reads no probe.
         steering: From `steering_control`; None leaves the residual stream alone.
         shuffled: From `shuffled_control`; None draws no temperatures.
+        truncation: From `truncation_control`; None keeps every token.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -132,7 +145,19 @@ def engine_control(
         difficulty=difficulty,
         steering=steering,
         shuffled=shuffled,
+        truncation=truncation,
     )
+
+
+def truncation_control(*, kind: int, parameters: Sequence[float], call: int) -> TruncationMessage:
+    """Build the part of a control that removes unlikely tokens.
+
+    Args:
+        kind: Tag of the truncation, from `probes.truncations`.
+        parameters: Its row, from there too.
+        call: A number of its own for every `generate` call of this API server.
+    """
+    return {"kind": kind, "parameters": list(parameters), "call": call}
 
 
 def shuffled_control(

@@ -15,6 +15,8 @@ TOKEN = np.dtype(
         ("entropy", "<f4"),  # nats; NaN when the row had no finite entropy
         ("temperature", "<f4"),  # applied; NaN when the control failed
         ("sampled_entropy", "<f4"),  # nats, at the applied temperature
+        ("logprob", "<f4"),  # of the sampled token at T = 1, nats; NaN when it was forced
+        ("varentropy", "<f4"),  # nats^2, at T = 1
     ]
 )
 """One sampled token."""

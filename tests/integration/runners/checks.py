@@ -10,15 +10,19 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
-from probes.laws import EntropyTargetLaw, law_row
+from probes.laws import EntropyTargetLaw, ShuffledLaw, law_row
+from probes.shuffled import counter_uniform, draw_temperature
 from tests.integration.runners.inprocess import InProcess
 from tests.integration.runners.traffic import TEMPERATURES_BY_CLASS, Request, Traffic
+from tests.integration.runners.truncated import truncated
 from tests.integration.support import hooked
 from tests.unit.server.engine.support import STATISTICS
 
 NEAR_TIE = 1e-3
 """Greedy tokens may differ where the two best logits are closer than this."""
 TOLERANCE = {
+    "logprob": 2e-4,
+    "varentropy": 2e-3,
     "entropy": 1e-4,
     "sampled entropy": 1e-3,
     "temperature": 1e-3,
@@ -105,13 +109,22 @@ def _deviations(
     beyond = len(kept.beyond(one.trace, choice, len(drawn))) - started.engine.num_drafts
     found["records behind the end"] = float(max(0, beyond))
     try:
-        entropy, temperature, sampled, *_ = kept.trace(one.trace, choice, len(drawn)).T
+        columns = kept.trace(one.trace, choice, len(drawn)).T
     except AssertionError:
         return found | {"records missing": 1.0}
+    entropy, temperature, sampled, logprob, varentropy = columns
+    chosen = logits.log_softmax(-1).gather(1, torch.tensor(drawn)[:, None]).squeeze(1)
+    found["logprob"] = float((logprob - chosen).abs().max())
+    surprise = -logits.log_softmax(-1)
+    spread = (surprise - entropy[:, None]).square().mul(surprise.neg().exp()).sum(-1)
+    found["varentropy"] = float(((varentropy - spread).abs() / spread.clamp_min(1.0)).max())
     found["entropy"] = float((entropy - entropy_from_logits(logits)).abs().max())
     applied = torch.where(temperature > 0, temperature, 1.0)
-    truth = torch.where(temperature > 0, entropy_from_logits(logits, applied), 0.0)
-    found["sampled entropy"] = float((sampled - truth).abs().max())
+    support = truncated(one.truncation, logits, temperature, torch.tensor(drawn))
+    found["tokens outside the truncation"] = float(support.outside)
+    truth = torch.where(temperature > 0, entropy_from_logits(support.logits, applied), 0.0)
+    off = (sampled - truth).abs()[support.sure]
+    found["sampled entropy"] = float(off.max()) if len(off) else 0.0
     base = torch.full((len(drawn),), one.temperature)
     if one.probe is not None:
         decisions = kept.decisions.get((one.trace, choice), [])
@@ -129,6 +142,13 @@ def _deviations(
             reached = entropy_from_logits(logits / temperature.unsqueeze(-1))[free]
             found["target"] = float((reached - one.law.entropy_target).abs().max())
         return found
+    if isinstance(one.law, ShuffledLaw):
+        seeds = torch.full((len(drawn),), one.trace + choice)
+        bins = torch.tensor([one.law.temperatures, one.law.cumulative()])
+        bins = bins.expand(len(drawn), *bins.shape)
+        uniform = counter_uniform(seeds, torch.arange(len(drawn)))
+        expected = torch.where(base > 0, draw_temperature(uniform, *bins.unbind(1)), 0.0)
+        return found | {"temperature": float((temperature - expected).abs().max())}
     tag, row = law_row(one.law, STATISTICS)
     rows = torch.tensor([row] * len(drawn))
     tags = torch.full((len(drawn),), float(tag))

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.laws import TemperatureLaw, law_row
+from probes.laws import TemperatureLaw
+from probes.truncations import Truncation
 from server.requests.telemetry import Token
-from server.worker.message import CONFIG_KEY, KEY, engine_control
+from server.worker.message import CONFIG_KEY, KEY, EngineControl
 from tests.integration.runners.engines import Engine
-from tests.unit.server.engine.support import STATISTICS
+from tests.unit.server.engine.support import asking
 
 
 class Kept:
@@ -108,17 +109,9 @@ def control(
     choices: int = 1,
     difficulty: Any = None,
     steering: Any = None,
+    truncation: Truncation | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request."""
-    tag, row = law_row(law, STATISTICS)
-    return {
-        KEY: engine_control(
-            law=tag,
-            parameters=row,
-            trace=trace,
-            address="ipc:///nowhere",
-            choices=choices,
-            difficulty=difficulty,
-            steering=steering,
-        )
-    }
+    extra = asking(law, trace, choices=choices, seed=seed, truncation=truncation)[KEY]
+    return {KEY: EngineControl(extra | {"difficulty": difficulty, "steering": steering})}

@@ -94,7 +94,7 @@ def verified_tokens(law: Any, draws: int, seed: int, logits: Any) -> tuple[Any, 
             torch.randint(2**62, (draws,), generator=draw),
             ROWS - 1,
         )
-        return sampled, num_sampled, None
+        return SimpleNamespace(sampled_token_ids=sampled), num_sampled, None
 
     runner = SimpleNamespace(sample=sample, req_states=SimpleNamespace(index_to_req_id={}))
     processor.bind(runner)
@@ -112,7 +112,8 @@ def verified_tokens(law: Any, draws: int, seed: int, logits: Any) -> tuple[Any, 
         num_draft_tokens=draws * (ROWS - 1),
         seq_lens_cpu_upper_bound=torch.full((draws,), 3 + ROWS - 1, dtype=torch.int32),
     )
-    sampled, num_sampled, _ = runner.sample(torch.zeros(ROWS * draws, 1), batch, None)
+    output, num_sampled, _ = runner.sample(torch.zeros(ROWS * draws, 1), batch, None)
+    sampled = output.sampled_token_ids
     controlled = logits.clone()
     for group in processor.controller.groups(slots.numpy()[:1].astype("int64")):
         processor.controller.control(controlled, group, torch.zeros(1, dtype=torch.long))

@@ -31,6 +31,7 @@ class Request(NamedTuple):
     trace: int
     controlled: bool
     law: Any
+    truncation: Any
     temperature: float
     n: int
     max_tokens: int
@@ -47,11 +48,33 @@ class Request(NamedTuple):
 
 
 def random_requests(
-    chance: random.Random, number: int, tokenizer: Any, probes: list[str], vectors: list[str]
+    chance: random.Random,
+    number: int,
+    tokenizer: Any,
+    probes: list[str],
+    vectors: list[str],
+    *,
+    drafts: bool,
 ) -> list[Request]:
-    """Draw requests; half of the prompts repeat themselves, so that drafts are accepted."""
-    from tests.unit.server.engine.support import ALL_LAWS
+    """Draw requests; half of the prompts repeat themselves, so that drafts are accepted.
 
+    Args:
+        chance: Draws.
+        number: How many requests.
+        tokenizer: Of the model.
+        probes: Ids that may be asked for.
+        vectors: The same.
+        drafts: Whether tokens are drafted: mirostat is refused then.
+    """
+    from tests.unit.server.engine.support import (
+        ALL_LAWS,
+        MIROSTAT,
+        P_LESS,
+        SHUFFLED,
+        TOP_N_SIGMA,
+    )
+
+    cuts = [None, None, TOP_N_SIGMA, P_LESS, *([] if drafts else [MIROSTAT, MIROSTAT])]
     requests = []
     for index in range(number):
         length = chance.choice([3, 8, 20, 90, 150])
@@ -66,7 +89,8 @@ def random_requests(
                 ids=tokenizer(" ".join(words))["input_ids"],
                 trace=index + 1,
                 controlled=controlled,
-                law=chance.choice(ALL_LAWS),
+                law=chance.choice([*ALL_LAWS, SHUFFLED]),
+                truncation=chance.choice(cuts) if controlled else None,
                 temperature=temperature,
                 n=chance.choice([1, 1, 1, 2]) if temperature else 1,
                 max_tokens=chance.randint(2, 40),
@@ -127,6 +151,8 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
                 choices=one.n,
                 difficulty=reads or None,
                 steering=plan and plan.control,
+                truncation=one.truncation,
+                seed=one.trace,
             )
         sampling = SamplingParams(
             n=one.n,
@@ -205,7 +231,12 @@ def main() -> None:
     artifacts = load_artifacts(started.runner.model_config, any_template=True)
     heads, vectors = artifacts.heads(), list(artifacts.steering_vectors())
     requests = random_requests(
-        random.Random(seed), asked.requests, started.llm.get_tokenizer(), list(heads), vectors
+        random.Random(seed),
+        asked.requests,
+        started.llm.get_tokenizer(),
+        list(heads),
+        vectors,
+        drafts=engine.num_drafts > 0,
     )
     traffic, plans = drive(started, requests, artifacts)
     verdict = check(started, requests, traffic, plans, artifacts, checkpoint)

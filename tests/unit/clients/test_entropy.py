@@ -24,9 +24,12 @@ from clients.entropy import (
     hapo,
     inquiry,
     law,
+    mirostat,
+    p_less,
     report,
     shuffled,
     steer,
+    top_n_sigma,
 )
 from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
 
@@ -274,6 +277,7 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
 
 def test_the_helpers_send_every_field_of_the_wire() -> None:
     from probes.laws import LAWS
+    from probes.truncations import TRUNCATIONS
     from server.wire.request import Control, DifficultyControl, InquiryControl, Steer
 
     laws = [
@@ -304,8 +308,20 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         steer("v", relative=1.0),
         steer("v", clamp=(0.0, 1.0)),
     ]
+    truncations = [top_n_sigma(2.0), p_less(normalized=True), mirostat()]
+    assert {str(one["type"]): set(one) for one in truncations} == {
+        name: set(model.model_fields) for name, model in TRUNCATIONS.items()
+    }
+    for cut in truncations:
+        Control.model_validate({"truncation": cut})
     everything = controls(
-        edt(), difficulty=hard, steering=steered, inquiry=game, profile="p", trace="none"
+        edt(),
+        truncation=p_less(),
+        difficulty=hard,
+        steering=steered,
+        inquiry=game,
+        profile="p",
+        trace="none",
     )["entropy"]
     assert isinstance(everything, dict)
     assert set(everything) == set(Control.model_fields)

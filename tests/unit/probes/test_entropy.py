@@ -17,7 +17,14 @@ GOLDEN_VARENTROPY = 0.616586
 INF = math.inf
 
 for_all_rows = settings(deadline=None, max_examples=50)
-both_forms = pytest.mark.parametrize("entropy", [entropy_from_logits, measure])
+
+
+def measured_entropy(logits: Tensor) -> Tensor:
+    """The first row of `measure`."""
+    return measure(logits)[0]
+
+
+both_forms = pytest.mark.parametrize("entropy", [entropy_from_logits, measured_entropy])
 Entropy = Callable[[Tensor], Tensor]
 
 
@@ -161,6 +168,14 @@ def test_the_gradient_is_finite_and_zero_on_masked_tokens(logits: Tensor) -> Non
     surprise = logp.masked_fill(logp == -INF, 0.0) + entropy.detach().unsqueeze(-1)
     torch.testing.assert_close(gradient, -logp.exp() * surprise, atol=1e-5, rtol=1e-4)
     assert (gradient[logits == -INF] == 0).all()
+
+
+def test_measure_has_the_varentropy_and_what_turns_logits_into_log_probabilities() -> None:
+    entropy, varentropy, log_total, maximum = measure(GOLDEN).squeeze(1).tolist()
+    assert entropy == pytest.approx(GOLDEN_ENTROPY, abs=1e-6)
+    assert varentropy == pytest.approx(GOLDEN_VARENTROPY, abs=1e-6)
+    logprobs = (GOLDEN - maximum - log_total).tolist()
+    assert logprobs == [pytest.approx(GOLDEN.log_softmax(-1)[0].tolist(), abs=1e-6)]
 
 
 def test_bfloat16_logits_are_measured_in_float32() -> None:

@@ -110,7 +110,8 @@ def artifacts(*roots: Path) -> Artifacts:
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:
     """Pack records (trace, choice, index, entropy, temperature) like the worker.
 
-    The entropy that is sampled from is half the entropy.
+    The entropy that is sampled from is half the entropy; a token's log-probability is minus the
+    entropy, the varentropy twice it.
     """
-    rows = [(*record, record[3] / 2) for record in records]
+    rows = [(*record, record[3] / 2, -record[3], 2 * record[3]) for record in records]
     return write_frame(np.array(rows, dtype=TOKEN))

@@ -21,6 +21,7 @@ from probes.laws import (
     TemperatureLaw,
     law_row,
 )
+from probes.truncations import Mirostat, PLess, TopNSigma, Truncation
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
 from server.requests.telemetry import Token
@@ -31,6 +32,7 @@ from server.worker.message import (
     SteeringMessage,
     engine_control,
     shuffled_control,
+    truncation_control,
 )
 
 VOCAB = 64
@@ -41,6 +43,8 @@ HAPO = HapoLaw(tau=0.5)
 EDT = EdtLaw()
 DYNATEMP = DynatempLaw(exponent=1.5)
 ENTROPY_TARGET = EntropyTargetLaw(entropy_target=1.0, side="both")
+TOP_N_SIGMA, P_LESS, MIROSTAT = TopNSigma(n=1.5), PLess(), Mirostat(surprise_target=1.0)
+TRUNCATIONS: tuple[Truncation, ...] = (TOP_N_SIGMA, P_LESS, MIROSTAT)
 SHUFFLED = ShuffledLaw(temperatures=(0.25, 0.5, 1.0, 2.0), weights=(1.0, 2.0, 0.0, 1.0))
 ALL_LAWS: tuple[TemperatureLaw | None, ...] = (None, FIXED, HAPO, EDT, DYNATEMP, ENTROPY_TARGET)
 
@@ -51,6 +55,7 @@ def asking(
     address: str = "ipc:///nowhere",
     choices: int = 1,
     seed: int = 0,
+    truncation: Truncation | None = None,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
     tag, row = law_row(law, STATISTICS)
@@ -59,6 +64,9 @@ def asking(
         shuffled = shuffled_control(
             temperatures=law.temperatures, cumulative=law.cumulative(), seed=seed
         )
+    cut = None
+    if truncation is not None:
+        cut = truncation_control(kind=truncation.tag, parameters=truncation.row(), call=trace)
     control = engine_control(
         law=tag,
         parameters=row,
@@ -66,6 +74,7 @@ def asking(
         address=address,
         choices=choices,
         shuffled=shuffled,
+        truncation=cut,
     )
     return {KEY: dict(control)}
 

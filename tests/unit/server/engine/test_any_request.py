@@ -133,9 +133,10 @@ class Worker:
         raise NotImplementedError
 
     def decided(self, logits: Tensor, base: Tensor, *rest: Any, **options: Any) -> Any:
-        entropy, chosen = self.decide(logits, base, *rest, **options)  # or it counts as a failure
+        decision = self.decide(logits, base, *rest, **options)  # or it counts as a failure
+        chosen = decision.temperature
         assert torch.where(base > 0, chosen.isfinite() & (chosen > 0), chosen == 0).all()
-        return entropy, chosen
+        return decision
 
     async def generate(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:
         wire = MsgpackEncoder().encode(params)

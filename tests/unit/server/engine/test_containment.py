@@ -48,8 +48,9 @@ class OnV1:
         self.runner._prepare_inputs(None, counts)  # type: ignore[attr-defined]
         self.controller.difficulty.tap.hidden = torch.zeros(2, 8)  # type: ignore[union-attr]
         logits = random_logits(2)
-        self.processor.before_sampling(logits)
-        self.processor.before_sampling(random_logits(2))
+        for rows in (logits, random_logits(2)):
+            self.processor.before_sampling(rows)
+            self.processor.after_sampling(torch.zeros(2, dtype=torch.long))
         batch.remove_request("0_other")
         self.runner.refresh()
         batch.remove_request("plain")

@@ -91,6 +91,7 @@ class Bench:
         logits = random_logits(len(hidden)) if logits is None else logits.clone()
         self.model.compute_logits(torch.stack(hidden))
         self.runner.processor.before_sampling(logits)
+        self.runner.processor.after_sampling(torch.zeros(len(hidden), dtype=torch.long))
         batch = self.runner.input_batch
         for row in range(len(hidden)):
             if not self.runner.discard_request_mask.np[row]:

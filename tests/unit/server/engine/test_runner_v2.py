@@ -16,6 +16,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitspro
 
 from probes.difficulty.strategies import Difficulty
 from probes.entropy import entropy_from_logits
+from server.engine.kernels import RowDecision
 from server.engine.runner_v1 import EntropyProcessorV1
 from server.engine.runner_v2 import EntropyProcessorV2
 from tests.unit.server.engine.support import (
@@ -77,6 +78,7 @@ class Runner:
         accepted: dict[int, int] | None = None,
         hidden: Tensor | None = None,
         chunk: int | None = None,
+        tokens: list[list[int]] | None = None,
     ) -> Tensor:
         """One step over rows of (slot, position); rows of a slot stand together.
 
@@ -86,12 +88,16 @@ class Runner:
             accepted: Tokens that slots gain, where that is not one per row.
             hidden: Final states of the step's tokens, one per row if not given.
             chunk: Requests verified at a time; None is all.
+            tokens: What every request samples; zeros where it is not said.
         """
         self.processor.apply_staged_writes()
         slots = [slot for slot, _ in rows]
         requests = list(dict.fromkeys(slots))
         counts = [slots.count(slot) for slot in requests]
         ends = np.cumsum([0, *counts])
+        self._tokens = torch.zeros(len(requests), max(counts), dtype=torch.int64)
+        if tokens is not None:
+            self._tokens = torch.tensor(tokens)
         self._logits, self._rows, self._chunk = logits, rows, chunk or len(requests)
         self._num_sampled = torch.tensor(
             [
@@ -114,7 +120,7 @@ class Runner:
         runner.sample(states, batch, None)
         return self._logits
 
-    def _sample(self, hidden: Tensor, batch: Any, grammar: Any) -> tuple[None, Tensor, None]:
+    def _sample(self, hidden: Tensor, batch: Any, grammar: Any) -> tuple[Any, Tensor, None]:
         """What `GPUModelRunner.sample` does with a processor: verify some requests at a time."""
         ends, parts = batch.cu_num_logits_np, []
         for first in range(0, len(batch.idx_mapping), self._chunk):
@@ -136,7 +142,7 @@ class Runner:
             part = self._logits if whole else self._logits[ends[first] : ends[last]]
             parts.append(self.processor.apply(part, context))
         self._logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return None, self._num_sampled, None
+        return SimpleNamespace(sampled_token_ids=self._tokens), self._num_sampled, None
 
 
 @pytest.fixture
@@ -272,7 +278,7 @@ def test_only_rows_that_follow_a_target_are_solved(runner: Runner) -> None:
 
     def count(
         logits: Tensor, base: Tensor, law: Tensor, parameters: Tensor, *, solve: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> RowDecision:
         solved.append(len(logits) if solve else 0)
         return decide(logits, base, law, parameters, solve=solve)
 

@@ -10,7 +10,15 @@ from torch._dynamo.utils import counters
 
 from server.engine.controller import Controller
 from server.worker.message import KEY, difficulty_control
-from tests.unit.server.engine.support import ALL_LAWS, CPU, SHUFFLED, Record, asking, random_logits
+from tests.unit.server.engine.support import (
+    ALL_LAWS,
+    CPU,
+    SHUFFLED,
+    TRUNCATIONS,
+    Record,
+    asking,
+    random_logits,
+)
 from tests.unit.server.engine.test_difficulty import Model, head
 
 SLOTS, VOCAB = 8, 512
@@ -35,14 +43,18 @@ def warm() -> Controller:
 def test_no_request_compiles_a_graph(warm: Controller) -> None:
     """Over every law, batch size, with and without a probe, alone and beside plain requests."""
     before = num_graphs()
-    for law, size, probed, beside in product(
-        (*ALL_LAWS, SHUFFLED), (1, 2, 3, 6, SLOTS), (False, True), (False, True)
+    kinds: list[dict[str, Any]] = [
+        *({"law": law} for law in (*ALL_LAWS, SHUFFLED)),
+        *({"law": None, "truncation": cut} for cut in TRUNCATIONS),
+    ]
+    for kind, size, probed, beside in product(
+        kinds, (1, 2, 3, 6, SLOTS), (False, True), (False, True)
     ):
         rows = np.arange(1, size) if beside else np.arange(size)
         for slot in range(SLOTS):
             warm.remove(slot)
         for slot in rows.tolist():
-            extra = asking(law, trace=slot + 1)
+            extra = asking(**kind, trace=slot + 1)
             if probed:
                 extra[KEY]["difficulty"] = difficulty_control(probe="m/probe", trace=1)
             warm.add(slot, extra, 1.0)
@@ -50,6 +62,7 @@ def test_no_request_compiles_a_graph(warm: Controller) -> None:
         with torch.inference_mode():
             logits = random_logits(size, VOCAB)
             for group in warm.groups(np.arange(size)):
-                warm.control(logits, group, np.zeros(len(group.slots), np.int64))
-        assert num_graphs() == before, (law, size, probed, beside)
+                measured = warm.control(logits, group, np.zeros(len(group.slots), np.int64))
+                warm.publish(measured, warm.learn(measured, torch.zeros(len(group.slots))))
+        assert num_graphs() == before, (kind, size, probed, beside)
     assert warm.failures == 0

@@ -4,8 +4,9 @@ import pytest
 from openai.types.shared import ReasoningEffort
 
 from probes.difficulty.strategies import Difficulty
+from probes.truncations import Mirostat, PLess, TopNSigma
 from server.errors import BadControl
-from server.planning.refusals import EFFORTS, RequestParams, effort_class
+from server.planning.refusals import EFFORTS, RequestParams, effort_class, refuse_truncation
 
 
 def of_the_sdk() -> list[str]:
@@ -37,3 +38,16 @@ def test_an_error_for_an_unknown_effort_lists_the_known_ones() -> None:
 
 def test_a_request_without_effort_uses_the_probe() -> None:
     assert effort_class(RequestParams()) is None
+
+
+def test_mirostat_is_refused_beside_drafts_and_beside_another_truncation() -> None:
+    for params, param in (
+        (RequestParams(speculative=True), "entropy.truncation"),
+        (RequestParams(truncating=("top_p", "min_p")), "top_p"),
+    ):
+        with pytest.raises(BadControl, match="mirostat") as caught:
+            refuse_truncation(Mirostat(), params)
+        assert caught.value.param == param
+        for allowed in (None, PLess(), TopNSigma()):
+            refuse_truncation(allowed, params)
+    refuse_truncation(Mirostat(), RequestParams(temperature=0.0))

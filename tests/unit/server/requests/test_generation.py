@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from probes.laws import EntropyTargetLaw, ShuffledLaw
+from probes.truncations import Mirostat, PLess, Truncation
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.worker.message import KEY, EngineControl
@@ -50,7 +51,32 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "difficulty": None,
         "steering": None,
         "shuffled": None,
+        "truncation": None,
     }
+
+
+@pytest.mark.parametrize("one", [PLess(), Mirostat(surprise_target=2.0)])
+async def test_a_truncation_reaches_the_worker_and_mirostat_replaces_the_models_own(
+    one: Truncation,
+) -> None:
+    run = Run(ONE_BY_ONE, trace="none")
+    run.generation.plan = run.generation.plan._replace(truncation=one)
+    calls = []
+    for _ in range(2):
+        own = params(n=1)
+        own.top_k, own.top_p, own.min_p = 20, 0.8, 0.05  # of the model's generation config
+        with run.generation.activate():
+            async for _output in run.controlled.generate("p", own, "r"):
+                pass
+        message = own.extra_args[KEY]
+        assert message["truncation"]["kind"] == one.tag
+        assert message["truncation"]["parameters"] == list(one.row())
+        assert message["trace"] == 0
+        calls.append(message["truncation"]["call"])
+        replaced = (0, 1.0, 0.0) if isinstance(one, Mirostat) else (20, 0.8, 0.05)
+        assert (own.top_k, own.top_p, own.min_p) == replaced
+    assert calls[0] != calls[1]
+    assert 0 not in calls
 
 
 @pytest.mark.parametrize("seed", [None, 0, 5])

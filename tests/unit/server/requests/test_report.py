@@ -22,7 +22,7 @@ from server.wire.request import Trace
 NAN = math.nan
 numbers = st.floats(0, 12)
 maybe = st.just(NAN) | numbers
-tokens = st.lists(st.builds(Token, maybe, maybe, maybe), max_size=30)
+tokens = st.lists(st.builds(Token, maybe, maybe, maybe, maybe, maybe), max_size=30)
 
 
 def ruled_by(law: TemperatureLaw | None, trace: Trace = "summary") -> Plan:
@@ -37,7 +37,11 @@ PLAIN = ruled_by(None)
 STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, side="both"))
 
 
-MEASURED = [Token(0.5, 0.9, 0.25), Token(2.5, 1.1, 3.0), Token(1.5, 1.0, NAN)]
+MEASURED = [
+    Token(0.5, 0.9, 0.25, -0.5, 1.0),
+    Token(2.5, 1.1, 3.0, -1.0, 2.0),
+    Token(1.5, 1.0, NAN, NAN, 1.5),
+]
 
 
 def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
@@ -45,10 +49,14 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
     assert report.model_dump() == {
         "profile": "calm",
         "law": "hapo",
+        "truncation": None,
         "entropy_mean": 1.5,
         "entropy_max": 2.5,
         "temperature_mean": pytest.approx(1.0),
         "sampled_entropy_mean": 1.625,
+        "varentropy_mean": 1.5,
+        "logprob_mean": -0.75,
+        "logprob_sum": -1.5,
         "num_tokens": 3,
         "num_clamped": None,
         "entropy_target": None,

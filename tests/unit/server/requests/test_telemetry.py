@@ -52,7 +52,7 @@ def soon(seconds: float = 5.0) -> float:
 
 def token(entropy: float, temperature: float) -> Token:
     """The token that `frame` packs."""
-    return Token(entropy, temperature, entropy / 2)
+    return Token(entropy, temperature, entropy / 2, -entropy, 2 * entropy)
 
 
 def socket_of(telemetry: Telemetry) -> Path:
@@ -73,11 +73,12 @@ async def push(address: str, *frames: bytes) -> None:
 
 def test_a_frame_is_a_packed_array_of_records() -> None:
     (record,) = read_frame(frame((2**64 - 1, 2**32 - 1, 7, 0.5, math.nan))).tolist()
-    trace, choice, index, entropy, temperature, sampled_entropy = record
+    trace, choice, index, entropy, temperature, sampled_entropy, logprob, varentropy = record
+    assert (logprob, varentropy) == (-0.5, 1.0)
     assert (trace, choice, index) == (2**64 - 1, 2**32 - 1, 7)
     assert (entropy, sampled_entropy) == (0.5, 0.25)
     assert math.isnan(temperature)
-    assert TOKEN.itemsize == 28
+    assert TOKEN.itemsize == 36
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])

@@ -1,0 +1,94 @@
+"""What one sampling step hands from its beginning to its end."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes.law_functions import GREEDY
+
+
+class Group(NamedTuple):
+    """Rows of a batch that are decided together."""
+
+    rows: Tensor | None
+    """Their positions in the batch, on the device; None means every row."""
+    slots: Tensor
+    """Their slots, on the device."""
+    host_slots: NDArray[np.int64] | None
+    """The same on the host, where the runner knows them there."""
+    solve: bool
+    """Whether any of them follows an entropy target."""
+    traced: bool
+    """Whether any of them sends a trace."""
+    judged: bool = False
+    """Whether any of them has a difficulty probe."""
+    shuffled: bool = False
+    """Whether any of them follows the law `shuffled`."""
+    truncated: bool = False
+    """Whether any of them removes unlikely tokens."""
+    learns: bool = False
+    """Whether any of them is controlled by the tokens that are sampled."""
+
+
+class Odds(NamedTuple):
+    """What turns sampled tokens into their log-probabilities."""
+
+    logits: Tensor
+    """The whole batch; the sampler divides it by the temperature in place."""
+    temperature: Tensor
+    """As applied to the rows of the group, shape (rows,); 0 for a greedy row."""
+    maximum: Tensor
+    """Highest logit before any temperature, shape (rows,)."""
+    log_total: Tensor
+    """ln of the sum of exp(logit - maximum), shape (rows,)."""
+    log_kept: Tensor | None
+    """ln of the sum of exp((logit - maximum) / T) over the tokens that a truncation keeps."""
+
+
+class Measured(NamedTuple):
+    """What one step measured at the rows of a group."""
+
+    group: Group
+    indices: NDArray[np.int64] | Tensor
+    """Token index of each row in its completion; negative where nothing is sampled."""
+    entropy: Tensor
+    """Nats, shape (rows,)."""
+    temperature: Tensor
+    """Shape (rows,)."""
+    sampled_entropy: Tensor | None
+    """Nats at that temperature, shape (rows,); None where nobody is told."""
+    varentropy: Tensor
+    """Nats^2, shape (rows,)."""
+    odds: Odds | None
+    """None where a control failed, or the logits are not kept until a token is sampled."""
+
+
+_FORCED = 1e-3
+"""A logit this much above the maximum was written by somebody else, to force a token."""
+
+
+def logprobs(odds: Odds, group: Group, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of sampled tokens, nats, shape (rows,).
+
+    Args:
+        odds: Of the step.
+        group: Its rows.
+        sampled: Token of every row of the group; anything where none was sampled.
+
+    Returns:
+        Under the distribution at T = 1, and under the one sampled from, after T and the truncation.
+        Both are NaN for a token that was forced, the second also in a greedy row.
+    """
+    rows = torch.arange(len(sampled), device=sampled.device) if group.rows is None else group.rows
+    token = sampled.long().clamp(0, odds.logits.shape[1] - 1)
+    greedy = odds.temperature < GREEDY
+    temperature = torch.where(greedy, 1.0, odds.temperature)
+    gap = odds.logits[rows, token] * temperature - odds.maximum
+    gap = gap.masked_fill(gap > _FORCED, torch.nan)
+    plain = gap - odds.log_total
+    if odds.log_kept is None:
+        return plain, plain
+    return plain, (gap / temperature - odds.log_kept).masked_fill(greedy, torch.nan)

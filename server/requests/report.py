@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
-from server.requests.telemetry import Token
+from server.requests.telemetry import TracedToken
 from server.wire.report import Report, TokenReport, join_fallbacks
 
 
-def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
+def token_reports(tokens: Sequence[TracedToken]) -> list[TokenReport]:
     """Convert tokens to reports; NaN becomes None."""
     return [
         TokenReport(
@@ -20,7 +20,7 @@ def token_reports(tokens: Sequence[Token]) -> list[TokenReport]:
 
 
 def summarize(
-    plan: Plan, tokens: Sequence[Token], produced: int, base: float | None = None
+    plan: Plan, tokens: Sequence[TracedToken], produced: int, base: float | None = None
 ) -> Report:
     """Build the report of one completion.
 
@@ -54,7 +54,7 @@ def summarize(
     )
 
 
-def _fallback(tokens: Sequence[Token], produced: int) -> str | None:
+def _fallback(tokens: Sequence[TracedToken], produced: int) -> str | None:
     if any(not math.isfinite(token.temperature) for token in tokens):
         return "control_failed"
     if any(not math.isfinite(token.entropy) for token in tokens):

@@ -32,7 +32,7 @@ _NEW = 60.0
 """Seconds; a newer socket may belong to a server that is not listening yet."""
 
 
-class Token(NamedTuple):
+class TracedToken(NamedTuple):
     """What was measured at one token; NaN where it was not."""
 
     entropy: float
@@ -59,7 +59,7 @@ class _Tokens:
     """The tokens of one completion, and the length of their gap-free prefix."""
 
     def __init__(self) -> None:
-        self.by_index: dict[int, Token] = {}
+        self.by_index: dict[int, TracedToken] = {}
         self.leading = 0
 
 
@@ -73,7 +73,7 @@ class TraceBuffer:
         """By completion."""
         self._arrived = asyncio.Event()
 
-    def put(self, choice: int, index: int, token: Token) -> None:
+    def put(self, choice: int, index: int, token: TracedToken) -> None:
         """Store a record; it replaces an earlier one of the same token (a repeated step)."""
         tokens = self._tokens[choice]
         tokens.by_index[index] = token
@@ -87,7 +87,7 @@ class TraceBuffer:
         missing = range(max(start, tokens.leading), stop)
         return all(index in tokens.by_index for index in missing)
 
-    def get(self, choice: int, start: int, stop: int) -> list[Token]:
+    def get(self, choice: int, start: int, stop: int) -> list[TracedToken]:
         """The tokens in [start, stop) that have arrived, in order."""
         tokens = self._tokens[choice].by_index
         return [tokens[index] for index in range(start, stop) if index in tokens]
@@ -207,7 +207,7 @@ class Telemetry:
             if decides:
                 trace.store_decision(choice, Decision(Difficulty(what), tuple(values)))
             else:
-                trace.put(choice, what, Token._make(values))
+                trace.put(choice, what, TracedToken._make(values))
 
 
 def remove_stale_sockets(folder: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probes.laws import TemperatureLaw
 from probes.truncations import Truncation
-from server.requests.telemetry import Token
+from server.requests.telemetry import TracedToken
 from server.worker.message import CONFIG_KEY, KEY, EngineControl
 from tests.integration.runners.engines import Engine
 from tests.unit.server.engine.support import asking
@@ -21,7 +21,7 @@ class Kept:
     lost = 0
 
     def __init__(self) -> None:
-        self.tokens: dict[tuple[int, int, int], list[Token]] = defaultdict(list)
+        self.tokens: dict[tuple[int, int, int], list[TracedToken]] = defaultdict(list)
         """By trace, choice and token index."""
         self.decisions: dict[tuple[int, int], list[tuple[int, list[float]]]] = defaultdict(list)
         """By trace and choice: class and probabilities."""
@@ -31,7 +31,7 @@ class Kept:
         for slot, index, *measured in zip(*(c.tolist() for c in columns), strict=True):
             if index >= 0 and directory.traces[slot]:
                 key = int(directory.traces[slot]), int(directory.choices[slot]), index
-                self.tokens[key].append(Token._make(measured))
+                self.tokens[key].append(TracedToken._make(measured))
 
     def publish_decisions(
         self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any

@@ -24,7 +24,7 @@ from probes.laws import (
 from probes.truncations import Mirostat, PLess, TopNSigma, Truncation
 from server.engine.controller import Controller
 from server.engine.publisher import Directory
-from server.requests.telemetry import Token
+from server.requests.telemetry import TracedToken
 from server.worker.message import (
     KEY,
     DifficultyMessage,
@@ -99,7 +99,7 @@ def random_logits(num_rows: int, vocab: int = VOCAB, scale: float = 3.0, seed: i
     return torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-class Record(dict[tuple[int, int, int], Token]):
+class Record(dict[tuple[int, int, int], TracedToken]):
     """What a publisher was given: (trace, choice, index) → what was measured."""
 
     lost = 0
@@ -120,7 +120,7 @@ class Record(dict[tuple[int, int, int], Token]):
         for slot, index, *measured in rows:
             if index >= 0 and directory.traces[slot]:
                 key = (int(directory.traces[slot]), int(directory.choices[slot]), index)
-                self[key] = Token._make(measured)
+                self[key] = TracedToken._make(measured)
 
 
 def run_eagerly(controller: Controller) -> None:

@@ -16,21 +16,21 @@ from probes.laws import (
 )
 from server.planning.plan import Plan
 from server.requests.report import summarize, token_reports
-from server.requests.telemetry import Token
+from server.requests.telemetry import TracedToken
 from server.wire.request import Trace
 
 NAN = math.nan
 numbers = st.floats(0, 12)
 maybe = st.just(NAN) | numbers
-tokens = st.lists(st.builds(Token, maybe, maybe, maybe, maybe, maybe), max_size=30)
+tokens = st.lists(st.builds(TracedToken, maybe, maybe, maybe, maybe, maybe), max_size=30)
 
 
 def ruled_by(law: TemperatureLaw | None, trace: Trace = "summary") -> Plan:
     return Plan("calm", law, NO_LAW, NO_ROW, trace)
 
 
-def token(entropy: float, temperature: float, sampled_entropy: float = NAN) -> Token:
-    return Token(entropy, temperature, sampled_entropy)
+def token(entropy: float, temperature: float, sampled_entropy: float = NAN) -> TracedToken:
+    return TracedToken(entropy, temperature, sampled_entropy)
 
 
 PLAIN = ruled_by(None)
@@ -38,9 +38,9 @@ STEADY = ruled_by(EntropyTargetLaw(entropy_target=1.0, side="both"))
 
 
 MEASURED = [
-    Token(0.5, 0.9, 0.25, -0.5, 1.0),
-    Token(2.5, 1.1, 3.0, -1.0, 2.0),
-    Token(1.5, 1.0, NAN, NAN, 1.5),
+    TracedToken(0.5, 0.9, 0.25, -0.5, 1.0),
+    TracedToken(2.5, 1.1, 3.0, -1.0, 2.0),
+    TracedToken(1.5, 1.0, NAN, NAN, 1.5),
 ]
 
 
@@ -105,7 +105,7 @@ def test_an_answer_without_tokens_has_no_statistics_and_no_fallback() -> None:
     ],
 )
 def test_the_most_severe_reason_is_the_fallback(
-    tokens: list[Token], produced: int, fallback: str | None
+    tokens: list[TracedToken], produced: int, fallback: str | None
 ) -> None:
     assert summarize(PLAIN, tokens, produced).fallback == fallback
 
@@ -140,7 +140,7 @@ def test_only_an_entropy_target_reports_clamped_tokens(law: TemperatureLaw | Non
 
 @given(tokens=tokens, missing=st.integers(0, 3))
 def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
-    tokens: list[Token], missing: int
+    tokens: list[TracedToken], missing: int
 ) -> None:
     report = summarize(ruled_by(None, "tokens"), tokens, len(tokens) + missing)
     json.dumps(report.model_dump(), allow_nan=False)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from server.requests.telemetry import Telemetry, Token, TraceBuffer, remove_stale_sockets
+from server.requests.telemetry import Telemetry, TraceBuffer, TracedToken, remove_stale_sockets
 from server.worker.records import DECISION, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 
@@ -50,9 +50,9 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
-def token(entropy: float, temperature: float) -> Token:
+def token(entropy: float, temperature: float) -> TracedToken:
     """The token that `frame` packs."""
-    return Token(entropy, temperature, entropy / 2, -entropy, 2 * entropy)
+    return TracedToken(entropy, temperature, entropy / 2, -entropy, 2 * entropy)
 
 
 def socket_of(telemetry: Telemetry) -> Path:

@@ -215,8 +215,15 @@ class _Supervisor:
 
 
 def _is_long_lived(process: Any) -> bool:
-    """Whether this is a vLLM engine or worker process, not a compiler or another tool."""
-    return process.name().startswith("VLLM") or "spawn_main" in " ".join(process.cmdline())
+    """Whether this is a vLLM engine or worker process, not a compiler or another tool.
+
+    Between fork and exec, a tool has the name and the command line of the process that started it.
+    """
+    command = process.cmdline()
+    if not (process.name().startswith("VLLM") or "spawn_main" in " ".join(command)):
+        return False
+    parent = process.parent()
+    return parent is None or parent.cmdline() != command
 
 
 def _is_alive(process: Any) -> bool:

@@ -24,6 +24,12 @@ def worker():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 
+def forking_worker():
+    if os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+    time.sleep(600)
+
 def run(socket):
     os.environ["ENTROSTAT_SUPERVISOR"] = str(socket)
 {body}
@@ -92,6 +98,19 @@ def test_a_worker_that_dies_during_the_start_ends_it_with_a_reason(tmp_path: Pat
         _, output = process.communicate(timeout=120)
     assert process.returncode != 0
     assert f"the process {worker} died while the server was starting" in output
+
+
+def test_a_tool_that_a_worker_starts_may_exit(tmp_path: Path) -> None:
+    """Between fork and exec, it has the command line of the worker."""
+    body = """\
+    child = multiprocessing.get_context("spawn").Process(target=forking_worker, daemon=True)
+    child.start()
+    time.sleep(6)
+    os._exit(0)
+"""
+    with running(tmp_path, body) as process:
+        _, output = process.communicate(timeout=120)
+    assert (process.returncode, "died" in output) == (0, False)
 
 
 def test_a_ready_server_is_not_killed_while_it_stops(tmp_path: Path) -> None:

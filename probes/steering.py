@@ -6,12 +6,15 @@ entropy over actions; subtracting it lowers the entropy.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
+
+from probes.tensors import check_tensors
 
 STEERABLE_MODELS = (
     "GemmaForCausalLM",
@@ -25,14 +28,25 @@ STEERABLE_MODELS = (
 """Models whose decoder layers return the residual stream in two parts, hidden and residual."""
 
 
+def _plain_number(layer: object) -> object:
+    """Refuse other spellings of a number: `01` and `1` would be the same layer."""
+    if isinstance(layer, str) and not re.fullmatch(r"0|[1-9][0-9]{0,5}", layer):
+        raise ValueError(f"a layer is an integer from 0, not {layer[:40]!r}")
+    return layer
+
+
+LayerNumber = Annotated[int, Field(ge=0), BeforeValidator(_plain_number)]
+"""A decoder layer, counted from 0."""
+
+
 class SteeringSpec(BaseModel):
     """Properties of a steering vector; part of its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    features: int
+    features: Annotated[int, Field(gt=0)]
     """Size of the residual stream."""
-    norms: dict[int, float] = Field(min_length=1)
+    norms: dict[LayerNumber, Annotated[float, Field(ge=0)]] = Field(min_length=1)
     """Mean norm of the residual stream after each layer that has a vector."""
 
 
@@ -110,6 +124,20 @@ class SteeringVector(NamedTuple):
     hash: str
     """Of its contents."""
     layers: Mapping[int, LayerVector]
+
+    @classmethod
+    def from_tensors(cls, spec: SteeringSpec, tensors: Mapping[str, Tensor]) -> Self:
+        """Build a vector from a manifest and its tensors.
+
+        Raises:
+            ValueError: A tensor is missing, unexpected, of another shape or not finite.
+        """
+        check_tensors(tensors, {tensor_name(layer): (spec.features,) for layer in spec.norms})
+        layers = {
+            layer: LayerVector.measure(tensors[tensor_name(layer)], norm)
+            for layer, norm in spec.norms.items()
+        }
+        return cls(contents_hash(tensors), layers)
 
 
 class Weighted(NamedTuple):

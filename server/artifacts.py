@@ -3,19 +3,29 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from probes.artifact import Artifact, ArtifactError, Kind, ModelIdentity, scan, text_hash
+from probes.artifact import (
+    Adapter,
+    Artifact,
+    ArtifactError,
+    Kind,
+    Manifest,
+    ModelIdentity,
+    scan,
+    text_hash,
+)
+from probes.artifact.contents import Contents
 from probes.decisions.calibration import DecisionCalibration
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
-from probes.steering import LayerVector, SteeringVector, contents_hash, tensor_name
+from probes.steering import STEERABLE_MODELS, SteeringVector, contents_hash
 from server.errors import BadControl
+from server.served_model import ModelFacts, served_identity
 from server.settings import settings
 from server.wire.cards import ArtifactCard
 from server.worker.message import WorkerArtifact
@@ -32,10 +42,20 @@ _COMMANDS: dict[Kind, str] = {
 }
 """Command that produces each kind."""
 
+STALE = "the weights of the model were updated after the start: train it again, or restart"
+"""Reason of every artifact after an update of the weights."""
+
 
 def shipped_artifacts() -> Path:
     """Folder of the built-in artifacts."""
     return Path(__file__).resolve().parent.parent / "artifacts"
+
+
+class _Usable(NamedTuple):
+    """A loaded artifact and the object that it describes."""
+
+    artifact: Artifact
+    contents: Contents
 
 
 class Artifacts:
@@ -45,53 +65,48 @@ class Artifacts:
         self,
         roots: list[Path],
         served: ModelIdentity,
-        hidden_size: int,
-        steered: Sequence[int] | None = None,
-        dtype: torch.dtype = torch.float32,
+        model: ModelFacts,
+        *,
+        any_template: bool = False,
     ) -> None:
-        """Load all artifacts.
+        """Load all artifacts; one that cannot be used never raises, whatever is wrong with it.
 
         Args:
             roots: Folders of artifacts, in order of precedence.
             served: Identity of the served model.
-            hidden_size: Hidden size of the served model.
-            steered: Layers that can be steered; None for those of the vectors.
-            dtype: Type of the served model's activations.
+            model: The served model.
+            any_template: Whether to accept artifacts for any chat template.
         """
-        self.dtype = dtype
-        self._hidden_size = hidden_size
-        self._steered = steered
-        self._loaded: dict[str, Artifact] = {}
+        self.dtype = model.dtype
+        self._usable: dict[str, _Usable] = {}
         self._cards: dict[str, ArtifactCard] = {}
-        self._inquiries: dict[str, Inquiry] = {}
-        self._decisions: dict[str, DecisionCalibration] = {}
-        self._vectors: dict[str, SteeringVector] = {}
         for name, folder in scan(roots).items():
-            self._load(name, folder, served)
+            manifest = None
+            try:
+                artifact = Artifact.load(folder)
+                manifest = artifact.manifest
+                reason = manifest.identity.mismatch(served, any_template=any_template)
+                if reason is None:
+                    contents = artifact.contents()
+                    reason = _misfit(manifest, contents, model)
+                    if reason is None:
+                        self._usable[name] = _Usable(artifact, contents)
+            except ArtifactError as error:
+                manifest, reason = error.manifest, str(error)
+            except Exception as error:  # the server starts whatever a foreign folder holds
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self._list(name, manifest, reason)
 
-    def _load(self, name: str, folder: Path, served: ModelIdentity) -> None:
-        try:
-            artifact = Artifact.load(folder)
-        except ArtifactError as error:
-            logger.error("entrostat: artifact refused: %s", error)
-            self._cards[name] = ArtifactCard(
-                id=name, kind="unknown", model="unknown", usable=False, reason=str(error)
-            )
-            return
-        manifest = artifact.manifest
-        field = manifest.mismatch(served)
-        reason = None if field is None else f"made for another model: {field} differs"
-        reason = reason or _malformed(artifact, self._hidden_size, self._steered, self.dtype)
-        if reason is None:
-            self._loaded[name] = artifact
-            if manifest.steering is not None:
-                self._vectors[name] = _steering_vector(artifact)
-        else:
-            logger.info("entrostat: artifact %s not used: %s", name, reason)
+    def _list(self, name: str, manifest: Manifest | None, reason: str | None) -> None:
+        if reason is not None:
+            other = manifest is not None and reason.startswith("made for another model")
+            level = logging.INFO if other else logging.WARNING
+            logger.log(level, "entrostat: artifact %s is not used: %s", name, reason)
         self._cards[name] = ArtifactCard(
             id=name,
-            kind=manifest.kind,
-            model=manifest.model,
+            kind="unknown" if manifest is None else manifest.kind,
+            model="unknown" if manifest is None else manifest.model,
+            adapter=None if manifest is None else manifest.adapter_hash,
             usable=reason is None,
             reason=reason,
         )
@@ -102,133 +117,152 @@ class Artifacts:
         return list(self._cards.values())
 
     def __len__(self) -> int:
-        return len(self._loaded)
+        return len(self._usable)
 
-    def hapo_statistics(self, name: str | None, param: str) -> HapoStatistics:
-        """Return the statistics with this id, or the first for the served model.
+    def mark_stale(self) -> None:
+        """Refuse all artifacts from now on: the weights they were made with are gone."""
+        for name in list(self._usable):
+            self._refuse(name, STALE)
+
+    def hapo_statistics(
+        self, name: str | None, param: str, adapter: Adapter | None = None
+    ) -> HapoStatistics:
+        """Return the statistics with this id, or the first that fit.
+
+        Args:
+            name: Id, or None.
+            param: Field of the request that asks for them.
+            adapter: LoRA adapter that the request names as its model.
 
         Raises:
             BadControl: They do not exist or are incompatible.
         """
-        artifact = self._find(name, "entropy-statistics", param)
-        return HapoStatistics(*artifact.tensors["hapo"].tolist())
+        found = self._find(name, "entropy-statistics", param, adapter).contents
+        assert isinstance(found, HapoStatistics)
+        return found
 
-    def difficulty_probe(self, name: str | None, param: str) -> tuple[str, ProbeSpec]:
-        """Return id and spec of the probe with this id, or of the first for the served model.
+    def difficulty_probe(
+        self, name: str | None, param: str, adapter: Adapter | None = None
+    ) -> tuple[str, ProbeSpec]:
+        """Return id and spec of the probe with this id, or of the first that fits.
 
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        artifact = self._find(name, "difficulty-probe", param)
-        assert artifact.manifest.probe is not None  # `_malformed` refused the others
+        artifact = self._find(name, "difficulty-probe", param, adapter).artifact
+        assert artifact.manifest.probe is not None  # a manifest without it is not loaded
         return artifact.id, artifact.manifest.probe
 
     def heads(self) -> dict[str, Head]:
         """Heads of all usable difficulty probes, by id."""
         return {
-            artifact.id: Head.from_tensors(artifact.tensors, artifact.manifest.probe.features)
-            for artifact in self._loaded.values()
-            if artifact.manifest.probe is not None
+            name: one.contents
+            for name, one in self._usable.items()
+            if isinstance(one.contents, Head)
         }
 
-    def steering_vector(self, name: str, param: str) -> SteeringVector:
+    def steering_vector(
+        self, name: str, param: str, adapter: Adapter | None = None
+    ) -> SteeringVector:
         """Return the steering vector with this id.
 
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        return self._vectors[self._find(name, "steering-vector", param).id]
+        found = self._find(name, "steering-vector", param, adapter).contents
+        assert isinstance(found, SteeringVector)
+        return found
 
     def steering_vectors(self) -> dict[str, dict[int, Tensor]]:
         """All usable steering vectors, by id and layer."""
         return {
-            name: {number: layer.vector for number, layer in vector.layers.items()}
-            for name, vector in self._vectors.items()
+            name: {number: layer.vector for number, layer in one.contents.layers.items()}
+            for name, one in self._usable.items()
+            if isinstance(one.contents, SteeringVector)
         }
 
     def for_workers(self) -> dict[str, WorkerArtifact]:
-        """The usable probes and vectors, which workers need too, by id."""
-        return {
-            artifact.id: WorkerArtifact(
-                hash=contents_hash(artifact.tensors), layers=self._layers(artifact.id)
-            )
-            for artifact in self._loaded.values()
-            if artifact.manifest.kind in ("difficulty-probe", "steering-vector")
+        """The probes and vectors, which workers need too, by id; refused ones with the reason."""
+        found = {
+            card.id: WorkerArtifact(hash="", layers=[], reason=card.reason)
+            for card in self._cards.values()
+            if not card.usable
         }
-
-    def _layers(self, name: str) -> list[int]:
-        return sorted(self._vectors[name].layers) if name in self._vectors else []
+        for name, (artifact, contents) in self._usable.items():
+            if isinstance(contents, Head | SteeringVector):
+                layers = sorted(contents.layers) if isinstance(contents, SteeringVector) else []
+                digest = contents_hash(artifact.tensors)
+                found[name] = WorkerArtifact(hash=digest, layers=layers, reason=None)
+        return found
 
     def keep_common(self, workers: Iterable[Mapping[str, WorkerArtifact] | None]) -> None:
         """Keep only probes and vectors that every worker has loaded with the same contents.
 
-        The processes read the folders at different times. Artifacts that differ are listed as
-        unusable.
+        The processes read the folders at different times, and only workers know the class of the
+        model. Artifacts that differ are listed as unusable.
 
         Args:
-            workers: Artifacts loaded by each worker; None for a worker that needs none.
+            workers: Artifacts of each worker; None for a worker that needs none.
         """
         for theirs in workers:
             if theirs is None:
                 continue
             for name, mine in self.for_workers().items():
-                if (reason := _mismatch(mine, theirs.get(name))) is not None:
+                reason = _differs(mine, theirs.get(name))
+                if mine["reason"] is None and reason is not None:
                     self._refuse(name, reason)
 
     def _refuse(self, name: str, reason: str) -> None:
         logger.warning("entrostat: artifact %s is not used: %s", name, reason)
-        for table in (self._loaded, self._vectors, self._inquiries, self._decisions):
-            table.pop(name, None)
+        del self._usable[name]
         self._cards[name] = self._cards[name].model_copy(update={"usable": False, "reason": reason})
 
-    def inquiry(self, name: str, param: str) -> Inquiry:
+    def inquiry(self, name: str, param: str, adapter: Adapter | None = None) -> Inquiry:
         """Return the task with this id, its predictor and its calibration.
 
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        artifact = self._find(name, "inquiry-calibration", param)
-        if name not in self._inquiries:
-            assert artifact.manifest.inquiry is not None  # `_malformed` refused the others
-            self._inquiries[name] = Inquiry.from_tensors(
-                artifact.manifest.inquiry, artifact.tensors
-            )
-        return self._inquiries[name]
+        found = self._find(name, "inquiry-calibration", param, adapter).contents
+        assert isinstance(found, Inquiry)
+        return found
 
-    def decision(self, name: str, param: str) -> DecisionCalibration:
+    def decision(
+        self, name: str, param: str, adapter: Adapter | None = None
+    ) -> DecisionCalibration:
         """Return the decision calibration with this id.
 
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        artifact = self._find(name, "decision-calibration", param)
-        if name not in self._decisions:
-            assert artifact.manifest.decision is not None  # `_malformed` refused the others
-            self._decisions[name] = DecisionCalibration.from_tensors(
-                artifact.manifest.decision, artifact.tensors
-            )
-        return self._decisions[name]
+        found = self._find(name, "decision-calibration", param, adapter).contents
+        assert isinstance(found, DecisionCalibration)
+        return found
 
-    def _find(self, name: str | None, kind: Kind, param: str) -> Artifact:
+    def _find(self, name: str | None, kind: Kind, param: str, adapter: Adapter | None) -> _Usable:
         if name is None:
-            for artifact in self._loaded.values():
-                if artifact.manifest.kind == kind:
-                    return artifact
-            raise BadControl(
-                f"`{param}`: no {kind.replace('-', ' ')} for this model: make one with "
-                f"`{_COMMANDS[kind]}`",
-                param,
-            )
-        artifact = self._get(name, param)
-        if artifact.manifest.kind != kind:
-            raise BadControl(
-                f"`{param}`: `{name}` is a {artifact.manifest.kind}, not {kind}", param
-            )
-        return artifact
+            for one in self._usable.values():
+                manifest = one.artifact.manifest
+                if manifest.kind == kind and _other_model(manifest, adapter) is None:
+                    return one
+            raise BadControl(f"`{param}`: {self._none_fits(kind, adapter)}", param)
+        found = self._get(name, param)
+        manifest = found.artifact.manifest
+        if manifest.kind != kind:
+            raise BadControl(f"`{param}`: `{name}` is a {manifest.kind}, not {kind}", param)
+        if (reason := _other_model(manifest, adapter)) is not None:
+            raise BadControl(f"`{param}`: `{name}` {reason}", param)
+        return found
 
-    def _get(self, name: str, param: str) -> Artifact:
-        if name in self._loaded:
-            return self._loaded[name]
+    def _none_fits(self, kind: Kind, adapter: Adapter | None) -> str:
+        stale = any(card.reason == STALE and card.kind == kind for card in self._cards.values())
+        model = "this model" if adapter is None else f"the adapter `{adapter.name}`"
+        hint = STALE if stale else f"make one with `{_COMMANDS[kind]}`"
+        return f"no {kind.replace('-', ' ')} for {model}: {hint}"
+
+    def _get(self, name: str, param: str) -> _Usable:
+        if name in self._usable:
+            return self._usable[name]
         if name in self._cards:
             raise BadControl(
                 f"`{param}`: `{name}` cannot be used: {self._cards[name].reason}", param
@@ -238,9 +272,22 @@ class Artifacts:
         )
 
 
-def _mismatch(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
+def _other_model(manifest: Manifest, adapter: Adapter | None) -> str | None:
+    """Why an artifact does not belong to the request's model, base or adapter; None if it does."""
+    made_for = manifest.adapter_hash
+    if adapter is None:
+        return None if made_for is None else "was made for a LoRA adapter, not for the base model"
+    if made_for is not None and made_for == adapter.hash:
+        return None
+    other = "the base model" if made_for is None else "another LoRA adapter"
+    return f"was made for {other}, not for the adapter `{adapter.name}`"
+
+
+def _differs(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
     if theirs is None:
         return "the engine has not loaded it: it was added while the server started; restart it"
+    if theirs["reason"] is not None:
+        return theirs["reason"]
     if theirs != mine:
         return "the engine loaded other contents: it was replaced while the server started; restart"
     return None
@@ -252,103 +299,61 @@ def load_artifacts(
     steered: Sequence[int] | None = None,
     *,
     any_template: bool = False,
+    family: str | None = None,
 ) -> Artifacts:
     """Load the built-in artifacts and those of `--artifacts`.
 
     Args:
         model_config: vLLM's model config.
         chat_template: The served chat template, if it is not the model's.
-        steered: See `Artifacts`.
+        steered: See `ModelFacts`.
         any_template: Whether to accept artifacts for any chat template: a worker does not know the
             served template and must load every artifact that an API server may use.
+        family: See `ModelFacts`.
     """
     roots = [shipped_artifacts()]
     if (own := settings().artifacts) is not None:
         roots.insert(0, own)
-    served = ModelIdentity.from_checkpoint(_checkpoint(model_config))
-    if any_template:
-        served = served.model_copy(update={"chat_template_hash": None})
-    elif chat_template is not None:
+    served = served_identity(model_config)
+    if chat_template is not None:
         served = served.model_copy(update={"chat_template_hash": text_hash(chat_template)})
-    return Artifacts(roots, served, model_config.get_hidden_size(), steered, model_config.dtype)
-
-
-def _checkpoint(model_config: Any) -> Path:
-    checkpoint = Path(model_config.model)
-    if checkpoint.is_dir():
-        return checkpoint
-    from huggingface_hub import snapshot_download  # a hub id, which vLLM has already downloaded
-
-    return Path(
-        snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True)
+    model = ModelFacts(
+        hidden_size=model_config.get_hidden_size(),
+        dtype=model_config.dtype,
+        num_layers=model_config.get_total_num_hidden_layers(),
+        family=family,
+        steered=steered,
     )
+    return Artifacts(roots, served, model, any_template=any_template)
 
 
-def _malformed(
-    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None, dtype: torch.dtype
-) -> str | None:
-    """Why an artifact for this model cannot be used; None if it can."""
-    manifest, tensors = artifact.manifest, artifact.tensors
-    if manifest.kind == "steering-vector":
-        return _unfit_vector(artifact, hidden_size, steered, dtype)
-    if manifest.kind == "difficulty-probe":
-        if manifest.probe is None:
-            return "manifest.json: probe is missing"
-        try:
-            Head.from_tensors(tensors, manifest.probe.features)
-        except ValueError as error:
-            return str(error)
-        return manifest.probe.unreadable(hidden_size)
-    if manifest.kind == "inquiry-calibration":
-        if manifest.inquiry is None:
-            return "manifest.json: inquiry is missing"
-        try:
-            Inquiry.from_tensors(manifest.inquiry, tensors)
-        except ValueError as error:
-            return str(error)
-        return None
-    if manifest.kind == "decision-calibration":
-        if manifest.decision is None:
-            return "manifest.json: decision is missing"
-        try:
-            DecisionCalibration.from_tensors(manifest.decision, tensors)
-        except ValueError as error:
-            return str(error)
-        return None
-    values = tensors.get("hapo")
-    if values is None:
-        return "the tensor `hapo` is missing"
-    if values.shape != (len(HapoStatistics._fields),):
-        return f"the tensor `hapo` has shape {tuple(values.shape)} instead of (4,)"
-    return None if bool(values.isfinite().all()) else "the tensor `hapo` holds no finite numbers"
+def _misfit(manifest: Manifest, contents: Contents, model: ModelFacts) -> str | None:
+    """Why a well-formed artifact cannot be used with this model; None if it can."""
+    if isinstance(contents, SteeringVector):
+        assert manifest.steering is not None
+        if manifest.steering.features != model.hidden_size:
+            return (
+                f"manifest.json: steering.features is {manifest.steering.features}, the model's "
+                f"hidden size is {model.hidden_size}"
+            )
+        return _unfit_vector(contents, model)
+    if manifest.probe is not None and (reason := manifest.probe.unreadable(model.hidden_size)):
+        return f"manifest.json: probe.{reason}"
+    return None
 
 
-def _steering_vector(artifact: Artifact) -> SteeringVector:
-    assert artifact.manifest.steering is not None
-    layers = {
-        layer: LayerVector.measure(artifact.tensors[tensor_name(layer)], norm)
-        for layer, norm in artifact.manifest.steering.norms.items()
-    }
-    return SteeringVector(contents_hash(artifact.tensors), layers)
-
-
-def _unfit_vector(
-    artifact: Artifact, hidden_size: int, steered: Sequence[int] | None, dtype: torch.dtype
-) -> str | None:
-    spec = artifact.manifest.steering
-    if spec is None:
-        return "manifest.json: steering is missing"
-    for layer, norm in spec.norms.items():
-        name = tensor_name(layer)
-        if name not in artifact.tensors:
-            return f"the tensor `{name}` is missing"
-        if artifact.tensors[name].shape != (hidden_size,):
-            found = tuple(artifact.tensors[name].shape)
-            return f"the tensor `{name}` has shape {found} instead of ({hidden_size},)"
-        if (
-            reason := LayerVector.measure(artifact.tensors[name], norm).unusable(dtype)
-        ) is not None:
-            return f"the tensor `{name}` {reason}"
-        if steered is not None and layer not in steered:
-            return f"layer {layer} is not among --steering-layers"
+def _unfit_vector(vector: SteeringVector, model: ModelFacts) -> str | None:
+    if model.family is not None and model.family not in STEERABLE_MODELS:
+        known = ", ".join(STEERABLE_MODELS)
+        return f"steering is not supported for {model.family}, only for {known}"
+    for number, layer in vector.layers.items():
+        if model.num_layers is not None and number >= model.num_layers:
+            return (
+                f"manifest.json: steering.norms.{number}: the model's layers are 0 to "
+                f"{model.num_layers - 1}"
+            )
+        if (reason := layer.unusable(model.dtype)) is not None:
+            return f"weights.safetensors: the tensor `layer_{number}` {reason}"
+        if model.steered is not None and number not in model.steered:
+            return f"manifest.json: steering.norms.{number}: not among --steering-layers"
     return None

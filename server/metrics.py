@@ -1,8 +1,9 @@
 """Prometheus metrics, served by vLLM's `/metrics`. No label takes a value from a client."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from server.wire.report import Report
+from server.worker.message import WorkerStatus
 
 _REQUESTS = Counter(
     "entrostat_requests",
@@ -33,6 +34,17 @@ _QUEUE_FULL = Counter(
 _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["action"])
 _DECISIONS = Counter(
     "entrostat_decisions", "Answered questions of /v1/decisions, by outcome.", ["outcome"]
+)
+_FAILURES = Gauge(
+    "entrostat_worker_failures",
+    "What went wrong in the workers since they started, by cause.",
+    ["cause"],
+    multiprocess_mode="max",
+)
+_WEIGHT_UPDATES = Gauge(
+    "entrostat_weight_updates",
+    "Times that weights were loaded after the start; artifacts are refused after the first.",
+    multiprocess_mode="max",
 )
 
 
@@ -76,3 +88,10 @@ def count_dropped_frame() -> None:
 def count_queue_full() -> None:
     """Count one request refused with 503."""
     _QUEUE_FULL.inc()
+
+
+def observe_workers(status: WorkerStatus) -> None:
+    """Record the status of the workers."""
+    _FAILURES.labels("control").set(status["failures"])
+    _FAILURES.labels("trace").set(status["lost"])
+    _WEIGHT_UPDATES.set(status["weight_updates"])

@@ -54,6 +54,7 @@ STARTUP_MODULES = ("vllm.entrypoints.common.startup", "vllm.entrypoints.serve.ut
 """Where `cli_env_setup` is: since vLLM 0.33, and before."""
 
 _E = "vllm.entrypoints"
+_DECISIONS = f"{_E}.generate.structured_decisions"
 _SAMPLER = "vllm.v1.sample.logits_processor"
 _SAMPLER_V2 = "vllm.v1.worker.gpu.sample.logits_processor"
 
@@ -78,9 +79,10 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
     "api": (
         Name("vllm", "envs.VLLM_API_KEY"),
         Name("vllm.version", "__version__"),
-        Name("vllm.config", "ModelConfig", (), ("get_hidden_size", "max_model_len", "revision")),
+        Name("vllm.config", "ModelConfig", (), ("get_hidden_size", "get_total_num_hidden_layers")),
         Name("vllm.config", "ParallelConfig", (), ("_api_process_count",)),
         Name("vllm.exceptions", "GenerationError"),
+        Name("vllm.exceptions", "VLLMClientError"),
         Name("vllm.exceptions", "VLLMValidationError"),
         Name("vllm.inputs", "TextPrompt"),
         Name("vllm.inputs", "tokens_input", ("cache_salt",)),
@@ -119,7 +121,15 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
             "AnthropicServingMessages.to_chat_completion_request",
             ("merge_inline_system",),
         ),
-        Name(f"{_E}.generate.label_reads", "next_token_label_reads"),
+        Name(f"{_E}.generate.label_reads", "next_token_label_reads", ("lora_request",)),
+        Name(f"{_DECISIONS}.protocol", "DecisionUsage"),
+        Name(f"{_DECISIONS}.protocol", "QuestionDiagnostics"),
+        Name(f"{_DECISIONS}.protocol", "QuestionSpec"),
+        Name(f"{_DECISIONS}.protocol", "StructuredDecisionRequest"),
+        Name(f"{_DECISIONS}.protocol", "StructuredDecisionResponse"),
+        Name(f"{_DECISIONS}.question_types", "StructuredDecisionError"),
+        Name(f"{_DECISIONS}.question_types", "get_question_type"),
+        Name(f"{_DECISIONS}.strategies", "state_text"),
         Name(f"{_E}.openai.chat_completion.api_router", "create_chat_completion"),
         Name(f"{_E}.openai.chat_completion.api_router", "create_batch_chat_completion"),
         Name(f"{_E}.openai.chat_completion.batch_serving", "OpenAIServingChatBatch"),
@@ -156,8 +166,10 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
         Name(f"{_E}.serve.tokenize.api_router", "detokenize", ("request", "raw_request")),
         Name(f"{_E}.serve.tokenize.protocol", "DetokenizeRequest"),
         Name(f"{_E}.serve.tokenize.protocol", "TokenizeRequest"),
+        Name(f"{_E}.serve.utils.api_utils", "load_aware_call"),
         Name(f"{_E}.serve.utils.api_utils", "validate_json_request"),
         Name(f"{_E}.serve.utils.api_utils", "with_cancellation"),
+        Name("vllm.v1.engine.core_client", "AsyncMPClient.call_utility_all_async", ("method",)),
         Name("vllm.lora.request", "LoRARequest", (), ("lora_path",)),
     ),
     "worker": (

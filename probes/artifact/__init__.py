@@ -6,7 +6,6 @@ was made with; on a mismatch the error names the field that differs.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -17,15 +16,19 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+from safetensors.torch import load, save_file
 from torch import Tensor
 
+from probes.artifact.contents import Contents, read_contents
+from probes.artifact.identity import Adapter, ModelIdentity, adapter_hash, text_hash
 from probes.decisions.calibration import DecisionSpec
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import InquirySpec
 from probes.steering import SteeringSpec
+
+__all__ = ["Adapter", "ModelIdentity", "adapter_hash", "text_hash"]
 
 SCHEMA_VERSION = 1
 Kind = Literal[
@@ -36,50 +39,34 @@ Kind = Literal[
     "decision-calibration",
 ]
 
-_CONFIG_FIELDS = (
-    "architectures",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "hidden_act",
-    "tie_word_embeddings",
-)
-"""Fields that define the architecture and do not depend on the library that wrote config.json."""
+_SPECS: dict[Kind, str | None] = {
+    "entropy-statistics": None,
+    "difficulty-probe": "probe",
+    "steering-vector": "steering",
+    "inquiry-calibration": "inquiry",
+    "decision-calibration": "decision",
+}
+"""Field of the manifest that describes the tensors of each kind."""
+
+_MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
+_MAX_BYTES = {_MANIFEST: 1 << 26, _WEIGHTS: 1 << 30}
 
 
 class ArtifactError(ValueError):
-    """An artifact cannot be read, or does not belong to the served model."""
+    """An artifact cannot be read; one sentence that names the file and the field or tensor."""
 
-
-class ModelIdentity(BaseModel):
-    """Fingerprints of a checkpoint folder; None where the folder has no such file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    config_hash: str | None
-    weights_hash: str | None
-    tokenizer_hash: str | None
-    chat_template_hash: str | None
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Path) -> Self:
-        """Fingerprint a checkpoint folder; reads only samples of the weights."""
-        return cls(
-            config_hash=_config_hash(checkpoint / "config.json"),
-            weights_hash=_weights_hash(checkpoint),
-            tokenizer_hash=_file_hash(checkpoint / "tokenizer.json"),
-            chat_template_hash=_template_hash(checkpoint),
-        )
+    def __init__(self, message: str, manifest: "Manifest | None" = None) -> None:
+        super().__init__(message)
+        self.manifest = manifest
+        """Of the artifact, if that could be read."""
 
 
 class Manifest(BaseModel):
     """Kind, origin and model of an artifact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     kind: Kind
     schema_version: int = SCHEMA_VERSION
@@ -87,6 +74,10 @@ class Manifest(BaseModel):
     """Name of the model it was made with; informative only."""
     identity: ModelIdentity
     """Fingerprints of that model, which are compared with the served one."""
+    adapter_hash: str | None = None
+    """Fingerprint of the LoRA adapter that it was made with; None for the base model."""
+    tensors_hash: str | None = None
+    """sha256 of `weights.safetensors`; None in artifacts of earlier releases."""
     data_hash: str
     """sha256 of the training data."""
     seed: int
@@ -106,16 +97,14 @@ class Manifest(BaseModel):
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Measurements of the job."""
 
-    def mismatch(self, served: ModelIdentity) -> str | None:
-        """Name the first field in which the served model differs, or None if it fits.
-
-        A fingerprint that either side lacks is not compared.
-        """
-        for field in ModelIdentity.model_fields:
-            mine, theirs = getattr(self.identity, field), getattr(served, field)
-            if mine is not None and theirs is not None and mine != theirs:
-                return field
-        return None
+    @model_validator(mode="after")
+    def _describes_its_kind(self) -> Self:
+        own = _SPECS[self.kind]
+        for field in filter(None, _SPECS.values()):
+            if (getattr(self, field) is not None) != (field == own):
+                what = "is missing" if field == own else f"does not belong to a {self.kind}"
+                raise ValueError(f"{field} {what}")
+        return self
 
 
 class Artifact(BaseModel):
@@ -133,27 +122,30 @@ class Artifact(BaseModel):
         """Read an artifact.
 
         Raises:
-            ArtifactError: The folder is incomplete, malformed or of another schema version.
+            ArtifactError: The folder is incomplete, malformed or of another schema version, or a
+                tensor cannot be used.
         """
-        name = f"{folder.parent.name}/{folder.name}"
+        name = artifact_id(folder)
+        manifest = None
         try:
-            manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
-            tensors = load_file(folder / "weights.safetensors")
-        except FileNotFoundError as error:
-            file = Path(error.filename or "weights.safetensors").name  # safetensors gives no name
-            raise ArtifactError(f"{name}: {file} is missing") from error
-        except ValidationError as error:
-            where = error.errors()[0]
-            field = ".".join(map(str, where["loc"]))
-            raise ArtifactError(f"{name}: manifest.json: {field}: {where['msg']}") from error
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{name}: weights.safetensors: {error}") from error
-        if manifest.schema_version != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{name}: schema version {manifest.schema_version}, this release reads "
-                f"{SCHEMA_VERSION}: train it again"
-            )
-        return cls(id=name, manifest=manifest, tensors=tensors)
+            manifest = _parse_manifest(_read(folder / _MANIFEST))
+            tensors = _parse_tensors(_read(folder / _WEIGHTS), manifest.tensors_hash)
+            artifact = cls(id=name, manifest=manifest, tensors=tensors)
+            artifact.contents()
+        except ValueError as error:
+            raise ArtifactError(f"{name}: {error}", manifest) from error
+        return artifact
+
+    def contents(self) -> Contents:
+        """The object that the tensors describe.
+
+        Raises:
+            ValueError: The tensors do not fit the manifest; names the file and the tensor.
+        """
+        try:
+            return read_contents(self.manifest, self.tensors)
+        except ValueError as error:
+            raise ValueError(f"{_WEIGHTS}: {error}") from error
 
     def save(self, root: Path) -> Path:
         """Write the artifact below `root` atomically.
@@ -165,14 +157,13 @@ class Artifact(BaseModel):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
         try:
-            text = self.manifest.model_dump_json(indent=2)
-            (staging / "manifest.json").write_text(text + "\n")
-            save_file(
-                {key: value.contiguous() for key, value in self.tensors.items()},
-                staging / "weights.safetensors",
-            )
+            weights, description = staging / _WEIGHTS, staging / _MANIFEST
+            save_file({key: value.contiguous() for key, value in self.tensors.items()}, weights)
+            found = hashlib.sha256(weights.read_bytes()).hexdigest()
+            manifest = self.manifest.model_copy(update={"tensors_hash": found})
+            description.write_text(manifest.model_dump_json(indent=2) + "\n")
             # safetensors writes mode 0600, but another user may run the server.
-            shutil.copymode(staging / "manifest.json", staging / "weights.safetensors")
+            shutil.copymode(description, weights)
             os.chmod(staging, 0o755)
             _replace(target, staging)
         finally:
@@ -196,13 +187,18 @@ def _replace(target: Path, staging: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def artifact_id(folder: Path) -> str:
+    """Id of the artifact in a folder; bytes that are not UTF-8 become question marks."""
+    return f"{folder.parent.name}/{folder.name}".encode(errors="replace").decode()
+
+
 def scan(roots: Iterable[Path]) -> dict[str, Path]:
     """Artifact folders by id; earlier roots take precedence."""
     found: dict[str, Path] = {}
     for root in roots:
         for manifest in sorted(root.glob("*/[!.]*/manifest.json")):
             folder = manifest.parent
-            found.setdefault(f"{folder.parent.name}/{folder.name}", folder)
+            found.setdefault(artifact_id(folder), folder)
     return found
 
 
@@ -217,47 +213,47 @@ def package_versions(*names: str) -> dict[str, str]:
     return versions
 
 
-def text_hash(text: str) -> str:
-    """The sha256 of a text, such as a chat template."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _read(file: Path) -> bytes:
+    """Read one of the two files; a copy, since a mapped file that shrinks would end the process."""
+    try:
+        if not file.exists():
+            raise ValueError(f"{file.name} is missing")
+        if not file.is_file():
+            raise ValueError(f"{file.name} is not a regular file")
+        if file.stat().st_size > _MAX_BYTES[file.name]:
+            raise ValueError(f"{file.name} is larger than {_MAX_BYTES[file.name]} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file.name} cannot be read: {error.strerror}") from error
 
 
-def _config_hash(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text())
-    chosen = {field: config.get(field) for field in _CONFIG_FIELDS}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+def _parse_manifest(content: bytes) -> Manifest:
+    try:
+        fields = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{_MANIFEST}: not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{_MANIFEST}: not an object")
+    version = fields.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ValueError(
+            f"{_MANIFEST}: schema_version is {version!r:.40}, this release reads {SCHEMA_VERSION}: "
+            "train it again"
+        )
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        finding = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, finding["loc"]))
+        reason = finding["msg"].removeprefix("Value error, ")
+        raise ValueError(": ".join(filter(None, (_MANIFEST, field[:200], reason)))) from error
 
 
-def _file_hash(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _template_hash(checkpoint: Path) -> str | None:
-    """Hash the template's file or, before transformers 4.52, its entry in tokenizer_config.json."""
-    file, config = checkpoint / "chat_template.jinja", checkpoint / "tokenizer_config.json"
-    if file.is_file() or not config.is_file():
-        return _file_hash(file)
-    template = json.loads(config.read_text()).get("chat_template")
-    return text_hash(template) if isinstance(template, str) else None
-
-
-def _weights_hash(checkpoint: Path) -> str | None:
-    """Hash name, size and 32 evenly spread blocks of every weight file.
-
-    Finetuning moves every block a little, so a sample tells a tuned model from its base without
-    reading gigabytes at start-up.
-    """
-    files = sorted(checkpoint.glob("*.safetensors"))
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as handle:
-            for block in range(32):
-                handle.seek(size * block // 32)
-                digest.update(handle.read(4096))
-    return digest.hexdigest()
+def _parse_tensors(content: bytes, expected: str | None) -> dict[str, Tensor]:
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        raise ValueError(f"{_WEIGHTS}: tensors_hash of the manifest differs: the file is damaged")
+    try:
+        return load(content)
+    except Exception as error:  # a damaged file makes safetensors and torch raise many types
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{_WEIGHTS}: not safetensors: {reason}") from error

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
+from probes.tensors import check_single_precision, check_tensors
 
 MARGIN = 0.05
 """Smallest probability difference at which the likeliest class is chosen."""
@@ -143,7 +144,8 @@ class Head(NamedTuple):
             features: The model's hidden size.
 
         Raises:
-            ValueError: A tensor is missing, has another shape or is not finite; names it.
+            ValueError: A tensor is missing, unexpected, of another shape, or has unusable values;
+                names it.
         """
         known = {key: tensors[key] for key in cls._fields if key in tensors}
         units = features
@@ -152,12 +154,7 @@ class Head(NamedTuple):
             units = known["hidden_bias"].numel()
             shapes |= {"hidden_weight": (units, features), "hidden_bias": (units,)}
         shapes |= {"weight": (3, units), "bias": (3,), "temperature": ()}
-        for key, shape in shapes.items():
-            if key not in known:
-                raise ValueError(f"the tensor `{key}` is missing")
-            if known[key].shape != shape:
-                found = tuple(known[key].shape)
-                raise ValueError(f"the tensor `{key}` has shape {found} instead of {shape}")
-            if not bool(known[key].isfinite().all()):
-                raise ValueError(f"the tensor `{key}` holds no finite numbers")
+        check_tensors(tensors, shapes)
+        for key, tensor in known.items():
+            check_single_precision(key, tensor, positive=key in ("scale", "temperature"))
         return cls(**known)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from probes.inquiry.likelihood import AnswerModel, answer_logprobs
 from probes.inquiry.table import table_logprobs
 from probes.inquiry.task import Task
 from probes.inquiry.words import ModelPredictor, Predictor, Queries
+from probes.tensors import check_tensors
 
 
 class InquirySpec(BaseModel):
@@ -55,7 +55,7 @@ class Inquiry(NamedTuple):
         """Build an inquiry from a manifest and its tensors.
 
         Raises:
-            ValueError: A tensor is missing, has a wrong shape or holds no finite numbers.
+            ValueError: A tensor is missing, unexpected, of another shape or not finite.
         """
         if "likelihood" not in spec.predictors:
             raise ValueError("manifest.json: inquiry.predictors lacks `likelihood`")
@@ -66,10 +66,16 @@ class Inquiry(NamedTuple):
             "bias": (num_queries,),
             "pooled": (2,),
         }
-        table, *model = (_tensor(tensors, name, shape).double() for name, shape in shapes.items())
-        scores = {one: _scores(tensors, f"scores.{one}") for one in spec.predictors}
+        names = {one: f"scores.{one}" for one in spec.predictors}
+        check_tensors(
+            tensors, shapes | {name: _score_shape(tensors, name) for name in names.values()}
+        )
+        table, *model = (tensors[name].double() for name in shapes)
+        scores = {one: tensors[name].double() for one, name in names.items()}
         fitted = AnswerModel(*model)
         logprobs = answer_logprobs(table, fitted)
+        if not bool(logprobs.isfinite().all()):
+            raise ValueError("the tensors `table`, `slope` and `bias` give no finite probabilities")
         return cls(
             task=spec.task,
             lookup=TaskIndex(spec.task),
@@ -106,19 +112,9 @@ class Inquiry(NamedTuple):
         return Calibration(thresholds, num_samples, confidence_level, self.score)
 
 
-def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    if name not in tensors:
-        raise ValueError(f"the tensor `{name}` is missing")
-    found = tensors[name]
-    if found.shape != shape:
-        raise ValueError(f"the tensor `{name}` has shape {tuple(found.shape)} instead of {shape}")
-    if not bool(torch.isfinite(found).all()):
-        raise ValueError(f"the tensor `{name}` holds no finite numbers")
-    return found
-
-
-def _scores(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+def _score_shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of the scores, of which only the number of dimensions is known."""
     found = tensors.get(name)
     if found is not None and (found.ndim != 2 or not found.numel()):
         raise ValueError(f"the tensor `{name}` has shape {tuple(found.shape)}, not (lengths, n)")
-    return _tensor(tensors, name, () if found is None else tuple(found.shape)).double()
+    return () if found is None else tuple(found.shape)

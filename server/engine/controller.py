@@ -37,7 +37,7 @@ from server.engine.slots import (
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured, Odds, logprobs
 from server.engine.truncation import TruncationSlots
-from server.worker.message import KEY, WorkerArtifact
+from server.worker.message import KEY, RequestMessage, WorkerArtifact
 
 logger = init_logger("vllm.entrostat")
 
@@ -64,6 +64,8 @@ class Controller:
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.steering: SteeringControl | None = None
         """Set by the plugin; None where no vector fits the model."""
+        self.weight_updates = 0
+        """Times that weights were loaded after the start; artifacts belong to those before."""
         self.artifacts: dict[str, WorkerArtifact] = {}
         """What this worker has loaded, by id; set by the plugin."""
 
@@ -159,14 +161,25 @@ class Controller:
             with self.contained():
                 table.add(slot, request)
         with self.contained():
-            if self.steering is None and request["steering"] is not None:
-                raise RuntimeError("this worker has no steering vectors")
+            self._refuse_unusable(request)
         with self.contained():
             self.laws.set_base(slot, base)
         if self.failures > failures:
             self.fail(slot)
             self.laws.rows[slot, BASE] = base
         return True
+
+    def _refuse_unusable(self, request: RequestMessage) -> None:
+        """Refuse a control whose artifact this worker lacks, or made for other weights.
+
+        Raises:
+            RuntimeError: The request goes on without its control.
+        """
+        steered, judged = request["steering"] is not None, request["difficulty"] is not None
+        if steered and self.steering is None:
+            raise RuntimeError("this worker has no steering vectors")
+        if self.weight_updates and (steered or judged):
+            raise RuntimeError("the weights were updated since probes and vectors were made")
 
     def remove(self, slot: int) -> None:
         """Make a slot idle."""

@@ -5,6 +5,7 @@ whose `additional_config` has the key `entrostat` has loaded its model.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,9 @@ def attach(worker: Any) -> None:
 
     def load_model_and_bind(*args: Any, **kwargs: Any) -> Any:
         result = load_model(*args, **kwargs)
-        worker.entrostat_processor = bind(worker.model_runner)
+        worker.entrostat_processor = processor = bind(worker.model_runner)
+        if processor is not None:
+            count_weight_updates(worker, processor.controller)
         return result
 
     worker.load_model = load_model_and_bind
@@ -79,6 +82,32 @@ def _refuse_unsupported(worker: Any) -> None:
         raise
 
 
+def count_weight_updates(worker: Any, controller: Any) -> None:
+    """Count whenever weights are loaded into a running model, by vLLM or a worker extension.
+
+    vLLM's updates begin with `start_weight_update` or `reload_weights` (`reset_weights` randomizes
+    them); what an extension loads goes through the model's own `load_weights`.
+    """
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def count_and_call(*args: Any, **kwargs: Any) -> Any:
+            controller.weight_updates += 1
+            return call(*args, **kwargs)
+
+        return count_and_call
+
+    model = worker.model_runner.get_model()
+    for owner, name in (
+        (worker, "start_weight_update"),
+        (worker, "reload_weights"),
+        (worker, "reset_weights"),
+        (model, "load_weights"),
+    ):
+        if hasattr(owner, name):
+            setattr(owner, name, counted(getattr(owner, name)))
+
+
 def bind(runner: Any) -> Any | None:
     """Find our processor in a loaded runner, compile its kernels and hook it in.
 
@@ -95,7 +124,12 @@ def bind(runner: Any) -> Any | None:
             processor.controller.kernels.warm_up()
             processor.bind(runner)
             steered = steered_layers(runner)
-            artifacts = load_artifacts(runner.model_config, steered=steered, any_template=True)
+            artifacts = load_artifacts(
+                runner.model_config,
+                steered=steered,
+                any_template=True,
+                family=type(runner.get_model()).__name__,
+            )
             if heads := artifacts.heads():
                 processor.controller.read_difficulty(runner.model, heads)
             if vectors := artifacts.steering_vectors():
@@ -206,10 +240,11 @@ def status(worker: Any) -> WorkerStatus:
     """Progress of a worker."""
     processor = getattr(worker, "entrostat_processor", None)
     if processor is None:
-        return {"steps": 0, "failures": 0, "lost": 0}
+        return {"steps": 0, "failures": 0, "lost": 0, "weight_updates": 0}
     controller = processor.controller
     return {
         "steps": controller.steps,
         "failures": controller.failures,
         "lost": controller.lost_records,
+        "weight_updates": controller.weight_updates,
     }

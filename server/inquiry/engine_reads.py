@@ -72,6 +72,11 @@ class ReadCache:
         self._rows.move_to_end(key)
         return self._rows[key].tolist()
 
+    def clear(self) -> None:
+        """Drop all reads: they are those of other weights."""
+        self._rows.clear()
+        self.num_bytes = 0
+
     def put(self, key: bytes, row: Sequence[float]) -> None:
         """Add a read; drop the least recently used ones if the cache is full."""
         if key in self._rows:
@@ -293,7 +298,9 @@ class Reads:
         name = f"{self._request_id}-run{self._requests}"
         output = None
         try:
-            async for state in self._engine.generate(self._input(prompt), params, name):
+            async for state in self._engine.generate(
+                self._input(prompt), params, name, lora_request=self._adapter
+            ):
                 output = state
         except (*_REFUSALS, GenerationError) as error:
             raise ReadError(str(error)) from error

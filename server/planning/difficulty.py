@@ -34,7 +34,9 @@ def plan_difficulty(
     """
     refuse_missing_question(params)
     picked = effort_class(params) if control.effort else None
-    probe, spec = artifacts.difficulty_probe(control.probe, "entropy.difficulty.probe")
+    probe, spec = artifacts.difficulty_probe(
+        control.probe, "entropy.difficulty.probe", params.adapter
+    )
     return DifficultyPlan(
         probe=probe,
         strategies=control.strategies or spec.strategies,

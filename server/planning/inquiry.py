@@ -49,7 +49,7 @@ def plan_inquiry(control: Control, artifacts: "Artifacts", params: RequestParams
     assert wanted is not None
     refuse_inquiry_with_sampling(control)
     refuse_unsupported_inquiry(params)
-    inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task")
+    inquiry = artifacts.inquiry(wanted.task, "entropy.inquiry.task", params.adapter)
     predictor = _predictor(wanted, inquiry)
     level = wanted.confidence_level
     calibration: SetRule

@@ -165,7 +165,7 @@ class _Planner:
         tag_and_row = self._plan_or_skip("temperature", lambda: self._law(params))
         truncation = self._plan_or_skip("truncation", lambda: self._truncation(params))
         difficulty = self._plan_or_skip("difficulty", lambda: self._difficulty(params))
-        steering = self._plan_or_skip("steering", self._steering)
+        steering = self._plan_or_skip("steering", lambda: self._steering(params))
         if not self._check_or_skip(
             "report", lambda: refuse_background_report(control.trace, params)
         ):
@@ -232,7 +232,9 @@ class _Planner:
         law, statistics = self._control.temperature, None
         refuse_temperature(law, params)
         if isinstance(law, HapoLaw):
-            statistics = self._artifacts.hapo_statistics(law.statistics, "entropy.temperature")
+            statistics = self._artifacts.hapo_statistics(
+                law.statistics, "entropy.temperature", params.adapter
+            )
         return law_row(law, statistics)
 
     def _truncation(self, params: RequestParams) -> Truncation | None:
@@ -243,12 +245,12 @@ class _Planner:
         wanted = self._control.difficulty
         return None if wanted is None else plan_difficulty(wanted, self._artifacts, params)
 
-    def _steering(self) -> "SteeringPlan | None":
+    def _steering(self, params: RequestParams) -> "SteeringPlan | None":
         if self._control.steering is None:
             return None
         from server.planning.steering import plan_steering  # imports torch
 
-        return plan_steering(self._control.steering, self._artifacts)
+        return plan_steering(self._control.steering, self._artifacts, params.adapter)
 
     def _inquiry(self, params: RequestParams) -> "InquiryPlan | None":
         if self._control.inquiry is None:

@@ -5,13 +5,16 @@ and incompatible artifacts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from probes.difficulty.strategies import Difficulty
 from probes.laws import FixedLaw, TemperatureLaw
 from probes.truncations import Mirostat, Truncation
 from server.errors import BadControl
 from server.wire.request import Control, Steer, Trace
+
+if TYPE_CHECKING:  # imports torch
+    from probes.artifact.identity import Adapter
 
 EFFORTS = {
     "none": Difficulty.EASY,
@@ -37,7 +40,7 @@ class RequestParams(NamedTuple):
     """Whether the route supports inquiries."""
     last_message: Mapping[str, Any] | None = None
     """Last message of that conversation."""
-    adapter: str | None = None
+    adapter: "Adapter | None" = None
     """The LoRA adapter named as the model."""
     num_choices: int = 1
     beam_search: bool = False
@@ -95,8 +98,6 @@ def refuse_missing_question(params: RequestParams) -> None:
         reason = (
             "the difficulty of a question is read in /v1/chat/completions and /v1/messages only"
         )
-    elif params.adapter is not None:
-        reason = f"the probe reads the base model, not its adapter `{params.adapter}`"
     elif last.get("role") != "user":
         reason = "the last message must be the user's: it is the question"
     elif not _has_text(last.get("content")):
@@ -150,12 +151,6 @@ def refuse_unsupported_inquiry(params: RequestParams) -> None:
     if not params.supports_inquiry:
         message = "`entropy.inquiry`: inquiries are answered in /v1/chat/completions only"
         raise BadControl(message, "entropy.inquiry")
-    if params.adapter is not None:
-        raise BadControl(
-            "`entropy.inquiry`: it is calibrated for the base model, not its adapter "
-            f"`{params.adapter}`",
-            "entropy.inquiry",
-        )
     if params.num_choices > 1:
         raise BadControl("`n`: an inquiry asks one question", "n")
     for field in params.unsupported_by_inquiry:

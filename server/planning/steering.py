@@ -17,6 +17,7 @@ from server.wire.request import Steer
 from server.worker.message import SteeringMessage, steering_control
 
 if TYPE_CHECKING:
+    from probes.artifact import Adapter
     from server.artifacts import Artifacts
 
 _PARAM = "entropy.steering"
@@ -63,8 +64,15 @@ def mark_unsteered(prompt: Any) -> Any:
     return {**prompt, "cache_salt": "client:" + hashlib.sha256(salt.encode()).hexdigest()}
 
 
-def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPlan:
+def plan_steering(
+    wanted: Sequence[Steer], artifacts: "Artifacts", adapter: "Adapter | None" = None
+) -> SteeringPlan:
     """Resolve vectors and amounts.
+
+    Args:
+        wanted: Vectors and amounts of the request.
+        artifacts: Artifacts of the served model.
+        adapter: LoRA adapter that the request names as its model.
 
     Raises:
         BadControl: A vector is unknown or incompatible, or two vectors contradict each other.
@@ -73,7 +81,7 @@ def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPl
     add, clamp, reports = list[Any](), list[Any](), list[SteeringReport]()
     for number, one in enumerate(wanted):
         param = f"{_PARAM}.{number}"
-        vector = artifacts.steering_vector(one.vector, f"{param}.vector")
+        vector = artifacts.steering_vector(one.vector, f"{param}.vector", adapter)
         layers = _layers(one, vector, f"{param}.layers")
         if one.clamp is None:
             add += [
@@ -84,7 +92,7 @@ def plan_steering(wanted: Sequence[Steer], artifacts: "Artifacts") -> SteeringPl
             clamp += [(one.vector, layer, *one.clamp) for layer in layers]
         fields = one.model_dump(exclude={"layers"})
         reports.append(SteeringReport(hash=vector.hash, layers=layers, **fields))
-    _refuse_overflow(wanted, reports, artifacts)
+    _refuse_overflow(wanted, reports, artifacts, adapter)
     refuse_two_clamps([layer for _, layer, *_ in clamp])
     positions = wanted[0].positions
     contents = [report.model_dump(exclude={"vector"}) for report in reports]
@@ -114,7 +122,10 @@ def _strength_per_norm(one: Steer, layer: LayerVector) -> float:
 
 
 def _refuse_overflow(
-    wanted: Sequence[Steer], reports: Sequence[SteeringReport], artifacts: "Artifacts"
+    wanted: Sequence[Steer],
+    reports: Sequence[SteeringReport],
+    artifacts: "Artifacts",
+    adapter: "Adapter | None",
 ) -> None:
     """Refuse amounts that overflow the dtype of the model, alone or summed.
 
@@ -130,7 +141,7 @@ def _refuse_overflow(
                 raise _overflow(f"{param}.clamp", dtype)
             continue
         amount = "strength" if one.strength is not None else "strength_relative"
-        vector = artifacts.steering_vector(one.vector, f"{param}.vector")
+        vector = artifacts.steering_vector(one.vector, f"{param}.vector", adapter)
         for layer in report.layers:
             factor = abs(_strength_per_norm(one, vector.layers[layer]))
             totals[layer] += factor * vector.layers[layer].largest

@@ -44,12 +44,14 @@ class EntrostatPlugin:
 
         from server.requests.generation import ControlledEngine
         from server.requests.merge import HANDLERS, add_reports
+        from server.requests.workers import after_each_call, on_all_workers, watch
         from server.routes.state import ServerState
 
         _check(engine_client.vllm_config)
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
-        server.artifacts.keep_common(await engine_client.collective_rpc("entrostat_artifacts"))
+        server.artifacts.keep_common(await on_all_workers(engine_client, "entrostat_artifacts"))
+        after_each_call(engine_client, server.ask_workers)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
         for name, method in HANDLERS.items():
@@ -58,6 +60,7 @@ class EntrostatPlugin:
                 setattr(handler, method, add_reports(getattr(handler, method)))
         state.entrostat = server
         loop = asyncio.get_running_loop()
+        server.watch = loop.create_task(watch(server.ask_workers), name="entrostat-workers")
         loop.add_signal_handler(signal.SIGHUP, server.profiles.reload)
         models = [path.name for path in state.openai_serving_models.base_model_paths]
         self._announcement = loop.create_task(
@@ -72,8 +75,10 @@ class EntrostatPlugin:
 
 @asynccontextmanager
 async def _telemetry_until_shutdown(app: FastAPI) -> AsyncIterator[None]:
-    """Stop the telemetry receiver and delete its socket on shutdown."""
+    """Stop the telemetry receiver and delete its socket on shutdown; end the status checks."""
     yield
+    if (watching := app.state.entrostat.watch) is not None:
+        watching.cancel()
     await app.state.entrostat.telemetry.stop()
 
 

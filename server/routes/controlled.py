@@ -21,6 +21,7 @@ from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
 from server.routes.inquiry import answer_inquiry, unsupported_by_inquiry
 from server.routes.state import ServerState, state_of
+from server.served_model import find_adapter
 from server.worker.message import reserved_keys
 
 VllmRoute = Callable[..., Awaitable[Any]]
@@ -114,14 +115,15 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
     is_chat_completion = isinstance(request, ChatCompletionRequest)
     is_chat = is_chat_completion or isinstance(request, AnthropicMessagesRequest)
     last = _last_message(request, raw_request) if is_chat else None
-    loaded = raw_request.app.state.openai_serving_models.lora_requests
+    models = raw_request.app.state.openai_serving_models
+    loaded = find_adapter(request.model, models.lora_requests)
     return RequestParams(
         temperature=request.temperature,
         reasoning_effort=_reasoning_effort(request),
         answers_one_chat=is_chat,
         supports_inquiry=is_chat_completion,
         last_message=last if isinstance(last, Mapping) else None,
-        adapter=request.model if request.model in loaded else None,
+        adapter=None if loaded is None else loaded.adapter,
         num_choices=getattr(request, "n", None) or 1,
         beam_search=bool(getattr(request, "use_beam_search", False)),
         background=bool(getattr(request, "background", False)),

@@ -5,6 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from server.profiles import warning
 from server.routes.state import state_of
 from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness
 
@@ -15,7 +16,9 @@ router = APIRouter()
 async def list_profiles(raw_request: Request) -> ProfileList:
     """List all profiles and their controls."""
     profiles = state_of(raw_request).profiles
-    return ProfileList(data=[ProfileCard(id=k, control=v) for k, v in profiles.items()])
+    return ProfileList(
+        data=[ProfileCard(id=k, control=v, warning=warning(v)) for k, v in profiles.items()]
+    )
 
 
 @router.get("/v1/entropy/artifacts")
@@ -37,8 +40,7 @@ async def ready(raw_request: Request) -> JSONResponse:
     try:
         async with asyncio.timeout(state.settings.ready_timeout):
             await state.engine.check_health()
-            answers = await state.engine.collective_rpc("entrostat_status")
-        steps = max(answer["steps"] for answer in answers)
+            steps = (await state.ask_workers())["steps"]
     except TimeoutError:
         reason = f"the engine did not respond within {state.settings.ready_timeout:g} s"
     except Exception as error:  # any failure of the check means not ready

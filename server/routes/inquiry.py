@@ -49,8 +49,10 @@ async def answer_inquiry(
         plan.inquiry.inquiry,
         open_questions=plan.inquiry.control.queries == "open",
     )
+    models = raw_request.app.state.openai_serving_models
+    lora = models.lora_requests.get(request.model)
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
-    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt)
+    reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt, lora)
     text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
     fallback = join_fallbacks(*plan.skipped, reason)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)

@@ -1,17 +1,20 @@
 """State shared by the routes of one API server."""
 
+import asyncio
 from typing import Any
 
 from fastapi import Request
 
+from server import metrics
 from server.artifacts import load_artifacts
 from server.decisions.frame import ChatFrame
 from server.inquiry.engine_reads import ReadCache
 from server.profiles import Profiles
 from server.requests.admission import Admission
 from server.requests.telemetry import Telemetry
+from server.requests.workers import merge_status, on_all_workers
 from server.settings import Settings
-from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY, WorkerStatus
 
 
 class ServerState:
@@ -31,11 +34,32 @@ class ServerState:
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None
         """The chat template around a question of `/v1/decisions`, once it was rendered."""
+        self.worker_status: WorkerStatus | None = None
+        """What the workers answered last."""
+        self.watch: asyncio.Task[None] | None = None
+        """The task that checks the workers."""
 
     def served_names(self, request: Request) -> set[str]:
         """Valid values of `model`: names of the base model and the loaded adapters."""
         models = request.app.state.openai_serving_models
         return {path.name for path in models.base_model_paths} | set(models.lora_requests)
+
+    async def ask_workers(self) -> WorkerStatus:
+        """Ask all workers for their status; update the metrics; refuse artifacts of old weights.
+
+        Raises:
+            Exception: The engine does not answer.
+        """
+        answers = await on_all_workers(self.engine, "entrostat_status")
+        status = merge_status(answers)
+        known = 0 if self.worker_status is None else self.worker_status["weight_updates"]
+        metrics.observe_workers(status)
+        if status["weight_updates"]:
+            self.artifacts.mark_stale()
+        if status["weight_updates"] != known:
+            self.readings.clear()
+        self.worker_status = status
+        return status
 
 
 def _admission(vectors: int | None, servers: int, max_waiting: int) -> Admission | None:

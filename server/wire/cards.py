@@ -16,8 +16,10 @@ class ArtifactCard(ReportModel):
     `inquiry-calibration` or `decision-calibration`."""
     model: str
     """The model that the artifact was made for."""
+    adapter: str | None = None
+    """Fingerprint of the LoRA adapter that the artifact was made for; None for the base model."""
     usable: bool
-    """Whether it is compatible with the served model."""
+    """Whether it is compatible with the served model, whose weights were not updated since."""
     reason: str | None = None
     """Why it is incompatible."""
 
@@ -38,6 +40,8 @@ class ProfileCard(ReportModel):
     """Name of the profile."""
     control: Control
     """The controls that the profile sets."""
+    warning: str | None = None
+    """What its temperature law was measured to harm; None if nothing was."""
 
 
 class ProfileList(ReportModel):

@@ -93,6 +93,8 @@ class WorkerArtifact(TypedDict):
     """Of its contents."""
     layers: list[int]
     """Of a steering vector; else empty."""
+    reason: str | None
+    """Why it cannot be used; None if it can."""
 
 
 class WorkerStatus(TypedDict):
@@ -104,6 +106,8 @@ class WorkerStatus(TypedDict):
     """Controls that failed."""
     lost: int
     """Trace records that no API server took."""
+    weight_updates: int
+    """Times that weights were loaded into the model after the start."""
 
 
 class EngineControl(dict[str, Any]):

@@ -71,8 +71,11 @@ def test_hapo_applies_its_law_to_the_reported_entropy(
     from probes.law_functions import apply_laws
     from probes.laws import HapoLaw
     from server.artifacts import Artifacts, shipped_artifacts
+    from server.served_model import ModelFacts
 
-    artifacts = Artifacts([shipped_artifacts()], ModelIdentity.from_checkpoint(checkpoint), 576)
+    artifacts = Artifacts(
+        [shipped_artifacts()], ModelIdentity.from_checkpoint(checkpoint), ModelFacts(576)
+    )
     statistics = artifacts.hapo_statistics("smollm2-135m/entropy", "statistics")
     drawn = sample(server, reference, law("hapo", tau=0.3), temperature=0.9)
     row = HapoLaw(tau=0.3).row(statistics)

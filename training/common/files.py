@@ -7,12 +7,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from training.common.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -108,6 +110,30 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as staging:
         staging.write_text(text, "utf-8")
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Read a JSON file that a run has kept.
+
+    Args:
+        path: Of the file.
+        kind: A pydantic model or a named tuple.
+
+    Raises:
+        TrainingError: The file is damaged; names the field and says how to go on.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))[:200]
+        where = f" at `{field}`" if field else ""
+        raise TrainingError(
+            f"{path}: is damaged{where}: delete it or start with --fresh"
+        ) from error
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

@@ -1,6 +1,5 @@
 """Report of a run: a Markdown page and a figure."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 
 from probes.artifact import package_versions
 from training.common.duration import format_duration
+from training.common.files import read_record
 from training.common.machine import describe_machine
 from training.policy.config import PolicyConfig, config_json
 from training.policy.diagnostics import agreement
@@ -34,8 +34,12 @@ Steps = list[dict[str, float]]
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read an evaluation that `train_policy` wrote."""
-    return Evaluation(**json.loads(path.read_text()))
+    """Read an evaluation that `train_policy` wrote.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    return read_record(path, Evaluation)
 
 
 def write_policy_report(run: Path, config: PolicyConfig) -> Path:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from probes.steering import sampled_entropy
-from training.common.files import write_text
+from training.common.files import read_record, write_text
 from training.common.prompts import load_prompts
 from training.steering.cache import BatchCache
 from training.steering.fit import Choice, Vector
@@ -77,7 +77,7 @@ def generate_steered(
     """
     file = readings.folder / "generations.json"
     if file.is_file():
-        return SteeredGenerations.model_validate_json(file.read_bytes())
+        return read_record(file, SteeredGenerations)
     neutral = [neutral_step(prompt) for prompt in load_prompts(None)[:_PROMPTS]]
     asked = [*neutral[:_SAID], runs[0][-1], runs[0][-1].model_copy(update={"answer_prefix": ""})]
     shown = (-choice.strength, 0.0, choice.strength / 2, choice.strength, 2 * choice.strength)

@@ -15,6 +15,7 @@ from probes.inquiry.task import Task
 from probes.inquiry.words import Predictor
 from probes.laws import HapoStatistics
 from server.artifacts import Artifacts
+from server.served_model import ModelFacts
 from server.worker.records import TOKEN, write_frame
 
 SERVED = ModelIdentity(
@@ -104,7 +105,7 @@ def save_inquiry(
 
 def artifacts(*roots: Path) -> Artifacts:
     """Load the artifacts of these folders for the model of the tests."""
-    return Artifacts(list(roots), SERVED, HIDDEN_SIZE)
+    return Artifacts(list(roots), SERVED, ModelFacts(HIDDEN_SIZE))
 
 
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from server.profiles import ProfileError, Profiles, parse_profiles
+from server.profiles import ProfileError, Profiles, parse_profiles, warning
+from server.wire.request import Control
 
 GOOD = '[calm]\ntemperature = { type = "fixed", temperature = 0.4 }\ntrace = "none"\n'
 
@@ -110,3 +111,28 @@ def test_a_reload_of_an_invalid_file_keeps_the_profiles_and_logs_the_reason(
     (record,) = caplog.records
     assert "mine.toml" in record.getMessage()
     assert ("calm.colour" if damage == "bad" else "cannot be read") in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("law", "said"),
+    [
+        ({"type": "entropy_target", "entropy_target": 1.0, "side": "both"}, "chains of reasoning"),
+        ({"type": "entropy_target", "entropy_target": 1.0, "side": "floor"}, "chains of reasoning"),
+        ({"type": "dynatemp", "range": 0.5}, "where errors are"),
+        ({"type": "edt"}, "where errors are"),
+        ({"type": "hapo", "tau": 0.5}, "where errors are"),
+        ({"type": "hapo", "tau": 0.05}, None),
+        ({"type": "entropy_target", "entropy_target": 1.0}, None),
+        ({"type": "fixed", "temperature": 0.3}, None),
+        (None, None),
+    ],
+)
+def test_a_law_that_was_measured_to_harm_carries_a_warning(
+    law: dict[str, object] | None, said: str | None
+) -> None:
+    found = warning(Control.model_validate({"temperature": law}))
+    assert found is None if said is None else said in str(found)
+
+
+def test_of_the_included_profiles_only_dynamic_carries_a_warning() -> None:
+    assert [name for name, control in Profiles().items() if warning(control)] == ["dynamic"]

@@ -175,3 +175,25 @@ def test_the_reason_that_a_process_gave_is_printed_once_the_start_has_failed(
         _, output = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ended before it was ready (exit code 1): vLLM 9 has no `sample`" in output
+
+
+def test_a_tool_that_a_worker_starts_may_end_during_the_start(tmp_path: Path) -> None:
+    """Between fork and exec, on a busy machine for seconds, it has the title of the worker."""
+    body = """\
+    from setproctitle import setproctitle
+    worker = os.fork()
+    if worker == 0:
+        setproctitle("VLLM::Worker")
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+        os.wait()
+        time.sleep(600)
+    time.sleep(6)
+    send_to_supervisor(ready=True, models=["m"], profiles=["p"])
+    os.kill(worker, signal.SIGKILL)
+"""
+    with running(tmp_path, body) as process:
+        _, said = process.communicate(timeout=120)
+    assert "died while the server was starting" not in said
+    assert process.returncode == 0

@@ -12,10 +12,13 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from server.engine import plugin
 from server.engine.kernels import Kernels
-from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
+from server.worker.message import CONFIG_KEY, KEY, LAYERS_KEY, VECTORS_KEY
 from tests.unit.server.engine.support import VOCAB, Record, asking, random_logits
+from tests.unit.server.engine.test_difficulty import head, judged
 from tests.unit.server.engine.test_runner_v1 import NUM_ROWS, Runner
 from tests.unit.server.engine.test_steering import HIDDEN, VECTORS, Layer
+from tests.unit.server.engine.test_steering import asking as steering
+from tests.unit.server.engine.test_steering import make as steering_tables
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +26,7 @@ def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """One rank, no probes, no vectors and no compiler."""
     monkeypatch.setattr(plugin, "get_tensor_model_parallel_rank", lambda: 0)
     nothing = SimpleNamespace(heads=dict, steering_vectors=dict, for_workers=dict)
-    monkeypatch.setattr(plugin, "load_artifacts", lambda _, steered, any_template: nothing)
+    monkeypatch.setattr(plugin, "load_artifacts", lambda _, **options: nothing)
     monkeypatch.setattr(Kernels, "warm_up", lambda kernels: warmed.append(kernels))
     warmed.clear()
 
@@ -47,6 +50,10 @@ def worker(additional_config: dict[str, Any] | None, runner: Any = None) -> Any:
     )
 
 
+def status(**counts: int) -> dict[str, int]:
+    return {"steps": 0, "failures": 0, "lost": 0, "weight_updates": 0, **counts}
+
+
 def vllm_config(**parallel: Any) -> Any:
     """A configuration beside which every control works, but for what is said."""
     sizes = ("pipeline_parallel_size", "prefill_context_parallel_size")
@@ -63,6 +70,7 @@ def vllm_config(**parallel: Any) -> Any:
 def v1_runner() -> Any:
     runner: Any = Runner()
     runner.vllm_config = vllm_config()
+    runner.get_model = torch.nn.Identity
     runner.device = torch.device("cuda")  # so that only the tests of generators replace them
     return runner
 
@@ -99,7 +107,7 @@ def test_the_processor_is_bound_once_the_model_is_loaded_and_not_before() -> Non
     one = worker({CONFIG_KEY: {}}, runner)
     plugin.attach(one)
     assert runner.sampler.sample is original
-    assert one.entrostat_status() == {"steps": 0, "failures": 0, "lost": 0}
+    assert one.entrostat_status() == status()
     assert one.load_model("fast") == "result"
     assert one.loaded == ["fast"]
     assert one.entrostat_processor is runner.processor
@@ -115,7 +123,50 @@ def test_the_status_of_a_worker_is_what_its_controller_saw() -> None:
     runner.processor.before_sampling(random_logits(1))
     runner.controller.failures = 3
     runner.controller._publisher.lost = 5
-    assert one.entrostat_status() == {"steps": 1, "failures": 3, "lost": 5}
+    assert one.entrostat_status() == status(steps=1, failures=3, lost=5)
+
+
+class Loadable(torch.nn.Module):
+    """A model that can load weights, as vLLM's do."""
+
+    def load_weights(self, weights: list[str]) -> set[str]:
+        return set(weights)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda one: one.reload_weights(),
+        lambda one: one.start_weight_update(),
+        lambda one: one.model_runner.get_model().load_weights(["w"]),
+    ],
+    ids=["reload", "transfer", "extension"],
+)
+def test_probes_and_vectors_fail_once_the_weights_were_updated(update: Any) -> None:
+    """They were made for other weights: their requests go on plainly and say so; others control."""
+    runner = v1_runner()
+    model = Loadable()
+    runner.get_model = lambda: model
+    one = worker({CONFIG_KEY: {}}, runner)
+    one.reload_weights = one.start_weight_update = lambda: None
+    plugin.attach(one)
+    one.load_model()
+    controller = runner.controller
+    controller.read_difficulty(SimpleNamespace(compute_logits=None), {"m/probe": head()})
+    controller.steering = steering_tables(4, NUM_ROWS)[0]
+    controls = (asking(), judged(), {KEY: {**asking()[KEY], "steering": steering()}})
+    for slot, extra in enumerate(controls):
+        controller.add(slot, extra, 1.0)
+    assert controller.failures == 0
+    update(one)
+    assert one.entrostat_status()["weight_updates"] == 1
+    controller.add(3, asking(), 1.0)
+    assert controller.failures == 0
+    for extra in controls[1:]:
+        failures = controller.failures
+        controller.add(3, extra, 1.0)
+        assert controller.failures > failures
+    assert model.load_weights(["w"]) == {"w"}
 
 
 def test_a_rank_that_does_not_sample_has_nothing_to_bind() -> None:

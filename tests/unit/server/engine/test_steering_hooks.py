@@ -17,6 +17,7 @@ from server.engine.steering import Size, SteeringControl
 from server.engine.steering_hooks import LayerSteering, LayerTable, guard_attention
 from server.errors import BadControl
 from server.planning.steering import plan_steering
+from server.served_model import ModelFacts
 from server.wire.request import Steer
 from tests.unit.server.engine.support import bits, request
 from tests.unit.server.engine.test_steering import Layer
@@ -141,7 +142,7 @@ def test_every_accepted_amount_writes_finite_states_and_leaves_the_neighbour_alo
     """A grid of vectors, norms, amounts and sums; what is refused is refused by name."""
     for number, (entry, norm) in enumerate(itertools.product(ENTRIES, NORMS)):
         save(tmp_path, f"m/{number}", entry, norm)
-    artifacts = Artifacts([tmp_path], SERVED, HIDDEN, dtype=dtype)
+    artifacts = Artifacts([tmp_path], SERVED, ModelFacts(HIDDEN, dtype))
     bench = Bench(dtype, artifacts)
     unsteered = bench.run([])
     usable = [card.id for card in artifacts.cards if card.usable]
@@ -173,11 +174,11 @@ def test_a_vector_that_the_type_cannot_hold_is_listed_with_the_reason(
 ) -> None:
     for number, (entry, norm) in enumerate(((1e300, 1.0), (1.0, 1e308), (math.nan, 1.0))):
         save(tmp_path, f"m/{number}", entry, norm)
-    cards = Artifacts([tmp_path], SERVED, HIDDEN, dtype=dtype).cards
+    cards = Artifacts([tmp_path], SERVED, ModelFacts(HIDDEN, dtype)).cards
     assert [card.usable for card in cards] == [False] * 3
     assert "entry" in str(cards[0].reason)
     assert "stream norm" in str(cards[1].reason)
-    assert "not finite" in str(cards[2].reason)
+    assert "no finite numbers" in str(cards[2].reason)
 
 
 @each_dtype

@@ -22,6 +22,7 @@ from probes.laws import NO_LAW, NO_ROW
 from probes.steering import SteeringSpec, tensor_name
 from server.artifacts import Artifacts
 from server.planning.steering import SteeringPlan, plan_steering
+from server.served_model import ModelFacts
 from server.wire.request import Steer
 from server.worker.message import CONFIG_KEY, KEY, LAYERS_KEY, engine_control
 from tests.integration.support import hooked
@@ -154,7 +155,9 @@ def run(root: Path, case: Case) -> dict[str, list[float]]:
     if case.ranks > 1:  # processes of their own, where the temperature laws need no compiler either
         os.environ |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_SIM_MULTI_NUMA": "1"}
     folder = root / case.family
-    artifacts = Artifacts([root / "artifacts"], ModelIdentity.from_checkpoint(folder), HIDDEN)
+    artifacts = Artifacts(
+        [root / "artifacts"], ModelIdentity.from_checkpoint(folder), ModelFacts(HIDDEN)
+    )
     llm = LLM(
         model=str(folder),
         skip_tokenizer_init=True,

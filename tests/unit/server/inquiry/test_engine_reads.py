@@ -17,18 +17,20 @@ class Engine:
     def __init__(self, error: Exception | None = None) -> None:
         self.prompts: list[list[int]] = []
         self.salts: list[str | None] = []
+        self.adapters: list[Any] = []
         self.open = self.most_open = 0
         self.error = error
         self.renderer: Any = None
 
     async def generate(
-        self, prompt: Any, params: Any, request_id: str, **_: Any
+        self, prompt: Any, params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
         if self.error is not None:
             raise self.error
         ids = prompt["prompt_token_ids"]
         self.prompts.append(ids)
         self.salts.append(prompt.get("cache_salt"))
+        self.adapters.append(options.get("lora_request"))
         self.open += 1
         self.most_open = max(self.open, self.most_open)
         await asyncio.sleep(0)
@@ -98,6 +100,16 @@ async def test_a_prompt_that_is_too_long_fails_before_the_engine_is_called() -> 
     with pytest.raises(ReadError, match="a prompt has 8 tokens, the model takes 7"):
         await Reads(engine, "r", ReadCache()).logprobs([[1], [1] * 8], [5])
     assert engine.prompts == []
+
+
+async def test_an_adapter_is_read_itself_and_its_reads_are_not_those_of_the_base_model() -> None:
+    engine, cache = Engine(), ReadCache()
+    one, reloaded = object(), object()
+    for adapter in (None, one, reloaded):
+        reads = Reads(engine, "r", cache, None, adapter)
+        await reads.logprobs([[1]], [5])
+        await reads.continuations([([1], [2])])
+    assert engine.adapters == [None] * 2 + [one] * 2 + [reloaded] * 2
 
 
 async def test_reads_are_shared_only_by_requests_with_the_same_cache_salt() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from probes.artifact import Adapter
 from server.errors import BadControl
 from server.planning.plan import ControlSources, Plan, make_plan
 from server.planning.refusals import RequestParams
@@ -33,7 +34,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
     "no messages": {"last_message": None},
     "/v1/responses": {"answers_one_chat": False, "supports_inquiry": False, "last_message": None},
     "/v1/messages": {"supports_inquiry": False},
-    "an adapter": {"adapter": "lora"},
+    "an adapter": {"adapter": Adapter("lora", "h")},
     "n = 4": {"num_choices": 4},
     "tools": {"unsupported_by_inquiry": ("tools",)},
     "beam search": {"beam_search": True},

@@ -1,15 +1,25 @@
 """Law: every file that a user gives is read with and without a byte order mark."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from training.common.errors import TrainingError
-from training.common.files import atomic_write, read_json_lines, read_text, read_toml, write_text
+from training.common.files import (
+    atomic_write,
+    read_json_lines,
+    read_record,
+    read_text,
+    read_toml,
+    write_text,
+)
 from training.common.prompts import load_prompts
 from training.datasets.loaders import load_problems
 from training.difficulty.strategies import load_strategies
+from training.policy.evaluation import Evaluation
+from training.steering.generations import SteeredGenerations
 from training.steering.tasks import load_episodes
 
 _STRATEGIES = "".join(f"[{name}]\ntemperature = 0.5\nbudget = 0.5\n" for name in ("easy", "normal"))
@@ -88,3 +98,33 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Pat
         staging.write_text(None)  # type: ignore[arg-type]
     assert read_text(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is damaged: delete it or start with --fresh"),
+        (b"{", "is damaged: delete it"),
+        (b"\xff\xfe", "is damaged: delete it"),
+        (b"[]", "is damaged: delete it"),
+        (b"null", "is damaged: delete it"),
+        (b"{}", "is damaged at `divergence`: delete it"),
+        (b'{"divergence": {"0.1": "far"}}', "is damaged at `divergence.0.1`: delete it"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "generations.json"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError) as error:
+        read_record(path, SteeredGenerations)
+    assert str(error.value).startswith(f"{path}: {said}")
+
+
+def test_what_was_kept_is_what_is_read(tmp_path: Path) -> None:
+    kept = SteeredGenerations(divergence={0.1: 2.0}, prompts=["a"], completions={}, sampled={})
+    path = tmp_path / "generations.json"
+    path.write_text(kept.model_dump_json())
+    assert read_record(path, SteeredGenerations) == kept
+    evaluation = Evaluation([[True, False]], [[0.5, 0.25]], [1.5], [[3, 4]])
+    path.write_text(json.dumps(evaluation._asdict()))
+    assert read_record(path, Evaluation) == evaluation

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.artifact import Artifact, ModelIdentity
 from probes.decisions.calibration import DecisionCalibration
 from probes.decisions.question import choice
 from probes.decisions.scores import OptionLogprobs, ReadSettings, probabilities
@@ -94,17 +94,9 @@ def test_the_artifact_is_read_back_as_it_was_fitted_and_the_page_has_its_figures
 ) -> None:
     rows, one = result(400)
     served: Any = type("S", (), {"model": "m/x", "vllm": "0", "root": ""})
-    manifest = Manifest(
-        kind="decision-calibration",
-        model="x",
-        identity=ModelIdentity(
-            config_hash=None, weights_hash=None, tokenizer_hash=None, chat_template_hash=None
-        ),
-        data_hash="d",
-        seed=0,
-    )
+    identity = ModelIdentity.unknown()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.decisions.job.identify_served", lambda *_: manifest.identity)
+        patch.setattr("training.decisions.job.identify_served", lambda *_: identity)
         manifest = _manifest(DecisionsConfig(), served, rows, [one])
     artifact = Artifact(id="x/which", manifest=manifest, tensors=_tensors([one]))
     saved = Artifact.load(artifact.save(tmp_path))

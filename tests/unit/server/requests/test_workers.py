@@ -1,0 +1,118 @@
+"""Status checks of the workers: every engine is asked, and updates of the weights are noticed."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from server.artifacts import Artifacts
+from server.inquiry.engine_reads import ReadCache
+from server.requests import workers
+from server.requests.workers import after_each_call, merge_status, on_all_workers, watch
+from server.routes.state import ServerState
+from tests.unit.server.planning.test_steering import save as save_vector
+from tests.unit.server.support import artifacts
+
+
+class Engines:
+    """vLLM's client of several engines, which returns the first engine's results."""
+
+    def __init__(self, *statuses: dict[str, int]) -> None:
+        usual = {"steps": 1, "failures": 0, "lost": 0, "weight_updates": 0}
+        self.statuses = [{**usual, **one} for one in statuses]
+        self.engine_core = SimpleNamespace(call_utility_all_async=self.everywhere)
+        self.called: list[str] = []
+
+    async def everywhere(self, utility: str, method: str, *_: Any) -> list[list[dict[str, int]]]:
+        assert (utility, method) == ("collective_rpc", "entrostat_status")
+        return [[one] for one in self.statuses]
+
+    async def collective_rpc(self, method: str, *_: Any, **__: Any) -> list[dict[str, int]]:
+        self.called.append(method)
+        if method == "fails":
+            raise RuntimeError("boom")
+        return self.statuses[:1]
+
+
+def state(engine: Any, found: Artifacts) -> Any:
+    """The part of the server's state that the checks use."""
+    server: Any = object.__new__(ServerState)
+    server.engine, server.artifacts, server.readings = engine, found, ReadCache()
+    server.worker_status = None
+    return server
+
+
+def metric(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+async def test_every_engine_is_asked_and_not_only_the_first() -> None:
+    engine = Engines({"steps": 3, "failures": 1}, {"steps": 9, "failures": 2, "lost": 4})
+    answers = await on_all_workers(engine, "entrostat_status")
+    assert merge_status(answers) == {"steps": 9, "failures": 3, "lost": 4, "weight_updates": 0}
+    alone: Any = SimpleNamespace(collective_rpc=engine.collective_rpc)
+    assert await on_all_workers(alone, "entrostat_status") == engine.statuses[:1]
+
+
+async def test_a_vector_that_the_second_engine_lacks_is_not_offered(tmp_path: Path) -> None:
+    save_vector(tmp_path / "one", "m/kept")
+    save_vector(tmp_path / "two", "m/kept")
+    save_vector(tmp_path / "one", "m/lost")
+    by_engine = [artifacts(tmp_path / name).for_workers() for name in ("one", "two")]
+
+    async def everywhere(*_: Any) -> list[list[Any]]:
+        return [[one] for one in by_engine]
+
+    engine: Any = SimpleNamespace(engine_core=SimpleNamespace(call_utility_all_async=everywhere))
+    mine = artifacts(tmp_path / "one")
+    mine.keep_common(await on_all_workers(engine, "entrostat_artifacts"))
+    assert set(mine.steering_vectors()) == {"m/kept"}
+
+
+@pytest.mark.parametrize("method", ["start_weight_update", "my_extension", "fails"])
+async def test_an_update_through_this_server_refuses_artifacts_before_the_call_returns(
+    method: str, tmp_path: Path
+) -> None:
+    save_vector(tmp_path, "m/v")
+    engine = Engines({}, {})
+    server = state(engine, artifacts(tmp_path))
+    server.readings.put(b"key", [1.0])
+    after_each_call(engine, server.ask_workers)
+    await server.ask_workers()
+    assert len(server.artifacts) == 1
+    engine.statuses[1]["weight_updates"] = 1
+    if method == "fails":
+        with pytest.raises(RuntimeError, match="boom"):
+            await engine.collective_rpc(method)
+    else:
+        await engine.collective_rpc(method)
+    assert engine.called == [method]
+    assert len(server.artifacts) == 0
+    assert server.readings.get(b"key") is None
+    assert metric("entrostat_weight_updates") == 1
+
+
+async def test_an_update_through_another_server_is_noticed_by_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_vector(tmp_path, "m/v")
+    monkeypatch.setattr(workers, "STATUS_SECONDS", 0.001)
+    engine = Engines({"weight_updates": 2, "failures": 7, "lost": 5})
+    server = state(engine, artifacts(tmp_path))
+    failed: list[int] = []
+
+    async def check() -> None:
+        if not failed:
+            failed.append(1)
+            raise RuntimeError("the engine does not answer")
+        await server.ask_workers()
+
+    task = asyncio.create_task(watch(check))
+    while len(server.artifacts):
+        await asyncio.sleep(0.001)
+    task.cancel()
+    assert metric("entrostat_worker_failures", cause="control") == 7
+    assert metric("entrostat_worker_failures", cause="trace") == 5

@@ -16,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from typer.main import get_command
 
 from probes.inquiry.task import Task
 from scripts.config_page import config_page, settings_table
 from scripts.routes_page import routes_page
-from server.wire.decisions import DecisionControl, DecisionReport
-from server.wire.report import Report
-from server.wire.request import Control
+from server.wire import schema
 from training.cli import policy as policy_cli
 from training.cli import probe as training_cli
 from training.cli import steering as steering_cli
@@ -137,15 +133,7 @@ def objectives_page() -> str:
 
 def wire_schema() -> str:
     """JSON schema of the request's field (`Control`, `DecisionControl`) and of the answer's."""
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]]
-    modes = [
-        (Control, "validation"),
-        (Report, "serialization"),
-        (DecisionControl, "validation"),
-        (DecisionReport, "serialization"),
-    ]
-    _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
-    return json.dumps(schema, indent=2) + "\n"
+    return json.dumps(schema.wire_schema(), indent=2) + "\n"
 
 
 def task_schema() -> str:

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     """Seconds to wait for the trace of an answer before responding without it."""
     ready_timeout: float = Field(60.0, gt=0.0)
     """Seconds the engine has to respond to a readiness check; longer than the longest step."""
+    playground: bool = True
+    """Whether `/` is the playground; `--no-playground` unsets it."""
     supervisor: Path | None = None
     """Socket of the supervisor process; set by `entrostat serve`."""
     steering_queue: int = Field(1024, ge=0)

@@ -63,6 +63,9 @@ def serve(
         Runner | None,
         typer.Option(help="vLLM model runner; default: vLLM's own choice, v2 on most GPUs."),
     ] = None,
+    no_playground: Annotated[
+        bool, typer.Option("--no-playground", help="Do not serve the playground at `/`.")
+    ] = False,
 ) -> None:
     """Serve a model behind an OpenAI API that controls entropy at every token.
 
@@ -83,6 +86,8 @@ def serve(
         os.environ["ENTROSTAT_PROFILES"] = str(profiles.resolve())
     if artifacts is not None:
         os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
+    if no_playground:
+        os.environ["ENTROSTAT_PLAYGROUND"] = "0"
     os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)

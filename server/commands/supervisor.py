@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from server.commands.startup import StartupMessages
+from server.settings import settings
 
 STOP_SECONDS = 3.0
 """Grace period of a starting server after SIGTERM or SIGINT."""
@@ -237,13 +238,15 @@ def _is_alive(process: Any) -> bool:
 
 def ready_lines(address: str, models: list[str], profiles: list[str]) -> list[str]:
     """Lines printed when the server is ready."""
+    opens = settings().playground and address.startswith("http")
     return [
         f"entrostat: ready at {address}",
         f"entrostat: models {', '.join(models)}; profiles {', '.join(profiles) or 'none'}, "
         f"as {models[0]}@PROFILE"
         if models
         else "entrostat: no model",
-        f'entrostat: try `entrostat chat "Why is the sky blue?" --url {address}/v1`',
+        f'entrostat: try `entrostat chat "Why is the sky blue?" --url {address}/v1`'
+        + (f", or open {address}/ in a browser" if opens else ""),
     ]
 
 

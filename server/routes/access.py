@@ -1,4 +1,4 @@
-"""API key: required on every route except health, metrics, version and API documentation.
+"""API key: required on every route except health, metrics, version, documentation, playground.
 
 vLLM's middleware protects only some path prefixes. It does not cover routes that generate
 (`/invocations`, `/generative_scoring`) or change the server (`/scale_elastic_ep`).
@@ -17,6 +17,7 @@ from server.errors import error_body
 
 PUBLIC_PATHS = frozenset(
     {
+        "/",
         "/docs",
         "/docs/oauth2-redirect",
         "/health",
@@ -29,8 +30,8 @@ PUBLIC_PATHS = frozenset(
         "/version",
     }
 )
-"""Health, load, metrics, version and the API documentation."""
-_PUBLIC_FOLDERS = ("/metrics/", "/static/")
+"""The playground, health, load, metrics, version and the API documentation."""
+_PUBLIC_FOLDERS = ("/metrics/", "/playground/", "/static/")
 
 
 def is_public(method: str, path: str) -> bool:

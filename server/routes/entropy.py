@@ -1,6 +1,7 @@
-"""Routes that vLLM does not have: profiles, artifacts and readiness."""
+"""Routes that vLLM does not have: profiles, artifacts, the schema and readiness."""
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -8,6 +9,7 @@ from fastapi.responses import JSONResponse
 from server.profiles import warning
 from server.routes.state import state_of
 from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness
+from server.wire.schema import wire_schema
 
 router = APIRouter()
 
@@ -25,6 +27,12 @@ async def list_profiles(raw_request: Request) -> ProfileList:
 async def list_artifacts(raw_request: Request) -> ArtifactList:
     """List all artifacts and whether they are compatible with the served model."""
     return ArtifactList(data=state_of(raw_request).artifacts.cards)
+
+
+@router.get("/v1/entropy/schema")
+async def schema() -> dict[str, Any]:
+    """JSON schema of the field `entropy` of requests and responses, in `$defs`."""
+    return wire_schema()
 
 
 @router.get("/ready", responses={503: {"model": Readiness}}, response_model=Readiness)

@@ -7,10 +7,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
-from server.routes import anthropic, decisions, entropy, models, openai
+from server.routes import anthropic, decisions, entropy, models, openai, playground
 from server.routes.access import guard, is_public
 from server.routes.failures import shape_errors
 from server.routes.uncontrolled import refuses_controls, routes_that_refuse_controls
+from server.settings import settings
 
 Controls = Literal["takes", "own", "refuses", "profile names", ""]
 """How a route handles the `entropy` field, the header and `NAME@PROFILE`."""
@@ -78,6 +79,8 @@ def attach_routes(app: FastAPI, args: Namespace) -> None:
     refusing = routes_that_refuse_controls(app, _OURS)
     for router in (*_OURS, refusing):
         app.include_router(router)
+    if settings().playground:
+        app.include_router(playground.router)
     shape_errors(app)
     guard(app, args)
 

@@ -1,0 +1,29 @@
+/** The current request, to run elsewhere. */
+
+import { useState } from 'preact/hooks';
+import * as snippets from './snippets.js';
+
+const LANGUAGES = { Python: snippets.python, Node: snippets.node, curl: snippets.curl };
+
+/** @param body A function that returns the request as it would be sent now. */
+export function CopyAs({ body }) {
+  const [shown, show] = useState(null);
+  const copy = async (name) => {
+    const text = LANGUAGES[name](body(), new URL('.', location.href).href);
+    // The clipboard exists only on secure origins and on this machine; the text is shown anyway.
+    const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+    show({ name, text, copied });
+  };
+  return (
+    <details class="panel">
+      <summary>Copy the request as a program</summary>
+      {Object.keys(LANGUAGES).map((name) => (
+        <button key={name} type="button" onClick={() => copy(name)}>{name}</button>
+      ))}
+      <p role="status" class="note">
+        {shown && (shown.copied ? `${shown.name} copied.` : 'Select the text to copy it.')}
+      </p>
+      {shown && <pre tabIndex="0" aria-label={`${shown.name} program`}>{shown.text}</pre>}
+    </details>
+  );
+}

@@ -1,0 +1,114 @@
+/** What the server reports about a finished answer. */
+
+import { fixed, inWords, mean, percent } from './answer.js';
+
+export function Summary({ answer }) {
+  if (!answer.done) return null;
+  const { report, tokens } = answer;
+  if (report?.inquiry) return <Inquiry report={report.inquiry} seconds={answer.seconds} />;
+  const entropy = report?.entropy_mean ?? mean(tokens.map((one) => one.entropy));
+  const temperature = report?.temperature_mean ?? mean(tokens.map((one) => one.temperature));
+  const rows = {
+    tokens: report?.num_tokens ?? tokens.length,
+    seconds: `${answer.seconds.toFixed(2)}${answer.first === null ? '' : `, first text after ${answer.first.toFixed(2)}`}`,
+    entropy: `mean ${fixed(entropy)}, highest ${fixed(report?.entropy_max)} nats`,
+    temperature: `mean ${fixed(temperature)}, T0 ${fixed(report?.base_temperature)}`,
+    heated: percent(report?.share_heated),
+    cooled: percent(report?.share_cooled),
+    ...(report?.law && { law: report.law }),
+    ...(report?.profile && { profile: report.profile }),
+    ...(report?.num_clamped != null && { clamped: `${report.num_clamped} tokens` }),
+    end: answer.finish ?? 'stopped',
+  };
+  return (
+    <>
+      {report?.difficulty && <Difficulty report={report.difficulty} />}
+      <dl class="summary">
+        {Object.entries(rows).map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+      {report?.steering?.map((one, i) => <Steering key={i} report={one} />)}
+      {report?.fallback && <p class="warning">Not applied or not measured: {report.fallback}</p>}
+    </>
+  );
+}
+
+function Difficulty({ report }) {
+  const { label, probabilities, mode, source, strategy } = report;
+  const share = probabilities?.[label] === undefined ? '' : ` (${percent(probabilities[label])})`;
+  return (
+    <p class="badge">
+      <strong>Difficulty: {label ?? 'unknown'}{share}</strong>
+      {strategy && (
+        <>
+          {mode === 'shadow' ? ', would apply: ' : ', strategy: '}
+          {strategy.temperature !== null && `T0 ${strategy.temperature}, `}
+          at most {strategy.max_tokens} tokens{strategy.prompt && ', added text'}
+        </>
+      )}
+      , decided by {source}
+    </p>
+  );
+}
+
+function Steering({ report }) {
+  const amount = ['strength', 'strength_relative', 'clamp'].find((name) => report[name] != null);
+  return (
+    <p class="badge">
+      <strong>Steering: {report.vector}</strong>, {amount} {String(report[amount])}, layers {report.layers.join(', ')}
+    </p>
+  );
+}
+
+const SHOWN = 12;
+
+function Inquiry({ report, seconds }) {
+  const sorted = Object.entries(report.probabilities).sort((a, b) => b[1] - a[1]);
+  const inSet = new Set(report.prediction_set);
+  const rest = sorted.length - SHOWN;
+  return (
+    <section class="inquiry" aria-label="Inquiry">
+      <p class="badge">
+        <strong>
+          {report.action === 'answer' ? `Answer: ${report.label}` : `Question ${report.turn}`}
+        </strong>
+        , {report.prediction_set.length} of {sorted.length} labels in the prediction set at
+        {' '}{percent(report.confidence_level)}, {seconds.toFixed(2)} s
+        {report.reason && `, stopped: ${report.reason}`}
+        {!report.calibrated && ', not calibrated for this history'}
+      </p>
+      <ul class="labels" aria-label="Labels by probability">
+        {sorted.slice(0, SHOWN).map(([label, probability]) => (
+          <li
+            key={label}
+            class={inSet.has(label) ? 'in' : 'out'}
+            style={{ '--share': `${100 * probability}%` }}
+          >
+            {label} {percent(probability)}{inSet.has(label) ? '' : ' (not in the set)'}
+          </li>
+        ))}
+      </ul>
+      {rest > 0 && <p class="note">and {rest} less probable labels</p>}
+      {report.expected_size != null && (
+        <p class="note">Expected size of the set after the next answer: {fixed(report.expected_size)}</p>
+      )}
+    </section>
+  );
+}
+
+/** Sizes of the prediction set, turn by turn. */
+export function SetSizes({ turns }) {
+  const sizes = turns.map(({ answer }) => answer.report?.inquiry?.prediction_set.length);
+  const known = sizes.filter((size) => size !== undefined);
+  return known.length > 1 ? <p class="sizes">Prediction set: {known.join(' → ')} labels</p> : null;
+}
+
+/** For screen readers: when an answer starts, and one sentence when it ends. */
+export function Status({ turn }) {
+  const text = !turn ? '' : turn.answer.done ? (turn.answer.error ? '' : inWords(turn.answer)) : 'Answering…';
+  return <p role="status" class="note">{text}</p>;
+}

@@ -1,0 +1,105 @@
+/** From a JSON schema to the fields of a form. */
+
+const ARTIFACT = /\bId of an? `([a-z-]+)` artifact/;
+
+/** The properties of an object schema as fields. */
+export function fieldsOf(root, schema) {
+  const required = new Set(schema.required ?? []);
+  return Object.entries(schema.properties ?? {}).map(([name, property]) => ({
+    name,
+    required: required.has(name),
+    ...fieldOf(root, property),
+  }));
+}
+
+/** One field: its kind, its limits, and the texts that explain it. */
+export function fieldOf(root, property) {
+  const { schema, optional } = resolve(root, property);
+  const description = (property.description ?? schema.description ?? '').replaceAll('\n', ' ');
+  const base = {
+    optional,
+    description,
+    default: property.default ?? null,
+    artifact: ARTIFACT.exec(description)?.[1] ?? null,
+  };
+  return { ...base, ...kindOf(root, schema) };
+}
+
+/** Follow references and drop null from unions. */
+function resolve(root, schema) {
+  if (schema.$ref) return resolve(root, root.$defs[schema.$ref.split('/').pop()]);
+  const options = schema.anyOf?.filter((one) => one.type !== 'null');
+  if (options?.length === 1 && schema.type === undefined) {
+    return { schema: resolve(root, options[0]).schema, optional: true };
+  }
+  return { schema, optional: false };
+}
+
+function kindOf(root, schema) {
+  if (schema.discriminator) return { kind: 'union', ...union(root, schema) };
+  if (schema.const !== undefined) return { kind: 'choice', options: [schema.const] };
+  if (schema.enum) return { kind: 'choice', options: schema.enum };
+  switch (schema.type) {
+    case 'boolean':
+      return { kind: 'choice', options: [true, false] };
+    case 'number':
+    case 'integer':
+      return { kind: 'number', integer: schema.type === 'integer', limits: limits(schema) };
+    case 'string':
+      return { kind: 'text', limits: schema.maxLength ? `up to ${schema.maxLength} characters` : '' };
+    case 'array':
+      return list(root, schema);
+    case 'object':
+      if (schema.properties) return { kind: 'object', fields: fieldsOf(root, schema) };
+  }
+  return { kind: 'json' };
+}
+
+function union(root, schema) {
+  const tag = schema.discriminator.propertyName;
+  const variants = Object.entries(schema.discriminator.mapping).map(([value, ref]) => {
+    const variant = resolve(root, { $ref: ref }).schema;
+    const fields = fieldsOf(root, variant).filter((field) => field.name !== tag);
+    return { value, description: variant.description ?? '', fields };
+  });
+  return { tag, variants };
+}
+
+function list(root, schema) {
+  if (schema.prefixItems) {
+    return { kind: 'tuple', items: schema.prefixItems.map((item) => fieldOf(root, item)) };
+  }
+  const item = fieldOf(root, schema.items ?? {});
+  if (item.kind === 'object') return { kind: 'list', item, max: schema.maxItems ?? Infinity };
+  if (item.kind === 'number' || item.kind === 'text') return { kind: 'values', item };
+  return { kind: 'json' };
+}
+
+function limits(schema) {
+  const low = schema.minimum ?? schema.exclusiveMinimum;
+  const high = schema.maximum ?? schema.exclusiveMaximum;
+  const parts = [];
+  if (low !== undefined) parts.push(`${schema.minimum === undefined ? 'above' : 'from'} ${low}`);
+  if (high !== undefined) parts.push(`${schema.maximum === undefined ? 'below' : 'to'} ${high}`);
+  return parts.join(' ');
+}
+
+/** The value that a field starts with when somebody switches it on. */
+export function initial(field) {
+  if (field.kind === 'union') return { [field.tag]: field.variants[0].value };
+  if (field.kind === 'list') return [{}];
+  if (field.kind === 'tuple') return field.items.map(() => null);
+  return field.kind === 'object' ? {} : undefined;
+}
+
+/** A copy of an object with one key set; the key is absent if the value is undefined. */
+export function withKey(object, name, value) {
+  const { [name]: _, ...rest } = object ?? {};
+  return value === undefined ? rest : { ...rest, [name]: value };
+}
+
+/** The longest of `paths` that contains the server's `param`; null if none does. */
+export function ownerOf(param, paths) {
+  const owners = paths.filter((path) => param === path || param?.startsWith(`${path}.`));
+  return owners.sort((a, b) => b.length - a.length)[0] ?? null;
+}

@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import test from 'node:test';
+import { fieldOf, fieldsOf, initial, ownerOf, withKey } from '../src/schema.js';
+
+const schema = JSON.parse(readFileSync(new URL('../../docs/reference/wire-schema.json', import.meta.url)));
+const controls = fieldsOf(schema, schema.$defs.Control);
+
+/** Every field below a field, with its path. */
+function* all(fields, prefix = '') {
+  for (const field of fields) {
+    const path = `${prefix}${field.name}`;
+    yield { path, field };
+    yield* all(field.fields ?? [], `${path}.`);
+    yield* all(field.item?.fields ?? [], `${path}.`);
+    for (const variant of field.variants ?? []) yield* all(variant.fields, `${path}.`);
+  }
+}
+
+test('every control of the schema has a field with a form of its own and a description', () => {
+  const found = [...all(controls)];
+  const names = new Set(found.map(({ field }) => field.name));
+  for (const name of Object.keys(schema.$defs.Control.properties)) assert.ok(names.has(name), name);
+  for (const { path, field } of found) {
+    assert.notEqual(field.kind, 'json', path);
+    assert.ok(field.description.length > 5, path);
+  }
+});
+
+test('every property of every definition that a request can hold is reached', () => {
+  const reached = new Set([...all(controls)].map(({ path }) => path.split('.').at(-1)));
+  const seen = new Set();
+  const visit = (node) => {
+    if (node?.$ref && !seen.has(node.$ref)) {
+      seen.add(node.$ref);
+      visit(schema.$defs[node.$ref.split('/').pop()]);
+    }
+    for (const name of Object.keys(node?.properties ?? {})) {
+      if (name !== 'type') assert.ok(reached.has(name), name);
+    }
+    const below = [node?.items, ...Object.values(node?.properties ?? {})];
+    for (const one of [...below, ...(node?.anyOf ?? []), ...(node?.oneOf ?? [])]) if (one) visit(one);
+  };
+  visit({ $ref: '#/$defs/Control' });
+  assert.ok(seen.size > 8);
+});
+
+test('a law is chosen by its type and starts with it', () => {
+  const law = controls.find((field) => field.name === 'temperature');
+  assert.equal(law.kind, 'union');
+  assert.deepEqual(Object.keys(initial(law)), ['type']);
+});
+
+test('artifact ids, limits and defaults come from the schema', () => {
+  const steering = controls.find((field) => field.name === 'steering');
+  const fields = Object.fromEntries(steering.item.fields.map((field) => [field.name, field]));
+  assert.equal(fields.vector.artifact, 'steering-vector');
+  assert.equal(fields.vector.required, true);
+  assert.equal(fields.strength.limits, 'from -1000 to 1000');
+  assert.equal(fields.positions.default, 'answer');
+  assert.equal(fields.clamp.items.length, 2);
+  assert.deepEqual(initial(fields.clamp), [null, null]);
+});
+
+test('a schema that the form does not know becomes a JSON field', () => {
+  const odd = { anyOf: [{ type: 'number' }, { type: 'string' }], description: 'Odd.' };
+  assert.equal(fieldOf(schema, odd).kind, 'json');
+});
+
+test('a key without a value is absent', () => {
+  assert.deepEqual(withKey({ a: 1 }, 'b', 2), { a: 1, b: 2 });
+  assert.deepEqual(withKey({ a: 1 }, 'a', undefined), {});
+  assert.deepEqual(withKey(undefined, 'a', false), { a: false });
+});
+
+test('an error belongs to the closest field that contains its parameter', () => {
+  const paths = ['entropy', 'entropy.temperature', 'entropy.temperature.tau', 'temperature'];
+  assert.equal(ownerOf('entropy.temperature.tau', paths), 'entropy.temperature.tau');
+  assert.equal(ownerOf('entropy.temperature.tau2', paths), 'entropy.temperature');
+  assert.equal(ownerOf('temperature', paths), 'temperature');
+  assert.equal(ownerOf('messages', paths), null);
+  assert.equal(ownerOf(null, paths), null);
+});

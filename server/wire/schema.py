@@ -1,0 +1,25 @@
+"""JSON schema of the field `entropy`: of requests, and of the reports in responses."""
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from server.wire.decisions import DecisionControl, DecisionReport
+from server.wire.report import Report
+from server.wire.request import Control
+
+
+@lru_cache(maxsize=1)
+def wire_schema() -> dict[str, Any]:
+    """Definitions of the request's fields, the reports in responses, and everything inside them."""
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]]
+    modes = [
+        (Control, "validation"),
+        (Report, "serialization"),
+        (DecisionControl, "validation"),
+        (DecisionReport, "serialization"),
+    ]
+    _, schema = models_json_schema(modes, title="The `entropy` field of requests and answers")
+    return schema

@@ -1,0 +1,118 @@
+"""Chromium on the playground of a real server. `make test-browser` installs what it needs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import FLAGS, entrostat, run_server
+
+KEY = "secret"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+AXE = Path(__file__).parents[2] / "playground" / "node_modules" / "axe-core" / "axe.min.js"
+OFFLINE = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+MARKUP = "<img src=x onerror=alert(1)>"
+PROFILES = f"""
+[cool]
+temperature = {{ type = "fixed", temperature = 0.3 }}
+
+["{MARKUP}"]
+temperature = {{ type = "fixed", temperature = 0.5 }}
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark these tests; skip them without Playwright or Chromium."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        reason = "Playwright is not installed: run `make test-browser`"
+    else:
+        reason = "" if CHROMIUM else "Chromium is not installed"
+    for item in items:
+        if item.nodeid.startswith("tests/browser/"):
+            item.add_marker(pytest.mark.engine)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the server: with an API key, and a profile whose name is markup.
+
+    `PLAYGROUND_URL` names a running server with the same key and profiles instead.
+    """
+    if running := os.environ.get("PLAYGROUND_URL"):
+        yield running
+        return
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "profiles.toml").write_text(PROFILES)
+    own = ("--profiles", str(folder / "profiles.toml"), "--api-key", KEY)
+    with run_server(entrostat("serve", *FLAGS, *own), folder / "server.log") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OFFLINE))
+        yield browser
+        browser.close()
+
+
+VIOLATIONS = """document.addEventListener("securitypolicyviolation", (event) =>
+  console.error("CSP", event.violatedDirective, event.blockedURI, event.sample))"""
+
+
+class Problems(list[str]):
+    """Console errors, CSP violations among them; uncaught errors; dialogs; other hosts."""
+
+    def watch(self, page: Any, url: str) -> None:
+        page.on("console", lambda message: message.type == "error" and self.append(message.text))
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("dialog", lambda dialog: (self.append(f"dialog {dialog.message}"), dialog.accept()))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(url) or self.append(f"request {request.url}"),
+        )
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return Problems()
+
+
+@pytest.fixture
+def closed(browser: Any, url: str, problems: Problems) -> Iterator[Any]:
+    """A page that asks for the key."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(VIOLATIONS)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    problems.watch(page, url)
+    page.goto(url + "/")
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def page(closed: Any, problems: Problems) -> Iterator[Any]:
+    """A page with the key entered; afterwards no violation of the CSP and no other error."""
+    closed.get_by_label("API key of this server").fill(KEY)
+    closed.get_by_role("button", name="Use key").click()
+    closed.get_by_label("Message").wait_for()
+    yield closed
+    expected = ("401", "400")  # Chromium prints refused requests as errors, too
+    others = [
+        text for text in problems if not any(f"status of {code}" in text for code in expected)
+    ]
+    assert others == []

@@ -1,0 +1,154 @@
+"""Chatting: the key, shaded tokens, profiles, errors beside their fields, stopping, copying."""
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tests.browser.actions import (
+    answered,
+    ask,
+    control,
+    fill,
+    open_panel,
+    request,
+    send,
+    summary,
+    switch_on,
+)
+from tests.browser.conftest import KEY, MARKUP
+
+
+def test_the_key_is_asked_for_and_stays_in_memory(closed: Any) -> None:
+    closed.get_by_label("API key").fill("wrong")
+    closed.get_by_role("button", name="Use key").click()
+    expect(closed.get_by_role("alert")).to_contain_text("refuses this key")
+    closed.get_by_label("API key").fill(KEY)
+    closed.get_by_role("button", name="Use key").click()
+    expect(closed.get_by_label("Message")).to_be_visible()
+    stored = "[localStorage.length, sessionStorage.length, document.cookie, location.href]"
+    *counts, cookie, address = closed.evaluate(stored)
+    assert (counts, cookie) == ([0, 0], "")
+    assert KEY not in address
+    closed.reload()
+    expect(closed.get_by_label("API key")).to_have_value("")
+
+
+def test_every_token_of_an_answer_is_shaded_and_explained(page: Any) -> None:
+    request(page)
+    ask(page)
+    tokens = page.get_by_role("option")
+    shown, row = tokens.count(), summary(page)
+    assert 0 <= int(row["tokens"]) - shown <= 1  # the token that ends an answer has no text
+    shades = tokens.evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert len(set(shades)) > 3
+    assert re.fullmatch(r"mean \d\.\d\d, highest \d+\.\d\d nats", row["entropy"])
+    assert (row["heated"], row["cooled"], row["end"]) == ("0 %", "0 %", "length")
+    tokens.nth(2).hover()
+    details = page.locator(".details")
+    expect(details).to_contain_text(re.compile(r"H = \d\.\d\d nats, T = 1\.00, p = \d+ %"))
+    expect(details.get_by_role("listitem")).to_have_count(5)
+    assert "sampled" in details.inner_text() or "p = 0 %" in details.inner_text()
+    label = page.locator(".chart").get_attribute("aria-label")
+    assert f"of {row['tokens']} tokens" in label
+    assert page.locator(".chart canvas").count() == 1
+    expect(page.get_by_role("status").first).to_contain_text(f"{row['tokens']} tokens in")
+
+
+def test_tokens_can_be_read_with_the_keyboard(page: Any) -> None:
+    request(page)
+    page.get_by_label("Message").focus()
+    page.keyboard.type("Name three colors.")
+    page.keyboard.press("Enter")
+    answered(page)
+    answer = page.get_by_role("listbox")
+    answer.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("option", selected=True)).to_have_count(1)
+    second = page.get_by_role("option").nth(1)
+    expect(second).to_have_attribute("aria-selected", "true")
+    assert answer.get_attribute("aria-activedescendant") == second.get_attribute("id")
+    assert "nats, temperature 1.00; most probable:" in second.get_attribute("aria-label")
+    page.keyboard.press("End")
+    expect(page.get_by_role("option").last).to_have_attribute("aria-selected", "true")
+
+
+def test_an_answer_can_be_stopped_and_the_conversation_goes_on(page: Any) -> None:
+    request(page, max_tokens="1500")
+    send(page, "Write a long story about the sea.")
+    expect(page.get_by_role("option").nth(5)).to_be_attached()
+    page.get_by_role("button", name="Stop").click()
+    answered(page)
+    expect(page.get_by_role("status").first).to_contain_text("Stopped.")
+    assert summary(page)["end"] == "stopped"
+    send(page, "Again.")
+    expect(page.get_by_role("option").nth(5)).to_be_attached()
+    page.get_by_label("Message").press("Escape")
+    answered(page)
+    assert page.get_by_role("listbox").count() == 2
+
+
+def test_a_profile_applies_and_its_controls_are_shown(page: Any) -> None:
+    request(page)
+    page.get_by_label("Profile").select_option("cool")
+    expect(page.locator(".picker")).to_contain_text('"temperature":0.3')
+    ask(page)
+    row = summary(page)
+    assert (row["profile"], row["law"]) == ("cool", "fixed")
+    assert row["temperature"].startswith("mean 0.30")
+    assert row["cooled"] == "100 %"
+    page.get_by_label("Profile").select_option(MARKUP)
+    ask(page)
+    assert summary(page)["profile"] == MARKUP
+
+
+def test_a_refused_field_has_the_reason_beside_it(page: Any) -> None:
+    request(page)
+    open_panel(page, "Controls")
+    switch_on(page, "entropy.temperature")
+    fill(page, "entropy.temperature.type", "hapo")
+    fill(page, "entropy.temperature.tau", "5")
+    ask(page, "Keep this text.")
+    field = control(page, "entropy.temperature.tau")
+    expect(field.locator(".error")).to_contain_text("less than 1")
+    expect(field.locator("input")).to_be_focused()
+    expect(field.locator("input")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert")).to_contain_text("entropy.temperature.tau")
+    expect(page.get_by_label("Message")).to_have_value("Keep this text.")
+    fill(page, "entropy.temperature.tau", "0.5")
+    fill(page, "temperature", "9")
+    page.get_by_role("button", name="Send").click()
+    expect(control(page, "temperature").locator(".error")).to_be_visible()
+    fill(page, "temperature", "0.8")
+    page.get_by_role("button", name="Send").click()
+    answered(page)
+    assert summary(page)["law"] == "hapo"
+
+
+def test_the_copied_programs_run_and_the_key_is_not_in_them(page: Any, url: str) -> None:
+    request(page, max_tokens="5")
+    open_panel(page, "Controls")
+    switch_on(page, "entropy.temperature")
+    fill(page, "entropy.temperature.temperature", "0.01")
+    page.get_by_label("Message").fill('It\'s a "test"; $HOME\n`x`')
+    open_panel(page, "Copy")
+    for name, run in (("Python", [sys.executable, "-c"]), ("curl", ["bash", "-c"])):
+        page.get_by_role("button", name=name).click()
+        expect(page.locator("details [role=status]")).to_have_text(f"{name} copied.")
+        program = page.evaluate("navigator.clipboard.readText()")
+        assert KEY not in program
+        assert url in program
+        done = subprocess.run(
+            [*run, program],
+            capture_output=True,
+            text=True,
+            env={"OPENAI_API_KEY": KEY, "PATH": "/usr/bin:/bin"},
+            timeout=120,
+            check=True,
+        )
+        assert "fixed" in done.stdout
+        assert "temperature_mean" in done.stdout
+    page.get_by_role("button", name="Node").click()
+    assert "import OpenAI" in page.locator("pre").inner_text()

@@ -14,7 +14,7 @@ COVERAGE_FLOOR := 93
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo serve test test-long test-gpu check fix bench docs coverage audit package clean
+.PHONY: install demo serve test test-long test-gpu check fix bench docs coverage audit package clean test-browser
 
 install: $(STAMP)
 
@@ -40,6 +40,11 @@ test: install          ## all checks and all tests, including those with the rea
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+test-browser: install  ## the playground: its bundle, and the page in Chromium on a real server (needs Node and Chromium)
+	cd playground && npm ci --no-audit --no-fund && npm run check && npm test
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements/browser.lock
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
 test-long: install     ## also what takes half an hour: every runner under random traffic, long property tests
 	LONG_TESTS=1 $(PYTEST)

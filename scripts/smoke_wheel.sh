@@ -21,6 +21,10 @@ assert controls(entropy_target(1.0))["entropy"]["temperature"]["type"] == "entro
 assert not {"torch", "vllm"} & set(sys.modules)
 print("entrostat", version("entrostat"))
 PYTHON
+# The playground is in the wheel, with the licenses of what it bundles.
+for name in index.html app.js app.css icon.svg NOTICE.txt; do
+  test -s client/lib/python3*/site-packages/server/playground/$name
+done
 for command in "entrostat" "entrostat chat" "entrostat ask" "train-policy"; do
   client/bin/$command --help >/dev/null
 done

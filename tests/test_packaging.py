@@ -17,7 +17,7 @@ from scripts.lock import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("build", "cpu", "gpu")
+LOCKS = ("browser", "build", "cpu", "gpu")
 FIND = {
     key: PROJECT["tool"]["setuptools"]["packages"]["find"][key] for key in ("include", "exclude")
 }

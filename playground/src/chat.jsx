@@ -102,7 +102,7 @@ export function Chat({ models, profiles, artifacts, schema }) {
           Clear
         </button>
       </header>
-      <main onKeyDown={(event) => event.key === 'Escape' && running?.abort()}>
+      <main aria-busy={Boolean(running)} onKeyDown={(event) => event.key === 'Escape' && running?.abort()}>
         <aside aria-label="Settings">
           <label class="field">
             System prompt

@@ -39,7 +39,9 @@ function Turn({ turn: { user, answer }, id }) {
   );
 }
 
-/** The keys of a control that are set. */
-function known(control) {
-  return Object.fromEntries(Object.entries(control).filter(([, value]) => value !== null));
+/** The keys of a control that are set, at every level. */
+function known(value) {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) return value;
+  const kept = Object.entries(value).filter(([, one]) => one !== null);
+  return Object.fromEntries(kept.map(([key, one]) => [key, known(one)]));
 }

@@ -12,12 +12,15 @@ export function Summary({ answer }) {
     tokens: report?.num_tokens ?? tokens.length,
     seconds: `${answer.seconds.toFixed(2)}${answer.first === null ? '' : `, first text after ${answer.first.toFixed(2)}`}`,
     entropy: `mean ${fixed(entropy)}, highest ${fixed(report?.entropy_max)} nats`,
+    ...(report?.sampled_entropy_mean != null && {
+      'entropy at T': `mean ${fixed(report.sampled_entropy_mean)} nats`,
+    }),
     temperature: `mean ${fixed(temperature)}, T0 ${fixed(report?.base_temperature)}`,
     heated: percent(report?.share_heated),
     cooled: percent(report?.share_cooled),
     ...(report?.law && { law: report.law }),
     ...(report?.profile && { profile: report.profile }),
-    ...(report?.num_clamped != null && { clamped: `${report.num_clamped} tokens` }),
+    ...(report?.num_clamped != null && { 'not at target': `${report.num_clamped} tokens` }),
     end: answer.finish ?? 'stopped',
   };
   return (

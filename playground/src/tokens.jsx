@@ -67,7 +67,7 @@ class Group extends Component {
           id={`${id}-${index}`}
           role="option"
           aria-selected={index === selected}
-          aria-label={index === selected ? inWords(piece, facts) : undefined}
+          aria-label={label(piece, facts, index === selected)}
           data-piece={index}
           class={level === null ? 'token' : 'token measured'}
           style={level === null ? undefined : { '--heat': `${Math.round(level * 100)}%` }}
@@ -77,6 +77,12 @@ class Group extends Component {
       );
     });
   }
+}
+
+/** What a screen reader says: everything of the selected token; a blank one has a name, too. */
+function label(piece, facts, selected) {
+  if (selected) return inWords(piece, facts);
+  return piece.text.trim() ? undefined : visible(piece.text);
 }
 
 function inWords(piece, { entropy, temperature, alternatives }) {

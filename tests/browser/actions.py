@@ -1,5 +1,6 @@
 """What a person does on the page, and what they see."""
 
+import re
 from typing import Any
 
 from tests.browser.conftest import AXE
@@ -7,9 +8,17 @@ from tests.browser.conftest import AXE
 QUICK = {"max_tokens": "24", "seed": "1"}
 
 
+def expect(found: Any) -> Any:
+    """Playwright's assertions, which wait; imported when used, so that tests can be skipped."""
+    from playwright.sync_api import expect
+
+    return expect(found)
+
+
 def open_panel(page: Any, name: str) -> None:
     """Open `Request`, `Controls` or `Copy the request as a program`."""
-    panel = page.locator("details", has=page.locator("summary", has_text=name))
+    title = page.locator("summary").filter(has_text=re.compile(f"^{name}"))
+    panel = page.locator("details").filter(has=title)
     if panel.get_attribute("open") is None:
         panel.locator("summary").click()
 
@@ -41,13 +50,16 @@ def request(page: Any, **values: str) -> None:
 
 
 def send(page: Any, text: str) -> None:
+    """Send a message; each lane then shows it."""
+    turns = page.locator("article").count()
     page.get_by_label("Message").fill(text)
     page.get_by_role("button", name="Send").click()
+    page.locator("article").nth(turns).wait_for()
 
 
 def answered(page: Any) -> None:
     """Wait until the answers of all lanes have ended."""
-    page.get_by_role("button", name="Send").wait_for()
+    page.locator("main:not([aria-busy=true])").wait_for()
 
 
 def ask(page: Any, text: str = "Why is the sky blue?") -> None:

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import FLAGS, entrostat, run_server
 
 KEY = "secret"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 AXE = Path(__file__).parents[2] / "playground" / "node_modules" / "axe-core" / "axe.min.js"
 OFFLINE = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -60,8 +61,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # a busy machine is slow
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OFFLINE))
         yield browser
@@ -76,13 +78,22 @@ class Problems(list[str]):
     """Console errors, CSP violations among them; uncaught errors; dialogs; other hosts."""
 
     def watch(self, page: Any, url: str) -> None:
-        page.on("console", lambda message: message.type == "error" and self.append(message.text))
+        def printed(message: Any) -> None:
+            if message.type == "error":
+                self.append(message.text)
+
+        def asked(dialog: Any) -> None:
+            self.append(f"dialog {dialog.message}")
+            dialog.accept()
+
+        def requested(request: Any) -> None:
+            if not request.url.startswith(url):
+                self.append(f"request {request.url}")
+
+        page.on("console", printed)
+        page.on("dialog", asked)
+        page.on("request", requested)
         page.on("pageerror", lambda error: self.append(str(error)))
-        page.on("dialog", lambda dialog: (self.append(f"dialog {dialog.message}"), dialog.accept()))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(url) or self.append(f"request {request.url}"),
-        )
 
 
 @pytest.fixture

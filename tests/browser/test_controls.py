@@ -5,15 +5,25 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.browser.actions import answered, ask, fill, open_panel, request, send, summary, switch_on
+from tests.browser.actions import (
+    answered,
+    ask,
+    expect,
+    fill,
+    open_panel,
+    request,
+    send,
+    summary,
+    switch_on,
+)
 
 LAWS: dict[str, tuple[dict[str, str], str]] = {
     "fixed": ({"temperature": "0.5"}, "mean 0.50"),
     "hapo": ({"tau": "0.2", "statistics": "smollm2-135m/entropy", "compat": "published"}, "mean"),
     "edt": ({"theta": "0.6", "base": "0.7"}, "mean 0."),
     "dynatemp": ({"range": "0.4", "exponent": "1.5"}, "mean"),
+    "shuffled": ({"temperatures": "0.5, 1.5", "weights": "0.25, 0.75"}, "mean"),
     "entropy_target": (
         {
             "entropy_target": "1",
@@ -49,7 +59,8 @@ def test_every_law_applies_with_all_of_its_parameters(form: Any, law: str) -> No
     for name, value in values.items():
         fill(form, f"entropy.temperature.{name}", value)
     control = sent(form)
-    assert {key: str(one) for key, one in control["temperature"].items()} == {"type": law, **values}
+    shown = {key: str(one).strip("[]") for key, one in control["temperature"].items()}
+    assert shown == {"type": law, **values}
     row = summary(form)
     assert row["law"] == law
     assert row["temperature"].startswith(temperature)
@@ -121,14 +132,13 @@ def test_the_trace_decides_what_is_shown(form: Any) -> None:
     fill(form, "entropy.trace", "summary")
     ask(form)
     assert form.locator(".token.measured").count() == 0
-    assert summary(form)["entropy"].startswith("mean 1") or "mean" in summary(form)["entropy"]
-    assert summary(form)["tokens"] == "24"
+    assert float(summary(form)["entropy"].split()[1].strip(",")) > 0
     fill(form, "entropy.trace", "none")
     ask(form)
     assert summary(form)["heated"] == "\N{EN DASH}"
     fill(form, "entropy.trace", "tokens")
     ask(form)
-    assert form.locator(".token.measured").count() > 20
+    assert form.locator(".token.measured").count() > 3
 
 
 def test_two_profiles_answer_side_by_side(page: Any) -> None:

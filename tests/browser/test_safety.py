@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
 
 from tests.browser.actions import (
     answered,
     ask,
     control,
+    expect,
     open_panel,
     request,
     send,
@@ -70,7 +70,7 @@ def test_markup_in_model_output_is_text(page: Any) -> None:
     answer_with(page, streamed(*map(saying, PAYLOADS), end))
     send(page, PAYLOADS[0])
     answered(page)
-    options = page.get_by_role("option")
+    options = page.locator(".token")
     assert options.all_text_contents() == PAYLOADS
     for index in range(len(PAYLOADS)):
         options.nth(index).hover()
@@ -126,6 +126,7 @@ def test_markup_in_profile_and_artifact_names_is_text(closed: Any, problems: Pro
     closed.route("**/v1/entropy/artifacts", more)
     closed.get_by_label("API key").fill(KEY)
     closed.get_by_role("button", name="Use key").click()
+    closed.get_by_label("Message").wait_for()
     names = closed.get_by_label("Profile").locator("option").all_text_contents()
     assert set(PAYLOADS) <= set(names)
     closed.get_by_label("Profile").select_option(PAYLOADS[1])
@@ -188,7 +189,7 @@ def test_the_page_fits_a_phone_and_works_with_the_keyboard_alone(page: Any) -> N
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     answered(page)
-    assert page.get_by_role("option").count() > 3
+    assert page.locator(".token").count() > 3
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     reached = set()
     page.evaluate("document.activeElement.blur()")

@@ -4,9 +4,46 @@ An attribute docstring is the field's description in the JSON schema, in `/opena
 generated reference pages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+MAX_KEYS = 100
+"""Of an object in a request; no model has as many fields."""
+
+
+_LISTS = ("list", "set", "frozenset", "tuple")
+
+
+class FirstError:
+    """Mixin of request models whose lists stop validating at their first wrong item.
+
+    A union of message types has up to 236 errors per item: without this, 20 KB of wrong items took
+    2.5 s to refuse.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The model's schema, with every list failing fast."""
+        schema = handler(source)
+        for node in _nodes(schema):
+            if node.get("type") in _LISTS:
+                node["fail_fast"] = True
+        return schema
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary in nested dictionaries and lists."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield one
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
 
 
 class StrictModel(BaseModel):
@@ -17,12 +54,17 @@ class StrictModel(BaseModel):
     )
 
 
-class RequestModel(StrictModel):
-    """A strict model that clients send as JSON: a key whose value is null counts as absent."""
+class RequestModel(FirstError, StrictModel):
+    """A strict model that clients send as JSON: a key whose value is null counts as absent.
+
+    An object with more than `MAX_KEYS` keys is refused before each of its keys is.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, value: object) -> object:
         if isinstance(value, Mapping):
+            if len(value) > MAX_KEYS:
+                raise ValueError(f"more than {MAX_KEYS} keys")
             return {key: item for key, item in value.items() if item is not None}
         return value

@@ -11,6 +11,9 @@ from probes.laws import LAWS
 from probes.truncations import TRUNCATIONS
 from server.wire.request import Control
 
+_MAX_KEY = 100
+"""Characters that an error repeats of a key."""
+
 
 class BadControl(ValueError):
     """A control is invalid or cannot be applied; `param` names the field."""
@@ -42,7 +45,8 @@ def describe(error: ValidationError, root: str) -> BadControl:
     findings = error.errors()
     unknown = [finding for finding in findings if finding["type"] == "extra_forbidden"]
     finding = (unknown or findings)[0]
-    param = ".".join([root, *map(str, _without_tags(finding["loc"]))])
+    steps = _without_tags(finding["loc"])
+    param = ".".join([root, *(str(step)[:_MAX_KEY] for step in steps)])
     return BadControl(f"`{param}`: {_sentence(finding)}", param)
 
 
@@ -56,8 +60,8 @@ def _sentence(finding: Mapping[str, Any]) -> str:
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
-    parts = [name for name in known if len(key) > 2 and (key in name or name in key)]
-    close = get_close_matches(key, known, n=1) or parts
+    parts = [name for name in known if 2 < len(key) <= _MAX_KEY and (key in name or name in key)]
+    close = get_close_matches(key[:_MAX_KEY], known, n=1) or parts
     return f", did you mean `{close[0]}`?" if close else ""
 
 

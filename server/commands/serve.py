@@ -17,6 +17,8 @@ from server.profiles import ProfileError, Profiles
 from server.surface import STARTUP_MODULES, Side, UnsupportedVllm, first_module, require
 
 LOOPBACK = "127.0.0.1"
+MAX_CHOICES = "1024"
+"""Default of VLLM_MAX_N_SEQUENCES: vLLM's own, 16384, holds the event loop for a second."""
 
 _ALLOW_LISTED = (
     "vllm.general_plugins",
@@ -89,6 +91,7 @@ def serve(
     if no_playground:
         os.environ["ENTROSTAT_PLAYGROUND"] = "0"
     os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
+    os.environ.setdefault("VLLM_MAX_N_SEQUENCES", MAX_CHOICES)
     os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)
 

@@ -11,14 +11,16 @@ from vllm.entrypoints.anthropic.protocol import (
 )
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
+from probes.strict import FirstError
 from server.requests.merge import ReportedMessagesResponse
+from server.routes.bodies import BoundedRoute
 from server.routes.controlled import run_controlled
 from server.routes.openai import CONTROL, ControlField
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 
 
-class ControlledMessagesRequest(AnthropicMessagesRequest):
+class ControlledMessagesRequest(FirstError, AnthropicMessagesRequest):
     """vLLM's Messages request with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)

@@ -25,7 +25,8 @@ def shape_errors(app: FastAPI) -> None:
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = HTTPStatus(error.status_code).phrase
-    body = error_body(error.detail, kind, None, error.status_code)
+    param = getattr(error, "param", None)
+    body = error_body(error.detail, kind, param, error.status_code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 

@@ -13,9 +13,10 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 from server.errors import BadControl
 from server.planning.plan import split_model
+from server.routes.bodies import BoundedRoute
 from server.routes.state import state_of
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 _JSON = [Depends(validate_json_request)]
 _ERRORS: dict[int | str, dict[str, Any]]
 _ERRORS = {code: {"model": ErrorResponse} for code in (400, 404, 500, 501)}

@@ -24,7 +24,9 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import VLLMValidationError
 
+from probes.strict import FirstError
 from server.errors import describe
+from server.routes.bodies import BoundedRoute
 from server.routes.controlled import run_controlled
 from server.wire.report import Report
 from server.wire.request import Control
@@ -34,7 +36,7 @@ CONTROL = "Controls that measure entropy and act on it while the answer is decod
 REPORT = "Measurements and applied controls; present if the request has controls."
 """Description of the response field `entropy`."""
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 
 
 class _Mistake(VLLMValidationError):
@@ -54,25 +56,25 @@ def _validate_control(value: Any, validate: Callable[[Any], Control | None]) -> 
 ControlField = Annotated[Control | None, WrapValidator(_validate_control)]
 
 
-class ControlledChatRequest(ChatCompletionRequest):
+class ControlledChatRequest(FirstError, ChatCompletionRequest):
     """vLLM's chat request with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)
 
 
-class ControlledBatchRequest(BatchChatCompletionRequest):
+class ControlledBatchRequest(FirstError, BatchChatCompletionRequest):
     """vLLM's batch of conversations with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)
 
 
-class ControlledCompletionRequest(CompletionRequest):
+class ControlledCompletionRequest(FirstError, CompletionRequest):
     """vLLM's completion request with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)
 
 
-class ControlledResponsesRequest(ResponsesRequest):
+class ControlledResponsesRequest(FirstError, ResponsesRequest):
     """vLLM's Responses request with the `entropy` field."""
 
     entropy: ControlField = Field(None, description=CONTROL)

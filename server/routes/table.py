@@ -1,5 +1,6 @@
 """All routes of the server: which require the API key, generate, and accept controls."""
 
+import sys
 from argparse import Namespace
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,7 @@ from starlette.routing import Mount
 
 from server.routes import anthropic, decisions, entropy, models, openai, playground
 from server.routes.access import guard, is_public
+from server.routes.bodies import MAX_DIGITS
 from server.routes.failures import shape_errors
 from server.routes.uncontrolled import refuses_controls, routes_that_refuse_controls
 from server.settings import settings
@@ -76,6 +78,7 @@ def attach_routes(app: FastAPI, args: Namespace) -> None:
         app: App with vLLM's routes attached.
         args: Parsed command line.
     """
+    sys.set_int_max_str_digits(MAX_DIGITS)
     refusing = routes_that_refuse_controls(app, _OURS)
     for router in (*_OURS, refusing):
         app.include_router(router)

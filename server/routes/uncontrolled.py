@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from server.errors import BadControl
 from server.planning.plan import split_model
 from server.routes.access import is_public
+from server.routes.bodies import BoundedRoute
 from server.routes.state import state_of
 
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -78,7 +79,7 @@ def routes_that_refuse_controls(app: FastAPI, ours: Iterable[APIRouter]) -> APIR
         if isinstance(route, APIRoute)
         for method in route.methods
     }
-    router = APIRouter()
+    router = APIRouter(route_class=BoundedRoute)
     for route in app.routes:
         if not isinstance(route, APIRoute):
             continue

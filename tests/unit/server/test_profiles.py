@@ -136,3 +136,17 @@ def test_a_law_that_was_measured_to_harm_carries_a_warning(
 
 def test_of_the_included_profiles_only_dynamic_carries_a_warning() -> None:
     assert [name for name, control in Profiles().items() if warning(control)] == ["dynamic"]
+
+
+def test_the_log_line_on_the_page_is_what_an_invalid_file_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "serve.md").read_text()
+    (printed,) = (line for line in page.splitlines() if line.startswith("entrostat: profiles not"))
+    path = tmp_path / "profiles.toml"
+    path.write_text("[late]\n")
+    profiles = Profiles(path)
+    path.write_text("[late]\n" + "\n" * 14 + "[late]\n")
+    with caplog.at_level(logging.ERROR, "vllm.entrostat"):
+        profiles.reload()
+    assert caplog.messages == [printed]

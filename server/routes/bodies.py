@@ -1,0 +1,207 @@
+"""Bounds the work that a request body causes on the event loop, before the work is done.
+
+Parsing and validating hold Python's lock, so that a thread does not help: other requests wait. vLLM
+has no limit on a body; these limits keep each pause below 0.2 s and are far above what a model can
+read.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.routing import APIRoute
+
+from server.settings import settings
+
+MAX_CONTAINERS = 50_000
+"""Objects and arrays of a body."""
+MAX_KEYS = 100_000
+"""Keys of all objects of a body."""
+MAX_VALUES = 500_000
+"""Values of a body, such as token ids."""
+MAX_DIGITS = 640
+"""Digits of an integer, whose conversion takes quadratic time."""
+MAX_ITEMS = 2048
+"""Items of one field that are validated one by one: messages with their parts, tools, prompts."""
+MAX_GRAMMAR = 100_000
+"""Characters and values of the grammar that an answer must follow, which vLLM checks at once."""
+_GRAMMARS = ("structured_outputs", "response_format", "text")
+_NUMBERS = frozenset({int, float, bool})
+_scanner = ThreadPoolExecutor(1, "entrostat-body")
+"""One thread, so that large bodies take turns instead of Python's lock."""
+
+
+class RefusedBody(HTTPException):
+    """The body is too large; `param` names the field, if it is one field."""
+
+    def __init__(self, status_code: int, message: str, param: str | None = None) -> None:
+        super().__init__(status_code, message)
+        self.param = param
+
+
+class BoundedRequest(Request):
+    """A request whose body is bounded before it is parsed."""
+
+    async def body(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            RefusedBody: It has more bytes than `ENTROSTAT_MAX_BODY`.
+        """
+        if not hasattr(self, "_body"):
+            limit, parts, size = settings().max_body, list[bytes](), 0
+            declared = self.headers.get("content-length", "")
+            if declared.isdecimal() and int(declared[:20]) > limit:
+                raise _too_many_bytes(limit)
+            async for part in self.stream():
+                size += len(part)
+                if size > limit:
+                    raise _too_many_bytes(limit)
+                parts.append(part)
+            self._body = b"".join(parts)
+        return self._body
+
+    async def json(self) -> Any:
+        """Parse the body.
+
+        Raises:
+            RefusedBody: It has too many values, or is nested too deeply.
+        """
+        if not hasattr(self, "_json"):
+            body = await self.body()
+            if _may_exceed(body) and await _in_one_thread(_exceeds, body):
+                raise RefusedBody(
+                    400,
+                    f"the body has more than {MAX_CONTAINERS} objects and arrays, {MAX_KEYS} keys "
+                    f"or {MAX_VALUES} values",
+                )
+            try:
+                parsed = json.loads(body)
+            except RecursionError as error:
+                raise RefusedBody(400, "the body is nested too deeply") from error
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                raise RefusedBody(400, f"the body cannot be read: {error}"[:200]) from error
+            _refuse_items(parsed)
+            self._json = parsed
+        return self._json
+
+
+class BoundedRoute(APIRoute):
+    """A route that reads its body through `BoundedRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """The handler that Starlette calls."""
+        handle = super().get_route_handler()
+
+        async def handle_bounded(request: Request) -> Any:
+            return await handle(BoundedRequest(request.scope, request.receive))
+
+        return handle_bounded
+
+
+async def _in_one_thread(scan: Callable[[bytes], bool], body: bytes) -> bool:
+    return await asyncio.get_running_loop().run_in_executor(_scanner, scan, body)
+
+
+def _too_many_bytes(limit: int) -> RefusedBody:
+    return RefusedBody(413, f"the body has more than {limit} bytes (ENTROSTAT_MAX_BODY)")
+
+
+def _may_exceed(body: bytes) -> bool:
+    """Whether the limits are exceeded if no bracket or comma belongs to a string."""
+    return (
+        body.count(b"[") + body.count(b"{") > MAX_CONTAINERS
+        or body.count(b":") > MAX_KEYS
+        or body.count(b",") >= MAX_VALUES
+    )
+
+
+def _exceeds(body: bytes) -> bool:
+    """Whether the limits are exceeded. Skips strings, in which text may have any character."""
+    containers = keys = commas = position = 0
+    while position < len(body):
+        end = body.find(b'"', position)
+        end = len(body) if end < 0 else end
+        containers += body.count(b"[", position, end) + body.count(b"{", position, end)
+        keys += body.count(b":", position, end)
+        commas += body.count(b",", position, end)
+        if containers > MAX_CONTAINERS or keys > MAX_KEYS or commas >= MAX_VALUES:
+            return True
+        position = _string_end(body, end)
+    return False
+
+
+def _string_end(body: bytes, start: int) -> int:
+    """The position after the string that starts at a quotation mark."""
+    position = start + 1
+    while True:
+        quote = body.find(b'"', position)
+        if quote < 0:
+            return len(body)
+        backslashes = quote
+        while body[backslashes - 1 : backslashes] == b"\\":
+            backslashes -= 1
+        position = quote + 1
+        if (quote - backslashes) % 2 == 0:
+            return position
+
+
+def _refuse_items(body: Any) -> None:
+    """Refuse a field with more than `MAX_ITEMS` items, or a grammar beyond `MAX_GRAMMAR`.
+
+    Raises:
+        RefusedBody: Names the field.
+    """
+    if not isinstance(body, Mapping):
+        return
+    for field, value in body.items():
+        if isinstance(value, list) and _num_items(value) > MAX_ITEMS:
+            name = field[:100]
+            raise RefusedBody(
+                400, f"`{name}`: at most {MAX_ITEMS} items are read, with their parts", name
+            )
+
+    for name in _GRAMMARS:
+        if isinstance(body.get(name), Mapping) and _size(body[name]) > MAX_GRAMMAR:
+            raise RefusedBody(400, f"`{name}`: more than {MAX_GRAMMAR} characters", name)
+
+
+def _size(value: Any) -> int:
+    """Characters and values of nested objects. Stops counting above `MAX_GRAMMAR`."""
+    size, waiting = 0, [value]
+    while waiting and size <= MAX_GRAMMAR:
+        one = waiting.pop()
+        size += len(one) if isinstance(one, str | list | dict) else 1
+        if isinstance(one, dict):
+            size += sum(map(len, one))
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return size
+
+
+def _num_items(values: list[Any]) -> int:
+    """Number of items in a list and, recursively, in the lists of its items.
+
+    Numbers count only inside of objects: a prompt of token ids is validated at once. Counting stops
+    above the limit.
+    """
+    count, waiting = 0, [(values, False)]
+    while waiting and count <= MAX_ITEMS:
+        items, inside = waiting.pop()
+        if not inside and _NUMBERS.issuperset(map(type, items)):
+            continue
+        for item in items:
+            if isinstance(item, list):
+                waiting.append((item, inside))
+            elif isinstance(item, dict):
+                waiting += [(one, True) for one in item.values() if isinstance(one, list)]
+            count += 1
+            if count > MAX_ITEMS:
+                break
+    return count

@@ -1,5 +1,8 @@
 """Responses in the installed SDKs: usage, finish reason, report, errors."""
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -183,3 +186,20 @@ def test_invocations_refuse_controls_and_inherit_none(server: Server, client: Op
         assert "entropy" not in plain.json()["choices"][0]
         refused = connection.post(url, json={**body, "entropy": {}}, timeout=60)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "entropy")
+
+
+@pytest.mark.skipif(
+    os.environ.get("LONG_TESTS") != "1",
+    reason="installs clients from package indexes: LONG_TESTS=1",
+)
+@pytest.mark.timeout(1200)
+def test_every_client_of_the_how_to_works(server: Server) -> None:
+    """CLIENT_ENVIRONMENTS names a folder whose installations are used again."""
+    script = Path(__file__).with_name("clients") / "run.sh"
+    environment = os.environ | {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        ["bash", str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,44 +5,78 @@ response headers. Needs OPENAI_BASE_URL.
 """
 
 import os
+from typing import Literal
 
 import openai
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
+
+ENTROPY = {"temperature": {"type": "entropy_target", "entropy_target": 1.0}}
+HELLO = HumanMessage("Name three colors.")
+
+
+class Color(BaseModel):
+    """A color."""
+
+    color: Literal["red", "blue"]
+
+
+@tool
+def weather(city: Literal["Paris", "Rome"]) -> str:
+    """The weather in a city."""
+    return f"Sunny in {city}."
 
 
 def main() -> None:
-    """Run one request and one stream, and check that an invalid control is refused."""
+    """Run a request, a stream, a tool call, a structured answer and a refused control."""
     base_url = os.environ["OPENAI_BASE_URL"]
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = openai.OpenAI(base_url=base_url, api_key=key).models.list().data[0].id
 
-    def model(suffix: str = "", **entropy: object) -> ChatOpenAI:
+    def model(suffix: str = "", tokens: int = 16, **entropy: object) -> ChatOpenAI:
         return ChatOpenAI(
             model=name + suffix,
             base_url=base_url,
             api_key=SecretStr(key),
-            max_completion_tokens=16,
+            max_completion_tokens=tokens,
             extra_body={"entropy": entropy} if entropy else None,
             include_response_headers=True,
+            stream_usage=True,
             max_retries=0,
         )
 
     for asked in (model(profile="adaptive"), model("@adaptive")):
-        answer = asked.invoke("Name three colors.")
+        answer = asked.invoke([HELLO])
         assert isinstance(answer, AIMessage)
         assert profile_of(answer) == "adaptive"
+        assert answer.response_metadata["finish_reason"] in ("stop", "length")
         print("langchain, one answer:", repr(answer.content))
 
-        text, profile = "", None
-        for chunk in asked.stream("Name three colors."):
+        whole = None
+        for chunk in asked.stream([HELLO]):
             assert isinstance(chunk, AIMessageChunk)
-            text += str(chunk.content)
-            profile = profile or profile_of(chunk)
-        assert text
-        assert profile == "adaptive"
-        print("langchain, stream:", repr(text))
+            whole = chunk if whole is None else whole + chunk
+        assert whole is not None
+        assert whole.content
+        assert profile_of(whole) == "adaptive"
+        assert whole.usage_metadata is not None
+        assert whole.usage_metadata["output_tokens"] >= 1
+        assert whole.response_metadata["finish_reason"] in ("stop", "length")
+        print("langchain, stream:", repr(whole.content))
+
+    bound = model(tokens=64, **ENTROPY).bind_tools([weather], tool_choice="weather")
+    called = bound.invoke([HELLO])
+    (call,) = called.tool_calls
+    result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
+    assert model(**ENTROPY).invoke([HELLO, called, result]).content is not None
+    print("langchain, tool call:", call["args"])
+
+    structured = model(tokens=64, **ENTROPY).with_structured_output(Color, method="json_schema")
+    color = structured.invoke([HELLO])
+    assert isinstance(color, Color)
+    print("langchain, structured:", color)
 
     try:
         model(temperature={"type": "entropy_target", "entropy_target": -1}).invoke("Hello.")

@@ -3,11 +3,12 @@
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
-const client = new OpenAI({ apiKey: process.env.OPENAI_API_KEY ?? "none" });
+const client = new OpenAI({ apiKey: process.env.OPENAI_API_KEY ?? "none", maxRetries: 0 });
 const { data } = await client.models.list();
+const hello = { role: "user", content: "Name three colors." };
 const request = {
   model: data[0].id,
-  messages: [{ role: "user", content: "Name three colors." }],
+  messages: [hello],
   max_completion_tokens: 16,
   entropy: { temperature: { type: "entropy_target", entropy_target: 1.0 }, trace: "tokens" },
 };
@@ -25,13 +26,22 @@ let summary;
 for await (const chunk of await client.chat.completions.create({ ...request, stream: true })) {
   for (const { entropy } of chunk.choices) {
     if (entropy?.tokens) tokens.push(...entropy.tokens);
-    else if (entropy) summary = entropy;
+    if (entropy?.law) summary = entropy; // on the chunk with the finish reason
   }
 }
 assert.equal(summary.law, "entropy_target");
 assert.equal(tokens.length, summary.num_tokens);
 assert.ok(tokens.every(({ entropy, temperature }) => entropy >= 0 && temperature > 0));
-console.log("node, stream:", summary);
+console.log("node, stream:", summary.entropy_mean);
+
+const streaming = { ...request, stream: true, stream_options: { include_usage: true } };
+const helper = client.chat.completions.stream(streaming);
+for await (const chunk of helper) assert.ok(chunk.choices);
+const final = helper.currentChatCompletionSnapshot ?? (await helper.finalChatCompletion());
+assert.ok(["stop", "length"].includes(final.choices[0].finish_reason));
+assert.ok(final.usage.completion_tokens >= 1);
+assert.equal(final.choices[0].entropy.law, "entropy_target");
+console.log("node, stream helper:", final.usage.completion_tokens, "tokens");
 
 const named = await client.chat.completions.create({
   ...request,
@@ -39,3 +49,46 @@ const named = await client.chat.completions.create({
   entropy: undefined,
 });
 assert.equal(named.choices[0].entropy.profile, "adaptive");
+
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string", enum: ["Paris", "Rome"] } },
+  required: ["city"],
+};
+const called = await client.chat.completions.create({
+  ...request,
+  max_completion_tokens: 64,
+  tools: [{ type: "function", function: { name: "weather", parameters } }],
+  tool_choice: { type: "function", function: { name: "weather" } },
+});
+const [call] = called.choices[0].message.tool_calls;
+assert.ok(["Paris", "Rome"].includes(JSON.parse(call.function.arguments).city));
+const after = await client.chat.completions.create({
+  ...request,
+  messages: [
+    hello,
+    called.choices[0].message,
+    { role: "tool", tool_call_id: call.id, content: "Sunny." },
+  ],
+});
+assert.ok(after.choices[0].entropy.num_tokens >= 1);
+console.log("node, tool call:", call.function.arguments);
+
+const schema = {
+  type: "object",
+  properties: { color: { type: "string", enum: ["red", "blue"] } },
+  required: ["color"],
+  additionalProperties: false,
+};
+const structured = await client.chat.completions.create({
+  ...request,
+  max_completion_tokens: 64,
+  response_format: { type: "json_schema", json_schema: { name: "color", schema, strict: true } },
+});
+assert.ok(["red", "blue"].includes(JSON.parse(structured.choices[0].message.content).color));
+console.log("node, structured:", structured.choices[0].message.content);
+
+await assert.rejects(client.chat.completions.create({ ...request, entropy: { bogus: 1 } }), {
+  status: 400,
+  param: "entropy.bogus",
+});

@@ -24,6 +24,7 @@ from server.decisions.task import openai_task
 from server.errors import BadControl, error_body
 from server.inquiry.engine_reads import BATCH, ReadError, Reads
 from server.planning.decisions import DecisionPlan, plan_decision
+from server.routes.bodies import BoundedRoute
 from server.routes.state import ServerState, state_of
 from server.routes.systemone import (
     SystemOneRequest,
@@ -34,7 +35,7 @@ from server.routes.systemone import (
 from server.routes.uncontrolled import refuse_profiles
 from server.wire.decisions import DecisionRequest, DecisionResponse
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 _OBJECT = TypeAdapter(dict[str, JsonValue])
 _UNREPORTED: Any = {"answers": {"__all__": {"entropy"}}}
 """OpenAI's answers have no field `entropy`."""

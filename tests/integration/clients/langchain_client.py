@@ -23,7 +23,7 @@ class Color(BaseModel):
     color: Literal["red", "blue"]
 
 
-@tool
+@tool  # type: ignore[untyped-decorator, unused-ignore]
 def weather(city: Literal["Paris", "Rome"]) -> str:
     """The weather in a city."""
     return f"Sunny in {city}."
@@ -35,7 +35,7 @@ def main() -> None:
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = openai.OpenAI(base_url=base_url, api_key=key).models.list().data[0].id
 
-    def model(suffix: str = "", tokens: int = 16, **entropy: object) -> ChatOpenAI:
+    def model(entropy: object = None, suffix: str = "", tokens: int = 16) -> ChatOpenAI:
         return ChatOpenAI(
             model=name + suffix,
             base_url=base_url,
@@ -47,7 +47,7 @@ def main() -> None:
             max_retries=0,
         )
 
-    for asked in (model(profile="adaptive"), model("@adaptive")):
+    for asked in (model({"profile": "adaptive"}), model(suffix="@adaptive")):
         answer = asked.invoke([HELLO])
         assert isinstance(answer, AIMessage)
         assert profile_of(answer) == "adaptive"
@@ -66,20 +66,20 @@ def main() -> None:
         assert whole.response_metadata["finish_reason"] in ("stop", "length")
         print("langchain, stream:", repr(whole.content))
 
-    bound = model(tokens=64, **ENTROPY).bind_tools([weather], tool_choice="weather")
+    bound = model(ENTROPY, tokens=64).bind_tools([weather], tool_choice="weather")
     called = bound.invoke([HELLO])
     (call,) = called.tool_calls
     result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
-    assert model(**ENTROPY).invoke([HELLO, called, result]).content is not None
+    assert model(ENTROPY).invoke([HELLO, called, result]).content is not None
     print("langchain, tool call:", call["args"])
 
-    structured = model(tokens=64, **ENTROPY).with_structured_output(Color, method="json_schema")
+    structured = model(ENTROPY, tokens=64).with_structured_output(Color, method="json_schema")
     color = structured.invoke([HELLO])
     assert isinstance(color, Color)
     print("langchain, structured:", color)
 
     try:
-        model(temperature={"type": "entropy_target", "entropy_target": -1}).invoke("Hello.")
+        model({"temperature": {"type": "entropy_target", "entropy_target": -1}}).invoke("Hello.")
     except openai.BadRequestError as error:
         print("langchain, a mistake:", error)
     else:

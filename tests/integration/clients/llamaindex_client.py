@@ -33,7 +33,7 @@ def main() -> None:
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = openai.OpenAI(base_url=base_url, api_key=key).models.list().data[0].id
 
-    def model(suffix: str = "", tokens: int = 16, **entropy: Any) -> OpenAILike:
+    def model(entropy: Any = None, suffix: str = "", tokens: int = 16) -> OpenAILike:
         return OpenAILike(
             model=name + suffix,
             api_base=base_url,
@@ -45,14 +45,15 @@ def main() -> None:
             additional_kwargs={"extra_body": {"entropy": entropy}} if entropy else {},
         )
 
-    answer = model(**ENTROPY).chat(HELLO)
+    answer = model(ENTROPY).chat(HELLO)
     report = answer.raw.choices[0].entropy
     assert report["law"] == "entropy_target"
     assert report["num_tokens"] == answer.raw.usage.completion_tokens == len(report["tokens"])
     print("llama-index, one answer:", report["entropy_mean"])
 
-    tokens, summary = [], None
-    for piece in model(**ENTROPY).stream_chat(HELLO):
+    tokens: list[Any] = []
+    summary = None
+    for piece in model(ENTROPY).stream_chat(HELLO):
         for choice in piece.raw.choices:
             entropy = getattr(choice, "entropy", None) or {}
             tokens += entropy.get("tokens") or []
@@ -62,11 +63,11 @@ def main() -> None:
     print("llama-index, stream:", summary["entropy_mean"])
 
     for suffix in ("@adaptive", "@steady", "@thrifty"):  # its temperature is 0.1
-        named = model(suffix).chat(HELLO)
+        named = model(suffix=suffix).chat(HELLO)
         assert named.raw.choices[0].entropy["profile"] == suffix[1:]
 
     tool = FunctionTool.from_defaults(weather)
-    asked = model(tokens=64, **ENTROPY)
+    asked = model(ENTROPY, tokens=64)
     called = asked.chat_with_tools([tool], chat_history=HELLO, tool_required=True)
     (call,) = asked.get_tool_calls_from_response(called)
     result = ChatMessage(
@@ -74,7 +75,7 @@ def main() -> None:
         content=str(tool(**call.tool_kwargs)),
         additional_kwargs={"tool_call_id": call.tool_id},
     )
-    after = model(**ENTROPY).chat([*HELLO, called.message, result])
+    after = model(ENTROPY).chat([*HELLO, called.message, result])
     assert after.raw.choices[0].entropy["num_tokens"] >= 1
     print("llama-index, tool call:", call.tool_kwargs)
 
@@ -83,7 +84,7 @@ def main() -> None:
     print("llama-index, structured:", structured.message.content)
 
     try:
-        model(bogus=1).chat(HELLO)
+        model({"bogus": 1}).chat(HELLO)
     except openai.BadRequestError as error:
         print("llama-index, a mistake:", error.param)
     else:

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from server.errors import BadControl
 from server.planning.plan import split_model
 from server.routes.access import is_public
-from server.routes.bodies import BoundedRoute
+from server.routes.bodies import BoundedRoute, RefusedBody
 from server.routes.state import state_of
 
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -45,7 +45,7 @@ def refuse_profiles(name: Any, raw_request: Request) -> None:
 
 
 async def _body(raw_request: Request) -> Mapping[str, Any]:
-    """The fields of the body, which Starlette caches; empty if it is not an object or a form."""
+    """The fields of the body, which Starlette caches; empty if there is none."""
     media_type = raw_request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return await raw_request.form()
@@ -55,7 +55,9 @@ async def _body(raw_request: Request) -> Mapping[str, Any]:
         body = await raw_request.json()
     except ValueError:  # the route itself refuses malformed JSON
         return {}
-    return body if isinstance(body, Mapping) else {}
+    if not isinstance(body, Mapping):  # some of vLLM's routes would answer 500
+        raise RefusedBody(400, "the body must be a JSON object")
+    return body
 
 
 def refuses_controls(route: object) -> bool:

@@ -29,7 +29,7 @@ $(STAMP): requirements/cpu.lock requirements/build.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: install          ## serve the default model and stream two prompts through the OpenAI SDK
+demo: install          ## serve the default model; one prompt before and after, and the flag on a few questions
 	$(BIN)/python -m clients.demo
 
 serve: install         ## serve the default model on port 8000

@@ -24,6 +24,7 @@ class Request:
     model: str
     temperature: float | None = None
     max_tokens: int | None = None
+    seed: int | None = None
     extra_body: dict[str, object] = field(default_factory=dict)
 
     def send(self, messages: list[Message]) -> openai.Stream[ChatCompletionChunk]:
@@ -34,6 +35,7 @@ class Request:
             stream=True,
             temperature=openai.omit if self.temperature is None else self.temperature,
             max_completion_tokens=openai.omit if self.max_tokens is None else self.max_tokens,
+            seed=openai.omit if self.seed is None else self.seed,
             extra_body=self.extra_body,
         )
 

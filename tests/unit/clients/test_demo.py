@@ -1,6 +1,7 @@
 """The demo's server handling, with a stand-in for the server."""
 
 import sys
+from io import StringIO
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from clients.connection import ClientError
-from clients.demo import converse, serving
+from clients.demo import PROFILE, QUESTIONS, SEED, serving, show
 from tests.unit.clients.fake import SUMMARY, Fake, chunk
 
 SERVER = """
@@ -77,9 +78,20 @@ def test_a_missing_command_is_named() -> None:
         pass
 
 
-def test_both_prompts_are_asked_the_second_under_the_profile(fake: Fake) -> None:
-    converse(fake.url.removesuffix("/v1"), CONSOLE)
-    assert [request["model"] for request in fake.requests] == ["fake", "fake@adaptive"]
+def test_one_prompt_with_one_seed_is_asked_without_and_with_the_profile(fake: Fake) -> None:
+    show(fake.url.removesuffix("/v1"), CONSOLE)
+    plain, controlled = fake.requests[:2]
+    assert (plain["model"], controlled["model"]) == ("fake", f"fake@{PROFILE}")
+    assert plain["messages"] == controlled["messages"]
+    assert plain["seed"] == controlled["seed"] == SEED
+
+
+def test_the_flag_lists_every_question_the_surest_first(fake: Fake) -> None:
+    console = Console(record=True, width=200, file=StringIO())
+    show(fake.url.removesuffix("/v1"), console)
+    shown = console.export_text()
+    assert all(question in shown for question, _ in QUESTIONS)
+    assert "wrong" in shown
 
 
 @pytest.mark.parametrize("summary", [None, {**SUMMARY, "fallback": "control_failed"}])
@@ -88,4 +100,4 @@ def test_the_demo_fails_without_report_or_control(
 ) -> None:
     fake.events = [chunk("Hello"), chunk("", summary)]
     with pytest.raises(ClientError, match="without"):
-        converse(fake.url.removesuffix("/v1"), CONSOLE)
+        show(fake.url.removesuffix("/v1"), CONSOLE)

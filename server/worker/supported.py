@@ -78,13 +78,10 @@ def refuse_controls(settings: EngineSettings) -> None:
             "--enable-batch-sharded-sampling is not supported, for every rank would sample other "
             "requests than those whose controls it follows: leave it out",
         ),
-        (
-            one.pipeline_parallel_size > 1,
-            "--pipeline-parallel-size does not work with controls: use --tensor-parallel-size",
-        ),
         *(
             (size > 1, f"{flag} is not tested with controls: use --tensor-parallel-size instead")
             for flag, size in (
+                ("--pipeline-parallel-size", one.pipeline_parallel_size),
                 ("--prefill-context-parallel-size", one.prefill_context_parallel_size),
                 ("--decode-context-parallel-size", one.decode_context_parallel_size),
             )

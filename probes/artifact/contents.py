@@ -16,6 +16,8 @@ from probes.tensors import check_floats, check_single_precision, check_tensors
 if TYPE_CHECKING:
     from probes.artifact import Manifest
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 Contents = HapoStatistics | Head | SteeringVector | Inquiry | DecisionCalibration
 
 
@@ -42,10 +44,8 @@ def _decisions(spec: DecisionSpec, tensors: Mapping[str, Tensor]) -> DecisionCal
     for name, tensor in tensors.items():
         if name not in known:
             raise ValueError(f"the tensor `{name[:100]}` is not expected")
-        if not name.endswith(".labels"):
+        if tensor.dtype not in _INTEGERS or not name.endswith(".labels"):
             check_floats(name, tensor)
-        elif tensor.dtype != torch.int64:
-            raise ValueError(f"the tensor `{name}` holds no int64 labels")
     return DecisionCalibration.from_tensors(spec, tensors)
 
 

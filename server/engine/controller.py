@@ -37,7 +37,8 @@ from server.engine.slots import (
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured, Odds, logprobs
 from server.engine.truncation import TruncationSlots
-from server.worker.message import KEY, RequestMessage, WorkerArtifact
+from server.engine.weights import refuse_unusable
+from server.worker.message import KEY, WorkerArtifact
 
 logger = init_logger("vllm.entrostat")
 
@@ -161,25 +162,13 @@ class Controller:
             with self.contained():
                 table.add(slot, request)
         with self.contained():
-            self._refuse_unusable(request)
+            refuse_unusable(request, self.steering is not None, self.weight_updates)
         with self.contained():
             self.laws.set_base(slot, base)
         if self.failures > failures:
             self.fail(slot)
             self.laws.rows[slot, BASE] = base
         return True
-
-    def _refuse_unusable(self, request: RequestMessage) -> None:
-        """Refuse a control whose artifact this worker lacks, or made for other weights.
-
-        Raises:
-            RuntimeError: The request goes on without its control.
-        """
-        steered, judged = request["steering"] is not None, request["difficulty"] is not None
-        if steered and self.steering is None:
-            raise RuntimeError("this worker has no steering vectors")
-        if self.weight_updates and (steered or judged):
-            raise RuntimeError("the weights were updated since probes and vectors were made")
 
     def remove(self, slot: int) -> None:
         """Make a slot idle."""

@@ -5,7 +5,6 @@ whose `additional_config` has the key `entrostat` has loaded its model.
 """
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from server.artifacts import load_artifacts
 from server.commands.startup import send_to_supervisor
 from server.engine.steering import Size, SteeringControl, Vectors, num_rows
 from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
+from server.engine.weights import count_weight_updates
 from server.surface import Side, UnsupportedVllm, require
 from server.worker.message import (
     CONFIG_KEY,
@@ -80,32 +80,6 @@ def _refuse_unsupported(worker: Any) -> None:
     except UnsupportedVllm as error:
         send_to_supervisor(failure=str(error))
         raise
-
-
-def count_weight_updates(worker: Any, controller: Any) -> None:
-    """Count whenever weights are loaded into a running model, by vLLM or a worker extension.
-
-    vLLM's updates begin with `start_weight_update` or `reload_weights` (`reset_weights` randomizes
-    them); what an extension loads goes through the model's own `load_weights`.
-    """
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(call)
-        def count_and_call(*args: Any, **kwargs: Any) -> Any:
-            controller.weight_updates += 1
-            return call(*args, **kwargs)
-
-        return count_and_call
-
-    model = worker.model_runner.get_model()
-    for owner, name in (
-        (worker, "start_weight_update"),
-        (worker, "reload_weights"),
-        (worker, "reset_weights"),
-        (model, "load_weights"),
-    ):
-        if hasattr(owner, name):
-            setattr(owner, name, counted(getattr(owner, name)))
 
 
 def bind(runner: Any) -> Any | None:

@@ -113,4 +113,5 @@ def test_a_damaged_calibration_is_listed_with_the_reason(tmp_path: Path) -> None
     Artifact(id="m/broken", manifest=whole.manifest, tensors=tensors).save(tmp_path)
     cards = {card.id: card for card in artifacts(tmp_path).cards}
     assert cards["m/teams"].usable
-    assert cards["m/broken"].reason == "the tensor `0.bias` is missing"
+    said = "m/broken: weights.safetensors: the tensor `0.bias` is missing"
+    assert cards["m/broken"].reason == said

@@ -158,12 +158,14 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         artifacts=None,
         telemetry=None,
         settings=SimpleNamespace(trace_timeout=1.0),
+        speculative=False,
         admission=Full(),
     )
     plan = SimpleNamespace(
         steering=SimpleNamespace(control={"key": "a"}),
         inquiry=None,
         difficulty=None,
+        truncation=None,
         trace="none",
         is_empty=False,
     )

@@ -213,7 +213,7 @@ def test_an_error_in_a_profiles_file_names_file_profile_and_field(tmp_path: Path
     assert done.returncode == 2
     assert done.stderr == (
         "entrostat serve: mine.toml: `calm.colour`: unknown key; known: "
-        "profile, temperature, difficulty, steering, inquiry, trace\n"
+        "profile, temperature, truncation, difficulty, steering, inquiry, trace\n"
     )
 
 

@@ -43,6 +43,7 @@ class Route:
             artifacts=artifacts(),
             settings=SimpleNamespace(trace_timeout=0.2),
             admission=None,
+            speculative=False,
             served_names=lambda _: {path.name for path in models.base_model_paths},
         )
         app = SimpleNamespace(state=SimpleNamespace(entrostat=state, openai_serving_models=models))

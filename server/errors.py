@@ -13,6 +13,8 @@ from server.wire.request import Control
 
 _MAX_KEY = 100
 """Characters that an error repeats of a key."""
+_MAX_MESSAGE = 600
+"""Characters of a message that pydantic wrote, which may repeat the value."""
 
 
 class BadControl(ValueError):
@@ -55,8 +57,15 @@ def _sentence(finding: Mapping[str, Any]) -> str:
         known = _fields(finding["loc"][:-1])
         key = str(finding["loc"][-1])
         return f"unknown key{_hint(key, known)}; known: {', '.join(known)}"
-    message = str(finding["msg"]).removeprefix("Value error, ")
+    message = _shorten(str(finding["msg"]).removeprefix("Value error, "))
     return message[0].lower() + message[1:]
+
+
+def _shorten(message: str) -> str:
+    """Leave out the middle of a message that repeats a long value of the client."""
+    if len(message) <= _MAX_MESSAGE:
+        return message
+    return f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 2 :]}"
 
 
 def _hint(key: str, known: Sequence[str]) -> str:

@@ -84,3 +84,9 @@ def test_the_tag_of_a_law_is_not_part_of_the_reported_field(tag: str) -> None:
 
 def test_the_error_of_a_profile_starts_with_its_name() -> None:
     assert mistake({"colour": 1}, "calm")[0] == "calm.colour"
+
+
+def test_an_error_does_not_repeat_a_long_value() -> None:
+    _, message = mistake({"temperature": {"type": [1] * 5000}})
+    assert len(message) < 1000
+    assert "'entropy_target'" in message

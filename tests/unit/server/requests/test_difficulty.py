@@ -278,7 +278,7 @@ def test_an_error_at_load_names_the_field_of_a_probe_that_does_not_match(
     assert list(using.heads()) == ["tiny/fits"]
     (card,) = (card for card in using.cards if not card.usable)
     assert card.id == "tiny/other"
-    assert str(card.reason).startswith(decided)
+    assert decided in str(card.reason)
     with pytest.raises(BadControl, match=r"`tiny/other` cannot be used: ") as refused:
         using.difficulty_probe("tiny/other", "entropy.difficulty.probe")
     assert decided in str(refused.value)

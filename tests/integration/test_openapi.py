@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
+from probes.laws import LAWS
 from tests.conftest import Server
 from tests.integration.support import MODEL
 
@@ -35,7 +36,7 @@ def test_our_fields_are_described(document: dict[str, Any]) -> None:
     for name in ("Chat", "Completion", "Batch", "Responses"):
         assert "entropy" in schemas[f"Controlled{name}Request"]["properties"], name
     laws = schemas["Control"]["properties"]["temperature"]["anyOf"][0]["oneOf"]
-    assert len(laws) == 5
+    assert len(laws) == len(LAWS)
     for name in ("ReportedChatChoice", "ReportedCompletionChoice"):
         assert "entropy" in schemas[name]["properties"], name
 

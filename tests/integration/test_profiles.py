@@ -67,4 +67,4 @@ def test_every_shipped_profile_answers_every_ordinary_body(server: Server, place
         skipped = PROFILES[profile].difficulty is not None and name in WITHOUT_A_QUESTION
         expected = "difficulty_skipped" if skipped else None
         assert answer.headers.get("x-entropy-fallback") == expected, f"{profile}, {name}"
-        assert '"fallback":' in answer.text, f"{profile}, {name}: no report"
+        assert '"num_tokens":' in answer.text, f"{profile}, {name}: no report"

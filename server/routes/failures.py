@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from server import metrics
 from server.errors import BadControl, bad_request, error_body
 from server.requests.admission import RETRY_AFTER, QueueFull
+from server.routes.bodies import RefusedBody
 
 
 def shape_errors(app: FastAPI) -> None:
@@ -18,6 +19,7 @@ def shape_errors(app: FastAPI) -> None:
     body that is not UTF-8, FastAPI returns `{"detail": ...}`.
     """
     app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(RefusedBody)(_http_error)  # before vLLM's handler for FastAPI's class
     app.exception_handler(BadControl)(_refusal)
     app.exception_handler(QueueFull)(_queue_full)
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from server.wire.request import Control
 from tests.conftest import PUSH, Server
-from tests.integration.support import MODEL, PROMPTS, ask, together
+from tests.integration.support import MODEL, PROMPTS, ask, is_long, together
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello."}]
@@ -86,6 +86,7 @@ def assert_refused_by_name(answer: httpx.Response) -> None:
     assert len(answer.content) < 10_000
 
 
+@pytest.mark.skipif(not is_long(), reason="1,200 requests take minutes: LONG_TESTS=1")
 def test_wrong_values_in_every_field_are_answered_or_refused_by_name(
     server: Server, client: OpenAI
 ) -> None:

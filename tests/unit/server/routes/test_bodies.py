@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from vllm.exceptions import VLLMValidationError
@@ -242,3 +243,18 @@ def test_what_is_no_json_is_refused_as_ever(client: TestClient, content: bytes) 
 
 def test_a_refusal_names_its_field() -> None:
     assert RefusedBody(400, "too long", "messages").param == "messages"
+
+
+def test_a_refused_body_names_its_field_although_vllm_handles_http_errors() -> None:
+    app = FastAPI()
+
+    @app.exception_handler(HTTPException)
+    async def without_a_field(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": {"param": None}}, status_code=400)
+
+    @app.get("/")
+    async def refuse() -> None:
+        raise RefusedBody(400, "too long", "messages")
+
+    shape_errors(app)
+    assert TestClient(app).get("/").json()["error"]["param"] == "messages"

@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
+def changing_server(folder: Path, checkpoint: Path) -> Iterator[Server]:
     save(folder / "artifacts", checkpoint, "kept", seed=0)
     command = entrostat("serve", *FLAGS, "--artifacts", str(folder / "artifacts"))
     with changing(folder / "artifacts", checkpoint):
@@ -90,28 +90,28 @@ def steer(server: Server, name: str, number: int = 0) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
 
 
-def test_what_is_offered_steers_and_what_is_not_is_refused_by_name(server: Server) -> None:
-    found = cards(server)
+def test_what_is_offered_steers_and_what_is_not_is_refused_by_name(changing_server: Server) -> None:
+    found = cards(changing_server)
     assert any(card["usable"] and card["id"] == f"{MODEL}/kept" for card in found)
     for card in found:
-        answer = steer(server, card["id"])
+        answer = steer(changing_server, card["id"])
         assert answer.status_code == (200 if card["usable"] else 400), card
         if card["usable"]:
             assert answer.json()["choices"][0]["entropy"]["fallback"] is None
         else:
             assert card["reason"] in answer.json()["error"]["message"]
-    assert httpx.get(f"{server.url}/ready", timeout=60).json()["ready"]
+    assert httpx.get(f"{changing_server.url}/ready", timeout=60).json()["ready"]
 
 
 def test_changes_under_load_change_no_answer(
-    server: Server, folder: Path, checkpoint: Path
+    changing_server: Server, folder: Path, checkpoint: Path
 ) -> None:
     """A running server keeps what it has read."""
-    usable = [card["id"] for card in cards(server) if card["usable"]]
+    usable = [card["id"] for card in cards(changing_server) if card["usable"]]
     with changing(folder / "artifacts", checkpoint):
-        jobs = [lambda n=n: steer(server, usable[n % len(usable)], n) for n in range(48)]
+        jobs = [lambda n=n: steer(changing_server, usable[n % len(usable)], n) for n in range(48)]
         answers = together(jobs, workers=24)
     assert {answer.status_code for answer in answers} == {200}
     fallbacks = [answer.json()["choices"][0]["entropy"]["fallback"] for answer in answers]
     assert set(fallbacks) == {None}
-    assert httpx.get(f"{server.url}/ready", timeout=60).json()["ready"]
+    assert httpx.get(f"{changing_server.url}/ready", timeout=60).json()["ready"]

@@ -325,7 +325,7 @@ class Controller:
             temperature, kept = decision.temperature, None
             if group.truncated:
                 kept = self.truncation.apply(self.kernels, mine, decision, group.slots)
-            sampled = self.kernels.sampled_entropy(mine, temperature) if told else None
+            sampled = self.kernels.sampled_entropy(mine, decision) if told else None
             scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
                 logits.div_(scale)
@@ -346,7 +346,7 @@ class Controller:
             group, indices, decision.entropy, temperature, sampled, decision.varentropy, odds
         )
 
-    def learn(self, measured: Measured, sampled: Tensor) -> Tensor:
+    def learn(self, measured: Measured, sampled: Tensor) -> Tensor | None:
         """Tell the controls which tokens were sampled, before the next step.
 
         Args:
@@ -354,12 +354,12 @@ class Controller:
             sampled: Token of every row of the group; anything where none was sampled.
 
         Returns:
-            Log-probability of each token at T = 1, nats, shape (rows,); NaN where it is not known.
+            Log-probability of each token at T = 1, nats, shape (rows,); NaN where a token was
+            forced. None if nothing is known.
         """
         group = measured.group
-        unknown = torch.full_like(measured.entropy, torch.nan)
-        if measured.odds is None or not (group.learns or measured.sampled_entropy is not None):
-            return unknown
+        if measured.odds is None:
+            return None
         try:
             plain, own = logprobs(measured.odds, group, sampled)
             if group.learns:
@@ -367,7 +367,7 @@ class Controller:
                 self.truncation.learn(group.slots, torch.where(drawn, -own, torch.nan))
         except Exception as error:  # as in `control`
             self.count_failure(error)
-            return unknown
+            return None
         return plain
 
     def publish(self, measured: Measured, logprob: Tensor | None = None) -> None:
@@ -375,7 +375,7 @@ class Controller:
 
         Args:
             measured: What `control` returned.
-            logprob: What `learn` returned; None where nobody knows the tokens.
+            logprob: What `learn` returned.
         """
         group = measured.group
         if self._publisher is not None and measured.sampled_entropy is not None:

@@ -84,7 +84,7 @@ class Kernels:
             for solve in (False, True):
                 base = table[1].clone()
                 decision = self.decide(logits, base, table[0], table[2:].T, solve=solve)
-                self.sampled_entropy(logits, decision.temperature)
+                self.sampled_entropy(logits, decision)
                 truncations = torch.ones(rows, 1 + NUM_TRUNCATION_PARAMETERS, device=self._device)
                 self.truncate(logits, decision, truncations, table[0].clone())
 
@@ -122,20 +122,19 @@ class Kernels:
         chosen = torch.where(solved, target, closed)
         return RowDecision(entropy, chosen, varentropy, log_total, maximum.squeeze(-1))
 
-    def sampled_entropy(self, logits: Tensor, temperature: Tensor) -> Tensor:
+    def sampled_entropy(self, logits: Tensor, decision: RowDecision) -> Tensor:
         """Entropy (nats) of the distribution at each row's temperature.
 
         Args:
-            logits: As in `decide`, not scaled yet.
-            temperature: What `decide` returned, shape (rows,).
+            logits: As in `decide`, not scaled yet; a truncation may have removed tokens.
+            decision: What `decide` returned.
 
         Returns:
             Shape (rows,): 0 for a greedy row, NaN for a row without a finite entropy.
         """
-        greedy = temperature < GREEDY
-        beta = _beta(temperature)
-        sums = self._power_sums(logits, logits.amax(-1, keepdim=True), beta)
-        return torch.where(greedy, 0.0, moments(sums, beta).entropy)
+        beta, maximum = _beta(decision.temperature), decision.maximum.unsqueeze(-1)
+        entropy = moments(self._power_sums(logits, maximum, beta), beta).entropy
+        return torch.where(decision.temperature < GREEDY, 0.0, entropy)
 
     def truncate(
         self, logits: Tensor, decision: RowDecision, truncations: Tensor, limits: Tensor

@@ -40,7 +40,7 @@ class EntropyProcessorV1(LogitsProcessor):
         )
         self._groups: list[Group] | None = None
         self._measured: list[Measured] = []
-        """What this step measured."""
+        """What this step measured and needs the sampled tokens for."""
         self._unnamed: set[int] = set()
         self._runner: GPUModelRunner | None = None
 
@@ -169,7 +169,9 @@ class EntropyProcessorV1(LogitsProcessor):
                 assert hidden is not None
                 assert slots is not None
                 controller.settle(hidden, slots, slots, indices)
-            self._measured.append(controller.control(logits, group, indices))
+            measured = controller.control(logits, group, indices)
+            if measured.awaits_token:
+                self._measured.append(measured)
 
     def _token_indices(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Token index per row, -1 where the prompt is not read to the end yet."""

@@ -44,7 +44,8 @@ class EntropyProcessorV2(LogitsProcessor):
         self._num_requests = 0
         """Requests of this step."""
         self._measured: list[tuple[Measured, Tensor]] = []
-        """What this step measured, and each row's offset among the rows of its request."""
+        """What this step measured and needs the sampled tokens for, and each row's offset among
+        the rows of its request."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -152,6 +153,8 @@ class EntropyProcessorV2(LogitsProcessor):
             if group.rows is not None:
                 own, offsets = own[group.rows], offsets[group.rows]
             measured = controller.control(logits, group, own)
+            if not measured.awaits_token:
+                continue
             if not whole:  # a large step is verified in parts, to hold the logits of one at a time
                 measured = measured._replace(odds=None)
             self._measured.append((measured, offsets))

@@ -65,6 +65,11 @@ class Measured(NamedTuple):
     odds: Odds | None
     """None where a control failed, or the logits are not kept until a token is sampled."""
 
+    @property
+    def awaits_token(self) -> bool:
+        """Whether sampled tokens have a use: a trace is sent, or a control learns."""
+        return self.group.learns or self.sampled_entropy is not None
+
 
 _FORCED = 1e-3
 """A logit this much above the maximum was written by somebody else, to force a token."""

@@ -113,8 +113,8 @@ class TruncationSlots:
     def _free_cell(self) -> int:
         if len(self._known) < self._num_cells:
             return len(self._known)
-        seated = {completion for completion in self._completions if completion is not None}
-        oldest = next(one for one in self._known if one not in seated)
+        in_use = {completion for completion in self._completions if completion is not None}
+        oldest = next(one for one in self._known if one not in in_use)
         return self._known.pop(oldest)
 
     def apply(

@@ -70,13 +70,13 @@ def refuse_controls(settings: EngineSettings) -> None:
         ),
         (
             one.speculative and not one.is_v2,
-            "--speculative-config needs vLLM's model runner V2, for V1 refuses drafts beside a "
+            "--speculative-config needs vLLM's model runner V2, because V1 refuses drafts beside a "
             "logits processor: use --model-runner v2 (on a GPU), or leave the drafts out",
         ),
         (
             one.batch_sharded_sampling,
-            "--enable-batch-sharded-sampling is not supported, for every rank would sample other "
-            "requests than those whose controls it follows: leave it out",
+            "--enable-batch-sharded-sampling is not supported, because each rank would sample "
+            "requests other than those whose controls it applies: leave it out",
         ),
         *(
             (size > 1, f"{flag} is not tested with controls: use --tensor-parallel-size instead")

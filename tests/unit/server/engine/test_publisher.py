@@ -51,7 +51,7 @@ class Receiver:
         self.address = f"ipc://{folder / name}"
         self.socket.bind(self.address)
 
-    def frames(self, count: int) -> list[list[tuple[int, int, int, float, float, float]]]:
+    def frames(self, count: int) -> list[list[tuple[float, ...]]]:
         """The next frames, as records."""
         return [read_frame(self.socket.recv()).tolist() for _ in range(count)]
 
@@ -81,10 +81,15 @@ def directory(seats: list[tuple[int, int, str]]) -> Directory:
     )
 
 
+def measured(slot: int) -> tuple[float, ...]:
+    """A value of its own for each of the fields that follow the index."""
+    return (slot / 2, slot / 4, float(slot), -float(slot), 2.0 * slot)
+
+
 def publish(publisher: Publisher, slots: list[int], indices: list[int], seats: Directory) -> None:
-    """A step in which the row of slot s has entropy s / 2, temperature s / 4 and sampled s."""
-    values = torch.tensor(slots, dtype=torch.float32)
-    publisher.publish((values / 2, values / 4, values), np.array(slots), np.array(indices), seats)
+    """A step in which the row of slot s has the values `measured(s)`."""
+    rows = torch.tensor([measured(slot) for slot in slots])
+    publisher.publish(rows.unbind(1), np.array(slots), np.array(indices), seats)
 
 
 def test_records_arrive_complete_and_in_order_at_every_receiver(
@@ -95,9 +100,9 @@ def test_records_arrive_complete_and_in_order_at_every_receiver(
     for step in range(200):
         publish(publisher, [0, 1, 2], [step, step, step + 5], seats)
     for step, records in enumerate(one.frames(200)):
-        assert records == [(1, 0, step, 0.0, 0.0, 0.0), (1, 3, step + 5, 1.0, 0.5, 2.0)]
+        assert records == [(1, 0, step, *measured(0)), (1, 3, step + 5, *measured(2))]
     for step, records in enumerate(two.frames(200)):
-        assert records == [(2, 0, step, 0.5, 0.25, 1.0)]
+        assert records == [(2, 0, step, *measured(1))]
     assert one.is_quiet()
     assert two.is_quiet()
     assert publisher.lost == 0
@@ -109,16 +114,12 @@ def test_device_slots_and_indices_are_read_like_those_of_the_host(
     one = receivers[0]
     seats = directory([(1, 0, one.address), (9, 2, one.address)])
     publisher.publish(
-        (
-            torch.tensor([0.5, torch.nan]),
-            torch.tensor([1.0, torch.nan]),
-            torch.tensor([0.25, torch.nan]),
-        ),
+        torch.tensor([measured(1), [torch.nan] * 5]).unbind(1),
         torch.tensor([1, 0]),
         torch.tensor([4, -1]),
         seats,
     )
-    assert one.frames(1) == [[(9, 2, 4, 0.5, 1.0, 0.25)]]
+    assert one.frames(1) == [[(9, 2, 4, *measured(1))]]
 
 
 def test_unsampled_rows_and_empty_slots_are_dropped(
@@ -128,7 +129,7 @@ def test_unsampled_rows_and_empty_slots_are_dropped(
     seats = directory([(1, 0, one.address), (0, 0, ""), (3, 0, one.address)])
     publish(publisher, [0, 1, 2], [-1, 0, -7], seats)  # nothing left of this step
     publish(publisher, [0, 1, 2, 3], [-1, 0, 6, 0], seats)
-    assert one.frames(1) == [[(3, 0, 6, 1.0, 0.5, 2.0)]]
+    assert one.frames(1) == [[(3, 0, 6, *measured(2))]]
     assert one.is_quiet()
 
 
@@ -177,4 +178,4 @@ def test_an_address_that_cannot_be_reached_at_all_costs_only_its_own_records(
     one.socket.setsockopt(zmq.RCVTIMEO, 500)
     publish(publisher, [0], [0], directory([(1, 0, "no such transport")]))
     publish(publisher, [0], [0], directory([(2, 0, one.address)]))
-    assert one.frames(1) == [[(2, 0, 0, 0.0, 0.0, 0.0)]]
+    assert one.frames(1) == [[(2, 0, 0, *measured(0))]]

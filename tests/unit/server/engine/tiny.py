@@ -222,22 +222,20 @@ def _control(plan: SteeringPlan) -> dict[str, Any]:
 
 
 def refuse(root: Path) -> str:
-    """What an engine says that is to steer a model of another family."""
+    """Why a model of another family, which starts, is not steered."""
     from vllm import LLM
 
-    try:
-        LLM(
-            model=str(build(root, "opt", "opt", word_embed_proj_dim=HIDDEN, ffn_dim=96)),
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            max_model_len=64,
-            kv_cache_memory_bytes=16 << 20,
-            logits_processors=["server.engine.runner_v1:EntropyProcessorV1"],
-            additional_config={CONFIG_KEY: {}},
-        )
-    except ValueError as error:
-        return str(error)
-    return "it started"
+    engine = LLM(
+        model=str(build(root, "opt", "opt", word_embed_proj_dim=HIDDEN, ffn_dim=96)),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=64,
+        kv_cache_memory_bytes=16 << 20,
+        logits_processors=["server.engine.runner_v1:EntropyProcessorV1"],
+        additional_config={CONFIG_KEY: {}},
+    )
+    (loaded,) = engine.collective_rpc("entrostat_artifacts")
+    return "; ".join(str(artifact["reason"]) for artifact in loaded.values())
 
 
 def main(root: Path) -> dict[str, Any]:

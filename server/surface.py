@@ -52,6 +52,16 @@ CLI_MODULES = ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.c
 """Where `make_arg_parser` is: since vLLM 0.33, and before."""
 STARTUP_MODULES = ("vllm.entrypoints.common.startup", "vllm.entrypoints.serve.utils.api_utils")
 """Where `cli_env_setup` is: since vLLM 0.33, and before."""
+QUESTION_MODULES = (
+    "vllm.entrypoints.openai.decisions.question_types",
+    "vllm.entrypoints.generate.structured_decisions.question_types",
+)
+"""Where `get_question_type` and its error are: since vLLM 0.33, and before."""
+STATE_MODULES = (
+    "vllm.entrypoints.openai.decisions.strategies",
+    "vllm.entrypoints.generate.structured_decisions.strategies",
+)
+"""Where `state_text` is: since vLLM 0.33, and before."""
 
 _E = "vllm.entrypoints"
 _DECISIONS = f"{_E}.generate.structured_decisions"
@@ -127,9 +137,6 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
         Name(f"{_DECISIONS}.protocol", "QuestionSpec"),
         Name(f"{_DECISIONS}.protocol", "StructuredDecisionRequest"),
         Name(f"{_DECISIONS}.protocol", "StructuredDecisionResponse"),
-        Name(f"{_DECISIONS}.question_types", "StructuredDecisionError"),
-        Name(f"{_DECISIONS}.question_types", "get_question_type"),
-        Name(f"{_DECISIONS}.strategies", "state_text"),
         Name(f"{_E}.openai.chat_completion.api_router", "create_chat_completion"),
         Name(f"{_E}.openai.chat_completion.api_router", "create_batch_chat_completion"),
         Name(f"{_E}.openai.chat_completion.batch_serving", "OpenAIServingChatBatch"),

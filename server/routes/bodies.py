@@ -1,7 +1,7 @@
 """Bounds the work that a request body causes on the event loop, before the work is done.
 
 Parsing and validating hold Python's lock, so that a thread does not help: other requests wait. vLLM
-has no limit on a body; these limits keep each pause below 0.2 s and are far above what a model can
+has no limit on a body; these limits aim at pauses below 0.2 s and are far above what a model can
 read.
 """
 

@@ -12,17 +12,13 @@ from vllm.entrypoints.generate.structured_decisions.protocol import (
     StructuredDecisionRequest,
     StructuredDecisionResponse,
 )
-from vllm.entrypoints.generate.structured_decisions.question_types import (
-    StructuredDecisionError,
-    get_question_type,
-)
-from vllm.entrypoints.generate.structured_decisions.strategies import state_text
 
 from probes.decisions.question import DecisionQuestion, choice, predicate, score
 from server.decisions.answers import Answer
 from server.decisions.decide import DecisionOutcome
 from server.decisions.task import DecisionTask
 from server.errors import BadControl
+from server.surface import QUESTION_MODULES, STATE_MODULES, first_module
 from server.wire.decisions import (
     MAX_CHOICES,
     MAX_QUESTIONS,
@@ -33,6 +29,9 @@ from server.wire.decisions import (
 )
 
 _MEDIA = ("images", "audio", "videos")
+_StructuredDecisionError = first_module(QUESTION_MODULES, "StructuredDecisionError")
+_get_question_type = first_module(QUESTION_MODULES, "get_question_type")
+_state_text = first_module(STATE_MODULES, "state_text")
 
 
 class SystemOneRequest(StructuredDecisionRequest):
@@ -63,7 +62,7 @@ def systemone_task(request: SystemOneRequest) -> DecisionTask:
         raise BadControl(f"`questions`: ask 1 to {MAX_QUESTIONS} questions", "questions")
     for key in request.model_extra or ():
         raise BadControl(f"`{key}`: unknown key", key)
-    state = state_text(request.state)
+    state = _state_text(request.state)
     return DecisionTask(
         text=f"{request.instructions}\n\n{state}" if request.instructions else state,
         questions=[_question(name, one) for name, one in request.questions.items()],
@@ -78,12 +77,12 @@ def _question(name: str, spec: QuestionSpec) -> DecisionQuestion:
     for key in spec.model_extra or ():
         raise BadControl(f"`{place}.{key}`: unknown key", f"{place}.{key}")
     try:
-        kind = get_question_type(spec.type)
-    except StructuredDecisionError as error:
+        kind = _get_question_type(spec.type)
+    except _StructuredDecisionError as error:
         raise BadControl(f"`{place}.type`: {error}", f"{place}.type") from error
     try:
         options = kind.parse_options(name, spec.criteria)
-    except StructuredDecisionError as error:
+    except _StructuredDecisionError as error:
         raise BadControl(f"`{place}.criteria`: {error}", f"{place}.criteria") from error
     texts = [one.name for one in options]
     limit = 10 if spec.type == "score" else MAX_CHOICES
@@ -91,7 +90,7 @@ def _question(name: str, spec: QuestionSpec) -> DecisionQuestion:
         param = f"{place}.criteria"
         raise BadControl(f"`{param}`: give at most {limit} different options", param)
     asked = (
-        spec.instructions if isinstance(spec.instructions, str) else state_text(spec.instructions)
+        spec.instructions if isinstance(spec.instructions, str) else _state_text(spec.instructions)
     )
     notes = [one.description for one in options]
     if spec.type == "score":

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +104,27 @@ def test_a_good_artifact_is_usable(folder: Path) -> None:
     assert card.usable, card.reason
 
 
-@quick
-@given(data=st.data())
-def test_damaged_weights_load_identical_or_not_at_all(folder: Path, data: st.DataObject) -> None:
-    file = folder / "weights.safetensors"
+@contextmanager
+def damaged(file: Path, data: st.DataObject, within: int = 10**9) -> Iterator[bytes]:
+    """Cut and insert up to nine bytes somewhere in the first bytes of a file; yield what it was."""
     good = file.read_bytes()
-    at = data.draw(st.integers(0, len(good) - 1))
+    at = data.draw(st.integers(0, min(len(good) - 1, within)))
     cut, extra = data.draw(st.integers(0, 9)), data.draw(st.binary(max_size=9))
     try:
         file.write_bytes(good[:at] + extra + good[at + cut :])
+        yield good
+    finally:
+        file.write_bytes(good)
+
+
+@quick
+@given(data=st.data())
+def test_damaged_weights_load_identical_or_not_at_all(folder: Path, data: st.DataObject) -> None:
+    with damaged(folder / "weights.safetensors", data) as good:
         artifact = loaded(folder)
         if artifact is not None:
             same = load(good)
             assert all(torch.equal(artifact.tensors[name], same[name]) for name in same)
-    finally:
-        file.write_bytes(good)
 
 
 @quick
@@ -125,29 +132,16 @@ def test_damaged_weights_load_identical_or_not_at_all(folder: Path, data: st.Dat
 def test_damaged_weights_without_a_hash_load_finite_or_not_at_all(
     folder: Path, data: st.DataObject
 ) -> None:
-    file, good = folder / "weights.safetensors", (folder / "weights.safetensors").read_bytes()
     edit(folder, ("tensors_hash",), None)
-    at = data.draw(st.integers(0, min(len(good) - 1, 400)))
-    cut, extra = data.draw(st.integers(0, 9)), data.draw(st.binary(max_size=9))
-    try:
-        file.write_bytes(good[:at] + extra + good[at + cut :])
+    with damaged(folder / "weights.safetensors", data, within=400):
         loaded(folder)
-    finally:
-        file.write_bytes(good)
 
 
 @quick
 @given(data=st.data())
 def test_a_damaged_manifest_loads_or_is_refused(folder: Path, data: st.DataObject) -> None:
-    file = folder / "manifest.json"
-    good = file.read_bytes()
-    at = data.draw(st.integers(0, len(good) - 1))
-    cut, extra = data.draw(st.integers(0, 9)), data.draw(st.binary(max_size=9))
-    try:
-        file.write_bytes(good[:at] + extra + good[at + cut :])
+    with damaged(folder / "manifest.json", data):
         loaded(folder)
-    finally:
-        file.write_bytes(good)
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

@@ -17,7 +17,9 @@ from server.plugin import EntrostatPlugin
 from server.requests.merge import HANDLERS
 from server.surface import (
     CLI_MODULES,
+    QUESTION_MODULES,
     STARTUP_MODULES,
+    STATE_MODULES,
     SURFACE,
     TESTED,
     Side,
@@ -167,7 +169,12 @@ def test_a_worker_refuses_and_tells_the_supervisor_why(
 
 @pytest.mark.parametrize(
     ("modules", "name"),
-    [(CLI_MODULES, "make_arg_parser"), (STARTUP_MODULES, "cli_env_setup")],
+    [
+        (CLI_MODULES, "make_arg_parser"),
+        (QUESTION_MODULES, "get_question_type"),
+        (STARTUP_MODULES, "cli_env_setup"),
+        (STATE_MODULES, "state_text"),
+    ],
 )
 def test_a_name_that_moved_is_found_in_each_of_its_modules(
     modules: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch

@@ -59,7 +59,7 @@ async def decide(
     ]
     trees = await build_trees(asked, frame, reads)
     before = await _input_tokens(text, trees, frame, reads)
-    _refuse_costly(plan, trees)
+    await asyncio.to_thread(_refuse_costly, plan, trees)
     found = await read_options(before, trees, reads)
     count = reads.forwards
     found = await _with_priors(plan, trees, found, frame, reads)
@@ -81,7 +81,8 @@ async def _input_tokens(
         tokens = await frame.content(context(text), reads)
     except ReadError as error:
         raise BadControl(f"`input`: {error}", "input") from error
-    room = reads.max_tokens - 1 - len(frame.head) - longest_prompt(trees)
+    longest = await asyncio.to_thread(longest_prompt, trees)
+    room = reads.max_tokens - 1 - len(frame.head) - longest
     if len(tokens) > room:
         raise BadControl(
             f"`input`: it has {len(tokens)} tokens; the model takes {reads.max_tokens}, which "

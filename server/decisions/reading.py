@@ -111,7 +111,7 @@ async def read_options(
         ReadError: The engine failed, or a prompt is too long.
     """
     flat = [tree for one in trees for tree in (*one.letters, *one.statements)]
-    wanted, places = _requests(before, flat)
+    wanted, places = await asyncio.to_thread(_requests, before, flat)
     # The first alone, so that the others find the input in the prefix cache.
     rows = await reads.next_tokens(wanted[:1])
     rows += await reads.next_tokens(wanted[1:])

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import HTTPException, Request
 from fastapi.routing import APIRoute
@@ -32,6 +32,17 @@ _GRAMMARS = ("structured_outputs", "response_format", "text")
 _NUMBERS = frozenset({int, float, bool})
 _scanner = ThreadPoolExecutor(1, "entrostat-body")
 """One thread, so that large bodies take turns instead of Python's lock."""
+
+
+class Bounds(NamedTuple):
+    """How much of each a body may have."""
+
+    containers: int = MAX_CONTAINERS
+    keys: int = MAX_KEYS
+    values: int = MAX_VALUES
+
+
+_BOUNDS = Bounds()
 
 
 class RefusedBody(HTTPException):
@@ -64,6 +75,22 @@ class BoundedRequest(Request):
             self._body = b"".join(parts)
         return self._body
 
+    async def bounded_body(self, bounds: Bounds = _BOUNDS) -> bytes:
+        """Read a body whose parsing takes a bounded time.
+
+        Raises:
+            RefusedBody: It has more than the bounds.
+        """
+        body = await self.body()
+        if _may_exceed(body, bounds) and await _in_one_thread(_exceeds, body, bounds):
+            raise RefusedBody(
+                400,
+                f"the body has more than {bounds.containers} objects and arrays, {bounds.keys} "
+                f"keys or {bounds.values} values",
+                "body",
+            )
+        return body
+
     async def json(self) -> Any:
         """Parse the body.
 
@@ -71,13 +98,7 @@ class BoundedRequest(Request):
             RefusedBody: It has too many values, or is nested too deeply.
         """
         if not hasattr(self, "_json"):
-            body = await self.body()
-            if _may_exceed(body) and await _in_one_thread(_exceeds, body):
-                raise RefusedBody(
-                    400,
-                    f"the body has more than {MAX_CONTAINERS} objects and arrays, {MAX_KEYS} keys "
-                    f"or {MAX_VALUES} values",
-                )
+            body = await self.bounded_body()
             try:
                 parsed = json.loads(body)
             except RecursionError as error:
@@ -104,24 +125,26 @@ class BoundedRoute(APIRoute):
         return handle_bounded
 
 
-async def _in_one_thread(scan: Callable[[bytes], bool], body: bytes) -> bool:
-    return await asyncio.get_running_loop().run_in_executor(_scanner, scan, body)
+async def _in_one_thread(
+    scan: Callable[[bytes, Bounds], bool], body: bytes, bounds: Bounds
+) -> bool:
+    return await asyncio.get_running_loop().run_in_executor(_scanner, scan, body, bounds)
 
 
 def _too_many_bytes(limit: int) -> RefusedBody:
     return RefusedBody(413, f"the body has more than {limit} bytes (ENTROSTAT_MAX_BODY)")
 
 
-def _may_exceed(body: bytes) -> bool:
+def _may_exceed(body: bytes, bounds: Bounds) -> bool:
     """Whether the limits are exceeded if no bracket or comma belongs to a string."""
     return (
-        body.count(b"[") + body.count(b"{") > MAX_CONTAINERS
-        or body.count(b":") > MAX_KEYS
-        or body.count(b",") >= MAX_VALUES
+        body.count(b"[") + body.count(b"{") > bounds.containers
+        or body.count(b":") > bounds.keys
+        or body.count(b",") >= bounds.values
     )
 
 
-def _exceeds(body: bytes) -> bool:
+def _exceeds(body: bytes, bounds: Bounds) -> bool:
     """Whether the limits are exceeded. Skips strings, in which text may have any character."""
     containers = keys = commas = position = 0
     while position < len(body):
@@ -130,7 +153,7 @@ def _exceeds(body: bytes) -> bool:
         containers += body.count(b"[", position, end) + body.count(b"{", position, end)
         keys += body.count(b":", position, end)
         commas += body.count(b",", position, end)
-        if containers > MAX_CONTAINERS or keys > MAX_KEYS or commas >= MAX_VALUES:
+        if containers > bounds.containers or keys > bounds.keys or commas >= bounds.values:
             return True
         position = _string_end(body, end)
     return False

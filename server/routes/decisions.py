@@ -24,7 +24,7 @@ from server.decisions.task import openai_task
 from server.errors import BadControl, error_body
 from server.inquiry.engine_reads import BATCH, ReadError, Reads
 from server.planning.decisions import DecisionPlan, plan_decision
-from server.routes.bodies import BoundedRoute
+from server.routes.bodies import BoundedRequest, BoundedRoute, Bounds
 from server.routes.state import ServerState, state_of
 from server.routes.systemone import (
     SystemOneRequest,
@@ -37,6 +37,8 @@ from server.wire.decisions import DecisionRequest, DecisionResponse
 
 router = APIRouter(route_class=BoundedRoute)
 _OBJECT = TypeAdapter(dict[str, JsonValue])
+_BOUNDS = Bounds(containers=110_000, keys=320_000)
+"""The largest request: 400 questions of 255 options, each with a value and a description."""
 _UNREPORTED: Any = {"answers": {"__all__": {"entropy"}}}
 """OpenAI's answers have no field `entropy`."""
 
@@ -108,8 +110,11 @@ async def _parsed(raw_request: Request, model_of: Callable[[Mapping[str, Any]], 
 
     Raises:
         BadControl: It is not JSON, or not such a request.
+        RefusedBody: It is too large.
     """
-    return await asyncio.to_thread(_validated, await raw_request.body(), model_of)
+    assert isinstance(raw_request, BoundedRequest)
+    content = await raw_request.bounded_body(_BOUNDS)
+    return await asyncio.to_thread(_validated, content, model_of)
 
 
 def _validated(content: bytes, model_of: Callable[[Mapping[str, Any]], type[Any]]) -> Any:

@@ -314,6 +314,17 @@ def test_a_body_that_is_no_json_object_is_refused(content: bytes) -> None:
     assert answer.json()["error"]["param"] == "body"
 
 
+@pytest.mark.parametrize("path", ["/v1/decisions", "/v1/systemone"])
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(path: str) -> None:
+    """Parsing 28 MB of empty arrays would hold Python's lock for four seconds."""
+    headers = {"Content-Type": "application/json"}
+    content = b'{"a": [' + b"[]," * 110_000 + b"[]]}"
+    answer = client_of(CharacterEngine()).post(path, content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "body"
+    assert "110000" in answer.json()["error"]["message"]
+
+
 def test_an_empty_input_is_answered_with_equal_probabilities() -> None:
     empties: list[Any] = ["", []]
     for empty in empties:

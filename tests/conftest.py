@@ -27,7 +27,8 @@ from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
 from tests.integration.runners.engines import ENGINES
-from tests.integration.support import PROMPTS, is_long
+from tests.integration.support import PROMPTS
+from tests.long import is_long
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

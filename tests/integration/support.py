@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from openai import OpenAI
 
+from tests.long import is_long
+
 if TYPE_CHECKING:
     from tests.conftest import Server
 
@@ -30,11 +32,6 @@ PROMPTS = [
 def some(server: "Server", everything: list[str], few: int) -> list[str]:
     """All of them, and only a few where Triton's interpreter runs the engine, step by step."""
     return everything if server.runner == "v1" or is_long() else everything[:few]
-
-
-def is_long() -> bool:
-    """Whether `make test-long` runs."""
-    return os.environ.get("LONG_TESTS") == "1"
 
 
 def ask(client: OpenAI, prompt: str, entropy: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from openai import OpenAI
 
 from tests.conftest import PLAIN_PROBE, PUSH, Server
 from tests.integration.support import MODEL, PROMPTS, ask
+from tests.long import is_long
 
 HELLO: Any = [{"role": "user", "content": PROMPTS[0]}]
 CONTROLS: list[dict[str, Any]] = [
@@ -189,7 +190,7 @@ def test_invocations_refuse_controls_and_inherit_none(server: Server, client: Op
 
 
 @pytest.mark.skipif(
-    os.environ.get("LONG_TESTS") != "1",
+    not is_long(),
     reason="installs clients from package indexes: LONG_TESTS=1",
 )
 @pytest.mark.timeout(1200)

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from server.wire.request import Control
 from tests.conftest import PUSH, Server
-from tests.integration.support import MODEL, PROMPTS, ask, is_long, together
+from tests.integration.support import MODEL, PROMPTS, ask, together
+from tests.long import is_long
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello."}]

@@ -17,7 +17,8 @@ from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.entropy import entropy_from_logits
 from probes.steering import SteeringSpec, tensor_name
 from tests.conftest import Server, entrostat, run_server, runner_environment
-from tests.integration.support import PROMPTS, hooked, is_long, together
+from tests.integration.support import PROMPTS, hooked, together
+from tests.long import is_long
 from tests.unit.server.engine.tiny import build
 
 VOCAB, HIDDEN, LAYER = 49152, 64, 1

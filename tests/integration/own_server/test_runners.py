@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.runners.engines import ENGINES
-from tests.integration.support import is_long
+from tests.long import is_long
 
 ROOT = Path(__file__).parents[3]
 

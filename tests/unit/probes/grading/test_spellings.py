@@ -1,6 +1,5 @@
 """A number is graded as itself, however it is written, and as no other number."""
 
-import os
 import random
 import threading
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from probes.graders import math, numeric
+from tests.long import is_long
 
 SIGNS = ("-", "\u2212", "\u2013", "\u2011", "minus ", "negative ")
 SEPARATORS = (
@@ -174,7 +174,7 @@ def test_every_spelling_of_a_number_is_that_number_and_no_other() -> None:
     check(400, 0)
 
 
-@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="LONG_TESTS is not set")
+@pytest.mark.skipif(not is_long(), reason="5,000 spellings: LONG_TESTS=1")
 def test_every_one_of_many_spellings_is_that_number_and_no_other() -> None:
     check(5_000, 1)
 

@@ -36,6 +36,8 @@ class Arm(NamedTuple):
     """1: every request carries the control; 2: every other one, which needs a batch."""
     own: tuple[dict[str, Any], ...] = ()
     """Instead of `control`, one for each request of the batch."""
+    peer: str | None = None
+    """An arm whose throughput this one is also compared with."""
 
     def bodies(self, model: str, batch: int, max_tokens: int) -> list[dict[str, Any]]:
         """The batch's requests."""
@@ -51,10 +53,15 @@ class Arm(NamedTuple):
 
 
 STOCK = Arm("stock vLLM", "stock")
+PEER_TARGET = 0.97
+"""Least ratio to the peer: a truncation costs at most 3 % more than a law."""
+_TRUNCATIONS = ("mirostat", "top_n_sigma", "p_less")
 
 
 def arms(*, hapo: bool) -> list[Arm]:
     """All arms, stock first.
+
+    The arm with a summary also measures `sampled_entropy_mean`, which only a reported request has.
 
     Args:
         hapo: Whether the server has HAPO's statistics for the model; dynatemp stands in otherwise.
@@ -69,6 +76,11 @@ def arms(*, hapo: bool) -> list[Arm]:
         Arm("stock vLLM, second process", "twin"),
         Arm("no control", "ours", None, 0.99),
         *(Arm(one["type"], "ours", {"temperature": one, "trace": "none"}, 0.98) for one in laws),
+        *(
+            Arm(name, "ours", {"truncation": {"type": name}, "trace": "none"}, peer=law)
+            for name in _TRUNCATIONS
+        ),
+        Arm(f"{law}, summary", "ours", {"temperature": adaptive, "trace": "summary"}, peer=law),
         Arm(f"half {law}, half none", "ours", {"temperature": adaptive, "trace": "none"}, 0.98, 2),
         Arm("entropy target", "ours", {"temperature": target, "trace": "none"}, 0.94),
         Arm("trace", "ours", {"trace": "tokens"}, 0.96),

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import machine
-from benchmarks.arms import Arm, arms
-from benchmarks.overhead.report import Samples, Section, estimate, write
+from benchmarks.arms import STOCK, Arm, arms
+from benchmarks.overhead.report import Samples, Section, estimate, estimate_peer, write
 from benchmarks.servers import Server, side_by_side
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
@@ -44,6 +44,10 @@ def main(
     rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm.")] = 15,
     batches: Annotated[str, typer.Option(help="Concurrent requests, by commas.")] = "1,16",
     twin: Annotated[bool, typer.Option(help="Also measure a second stock process.")] = True,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="An arm to measure beside stock vLLM; repeat for more. Default: all."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
         "benchmarks/results"
     ),
@@ -63,9 +67,22 @@ def main(
             side_by_side(checkpoint, DEFAULT_MODEL, flags, Path(logs), twin=twin) as servers,
         ):
             sizes = [int(size) for size in batches.split(",")]
-            everything = arms(hapo=_has_statistics(servers["ours"]))
+            everything = choose(arms(hapo=_has_statistics(servers["ours"])), arm or [])
             sections += list(measure(mode, servers, everything, rounds, sizes))
         write(facts, sections, output / name, Console())
+
+
+def choose(everything: list[Arm], names: list[str]) -> list[Arm]:
+    """Stock vLLM and the arms with these names; all without a name.
+
+    Raises:
+        typer.BadParameter: No arm has the name.
+    """
+    known = [one.name for one in everything]
+    if unknown := set(names) - set(known):
+        message = f"unknown: {', '.join(sorted(unknown))}; known: {'; '.join(known)}"
+        raise typer.BadParameter(message, param_hint="--arm")
+    return [one for one in everything if not names or one.name in (STOCK.name, *names)]
 
 
 def measure(
@@ -103,8 +120,12 @@ def measure(
                     progress.advance(task)
             idle = idle or {name: _idle_load(server) for name, server in servers.items()}
     for batch in batches:
-        estimates = [estimate(arm, samples[batch]) for arm in everything if arm.every <= batch]
-        yield Section(mode, batch, cores["ours"], idle, estimates)
+        fitting = [arm for arm in everything if arm.every <= batch]
+        estimates = [estimate(arm, samples[batch]) for arm in fitting]
+        peers = [
+            estimate_peer(arm, samples[batch]) for arm in fitting if arm.peer in samples[batch]
+        ]
+        yield Section(mode, batch, cores["ours"], idle, estimates, peers)
 
 
 def _leave(cores: list[int]) -> None:

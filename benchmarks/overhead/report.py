@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.arms import STOCK, Arm
+from benchmarks.arms import PEER_TARGET, STOCK, Arm
 
 Samples = Mapping[str, list[float]]
 """Output tokens per second of every round, by arm."""
@@ -66,6 +66,8 @@ class Section(NamedTuple):
     idle: dict[str, float]
     """Share of a core that each server burns when awake and idle."""
     estimates: list[Estimate]
+    peers: list[Estimate] = []  # noqa: RUF012, never changed
+    """Arms compared with another arm than stock."""
 
     @property
     def title(self) -> str:
@@ -75,11 +77,21 @@ class Section(NamedTuple):
 
 def estimate(arm: Arm, samples: Samples) -> Estimate:
     """Median ratio to stock of the same round, with a bootstrap interval."""
-    own = samples[arm.name]
-    ratios = np.array(own) / np.array(samples[STOCK.name])
+    return _compare(arm.name, samples[arm.name], samples[STOCK.name], arm.target)
+
+
+def estimate_peer(arm: Arm, samples: Samples) -> Estimate:
+    """Median ratio to the arm's peer of the same round, with a bootstrap interval."""
+    assert arm.peer is not None
+    name = f"{arm.name} over {arm.peer}"
+    return _compare(name, samples[arm.name], samples[arm.peer], PEER_TARGET)
+
+
+def _compare(name: str, own: list[float], other: list[float], target: float | None) -> Estimate:
+    ratios = np.array(own) / np.array(other)
     draws = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return Estimate(arm.name, own, float(np.median(ratios)), float(low), float(high), arm.target)
+    return Estimate(name, own, float(np.median(ratios)), float(low), float(high), target)
 
 
 def pool(everything: Sequence[Arm], runs: Sequence[Section]) -> Section:
@@ -128,7 +140,7 @@ def write(
     data = {**facts, "sections": [_data(section) for section in sections]}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     stem.with_suffix(".md").write_text(
-        "\n".join([f"# {title}", *_page(facts, sections, stem.name, method), *more]) + "\n"
+        "\n".join([f"# {title}", *page(facts, sections, stem.name, method), *more]) + "\n"
     )
     _plot(sections, stem.with_suffix(".png"))
 
@@ -144,11 +156,14 @@ def _table(section: Section) -> Table:
 
 
 def _data(section: Section) -> dict[str, Any]:
-    rows = [{**row._asdict(), "verdict": row.verdict} for row in section.estimates]
-    return {**section._asdict(), "estimates": rows}
+    rows, peers = (
+        [{**row._asdict(), "verdict": row.verdict} for row in part]
+        for part in (section.estimates, section.peers)
+    )
+    return {**section._asdict(), "estimates": rows, "peers": peers}
 
 
-def _page(facts: dict[str, Any], sections: list[Section], name: str, method: str) -> list[str]:
+def page(facts: dict[str, Any], sections: list[Section], name: str, method: str) -> list[str]:
     lines = ["", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}, both on vLLM's V1 runner", ""]
     lines += [method.format(**facts), "", f"![ratios with intervals]({name}.png)"]
@@ -158,6 +173,10 @@ def _page(facts: dict[str, Any], sections: list[Section], name: str, method: str
         lines += [f"Engine cores: {section.cores}. Load of one core when awake and idle: {idle}."]
         lines += ["", "| " + " | ".join(_HEADER) + " |", "|---|--:|--:|--:|--:|---|"]
         lines += ["| " + " | ".join(row.cells()) + " |" for row in section.estimates]
+        if section.peers:
+            header = [_HEADER[0], "tokens/s", "ratio", *_HEADER[3:]]
+            lines += ["", "| " + " | ".join(header) + " |", "|---|--:|--:|--:|--:|---|"]
+            lines += ["| " + " | ".join(row.cells()) + " |" for row in section.peers]
     return lines
 
 

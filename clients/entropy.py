@@ -74,26 +74,18 @@ def fixed(temperature: float) -> Law:
     return {"type": "fixed", "temperature": temperature}
 
 
-def hapo(
-    tau: float = 0.05,
-    *,
-    statistics: str | None = None,
-    compat: Literal["published"] | None = None,
-) -> Law:
+def hapo(tau: float = 0.05, *, statistics: str | None = None) -> Law:
     """Heat uncertain tokens and cool certain ones, by at most the share `tau`.
 
     Args:
         tau: Largest relative change of the request's temperature.
         statistics: Id of an `entropy-statistics` artifact; None selects the model's own.
-        compat: "published" reproduces the paper's code, which also heats certain tokens.
 
     Source: HAPO (arXiv 2509.16591).
     """
     law: Law = {"type": "hapo", "tau": tau}
     if statistics is not None:
         law["statistics"] = statistics
-    if compat is not None:
-        law["compat"] = compat
     return law
 
 

@@ -27,14 +27,13 @@ def hapo(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float = 0
     """T = T0 (1 + tau h), h in [-1, 1] the scaled log-entropy: uncertain tokens are heated.
 
     The published code multiplies negative values by a negative scale, so that certain tokens are
-    heated too; `published` = 1 reproduces that, 0 cools them as the paper intends.
+    heated too; here they are cooled, as the paper intends.
 
     Source: HAPO (arXiv 2509.16591), `vllm/v1/sample/sampler.py` of the published code.
     """
-    pivot, std, positive, negative, tau, published = parameters.unbind(-1)
+    pivot, std, positive, negative, tau = parameters.unbind(-1)
     x = (entropy.clamp_min(1e-6).log() - pivot) / (std + 1e-6)
-    sign = torch.where(published > 0, -1.0, 1.0)
-    h = torch.where(x > 0, x * positive, x * negative.abs() * sign).clamp(-1.0, 1.0)
+    h = torch.where(x > 0, x * positive, x * negative.abs()).clamp(-1.0, 1.0)
     # With a std near 0 (all calibration tokens equal), h would jump between -1 and 1.
     return torch.where(std < 1e-3, base, base * (1 + tau * h))
 

@@ -15,7 +15,7 @@ from probes.strict import RequestModel
 MIN_TEMPERATURE = 0.01
 """A float32 softmax below this temperature is one-hot; vLLM has the same limit."""
 MAX_TEMPERATURE = 100.0
-NUM_PARAMETERS = 6
+NUM_PARAMETERS = 5
 """Length of a law's row."""
 NO_LAW = 0
 """Tag of a request whose own temperature applies."""
@@ -83,13 +83,11 @@ class HapoLaw(_Law):
     """Relative half-width: T stays inside [T0 (1 - tau), T0 (1 + tau)]."""
     statistics: str | None = Field(None, max_length=200)
     """Id of an `entropy-statistics` artifact; default: the served model's own."""
-    compat: Literal["published"] | None = None
-    """`published` reproduces the public code, which also heats certain tokens."""
 
     def _values(self, statistics: HapoStatistics | None) -> tuple[float, ...]:
         if statistics is None:
             raise ValueError("the law `hapo` needs the entropy statistics of the model")
-        return (*statistics, self.tau, float(self.compat == "published"))
+        return (*statistics, self.tau)
 
 
 class EdtLaw(_Law):

@@ -148,6 +148,26 @@ def test_no_file_is_too_long_to_read_at_once(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in OTHERS if path.is_relative_to(ROOT / "tests")], ids=name_of
+)
+def test_no_test_asserts_a_duration(path: Path) -> None:
+    """It would fail on a busy machine; `benchmarks/` measures, `tests.waiting` waits."""
+    asserted = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.Assert]
+    for node in asserted:
+        compared = [part for part in ast.walk(node) if isinstance(part, ast.Compare)]
+        called = {
+            getattr(part.func, "attr", getattr(part.func, "id", None))
+            for one in compared
+            for part in ast.walk(one)
+            if isinstance(part, ast.Call)
+        }
+        assert not called & CLOCKS, f"{name_of(path)}:{node.lineno}"
+
+
 def test_no_folder_has_too_many_modules() -> None:
     modules = [path for path in SOURCES if path.name != "__init__.py"]
     counts = Counter(name_of(path.parent) for path in modules)

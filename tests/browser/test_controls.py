@@ -20,7 +20,7 @@ from tests.browser.actions import (
 
 LAWS: dict[str, tuple[dict[str, str], str]] = {
     "fixed": ({"temperature": "0.5"}, "mean 0.50"),
-    "hapo": ({"tau": "0.2", "statistics": "smollm2-135m/entropy", "compat": "published"}, "mean"),
+    "hapo": ({"tau": "0.2", "statistics": "smollm2-135m/entropy"}, "mean"),
     "edt": ({"theta": "0.6", "base": "0.7"}, "mean 0."),
     "dynatemp": ({"range": "0.4", "exponent": "1.5"}, "mean"),
     "shuffled": ({"temperatures": "0.5, 1.5", "weights": "0.25, 0.75"}, "mean"),

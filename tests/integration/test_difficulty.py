@@ -5,7 +5,6 @@ classes; what a trained probe is worth is another matter.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from probes.difficulty.probe import decide
 from probes.difficulty.strategies import Difficulty
 from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
 from tests.integration.support import PROMPTS, ask, preemptions, report, some, together
+from tests.waiting import wait_until
 
 
 def classes_of(answers: list[Any]) -> list[str]:
@@ -194,10 +194,8 @@ def test_a_client_that_disconnects_during_the_pre_pass_aborts_it(server: Server)
     }
     with pytest.raises(httpx.ReadTimeout):  # four steps of 512 tokens take longer
         httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.5)
-    deadline = time.monotonic() + 20
-    while count("vllm:num_requests_running") + count("vllm:num_requests_waiting{"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    running = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
+    wait_until(lambda: not sum(map(count, running)))
     assert count("vllm:generation_tokens_total") == drawn, "the pass went on to its token"
 
 

@@ -1,7 +1,6 @@
 """Requests, errors, profiles and the routes of Entrostat over HTTP."""
 
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from tests.conftest import Server
 from tests.integration.support import MODEL, PROMPTS, ask, report
+from tests.waiting import wait_until
 
 MISTAKES = [
     ({"entropy": {"temprature": {"type": "edt"}}}, "entropy.temprature"),
@@ -173,19 +173,16 @@ def test_profiles_reload_on_sighup_and_an_invalid_file_keeps_the_old_ones(
     try:
         path.write_text(original + '\n[new]\ntemperature = { type = "edt" }\n')
         server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not _knows(client, "new"):
-            time.sleep(0.1)
-        assert _knows(client, "new")
+        wait_until(lambda: _knows(client, "new"))
         path.write_text("[new\n")
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        refusal = "profiles not reloaded: profiles.toml: not TOML"
+        wait_until(lambda: refusal in server.log.read_text())
         assert _knows(client, "new")
-        assert "profiles not reloaded: profiles.toml: not TOML" in server.log.read_text()
     finally:
         path.write_text(original)
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        wait_until(lambda: not _knows(client, "new"))
 
 
 def _knows(client: OpenAI, profile: str) -> bool:

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import FLAGS, entrostat, free_port
-
-STOP_SECONDS = 5.0
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -61,7 +60,8 @@ def wait_for(process: subprocess.Popen[bytes], word: str) -> psutil.Process:
 
 
 @pytest.mark.parametrize("moment", ["1", "4", "8", "EngineCore", "EngineCore+2", "EngineCore+8"])
-def test_sigterm_stops_a_start_within_5_seconds(moment: str, tmp_path: Path) -> None:
+def test_sigterm_stops_a_start_at_any_moment(moment: str, tmp_path: Path) -> None:
+    """A supervisor kills after 3 s what is left; a start that ignores the signal becomes ready."""
     with starting(tmp_path / "log") as process:
         name, _, seconds = moment.rpartition("+")
         if not moment.isdecimal():
@@ -69,11 +69,9 @@ def test_sigterm_stops_a_start_within_5_seconds(moment: str, tmp_path: Path) -> 
         time.sleep(float(seconds) if seconds.isdecimal() else 0)
         descendants = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        process.wait(STOP_SECONDS)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(map(is_running, descendants)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        process.wait(240)
+        wait_until(lambda: not any(map(is_running, descendants)))
+        assert "entrostat: ready at" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("name", ["EngineCore", "Worker"])
@@ -84,7 +82,7 @@ def test_a_process_that_dies_during_the_start_ends_it_with_a_reason(
         victim = wait_for(process, name)
         time.sleep(2)
         victim.kill()
-        assert process.wait(60) not in (0, None)
+        assert process.wait(240) not in (0, None)
         assert "entrostat serve: ended before it was ready" in (tmp_path / "log").read_text()
 
 
@@ -100,4 +98,4 @@ def test_the_last_line_has_the_address_and_an_example(tmp_path: Path) -> None:
         assert output.rstrip().splitlines()[-1].startswith("entrostat: try `entrostat chat")
         assert "only this machine can connect" in output
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0

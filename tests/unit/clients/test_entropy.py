@@ -61,8 +61,8 @@ def completion(*entropies: Json | None) -> ChatCompletion:
         (law("edt", theta=0.3), {"type": "edt", "theta": 0.3}),
         (hapo(), {"type": "hapo", "tau": 0.05}),
         (
-            hapo(0.2, statistics="a/b", compat="published"),
-            {"type": "hapo", "tau": 0.2, "statistics": "a/b", "compat": "published"},
+            hapo(0.2, statistics="a/b"),
+            {"type": "hapo", "tau": 0.2, "statistics": "a/b"},
         ),
         (edt(), {"type": "edt", "theta": 0.5, "base": 0.8}),
         (dynatemp(0.3), {"type": "dynatemp", "range": 0.3, "exponent": 1.0}),
@@ -282,7 +282,7 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
 
     laws = [
         fixed(1.0),
-        hapo(statistics="a", compat="published"),
+        hapo(statistics="a"),
         edt(),
         dynatemp(),
         entropy_target(1.0),

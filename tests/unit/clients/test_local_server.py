@@ -77,14 +77,12 @@ def test_one_that_dies_under_way_is_quoted(tmp_path: Path) -> None:
 
 
 def test_one_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
-    script = "import time; print('loading', flush=True); time.sleep(60)"
-    begin = time.monotonic()
+    script = "import time; print('loading', flush=True); time.sleep(3600)"
     with (
         pytest.raises(LocalServerError, match=r"not ready after 2 s; last log lines:\nloading"),
         local_server(command(script), tmp_path / "log", QUIET, ready_timeout=2),
     ):
         pass
-    assert time.monotonic() - begin < 20
 
 
 def test_a_missing_command_is_one_sentence(tmp_path: Path) -> None:

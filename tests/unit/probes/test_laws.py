@@ -1,5 +1,4 @@
 import math
-from typing import Literal
 
 import pytest
 import torch
@@ -74,18 +73,9 @@ def applied(
 # -- golden values -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("entropy", "compat", "expected"),
-    [
-        (GOLDEN_ENTROPY, None, 1.015981),
-        (0.1, None, 0.979882),
-        (0.1, "published", 1.020118),
-    ],
-)
-def test_hapo_gives_its_golden_temperatures(
-    entropy: float, compat: Literal["published"] | None, expected: float
-) -> None:
-    got = applied(HapoLaw(compat=compat), [entropy])
+@pytest.mark.parametrize(("entropy", "expected"), [(GOLDEN_ENTROPY, 1.015981), (0.1, 0.979882)])
+def test_hapo_gives_its_golden_temperatures(entropy: float, expected: float) -> None:
+    got = applied(HapoLaw(), [entropy])
     assert got == pytest.approx([expected], abs=2e-6)
 
 
@@ -130,7 +120,6 @@ def test_a_fixed_temperature_ignores_entropy_and_base() -> None:
     entropy=entropies,
     t0=bases,
     tau=st.floats(0, 0.99),
-    compat=st.sampled_from([None, "published"]),
     pivot=st.floats(-8, 2),
     std=st.floats(0, 3),
 )
@@ -139,24 +128,22 @@ def test_hapo_stays_within_tau_of_the_base(
     entropy: float,
     t0: float,
     tau: float,
-    compat: Literal["published"] | None,
     pivot: float,
     std: float,
 ) -> None:
     statistics = STATISTICS._replace(pivot=pivot, std=std)
-    (got,) = applied(HapoLaw(tau=tau, compat=compat), [entropy], t0, statistics)
+    (got,) = applied(HapoLaw(tau=tau), [entropy], t0, statistics)
     assert got >= max(t0 * (1 - tau), MIN_TEMPERATURE) * (1 - 1e-6)
     assert got <= t0 * (1 + tau) * (1 + 1e-6)
 
 
 @given(entropy=st.floats(0.01, 10), tau=st.floats(0.01, 0.9))
 @for_all_rows
-def test_hapo_cools_by_as_much_as_the_published_code_heats(entropy: float, tau: float) -> None:
-    (ours,) = applied(HapoLaw(tau=tau), [entropy])
-    (published,) = applied(HapoLaw(tau=tau, compat="published"), [entropy])
-    assert published >= 1 - 1e-6
-    below = math.log(entropy) < STATISTICS.pivot
-    assert ours == pytest.approx(2 - published if below else published, abs=1e-5)
+def test_hapo_heats_above_the_pivot_and_cools_below_it(entropy: float, tau: float) -> None:
+    (got,) = applied(HapoLaw(tau=tau), [entropy])
+    x = (math.log(entropy) - STATISTICS.pivot) / STATISTICS.std
+    scale = STATISTICS.scale_positive if x > 0 else abs(STATISTICS.scale_negative)
+    assert got == pytest.approx(1 + tau * max(-1.0, min(1.0, x * scale)), abs=1e-5)
 
 
 @given(t0=bases, pivot=st.floats(-5, 2), tau=st.floats(0, 0.9))
@@ -259,9 +246,9 @@ def test_the_row_of_a_law_has_its_parameters_in_order_and_is_padded(
     _, row = law_row(law, STATISTICS)
     assert len(row) == NUM_PARAMETERS
     if isinstance(law, HapoLaw):
-        assert row == (*STATISTICS, 0.3, 0.0)
+        assert row == (*STATISTICS, 0.3)
     elif isinstance(law, EntropyTargetLaw):
-        assert row == (1.0, 0.1, 2.0, SIDES[law.side], 0.0, 0.0)
+        assert row == (1.0, 0.1, 2.0, SIDES[law.side], 0.0)
     elif law is None or isinstance(law, ShuffledLaw):  # the histogram travels beside the row
         assert row == NO_ROW
     else:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.unit.training.policy import tiny_policy as tiny
+from tests.waiting import wait_until
 from training.cli.errors import one_sentence_errors
 from training.cli.objective_table import objective_rows, print_objectives
 from training.common.errors import TrainingError
@@ -124,10 +124,9 @@ def test_a_killed_and_resumed_run_takes_the_same_steps(
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[4])},
     )
-    deadline = time.monotonic() + 240
-    while last_checkpoint(tmp_path) is None and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(
+        lambda: last_checkpoint(tmp_path) is not None or process.poll() is not None, pause=0.01
+    )
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     assert last_checkpoint(tmp_path) is not None, errors.decode()[-3000:]

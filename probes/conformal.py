@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Score = Literal["lac", "aps"]
@@ -20,7 +21,9 @@ EmptySets = Literal["full", "raw"]
 """Replacement of a set without any label: all labels, or the empty set of the formula."""
 
 
-def conformity_scores(probabilities: Tensor, score: Score = "lac") -> Tensor:
+def conformity_scores(
+    probabilities: Float[Tensor, "*batch labels"], score: Score = "lac"
+) -> Float[Tensor, "*batch labels"]:
     """Score every label; a higher score is a worse fit. Equal probabilities get equal scores.
 
     `lac`: minus the label's probability. `aps`: the probability of all labels strictly more
@@ -63,7 +66,9 @@ def conformal_rank(num_scores: int, confidence_level: float) -> int:
     return math.ceil((num_scores + 1) * Fraction(str(float(confidence_level))))
 
 
-def conformal_threshold(scores: Tensor, confidence_level: float) -> Tensor:
+def conformal_threshold(
+    scores: Float[Tensor, "*batch samples"], confidence_level: float
+) -> Float[Tensor, "*batch"]:
     """Largest score at which a label belongs to the prediction set.
 
     Args:
@@ -92,11 +97,11 @@ def conformal_threshold(scores: Tensor, confidence_level: float) -> Tensor:
 
 
 def prediction_sets(
-    probabilities: Tensor,
-    threshold: Tensor | float,
+    probabilities: Float[Tensor, "*batch labels"],
+    threshold: Float[Tensor, "*#batch"] | float,
     score: Score = "lac",
     empty: EmptySets = "full",
-) -> Tensor:
+) -> Bool[Tensor, "*batch labels"]:
     """The labels whose score does not exceed the threshold; ties belong to the set.
 
     With `lac`, a set is empty if every label's probability is below the threshold. An empty set is
@@ -134,14 +139,16 @@ class SetRule(Protocol):
     def is_calibrated(self, length: int) -> bool:
         """Whether the level is guaranteed for histories of this length."""
 
-    def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
+    def sets(
+        self, probabilities: Float[Tensor, "*batch labels"], length: int, empty: EmptySets = "full"
+    ) -> Bool[Tensor, "*batch labels"]:
         """Membership after `length` answers, bool, shape (..., labels)."""
 
 
 class Calibration(NamedTuple):
     """Thresholds of one score at one level, one for each length of the history."""
 
-    thresholds: Tensor
+    thresholds: Float[Tensor, " lengths"]
     """Shape (lengths,); index k is for histories of k answers, beginning with none."""
     num_samples: int
     """Calibration samples for each length."""
@@ -152,7 +159,9 @@ class Calibration(NamedTuple):
         """Whether histories of this length were calibrated."""
         return 0 <= length < len(self.thresholds)
 
-    def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
+    def sets(
+        self, probabilities: Float[Tensor, "*batch labels"], length: int, empty: EmptySets = "full"
+    ) -> Bool[Tensor, "*batch labels"]:
         """Prediction sets after `length` answers; longer histories use the last threshold.
 
         Args:
@@ -168,7 +177,10 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    probabilities: Tensor, labels: Tensor, confidence_level: float, score: Score = "lac"
+    probabilities: Float[Tensor, "lengths samples labels"],
+    labels: Int[Tensor, "lengths samples"],
+    confidence_level: float,
+    score: Score = "lac",
 ) -> Calibration:
     """Fit one threshold for each history length.
 

@@ -7,6 +7,7 @@ with `-inf` contributes zero.
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # Lower bound of exponents: masked tokens (`-inf`) get a weight of 1e-35 instead of a NaN from
@@ -17,13 +18,15 @@ _LOWEST_EXPONENT = -80.0
 class Moments(NamedTuple):
     """Entropy and logit variance of `softmax(logits / T)`, each of shape (rows,)."""
 
-    entropy: Tensor
+    entropy: Float[Tensor, " rows"]
     """Nats."""
-    variance: Tensor
+    variance: Float[Tensor, " rows"]
     """Variance of the logits under that distribution; equals the varentropy at T = 1."""
 
 
-def entropy_from_logits(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def entropy_from_logits(
+    logits: Float[Tensor, "*batch vocabulary"], temperature: float | Float[Tensor, "*#batch"] = 1.0
+) -> Float[Tensor, "*batch"]:
     """Shannon entropy of the next-token distribution, in nats.
 
     Masked tokens (`-inf` logits) contribute zero, in value and in gradient.
@@ -46,7 +49,11 @@ def entropy_from_logits(logits: Tensor, temperature: float | Tensor = 1.0) -> Te
     return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)
 
 
-def power_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
+def power_sums(
+    logits: Float[Tensor, "rows vocabulary"],
+    maximum: Float[Tensor, "rows 1"],
+    beta: Float[Tensor, " rows"],
+) -> Float[Tensor, "3 rows"]:
     """S_k = sum over tokens of d^k e^(beta d), d = logit - maximum, for k = 0, 1, 2.
 
     Compile this function separately from `moments`: alone it becomes one loop over the vocabulary;
@@ -67,7 +74,7 @@ def power_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
     return torch.stack([weight.sum(-1), weighted.sum(-1), (gap * weighted).sum(-1)])
 
 
-def moments(sums: Tensor, beta: Tensor) -> Moments:
+def moments(sums: Float[Tensor, "3 rows"], beta: Float[Tensor, " rows"]) -> Moments:
     """Entropy and logit variance from `power_sums`.
 
     H = ln S0 - beta S1/S0 and Var = S2/S0 - (S1/S0)^2; then dH/dbeta = -beta Var exactly.
@@ -82,7 +89,7 @@ def moments(sums: Tensor, beta: Tensor) -> Moments:
     return Moments(entropy, (second / total - mean * mean).clamp_min(0.0))
 
 
-def measure(logits: Tensor) -> Tensor:
+def measure(logits: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "4 rows"]:
     """What the decode loop reads off every row at temperature 1, without gradient.
 
     Args:

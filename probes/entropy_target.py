@@ -3,11 +3,13 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.entropy import moments, power_sums
 from probes.laws import SIDES
 
+Rows = Float[Tensor, " rows"]
 _TINY = 1e-12
 
 
@@ -17,19 +19,19 @@ class Bracket(NamedTuple):
     `log_entropy_*` is NaN as long as that end is a limit of the allowed range and not measured.
     """
 
-    target: Tensor
+    target: Rows
     """ln of the entropy target."""
-    beta_low: Tensor
-    log_entropy_low: Tensor
-    slope_low: Tensor
-    beta_high: Tensor
-    log_entropy_high: Tensor
-    slope_high: Tensor
-    limit_low: Tensor
-    limit_high: Tensor
+    beta_low: Rows
+    log_entropy_low: Rows
+    slope_low: Rows
+    beta_high: Rows
+    log_entropy_high: Rows
+    slope_high: Rows
+    limit_low: Rows
+    limit_high: Rows
 
 
-def open_bracket(target: Tensor, temperature_min: Tensor, temperature_max: Tensor) -> Bracket:
+def open_bracket(target: Rows, temperature_min: Rows, temperature_max: Rows) -> Bracket:
     """Initial bracket, with limits and no measured end.
 
     Args:
@@ -42,13 +44,13 @@ def open_bracket(target: Tensor, temperature_min: Tensor, temperature_max: Tenso
     return Bracket(target.log(), low, unknown, unknown, high, unknown, unknown, low, high)
 
 
-def tighten(sums: Tensor, beta: Tensor, bracket: Bracket) -> tuple[Tensor, Bracket]:
+def tighten(sums: Float[Tensor, "3 rows"], beta: Rows, bracket: Bracket) -> tuple[Rows, Bracket]:
     """Next inverse temperature and updated bracket, from `power_sums` at `beta`."""
     bracket = _absorb(bracket, beta, sums)
     return _next_beta(bracket), bracket
 
 
-def _absorb(bracket: Bracket, beta: Tensor, sums: Tensor) -> Bracket:
+def _absorb(bracket: Bracket, beta: Rows, sums: Float[Tensor, "3 rows"]) -> Bracket:
     """Move one end of the bracket to a measured point."""
     entropy, variance = moments(sums, beta)
     value = entropy.clamp_min(_TINY).log()
@@ -66,7 +68,7 @@ def _absorb(bracket: Bracket, beta: Tensor, sums: Tensor) -> Bracket:
     )
 
 
-def _next_beta(bracket: Bracket) -> Tensor:
+def _next_beta(bracket: Bracket) -> Rows:
     """Beta at which a monotone cubic interpolation of ln H between the two ends meets the target.
 
     ln H is close to linear in beta for peaked distributions; H is not. If one end is not measured,
@@ -96,7 +98,7 @@ def _next_beta(bracket: Bracket) -> Tensor:
     return torch.minimum(torch.maximum(beta, bracket.limit_low), bracket.limit_high)
 
 
-def one_sided(solved: Tensor, base: Tensor, side: Tensor) -> Tensor:
+def one_sided(solved: Rows, base: Rows, side: Rows) -> Rows:
     """Combine T0 and the solved temperature according to the side, shape (rows,).
 
     Args:
@@ -116,12 +118,12 @@ under 0.025), 4 under 2e-5."""
 
 
 def temperature_for_entropy(
-    logits: Tensor,
-    target: Tensor | float,
-    temperature_min: float | Tensor = 0.1,
-    temperature_max: float | Tensor = 2.0,
+    logits: Float[Tensor, "rows vocabulary"],
+    target: Rows | float,
+    temperature_min: float | Rows = 0.1,
+    temperature_max: float | Rows = 2.0,
     refinements: int = 6,
-) -> Tensor:
+) -> Rows:
     """Solve H(softmax(logits / T)) = target for T, row by row.
 
     H increases with T, so a root is unique if it exists. If the target is out of reach within the

@@ -1,12 +1,15 @@
 """Fit the statistics of the law `hapo` to a sample of token entropies."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.laws import HapoStatistics
 
 
-def fit_hapo(entropies: Tensor, quantile: float = 0.8, tail: float = 0.01) -> HapoStatistics:
+def fit_hapo(
+    entropies: Float[Tensor, "..."], quantile: float = 0.8, tail: float = 0.01
+) -> HapoStatistics:
     """Fit HAPO's statistics to a sample of per-token entropies.
 
     Args:

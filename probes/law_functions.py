@@ -7,23 +7,26 @@ device.
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.laws import LAWS, MAX_TEMPERATURE, MIN_TEMPERATURE, NO_LAW
 
+Rows = Float[Tensor, " rows"]
+RowParameters = Float[Tensor, "rows parameters"]
 GREEDY = 1e-5
 """A request below this temperature is greedy, as in vLLM."""
-LawFunction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""Takes entropy (rows,) in nats, T0 (rows,), the laws' rows (rows, NUM_PARAMETERS) and ln of the
-vocabulary size; returns T (rows,)."""
+LawFunction = Callable[[Rows, Rows, RowParameters, float], Rows]
+"""Takes entropy in nats, T0, the laws' rows of NUM_PARAMETERS and ln of the vocabulary size;
+returns T."""
 
 
-def fixed(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+def fixed(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: float) -> Rows:
     """T = temperature."""
     return parameters[..., 0]
 
 
-def hapo(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float = 0.0) -> Tensor:
+def hapo(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: float = 0.0) -> Rows:
     """T = T0 (1 + tau h), h in [-1, 1] the scaled log-entropy: uncertain tokens are heated.
 
     The published code multiplies negative values by a negative scale, so that certain tokens are
@@ -38,7 +41,7 @@ def hapo(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float = 0
     return torch.where(std < 1e-3, base, base * (1 + tau * h))
 
 
-def edt(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+def edt(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: float) -> Rows:
     """T = T0 N^(theta / H): close to 0 for certain tokens, close to T0 for uncertain ones.
 
     Source: EDT (arXiv 2403.14541).
@@ -47,7 +50,7 @@ def edt(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> 
     return base * torch.exp(number.clamp_min(1e-12).log() * theta / entropy.clamp_min(1e-6))
 
 
-def dynatemp(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+def dynatemp(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: float) -> Rows:
     """T between T0 - range and T0 + range, by the entropy as a share of ln(vocab).
 
     llama.cpp divides by ln(candidates left after earlier filters), which shrinks under top-k and
@@ -61,7 +64,7 @@ def dynatemp(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float
     return low + (base + reach - low) * share.pow(exponent)
 
 
-def shuffled(entropy: Tensor, base: Tensor, parameters: Tensor, log_vocab: float) -> Tensor:
+def shuffled(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: float) -> Rows:
     """T = the temperature that `probes.shuffled` drew for the token; the worker puts it there."""
     return parameters[..., 0]
 
@@ -79,8 +82,8 @@ _BY_TAG = [(LAWS[name].tag, function) for name, function in FUNCTIONS.items()]
 
 
 def apply_laws(
-    entropy: Tensor, base: Tensor, law: Tensor, parameters: Tensor, log_vocab: float
-) -> Tensor:
+    entropy: Rows, base: Rows, law: Rows, parameters: RowParameters, log_vocab: float
+) -> Rows:
     """Temperature per row for every law that needs only the entropy.
 
     Args:

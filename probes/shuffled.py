@@ -5,12 +5,15 @@ else: not on the logits, the batch or the tokens before. A repeated step draws t
 and so does every rank of a tensor-parallel group.
 """
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 
 
-def counter_uniform(seed: Tensor, index: Tensor) -> Tensor:
+def counter_uniform(
+    seed: Int[Tensor, " rows"], index: Int[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
     """One uniform number per row, a function of seed and index.
 
     Args:
@@ -27,14 +30,18 @@ def counter_uniform(seed: Tensor, index: Tensor) -> Tensor:
     return (word >> 8).float() * 2.0**-24
 
 
-def _mix(word: Tensor) -> Tensor:
+def _mix(word: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """A bijection of 32-bit words, held in int64, in which every bit depends on every other."""
     word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _MASK
     word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _MASK
     return word ^ (word >> 16)
 
 
-def draw_temperature(uniform: Tensor, temperatures: Tensor, cumulative: Tensor) -> Tensor:
+def draw_temperature(
+    uniform: Float[Tensor, " rows"],
+    temperatures: Float[Tensor, "rows bins"],
+    cumulative: Float[Tensor, "rows bins"],
+) -> Float[Tensor, " rows"]:
     """The temperature of the bin that each uniform number falls into.
 
     Args:

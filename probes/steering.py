@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple, Self
 
 import torch
+from jaxtyping import Float, Int, Num
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def contents_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def unit(vector: Tensor) -> Tensor:
+def unit(vector: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
     """The direction of a vector, float32; the norm is computed in float64 to avoid overflow."""
     exact = vector.double()
     direction: Tensor = exact / exact.norm()
@@ -87,7 +88,7 @@ def fits(value: float, dtype: torch.dtype) -> bool:
 class LayerVector(NamedTuple):
     """A steering vector of one layer and the figures that request planning needs."""
 
-    vector: Tensor
+    vector: Float[Tensor, " hidden"]
     """Shape (hidden,)."""
     stream_norm: float
     """Mean norm of the residual stream after the layer."""
@@ -96,7 +97,7 @@ class LayerVector(NamedTuple):
     """Largest magnitude of an entry."""
 
     @classmethod
-    def measure(cls, vector: Tensor, stream_norm: float) -> Self:
+    def measure(cls, vector: Float[Tensor, " hidden"], stream_norm: float) -> Self:
         """Measure a vector in float64.
 
         Args:
@@ -143,15 +144,15 @@ class SteeringVector(NamedTuple):
 class Weighted(NamedTuple):
     """States of an agent's steps and the entropy of each."""
 
-    states: Tensor
+    states: Float[Tensor, "steps hidden"]
     """Residual stream after a layer at the last prompt token, shape (steps, hidden)."""
-    entropy: Tensor
+    entropy: Float[Tensor, " steps"]
     """Over the actions, nats, shape (steps,); NaN where no valid action was seen."""
-    runs: Tensor
+    runs: Int[Tensor, " steps"]
     """Episode of each step, int64, shape (steps,)."""
 
 
-def east(steps: Weighted, *, centred: bool = True) -> Tensor:
+def east(steps: Weighted, *, centred: bool = True) -> Float[Tensor, " hidden"]:
     """Entropy-weighted mean of the episode-centered states (eq. 1), float64, shape (hidden,).
 
     Steps without an entropy or with a non-finite state are excluded from the sums and from their
@@ -175,7 +176,9 @@ def east(steps: Weighted, *, centred: bool = True) -> Tensor:
     return (entropy.unsqueeze(1) * states).sum(0) / total
 
 
-def run_means(states: Tensor, runs: Tensor) -> Tensor:
+def run_means(
+    states: Float[Tensor, "steps hidden"], runs: Int[Tensor, " steps"]
+) -> Float[Tensor, "episodes hidden"]:
     """Mean state of every episode, shape (runs, hidden).
 
     Args:
@@ -189,7 +192,9 @@ def run_means(states: Tensor, runs: Tensor) -> Tensor:
     return means
 
 
-def sampled_entropy(counts: Tensor, *, miller_madow: bool = False) -> Tensor:
+def sampled_entropy(
+    counts: Num[Tensor, "*batch actions"], *, miller_madow: bool = False
+) -> Float[Tensor, "*batch"]:
     """Plug-in estimate of the entropy of the actions in M completions, nats.
 
     Args:
@@ -211,13 +216,13 @@ def sampled_entropy(counts: Tensor, *, miller_madow: bool = False) -> Tensor:
 class ActionEntropy(NamedTuple):
     """Entropy of the next action, computed from the model's probabilities."""
 
-    entropy: Tensor
+    entropy: Float[Tensor, "*batch"]
     """Of the actions' renormalized probabilities, nats, shape (...)."""
-    action_probability_mass: Tensor
+    action_probability_mass: Float[Tensor, "*batch"]
     """Total probability of all actions, shape (...)."""
 
 
-def action_entropy(logprobs: Tensor) -> ActionEntropy:
+def action_entropy(logprobs: Float[Tensor, "*batch actions"]) -> ActionEntropy:
     """Entropy over actions from their log-probabilities (our estimator, not the paper's).
 
     Args:
@@ -228,13 +233,13 @@ def action_entropy(logprobs: Tensor) -> ActionEntropy:
     return ActionEntropy(entropy, logprobs.logsumexp(-1).exp())
 
 
-def shuffled(vector: Tensor, seed: int) -> Tensor:
+def shuffled(vector: Float[Tensor, " hidden"], seed: int) -> Float[Tensor, " hidden"]:
     """Shuffle the entries: a control of equal norm, mean and spread."""
     order = torch.randperm(len(vector), generator=torch.Generator().manual_seed(seed))
     return vector[order]
 
 
-def gaussian(vector: Tensor, seed: int) -> Tensor:
+def gaussian(vector: Float[Tensor, " hidden"], seed: int) -> Float[Tensor, " hidden"]:
     """A random direction of equal norm."""
     draw = torch.randn(len(vector), generator=torch.Generator().manual_seed(seed)).to(vector)
     scaled: Tensor = draw * (vector.norm() / draw.norm())

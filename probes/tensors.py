@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,7 +46,9 @@ def check_floats(name: str, tensor: Tensor) -> None:
         raise ValueError(f"the tensor `{name}` holds no finite numbers")
 
 
-def check_single_precision(name: str, tensor: Tensor, *, positive: bool = False) -> None:
+def check_single_precision(
+    name: str, tensor: Float[Tensor, "..."], *, positive: bool = False
+) -> None:
     """Refuse values that float32, in which a server computes, cannot hold.
 
     Args:

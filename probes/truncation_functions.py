@@ -6,17 +6,22 @@ token is always kept.
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.truncations import NO_TRUNCATION, Mirostat, PLess, TopNSigma
 
+Rows = Float[Tensor, " rows"]
+RowParameters = Float[Tensor, "rows parameters"]
 _LOWEST_EXPONENT = -80.0
 """As in `probes.entropy`: no weight is denormal."""
 _LOWEST_FACTOR = 1e-18
 """The same for the square of a weight."""
 
 
-def spread_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
+def spread_sums(
+    logits: Float[Tensor, "rows vocabulary"], maximum: Float[Tensor, "rows 1"], beta: Rows
+) -> Float[Tensor, "5 rows"]:
     """The sums over the vocabulary that the thresholds need.
 
     Args:
@@ -46,8 +51,12 @@ def spread_sums(logits: Tensor, maximum: Tensor, beta: Tensor) -> Tensor:
 
 
 def gap_threshold(
-    sums: Tensor, beta: Tensor, kind: Tensor, parameters: Tensor, limit: Tensor
-) -> Tensor:
+    sums: Float[Tensor, "5 rows"],
+    beta: Rows,
+    kind: Int[Tensor, " rows"],
+    parameters: RowParameters,
+    limit: Rows,
+) -> Rows:
     """The lowest logit minus maximum that each row keeps.
 
     Args:
@@ -72,7 +81,7 @@ def gap_threshold(
     return torch.where(untouched, -torch.inf, result.clamp_max(0.0))
 
 
-def top_n_sigma(count: Tensor, first: Tensor, second: Tensor, n: Tensor) -> Tensor:
+def top_n_sigma(count: Rows, first: Rows, second: Rows, n: Rows) -> Rows:
     """Keep z >= max z - n std(z), std over the allowed tokens.
 
     The population's std, as in llama.cpp (`llama_sampler_top_n_sigma`); the authors' code takes the
@@ -84,9 +93,7 @@ def top_n_sigma(count: Tensor, first: Tensor, second: Tensor, n: Tensor) -> Tens
     return -n * (second / count - mean * mean).clamp_min(0.0).sqrt()
 
 
-def p_less(
-    total: Tensor, squares: Tensor, count: Tensor, beta: Tensor, normalized: Tensor
-) -> Tensor:
+def p_less(total: Rows, squares: Rows, count: Rows, beta: Rows, normalized: Rows) -> Rows:
     """Keep p >= S, S = sum p^2; normalized: p >= (V S - 1) / (V - 1), V allowed tokens.
 
     Source: arXiv 2509.23234.
@@ -97,7 +104,7 @@ def p_less(
     return (share.clamp_min(0.0) * total).log() / beta
 
 
-def mirostat(total: Tensor, beta: Tensor, limit: Tensor) -> Tensor:
+def mirostat(total: Rows, beta: Rows, limit: Rows) -> Rows:
     """Keep -ln p <= mu.
 
     Source: arXiv 2007.14966, algorithm 2, as in llama.cpp (`llama_sampler_mirostat_v2`), in nats.
@@ -105,9 +112,7 @@ def mirostat(total: Tensor, beta: Tensor, limit: Tensor) -> Tensor:
     return (total.log() - limit) / beta
 
 
-def next_limit(
-    limit: Tensor, surprise: Tensor, target: Tensor, rate: Tensor, log_vocab: float
-) -> Tensor:
+def next_limit(limit: Rows, surprise: Rows, target: Rows, rate: Rows, log_vocab: float) -> Rows:
     """Mirostat's mu after a token: mu - rate (surprise - target), kept within [0, ln V].
 
     Args:
@@ -123,7 +128,12 @@ def next_limit(
     return torch.where(surprise.isnan(), limit, moved)
 
 
-def remove_below_(logits: Tensor, maximum: Tensor, threshold: Tensor, beta: Tensor) -> Tensor:
+def remove_below_(
+    logits: Float[Tensor, "rows vocabulary"],
+    maximum: Float[Tensor, "rows 1"],
+    threshold: Rows,
+    beta: Rows,
+) -> Rows:
     """Set logits with `logit - maximum < threshold` to `-inf`, in place.
 
     Args:

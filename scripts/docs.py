@@ -111,9 +111,9 @@ def command_groups() -> dict[str, Any]:
     """Every program of the package as a click command, by name."""
     apps = {
         "entrostat": _entrostat(),
-        "train-probe": training_cli._app,
-        "train-steering": steering_cli._app,
-        "train-policy": policy_cli._app,
+        "train-probe": training_cli.app,
+        "train-steering": steering_cli.app,
+        "train-policy": policy_cli.app,
     }
     return {program: _plain(app) for program, app in apps.items()}
 

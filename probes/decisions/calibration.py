@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, Self, get_args
 
 import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -64,23 +65,23 @@ class QuestionCalibration(NamedTuple):
     """The scaling of a question's evidence and its calibration rows."""
 
     settings: ReadSettings
-    weight: Tensor
+    weight: Float[Tensor, "options reads*options"]
     """Shape (K, reads * K); logits are weight @ evidence + bias."""
-    bias: Tensor
+    bias: Float[Tensor, " options"]
     """Shape (K,)."""
-    scores: Mapping[Score, Tensor]
+    scores: Mapping[Score, Float[Tensor, " rows"]]
     """Conformity score of the right option of each calibration row, shape (n,)."""
-    labels: Tensor
+    labels: Int[Tensor, " rows"]
     """Index of the right option of each row, shape (n,)."""
 
     @classmethod
     def of(
         cls,
         settings: ReadSettings,
-        weight: Tensor,
-        bias: Tensor,
-        probabilities: Tensor,
-        labels: Tensor,
+        weight: Float[Tensor, "options evidence"],
+        bias: Float[Tensor, " options"],
+        probabilities: Float[Tensor, "rows options"],
+        labels: Int[Tensor, " rows"],
     ) -> Self:
         """A calibration from the scaled probabilities of its rows, shape (n, K)."""
         scores: dict[Score, Tensor] = {}
@@ -89,7 +90,9 @@ class QuestionCalibration(NamedTuple):
             scores[score] = every.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         return cls(settings, weight, bias, scores, labels)
 
-    def scaled(self, evidence: Tensor) -> Tensor:
+    def scaled(
+        self, evidence: Float[Tensor, "*batch reads options"]
+    ) -> Float[Tensor, "*batch options"]:
         """Calibrated probabilities, shape (..., K).
 
         Args:
@@ -99,12 +102,12 @@ class QuestionCalibration(NamedTuple):
 
     def sets(
         self,
-        probabilities: Tensor,
+        probabilities: Float[Tensor, "*batch options"],
         confidence_level: float,
         score: Score = "lac",
         *,
         by_class: bool = False,
-    ) -> Tensor:
+    ) -> Bool[Tensor, "*batch options"]:
         """Prediction sets, bool, shape (..., K); an empty one gets the most probable option.
 
         A level below the accuracy would leave sets of uncertain inputs empty. With that option they
@@ -120,7 +123,7 @@ class QuestionCalibration(NamedTuple):
 
     def thresholds(
         self, confidence_level: float, score: Score = "lac", *, by_class: bool = False
-    ) -> Tensor:
+    ) -> Float[Tensor, " options"]:
         """Largest conformity score at which each option belongs to a set, shape (K,).
 
         By class, options with too few rows for the level share the rows of all of them; with too
@@ -151,7 +154,11 @@ class QuestionCalibration(NamedTuple):
         return limits
 
 
-def scaled(evidence: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def scaled(
+    evidence: Float[Tensor, "*batch reads options"],
+    weight: Float[Tensor, "options reads*options"],
+    bias: Float[Tensor, " options"],
+) -> Float[Tensor, "*batch options"]:
     """Softmax of weight @ evidence + bias, shape (..., K).
 
     Args:

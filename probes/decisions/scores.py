@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class OptionLogprobs(NamedTuple):
         return not any(math.isnan(value) for row in rows for value in row)
 
 
-def features(found: OptionLogprobs, settings: ReadSettings) -> Tensor:
+def features(found: OptionLogprobs, settings: ReadSettings) -> Float[Tensor, "reads options"]:
     """Evidence of each read for each option, centered over the options, nats, shape (reads, K).
 
     A position or a wording that the model prefers adds the same amount to every input: the mean
@@ -62,7 +63,9 @@ def features(found: OptionLogprobs, settings: ReadSettings) -> Tensor:
     return torch.stack(rows)
 
 
-def probabilities(evidence: Tensor) -> Tensor:
+def probabilities(
+    evidence: Float[Tensor, "*batch reads options"],
+) -> Float[Tensor, "*batch options"]:
     """Uncalibrated probabilities of the options: softmax of the mean evidence, shape (..., K).
 
     Args:
@@ -83,6 +86,6 @@ _LOWEST = -1e4
 """Stands for the log-probability of an impossible token."""
 
 
-def _mean(rows: Sequence[Sequence[float]]) -> Tensor:
+def _mean(rows: Sequence[Sequence[float]]) -> Float[Tensor, " options"]:
     values = torch.tensor(rows, dtype=torch.float64)
     return values.clamp(min=_LOWEST).mean(0)

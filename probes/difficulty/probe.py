@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
@@ -19,7 +20,9 @@ MARGIN = 0.05
 """Smallest probability difference at which the likeliest class is chosen."""
 
 
-def default_thresholds(accuracy: Tensor, entropy: Tensor) -> Thresholds:
+def default_thresholds(
+    accuracy: Float[Tensor, " questions"], entropy: Float[Tensor, " questions"]
+) -> Thresholds:
     """Thresholds from a model's own answers: alpha 0.7, gamma 0.3, beta the median entropy.
 
     The median is over questions with an accuracy of at least alpha. The paper's thresholds are not
@@ -38,7 +41,11 @@ def default_thresholds(accuracy: Tensor, entropy: Tensor) -> Thresholds:
     return Thresholds(alpha=0.7, beta=float(solved.double().quantile(0.5)), gamma=0.3)
 
 
-def classify(accuracy: Tensor, entropy: Tensor, thresholds: Thresholds) -> Tensor:
+def classify(
+    accuracy: Float[Tensor, " questions"],
+    entropy: Float[Tensor, " questions"],
+    thresholds: Thresholds,
+) -> Int[Tensor, " questions"]:
     """Label questions from the model's own answers (DiffAdapt, section 3).
 
     Normal if acc >= alpha and E <= beta; else hard if acc < gamma; else easy. A question solved
@@ -57,7 +64,11 @@ def classify(accuracy: Tensor, entropy: Tensor, thresholds: Thresholds) -> Tenso
     return torch.where(normal, Difficulty.NORMAL.value, rest)
 
 
-def cheapest(accuracy: Tensor, tokens: Tensor, outcomes: Outcomes) -> Tensor:
+def cheapest(
+    accuracy: Float[Tensor, "classes questions"],
+    tokens: Float[Tensor, "classes questions"],
+    outcomes: Outcomes,
+) -> Int[Tensor, " questions"]:
     """Label questions by the outcome of every strategy (the oracle of DiffAdapt, section 5).
 
     The label is the strategy with the fewest tokens among those whose accuracy is not below that of
@@ -78,7 +89,7 @@ def cheapest(accuracy: Tensor, tokens: Tensor, outcomes: Outcomes) -> Tensor:
     return torch.where(hopeless, Difficulty.HARD.value, cost.argmin(0))
 
 
-def decide(probabilities: Tensor) -> Tensor:
+def decide(probabilities: Float[Tensor, "rows classes"]) -> Int[Tensor, " rows"]:
     """The likeliest class of every row, or normal if the margin is below `MARGIN`.
 
     Args:
@@ -99,19 +110,21 @@ class Head(NamedTuple):
     only W2 and b2.
     """
 
-    mean: Tensor
+    mean: Float[Tensor, " features"]
     """Shape (features,)."""
-    scale: Tensor
-    weight: Tensor
+    scale: Float[Tensor, " features"]
+    weight: Float[Tensor, "classes units"]
     """W2, shape (3, features or units)."""
-    bias: Tensor
-    temperature: Tensor
+    bias: Float[Tensor, " classes"]
+    temperature: Float[Tensor, ""]
     """Calibration of the probabilities, a scalar."""
-    hidden_weight: Tensor | None = None
+    hidden_weight: Float[Tensor, "units features"] | None = None
     """W1, shape (units, features)."""
-    hidden_bias: Tensor | None = None
+    hidden_bias: Float[Tensor, " units"] | None = None
 
-    def probabilities(self, hidden: Tensor) -> Tensor:
+    def probabilities(
+        self, hidden: Float[Tensor, "rows features"]
+    ) -> Float[Tensor, "rows classes"]:
         """Class probabilities.
 
         Args:

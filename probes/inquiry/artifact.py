@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -39,15 +40,15 @@ class Inquiry(NamedTuple):
     lookup: TaskIndex
     predictors: tuple[ModelPredictor, ...]
     score: Score
-    logprobs: Tensor
+    logprobs: Float[Tensor, "questions answers labels"]
     """ln P(answer | question, label), shape (Q, 2, K)."""
-    scores: Mapping[ModelPredictor, Tensor]
+    scores: Mapping[ModelPredictor, Float[Tensor, "lengths samples"]]
     """Conformity scores of the true labels, ascending, shape (lengths, samples)."""
-    table: Tensor
+    table: Float[Tensor, "labels questions"]
     """Log-likelihoods of the statements, nats, shape (K, Q)."""
     model: AnswerModel
     """Maps log-likelihoods to answers."""
-    known: Tensor | None
+    known: Float[Tensor, "questions answers labels"] | None
     """ln P(answer | question, label) by the task's own table, shape (Q, 2, K); None without one."""
 
     @classmethod

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 YES, NO = 0, 1
@@ -21,16 +22,16 @@ UNKNOWN = -1
 class AnswerModel(NamedTuple):
     """ln P(yes) / P(no) = slope * centred log-likelihood + bias, for each question."""
 
-    slope: Tensor
+    slope: Float[Tensor, " questions"]
     """Per nat, shape (Q,)."""
-    bias: Tensor
+    bias: Float[Tensor, " questions"]
     """Nats, shape (Q,)."""
-    pooled: Tensor
+    pooled: Float[Tensor, "2"]
     """Slope and bias fitted to all questions together, shape (2,), for log-likelihoods in units of
     their spread over the labels. Used for questions that were not fitted."""
 
 
-def center(table: Tensor) -> Tensor:
+def center(table: Float[Tensor, "labels questions"]) -> Float[Tensor, "labels questions"]:
     """Center log-likelihoods over the labels and over the questions.
 
     This removes two effects that do not depend on the truth of a statement: the likelihood of its
@@ -49,7 +50,7 @@ def center(table: Tensor) -> Tensor:
     return table.double() - table.double().mean(0) - _label_effect(table)
 
 
-def _label_effect(table: Tensor) -> Tensor:
+def _label_effect(table: Float[Tensor, "labels questions"]) -> Float[Tensor, "labels 1"]:
     """Effect of a label on the likelihood of any statement, nats, shape (K, 1).
 
     A label's mean over the questions depends partly on the choice of questions, so it is shrunk
@@ -66,7 +67,11 @@ def _label_effect(table: Tensor) -> Tensor:
     return mean * (1 - noise / mean.var().clamp_min(1e-12)).clamp_min(0)
 
 
-def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerModel:
+def fit_answers(
+    table: Float[Tensor, "labels questions"],
+    answers: Float[Tensor, "labels questions"],
+    ridge: float = 1.0,
+) -> AnswerModel:
     """Fit the mapping from a statement's log-likelihood to the answer, using known answers.
 
     Fits one logistic regression per question, on log-likelihoods in units of their spread over the
@@ -94,12 +99,17 @@ def fit_answers(table: Tensor, answers: Tensor, ridge: float = 1.0) -> AnswerMod
     return AnswerModel(slope / spread, bias, pooled)
 
 
-def _spread(centred: Tensor) -> Tensor:
+def _spread(centred: Float[Tensor, "labels questions"]) -> Float[Tensor, " questions"]:
     spread = centred.std(0, correction=0)
     return torch.where(spread > 1e-9, spread, 1.0)
 
 
-def _logistic(x: Tensor, answers: Tensor, prior: Tensor, ridge: float) -> Tensor:
+def _logistic(
+    x: Float[Tensor, "rows columns"],
+    answers: Float[Tensor, "rows columns"],
+    prior: Float[Tensor, "2"],
+    ridge: float,
+) -> Float[Tensor, "columns 2"]:
     """Ridge logistic regression of each column; (slope, bias) shrink to `prior`. Shape (Q, 2).
 
     Steps use an upper bound of the Hessian and therefore cannot overshoot.
@@ -122,7 +132,9 @@ def _logistic(x: Tensor, answers: Tensor, prior: Tensor, ridge: float) -> Tensor
     return theta
 
 
-def answer_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
+def answer_logprobs(
+    table: Float[Tensor, "labels questions"], model: AnswerModel
+) -> Float[Tensor, "questions 2 labels"]:
     """ln P(answer | question, label) in the order YES, NO, shape (Q, 2, K).
 
     Args:
@@ -132,7 +144,11 @@ def answer_logprobs(table: Tensor, model: AnswerModel) -> Tensor:
     return _yes_no_logprobs(center(table) * model.slope + model.bias)
 
 
-def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> Tensor:
+def new_answer_logprobs(
+    columns: Float[Tensor, "labels candidates"],
+    table: Float[Tensor, "labels questions"],
+    model: AnswerModel,
+) -> Float[Tensor, "candidates 2 labels"]:
     """ln P(answer | question, label) of questions that were not fitted, shape (M, 2, K).
 
     Args:
@@ -150,12 +166,16 @@ def new_answer_logprobs(columns: Tensor, table: Tensor, model: AnswerModel) -> T
     return _yes_no_logprobs(centred / _spread(centred) * slope + bias)
 
 
-def _yes_no_logprobs(logits: Tensor) -> Tensor:
+def _yes_no_logprobs(
+    logits: Float[Tensor, "labels questions"],
+) -> Float[Tensor, "questions 2 labels"]:
     """ln P of yes and no from the logits of yes; shape (K, Q) to (Q, 2, K)."""
     return torch.nn.functional.logsigmoid(torch.stack([logits.T, -logits.T], 1))
 
 
-def known_answers(answers: Tensor, flip: float = 0.0) -> Tensor:
+def known_answers(
+    answers: Float[Tensor, "labels questions"], flip: float = 0.0
+) -> Float[Tensor, "questions 2 labels"]:
     """ln P(answer | question, label) where the answers are known, shape (Q, 2, K).
 
     Args:
@@ -167,8 +187,10 @@ def known_answers(answers: Tensor, flip: float = 0.0) -> Tensor:
 
 
 def posterior(
-    logprobs: Tensor, history: Sequence[tuple[int, int]], prior: Tensor | None = None
-) -> Tensor:
+    logprobs: Float[Tensor, "questions answers labels"],
+    history: Sequence[tuple[int, int]],
+    prior: Float[Tensor, " labels"] | None = None,
+) -> Float[Tensor, " labels"]:
     """Label probabilities after a history, by Bayes' rule with independent answers.
 
     `UNKNOWN` has no effect. If a question was answered several times, only the last known answer
@@ -190,7 +212,9 @@ def posterior(
     return _bayes(prior, torch.stack(evidence).sum(0)) if evidence else prior
 
 
-def posteriors_after(logprobs: Tensor, current: Tensor) -> Tensor:
+def posteriors_after(
+    logprobs: Float[Tensor, "questions answers labels"], current: Float[Tensor, " labels"]
+) -> Float[Tensor, "questions answers labels"]:
     """Label probabilities after each answer to each question, shape (Q, A, K).
 
     An answer that no label can give returns `current`.
@@ -202,7 +226,9 @@ def posteriors_after(logprobs: Tensor, current: Tensor) -> Tensor:
     return _bayes(current, logprobs)
 
 
-def _bayes(prior: Tensor, evidence: Tensor) -> Tensor:
+def _bayes(
+    prior: Float[Tensor, "*#batch labels"], evidence: Float[Tensor, "*batch labels"]
+) -> Float[Tensor, "*batch labels"]:
     joint = prior.log() + evidence
     possible = (joint > -torch.inf).any(-1, keepdim=True)
     return torch.where(possible, torch.softmax(joint, -1), prior)

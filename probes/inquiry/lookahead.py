@@ -7,6 +7,7 @@ bits, which gives the same ranking. Uses float64, so that equal sums of weights 
 import math
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
@@ -14,8 +15,10 @@ from probes.inquiry.words import LabelWeights
 
 
 def answer_weights(
-    answers: Tensor, posterior: Tensor, labels: LabelWeights = "posterior"
-) -> Tensor:
+    answers: Float[Tensor, "questions answers labels"],
+    posterior: Float[Tensor, " labels"],
+    labels: LabelWeights = "posterior",
+) -> Float[Tensor, "questions answers labels"]:
     """Joint probability of the true label and its answer.
 
     The published code samples a few labels and averages over their answers; this is the exact
@@ -33,7 +36,10 @@ def answer_weights(
     return answers * weights
 
 
-def expected_size(sets: Tensor, weights: Tensor) -> Tensor:
+def expected_size(
+    sets: Bool[Tensor, "questions answers labels"],
+    weights: Float[Tensor, "questions answers labels"],
+) -> Float[Tensor, " questions"]:
     """Mean size of the prediction set after the answer, shape (Q,).
 
     Args:
@@ -45,7 +51,10 @@ def expected_size(sets: Tensor, weights: Tensor) -> Tensor:
     return (weights.sum(-1) * sets.sum(-1)).sum(-1)
 
 
-def expected_entropy(posteriors: Tensor, weights: Tensor) -> Tensor:
+def expected_entropy(
+    posteriors: Float[Tensor, "questions answers labels"],
+    weights: Float[Tensor, "questions answers labels"],
+) -> Float[Tensor, " questions"]:
     """Mean entropy of the prediction after the answer, in nats, shape (Q,).
 
     Args:
@@ -57,7 +66,10 @@ def expected_entropy(posteriors: Tensor, weights: Tensor) -> Tensor:
     return (weights.sum(-1) * entropy_from_logits(posteriors.log())).sum(-1)
 
 
-def information_gain(posteriors: Tensor, weights: Tensor) -> Tensor:
+def information_gain(
+    posteriors: Float[Tensor, "questions answers labels"],
+    weights: Float[Tensor, "questions answers labels"],
+) -> Float[Tensor, " questions"]:
     """Information gain of a question, in nats, shape (Q,), >= 0.
 
     H(mean prediction) - mean H(prediction). If the predictions follow from the weights by Bayes'
@@ -74,8 +86,11 @@ def information_gain(posteriors: Tensor, weights: Tensor) -> Tensor:
 
 
 def entropy_bound(
-    sets: Tensor, weights: Tensor, confidence_level: float, num_samples: int
-) -> Tensor:
+    sets: Bool[Tensor, "questions answers labels"],
+    weights: Float[Tensor, "questions answers labels"],
+    confidence_level: float,
+    num_samples: int,
+) -> Float[Tensor, " questions"]:
     """Upper bound on the entropy of the label from the sizes of its sets, in nats, shape (Q,).
 
     h(a) + a E[ln(K - |C|) | outside] + (1 - a + 1 / (n + 1)) E[ln |C| | inside], with a = 1 - level
@@ -100,7 +115,9 @@ def entropy_bound(
     return binary + miss * missed + (confidence_level + 1 / (num_samples + 1)) * held
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
+def _mean(
+    values: Float[Tensor, "questions answers"], weights: Float[Tensor, "questions answers labels"]
+) -> Float[Tensor, " questions"]:
     """Mean of values (Q, A) under weights (Q, A, K); 0 where there is no weight."""
     total = weights.sum((-2, -1))
     mean = (values * weights.sum(-1)).sum(-1) / total

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.conformal import EmptySets, SetRule
@@ -25,7 +26,7 @@ MIN_GAIN = 1e-3
 _TIE = 1e-9  # float64 sums of the same weights in another order differ by less
 
 
-def label_probabilities(logits: Tensor) -> Tensor:
+def label_probabilities(logits: Float[Tensor, "*batch labels"]) -> Float[Tensor, "*batch labels"]:
     """Softmax over the labels; one whose logit is not finite gets 0.
 
     Args:
@@ -47,18 +48,18 @@ class Selection(NamedTuple):
     """Index of the question to ask."""
     runner_up: int | None
     """Index of the second-best question; None if there is no other."""
-    expected_size: Tensor
+    expected_size: Float[Tensor, " questions"]
     """Labels, shape (Q,)."""
-    expected_entropy: Tensor
+    expected_entropy: Float[Tensor, " questions"]
     """Nats, shape (Q,)."""
-    gain: Tensor
+    gain: Float[Tensor, " questions"]
     """Nats, shape (Q,)."""
 
 
 def select_question(
     policy: Policy,
-    posteriors: Tensor,
-    weights: Tensor,
+    posteriors: Float[Tensor, "questions answers labels"],
+    weights: Float[Tensor, "questions answers labels"],
     calibration: SetRule,
     length: int,
     *,
@@ -111,7 +112,9 @@ def select_question(
     return Selection(chosen, runner_up, size, entropy, information_gain(posteriors, weights))
 
 
-def _argmin_with_slack(objective: Tensor, entropy: Tensor, slack: float) -> int:
+def _argmin_with_slack(
+    objective: Float[Tensor, " questions"], entropy: Float[Tensor, " questions"], slack: float
+) -> int:
     """Index of the lowest entropy among objectives up to `slack` times the minimum."""
     least = objective <= objective.min() * slack + _TIE
     entropy = torch.where(least, entropy, torch.inf)
@@ -119,7 +122,11 @@ def _argmin_with_slack(objective: Tensor, entropy: Tensor, slack: float) -> int:
 
 
 def stop_reason(
-    set_size: int, gains: Tensor, num_asked: int, budget: int, min_gain: float = MIN_GAIN
+    set_size: int,
+    gains: Float[Tensor, " questions"],
+    num_asked: int,
+    budget: int,
+    min_gain: float = MIN_GAIN,
 ) -> StopReason | None:
     """Reason to answer now, or None to ask another question.
 

@@ -7,6 +7,7 @@ that contradicts the others enlarges the set instead of emptying it.
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.conformal import EmptySets
@@ -17,7 +18,7 @@ WRONG_ANSWERS = 0.01
 """Probability that a player's answer differs from the table."""
 
 
-def table_logprobs(task: Task) -> Tensor | None:
+def table_logprobs(task: Task) -> Float[Tensor, "questions 2 labels"] | None:
     """ln P(answer | question, label) by the task's table, shape (Q, 2, K); None without one.
 
     A task has a table where every question names the labels whose answer is yes.
@@ -44,7 +45,9 @@ class CredibleSets(NamedTuple):
         """True for every length: the guarantee does not depend on it."""
         return length >= 0
 
-    def sets(self, probabilities: Tensor, length: int, empty: EmptySets = "full") -> Tensor:
+    def sets(
+        self, probabilities: Float[Tensor, "*batch labels"], length: int, empty: EmptySets = "full"
+    ) -> Bool[Tensor, "*batch labels"]:
         """Labels that have less than `confidence_level` of the probability strictly above them.
 
         Args:

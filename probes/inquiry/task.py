@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import torch
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
@@ -125,7 +126,7 @@ class Task(_Strict):
         """The questions, in order."""
         return [query.question for query in self.queries]
 
-    def answer_table(self) -> Tensor:
+    def answer_table(self) -> Float[Tensor, "labels questions"]:
         """Known answers, float64, shape (K, Q): 1 for yes, 0 for no, NaN where unknown."""
         table = torch.full((len(self.labels), len(self.queries)), torch.nan, dtype=torch.float64)
         for column, query in enumerate(self.queries):

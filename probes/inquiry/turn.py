@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.conformal import EmptySets, SetRule
@@ -34,20 +35,20 @@ class Lookahead(NamedTuple):
 
     questions: list[int]
     """Indices of the remaining questions."""
-    current: Tensor
+    current: Float[Tensor, " labels"]
     """Label probabilities now, shape (K,)."""
-    after: Tensor
+    after: Float[Tensor, "questions answers labels"]
     """Label probabilities after each answer, shape (questions, 2, K)."""
-    answers: Tensor
+    answers: Float[Tensor, "questions answers labels"]
     """P(answer | question, label), shape (questions, 2, K)."""
 
 
 class Turn(NamedTuple):
     """Result of a turn: ask or answer."""
 
-    probabilities: Tensor
+    probabilities: Float[Tensor, " labels"]
     """Of the labels, shape (K,)."""
-    members: Tensor
+    members: Bool[Tensor, " labels"]
     """The prediction set, bool, shape (K,)."""
     length: int
     """Number of answers other than `UNKNOWN`."""
@@ -71,7 +72,9 @@ def num_interpreted(history: History) -> int:
 
 
 def likelihood_lookahead(
-    logprobs: Tensor, history: History, candidates: Iterable[int] | None = None
+    logprobs: Float[Tensor, "questions answers labels"],
+    history: History,
+    candidates: Iterable[int] | None = None,
 ) -> Lookahead:
     """Compute the lookahead from ln P(answer | question, label) by Bayes' rule.
 

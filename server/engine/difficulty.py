@@ -55,7 +55,7 @@ class DifficultySlots:
         self._table = np.zeros((num_slots, 7), dtype=np.float32)
         self._device_table = torch.zeros(num_slots, 7, device=device)
         self._classes = torch.full((num_slots,), _UNDECIDED, device=device)
-        self._memory: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+        self.memory: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
         self.stale = False
         """Whether the device's copy is out of date."""
 
@@ -131,7 +131,7 @@ class DifficultySlots:
             return
         self._settled[slots[waiting]] = True
         for slot in slots[waiting & (indices > 0)].tolist():
-            if (known := self._memory.get(self._key(slot, directory))) is not None:
+            if (known := self.memory.get(self._key(slot, directory))) is not None:
                 self._classes[slot] = known
         first = waiting & (indices == 0)
         for name in sorted(set(self._probes[slots[first]])):
@@ -154,9 +154,9 @@ class DifficultySlots:
         classes = decide(probabilities)
         self._classes[on_device[1]] = classes
         for position, slot in enumerate(slots.tolist()):
-            self._memory[self._key(slot, directory)] = classes[position]
-        while len(self._memory) > _REMEMBERED:
-            self._memory.popitem(last=False)
+            self.memory[self._key(slot, directory)] = classes[position]
+        while len(self.memory) > _REMEMBERED:
+            self.memory.popitem(last=False)
         if publisher is not None:
             waiting = directory._replace(traces=self._traces.copy())
             publisher.publish_decisions(classes, probabilities, slots, waiting)

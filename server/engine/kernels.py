@@ -45,9 +45,12 @@ class Kernels:
         self._log_vocab = math.log(vocab_size)
         self._vocab_size = vocab_size
         self._device = device
-        self._use(lambda function, dynamic: function)
+        self.is_compiled = False
+        """Whether `warm_up` compiled every formula."""
+        self.compile_with(lambda function, dynamic: function)
 
-    def _use(self, compiler: Callable[..., Any]) -> None:
+    def compile_with(self, compiler: Callable[..., Any]) -> None:
+        """Wrap every formula, with `torch.compile` or with a function that returns it as it is."""
         self._measure = compiler(measure, dynamic=True)
         self._power_sums = compiler(power_sums, dynamic=True)
         self._open = compiler(_open, dynamic=True)
@@ -61,14 +64,15 @@ class Kernels:
     def warm_up(self) -> None:
         """Compile now rather than in somebody's first request; fall back to eager formulas."""
         try:
-            self._use(torch.compile)
+            self.compile_with(torch.compile)
             self._try_all()
+            self.is_compiled = True
         except Exception as error:  # any compiler failure means the same: run uncompiled
             logger.warning(
                 "entrostat: torch.compile failed, entropy control runs eagerly (slower): %s",
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
             )
-            self._use(lambda function, dynamic: function)
+            self.compile_with(lambda function, dynamic: function)
             self._try_all()
 
     def _try_all(self) -> None:

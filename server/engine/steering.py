@@ -109,7 +109,7 @@ class SteeringControl:
         if row is None:
             row = self._take_row()
             try:
-                self._write(row, control)
+                self.write_row(row, control)
             except BaseException:
                 self._free.append(row)
                 raise
@@ -155,7 +155,8 @@ class SteeringControl:
                 return row
         raise RuntimeError("more kinds of steering than were admitted")  # see `num_rows`
 
-    def _write(self, row: int, control: SteeringMessage) -> None:
+    def write_row(self, row: int, control: SteeringMessage) -> None:
+        """Write a steering configuration into a row of every layer's table."""
         for layer, table in self._tables.items():
             total = table.zeros()
             for name, number, factor in control["add"]:

@@ -68,14 +68,14 @@ class TraceBuffer:
 
     def __init__(self, identifier: int) -> None:
         self.id = identifier
-        self._tokens = defaultdict[int, _Tokens](_Tokens)
+        self.tokens = defaultdict[int, _Tokens](_Tokens)
         self.decisions: dict[int, Decision] = {}
         """By completion."""
         self._arrived = asyncio.Event()
 
     def put(self, choice: int, index: int, token: TracedToken) -> None:
         """Store a record; it replaces an earlier one of the same token (a repeated step)."""
-        tokens = self._tokens[choice]
+        tokens = self.tokens[choice]
         tokens.by_index[index] = token
         while tokens.leading in tokens.by_index:
             tokens.leading += 1
@@ -83,13 +83,13 @@ class TraceBuffer:
 
     def has(self, choice: int, start: int, stop: int) -> bool:
         """Whether every token in [start, stop) has arrived. Skips the known gap-free prefix."""
-        tokens = self._tokens[choice]
+        tokens = self.tokens[choice]
         missing = range(max(start, tokens.leading), stop)
         return all(index in tokens.by_index for index in missing)
 
     def get(self, choice: int, start: int, stop: int) -> list[TracedToken]:
         """The tokens in [start, stop) that have arrived, in order."""
-        tokens = self._tokens[choice].by_index
+        tokens = self.tokens[choice].by_index
         return [tokens[index] for index in range(start, stop) if index in tokens]
 
     async def wait(self, choice: int, start: int, stop: int, deadline: float) -> bool:

@@ -70,9 +70,9 @@ class Reference:
             tokenize=False,
             add_generation_prompt=True,
         )
-        return [self._reply(chat, text) for text in texts]
+        return [self.reply(chat, text) for text in texts]
 
-    def _reply(self, chat: str, text: str) -> float:
+    def reply(self, chat: str, text: str) -> float:
         prompt = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         whole = self.tokenizer(chat + text, add_special_tokens=False)["input_ids"]
         assert whole[: len(prompt)] == prompt

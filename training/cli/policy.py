@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -15,10 +15,10 @@ _app = typer.Typer(
 
 def train_policy() -> None:
     """Run `train-policy CONFIG`."""
-    _app(prog_name="train-policy")
+    app(prog_name="train-policy")
 
 
-@_app.command()
+@app.command()
 def train(
     config: Annotated[
         str | None, typer.Argument(help="TOML file, or the name of a shipped config.")

@@ -11,7 +11,7 @@ from training.difficulty.config import DifficultyConfig
 from training.inquiry.config import InquiryConfig
 from training.temperature.config import TemperatureConfig
 
-_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,7 +24,7 @@ def train_probe(argv: Sequence[str] | None = None) -> None:
     """Run `train-probe COMMAND ...`; what follows `--` are flags of `entrostat serve`."""
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
-    _app(args=words[:cut], obj=tuple(words[cut + 1 :]), prog_name="train-probe")
+    app(args=words[:cut], obj=tuple(words[cut + 1 :]), prog_name="train-probe")
 
 
 def temperature(config: TemperatureConfig, dry_run: bool) -> None:
@@ -124,7 +124,7 @@ def decisions(config: DecisionsConfig, dry_run: bool) -> None:
         train_decisions(config, Console())
 
 
-add_job(_app, "temperature", TemperatureConfig, temperature)
-add_job(_app, "difficulty", DifficultyConfig, difficulty)
-add_job(_app, "inquiry", InquiryConfig, inquiry)
-add_job(_app, "decisions", DecisionsConfig, decisions)
+add_job(app, "temperature", TemperatureConfig, temperature)
+add_job(app, "difficulty", DifficultyConfig, difficulty)
+add_job(app, "inquiry", InquiryConfig, inquiry)
+add_job(app, "decisions", DecisionsConfig, decisions)

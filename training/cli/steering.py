@@ -10,7 +10,7 @@ from training.cli.errors import one_sentence_errors
 from training.cli.options import add_job, print_settings
 from training.steering.config import SteeringConfig
 
-_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,7 +21,7 @@ _app = typer.Typer(
 
 def train_steering(argv: Sequence[str] | None = None) -> None:
     """Run `train-steering COMMAND ...`."""
-    _app(args=None if argv is None else list(argv), prog_name="train-steering")
+    app(args=None if argv is None else list(argv), prog_name="train-steering")
 
 
 def east(config: SteeringConfig, dry_run: bool) -> None:
@@ -50,10 +50,10 @@ def east(config: SteeringConfig, dry_run: bool) -> None:
         train_steering(config, Console())
 
 
-add_job(_app, "east", SteeringConfig, east)
+add_job(app, "east", SteeringConfig, east)
 
 
-@_app.command("export")
+@app.command("export")
 def export_vector(
     artifact: Annotated[Path, typer.Argument(help="Folder of a steering vector.")],
     file: Annotated[Path, typer.Argument(help="GGUF file to write.")],
@@ -80,7 +80,7 @@ def export_vector(
         print(f"control vector: {file}")
 
 
-@_app.command("import")
+@app.command("import")
 def import_vector(
     file: Annotated[
         Path, typer.Argument(help="GGUF control vector of llama.cpp, repeng or EasySteer.")

@@ -86,13 +86,13 @@ def train_decisions(job: DecisionsConfig, console: Console) -> Path:
         served, run, found = asyncio.run(_read(job, urls, rows, console))
     with console.status("fitting"):
         results = [
-            _calibrated(job, number, question, places, rows, found)
+            calibrate_question(job, number, question, places, rows, found)
             for number, (question, places) in enumerate(_by_question(rows).items())
         ]
     artifact = Artifact(
         id=_artifact_id(job, served),
-        manifest=_manifest(job, served, rows, results),
-        tensors=_tensors(results),
+        manifest=build_manifest(job, served, rows, results),
+        tensors=artifact_tensors(results),
     )
     folder = artifact.save(job.out)
     page = write_report(results, artifact, job.level, job.command, run)
@@ -134,7 +134,7 @@ def _rows_hash(rows: Sequence[LabelledRow]) -> str:
     return text_hash(json.dumps([[row.input, row.asked, row.label] for row in rows]))
 
 
-def _calibrated(
+def calibrate_question(
     job: DecisionsConfig,
     number: int,
     question: DecisionQuestion,
@@ -162,7 +162,8 @@ def _calibrated(
     return QuestionResult(name, question, found, labels, split, ways, calibration)
 
 
-def _tensors(results: Sequence[QuestionResult]) -> dict[str, Tensor]:
+def artifact_tensors(results: Sequence[QuestionResult]) -> dict[str, Tensor]:
+    """Tensors of the artifact, as `DecisionSpec` names them."""
     found = {}
     for number, one in enumerate(results):
         found[f"{number}.weight"] = one.calibration.weight
@@ -172,12 +173,13 @@ def _tensors(results: Sequence[QuestionResult]) -> dict[str, Tensor]:
     return found
 
 
-def _manifest(
+def build_manifest(
     job: DecisionsConfig,
     served: ServedModel,
     rows: Sequence[LabelledRow],
     results: Sequence[QuestionResult],
 ) -> Manifest:
+    """Manifest of the artifact."""
     spec = DecisionSpec(
         questions=tuple(
             CalibratedQuestion(

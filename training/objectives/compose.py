@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from training.objectives.catalog import ObjectiveConfig, refuse_contradictions
@@ -99,8 +100,12 @@ class Objectives:
         return rollout
 
     def rollout_statistics(
-        self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
-    ) -> dict[str, Tensor]:
+        self,
+        tokens: MicroBatch,
+        advantages: Float[Tensor, " sequences *tokens"],
+        epsilon_low: float,
+        epsilon_high: float,
+    ) -> dict[str, Shaped[Tensor, "sequences _"]]:
         """Statistics of the whole rollout batch, for `MicroBatch.statistics`.
 
         Args:
@@ -121,7 +126,11 @@ class Objectives:
         }
 
     def plan(
-        self, tokens: MicroBatch, advantages: Tensor, epsilon_low: float, epsilon_high: float
+        self,
+        tokens: MicroBatch,
+        advantages: Float[Tensor, " sequences *tokens"],
+        epsilon_low: float,
+        epsilon_high: float,
     ) -> LossPlan:
         """Plan the loss of a training micro-batch.
 
@@ -174,7 +183,9 @@ class Objectives:
             member.load_state_dict(state[name])
 
 
-def _plain_plan(tokens: MicroBatch, advantages: Tensor, low: float, high: float) -> LossPlan:
+def _plain_plan(
+    tokens: MicroBatch, advantages: Float[Tensor, " sequences *tokens"], low: float, high: float
+) -> LossPlan:
     """A plan for the trainer's unmodified loss."""
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand(tokens.mask.shape)
@@ -191,7 +202,9 @@ def _overrides(member: Objective[ObjectiveSettings], method: str) -> bool:
     return getattr(type(member), method) is not getattr(Objective, method)
 
 
-def _totals(tokens: MicroBatch, advantages: Tensor) -> Tensor:
+def _totals(
+    tokens: MicroBatch, advantages: Float[Tensor, "sequences tokens"]
+) -> Float[Tensor, "6"]:
     """Sums over the tokens of a micro-batch, (6,) float64; see `_step` for their meaning."""
     logprobs, entropy = tokens.logprobs.detach(), tokens.entropy.detach()
     change = entropy_change(logprobs, tokens.old_logprobs, entropy, advantages)
@@ -200,7 +213,7 @@ def _totals(tokens: MicroBatch, advantages: Tensor) -> Tensor:
     return (stacked * tokens.mask).sum((1, 2))
 
 
-def _step(totals: Tensor) -> StepStatistics:
+def _step(totals: Float[Tensor, "6"]) -> StepStatistics:
     count, *sums = totals.tolist()
     means = (value / count if count else math.nan for value in sums)
     entropy, logprob, advantage, product, change = means

@@ -8,6 +8,7 @@ PRIME-RL/Entropy-Mechanism-of-RL at 8850579.
 """
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from training.objectives.configs import ClipCovConfig, KlCovConfig
@@ -16,7 +17,9 @@ from training.objectives.core.distributed import smallest, token_count, token_me
 from training.objectives.core.interface import Objective
 
 
-def token_covariance(tokens: MicroBatch, advantages: Tensor) -> Tensor:
+def token_covariance(
+    tokens: MicroBatch, advantages: Float[Tensor, "sequences tokens"]
+) -> Float[Tensor, "sequences tokens"]:
     """Product of deviations (A - mean A) (logprob - mean logprob) per token, (B, T); no gradient.
 
     Means are over the batch of all processes; the published code uses the batch of one process.
@@ -38,7 +41,9 @@ class ClipCov(Objective[ClipCovConfig]):
     `share`, and often no token is a candidate: see the metrics.
     """
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(
+        self, tokens: MicroBatch, plan: LossPlan
+    ) -> Shaped[Tensor, "sequences tokens"]:
         """1 at candidates, 2 at the candidates whose loss is removed, (B, T)."""
         config, ratio = self.config, tokens.ratio
         covariance = token_covariance(tokens, plan.advantages)
@@ -70,7 +75,9 @@ class KlCov(Objective[KlCovConfig]):
     all processes (published: over the micro-batch of one process).
     """
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(
+        self, tokens: MicroBatch, plan: LossPlan
+    ) -> Shaped[Tensor, "sequences tokens"]:
         """The tokens with the penalty, (B, T) bool."""
         covariance = token_covariance(tokens, plan.advantages)
         count = max(int(self.config.share * token_count(tokens.mask, tokens.ranks)), 1)

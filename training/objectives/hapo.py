@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.hapo_statistics import fit_hapo
@@ -19,7 +20,9 @@ _MAX_ENTROPIES = 2**22
 _MAX_ADVANTAGE = 5.0
 
 
-def standardized_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
+def standardized_entropy(
+    entropy: Float[Tensor, "*batch"], statistics: HapoStatistics
+) -> Float[Tensor, "*batch"]:
     """HAPO's h in [-1, 1] per token, any shape."""
     row = (*statistics, 1.0, 0.0)  # tau = 1, corrected signs
     flat = entropy.detach().flatten()
@@ -27,7 +30,7 @@ def standardized_entropy(entropy: Tensor, statistics: HapoStatistics) -> Tensor:
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)
 
 
-def token_group_advantages(rollout: RolloutBatch) -> Tensor:
+def token_group_advantages(rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
     """Advantages normalized over the tokens of each group, (N, T).
 
     A = (R - mean) / (std + 1e-6), where each sequence is weighted by its number of tokens. Groups
@@ -69,7 +72,7 @@ class HapoObjective(Objective[HapoConfig]):
         self.statistics: HapoStatistics | None = None
         self._entropies: list[Tensor] = []
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Token-level group average."""
         if not self.config.token_average:
             return rollout.advantages

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from training.objectives.configs import EntropyAdvantageConfig, HighEntropyMaskConfig
@@ -21,7 +22,7 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
     Source: Beyond the 80/20 Rule (arXiv 2506.01939); `top_entropy_quantile` of TRL 1.16.
     """
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Float[Tensor, "sequences 1"]:
         """The entropy threshold, (B, 1); infinite without tokens."""
         entropy = _for_quantile(tokens.entropy)
         together = torch.cat(tokens.ranks.gather(entropy[tokens.mask]))
@@ -37,7 +38,7 @@ class HighEntropyMask(Objective[HighEntropyMaskConfig]):
         return plan.with_weight(keep.to(entropy)).with_metrics(entropy_threshold=threshold.max())
 
 
-def _for_quantile(entropy: Tensor) -> Tensor:
+def _for_quantile(entropy: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Detach and convert to a dtype that `torch.quantile` supports."""
     entropy = entropy.detach()
     return entropy if entropy.dtype == torch.float64 else entropy.float()

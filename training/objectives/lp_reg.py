@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from training.objectives.configs import LpRegConfig
@@ -15,7 +16,12 @@ _MAX_GAP = 20.0
 """Nats; far above the clamp of k3. An infinite e^d would make its gradient NaN."""
 
 
-def proxy_logprobs(logits: Tensor, token_ids: Tensor, kappa: float, fixed: bool) -> Tensor:
+def proxy_logprobs(
+    logits: Float[Tensor, "*batch vocabulary"],
+    token_ids: Int[Tensor, "*batch"],
+    kappa: float,
+    fixed: bool,
+) -> Float[Tensor, "*batch"]:
     """Log-probability of each token under the distribution without its low-probability tail.
 
     Tokens with p >= kappa max(p) (or p >= kappa if `fixed`) are kept and renormalized.
@@ -52,11 +58,15 @@ class LpReg(Objective[LpRegConfig]):
     its clamp, at d of about 2.6 nats.
     """
 
-    def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+    def measure(
+        self, logits: Float[Tensor, "*batch vocabulary"], token_ids: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
         """Log-probabilities of the proxy."""
         return proxy_logprobs(logits, token_ids, self.config.kappa, self.config.fixed)
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(
+        self, tokens: MicroBatch, plan: LossPlan
+    ) -> Bool[Tensor, "sequences tokens"]:
         """The least likely tokens with A < 0, (B, T) bool."""
         bad = tokens.mask & (plan.advantages < 0)
         count = int(self.config.share * token_count(bad, tokens.ranks))

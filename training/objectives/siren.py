@@ -1,6 +1,7 @@
 """SIREN: hold the nucleus entropy of peak tokens at its initial value."""
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
@@ -11,7 +12,9 @@ from training.objectives.core.interface import Objective
 from training.objectives.core.requirements import RequiredTensor
 
 
-def nucleus_entropy(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+def nucleus_entropy(
+    logits: Float[Tensor, "*batch vocabulary"], top_p: float, top_k: int
+) -> Float[Tensor, "*batch"]:
     """Entropy of the most likely tokens whose cumulative probability stays below `top_p`.
 
     The token that crosses `top_p` is excluded, but one token is always kept: a row whose first
@@ -53,7 +56,9 @@ class Siren(Objective[SirenConfig]):
         self.anchor: float | None = None
         self._first: list[float] = []
 
-    def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+    def measure(
+        self, logits: Float[Tensor, "*batch vocabulary"], token_ids: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
         """Nucleus entropy of each token."""
         return nucleus_entropy(logits, self.config.top_p, self.config.top_k)
 
@@ -69,7 +74,12 @@ class Siren(Objective[SirenConfig]):
             return plan
         return plan.with_terms(scalar=self.config.entropy_coef * (selected - self.anchor).square())
 
-    def _peak_mean(self, entropy: Tensor, mask: Tensor, ranks: Ranks) -> Tensor | None:
+    def _peak_mean(
+        self,
+        entropy: Float[Tensor, "sequences tokens"],
+        mask: Bool[Tensor, "sequences tokens"],
+        ranks: Ranks,
+    ) -> Float[Tensor, ""] | None:
         """H_sel over all processes, with the gradient of this process; None without peaks."""
         observed = entropy.detach().masked_fill(~mask, torch.nan)
         threshold = observed.nanquantile(self.config.peak_quantile, -1, keepdim=True)

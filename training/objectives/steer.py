@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from training.objectives.configs import SteerConfig
@@ -15,8 +16,11 @@ _FLOOR = 0.02
 
 
 def entropy_change(
-    logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor, advantages: Tensor
-) -> Tensor:
+    logprobs: Float[Tensor, "*batch"],
+    old_logprobs: Float[Tensor, "*batch"],
+    entropy: Float[Tensor, "*batch"],
+    advantages: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch"]:
     """STEER's Omega = A / p_old * p (1 - p) (ln p + H); positive predicts a falling entropy.
 
     On policy, this is A (1 - p) (ln p + H). No gradient; non-finite values become 0.
@@ -46,7 +50,7 @@ class SteerObjective(Objective[SteerConfig]):
     of all processes.
     """
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Float[Tensor, "sequences 2"]:
         """Largest and smallest M, (B, 2)."""
         change = _absolute_change(tokens, plan)
         largest = token_max(change, tokens.mask, tokens.ranks)
@@ -69,7 +73,7 @@ class SteerObjective(Objective[SteerConfig]):
         return plan.with_weight(weight).with_metrics(entropy_change_max=largest.max())
 
 
-def _absolute_change(tokens: MicroBatch, plan: LossPlan) -> Tensor:
+def _absolute_change(tokens: MicroBatch, plan: LossPlan) -> Float[Tensor, "sequences tokens"]:
     return entropy_change(
         tokens.logprobs, tokens.old_logprobs, tokens.entropy, plan.advantages
     ).abs()

@@ -193,7 +193,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
             inputs["advantages"],
             *ratio_limits(self.loss_type, self.epsilon_low, self.epsilon_high),
         )
-        weight = self._importance(tokens, inputs)
+        weight = self.importance_weights(tokens, inputs)
         if weight is not None:
             plan = plan.with_weight(weight)
         if weight is not None or self.objectives.acts_on_tokens:
@@ -206,7 +206,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
                 self.epsilon_low, self.epsilon_high = low, high
         loss.plan = plan
 
-    def _importance(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
+    def importance_weights(self, tokens: MicroBatch, inputs: Mapping[str, Any]) -> Tensor | None:
         """Importance weights for controlled sampling; None if sampling was not controlled."""
         behavior = inputs.get("sampling_per_token_logps")
         if behavior is None or not self._corrects_sampling or self._importance_cap is None:

@@ -108,13 +108,13 @@ class Rollouts:
         config = load_config("lora", [*small, *drawn, *fast, *where, *changes])
         self.trainer = build_trainer(config, checkpoint, split_problems(config).train, [])
         self.scored: list[tuple[Any, dict[str, Any]]] = []
-        importance = self.trainer._importance
+        importance = self.trainer.importance_weights
 
         def watched(tokens: Any, inputs: dict[str, Any]) -> Any:
             self.scored.append((tokens, inputs))
             return importance(tokens, inputs)
 
-        self.trainer._importance = watched
+        self.trainer.importance_weights = watched
         self.trainer.train()
 
     def behaviour(self, step: int) -> torch.Tensor:

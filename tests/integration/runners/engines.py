@@ -29,10 +29,10 @@ class Engine(NamedTuple):
             "PYTHONPATH": str(root),
         }
         if not self.cuda:
-            own |= self._cpu_environment()
+            own |= self.cpu_environment()
         return os.environ | own
 
-    def _cpu_environment(self) -> dict[str, str]:
+    def cpu_environment(self) -> dict[str, str]:
         root = Path(__file__).parents[3]
         own = {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine of the machine has core 0

@@ -77,11 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/entropy/artifacts":
-            self._json(200, {"object": "list", "data": self.fake.artifacts})
+            self.send_json(200, {"object": "list", "data": self.fake.artifacts})
             return
         known = self.path in ("/v1/models", "/ready")
         card = {"id": "fake", "object": "model", "created": 0, "owned_by": "test"}
-        self._json(200 if known else 404, {"object": "list", "data": [card]})
+        self.send_json(200 if known else 404, {"object": "list", "data": [card]})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -89,10 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.requests.append(request)
         if self.fake.refusal is not None:
             status, message = self.fake.refusal
-            self._json(status, {"error": {"message": message, "param": "entropy"}})
+            self.send_json(status, {"error": {"message": message, "param": "entropy"}})
             return
         if not request.get("stream"):
-            self._json(200, self.fake.answers.pop(0) if self.fake.answers else WHOLE)
+            self.send_json(200, self.fake.answers.pop(0) if self.fake.answers else WHOLE)
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def _json(self, status: int, body: Json) -> None:
+    def send_json(self, status: int, body: Json) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -75,13 +75,13 @@ class FakeEngine:
                     indices = range(produced[choice], produced[choice] + count)
                     produced[choice] += count
                     if control is not None and control["trace"]:
-                        self._measure(control["trace"], choice, indices)
+                        self.measure(control["trace"], choice, indices)
                 ends = {choice for choice, _ in step if last[choice] == at}
-                yield self._output(params, step, produced, ends)
+                yield self.output(params, step, produced, ends)
         finally:
             self.open_calls -= 1
 
-    def _measure(self, trace: int, choice: int, indices: range) -> None:
+    def measure(self, trace: int, choice: int, indices: range) -> None:
         for index in indices:
             if (choice, index) in self.lost:
                 continue
@@ -91,7 +91,7 @@ class FakeEngine:
             self.telemetry.handle_frame(frame((trace, choice, index, *values)))
 
     @staticmethod
-    def _output(params: Any, step: Step, produced: list[int], ends: set[int]) -> Any:
+    def output(params: Any, step: Step, produced: list[int], ends: set[int]) -> Any:
         delta = params.output_kind == RequestOutputKind.DELTA
         return SimpleNamespace(
             outputs=[

@@ -126,7 +126,7 @@ def test_entrostat_serve_refuses_in_one_sentence(
 ) -> None:
     monkeypatch.delattr(f"{API}.with_cancellation")
     with pytest.raises(SystemExit) as end:
-        serve._refuse_unsupported("api")
+        serve.refuse_unsupported("api")
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.startswith("entrostat serve: vLLM ")

@@ -64,17 +64,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/version":
-            self._json(200, {"version": "0.32.0"})
+            self.send_json(200, {"version": "0.32.0"})
         elif self.path == "/v1/models":
-            self._json(200, {"data": [{"id": self.fake.model, "root": self.fake.root}]})
+            self.send_json(200, {"data": [{"id": self.fake.model, "root": self.fake.root}]})
         else:
-            self._json(404, {"error": {"message": "Not Found"}})
+            self.send_json(404, {"error": {"message": "Not Found"}})
 
     def do_POST(self) -> None:
         fake = self.fake
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path in fake.routes:
-            self._json(200, fake.routes[self.path](body))
+            self.send_json(200, fake.routes[self.path](body))
             return
         choice = fake.reply(body)
         if not fake.measures:
@@ -90,13 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
             with fake.lock:
                 fake.busy -= 1
             if refusal is not None:
-                self._json(refusal[0], {"error": {"message": refusal[1]}})
+                self.send_json(refusal[0], {"error": {"message": refusal[1]}})
                 return
             if fallback is not None:
                 choice["entropy"]["fallback"] = fallback
-        self._json(200, {"id": "x", "object": "chat.completion", "choices": [choice]})
+        self.send_json(200, {"id": "x", "object": "chat.completion", "choices": [choice]})
 
-    def _json(self, status: int, body: Json) -> None:
+    def send_json(self, status: int, body: Json) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from training.objectives.core.distributed import Ranks, SingleProcess
@@ -24,22 +25,24 @@ UNCLIPPED = 1e6
 class RolloutBatch:
     """A generation batch of all processes."""
 
-    rewards: Tensor
+    rewards: Float[Tensor, " sequences"]
     """(N,); NaN where no grader returned a score."""
-    advantages: Tensor
+    advantages: Float[Tensor, "sequences tokens"]
     """(N, T)."""
-    mask: Tensor
+    mask: Bool[Tensor, "sequences tokens"]
     """(N, T) bool."""
     num_generations: int
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Which standard deviation divides the advantages when they are recomputed."""
     measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
 
-    def per_group(self, values: Tensor) -> Tensor:
+    def per_group(
+        self, values: Shaped[Tensor, " sequences *rest"]
+    ) -> Shaped[Tensor, "groups generations *rest"]:
         """(N, ...) as (N / G, G, ...)."""
         return values.view(-1, self.num_generations, *values.shape[1:])
 
-    def to_tokens(self, values: Tensor) -> Tensor:
+    def to_tokens(self, values: Shaped[Tensor, "..."]) -> Float[Tensor, "sequences tokens"]:
         """Repeat one value per sequence, (N,) or (N / G, G), for each of its tokens."""
         return values.flatten()[:, None].expand(self.mask.shape).to(self.advantages)
 
@@ -48,21 +51,21 @@ class RolloutBatch:
 class MicroBatch:
     """A micro-batch of this process; only `logprobs` and `entropy` have a gradient."""
 
-    logprobs: Tensor
+    logprobs: Float[Tensor, "sequences tokens"]
     """(B, T)."""
-    entropy: Tensor
+    entropy: Float[Tensor, "sequences tokens"]
     """(B, T), nats."""
-    old_logprobs: Tensor
+    old_logprobs: Float[Tensor, "sequences tokens"]
     """(B, T): under the sampling policy."""
-    mask: Tensor
+    mask: Bool[Tensor, "sequences tokens"]
     """(B, T) bool."""
     measured: Mapping[RequiredTensor, Tensor] = field(default_factory=dict)
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Shaped[Tensor, "sequences _"]] = field(default_factory=dict)
     """Per objective: its statistics of the whole rollout batch, one row per sequence."""
     ranks: Ranks = field(default_factory=SingleProcess)
 
     @property
-    def ratio(self) -> Tensor:
+    def ratio(self) -> Float[Tensor, "sequences tokens"]:
         """Importance ratios, (B, T), without gradient."""
         return (self.logprobs.detach() - self.old_logprobs).exp()
 
@@ -86,36 +89,40 @@ class LossPlan:
     w min(r A, clip(r) A) = min(r w A, clip(r) w A).
     """
 
-    advantages: Tensor
+    advantages: Float[Tensor, "sequences tokens"]
     """(B, T)."""
-    weight: Tensor
+    weight: Float[Tensor, "sequences tokens"]
     """(B, T), >= 0."""
-    epsilon_low: Tensor | float
+    epsilon_low: Float[Tensor, "sequences tokens"] | float
     """The ratio is clipped at 1 - epsilon_low; a number or (B, T)."""
-    epsilon_high: Tensor | float
+    epsilon_high: Float[Tensor, "sequences tokens"] | float
     """The ratio is clipped at 1 + epsilon_high; a number or (B, T)."""
-    policy_terms: Tensor | None = None
+    policy_terms: Float[Tensor, "sequences tokens"] | None = None
     """(B, T): added to the loss of each token and normalized in the same way."""
-    mean_terms: Tensor | None = None
+    mean_terms: Float[Tensor, "sequences tokens"] | None = None
     """(B, T): averaged over all tokens of the optimizer step, for every loss type."""
-    scalar: Tensor | None = None
+    scalar: Float[Tensor, ""] | None = None
     """(): averaged over the micro-batches of the optimizer step and over processes."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def with_weight(self, weight: Tensor) -> Self:
+    def with_weight(self, weight: Float[Tensor, "sequences tokens"]) -> Self:
         """Multiply the loss of each token by a weight >= 0."""
         return replace(self, weight=self.weight * weight)
 
-    def with_clip_range(self, low: Tensor | float, high: Tensor | float) -> Self:
+    def with_clip_range(
+        self,
+        low: Float[Tensor, "sequences tokens"] | float,
+        high: Float[Tensor, "sequences tokens"] | float,
+    ) -> Self:
         """Set the clip range."""
         return replace(self, epsilon_low=low, epsilon_high=high)
 
     def with_terms(
         self,
         *,
-        policy: Tensor | None = None,
-        mean: Tensor | None = None,
-        scalar: Tensor | None = None,
+        policy: Float[Tensor, "sequences tokens"] | None = None,
+        mean: Float[Tensor, "sequences tokens"] | None = None,
+        scalar: Float[Tensor, ""] | None = None,
     ) -> Self:
         """Add loss terms; see `policy_terms`, `mean_terms`, `scalar`."""
         return replace(
@@ -131,7 +138,9 @@ class LossPlan:
         return replace(self, metrics={**self.metrics, **new})
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def _sum(
+    one: Float[Tensor, "*shape"] | None, other: Float[Tensor, "*shape"] | None
+) -> Float[Tensor, "*shape"] | None:
     if one is None or other is None:
         return one if other is None else other
     return one + other

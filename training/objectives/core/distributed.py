@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
@@ -17,13 +18,13 @@ class Ranks(Protocol):
     def size(self) -> int:
         """Number of processes."""
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Elementwise sum over processes; same shape everywhere, no gradient."""
 
-    def max(self, values: Tensor) -> Tensor:
+    def max(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Elementwise maximum over processes; same shape everywhere, no gradient."""
 
-    def gather(self, values: Tensor) -> list[Tensor]:
+    def gather(self, values: Shaped[Tensor, " values"]) -> list[Shaped[Tensor, " _"]]:
         """The 1-D tensors of all processes in order of `index`; lengths may differ."""
 
 
@@ -33,25 +34,27 @@ class SingleProcess:
     index = 0
     size = 1
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Return the values."""
         return values
 
-    def max(self, values: Tensor) -> Tensor:
+    def max(self, values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Return the values."""
         return values
 
-    def gather(self, values: Tensor) -> list[Tensor]:
+    def gather(self, values: Shaped[Tensor, " values"]) -> list[Shaped[Tensor, " _"]]:
         """Return the values."""
         return [values]
 
 
-def token_count(mask: Tensor, ranks: Ranks) -> int:
+def token_count(mask: Bool[Tensor, "sequences tokens"], ranks: Ranks) -> int:
     """Number of masked tokens on all processes together."""
     return int(ranks.sum(mask.sum()))
 
 
-def token_mean(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
+def token_mean(
+    values: Float[Tensor, "sequences tokens"], mask: Bool[Tensor, "sequences tokens"], ranks: Ranks
+) -> Float[Tensor, ""]:
     """Mean over the masked tokens of all processes, shape (); 0 without tokens. No gradient.
 
     Args:
@@ -64,12 +67,19 @@ def token_mean(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
     return total / count.clamp_min(1.0)
 
 
-def token_max(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
+def token_max(
+    values: Float[Tensor, "sequences tokens"], mask: Bool[Tensor, "sequences tokens"], ranks: Ranks
+) -> Float[Tensor, ""]:
     """Maximum over the masked tokens of all processes, shape (); -inf without tokens."""
     return ranks.max(values.detach().masked_fill(~mask, -torch.inf).amax())
 
 
-def smallest(values: Tensor, among: Tensor, count: int, ranks: Ranks) -> Tensor:
+def smallest(
+    values: Float[Tensor, "sequences tokens"],
+    among: Bool[Tensor, "sequences tokens"],
+    count: int,
+    ranks: Ranks,
+) -> Bool[Tensor, "sequences tokens"]:
     """Mark the `count` smallest values of all processes; ties are resolved in order.
 
     Args:

@@ -11,6 +11,7 @@ An objective overrides the methods of one or more of three stages:
 from collections.abc import Mapping
 from typing import ClassVar, Generic, TypeVar
 
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from training.objectives.core.batch import LossPlan, MicroBatch, RolloutBatch, StepStatistics
@@ -38,15 +39,17 @@ class Objective(Generic[C_co]):
         """Temperature of the extra rollouts or of the rescoring; None without either."""
         return None
 
-    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Rewards (N,) to train on."""
         return rollout.rewards
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Advantages (N, T) to train on."""
         return rollout.advantages
 
-    def measure(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+    def measure(
+        self, logits: Float[Tensor, "*batch vocabulary"], token_ids: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
         """The tensor of `needs` that is computed from full logits, one number per token.
 
         Can be called on parts of a batch, to save memory.
@@ -57,7 +60,7 @@ class Objective(Generic[C_co]):
         """
         raise NotImplementedError(f"{type(self).__name__} needs no logits")
 
-    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Shaped[Tensor, "sequences _"]:
         """Statistics of all tokens of a batch that `on_tokens` needs, one row per sequence.
 
         With gradient accumulation, the trainer computes them once per rollout batch under the
@@ -73,7 +76,7 @@ class Objective(Generic[C_co]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no batch statistics")
 
-    def statistics_of(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+    def statistics_of(self, tokens: MicroBatch, plan: LossPlan) -> Shaped[Tensor, "sequences _"]:
         """The rollout's statistics if the trainer computed them, else the micro-batch's."""
         found = tokens.statistics.get(self.config.type)
         return self.batch_statistics(tokens, plan) if found is None else found

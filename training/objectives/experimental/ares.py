@@ -4,6 +4,7 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -12,7 +13,9 @@ from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.configs import AresConfig
 
 
-def window_means(entropy: Tensor, mask: Tensor, width: int) -> Tensor:
+def window_means(
+    entropy: Float[Tensor, "sequences tokens"], mask: Bool[Tensor, "sequences tokens"], width: int
+) -> Float[Tensor, "sequences tokens"]:
     """Mean entropy of the `width` tokens after each token, (N, T); NaN where tokens are missing."""
     result = torch.full_like(entropy, torch.nan)
     if entropy.shape[-1] <= width:
@@ -43,8 +46,12 @@ BUCKETS = (
 
 
 def effort_reward(
-    bucket: _Bucket, count: Tensor, target: float, alpha: float, correct: Tensor
-) -> Tensor:
+    bucket: _Bucket,
+    count: Float[Tensor, "*batch"],
+    target: float,
+    alpha: float,
+    correct: Bool[Tensor, "*batch"],
+) -> Float[Tensor, "*batch"]:
     """Reward term of ARES for answers of one difficulty, any shape.
 
     Args:
@@ -70,7 +77,7 @@ def effort_reward(
     return torch.where(correct, right, gain)
 
 
-def _huber(x: Tensor, kappa: float) -> Tensor:
+def _huber(x: Float[Tensor, "*batch"], kappa: float) -> Float[Tensor, "*batch"]:
     return torch.where(x <= kappa, x.square() / (2 * kappa), x - kappa / 2)
 
 
@@ -102,7 +109,7 @@ class Ares(Objective[AresConfig]):
             setattr(self, f"alpha_{bucket.name}", config.alpha)
             setattr(self, f"target_{bucket.name}", None)
 
-    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Rewards with the effort term."""
         counts = rollout.per_group(self.count(rollout))
         correct = rollout.per_group(rollout.measured[RequiredTensor.CORRECT])
@@ -120,7 +127,7 @@ class Ares(Objective[AresConfig]):
             self._update_alpha(bucket, mean, target)
         return rollout.rewards + added.flatten().to(rollout.rewards)
 
-    def count(self, rollout: RolloutBatch) -> Tensor:
+    def count(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Number of high-entropy windows per answer, (N,); updates the threshold."""
         config, entropy = self.config, rollout.measured[RequiredTensor.OLD_ENTROPY].double()
         wide = window_means(entropy, rollout.mask, config.threshold_window)

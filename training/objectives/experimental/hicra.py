@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -11,7 +12,9 @@ from training.objectives.core.requirements import RequiredTensor
 from training.objectives.experimental.configs import HicraConfig
 
 
-def planning_mask(token_ids: Tensor, phrases: Sequence[Sequence[int]]) -> Tensor:
+def planning_mask(
+    token_ids: Int[Tensor, "sequences tokens"], phrases: Sequence[Sequence[int]]
+) -> Bool[Tensor, "sequences tokens"]:
     """Mark the tokens that lie inside a strategy phrase.
 
     Args:
@@ -42,7 +45,7 @@ class Hicra(Objective[HicraConfig]):
     Source: Emergent Hierarchical Reasoning (HICRA, arXiv 2509.03646); the repository has no code.
     """
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Add the credit to the advantages."""
         credit = self.config.alpha * rollout.advantages.abs()
         return rollout.advantages + credit * rollout.measured[RequiredTensor.PLANNING]

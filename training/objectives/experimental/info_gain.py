@@ -1,6 +1,7 @@
 """Information gain of a dialogue question as its reward."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -17,7 +18,7 @@ class InfoGain(Objective[InfoGainConfig]):
     Source: Dialogue as Discovery (Nous, arXiv 2510.27410), the idea of its abstract.
     """
 
-    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Rewards plus the information gain."""
         beliefs = rollout.measured[RequiredTensor.BELIEFS].double()
         entropy: Tensor = torch.special.entr(beliefs).sum(-1)

@@ -10,6 +10,7 @@ Source of both objectives: Arbitrary Entropy Policy Optimization (arXiv 2510.081
 
 from typing import TypeVar
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch, StepStatistics
@@ -65,7 +66,7 @@ class Dcpo(_TowardsTarget[DcpoConfig]):
             1.0,
         )
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Mix the correction into the advantages."""
         correct = rollout.measured[RequiredTensor.CORRECT]
         if not bool(correct.any()):
@@ -93,7 +94,9 @@ class Aepo(_TowardsTarget[AepoConfig]):
         """Number of prompts of a batch that get extra rollouts."""
         return max(int(self.config.share_prompts * num_prompts), 1)
 
-    def select_extra(self, extra_advantages: Tensor, batch_size: int) -> Tensor:
+    def select_extra(
+        self, extra_advantages: Float[Tensor, " candidates"], batch_size: int
+    ) -> Int[Tensor, " selected"]:
         """Indices of the extra samples to train on, in order.
 
         Args:

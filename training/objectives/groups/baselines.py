@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -11,7 +12,7 @@ from training.objectives.core.requirements import RequiredTensor
 from training.objectives.groups.configs import CanonConfig, HardnessWeightConfig, SeedGrpoConfig
 
 
-def group_advantages(rollout: RolloutBatch) -> Tensor:
+def group_advantages(rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
     """GRPO advantages of the rewards, (N, T).
 
     (R - mean) / (std + 1e-4) with the sample standard deviation of the group or the batch, or
@@ -26,14 +27,16 @@ def group_advantages(rollout: RolloutBatch) -> Tensor:
     return rollout.to_tokens(centered.nan_to_num(0.0))
 
 
-def _nan_std(values: Tensor) -> Tensor:
+def _nan_std(values: Float[Tensor, "rows values"]) -> Float[Tensor, "rows 1"]:
     """Sample standard deviation of each row's finite values, (rows, 1); 0 for fewer than 2."""
     count = values.isfinite().sum(-1, keepdim=True)
     squares = (values - values.nanmean(-1, keepdim=True)).square()
     return (squares.nansum(-1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
 
 
-def cluster_shares(answers: Tensor) -> Tensor:
+def cluster_shares(
+    answers: Int[Tensor, "groups generations"],
+) -> Float[Tensor, "groups generations"]:
     """Share of the group that gave the same answer, per answer.
 
     Args:
@@ -48,7 +51,7 @@ def cluster_shares(answers: Tensor) -> Tensor:
     return torch.where(empty, alone, same).sum(-1).double() / answers.shape[-1]
 
 
-def mean_cluster_surprisal(shares: Tensor) -> Tensor:
+def mean_cluster_surprisal(shares: Float[Tensor, "groups generations"]) -> Float[Tensor, " groups"]:
     """-(1/K) sum over the K clusters of ln p, from each member's share p; nats, shape (groups,).
 
     A cluster of n members appears n times in the sum with weight 1/n.
@@ -67,7 +70,7 @@ class HardnessWeight(Objective[HardnessWeightConfig]):
     Source: Confucius3-Math (arXiv 2506.18330), "policy-specific hardness weighting".
     """
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Weighted differences from the group mean."""
         rewards = 2 * rollout.per_group(rollout.measured[RequiredTensor.CORRECT]).double() - 1
         mean = rewards.mean(-1, keepdim=True)
@@ -86,7 +89,7 @@ class SeedGrpo(Objective[SeedGrpoConfig]):
     paper weights clusters by the probability of their sequences; here each sequence counts once.
     """
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Scaled advantages."""
         answers = rollout.per_group(rollout.measured[RequiredTensor.ANSWERS])
         size = math.log(max(answers.shape[-1], 2))
@@ -108,7 +111,7 @@ class Canon(Objective[CanonConfig]):
     constant; the authors also anneal it.
     """
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Advantages of the comparison across and within the halves."""
         if rollout.num_generations < 2:
             raise ValueError("canon splits each group into halves: set num_generations >= 2")

@@ -1,6 +1,7 @@
 """EMPG: credit for reasoning steps by the entropy of the step and of the next step."""
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -22,7 +23,7 @@ class Empg(Objective[EmpgConfig]):
     paper's listing (a third-party port has 0.05).
     """
 
-    def shape_advantages(self, rollout: RolloutBatch) -> Tensor:
+    def shape_advantages(self, rollout: RolloutBatch) -> Float[Tensor, "sequences tokens"]:
         """Advantages of the tokens of each step."""
         config = self.config
         steps = torch.where(rollout.mask, rollout.measured[RequiredTensor.STEPS], -1).long()
@@ -34,7 +35,7 @@ class Empg(Objective[EmpgConfig]):
         if not bool(there.any()):
             return rollout.advantages
 
-        def per_step(values: Tensor) -> Tensor:
+        def per_step(values: Float[Tensor, "sequences tokens"]) -> Float[Tensor, " steps"]:
             sums = torch.bincount(index, values[steps >= 0].double(), minlength=len(count))
             return sums / count.clamp_min(1)
 
@@ -50,7 +51,7 @@ class Empg(Objective[EmpgConfig]):
         return rollout.advantages.masked_scatter(steps >= 0, changed.to(rollout.advantages))
 
 
-def _next_step(there: Tensor, width: int) -> Tensor:
+def _next_step(there: Bool[Tensor, " steps"], width: int) -> Int[Tensor, " steps"]:
     """Index of the next step with tokens, per step; the row's unused last column without one."""
     index = torch.arange(len(there), device=there.device).view(-1, width)
     candidates = torch.where(there.view(-1, width), index, index[:, -1:])

@@ -3,6 +3,7 @@
 These objectives change `RolloutBatch.rewards`; the group advantages are then recomputed.
 """
 
+from jaxtyping import Float
 from torch import Tensor
 
 from training.objectives.core.batch import RolloutBatch
@@ -22,7 +23,7 @@ class Empo(Objective[EmpoConfig]):
     answers match each other, so their group counts as one with agreement; here they match nothing.
     """
 
-    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Shares of answer clusters."""
         answers = rollout.per_group(rollout.measured[RequiredTensor.ANSWERS])
         shares = cluster_shares(answers)
@@ -41,14 +42,14 @@ class Pear(Objective[PearConfig]):
     Source: Phase Entropy Aware Reward (PEAR, arXiv 2510.08026), the reward of the paper.
     """
 
-    def shape_rewards(self, rollout: RolloutBatch) -> Tensor:
+    def shape_rewards(self, rollout: RolloutBatch) -> Float[Tensor, " sequences"]:
         """Rewards minus the penalty."""
         entropy, phases = (
             rollout.measured[RequiredTensor.OLD_ENTROPY],
             rollout.measured[RequiredTensor.PHASES],
         )
 
-        def mean(phase: int) -> Tensor:
+        def mean(phase: int) -> Float[Tensor, " sequences"]:
             over = rollout.mask & (phases == phase)
             return entropy.masked_fill(~over, 0.0).sum(-1) / over.sum(-1).clamp_min(1)
 

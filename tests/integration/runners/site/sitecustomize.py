@@ -20,23 +20,23 @@ if os.environ.get("ENTROSTAT_TEST_PATCHES", "1") == "1":
 
     class _PatchingLoader(importlib.abc.Loader):
         def __init__(self, loader: importlib.abc.Loader) -> None:
-            self._loader = loader
+            self.loader = loader
 
         def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-            return self._loader.create_module(spec)
+            return self.loader.create_module(spec)
 
         def exec_module(self, module: ModuleType) -> None:
-            self._loader.exec_module(module)
+            self.loader.exec_module(module)
             PATCHES[module.__name__](module)
 
         def __getattr__(self, name: str) -> object:
-            return getattr(self._loader, name)
+            return getattr(self.loader, name)
 
     class _PatchingFinder(importlib.abc.MetaPathFinder):
         """Finds the modules to patch with the other finders, and wraps their loaders."""
 
         def __init__(self) -> None:
-            self._searching: set[str] = set()
+            self.searching: set[str] = set()
 
         def find_spec(
             self,
@@ -44,13 +44,13 @@ if os.environ.get("ENTROSTAT_TEST_PATCHES", "1") == "1":
             path: Sequence[str] | None,
             target: ModuleType | None = None,
         ) -> ModuleSpec | None:
-            if fullname not in PATCHES or fullname in self._searching:
+            if fullname not in PATCHES or fullname in self.searching:
                 return None
-            self._searching.add(fullname)
+            self.searching.add(fullname)
             try:
                 spec = importlib.util.find_spec(fullname)
             finally:
-                self._searching.discard(fullname)
+                self.searching.discard(fullname)
             if spec is not None and spec.loader is not None:
                 spec.loader = _PatchingLoader(spec.loader)
             return spec

@@ -15,7 +15,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small replacement of the packaged file, with a matching checksum."""
     path = tmp_path / "source.gguf"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(models, "_find_gguf", lambda: path)
+    monkeypatch.setattr(models, "find_gguf", lambda: path)
     monkeypatch.setattr(models, "_SOURCE_SHA256", hashlib.sha256(b"weights").hexdigest())
     return path
 
@@ -24,10 +24,10 @@ class Conversion:
     """Replaces the conversion, which the integration tests run."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds, self.runs, self._lock = seconds, 0, threading.Lock()
+        self.seconds, self.runs, self.lock = seconds, 0, threading.Lock()
 
     def __call__(self, source: Path, target: Path) -> None:
-        with self._lock:
+        with self.lock:
             self.runs += 1
         time.sleep(self.seconds)
         target.mkdir()
@@ -37,7 +37,7 @@ class Conversion:
 @pytest.fixture
 def conversion(source: Path, monkeypatch: pytest.MonkeyPatch) -> Conversion:
     fake = Conversion(seconds=0.1)
-    monkeypatch.setattr(models, "_convert", fake)
+    monkeypatch.setattr(models, "convert", fake)
     return fake
 
 
@@ -63,8 +63,8 @@ def test_a_converted_model_needs_no_package_and_no_write_access(
     def gone() -> Path:
         raise AssertionError("the source was asked for")
 
-    monkeypatch.setattr(models, "_find_gguf", gone)
-    monkeypatch.setattr(models, "_file_lock", gone)
+    monkeypatch.setattr(models, "find_gguf", gone)
+    monkeypatch.setattr(models, "file_lock", gone)
     assert default_model(tmp_path) == first
 
 

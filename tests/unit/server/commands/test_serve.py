@@ -35,7 +35,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_an_allow_list_every_plugin_still_loads() -> None:
     # Endpoint plugins load only if named, so `somebody_else` stays disabled.
-    assert serve._plugins(None) == ["entrostat", "lora_resolver", "npu", "statsd"]
+    assert serve.allowed_plugins(None) == ["entrostat", "lora_resolver", "npu", "statsd"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_without_an_allow_list_every_plugin_still_loads() -> None:
     ],
 )
 def test_an_allow_list_is_extended_and_never_replaced(allowed: str, expected: list[str]) -> None:
-    assert serve._plugins(allowed) == expected
+    assert serve.allowed_plugins(allowed) == expected
 
 
 def test_every_plugin_group_that_vllm_filters_is_kept() -> None:
@@ -61,7 +61,7 @@ def test_every_plugin_group_that_vllm_filters_is_kept() -> None:
         if name.endswith("PLUGINS_GROUP") and isinstance(value, str)
     }
     opt_in = {"vllm.endpoint_plugins"}
-    assert filtered - opt_in == set(serve._ALLOW_LISTED)
+    assert filtered - opt_in == set(serve.ALLOW_LISTED)
 
 
 # -- arguments for vLLM ------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def arguments(**given: Any) -> Any:
 @pytest.mark.parametrize("runner", list(Runner))
 def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> None:
     args = arguments()
-    serve._enable_worker_side(args, runner, SteeringFlags())
+    serve.enable_worker_side(args, runner, SteeringFlags())
     (name,) = args.logits_processors
     assert name == f"server.engine.runner_{runner.value}:EntropyProcessor{runner.value.upper()}"
     assert args.additional_config == {CONFIG_KEY: {}}
@@ -87,7 +87,7 @@ def test_the_worker_side_is_the_class_of_the_chosen_runner(runner: Runner) -> No
 
 def test_the_steering_flags_reach_the_worker() -> None:
     args = arguments()
-    serve._enable_worker_side(args, Runner.V1, SteeringFlags([3, 5], 4))
+    serve.enable_worker_side(args, Runner.V1, SteeringFlags([3, 5], 4))
     assert args.additional_config[CONFIG_KEY] == {LAYERS_KEY: [3, 5], VECTORS_KEY: 4}
 
 
@@ -97,7 +97,7 @@ def test_processors_and_config_of_the_user_are_kept() -> None:
         additional_config={"mine": 1},
         disable_access_log_for_endpoints="/mine",
     )
-    serve._enable_worker_side(args, Runner.V1, SteeringFlags())
+    serve.enable_worker_side(args, Runner.V1, SteeringFlags())
     assert args.logits_processors[0] == "mine:Class"
     assert len(args.logits_processors) == 2
     assert args.additional_config == {"mine": 1, CONFIG_KEY: {}}
@@ -117,7 +117,7 @@ def test_processors_and_config_of_the_user_are_kept() -> None:
     ],
 )
 def test_a_model_may_be_named_by_flag_or_config_file(argv: list[str], named: bool) -> None:
-    assert serve._has_model_argument(argv) == named
+    assert serve.has_model_argument(argv) == named
 
 
 # -- the address and the blocks ------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Log:
 def listening(**given: Any) -> tuple[str | None, str]:
     defaults = {"host": None, "port": 8000, "uds": None, "headless": False, "api_key": None}
     args, log = SimpleNamespace(**{**defaults, **given}), Log()
-    serve._choose_address(args, log)
+    serve.choose_address(args, log)
     return args.host, " ".join(log.lines)
 
 
@@ -164,11 +164,11 @@ def test_only_this_machine_can_connect_by_default(
 
 def test_blocks_are_small_on_cpus_by_default() -> None:
     args, log = SimpleNamespace(block_size=None), Log()
-    serve._choose_block_size(args, log)
+    serve.choose_block_size(args, log)
     assert args.block_size == 32
     assert "--block-size 32" in log.lines[0]
     args, log = SimpleNamespace(block_size=64), Log()
-    serve._choose_block_size(args, log)
+    serve.choose_block_size(args, log)
     assert (args.block_size, log.lines) == (64, [])
 
 

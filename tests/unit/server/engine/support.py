@@ -125,7 +125,7 @@ class Record(dict[tuple[int, int, int], TracedToken]):
 
 def run_eagerly(controller: Controller) -> None:
     """Spare a test the compiler, which `test_kernels.py` is about."""
-    controller.kernels._use(lambda function, dynamic: function)
+    controller.kernels.compile_with(lambda function, dynamic: function)
 
 
 def make_controller(num_slots: int = 8, vocab: int = VOCAB) -> tuple[Controller, Record]:

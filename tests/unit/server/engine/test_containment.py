@@ -68,7 +68,7 @@ class OnV2:
         self.tables, self.layers = make(4, v2.NUM_SLOTS)
         states: Any = self.runner.req_states
         states.num_computed_tokens_np = np.full(v2.NUM_SLOTS, 5)
-        states.prompt_len = self.processor._req_states.prompt_len
+        states.prompt_len = self.runner.lengths
         self.runner.prepare_inputs = lambda *_: None  # type: ignore[attr-defined]
         self.processor.steer(self.tables)
         self.controller.read_difficulty(Model(), {"m/probe": head()})
@@ -97,15 +97,15 @@ def full() -> dict[str, Any]:
 ENTRIES = [
     *(("laws", name) for name in ("add", "set_base", "remove", "swap", "solving", "flush")),
     *(("traces", name) for name in ("add", "remove", "swap", "name_choice", "is_traced")),
-    *(("steering", name) for name in ("add", "remove", "swap", "mark", "_take_row", "_write")),
+    *(("steering", name) for name in ("add", "remove", "swap", "mark", "_take_row", "write_row")),
     *(("difficulty", name) for name in ("add", "remove", "swap", "flush", "is_active", "settle")),
     *(("difficulty", name) for name in ("base", "may_end", "limit")),
-    *(("kernels", "decide"), ("kernels", "sampled_entropy"), ("_publisher", "publish")),
+    *(("kernels", "decide"), ("kernels", "sampled_entropy"), ("publisher", "publish")),
 ]
 
 
 UNHEARD = {
-    ("_publisher", "publish"),  # then the answer's trace is incomplete, and says so
+    ("publisher", "publish"),  # then the answer's trace is incomplete, and says so
     ("difficulty", "settle"),  # then the answer has no class, and says so
     ("laws", "remove"),  # its request has left
 }
@@ -191,7 +191,7 @@ def test_a_steering_that_went_wrong_once_is_never_silently_unsteered(
     """Its blocks in the prefix cache are unsteered; who finds them there hears that it failed."""
     worker = OnV1()
     extra = {KEY: {**asking()[KEY], "steering": steering()}}
-    monkeypatch.setattr(SteeringControl, "_write", explode)
+    monkeypatch.setattr(SteeringControl, "write_row", explode)
     worker.cycle(extra)
     monkeypatch.undo()
     worker.runner.record.clear()

@@ -378,4 +378,4 @@ def test_a_failure_of_one_step_does_not_outlast_it(monkeypatch: pytest.MonkeyPat
     after = before.clone()
     step(controller, after)
     torch.testing.assert_close(after, before / 0.5)
-    assert isinstance(controller._publisher, Record)
+    assert isinstance(controller.publisher, Record)

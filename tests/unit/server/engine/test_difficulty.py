@@ -77,9 +77,9 @@ class Bench:
         heads = {"m/probe": head(), "m/other": head(-1.0)}
         self.controller.read_difficulty(self.model, heads)
         self.decisions: dict[tuple[int, int], tuple[int, list[float]]] = {}
-        self.runner.record.publish_decisions = self._publish  # type: ignore[attr-defined]
+        self.runner.record.publish_decisions = self.publish  # type: ignore[attr-defined]
 
-    def _publish(self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any) -> None:
+    def publish(self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any) -> None:
         for slot, label, row in zip(slots, classes.tolist(), probabilities.tolist(), strict=True):
             key = (int(directory.traces[slot]), int(directory.choices[slot]))
             assert key not in self.decisions
@@ -186,7 +186,7 @@ def test_the_memory_of_decisions_is_bounded(bench: Bench, monkeypatch: pytest.Mo
         bench.step([state(EASY)])
         bench.runner.input_batch.remove_request(str(trace))
     assert bench.controller.difficulty is not None
-    assert len(bench.controller.difficulty._memory) == 3
+    assert len(bench.controller.difficulty.memory) == 3
 
 
 def test_rows_that_move_keep_their_class(bench: Bench) -> None:

@@ -25,7 +25,7 @@ VOCAB = 49152
 
 def eager(vocab: int = VOCAB) -> Kernels:
     kernels = Kernels(vocab, CPU)
-    kernels._use(lambda function, dynamic: function)
+    kernels.compile_with(lambda function, dynamic: function)
     return kernels
 
 
@@ -34,7 +34,7 @@ def compiled() -> Kernels:
     """The real thing; compiling takes most of a minute once."""
     kernels = Kernels(VOCAB, CPU)
     kernels.warm_up()
-    assert hasattr(kernels._measure, "_torchdynamo_orig_callable"), "it fell back to eager"
+    assert kernels.is_compiled, "it fell back to eager"
     return kernels
 
 

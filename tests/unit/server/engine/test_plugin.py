@@ -122,7 +122,7 @@ def test_the_status_of_a_worker_is_what_its_controller_saw() -> None:
     one.load_model()
     runner.processor.before_sampling(random_logits(1))
     runner.controller.failures = 3
-    runner.controller._publisher.lost = 5
+    runner.controller.publisher.lost = 5
     assert one.entrostat_status() == status(steps=1, failures=3, lost=5)
 
 

@@ -40,14 +40,14 @@ class Runner:
 
     def __init__(self) -> None:
         self.prompt_len = torch.zeros(NUM_SLOTS, dtype=torch.int32)
-        lengths: Any = SimpleNamespace(gpu=self.prompt_len, np=self.prompt_len.numpy())
+        self.lengths: Any = SimpleNamespace(gpu=self.prompt_len, np=self.prompt_len.numpy())
         unused: Any = None
         state = LogitsProcRequestState(
             device=CPU,
             max_num_reqs=NUM_SLOTS,
             vocab_size=VOCAB,
             all_token_ids=unused,
-            prompt_len=lengths,
+            prompt_len=self.lengths,
             prefill_len=unused,
             total_len=unused,
         )
@@ -56,9 +56,9 @@ class Runner:
         self.controller = self.processor.controller
         run_eagerly(self.controller)
         self.record = Record()
-        self.controller._publisher = self.record  # type: ignore[assignment]
+        self.controller.publisher = self.record  # type: ignore[assignment]
         self.req_states = SimpleNamespace(index_to_req_id={})
-        self.sample = self._sample
+        self.sample = self.sample_parts
         self.processor.bind(self)
 
     def add(
@@ -95,11 +95,11 @@ class Runner:
         requests = list(dict.fromkeys(slots))
         counts = [slots.count(slot) for slot in requests]
         ends = np.cumsum([0, *counts])
-        self._tokens = torch.zeros(len(requests), max(counts), dtype=torch.int64)
+        self.tokens = torch.zeros(len(requests), max(counts), dtype=torch.int64)
         if tokens is not None:
-            self._tokens = torch.tensor(tokens)
-        self._logits, self._rows, self._chunk = logits, rows, chunk or len(requests)
-        self._num_sampled = torch.tensor(
+            self.tokens = torch.tensor(tokens)
+        self.logits, self.rows, self.chunk = logits, rows, chunk or len(requests)
+        self.num_sampled = torch.tensor(
             [
                 (accepted or {}).get(slot, count)
                 for slot, count in zip(requests, counts, strict=True)
@@ -118,14 +118,14 @@ class Runner:
         states = torch.zeros(len(rows), 3) if hidden is None else hidden
         runner: Any = self
         runner.sample(states, batch, None)
-        return self._logits
+        return self.logits
 
-    def _sample(self, hidden: Tensor, batch: Any, grammar: Any) -> tuple[Any, Tensor, None]:
+    def sample_parts(self, hidden: Tensor, batch: Any, grammar: Any) -> tuple[Any, Tensor, None]:
         """What `GPUModelRunner.sample` does with a processor: verify some requests at a time."""
         ends, parts = batch.cu_num_logits_np, []
-        for first in range(0, len(batch.idx_mapping), self._chunk):
-            last = min(first + self._chunk, len(batch.idx_mapping))
-            rows = self._rows[ends[first] : ends[last]]
+        for first in range(0, len(batch.idx_mapping), self.chunk):
+            last = min(first + self.chunk, len(batch.idx_mapping))
+            rows = self.rows[ends[first] : ends[last]]
             slots = [slot for slot, _ in rows]
             context = LogitsContext(
                 expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
@@ -139,10 +139,10 @@ class Runner:
                 seq_lens_upper_bound_np=batch.seq_lens_cpu_upper_bound.numpy()[first:last],
             )
             whole = last - first == len(batch.idx_mapping)
-            part = self._logits if whole else self._logits[ends[first] : ends[last]]
+            part = self.logits if whole else self.logits[ends[first] : ends[last]]
             parts.append(self.processor.apply(part, context))
-        self._logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return SimpleNamespace(sampled_token_ids=self._tokens), self._num_sampled, None
+        self.logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return SimpleNamespace(sampled_token_ids=self.tokens), self.num_sampled, None
 
 
 @pytest.fixture

@@ -175,13 +175,13 @@ def test_a_row_is_written_once_for_all_of_a_kind_and_kept_for_the_next(
 ) -> None:
     control, layers = make(rows=2)
     written: list[int] = []
-    write = SteeringControl._write
+    write = SteeringControl.write_row
 
     def counting(self: SteeringControl, row: Any, kind: Any) -> None:
         written.append(row)
         write(self, row, kind)
 
-    monkeypatch.setattr(SteeringControl, "_write", counting)
+    monkeypatch.setattr(SteeringControl, "write_row", counting)
     for slot in (0, 1):
         control.add(slot, request(asking("m/a", 3.0)))
     control.remove(0)

@@ -250,7 +250,7 @@ def main(root: Path) -> dict[str, Any]:
     from server.engine.kernels import Kernels
 
     # The temperature laws need not be compiled.
-    setattr(Kernels, "warm_up", lambda kernels: kernels._use(lambda f, dynamic: f))  # noqa: B010
+    setattr(Kernels, "warm_up", lambda kernels: kernels.compile_with(lambda f, dynamic: f))  # noqa: B010
     for family, model_type in FAMILIES.items():
         build(root, family, model_type)
     import vllm  # noqa: F401

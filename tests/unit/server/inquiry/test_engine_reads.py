@@ -63,10 +63,11 @@ async def test_only_continuation_tokens_are_summed_and_they_are_read_once() -> N
 
 
 async def test_a_sample_counts_each_of_its_tokens_as_a_forward() -> None:
-    reads = Reads(Engine(), "r", ReadCache())
+    engine = Engine()
+    reads = Reads(engine, "r", ReadCache())
     with pytest.raises(ReadError, match="a prompt has 1 tokens"):
         await reads.sample([1], {"type": "object"}, 0.7, 5)
-    reads._engine.model_config = SimpleNamespace(max_model_len=1000)
+    engine.model_config = SimpleNamespace(max_model_len=1000)
     assert await reads.sample([1], {"type": "object"}, 0.7, 5) == "5"
     assert (reads.forwards, reads.prompt_tokens) == (3, 1)
 

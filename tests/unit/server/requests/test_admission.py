@@ -17,31 +17,31 @@ class Guests:
     def __init__(self, capacity: int) -> None:
         self.admission = Admission(capacity)
         self.inside: list[str] = []
-        self._leave: dict[str, asyncio.Event] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.may_leave: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
 
     async def come(self, name: str) -> None:
         """`a1` and `a2` have the config `a`."""
-        self._leave[name] = asyncio.Event()
-        self._tasks[name] = asyncio.create_task(self._stay(name))
+        self.may_leave[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self.stay(name))
         await self.settle()
 
-    async def _stay(self, name: str) -> None:
+    async def stay(self, name: str) -> None:
         async with self.admission.admit(name[0]):
             self.inside.append(name)
             try:
-                await self._leave[name].wait()
+                await self.may_leave[name].wait()
             finally:
                 self.inside.remove(name)
 
     async def leave(self, name: str) -> None:
-        self._leave[name].set()
+        self.may_leave[name].set()
         await self.settle()
 
     async def cancel(self, name: str) -> None:
-        self._tasks[name].cancel()
+        self.tasks[name].cancel()
         with suppress(asyncio.CancelledError):
-            await self._tasks[name]
+            await self.tasks[name]
         await self.settle()
 
     @staticmethod
@@ -92,10 +92,10 @@ async def test_a_slot_granted_to_a_request_that_is_cancelled_at_the_same_time_is
     guests = Guests(1)
     for name in ("a1", "b1", "c1"):
         await guests.come(name)
-    guests._leave["a1"].set()
+    guests.may_leave["a1"].set()
     while guests.inside:  # a1 has ended, b1 is admitted and has not run yet
         await asyncio.sleep(0)
-    guests._tasks["b1"].cancel()
+    guests.tasks["b1"].cancel()
     await guests.settle()
     assert guests.inside == ["c1"]
 
@@ -119,13 +119,16 @@ def test_the_capacity_is_never_exceeded_and_every_request_is_eventually_admitted
                 name = present.pop(chance.randrange(len(present)))
                 await getattr(guests, move)(name)
             assert len({one[0] for one in guests.inside}) <= capacity
-            assert guests.inside or all(task.done() for task in guests._tasks.values())
+            assert guests.inside or all(task.done() for task in guests.tasks.values())
         for name in present:
-            guests._leave[name].set()
-        await asyncio.wait_for(asyncio.gather(*guests._tasks.values(), return_exceptions=True), 2)
+            guests.may_leave[name].set()
+        await asyncio.wait_for(asyncio.gather(*guests.tasks.values(), return_exceptions=True), 2)
         assert guests.inside == []
-        assert not guests.admission._users
-        assert not guests.admission._queue
+        for name in "wxyz"[:capacity]:  # every slot is free again
+            await guests.come(name)
+        assert len(guests.inside) == capacity
+        for name in "wxyz"[:capacity]:
+            await guests.leave(name)
 
     asyncio.run(play())
 

@@ -79,9 +79,9 @@ class Run:
         self.texts: list[str] = []
         plan = DifficultyPlan("m/probe", strategies, shadow, picked, sets_temperature)
         self.ceiling = ceiling
-        self.run = DifficultyRun(plan, ceiling, self.decisions, self._extend)
+        self.run = DifficultyRun(plan, ceiling, self.decisions, self.extend)
 
-    async def _extend(self, text: str) -> Any:
+    async def extend(self, text: str) -> Any:
         self.texts.append(text)
         return self.longer
 

@@ -349,7 +349,7 @@ def test_checking_a_trace_for_completeness_takes_constant_time(count: int) -> No
             return super().__contains__(key)
 
     trace = TraceBuffer(1)
-    tokens = trace._tokens[0]
+    tokens = trace.tokens[0]
     tokens.by_index = found = Counted()
     for index in range(count):
         trace.put(0, index, token(1.0, 1.0))

@@ -16,7 +16,7 @@ from training.datasets import tickets as ticket_module
 from training.datasets.tickets import TEAMS, tickets
 from training.decisions.config import DecisionsConfig
 from training.decisions.fit import candidates, evidence_of, fit_scaling, split_rows
-from training.decisions.job import _calibrated, _manifest, _tensors, check
+from training.decisions.job import artifact_tensors, build_manifest, calibrate_question, check
 from training.decisions.metrics import quality, set_figures
 from training.decisions.report import write_report
 from training.decisions.rows import LabelledRow, load_rows
@@ -75,7 +75,7 @@ def test_rows_are_used_for_one_purpose_each() -> None:
 def result(count: int) -> Any:
     found, labels = reads(count)
     rows = [LabelledRow("x", ASKED, QUESTION, label) for label in labels.tolist()]
-    return rows, _calibrated(DecisionsConfig(), 0, QUESTION, range(count), rows, found)
+    return rows, calibrate_question(DecisionsConfig(), 0, QUESTION, range(count), rows, found)
 
 
 def test_coverage_over_random_halves_is_what_the_level_promises() -> None:
@@ -97,8 +97,8 @@ def test_the_artifact_is_read_back_as_it_was_fitted_and_the_page_has_its_figures
     identity = ModelIdentity.unknown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.decisions.job.identify_served", lambda *_: identity)
-        manifest = _manifest(DecisionsConfig(), served, rows, [one])
-    artifact = Artifact(id="x/which", manifest=manifest, tensors=_tensors([one]))
+        manifest = build_manifest(DecisionsConfig(), served, rows, [one])
+    artifact = Artifact(id="x/which", manifest=manifest, tensors=artifact_tensors([one]))
     saved = Artifact.load(artifact.save(tmp_path))
     assert saved.manifest.decision is not None
     again = DecisionCalibration.from_tensors(saved.manifest.decision, saved.tensors)

@@ -25,11 +25,11 @@ class Model:
         self.words: list[str] = []
         self.statements = 0
         self.labels_asked = 0
-        self._truth = task.answer_table().nan_to_num(0.5)
-        self._labels = [label.phrase for label in task.labels]
-        self._properties = [query.property for query in task.queries]
-        self._noise = torch.randn(
-            self._truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        self.truth = task.answer_table().nan_to_num(0.5)
+        self.labels = [label.phrase for label in task.labels]
+        self.properties = [query.property for query in task.queries]
+        self.noise = torch.randn(
+            self.truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
         )
         fake.routes = {
             "/tokenize": self.tokenize,
@@ -43,9 +43,9 @@ class Model:
         return {"tokens": [self.words.index(word) for word in words]}
 
     def likelihood(self, text: str) -> float:
-        row = next(at for at, one in enumerate(self._labels) if text.startswith(one + " "))
-        column = self._properties.index(text.removeprefix(self._labels[row] + " "))
-        return float(self._truth[row, column] + self._noise[row, column] / 2)
+        row = next(at for at, one in enumerate(self.labels) if text.startswith(one + " "))
+        column = self.properties.index(text.removeprefix(self.labels[row] + " "))
+        return float(self.truth[row, column] + self.noise[row, column] / 2)
 
     def complete(self, body: Json) -> Json:
         assert body["max_tokens"] == 1
@@ -74,7 +74,7 @@ class Model:
         """Half of the probability for the true label, which is named first."""
         self.labels_asked += 1
         assert body["query"].endswith("is:")
-        assert len(set(body["label_token_ids"])) == len(self._labels)
+        assert len(set(body["label_token_ids"])) == len(self.labels)
         return {"data": [{"index": 0, "score": 0.5}]}
 
 

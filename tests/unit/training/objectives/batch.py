@@ -129,13 +129,13 @@ class _Lockstep:
     """One of several processes; every reduction waits for all of them."""
 
     def __init__(self, index: int, size: int, barrier: threading.Barrier, board: list[Any]) -> None:
-        self.index, self.size, self._barrier, self._board = index, size, barrier, board
+        self.index, self.size, self.barrier, self.board = index, size, barrier, board
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        self._board[self.index] = values
-        self._barrier.wait(10)
-        everyone = list(self._board)
-        self._barrier.wait(10)
+        self.board[self.index] = values
+        self.barrier.wait(10)
+        everyone = list(self.board)
+        self.barrier.wait(10)
         return everyone
 
     def sum(self, values: Tensor) -> Tensor:

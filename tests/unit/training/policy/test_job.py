@@ -272,7 +272,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     from training.cli import policy as policy_cli
 
     with pytest.raises(SystemExit) as end:
-        policy_cli._app([*words], prog_name="train-policy")
+        policy_cli.app([*words], prog_name="train-policy")
     assert end.value.code == 0
     return capsys.readouterr().out
 

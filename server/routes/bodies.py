@@ -26,6 +26,10 @@ MAX_DIGITS = 640
 """Digits of an integer, whose conversion takes quadratic time."""
 MAX_ITEMS = 2048
 """Items of one field that are validated one by one: messages with their parts, tools, prompts."""
+FEWER_ITEMS = {"prompt": 512, "input": 1024}
+"""Of fields whose items cost more: a prompt is a request to the engine."""
+MAX_SEQUENCES = 1024
+"""Answers to several prompts, `n` for each: the loop creates all of them at once."""
 MAX_GRAMMAR = 100_000
 """Characters and values of the grammar that an answer must follow, which vLLM checks at once."""
 _GRAMMARS = ("structured_outputs", "response_format", "text")
@@ -175,7 +179,7 @@ def _string_end(body: bytes, start: int) -> int:
 
 
 def _refuse_items(body: Any) -> None:
-    """Refuse a field with more than `MAX_ITEMS` items, or a grammar beyond `MAX_GRAMMAR`.
+    """Refuse too many items of a field or answers, or a grammar beyond `MAX_GRAMMAR`.
 
     Raises:
         RefusedBody: Names the field.
@@ -183,12 +187,16 @@ def _refuse_items(body: Any) -> None:
     if not isinstance(body, Mapping):
         return
     for field, value in body.items():
-        if isinstance(value, list) and _num_items(value) > MAX_ITEMS:
+        most = FEWER_ITEMS.get(field, MAX_ITEMS)
+        if isinstance(value, list) and _num_items(value, most) > most:
             name = field[:100]
             raise RefusedBody(
-                400, f"`{name}`: at most {MAX_ITEMS} items are read, with their parts", name
+                400, f"`{name}`: at most {most} items are read, with their parts", name
             )
-
+    prompts, answers = _num_prompts(body), body.get("n")
+    if prompts > 1 and isinstance(answers, int) and prompts * answers > MAX_SEQUENCES:
+        message = f"`n`: at most {MAX_SEQUENCES} answers to {prompts} prompts"
+        raise RefusedBody(400, message, "n")
     for name in _GRAMMARS:
         if isinstance(body.get(name), Mapping) and _size(body[name]) > MAX_GRAMMAR:
             raise RefusedBody(400, f"`{name}`: more than {MAX_GRAMMAR} characters", name)
@@ -208,14 +216,23 @@ def _size(value: Any) -> int:
     return size
 
 
-def _num_items(values: list[Any]) -> int:
+def _num_prompts(body: Mapping[str, Any]) -> int:
+    """Prompts of `/v1/completions`, or conversations of a batch."""
+    texts, chats = body.get("prompt"), body.get("messages")
+    return max(
+        sum(not isinstance(one, int) for one in texts) if isinstance(texts, list) else 0,
+        sum(isinstance(one, list) for one in chats) if isinstance(chats, list) else 0,
+    )
+
+
+def _num_items(values: list[Any], most: int) -> int:
     """Number of items in a list and, recursively, in the lists of its items.
 
     Numbers count only inside of objects: a prompt of token ids is validated at once. Counting stops
-    above the limit.
+    above `most`.
     """
     count, waiting = 0, [(values, False)]
-    while waiting and count <= MAX_ITEMS:
+    while waiting and count <= most:
         items, inside = waiting.pop()
         if not inside and _NUMBERS.issuperset(map(type, items)):
             continue
@@ -225,6 +242,6 @@ def _num_items(values: list[Any]) -> int:
             elif isinstance(item, dict):
                 waiting += [(one, True) for one in item.values() if isinstance(one, list)]
             count += 1
-            if count > MAX_ITEMS:
+            if count > most:
                 break
     return count

@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMValidationError
 
 from server.routes import anthropic, openai
 from server.routes.bodies import (
+    FEWER_ITEMS,
     MAX_CONTAINERS,
     MAX_GRAMMAR,
     MAX_ITEMS,
@@ -111,7 +112,20 @@ def test_a_list_with_too_many_items_is_refused_before_it_is_validated(
 ) -> None:
     content = json.dumps({field: [item] * (MAX_ITEMS + 1)}).encode()
     assert refusal(client, content) == (400, field)
-    assert post(client, json.dumps({field: ["x"] * MAX_ITEMS}).encode())[0] == 200
+    most = FEWER_ITEMS.get(field, MAX_ITEMS)
+    assert post(client, json.dumps({field: ["x"] * most}).encode())[0] == 200
+    assert refusal(client, json.dumps({field: ["x"] * (most + 1)}).encode()) == (400, field)
+
+
+@pytest.mark.parametrize(
+    "prompts", [{"prompt": ["a"] * 64}, {"prompt": [[1, 2]] * 64}, {"messages": [[{}]] * 64}]
+)
+def test_prompts_times_answers_are_bounded(client: TestClient, prompts: Any) -> None:
+    """512 prompts with n = 1024 would be half a million engine requests in one turn."""
+    assert refusal(client, json.dumps({**prompts, "n": 17}).encode()) == (400, "n")
+    for n in (16, None, "17", True):
+        assert post(client, json.dumps({**prompts, "n": n}).encode())[0] == 200
+    assert post(client, b'{"prompt": [1, 2, 3], "n": 1024}')[0] == 200
 
 
 @pytest.mark.parametrize(("model", "field"), FIELDS, ids=lambda one: getattr(one, "__name__", one))

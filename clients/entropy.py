@@ -19,6 +19,7 @@ from openai.types.chat.chat_completion_chunk import Choice
 from clients.reports import (
     AnsweredQuestion,
     AppliedStrategy,
+    Confidence,
     DifficultyDecision,
     EntropyReport,
     InquiryStatus,
@@ -26,10 +27,12 @@ from clients.reports import (
     Token,
     report,
 )
+from clients.truncations import Truncation, mirostat, p_less, top_n_sigma
 
 __all__ = [
     "AnsweredQuestion",
     "AppliedStrategy",
+    "Confidence",
     "DifficultyDecision",
     "EntropyReport",
     "EntropyStream",
@@ -40,6 +43,7 @@ __all__ = [
     "Token",
     "Trace",
     "Truncation",
+    "confidence",
     "controls",
     "difficulty",
     "dynatemp",
@@ -60,8 +64,6 @@ __all__ = [
 Trace = Literal["none", "summary", "tokens"]
 Law = dict[str, str | float | list[float]]
 """A temperature law in its JSON form; the functions below build one."""
-Truncation = dict[str, str | float]
-"""A truncation in its JSON form; `top_n_sigma`, `p_less` and `mirostat` build one."""
 
 
 def law(type: str, **parameters: float | str | list[float]) -> Law:
@@ -143,39 +145,13 @@ def shuffled(temperatures: Iterable[float], weights: Iterable[float] | None = No
     return law
 
 
-def top_n_sigma(n: float = 1.0) -> Truncation:
-    """Keep tokens whose logit is at most `n` standard deviations below the highest.
-
-    Source: arXiv 2411.07641.
-    """
-    return {"type": "top_n_sigma", "n": n}
-
-
-def p_less(*, normalized: bool = False) -> Truncation:
-    """Keep tokens at least as likely as the probability that two samples are equal.
+def confidence(window: int | None = None) -> dict[str, object]:
+    """Report self-certainty, collision probability and the lowest log-probability of the answer.
 
     Args:
-        normalized: Lower the threshold so that it is 0 for a uniform distribution.
-
-    Source: arXiv 2509.23234.
+        window: Tokens over which the lowest self-certainty averages; None uses the server's 2048.
     """
-    return {"type": "p_less", "normalized": normalized}
-
-
-def mirostat(surprise_target: float = 3.465736, *, learning_rate: float = 0.1) -> Truncation:
-    """Mirostat 2: keep the mean surprise of the sampled tokens at a target.
-
-    Args:
-        surprise_target: Nats; llama.cpp's `tau` in bits times 0.693.
-        learning_rate: llama.cpp's `eta`.
-
-    Source: arXiv 2007.14966.
-    """
-    return {
-        "type": "mirostat",
-        "surprise_target": surprise_target,
-        "learning_rate": learning_rate,
-    }
+    return {} if window is None else {"window": window}
 
 
 def difficulty(
@@ -279,6 +255,7 @@ def controls(
     difficulty: dict[str, object] | None = None,
     steering: Iterable[dict[str, object]] | None = None,
     inquiry: dict[str, object] | None = None,
+    confidence: dict[str, object] | None = None,
     profile: str | None = None,
     trace: Trace | None = None,
 ) -> dict[str, object]:
@@ -290,6 +267,7 @@ def controls(
         difficulty: Result of `difficulty`; None keeps the profile's.
         steering: Results of `steer`; None keeps the profile's.
         inquiry: Result of `inquiry`; None requests a normal answer.
+        confidence: Result of `confidence`; None keeps the profile's.
         profile: Name of a profile on the server; the other arguments override its fields.
         trace: "tokens" reports every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
@@ -301,6 +279,7 @@ def controls(
         "difficulty": difficulty,
         "steering": None if steering is None else list(steering),
         "inquiry": inquiry,
+        "confidence": confidence,
         "trace": trace,
     }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}

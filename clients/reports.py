@@ -113,6 +113,20 @@ class InquiryStatus(_Reading):
     seconds: float | None = None
 
 
+class Confidence(_Reading):
+    """How sure the model was of its answer, at temperature 1."""
+
+    self_certainty_mean: float | None = None
+    """Nats per token; the higher the surer."""
+    self_certainty_window_min: float | None = None
+    """Lowest mean over `window` consecutive tokens."""
+    collision_mean: float | None = None
+    """Mean probability that two samples of a token are equal."""
+    logprob_min: float | None = None
+    """Lowest log-probability of a token, nats."""
+    window: int | None = None
+
+
 class EntropyReport(_Reading):
     """What the server measured and changed while it generated one choice."""
 
@@ -152,6 +166,8 @@ class EntropyReport(_Reading):
     """None unless the request asked for it."""
     steering: tuple[Steering, ...] | None = None
     """None unless the answer was steered."""
+    confidence: Confidence | None = None
+    """None unless the request asked for it."""
     inquiry: InquiryStatus | None = None
     """None unless the request asked for it."""
     fallback: str | None = None

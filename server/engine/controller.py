@@ -35,7 +35,7 @@ from server.engine.slots import (
     told_temperature,
 )
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured, Odds, logprobs
+from server.engine.step import Group, Measured, Odds, logprobs, record
 from server.engine.truncation import TruncationSlots
 from server.engine.weights import refuse_unusable
 from server.worker.message import KEY, WorkerArtifact
@@ -255,6 +255,7 @@ class Controller:
             judged=self.is_judged(host_slots),
             shuffled=self.shuffled.is_active(host_slots),
             truncated=bool(self.truncation.truncates(host_slots).any()),
+            confident=bool(self.traces.confident[host_slots].any()),
             learns=self.truncation.learns(host_slots),
         )
 
@@ -323,6 +324,8 @@ class Controller:
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             decision = self.kernels.decide(mine, base, law, parameters, solve=group.solve)
             temperature, kept = decision.temperature, None
+            asked = told and group.confident
+            confidence = self.kernels.confidence(mine, decision) if asked else None
             if group.truncated:
                 kept = self.truncation.apply(self.kernels, mine, decision, group.slots)
             sampled = self.kernels.sampled_entropy(mine, decision) if told else None
@@ -339,12 +342,10 @@ class Controller:
         except Exception as error:  # the boundary where a failing control must not fail a request
             self.count_failure(error)
             nothing = torch.full((len(mine),), torch.nan, device=self._device)
-            return Measured(
-                group, indices, nothing, nothing, nothing if told else None, nothing, None
-            )
-        return Measured(
-            group, indices, decision.entropy, temperature, sampled, decision.varentropy, odds
-        )
+            sampled = nothing if told else None
+            return Measured(group, indices, nothing, nothing, sampled, nothing, None, None)
+        entropy, varentropy = decision.entropy, decision.varentropy
+        return Measured(group, indices, entropy, temperature, sampled, varentropy, confidence, odds)
 
     def learn(self, measured: Measured, sampled: Tensor) -> Tensor | None:
         """Tell the controls which tokens were sampled, before the next step.
@@ -382,13 +383,5 @@ class Controller:
             slots = group.slots if group.host_slots is None else group.host_slots
             directory = self.traces.directory
             with self.contained():
-                if logprob is None:
-                    logprob = torch.full_like(measured.entropy, torch.nan)
-                values = (
-                    measured.entropy,
-                    measured.temperature,
-                    measured.sampled_entropy,
-                    logprob,
-                    measured.varentropy,
-                )
+                values = record(measured, logprob)
                 self.publisher.publish(values, slots, measured.indices, directory)

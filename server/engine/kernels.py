@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
+from probes.confidence import confidence
 from probes.entropy import measure, moments, power_sums
 from probes.entropy_target import REFINEMENTS, Bracket, one_sided, open_bracket, tighten
 from probes.law_functions import GREEDY, apply_laws
@@ -90,6 +91,7 @@ class Kernels:
                 decision = self.decide(logits, base, table[0], table[2:].T, solve=solve)
                 self.sampled_entropy(logits, decision)
                 truncations = torch.ones(rows, 1 + NUM_TRUNCATION_PARAMETERS, device=self._device)
+                self.confidence(logits, decision)
                 self.truncate(logits, decision, truncations, table[0].clone())
 
     def decide(
@@ -139,6 +141,16 @@ class Kernels:
         beta, maximum = _beta(decision.temperature), decision.maximum.unsqueeze(-1)
         entropy = moments(self._power_sums(logits, maximum, beta), beta).entropy
         return torch.where(decision.temperature < GREEDY, 0.0, entropy)
+
+    def confidence(self, logits: Tensor, decision: RowDecision) -> Tensor:
+        """Self-certainty and collision probability at T = 1, shape (2, rows).
+
+        Args:
+            logits: As in `decide`, not scaled yet.
+            decision: What it returned.
+        """
+        ones = torch.ones_like(decision.maximum)
+        return confidence(self._spread_sums(logits, decision.maximum.unsqueeze(-1), ones))
 
     def truncate(
         self, logits: Tensor, decision: RowDecision, truncations: Tensor, limits: Tensor

@@ -104,19 +104,23 @@ class TraceTable:
             np.zeros(num_slots, np.uint32),
             np.full(num_slots, "", dtype=object),
         )
+        self.confident = np.zeros(num_slots, dtype=bool)
+        """Whether the trace of a slot has the confidence of its tokens."""
 
     def add(self, slot: int, request: RequestMessage) -> None:
         """Assign a request to a slot."""
         self._write(slot, request["trace"], 0, request["address"])
+        self.confident[slot] = request["confidence"]
 
     def remove(self, slot: int) -> None:
         """Clear a slot."""
         self._write(slot, 0, 0, "")
+        self.confident[slot] = False
 
     def swap(self, one: int, two: int) -> None:
         """Exchange two slots."""
         self.directory = self.directory.copy()
-        for column in self.directory:
+        for column in (*self.directory, self.confident):
             column[[one, two]] = column[[two, one]]
 
     def name_choice(self, slot: int, choice: int) -> None:

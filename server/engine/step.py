@@ -29,6 +29,8 @@ class Group(NamedTuple):
     """Whether any of them follows the law `shuffled`."""
     truncated: bool = False
     """Whether any of them removes unlikely tokens."""
+    confident: bool = False
+    """Whether the trace of any of them has the confidence of its tokens."""
     learns: bool = False
     """Whether any of them is controlled by the tokens that are sampled."""
 
@@ -62,6 +64,8 @@ class Measured(NamedTuple):
     """Nats at that temperature, shape (rows,); None where nobody is told."""
     varentropy: Tensor
     """Nats^2, shape (rows,)."""
+    confidence: Tensor | None
+    """Self-certainty and collision probability, shape (2, rows); None where nobody asked."""
     odds: Odds | None
     """None where a control failed, or the logits are not kept until a token is sampled."""
 
@@ -69,6 +73,26 @@ class Measured(NamedTuple):
     def awaits_token(self) -> bool:
         """Whether sampled tokens have a use: a trace is sent, or a control learns."""
         return self.group.learns or self.sampled_entropy is not None
+
+
+def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor, ...]:
+    """The fields of `TOKEN` after the index, each of shape (rows,).
+
+    Args:
+        measured: Of rows of which somebody is told.
+        logprob: Of the sampled tokens; None where they are not known.
+    """
+    assert measured.sampled_entropy is not None
+    unknown = torch.full_like(measured.entropy, torch.nan)
+    confidence = measured.confidence
+    return (
+        measured.entropy,
+        measured.temperature,
+        measured.sampled_entropy,
+        unknown if logprob is None else logprob,
+        measured.varentropy,
+        *((unknown, unknown) if confidence is None else confidence.unbind(0)),
+    )
 
 
 _FORCED = 1e-3

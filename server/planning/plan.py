@@ -14,7 +14,7 @@ from server.planning.refusals import (
     refuse_temperature,
     refuse_truncation,
 )
-from server.wire.request import Control, Trace
+from server.wire.request import ConfidenceControl, Control, Trace
 
 if TYPE_CHECKING:  # these import torch
     from server.artifacts import Artifacts
@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     steering: "SteeringPlan | None" = None
     inquiry: "InquiryPlan | None" = None
     truncation: Truncation | None = None
+    confidence: ConfidenceControl | None = None
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
 
@@ -190,6 +191,7 @@ class _Planner:
             steering,
             inquiry,
             truncation,
+            control.confidence,
             tuple(self._skipped),
         )
 

@@ -177,6 +177,7 @@ class Generation:
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
                 shuffled=_shuffle_control(self.plan.law, params.seed),
+                confidence=self.plan.confidence is not None,
                 truncation=_truncation_control(self.plan.truncation, call.trace.id),
             ),
         }

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from probes.confidence import lowest_window
 from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
 from server.requests.telemetry import TracedToken
-from server.wire.report import Report, TokenReport, join_fallbacks
+from server.wire.report import ConfidenceReport, Report, TokenReport, join_fallbacks
 
 
 def token_reports(tokens: Sequence[TracedToken]) -> list[TokenReport]:
@@ -48,9 +49,26 @@ def summarize(
         **_changes(temperatures, base),
         num_clamped=_num_clamped(plan, temperatures, base),
         entropy_target=plan.law.entropy_target if isinstance(plan.law, EntropyTargetLaw) else None,
+        confidence=_confidence(plan, tokens, logprobs),
         tokens=token_reports(tokens) if plan.trace == "tokens" else None,
         steering=None if plan.steering is None else plan.steering.reports,
         fallback=join_fallbacks(*plan.skipped, _fallback(tokens, produced)),
+    )
+
+
+def _confidence(
+    plan: Plan, tokens: Sequence[TracedToken], logprobs: Sequence[float]
+) -> ConfidenceReport | None:
+    if plan.confidence is None:
+        return None
+    window = plan.confidence.window
+    certainties = _finite(token.self_certainty for token in tokens)
+    return ConfidenceReport(
+        self_certainty_mean=_mean(certainties),
+        self_certainty_window_min=lowest_window(certainties, window),
+        collision_mean=_mean(_finite(token.collision for token in tokens)),
+        logprob_min=min(logprobs, default=None),
+        window=window,
     )
 
 

@@ -45,6 +45,10 @@ class TracedToken(NamedTuple):
     """Of the sampled token at temperature 1, nats."""
     varentropy: float = math.nan
     """Nats^2, at temperature 1."""
+    self_certainty: float = math.nan
+    """Nats, at temperature 1."""
+    collision: float = math.nan
+    """Probability that two samples are equal, at temperature 1."""
 
 
 class Decision(NamedTuple):

@@ -138,6 +138,22 @@ class InquiryReport(ReportModel):
     """Duration of this turn."""
 
 
+class ConfidenceReport(ReportModel):
+    """How sure the model was of its answer. All at T = 1, after penalties and masks."""
+
+    self_certainty_mean: float | None = None
+    """Mean over the tokens of KL(U || p), U uniform over the allowed tokens, in nats; the higher
+    the surer."""
+    self_certainty_window_min: float | None = None
+    """Lowest mean of the same over `window` consecutive tokens; of a shorter answer, its mean."""
+    collision_mean: float | None = None
+    """Mean of the sum of p^2: the probability that two samples of a token are equal."""
+    logprob_min: float | None = None
+    """Lowest log-probability of a sampled token, in nats."""
+    window: int
+    """As requested."""
+
+
 class Report(ReportModel):
     """`choices[i].entropy` of a response. Stream chunks before the last contain only `tokens`."""
 
@@ -184,6 +200,8 @@ class Report(ReportModel):
     """Difficulty of the question; None unless requested."""
     steering: list[SteeringReport] | None = None
     """Steering vectors applied; None unless requested."""
+    confidence: ConfidenceReport | None = None
+    """Features of confidence; None unless requested."""
     inquiry: InquiryReport | None = None
     """State of the inquiry; None unless requested."""
     fallback: str | None = None

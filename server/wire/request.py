@@ -105,6 +105,13 @@ class InquiryControl(RequestModel):
     published method uses 0."""
 
 
+class ConfidenceControl(RequestModel):
+    """Report how sure the model is of its answer, beyond the entropy."""
+
+    window: int = Field(2048, ge=1, le=65536)
+    """Tokens over which `self_certainty_window_min` averages (DeepConf: 2048)."""
+
+
 Trace = Literal["none", "summary", "tokens"]
 
 
@@ -137,5 +144,7 @@ class Control(RequestModel):
     """Steering vectors to apply to the residual stream."""
     inquiry: InquiryControl | None = None
     """Ask questions until the label is known."""
+    confidence: ConfidenceControl | None = None
+    """Report features of confidence."""
     trace: Trace = "summary"
     """How much of the measurement to return: nothing, a summary, or every token."""

@@ -84,6 +84,8 @@ class RequestMessage(TypedDict):
     steering: SteeringMessage | None
     shuffled: ShuffledMessage | None
     truncation: TruncationMessage | None
+    confidence: bool
+    """Whether its trace has self-certainty and collision probability."""
 
 
 class WorkerArtifact(TypedDict):
@@ -125,6 +127,7 @@ def engine_control(
     steering: SteeringMessage | None = None,
     shuffled: ShuffledMessage | None = None,
     truncation: TruncationMessage | None = None,
+    confidence: bool = False,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -138,6 +141,7 @@ def engine_control(
         steering: From `steering_control`; None leaves the residual stream alone.
         shuffled: From `shuffled_control`; None draws no temperatures.
         truncation: From `truncation_control`; None keeps every token.
+        confidence: Whether the trace has self-certainty and collision probability.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -150,6 +154,7 @@ def engine_control(
         steering=steering,
         shuffled=shuffled,
         truncation=truncation,
+        confidence=confidence,
     )
 
 

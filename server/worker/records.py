@@ -17,6 +17,8 @@ TOKEN = np.dtype(
         ("sampled_entropy", "<f4"),  # nats, at the applied temperature
         ("logprob", "<f4"),  # of the sampled token at T = 1, nats; NaN when it was forced
         ("varentropy", "<f4"),  # nats^2, at T = 1
+        ("self_certainty", "<f4"),  # nats, at T = 1; NaN unless a request of the step asked
+        ("collision", "<f4"),  # sum p^2 at T = 1; the same
     ]
 )
 """One sampled token."""

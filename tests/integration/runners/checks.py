@@ -22,6 +22,8 @@ NEAR_TIE = 1e-3
 """Greedy tokens may differ where the two best logits are closer than this."""
 TOLERANCE = {
     "logprob": 2e-4,
+    "self-certainty": 5e-4,
+    "collision": 1e-4,
     "varentropy": 2e-3,
     "entropy": 1e-4,
     "sampled entropy": 1e-3,
@@ -112,7 +114,12 @@ def _deviations(
         columns = kept.trace(one.trace, choice, len(drawn)).T
     except AssertionError:
         return found | {"records missing": 1.0}
-    entropy, temperature, sampled, logprob, varentropy = columns
+    entropy, temperature, sampled, logprob, varentropy, certainty, collision = columns
+    if one.confident:
+        plain = logits.double().log_softmax(-1)
+        truth = -plain.mean(-1) - math.log(logits.shape[-1])
+        found["self-certainty"] = float((certainty - truth).abs().max())
+        found["collision"] = float((collision - plain.exp().square().sum(-1)).abs().max())
     chosen = logits.log_softmax(-1).gather(1, torch.tensor(drawn)[:, None]).squeeze(1)
     found["logprob"] = float((logprob - chosen).abs().max())
     surprise = -logits.log_softmax(-1)

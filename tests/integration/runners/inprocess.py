@@ -42,7 +42,7 @@ class Kept:
             self.decisions[key].append((label, shares))
 
     def trace(self, trace: int, choice: int, length: int) -> Tensor:
-        """What was measured at an answer's tokens, shape (length, fields of `Token`).
+        """What was measured at an answer's tokens, shape (length, fields of `TracedToken`).
 
         Raises:
             AssertionError: A token has no record, or one beyond the answer has.
@@ -111,7 +111,10 @@ def control(
     steering: Any = None,
     truncation: Truncation | None = None,
     seed: int = 0,
+    confidence: bool = False,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request."""
-    extra = asking(law, trace, choices=choices, seed=seed, truncation=truncation)[KEY]
+    extra = asking(
+        law, trace, choices=choices, seed=seed, truncation=truncation, confidence=confidence
+    )[KEY]
     return {KEY: EngineControl(extra | {"difficulty": difficulty, "steering": steering})}

@@ -32,6 +32,7 @@ class Request(NamedTuple):
     controlled: bool
     law: Any
     truncation: Any
+    confident: bool
     temperature: float
     n: int
     max_tokens: int
@@ -91,6 +92,7 @@ def random_requests(
                 controlled=controlled,
                 law=chance.choice([*ALL_LAWS, SHUFFLED]),
                 truncation=chance.choice(cuts) if controlled else None,
+                confident=chance.random() < 0.5,
                 temperature=temperature,
                 n=chance.choice([1, 1, 1, 2]) if temperature else 1,
                 max_tokens=chance.randint(2, 40),
@@ -153,6 +155,7 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
                 steering=plan and plan.control,
                 truncation=one.truncation,
                 seed=one.trace,
+                confidence=one.confident,
             )
         sampling = SamplingParams(
             n=one.n,

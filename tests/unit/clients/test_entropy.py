@@ -15,6 +15,7 @@ from clients.entropy import (
     EntropyStream,
     Law,
     Token,
+    confidence,
     controls,
     difficulty,
     dynatemp,
@@ -270,6 +271,7 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
         client.Steering: wire.SteeringReport,
         client.InquiryStatus: wire.InquiryReport,
         client.AnsweredQuestion: wire.HeardReport,
+        client.Confidence: wire.ConfidenceReport,
     }
     for ours, sent in pairs.items():
         assert set(ours.model_fields) == set(sent.model_fields), ours
@@ -320,6 +322,7 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         difficulty=hard,
         steering=steered,
         inquiry=game,
+        confidence=confidence(64),
         profile="p",
         trace="none",
     )["entropy"]

@@ -114,5 +114,8 @@ def frame(*records: tuple[int, int, int, float, float]) -> bytes:
     The entropy that is sampled from is half the entropy; a token's log-probability is minus the
     entropy, the varentropy twice it.
     """
-    rows = [(*record, record[3] / 2, -record[3], 2 * record[3]) for record in records]
+    rows = [
+        (*record, record[3] / 2, -record[3], 2 * record[3], 3 * record[3], 0.5)
+        for record in records
+    ]
     return write_frame(np.array(rows, dtype=TOKEN))

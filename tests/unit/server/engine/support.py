@@ -56,6 +56,7 @@ def asking(
     choices: int = 1,
     seed: int = 0,
     truncation: Truncation | None = None,
+    confidence: bool = False,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
     tag, row = law_row(law, STATISTICS)
@@ -75,6 +76,7 @@ def asking(
         choices=choices,
         shuffled=shuffled,
         truncation=cut,
+        confidence=confidence,
     )
     return {KEY: dict(control)}
 

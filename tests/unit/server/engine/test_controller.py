@@ -379,3 +379,22 @@ def test_a_failure_of_one_step_does_not_outlast_it(monkeypatch: pytest.MonkeyPat
     step(controller, after)
     torch.testing.assert_close(after, before / 0.5)
     assert isinstance(controller.publisher, Record)
+
+
+def test_confidence_is_measured_only_in_steps_in_which_a_request_asked() -> None:
+    controller, record = make_controller()
+    controller.add(0, asking(FIXED, trace=1), 1.0)
+    before = random_logits(1)
+    step(controller, before.clone())
+    assert math.isnan(record[1, 0, 0].self_certainty)
+    controller.add(0, asking(FIXED, trace=2, confidence=True), 1.0)
+    step(controller, before.clone())
+    logp = before.log_softmax(-1)
+    truth = -logp.mean().item() - math.log(VOCAB)
+    assert record[2, 0, 0].self_certainty == pytest.approx(truth, abs=1e-4)
+    collision = logp.exp().square().sum().item()
+    assert record[2, 0, 0].collision == pytest.approx(collision, abs=1e-5)
+    controller.swap(0, 3)
+    assert controller.groups(np.array([3]))[0].confident
+    controller.add(3, asking(FIXED, trace=3), 1.0)
+    assert not controller.groups(np.array([3]))[0].confident

@@ -46,6 +46,7 @@ def test_no_request_compiles_a_graph(warm: Controller) -> None:
     kinds: list[dict[str, Any]] = [
         *({"law": law} for law in (*ALL_LAWS, SHUFFLED)),
         *({"law": None, "truncation": cut} for cut in TRUNCATIONS),
+        {"law": None, "confidence": True},
     ]
     for kind, size, probed, beside in product(
         kinds, (1, 2, 3, 6, SLOTS), (False, True), (False, True)

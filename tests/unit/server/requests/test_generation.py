@@ -52,6 +52,7 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "steering": None,
         "shuffled": None,
         "truncation": None,
+        "confidence": False,
     }
 
 

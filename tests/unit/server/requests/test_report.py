@@ -17,7 +17,7 @@ from probes.laws import (
 from server.planning.plan import Plan
 from server.requests.report import summarize, token_reports
 from server.requests.telemetry import TracedToken
-from server.wire.request import Trace
+from server.wire.request import ConfidenceControl, Trace
 
 NAN = math.nan
 numbers = st.floats(0, 12)
@@ -67,6 +67,7 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
         "tokens": None,
         "difficulty": None,
         "steering": None,
+        "confidence": None,
         "inquiry": None,
         "fallback": None,
     }
@@ -153,3 +154,26 @@ def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
 def test_nan_is_reported_as_null() -> None:
     (found,) = token_reports([token(NAN, NAN)])
     assert (found.entropy, found.temperature) == (None, None)
+
+
+def test_features_of_confidence_are_reported_if_requested() -> None:
+    told = [
+        TracedToken(0.5, 0.9, 0.25, -0.5, 1.0, 2.0, 0.5),
+        TracedToken(2.5, 1.1, 3.0, -1.5, 2.0, 1.0, 0.25),
+        TracedToken(1.5, 1.0, NAN, NAN, 1.5, NAN, NAN),
+        TracedToken(1.5, 1.0, 1.0, -0.25, 1.5, 6.0, 0.75),
+    ]
+    assert summarize(PLAIN, told, produced=4).confidence is None
+    asked = PLAIN._replace(confidence=ConfidenceControl(window=2))
+    report = summarize(asked, told, produced=4).confidence
+    assert report is not None
+    assert report.model_dump() == {
+        "self_certainty_mean": 3.0,
+        "self_certainty_window_min": 1.5,
+        "collision_mean": 0.5,
+        "logprob_min": -1.5,
+        "window": 2,
+    }
+    nothing = summarize(asked, [], produced=0).confidence
+    assert nothing is not None
+    assert nothing.self_certainty_window_min is None

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from server.requests.telemetry import Telemetry, TraceBuffer, TracedToken, remove_stale_sockets
+from server.requests.telemetry import Telemetry, TracedToken, TraceBuffer, remove_stale_sockets
 from server.worker.records import DECISION, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 
@@ -52,7 +52,7 @@ def soon(seconds: float = 5.0) -> float:
 
 def token(entropy: float, temperature: float) -> TracedToken:
     """The token that `frame` packs."""
-    return TracedToken(entropy, temperature, entropy / 2, -entropy, 2 * entropy)
+    return TracedToken(entropy, temperature, entropy / 2, -entropy, 2 * entropy, 3 * entropy, 0.5)
 
 
 def socket_of(telemetry: Telemetry) -> Path:
@@ -73,12 +73,12 @@ async def push(address: str, *frames: bytes) -> None:
 
 def test_a_frame_is_a_packed_array_of_records() -> None:
     (record,) = read_frame(frame((2**64 - 1, 2**32 - 1, 7, 0.5, math.nan))).tolist()
-    trace, choice, index, entropy, temperature, sampled_entropy, logprob, varentropy = record
+    trace, choice, index, entropy, temperature, sampled_entropy, logprob, varentropy, *_ = record
     assert (logprob, varentropy) == (-0.5, 1.0)
     assert (trace, choice, index) == (2**64 - 1, 2**32 - 1, 7)
     assert (entropy, sampled_entropy) == (0.5, 0.25)
     assert math.isnan(temperature)
-    assert TOKEN.itemsize == 36
+    assert TOKEN.itemsize == 44
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 24])

@@ -17,6 +17,7 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice
 
 from clients.reports import (
+    AbstentionVerdict,
     AnsweredQuestion,
     AppliedStrategy,
     Confidence,
@@ -25,11 +26,14 @@ from clients.reports import (
     InquiryStatus,
     Steering,
     Token,
+    Vote,
     report,
 )
+from clients.selective import SelectiveAnswer, abstain, ask_or_decline, confidence, vote
 from clients.truncations import Truncation, mirostat, p_less, top_n_sigma
 
 __all__ = [
+    "AbstentionVerdict",
     "AnsweredQuestion",
     "AppliedStrategy",
     "Confidence",
@@ -39,10 +43,14 @@ __all__ = [
     "InquiryStatus",
     "Law",
     "Piece",
+    "SelectiveAnswer",
     "Steering",
     "Token",
     "Trace",
     "Truncation",
+    "Vote",
+    "abstain",
+    "ask_or_decline",
     "confidence",
     "controls",
     "difficulty",
@@ -59,6 +67,7 @@ __all__ = [
     "shuffled",
     "steer",
     "top_n_sigma",
+    "vote",
 ]
 
 Trace = Literal["none", "summary", "tokens"]
@@ -143,15 +152,6 @@ def shuffled(temperatures: Iterable[float], weights: Iterable[float] | None = No
     if weights is not None:
         law["weights"] = list(weights)
     return law
-
-
-def confidence(window: int | None = None) -> dict[str, object]:
-    """Report self-certainty, collision probability and the lowest log-probability of the answer.
-
-    Args:
-        window: Tokens over which the lowest self-certainty averages; None uses the server's 2048.
-    """
-    return {} if window is None else {"window": window}
 
 
 def difficulty(
@@ -256,6 +256,8 @@ def controls(
     steering: Iterable[dict[str, object]] | None = None,
     inquiry: dict[str, object] | None = None,
     confidence: dict[str, object] | None = None,
+    abstain: dict[str, object] | None = None,
+    vote: dict[str, object] | None = None,
     profile: str | None = None,
     trace: Trace | None = None,
 ) -> dict[str, object]:
@@ -268,6 +270,8 @@ def controls(
         steering: Results of `steer`; None keeps the profile's.
         inquiry: Result of `inquiry`; None requests a normal answer.
         confidence: Result of `confidence`; None keeps the profile's.
+        abstain: Result of `abstain`; None keeps the profile's.
+        vote: Result of `vote`; None keeps the profile's.
         profile: Name of a profile on the server; the other arguments override its fields.
         trace: "tokens" reports every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
@@ -280,6 +284,8 @@ def controls(
         "steering": None if steering is None else list(steering),
         "inquiry": inquiry,
         "confidence": confidence,
+        "abstain": abstain,
+        "vote": vote,
         "trace": trace,
     }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}

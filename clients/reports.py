@@ -125,6 +125,61 @@ class Confidence(_Reading):
     logprob_min: float | None = None
     """Lowest log-probability of a token, nats."""
     window: int | None = None
+    probe: str | None = None
+    """Id of the probe that made the probability."""
+    probability: float | None = None
+    """Calibrated probability that the answer is right; None without a probe."""
+    outside: tuple[str, ...] | None = None
+    """Scores beyond those of all answers that the probe was fitted to."""
+
+
+class AbstentionVerdict(_Reading):
+    """Whether the answer was given, and what is promised."""
+
+    abstained: bool = False
+    score: str = ""
+    """Name of the score that decided."""
+    uncertainty: float | None = None
+    """The score, negated if it rises with certainty."""
+    threshold: float | None = None
+    """Largest uncertainty that is answered."""
+    promise: str = ""
+    """`joint` or `selective`."""
+    alpha: float | None = None
+    delta: float | None = None
+    calibration: str = ""
+    """Id of the artifact."""
+    questions: int | None = None
+    """Number of calibration questions."""
+    answer: str | None = None
+    """The answer that was replaced, if the request wanted to see it."""
+
+
+class VoteRow(_Reading):
+    """Equal answers of a vote."""
+
+    answer: str = ""
+    votes: int = 0
+
+
+class Vote(_Reading):
+    """The vote that chose the answer."""
+
+    answer: str | None = None
+    """None if no sample has an answer."""
+    n: int | None = None
+    finished: int | None = None
+    """Samples that ended; the others were aborted."""
+    agreement: float | None = None
+    """Share of the winner among the samples that ended."""
+    stopped: str = "none"
+    """Rule that aborted the rest."""
+    tokens: int | None = None
+    """Of all samples."""
+    table: tuple[VoteRow, ...] = ()
+    """Answers by votes."""
+    no_answer: int | None = None
+    """Samples without an answer."""
 
 
 class EntropyReport(_Reading):
@@ -167,6 +222,10 @@ class EntropyReport(_Reading):
     steering: tuple[Steering, ...] | None = None
     """None unless the answer was steered."""
     confidence: Confidence | None = None
+    """None unless the request asked for it."""
+    abstain: AbstentionVerdict | None = None
+    """None unless the request asked for it."""
+    vote: Vote | None = None
     """None unless the request asked for it."""
     inquiry: InquiryStatus | None = None
     """None unless the request asked for it."""

@@ -23,6 +23,8 @@ from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
+from probes.selective.abstention import Abstention
+from probes.selective.confidence import ConfidenceProbe
 from probes.steering import STEERABLE_MODELS, SteeringVector, contents_hash
 from server.errors import BadControl
 from server.served_model import ModelFacts, served_identity
@@ -39,6 +41,8 @@ _COMMANDS: dict[Kind, str] = {
     "steering-vector": "train-steering",
     "inquiry-calibration": "train-probe inquiry",
     "decision-calibration": "train-probe decisions",
+    "abstention": "train-probe abstain",
+    "confidence": "train-probe confidence",
 }
 """Command that produces each kind."""
 
@@ -107,6 +111,7 @@ class Artifacts:
             kind="unknown" if manifest is None else manifest.kind,
             model="unknown" if manifest is None else manifest.model,
             adapter=None if manifest is None else manifest.adapter_hash,
+            hash=None if manifest is None else manifest.fingerprint,
             usable=reason is None,
             reason=reason,
         )
@@ -238,6 +243,28 @@ class Artifacts:
         found = self._find(name, "decision-calibration", param, adapter).contents
         assert isinstance(found, DecisionCalibration)
         return found
+
+    def abstention(self, name: str, param: str, adapter: Adapter | None = None) -> Abstention:
+        """Return the calibration of an abstention with this id.
+
+        Raises:
+            BadControl: It does not exist or is incompatible.
+        """
+        found = self._find(name, "abstention", param, adapter).contents
+        assert isinstance(found, Abstention)
+        return found
+
+    def confidence(
+        self, name: str, param: str, adapter: Adapter | None = None
+    ) -> tuple[ConfidenceProbe, str | None]:
+        """Return the confidence probe with this id, and its fingerprint.
+
+        Raises:
+            BadControl: It does not exist or is incompatible.
+        """
+        found = self._find(name, "confidence", param, adapter)
+        assert isinstance(found.contents, ConfidenceProbe)
+        return found.contents, found.artifact.manifest.fingerprint
 
     def _find(self, name: str | None, kind: Kind, param: str, adapter: Adapter | None) -> _Usable:
         if name is None:

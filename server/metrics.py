@@ -35,6 +35,9 @@ _TURNS = Counter("entrostat_inquiry_turns", "Turns of inquiries, by action.", ["
 _DECISIONS = Counter(
     "entrostat_decisions", "Answered questions of /v1/decisions, by outcome.", ["outcome"]
 )
+_VERDICTS = Counter(
+    "entrostat_abstentions", "Answers under the control `abstain`, by outcome.", ["outcome"]
+)
 _FAILURES = Gauge(
     "entrostat_worker_failures",
     "What went wrong in the workers since they started, by cause.",
@@ -73,6 +76,11 @@ def count_inquiry_turn(action: str) -> None:
 def count_decision(outcome: str) -> None:
     """Count one question of a decision."""
     _DECISIONS.labels(outcome).inc()
+
+
+def count_verdict(abstained: bool) -> None:
+    """Count one answer under the control `abstain`."""
+    _VERDICTS.labels("abstained" if abstained else "answered").inc()
 
 
 def count_refusal() -> None:

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Socket of the supervisor process; set by `entrostat serve`."""
     steering_queue: int = Field(1024, ge=0)
     """Maximum number of waiting steered requests per API server; further ones receive a 503."""
+    max_samples: int = Field(32, ge=2)
+    """Maximum number of answers that a request may sample for a vote."""
     max_body: int = Field(32 << 20, ge=1024)
     """Maximum size of a JSON request body in bytes; larger ones receive a 413."""
     cache_secret: SecretStr = Field(default_factory=_new_secret, min_length=16)

@@ -29,6 +29,7 @@ from probes.steering import SteeringSpec, tensor_name
 from tests.integration.runners.engines import ENGINES
 from tests.integration.support import PROMPTS
 from tests.long import is_long
+from tests.selective_artifacts import save_selective
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -217,6 +218,7 @@ def server(
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     save_probes(folder / "artifacts", checkpoint)
     save_vectors(folder / "artifacts", checkpoint)
+    save_selective(folder / "artifacts", ModelIdentity.from_checkpoint(checkpoint))
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
     command = entrostat("serve", *FLAGS, *tools, *own, *steerings, "--model-runner", runner)

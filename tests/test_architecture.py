@@ -22,7 +22,10 @@ OTHERS = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
-JOBS = ("temperature", "difficulty", "inquiry", "decisions", "steering", "policy", "evaluation")
+JOBS = (
+    *("temperature", "difficulty", "inquiry", "decisions", "selective", "steering", "policy"),
+    "evaluation",
+)
 """The jobs of `training/`, which know nothing of each other."""
 SHARED_BY_JOBS = ("common", "datasets", "objectives")
 

@@ -26,6 +26,8 @@ from probes.artifact.identity import Adapter, ModelIdentity, adapter_hash, text_
 from probes.decisions.calibration import DecisionSpec
 from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import InquirySpec
+from probes.selective.abstention import AbstentionSpec
+from probes.selective.confidence import ConfidenceSpec
 from probes.steering import SteeringSpec
 
 __all__ = ["Adapter", "ModelIdentity", "adapter_hash", "text_hash"]
@@ -37,6 +39,8 @@ Kind = Literal[
     "steering-vector",
     "inquiry-calibration",
     "decision-calibration",
+    "abstention",
+    "confidence",
 ]
 
 _SPECS: dict[Kind, str | None] = {
@@ -45,6 +49,8 @@ _SPECS: dict[Kind, str | None] = {
     "steering-vector": "steering",
     "inquiry-calibration": "inquiry",
     "decision-calibration": "decision",
+    "abstention": "abstention",
+    "confidence": "confidence",
 }
 """Field of the manifest that describes the tensors of each kind."""
 
@@ -94,8 +100,21 @@ class Manifest(BaseModel):
     """For an inquiry calibration: its task and predictors."""
     decision: DecisionSpec | None = None
     """For a decision calibration: its questions."""
+    abstention: AbstentionSpec | None = None
+    """For an abstention: its score and what the answers were made with."""
+    confidence: ConfidenceSpec | None = None
+    """For a confidence probe: its features and what the answers were made with."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Measurements of the job."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The sha256 of what the artifact does: its spec and its tensors; None if unknown."""
+        if self.tensors_hash is None:
+            return None
+        field = _SPECS[self.kind]
+        spec = None if field is None else getattr(self, field).model_dump_json()
+        return text_hash(f"{self.kind}\n{spec}\n{self.tensors_hash}")
 
     @model_validator(mode="after")
     def _describes_its_kind(self) -> Self:

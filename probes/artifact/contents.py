@@ -10,6 +10,8 @@ from probes.decisions.calibration import DecisionCalibration, DecisionSpec
 from probes.difficulty.probe import Head
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
+from probes.selective.abstention import Abstention
+from probes.selective.confidence import ConfidenceProbe
 from probes.steering import SteeringVector
 from probes.tensors import check_floats, check_single_precision, check_tensors
 
@@ -18,7 +20,15 @@ if TYPE_CHECKING:
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-Contents = HapoStatistics | Head | SteeringVector | Inquiry | DecisionCalibration
+Contents = (
+    HapoStatistics
+    | Head
+    | SteeringVector
+    | Inquiry
+    | DecisionCalibration
+    | Abstention
+    | ConfidenceProbe
+)
 
 
 def read_contents(manifest: "Manifest", tensors: Mapping[str, Tensor]) -> Contents:
@@ -35,6 +45,10 @@ def read_contents(manifest: "Manifest", tensors: Mapping[str, Tensor]) -> Conten
         return Inquiry.from_tensors(manifest.inquiry, tensors)
     if manifest.decision is not None:
         return _decisions(manifest.decision, tensors)
+    if manifest.abstention is not None:
+        return Abstention.from_tensors(manifest.abstention, tensors)
+    if manifest.confidence is not None:
+        return ConfidenceProbe.from_tensors(manifest.confidence, tensors)
     return _hapo_statistics(tensors)
 
 

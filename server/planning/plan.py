@@ -14,7 +14,9 @@ from server.planning.refusals import (
     refuse_temperature,
     refuse_truncation,
 )
-from server.wire.request import ConfidenceControl, Control, Trace
+from server.planning.selective import AbstentionPlan, ConfidencePlan, plan_abstain, plan_confidence
+from server.planning.vote import plan_vote
+from server.wire.request import Control, Trace, VoteControl
 
 if TYPE_CHECKING:  # these import torch
     from server.artifacts import Artifacts
@@ -37,7 +39,9 @@ class Plan(NamedTuple):
     steering: "SteeringPlan | None" = None
     inquiry: "InquiryPlan | None" = None
     truncation: Truncation | None = None
-    confidence: ConfidenceControl | None = None
+    confidence: ConfidencePlan | None = None
+    abstain: AbstentionPlan | None = None
+    vote: VoteControl | None = None
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
 
@@ -49,7 +53,10 @@ class Plan(NamedTuple):
     @property
     def is_empty(self) -> bool:
         """Whether the plan controls nothing and measures nothing."""
-        controls = (self.law, self.truncation, self.difficulty, self.steering, self.inquiry)
+        controls = (
+            *(self.law, self.truncation, self.difficulty, self.steering, self.inquiry),
+            self.vote,
+        )
         return self.trace == "none" and not any(controls)
 
     def without_inquiry(self) -> "Plan":
@@ -167,11 +174,15 @@ class _Planner:
         truncation = self._plan_or_skip("truncation", lambda: self._truncation(params))
         difficulty = self._plan_or_skip("difficulty", lambda: self._difficulty(params))
         steering = self._plan_or_skip("steering", lambda: self._steering(params))
+        confidence = self._plan_or_skip("confidence", lambda: self._confidence(params))
+        abstain = self._plan_or_skip("abstain", lambda: self._abstain(confidence, params))
         if not self._check_or_skip(
             "report", lambda: refuse_background_report(control.trace, params)
         ):
             control = control.model_copy(update={"trace": "none"})
-        return self._result(control, tag_and_row, difficulty, steering, inquiry, truncation)
+        vote = self._plan_or_skip("vote", lambda: self._vote(params))
+        plan = self._result(control, tag_and_row, difficulty, steering, inquiry, truncation)
+        return plan._replace(confidence=confidence, abstain=abstain, vote=vote)
 
     def _result(
         self,
@@ -191,8 +202,7 @@ class _Planner:
             steering,
             inquiry,
             truncation,
-            control.confidence,
-            tuple(self._skipped),
+            skipped=tuple(self._skipped),
         )
 
     def _plan_or_skip(self, field: str, make: Callable[[], T]) -> T | None:
@@ -253,6 +263,21 @@ class _Planner:
         from server.planning.steering import plan_steering  # imports torch
 
         return plan_steering(self._control.steering, self._artifacts, params.adapter)
+
+    def _confidence(self, params: RequestParams) -> ConfidencePlan | None:
+        if self._control.confidence is None:
+            return None
+        return plan_confidence(self._control, self._artifacts, params)
+
+    def _abstain(
+        self, confidence: ConfidencePlan | None, params: RequestParams
+    ) -> AbstentionPlan | None:
+        if self._control.abstain is None:
+            return None
+        return plan_abstain(self._control, confidence, self._artifacts, params)
+
+    def _vote(self, params: RequestParams) -> VoteControl | None:
+        return None if self._control.vote is None else plan_vote(self._control, params)
 
     def _inquiry(self, params: RequestParams) -> "InquiryPlan | None":
         if self._control.inquiry is None:

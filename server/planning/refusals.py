@@ -38,6 +38,16 @@ class RequestParams(NamedTuple):
     """Whether the request is a single conversation."""
     supports_inquiry: bool = True
     """Whether the route supports inquiries."""
+    has_choices: bool = True
+    """Whether the response has `choices`."""
+    has_tools: bool = False
+    max_tokens: int | None = None
+    """None if the request sets no limit."""
+    max_model_len: int = 0
+    """Tokens of the longest sequence; 0 if it is not known."""
+    max_samples: int = 32
+    """Answers that a request may sample."""
+    streams: bool = False
     last_message: Mapping[str, Any] | None = None
     """Last message of that conversation."""
     adapter: "Adapter | None" = None

@@ -6,7 +6,7 @@ call; `server.requests.merge` processes their results.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
 from server.requests.difficulty import DecisionSource, DifficultyRun, Extend
 from server.requests.telemetry import Telemetry, TraceBuffer
+from server.requests.vote import VoteOutcome, vote
 from server.settings import settings
 from server.wire.report import Report
 from server.worker.message import (
@@ -88,6 +89,7 @@ class Generation:
         """Choices by their index in the response."""
         self.reports: list[Report] = []
         """Reports of a non-streaming response; set when they are merged."""
+        self.vote: VoteOutcome | None = None
         self.label: DifficultyWord | None = None
         """Class of the question, if only the class was recorded."""
         self.closed = False
@@ -126,6 +128,7 @@ class Generation:
         labels = [one.difficulty.label for one in self.reports if one.difficulty is not None]
         if label := self.label or (labels[0] if labels else None):
             found["x-entropy-difficulty"] = label
+        found |= _selective_headers(self.reports)
         reported = [one.fallback for one in self.reports if one.fallback is not None]
         reasons = {reason for one in reported for reason in one.split(",")}
         if reasons := reasons | {*self.plan.skipped}:
@@ -140,14 +143,27 @@ class Generation:
         """
         if self.closed:
             raise RuntimeError("the controlled answer has ended: its plan applies to no other call")
-        call = self._open_call(params)
+        if self.plan.vote is not None:
+            return vote(self, self.plan.vote, engine, prompt, params, *args, **kwargs)
+        return self.run_call(self.open_call(params), engine, prompt, params, *args, **kwargs)
+
+    def run_call(
+        self, call: Call, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run a call that `open_call` opened."""
         if call.difficulty is not None:
             return self._generate_with_difficulty(call, engine, prompt, params, *args, **kwargs)
         params = self._add_control(call, params)
         outputs = engine.generate(self._add_cache_salt(prompt), params, *args, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
-    def _open_call(self, params: Any) -> Call:
+    def settle_vote(self, outcome: VoteOutcome) -> None:
+        """Make the winner of a vote the only choice."""
+        self.vote = outcome
+        self.choices = [AnswerChoice(outcome.winner, 0)]
+
+    def open_call(self, params: Any) -> Call:
+        """Open the trace of an engine call."""
         difficulty = self.plan.difficulty
         plan = self.plan
         watched = plan.trace != "none" or difficulty is not None or plan.truncation is not None
@@ -224,6 +240,17 @@ class Generation:
         if self._reservation is None:
             return None
         return self._reservation.admit()
+
+
+def _selective_headers(reports: Sequence[Report]) -> dict[str, str]:
+    """Whether an answer was withheld, and the probability that the first one is right."""
+    found = {}
+    if any(one.abstain is not None and one.abstain.abstained for one in reports):
+        found["x-entropy-abstained"] = "true"
+    first = reports[0].confidence if reports else None
+    if first is not None and first.probability is not None:
+        found["x-entropy-confidence"] = f"{first.probability:.4f}"
+    return found
 
 
 def _shuffle_control(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage | None:

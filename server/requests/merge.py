@@ -20,6 +20,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from server import metrics
 from server.requests.generation import AnswerChoice, Generation, current_generation
 from server.requests.report import summarize, token_reports
+from server.requests.selective import HeldStream, replace_answer
 from server.requests.sse import only_sets_role, parse, sse
 from server.wire.report import Report, join_fallbacks
 
@@ -65,6 +66,7 @@ class Merge:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._plan = generation.plan
+        self._held = None if self._plan.abstain is None else HeldStream(self._plan.abstain)
         self._lost = False
 
     async def answer(self, body: Any) -> Any:
@@ -74,6 +76,7 @@ class Merge:
             body: The handler's result: with `choices`, or a single answer (Responses, Messages).
         """
         generation = self._generation
+        self._add_usage(getattr(body, "usage", None))
         if self._plan.trace == "none":  # only the class, sent in a header, was recorded
             if self._plan.difficulty is not None and generation.choices:
                 call, completion = generation.choices[0]
@@ -89,6 +92,8 @@ class Merge:
         if choices is not None:
             for one in choices:
                 one.entropy = reports[one.index] if one.index < len(reports) else None
+                if self._plan.abstain is not None:
+                    replace_answer(one, one.entropy, self._plan.abstain)
         elif reports:  # tool calls cause several engine calls: report the last
             if isinstance(body, AnthropicMessagesResponse):
                 fields = {name: getattr(body, name) for name in body.model_fields_set}
@@ -109,12 +114,28 @@ class Merge:
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
         report = summarize(self._plan, tokens, produced, base)
+        if self._generation.vote is not None:
+            report.vote = self._generation.vote.report
+            if report.vote.answer is None:
+                report.fallback = join_fallbacks(report.fallback, "no_answer")
         if difficulty is not None:
             report.difficulty = difficulty
             if difficulty.source == "fallback":
                 report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
         metrics.observe_completion(report)
         return report
+
+    def _add_usage(self, usage: Any) -> bool:
+        """Add the tokens of a vote's other samples to `usage`; returns whether it changed."""
+        outcome = self._generation.vote
+        if outcome is None or usage is None:
+            return False
+        for field in ("completion_tokens", "total_tokens"):
+            if isinstance(usage, dict):
+                usage[field] += outcome.extra_tokens
+            else:
+                setattr(usage, field, getattr(usage, field) + outcome.extra_tokens)
+        return True
 
     async def _wait_for_trace(self, choice: AnswerChoice, start: int) -> None:
         """Wait for the trace to catch up with the answer; after one timeout, do not wait again."""
@@ -138,7 +159,10 @@ class Merge:
                         event = await anext(events)
                     except StopAsyncIteration:
                         return
-                yield event if self._plan.trace == "none" else await self._add_to_event(event)
+                if self._plan.trace == "none" and self._plan.vote is None:
+                    yield event
+                elif (added := await self._add_to_event(event)) != "":
+                    yield added
 
     async def _add_to_event(self, event: Any) -> Any:
         if not isinstance(event, str):
@@ -150,11 +174,15 @@ class Merge:
             return event
         if kind is not None:
             return await self._message_event(kind, event, data)
-        changed = False
+        changed = self._add_usage(data.get("usage"))
+        if self._plan.trace == "none":
+            return sse(data) if changed else event
         for part in data.get("choices") or ():
             if (addition := await self._choice_report(part)) is not None:
                 part["entropy"] = addition
                 changed = True
+        if self._held is not None:
+            return self._held.feed(data)
         return sse(data) if changed else event
 
     async def _choice_report(self, part: dict[str, Any]) -> dict[str, Any] | None:

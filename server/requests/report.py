@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from probes.confidence import lowest_window
 from probes.laws import EntropyTargetLaw
 from server.planning.plan import Plan
+from server.planning.selective import ConfidencePlan
+from server.requests.selective import add_probability, add_verdict
 from server.requests.telemetry import TracedToken
 from server.wire.report import ConfidenceReport, Report, TokenReport, join_fallbacks
 
@@ -34,7 +36,8 @@ def summarize(
     entropies = _finite(token.entropy for token in tokens)
     temperatures = _finite(token.temperature for token in tokens)
     logprobs = _finite(token.logprob for token in tokens)
-    return Report(
+    fallback = _fallback(tokens, produced)
+    report = Report(
         profile=plan.profile,
         law=None if plan.law is None else plan.law.type,
         truncation=None if plan.truncation is None else plan.truncation.type,
@@ -49,26 +52,28 @@ def summarize(
         **_changes(temperatures, base),
         num_clamped=_num_clamped(plan, temperatures, base),
         entropy_target=plan.law.entropy_target if isinstance(plan.law, EntropyTargetLaw) else None,
-        confidence=_confidence(plan, tokens, logprobs),
         tokens=token_reports(tokens) if plan.trace == "tokens" else None,
         steering=None if plan.steering is None else plan.steering.reports,
-        fallback=join_fallbacks(*plan.skipped, _fallback(tokens, produced)),
+        fallback=join_fallbacks(*plan.skipped, fallback),
     )
+    if plan.confidence is not None:
+        report.confidence = _confidence(plan.confidence, tokens, logprobs)
+        add_probability(report, plan.confidence, complete=fallback is None)
+    if plan.abstain is not None:
+        add_verdict(report, plan.abstain, complete=fallback is None)
+    return report
 
 
 def _confidence(
-    plan: Plan, tokens: Sequence[TracedToken], logprobs: Sequence[float]
-) -> ConfidenceReport | None:
-    if plan.confidence is None:
-        return None
-    window = plan.confidence.window
+    plan: ConfidencePlan, tokens: Sequence[TracedToken], logprobs: Sequence[float]
+) -> ConfidenceReport:
     certainties = _finite(token.self_certainty for token in tokens)
     return ConfidenceReport(
         self_certainty_mean=_mean(certainties),
-        self_certainty_window_min=lowest_window(certainties, window),
+        self_certainty_window_min=lowest_window(certainties, plan.window),
         collision_mean=_mean(_finite(token.collision for token in tokens)),
         logprob_min=min(logprobs, default=None),
-        window=window,
+        window=plan.window,
     )
 
 

@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
@@ -122,6 +123,12 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
         reasoning_effort=_reasoning_effort(request),
         answers_one_chat=is_chat,
         supports_inquiry=is_chat_completion,
+        has_choices=not isinstance(request, AnthropicMessagesRequest | ResponsesRequest),
+        has_tools=bool(getattr(request, "tools", None)),
+        max_tokens=_max_tokens(request),
+        max_model_len=models.model_config.max_model_len,
+        max_samples=state_of(raw_request).settings.max_samples,
+        streams=bool(getattr(request, "stream", False)),
         last_message=last if isinstance(last, Mapping) else None,
         adapter=None if loaded is None else loaded.adapter,
         num_choices=getattr(request, "n", None) or 1,
@@ -133,6 +140,12 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
         speculative=state_of(raw_request).speculative,
         unsupported_by_inquiry=unsupported_by_inquiry(request) if is_chat_completion else (),
     )
+
+
+def _max_tokens(request: Any) -> int | None:
+    fields = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    set_to = vars(request)  # reading the attribute of a deprecated field warns
+    return next((found for one in fields if (found := set_to.get(one))), None)
 
 
 def _last_message(request: Any, raw_request: Request) -> Any:

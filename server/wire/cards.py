@@ -13,11 +13,13 @@ class ArtifactCard(ReportModel):
     """Id to use in requests."""
     kind: str
     """Kind of artifact: `entropy-statistics`, `difficulty-probe`, `steering-vector`,
-    `inquiry-calibration` or `decision-calibration`."""
+    `inquiry-calibration`, `decision-calibration`, `abstention` or `confidence`."""
     model: str
     """The model that the artifact was made for."""
     adapter: str | None = None
     """Fingerprint of the LoRA adapter that the artifact was made for; None for the base model."""
+    hash: str | None = None
+    """SHA-256 of its spec and tensors; None for artifacts of earlier releases."""
     usable: bool
     """Whether it is compatible with the served model, whose weights were not updated since."""
     reason: str | None = None

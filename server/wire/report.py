@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from probes.difficulty.strategies import DifficultyWord
 from probes.inquiry.words import Policy, Predictor, Queries, StopReason
+from probes.selective.scores import Promise, ScoreName, StopRule
 
 
 class ReportModel(BaseModel):
@@ -151,7 +152,69 @@ class ConfidenceReport(ReportModel):
     logprob_min: float | None = None
     """Lowest log-probability of a sampled token, in nats."""
     window: int
+    """As requested, or that of the probe."""
+    probe: str | None = None
+    """Id of the probe; None unless requested."""
+    probability: float | None = None
+    """Calibrated probability that the answer is right; None without a probe, or if a score is
+    missing."""
+    outside: list[ScoreName] | None = None
+    """Scores beyond those of all answers that the probe was fitted to; None without a probe."""
+
+
+class AbstentionReport(ReportModel):
+    """Whether the answer was given, and what is promised."""
+
+    abstained: bool
+    """Whether the answer was replaced. An answer without a score is."""
+    score: ScoreName
+    """Name of the score."""
+    uncertainty: float | None
+    """The score, negated if it rises with certainty; None if the answer has none."""
+    threshold: float | None
+    """Largest uncertainty that is answered; None if the calibration allows no answer."""
+    promise: Promise
     """As requested."""
+    alpha: float
+    """As requested."""
+    delta: float | None
+    """As requested; None with `joint`."""
+    calibration: str
+    """Id of the artifact."""
+    questions: int
+    """Number of calibration questions."""
+    answer: str | None = None
+    """The replaced answer, with `withhold` false."""
+
+
+class VoteGroupReport(ReportModel):
+    """Equal answers."""
+
+    answer: str
+    """Their common spelling, at most 200 characters."""
+    votes: int
+    """How many there are."""
+
+
+class VoteReport(ReportModel):
+    """The vote that chose the answer; all other fields of the report are of the chosen sample."""
+
+    answer: str | None
+    """The winner; None if no sample has an answer."""
+    n: int
+    """As requested."""
+    finished: int
+    """Samples that ended; the others were aborted."""
+    agreement: float | None
+    """Share of the winner among the samples that ended; None without an answer."""
+    stopped: StopRule
+    """Rule that aborted the rest; `none` if nothing was aborted."""
+    tokens: int
+    """Tokens of all samples, as in `usage`."""
+    table: list[VoteGroupReport]
+    """Answers by votes, at most 20."""
+    no_answer: int
+    """Samples that ended without an answer."""
 
 
 class Report(ReportModel):
@@ -202,6 +265,10 @@ class Report(ReportModel):
     """Steering vectors applied; None unless requested."""
     confidence: ConfidenceReport | None = None
     """Features of confidence; None unless requested."""
+    abstain: AbstentionReport | None = None
+    """Whether the answer was given; None unless requested."""
+    vote: VoteReport | None = None
+    """The vote that chose the answer; None unless requested."""
     inquiry: InquiryReport | None = None
     """State of the inquiry; None unless requested."""
     fallback: str | None = None

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from probes.difficulty.strategies import Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
+from probes.selective.scores import AnswerKind, Promise, StopRule
 from probes.strict import RequestModel
 from probes.truncations import Truncation
 
@@ -108,8 +109,42 @@ class InquiryControl(RequestModel):
 class ConfidenceControl(RequestModel):
     """Report how sure the model is of its answer, beyond the entropy."""
 
+    probe: str | None = Field(None, max_length=200)
+    """Id of a `confidence` artifact, which makes a probability of the scores; default: none."""
     window: int = Field(2048, ge=1, le=65536)
-    """Tokens over which `self_certainty_window_min` averages (DeepConf: 2048)."""
+    """Tokens over which `self_certainty_window_min` averages (DeepConf: 2048); default: that of the
+    probe, if there is one."""
+
+
+class AbstentionControl(RequestModel):
+    """Replace an answer that is too uncertain by a fixed text."""
+
+    calibration: str = Field(max_length=200)
+    """Id of an `abstention` artifact."""
+    promise: Promise
+    """`joint`: an answer is given and wrong with probability at most alpha. `selective`: at most
+    alpha of the given answers are wrong, except with probability delta over the calibration."""
+    alpha: float = Field(gt=0.0, lt=1.0)
+    """Bound of the promise."""
+    delta: float = Field(0.1, gt=0.0, lt=1.0)
+    """With `selective`: probability that the calibration misleads."""
+    text: str = Field("I don't know.", min_length=1, max_length=1000)
+    """What is sent instead of the answer."""
+    withhold: bool = True
+    """Whether to leave the replaced answer out of the report."""
+
+
+class VoteControl(RequestModel):
+    """Sample several answers and return the most frequent one."""
+
+    n: int = Field(8, ge=2, le=256)
+    """Number of answers."""
+    answer: AnswerKind = "auto"
+    """How answers are read and compared: numbers by value and words otherwise (`auto`), or only
+    `boxed`, `numeric`, `choice`, the last `line`, `exact` words, or the text as `json`."""
+    stop: StopRule = "none"
+    """When the rest is aborted: never, when the lead cannot be lost (`lead`), or when it is
+    probably not lost (`beta`: adaptive consistency at .95)."""
 
 
 Trace = Literal["none", "summary", "tokens"]
@@ -146,5 +181,9 @@ class Control(RequestModel):
     """Ask questions until the label is known."""
     confidence: ConfidenceControl | None = None
     """Report features of confidence."""
+    abstain: AbstentionControl | None = None
+    """Decline to answer where the answer is too uncertain."""
+    vote: VoteControl | None = None
+    """Sample several answers and return the most frequent one."""
     trace: Trace = "summary"
     """How much of the measurement to return: nothing, a summary, or every token."""

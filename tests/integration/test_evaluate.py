@@ -11,6 +11,7 @@ from tests.conftest import Server
 from training.common.errors import TrainingError
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.job import evaluate
+from training.selective.rows import load_rows
 
 SIZE = {
     "tasks": ("quiz",),
@@ -43,6 +44,10 @@ def test_an_evaluation_resumes_compares_and_writes_what_the_server_loads(
     assert min(shuffled["temperatures"]) < 0.7
     parse_profiles((page.parent / "recommended.toml").read_text(), "recommended.toml")
     assert page.with_suffix(".png").stat().st_size > 10_000
+    graded = load_rows(page.parent / "answers.jsonl")
+    assert graded.temperature == config.temperature
+    assert len({row.question for row in graded.rows}) == 8
+    assert all({"entropy_mean", "num_tokens"} <= set(row.scores) for row in graded.rows)
 
     (again,) = evaluate(config, Console())  # nothing is drawn twice
     assert json.loads(again.with_suffix(".json").read_text())["tokens"] == raw["tokens"]

@@ -9,6 +9,7 @@ from training.cli.options import add_job, print_settings
 from training.decisions.config import DecisionsConfig
 from training.difficulty.config import DifficultyConfig
 from training.inquiry.config import InquiryConfig
+from training.selective.config import AbstainConfig, ConfidenceConfig
 from training.temperature.config import TemperatureConfig
 
 app = typer.Typer(
@@ -124,7 +125,62 @@ def decisions(config: DecisionsConfig, dry_run: bool) -> None:
         train_decisions(config, Console())
 
 
+def confidence(config: ConfidenceConfig, dry_run: bool) -> None:
+    """Fit the probability that an answer is right to the scores of its report.
+
+    Draws answers to questions with known answers through a server, or reads graded answers from a
+    file, and chooses scores and calibration by cross-validation over questions. Writes a
+    `confidence` artifact and a report that compares it with every single score. What follows `--`
+    goes to `entrostat serve`.
+
+    For example:
+
+        train-probe confidence quiz
+
+        train-probe confidence mine.jsonl --grader numeric --server http://127.0.0.1:8000
+
+        train-probe confidence graded.jsonl --name my-model/confidence --checkpoint ./checkpoint
+    """
+    from rich.console import Console
+
+    from training.selective.answers import check, cost
+    from training.selective.confidence import train_confidence
+
+    if dry_run:
+        print_settings(config, cost(config, check(config), config.samples))
+    else:
+        train_confidence(config, Console())
+
+
+def abstain(config: AbstainConfig, dry_run: bool) -> None:
+    """Calibrate when to decline, with a promise about wrong answers.
+
+    Draws one answer to each question through a server, or reads graded answers from a file. Writes
+    an `abstention` artifact and a report with the rates of both promises. Use other questions than
+    those of the confidence probe. What follows `--` goes to `entrostat serve`.
+
+    For example:
+
+        train-probe abstain quiz --score entropy_mean
+
+        train-probe abstain graded.jsonl --name my-model/abstain --checkpoint ./checkpoint
+
+        train-probe abstain mine.jsonl --score probability --probe my-model/confidence --seed 1
+    """
+    from rich.console import Console
+
+    from training.selective.abstain import train_abstention
+    from training.selective.answers import check, cost
+
+    if dry_run:
+        print_settings(config, cost(config, check(config), 1))
+    else:
+        train_abstention(config, Console())
+
+
 add_job(app, "temperature", TemperatureConfig, temperature)
 add_job(app, "difficulty", DifficultyConfig, difficulty)
 add_job(app, "inquiry", InquiryConfig, inquiry)
 add_job(app, "decisions", DecisionsConfig, decisions)
+add_job(app, "confidence", ConfidenceConfig, confidence)
+add_job(app, "abstain", AbstainConfig, abstain)

@@ -12,7 +12,8 @@ from openai.types.chat.chat_completion import Choice
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clients.connection import Message
-from clients.entropy import controls, report
+from clients.entropy import EntropyReport, controls, report
+from probes.selective.scores import SCORE_NAMES
 from training.common.errors import TrainingError
 
 MAX_PAUSE = 30.0
@@ -62,6 +63,8 @@ class RolloutRecord(BaseModel):
     temperatures: list[float | None]
     logprobs: list[float] | None = Field(None, exclude_if=_is_absent)
     """Of the tokens, as stock vLLM reports them; None unless they were asked for."""
+    scores: dict[str, float | None] | None = Field(None, exclude_if=_is_absent)
+    """Scores of the answer by name; None unless the request had the control `confidence`."""
     difficulty: str | None = Field(None, exclude_if=_is_absent)
     """The class that the server's probe chose; None unless it was asked."""
     prepass: bool = Field(False, exclude_if=lambda value: not value)
@@ -257,6 +260,7 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         entropies=[token.entropy for token in tokens],
         temperatures=[token.temperature for token in tokens],
         logprobs=None if logprobs is None else [token.logprob for token in logprobs],
+        scores=_scores(measured),
         difficulty=None if decision is None else decision.label,
         prepass=decision is not None and decision.prepass_tokens is not None,
     )
@@ -265,6 +269,13 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         reason = measured.fallback or "no token was measured"
         raise RetryableError(f"{server} sent an incomplete trace: {reason}")
     return rollout
+
+
+def _scores(measured: EntropyReport) -> dict[str, float | None] | None:
+    if measured.confidence is None:
+        return None
+    found = {**dict(measured), **dict(measured.confidence)}
+    return {name: found[name] for name in SCORE_NAMES}
 
 
 class _Card(BaseModel):

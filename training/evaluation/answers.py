@@ -1,5 +1,6 @@
 """The answers of an arm as arrays, graded."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -91,6 +92,41 @@ def join(first: ArmAnswers, second: ArmAnswers) -> ArmAnswers:
         temperatures=both(lambda arm: arm.temperatures),
         labels=[*first.labels, *second.labels],
         texts=[*first.texts, *second.texts],
+    )
+
+
+def graded_lines(
+    problems: Sequence[Problem], kinds: Sequence[str], answers: ArmAnswers, temperature: float
+) -> str:
+    """The graded answers of an arm as JSONL, which `train-probe abstain` reads.
+
+    Args:
+        problems: Its questions.
+        kinds: Kind of every question.
+        answers: The arm.
+        temperature: Of the arm.
+    """
+    columns = {
+        "entropy_mean": answers.entropy_mean,
+        "entropy_max": answers.entropy_max,
+        "logprob_mean": answers.logprob_mean,
+        "logprob_sum": answers.logprob_sum,
+        "num_tokens": answers.tokens,
+    }
+    known = {name: column for name, column in columns.items() if not np.isnan(column).any()}
+    return "".join(
+        json.dumps(
+            {
+                "question": problem.prompt,
+                "kind": kind,
+                "right": bool(answers.right[row, sample]),
+                **{name: float(column[row, sample]) for name, column in known.items()},
+                "temperature": temperature,
+            }
+        )
+        + "\n"
+        for row, (problem, kind) in enumerate(zip(problems, kinds, strict=True))
+        for sample in range(answers.right.shape[1])
     )
 
 

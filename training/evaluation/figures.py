@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.common.selective import error_by_coverage
 from training.evaluation.answers import ArmAnswers, join
 from training.evaluation.arms import ArmKind, EvaluationArm
 from training.evaluation.results import DrawnAnswers, EvaluationResult
-from training.evaluation.selective import error_by_coverage
 
 _LOOKS: dict[ArmKind, tuple[str, str]] = {
     "fixed": ("o", "0.4"),

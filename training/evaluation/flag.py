@@ -14,8 +14,8 @@ from training.common.metrics import (
     resample_weights,
     smallest_difference,
 )
+from training.common.selective import accuracy_at_coverage, auroc, excess_aurc
 from training.evaluation.answers import ArmAnswers
-from training.evaluation.selective import accuracy_at_coverage, auroc, excess_aurc
 
 ENTROPY = "entropy_mean"
 SHUFFLED = "entropy_mean, shuffled"

@@ -24,7 +24,7 @@ from training.common.sampling import run_folder, sample_missing
 from training.common.server_pool import SampleRequest, Sampling, ServedModel, ServerPool
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
-from training.evaluation.answers import read_answers
+from training.evaluation.answers import graded_lines, read_answers
 from training.evaluation.arms import (
     EvaluationArm,
     SkippedProfile,
@@ -300,6 +300,7 @@ def _write(
     page = write_page(folder, name, text, figure)
     toml_head = f"{model} on {_name(task)}. {facts}"
     write_text(folder / "recommended.toml", profile_file(recommendation, toml_head, result.flag))
+    write_text(folder / "answers.jsonl", _graded(sampled.drawn, config))
     raw = {
         "settings": config.model_dump(mode="json"),
         "model": sampled.served._asdict(),
@@ -316,6 +317,15 @@ def _write(
     }
     write_text(folder / f"{name}.json", json.dumps(raw, indent=1) + "\n")
     return page
+
+
+def _graded(drawn: DrawnAnswers, config: EvaluateConfig) -> str:
+    """Plain answers to all questions, for `train-probe abstain`."""
+    plain = fixed_name(config.temperature)
+    return "".join(
+        graded_lines(problems, list(map(kind_of, problems)), arms[plain], config.temperature)
+        for problems, arms in zip(drawn.problems, (drawn.choosing, drawn.scoring), strict=True)
+    )
 
 
 def _facts(config: EvaluateConfig, sampled: _Sampled) -> str:

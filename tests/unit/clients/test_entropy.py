@@ -15,6 +15,7 @@ from clients.entropy import (
     EntropyStream,
     Law,
     Token,
+    abstain,
     confidence,
     controls,
     difficulty,
@@ -31,6 +32,7 @@ from clients.entropy import (
     shuffled,
     steer,
     top_n_sigma,
+    vote,
 )
 from tests.unit.clients.fake import HELLO, SUMMARY, WHOLE, Fake, Json, chunk, envelope, tokens
 
@@ -272,6 +274,8 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
         client.InquiryStatus: wire.InquiryReport,
         client.AnsweredQuestion: wire.HeardReport,
         client.Confidence: wire.ConfidenceReport,
+        client.AbstentionVerdict: wire.AbstentionReport,
+        client.Vote: wire.VoteReport,
     }
     for ours, sent in pairs.items():
         assert set(ours.model_fields) == set(sent.model_fields), ours
@@ -322,7 +326,9 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         difficulty=hard,
         steering=steered,
         inquiry=game,
-        confidence=confidence(64),
+        confidence=confidence("m/c", window=64),
+        abstain=abstain("m/a", 0.1, promise="selective", delta=0.2, text="?", withhold=False),
+        vote=vote(4, answer="json", stop="lead"),
         profile="p",
         trace="none",
     )["entropy"]

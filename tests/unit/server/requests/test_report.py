@@ -15,9 +15,10 @@ from probes.laws import (
     TemperatureLaw,
 )
 from server.planning.plan import Plan
+from server.planning.selective import ConfidencePlan
 from server.requests.report import summarize, token_reports
 from server.requests.telemetry import TracedToken
-from server.wire.request import ConfidenceControl, Trace
+from server.wire.request import Trace
 
 NAN = math.nan
 numbers = st.floats(0, 12)
@@ -68,6 +69,8 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
         "difficulty": None,
         "steering": None,
         "confidence": None,
+        "abstain": None,
+        "vote": None,
         "inquiry": None,
         "fallback": None,
     }
@@ -164,7 +167,7 @@ def test_features_of_confidence_are_reported_if_requested() -> None:
         TracedToken(1.5, 1.0, 1.0, -0.25, 1.5, 6.0, 0.75),
     ]
     assert summarize(PLAIN, told, produced=4).confidence is None
-    asked = PLAIN._replace(confidence=ConfidenceControl(window=2))
+    asked = PLAIN._replace(confidence=ConfidencePlan(2))
     report = summarize(asked, told, produced=4).confidence
     assert report is not None
     assert report.model_dump() == {
@@ -173,6 +176,9 @@ def test_features_of_confidence_are_reported_if_requested() -> None:
         "collision_mean": 0.5,
         "logprob_min": -1.5,
         "window": 2,
+        "probe": None,
+        "probability": None,
+        "outside": None,
     }
     nothing = summarize(asked, [], produced=0).confidence
     assert nothing is not None

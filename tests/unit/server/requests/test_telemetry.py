@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from server.requests.telemetry import Telemetry, TracedToken, TraceBuffer, remove_stale_sockets
+from server.requests.telemetry import Telemetry, TraceBuffer, TracedToken, remove_stale_sockets
 from server.worker.records import DECISION, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 

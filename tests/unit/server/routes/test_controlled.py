@@ -36,12 +36,16 @@ class Route:
         fields = {"model": "m", "entropy": None, "temperature": None, "vllm_xargs": None}
         headers = request.pop("headers", {})
         self.request = SimpleNamespace(**{**fields, **request})
-        models = SimpleNamespace(base_model_paths=[SimpleNamespace(name="m")], lora_requests={})
+        models = SimpleNamespace(
+            base_model_paths=[SimpleNamespace(name="m")],
+            lora_requests={},
+            model_config=SimpleNamespace(max_model_len=2048),
+        )
         state = SimpleNamespace(
             telemetry=self.telemetry,
             profiles={"watch": Control(trace="summary")},
             artifacts=artifacts(),
-            settings=SimpleNamespace(trace_timeout=0.2),
+            settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
             admission=None,
             speculative=False,
             served_names=lambda _: {path.name for path in models.base_model_paths},

@@ -157,7 +157,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         served_names=lambda _: {"m"},
         artifacts=None,
         telemetry=None,
-        settings=SimpleNamespace(trace_timeout=1.0),
+        settings=SimpleNamespace(trace_timeout=1.0, max_samples=32),
         speculative=False,
         admission=Full(),
     )
@@ -169,7 +169,8 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         trace="none",
         is_empty=False,
     )
-    APP.state.openai_serving_models = SimpleNamespace(lora_requests={})
+    config = SimpleNamespace(max_model_len=2048)
+    APP.state.openai_serving_models = SimpleNamespace(lora_requests={}, model_config=config)
     body: dict[str, Any] = {"model": "m", "stream": True, "entropy": {}}
     body["messages"] = [{"role": "user", "content": "hi"}]
     with patch("server.routes.controlled.make_plan", lambda *_: plan):

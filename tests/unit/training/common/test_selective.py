@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from training.common.metrics import calibration_error, resample_weights
-from training.evaluation.selective import (
+from training.common.selective import (
     accuracy_at_coverage,
     aurc,
     auroc,

@@ -1,0 +1,1 @@
+"""Selective prediction: scores of an answer, calibrated confidence, and abstention."""

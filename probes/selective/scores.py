@@ -1,0 +1,55 @@
+"""Words that requests and reports use, and the scores of an answer."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Promise = Literal["joint", "selective"]
+"""What an abstention promises; see `probes.selective.abstention`."""
+AnswerKind = Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"]
+"""How the answers of a vote are compared; see `probes.selective.votes`."""
+StopRule = Literal["none", "lead", "beta"]
+"""When a vote ends early; see `probes.selective.votes`."""
+ScoreName = Literal[
+    "entropy_mean",
+    "entropy_max",
+    "varentropy_mean",
+    "logprob_mean",
+    "logprob_sum",
+    "num_tokens",
+    "logprob_min",
+    "self_certainty_mean",
+    "self_certainty_window_min",
+    "collision_mean",
+    "probability",
+]
+"""Fields of a report; the last five are fields of its `confidence`."""
+
+SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
+CONFIDENCE_SCORES: tuple[ScoreName, ...] = SCORE_NAMES[SCORE_NAMES.index("logprob_min") :]
+"""Scores that a request gets with the control `confidence` only."""
+
+_RISES_WITH_CERTAINTY = {
+    "logprob_mean",
+    "logprob_sum",
+    "logprob_min",
+    "self_certainty_mean",
+    "self_certainty_window_min",
+    "collision_mean",
+    "probability",
+}
+
+
+def uncertainty(score: ScoreName, value: float) -> float:
+    """The score such that higher means more doubt: negated if it rises with certainty."""
+    return -value if score in _RISES_WITH_CERTAINTY else value
+
+
+def score_value(scores: Mapping[str, Any], name: ScoreName) -> float:
+    """The value of a score; NaN where it is missing or null.
+
+    Args:
+        scores: By name; other keys do not matter.
+        name: Which one.
+    """
+    value = scores.get(name)
+    return float("nan") if value is None else float(value)

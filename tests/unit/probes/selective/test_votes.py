@@ -1,0 +1,70 @@
+"""Votes: equality, order, ties, stopping."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probes.selective.scores import AnswerKind
+from probes.selective.votes import answer_key, beta_lead, count_votes, is_decided
+
+KEYS = st.lists(st.sampled_from(["a", "b", "c"]) | st.none(), max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        ("auto", "The answer is 1,200.", "#### 1200"),
+        ("auto", "Answer: Paris", "The answer is paris."),
+        ("boxed", r"So \boxed{x + 1}", r"Hence: \boxed{x+1}."),
+        ("numeric", "It is 0.5", "The answer is 1/2"),
+        ("choice", "The answer is (B).", "Answer: B"),
+        ("line", "Let me see.\n\n  YES  please ", "yes please"),
+        ("exact", "Answer: the Nile", "Nile"),
+        ("json", '{"a": 1, "b": [2]}', '{"b":[2],"a":1}'),
+    ],
+)
+def test_equal_answers_share_a_key(kind: AnswerKind, one: str, two: str) -> None:
+    assert answer_key(one, kind) == answer_key(two, kind) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("boxed", "42"), ("numeric", "none"), ("json", "{"), ("line", " \n")]
+)
+def test_a_text_without_an_answer_has_no_key(kind: AnswerKind, text: str) -> None:
+    assert answer_key(text, kind) is None
+
+
+def test_the_first_of_equally_many_votes_wins() -> None:
+    groups = count_votes(["b", None, "a", "a", "b", "c"])
+    assert [(group.key, group.members) for group in groups] == [
+        ("b", [0, 4]),
+        ("a", [2, 3]),
+        ("c", [5]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("votes", "probability"),
+    [((3, 0), 0.9375), ((4, 0), 0.96875), ((5, 1), 0.9375), ((6, 2), 0.910156), ((8, 3), 0.927002)],
+)
+def test_golden_probabilities_of_a_lead(votes: tuple[int, int], probability: float) -> None:
+    assert beta_lead(*votes) == pytest.approx(probability, abs=1e-6)
+
+
+@given(KEYS, st.lists(st.sampled_from(["a", "b", "c", "d"]) | st.none(), max_size=5))
+def test_a_decided_lead_cannot_be_lost(keys: list[str | None], rest: list[str | None]) -> None:
+    if is_decided(keys, len(rest), "lead"):
+        assert count_votes(keys)[0].key == count_votes([*keys, *rest])[0].key
+
+
+@given(KEYS, st.randoms())
+def test_the_order_of_samples_changes_no_count(keys: list[str | None], chance: object) -> None:
+    other = list(keys)
+    chance.shuffle(other)  # type: ignore[attr-defined]
+
+    def counts(of: list[str | None]) -> dict[str, int]:
+        return {group.key: len(group.members) for group in count_votes(of)}
+
+    assert counts(keys) == counts(other)
+    assert not is_decided(keys, 0, "none")
+    assert not is_decided([None] * 4, 0, "lead")

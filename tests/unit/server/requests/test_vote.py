@@ -1,0 +1,143 @@
+"""A vote on a scripted engine: the winner, its usage, early ends, errors, closed clients."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from server.requests.generation import ControlledEngine, Generation
+from server.requests.merge import add_reports
+from server.requests.telemetry import Telemetry
+from server.wire.request import VoteControl
+from tests.unit.server.fake_engine import plan
+from tests.unit.server.requests.generation_run import Body
+
+
+class Choir:
+    """Answers `texts[k]` to sample k, one token for each word; a text of None never ends."""
+
+    def __init__(self, texts: list[str | None], error: Exception | None = None) -> None:
+        self.texts, self.error = texts, error
+        self.begun: list[int] = []
+        self.aborted: list[int] = []
+        self.seeds: list[int | None] = []
+
+    async def generate(
+        self, prompt: Any, params: SamplingParams, request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        number = int(request_id.rpartition("-")[2])
+        self.begun.append(number)
+        self.seeds.append(params.seed)
+        assert params.output_kind is RequestOutputKind.CUMULATIVE
+        text = self.texts[number]
+        try:
+            for step in range(1, 1000):
+                await asyncio.sleep(0)
+                words = ["..."] * step if text is None else text.split()[:step]
+                ends = text is not None and step >= len(text.split())
+                if self.error is not None and number == 1:
+                    raise self.error
+                yield self._output(" ".join(words), len(words), request_id, ends)
+                if ends:
+                    return
+                if text is None and step > 50:
+                    await asyncio.Event().wait()
+        except (GeneratorExit, asyncio.CancelledError):
+            self.aborted.append(number)
+            raise
+
+    @staticmethod
+    def _output(text: str, count: int, request_id: str, ends: bool) -> Any:
+        one = SimpleNamespace(
+            index=0, text=text, token_ids=[7] * count, finish_reason="stop" if ends else None
+        )
+        return SimpleNamespace(outputs=[one], request_id=request_id, finished=ends)
+
+
+def generation(stop: Any = "none", n: int = 5, **control: Any) -> Generation:
+    made = plan("none")._replace(vote=VoteControl(n=n, stop=stop, **control))
+    return Generation(made, Telemetry(), 0.01)
+
+
+async def run(choir: Choir, one: Generation, kind: Any = RequestOutputKind.DELTA) -> list[Any]:
+    with one.activate():
+        engine = ControlledEngine(choir)
+        params = SamplingParams(seed=3, output_kind=kind)
+        outputs = engine.generate("prompt", params, "chat-1")
+        return [output async for output in outputs]
+
+
+async def test_the_most_frequent_answer_is_the_only_output() -> None:
+    choir = Choir(["It is 4", "Sure. It is 5", "5", "The answer is 4.", "5"])
+    one = generation()
+    (output,) = await run(choir, one)
+    assert output.outputs[0].text == "Sure. It is 5"  # the first of the winners
+    assert output.request_id == "chat-1"
+    assert choir.begun[0] == 0
+    assert choir.seeds == [3, 4, 5, 6, 7]
+    assert one.vote is not None
+    report = one.vote.report
+    assert (report.answer, report.finished, report.agreement) == ("5", 5, 0.6)
+    assert [(row.answer, row.votes) for row in report.table] == [("5", 3), ("4", 2)]
+    assert report.tokens == 3 + 4 + 1 + 4 + 1
+    assert len(one.choices) == 1
+    assert one.choices[0].call.produced == [4]
+
+
+async def test_the_rest_is_aborted_when_the_lead_is_safe_and_its_tokens_count() -> None:
+    choir = Choir(["7", "7", "7", None, None])
+    one = generation("lead")
+    (output,) = await run(choir, one)
+    assert output.outputs[0].text == "7"
+    assert one.vote is not None
+    assert (one.vote.report.stopped, one.vote.report.finished) == ("lead", 3)
+    assert sorted(choir.aborted) == [3, 4]
+    assert one.vote.report.tokens > 3
+
+
+async def test_without_an_answer_the_first_sample_is_sent() -> None:
+    one = generation(answer="boxed", n=2)
+    (output,) = await run(Choir(["no box", "none here"]), one)
+    assert output.outputs[0].text == "no box"
+    assert one.vote is not None
+    assert (one.vote.report.answer, one.vote.report.no_answer) == (None, 2)
+
+
+async def test_an_error_of_a_sample_is_the_requests_and_aborts_the_others() -> None:
+    choir = Choir(["1", "2", None], ValueError("too long"))
+    with pytest.raises(ValueError, match="too long"):
+        await run(choir, generation(n=3))
+    assert 2 in choir.aborted
+
+
+async def test_a_client_that_leaves_aborts_all_samples() -> None:
+    choir, one = Choir([None] * 3), generation(n=3)
+    task = asyncio.create_task(run(choir, one))
+    while len(choir.begun) < 3:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(choir.aborted) == [0, 1, 2]
+
+
+async def test_usage_counts_every_sample_and_the_report_has_the_vote() -> None:
+    one = generation(n=3)
+    one.plan = one.plan._replace(trace="summary")
+    choir = Choir(["4", "It is 4", "It is 5"])
+
+    async def handle() -> Any:
+        outputs = await run(choir, one, RequestOutputKind.FINAL_ONLY)
+        tokens = len(outputs[0].outputs[0].token_ids)
+        usage = SimpleNamespace(prompt_tokens=9, completion_tokens=tokens, total_tokens=9 + tokens)
+        return Body(choices=[{"index": 0}], usage=usage)
+
+    with one.activate():
+        result = await add_reports(handle)()
+    assert (result.usage.completion_tokens, result.usage.total_tokens) == (7, 16)
+    (choice,) = result.choices
+    assert choice.entropy.vote.answer == "4"
+    assert choice.entropy.fallback == "trace_lost"  # the choir measures nothing

@@ -1,0 +1,1 @@
+"""`train-probe confidence` and `train-probe abstain`."""

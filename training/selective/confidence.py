@@ -1,0 +1,180 @@
+"""`train-probe confidence`: the probability that an answer is right, from its scores."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from probes.artifact import Artifact, Manifest, package_versions
+from probes.selective.scores import SCORE_NAMES, ScoreName
+from training.common.errors import TrainingError
+from training.common.report import markdown_table, provenance, write_page
+from training.selective.answers import AnsweredTask, graded_answers
+from training.selective.config import ConfidenceConfig
+from training.selective.figures import PROBE, REFERENCE, ScoreFigures, compare
+from training.selective.fit import FitData, ProbeChoice, candidates, cross_fitted, fit_probe
+from training.selective.rows import GradedAnswers
+
+
+def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
+    """Run the job.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        TrainingError: It cannot be done; what was drawn stays in the run folder.
+    """
+    task = graded_answers(job, job.samples, {}, console)
+    data = fit_data(task.answers)
+    sets = feature_sets(data, job)
+    with console.status("fitting"):
+        probability, chosen = cross_fitted(data, sets, job.seed)
+        figures = compare(task.answers.rows, data, probability, job.seed)
+        best = candidates(data, sets, job.seed)[0]
+        made = task.answers
+        probe = fit_probe(
+            data, best.features, best.calibrator, job.seed, made.temperature, made.window
+        )
+    artifact = Artifact(
+        id=job.name or f"{task.model}/confidence",
+        manifest=Manifest(
+            kind="confidence",
+            model=task.model,
+            identity=task.identity,
+            data_hash=made.hash,
+            seed=job.seed,
+            versions=package_versions("entrostat", "safetensors", "scikit-learn")
+            | ({} if task.vllm is None else {"vllm": task.vllm}),
+            settings={"task": Path(job.task).name, "max_tokens": job.max_tokens},
+            confidence=probe.spec,
+            metrics=_metrics(data, figures),
+        ),
+        tensors=probe.tensors(),
+    )
+    folder = artifact.save(job.out)
+    page = write_page(task.run, "confidence", _page(job, task, artifact, figures, best, chosen))
+    console.print(verdict(figures), highlight=False, soft_wrap=True)
+    console.print(f"artifact: {folder}\nreport:   {page}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def fit_data(answers: GradedAnswers) -> FitData:
+    """Arrays of the scores that all answers have.
+
+    Raises:
+        TrainingError: `logprob_mean` is missing.
+    """
+    known = set.intersection(*(set(row.scores) for row in answers.rows)) - {"probability"}
+    columns: dict[ScoreName, np.ndarray] = {
+        name: np.array([row.scores[name] for row in answers.rows])
+        for name in SCORE_NAMES
+        if name in known
+    }
+    if REFERENCE not in columns:
+        raise TrainingError("`logprob_mean` is missing in some rows: it is the score to beat")
+    right = np.array([float(row.right) for row in answers.rows])
+    questions = [row.question for row in answers.rows]
+    groups = np.unique(questions, return_inverse=True)[1].astype(float)
+    return FitData(columns, right, groups)
+
+
+def feature_sets(data: FitData, job: ConfidenceConfig) -> list[tuple[ScoreName, ...]]:
+    """The features to choose from: those of the job, or each score alone and all together.
+
+    Raises:
+        TrainingError: A feature of the job is missing in the answers.
+    """
+    known = tuple(data.columns)
+    if not job.features:
+        return [(name,) for name in known] + ([known] if len(known) > 1 else [])
+    chosen = tuple(name for name in known if name in job.features)
+    if missing := set(job.features) - set(chosen):
+        raise TrainingError(f"--features: the answers have no `{sorted(missing)[0]}`")
+    return [chosen]
+
+
+def verdict(figures: dict[str, ScoreFigures]) -> str:
+    """Whether the probe orders answers better than `logprob_mean`, in one sentence."""
+    ahead = figures[PROBE].ahead
+    assert ahead is not None
+    what = "beats" if ahead.low > 0 else "is behind" if ahead.high < 0 else "is not told apart from"
+    return (
+        f"The probe {what} `{REFERENCE}`: AUROC {ahead.value:+.3f} ({ahead.low:+.3f} to "
+        f"{ahead.high:+.3f})."
+    )
+
+
+def _metrics(data: FitData, figures: dict[str, ScoreFigures]) -> dict[str, float | int]:
+    probe, reference = figures[PROBE], figures[REFERENCE]
+    found = {
+        "answers": len(data.right),
+        "accuracy": float(data.right.mean()),
+        "auroc": probe.auroc.value,
+        "auroc_low": probe.auroc.low,
+        "auroc_high": probe.auroc.high,
+        "logprob_mean_auroc": reference.auroc.value,
+        "excess_aurc": probe.excess_aurc,
+        "ece": probe.ece or 0.0,
+        "brier": probe.brier or 0.0,
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _page(
+    job: ConfidenceConfig,
+    task: AnsweredTask,
+    artifact: Artifact,
+    figures: dict[str, ScoreFigures],
+    best: ProbeChoice,
+    chosen: list[ProbeChoice],
+) -> str:
+    rows = task.answers.rows
+    questions = len({row.question for row in rows})
+    right = sum(row.right for row in rows) / len(rows)
+    table = markdown_table(
+        [
+            "score",
+            "AUROC",
+            "minus `logprob_mean`",
+            "surest 25, 50, 75 % right",
+            "E-AURC",
+            "ECE",
+            "Brier",
+        ],
+        (
+            _line(name, one)
+            for name, one in sorted(figures.items(), key=lambda item: -item[1].auroc.value)
+        ),
+    )
+    folds = "; ".join(f"{', '.join(one.features)} ({one.calibrator})" for one in chosen)
+    return f"""# Confidence of {task.model} on {Path(job.task).name}
+
+{provenance(artifact.manifest, job.command)}
+
+{len(rows):,} answers to {questions:,} questions, {right:.3f} of them right. {verdict(figures)}
+So many questions could show a difference of {figures[PROBE].smallest:.3f}.
+
+{table}
+
+AUROC is the probability that a wrong answer has more doubt than a right one. Intervals are 95 %
+bootstraps over questions. The row `probe` is cross-fitted: features, calibrator and weights come
+from the other four fifths of the questions. ECE and Brier of a single score are those of a logistic
+curve fitted in the same way. E-AURC: area under the risk-coverage curve above a perfect order.
+
+The artifact `{artifact.id}` uses {", ".join(f"`{name}`" for name in best.features)} with
+{best.calibrator} and was fitted to all answers. The folds chose: {folds}.
+"""
+
+
+def _line(name: str, one: ScoreFigures) -> list[str]:
+    ahead = one.ahead
+    return [
+        f"`{name}`" if name in SCORE_NAMES else name,
+        f"{one.auroc.value:.3f} ({one.auroc.low:.3f} to {one.auroc.high:.3f})",
+        "" if ahead is None else f"{ahead.value:+.3f} ({ahead.low:+.3f} to {ahead.high:+.3f})",
+        ", ".join(f"{share.value:.2f}" for share in one.accuracy),
+        f"{one.excess_aurc:.3f}",
+        "" if one.ece is None else f"{one.ece:.3f}",
+        "" if one.brier is None else f"{one.brier:.3f}",
+    ]

@@ -24,6 +24,7 @@ from training.objectives.configs import (
     SoftClipConfig,
     SteerConfig,
     TargetEntropyConfig,
+    TeaRlConfig,
 )
 from training.objectives.core.controller import Actuator
 from training.objectives.core.requirements import Claim, ObjectiveSettings
@@ -49,6 +50,7 @@ ObjectiveConfig = Annotated[
     | HardnessWeightConfig
     | ClipCovConfig
     | KlCovConfig
+    | TeaRlConfig
     | SteerConfig
     | LpRegConfig
     | SirenConfig

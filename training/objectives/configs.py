@@ -152,6 +152,24 @@ class KlCovConfig(ObjectiveSettings):
     """Loss per nat of log-ratio."""
 
 
+class TeaRlConfig(ObjectiveSettings):
+    """Entropy bonus on the tokens of an answer whose covariance is largest (TEA-RL)."""
+
+    checked = "Qihoo360/Light-IF"
+    decides = frozenset({Claim.ENTROPY})
+    batch_needs = frozenset({RequiredTensor.OLD_LOGPROBS})
+    acts_on = ("tokens",)
+
+    type: Literal["tea_rl"] = "tea_rl"
+    """Name of the objective."""
+    entropy_coef: float = Field(1.0, ge=0.0)
+    """Loss per nat at weight 1."""
+    scale: float = Field(10.0, gt=0.0)
+    """Sum of the weights of an answer, unless a weight is limited."""
+    weight_max: float = Field(5.0, gt=0.0)
+    """Largest weight of a token."""
+
+
 class SteerConfig(ObjectiveSettings):
     """Down-weight tokens whose update is expected to change the entropy strongly."""
 

@@ -1,9 +1,9 @@
-"""Restrict the updates of tokens with a large covariance of log-probability and advantage.
+"""Treat tokens with a large covariance of log-probability and advantage differently.
 
 The entropy of a softmax policy falls by about the learning rate times Cov(logprob, A) per step,
 and a small share of the tokens contributes most of that covariance.
 
-Source of both objectives: The Entropy Mechanism of RL (arXiv 2505.22617), code in
+Source of `clip_cov` and `kl_cov`: The Entropy Mechanism of RL (arXiv 2505.22617), code in
 PRIME-RL/Entropy-Mechanism-of-RL at 8850579.
 """
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from training.objectives.configs import ClipCovConfig, KlCovConfig
+from training.objectives.configs import ClipCovConfig, KlCovConfig, TeaRlConfig
 from training.objectives.core.batch import UNCLIPPED, LossPlan, MicroBatch
 from training.objectives.core.distributed import smallest, token_count, token_mean
 from training.objectives.core.interface import Objective
@@ -92,4 +92,43 @@ class KlCov(Objective[KlCovConfig]):
             plan.with_clip_range(UNCLIPPED, UNCLIPPED)
             .with_terms(policy=penalty)
             .with_metrics(kl_cov_share=token_count(chosen, tokens.ranks) / max(num_tokens, 1))
+        )
+
+
+class TeaRl(Objective[TeaRlConfig]):
+    """Entropy bonus on the tokens of an answer whose covariance is largest (TEA-RL).
+
+    L - entropy_coef mean(w H) with w = min(scale softmax(cov), weight_max), the softmax over the
+    tokens of an answer. As in the public code, the gradient also flows through the log-probability
+    in cov: it lowers the log-probability of tokens with more entropy than the answer's weighted
+    mean if A is above the mean advantage. The means are over the rollout batch of all processes
+    (published: over the micro-batch of one process), the mean of w H over the tokens of the
+    optimizer step for every loss type.
+
+    Weights of an answer sum to `scale`, so that long answers get little. A combination with another
+    entropy bonus is refused.
+
+    Source: Light-IF (arXiv 2508.03178), code in Qihoo360/Light-IF at 7068745, where the branch that
+    calls it cannot be reached; its bonus has no coefficient.
+    """
+
+    def batch_statistics(self, tokens: MicroBatch, plan: LossPlan) -> Tensor:
+        """Mean advantage and mean log-probability, (B, 2)."""
+        means = [
+            token_mean(values, tokens.mask, tokens.ranks)
+            for values in (plan.advantages, tokens.logprobs.detach())
+        ]
+        return torch.stack(means).expand(len(tokens.mask), 2)
+
+    def on_tokens(self, tokens: MicroBatch, plan: LossPlan) -> LossPlan:
+        """Add -c w H."""
+        config = self.config
+        mean_advantage, mean_logprob = self.statistics_of(tokens, plan).unbind(1)
+        deviation = tokens.logprobs - mean_logprob[:, None]
+        covariance = (plan.advantages - mean_advantage[:, None]) * deviation
+        lowest = torch.finfo(covariance.dtype).min
+        shares = covariance.masked_fill(~tokens.mask, lowest).softmax(1)
+        weight = (config.scale * shares).clamp_max(config.weight_max) * tokens.mask
+        return plan.with_terms(mean=-config.entropy_coef * weight * tokens.entropy).with_metrics(
+            tea_rl_weight=token_mean(weight.detach(), tokens.mask, tokens.ranks)
         )

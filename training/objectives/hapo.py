@@ -24,7 +24,7 @@ def standardized_entropy(
     entropy: Float[Tensor, "*batch"], statistics: HapoStatistics
 ) -> Float[Tensor, "*batch"]:
     """HAPO's h in [-1, 1] per token, any shape."""
-    row = (*statistics, 1.0, 0.0)  # tau = 1, corrected signs
+    row = (*statistics, 1.0)  # tau = 1
     flat = entropy.detach().flatten()
     parameters = torch.tensor(row).to(flat).expand(len(flat), -1)
     return (hapo(flat, torch.ones_like(flat), parameters) - 1).view_as(entropy)

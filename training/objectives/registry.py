@@ -6,7 +6,7 @@ from training.objectives.catalog import ObjectiveConfig
 from training.objectives.configs import PlainConfig
 from training.objectives.core.interface import Objective
 from training.objectives.core.requirements import ObjectiveSettings
-from training.objectives.covariance import ClipCov, KlCov
+from training.objectives.covariance import ClipCov, KlCov, TeaRl
 from training.objectives.entropy_terms import AdaptiveEntropy, EntropyBonus, TargetEntropy
 from training.objectives.epo import Epo
 from training.objectives.experimental.ares import Ares
@@ -38,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "hardness_weight": HardnessWeight,
     "clip_cov": ClipCov,
     "kl_cov": KlCov,
+    "tea_rl": TeaRl,
     "steer": SteerObjective,
     "lp_reg": LpReg,
     "siren": Siren,

@@ -64,6 +64,6 @@ def fit_temperature(
 
 def normalized_deviation(entropies: Tensor, statistics: HapoStatistics) -> Tensor:
     """HAPO's h in [-1, 1], as the server computes it: T = T0 (1 + tau h)."""
-    row = (*statistics, 1.0, 0.0)  # tau = 1, not as published
+    row = (*statistics, 1.0)  # tau = 1
     parameters = torch.tensor(row, dtype=entropies.dtype)
     return hapo(entropies, torch.ones_like(entropies), parameters.expand(len(entropies), -1)) - 1

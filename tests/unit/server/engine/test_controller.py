@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
-from probes.laws import TemperatureLaw, law_row
+from probes.laws import NUM_PARAMETERS, TemperatureLaw, law_row
 from server.engine import controller as module
 from server.engine.controller import Controller
 from tests.unit.server.engine.support import (
@@ -118,7 +118,9 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             getattr(naive, kind)(*values[0])
     controller.flush()
     for slot in range(NUM_SLOTS):
-        row, trace, choice, address = naive.seats.get(slot, ([0.0] * 9, 0, 0, ""))
+        row, trace, choice, address = naive.seats.get(
+            slot, ([0.0] * (3 + NUM_PARAMETERS), 0, 0, "")
+        )
         assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.seats)
         assert controller.laws.device_columns[:, slot].tolist() == pytest.approx(row)
         assert int(controller.traces.directory.traces[slot]) == trace

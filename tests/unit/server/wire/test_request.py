@@ -35,7 +35,6 @@ hapo = st.builds(
     HapoLaw,
     tau=st.floats(0, 1, exclude_max=True),
     statistics=st.none() | st.text(max_size=200),
-    compat=st.sampled_from([None, "published"]),
 )
 edt = st.builds(EdtLaw, theta=numbers(0.01, 100), base=numbers(0.01, 0.99))
 dynatemp = st.builds(DynatempLaw, range=numbers(0, 2), exponent=numbers(0.01, 10))
@@ -98,7 +97,6 @@ def test_an_unknown_key_of_a_law_is_refused(kind: str) -> None:
         ("fixed", "temperature", [0.01, 2.0], [0.0, 0.009, 2.001, -1]),
         ("hapo", "tau", [0.0, 0.999], [-0.001, 1.0]),
         ("hapo", "statistics", ["x" * 200], ["x" * 201, 3]),
-        ("hapo", "compat", ["published", None], ["fixed", ""]),
         ("edt", "theta", [1e-9, 100.0], [0.0, 100.1]),
         ("edt", "base", [0.001, 0.999], [0.0, 1.0]),
         ("dynatemp", "range", [0.0, 2.0], [-0.1, 2.1]),

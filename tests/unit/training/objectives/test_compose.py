@@ -42,6 +42,7 @@ ON_TOKENS = [
     "entropy_advantage",
     "clip_cov",
     "kl_cov",
+    "tea_rl",
     "steer",
     "lp_reg",
     "siren",

@@ -119,3 +119,38 @@ def test_kl_cov_has_no_effect_on_policy_and_declares_it() -> None:
     torch.testing.assert_close(loss, plain_loss)
     torch.testing.assert_close(gradient, plain_gradient)
     assert kl_cov.members["kl_cov"].config.inert_on_policy
+
+
+def test_tea_rl_weights_sum_to_its_scale_and_are_largest_at_the_largest_covariance() -> None:
+    one = case(rows=6)
+    config = {"type": "tea_rl", "entropy_coef": 1.0, "scale": 0.5}
+    plan, tokens = plan_of(objectives(config), one)
+    assert plan.mean_terms is not None
+    weight = (-plan.mean_terms / tokens.entropy).detach().masked_fill(~one.mask, 0)
+    present = one.mask.any(1)
+    torch.testing.assert_close(
+        weight.sum(1)[present], torch.full((int(present.sum()),), 0.5, dtype=torch.float64)
+    )
+    covariance = by_hand(one).masked_fill(~one.mask, -99)
+    assert torch.equal(weight.argmax(1)[present], covariance.argmax(1)[present])
+    assert not plan.mean_terms[~one.mask].any()
+
+
+def test_tea_rl_limits_the_weight_of_a_single_token() -> None:
+    """The softmax over one token is 1 whatever its covariance is; 10 without a limit."""
+    one = case(rows=4)
+    single = one._replace(mask=one.mask & (one.mask.cumsum(1) == 1))
+    plan, tokens = plan_of(objectives("tea_rl"), single)
+    assert plan.mean_terms is not None
+    torch.testing.assert_close(
+        plan.mean_terms[single.mask].detach(), -5 * tokens.entropy[single.mask].detach()
+    )
+
+
+def test_tea_rl_is_finite_for_an_answer_without_tokens() -> None:
+    one = case(rows=4)
+    mask = one.mask.clone()
+    mask[1] = False
+    _, gradient = loss_and_gradient(objectives("tea_rl"), one._replace(mask=mask))
+    assert bool(gradient.isfinite().all())
+    assert not gradient[1].any()

@@ -131,6 +131,19 @@ def kl_cov(tokens: list[Token]) -> Tensor:
     )
 
 
+def tea_rl(tokens: list[Token]) -> Tensor:
+    mean_a = sum(t.advantage for t in tokens) / len(tokens)
+    mean_lp = sum(float(t.lp.detach()) for t in tokens) / len(tokens)
+    grown = [((t.advantage - mean_a) * (t.lp - mean_lp)).exp() for t in tokens]
+    sums: dict[int, Tensor] = {}
+    for t, value in zip(tokens, grown, strict=True):
+        sums[t.row] = sums.get(t.row, torch.zeros(())) + value
+    weights = [
+        (10 * value / sums[t.row]).clamp(0, 5) for t, value in zip(tokens, grown, strict=True)
+    ]
+    return mean([ppo(t) - w * t.entropy for t, w in zip(tokens, weights, strict=True)])
+
+
 def steer(tokens: list[Token]) -> Tensor:
     def change(t: Token) -> float:
         p = math.exp(float(t.lp.detach()))
@@ -217,7 +230,7 @@ NAIVE: dict[str, Callable[[list[Token]], Tensor]] = {
     formula.__name__: formula
     for formula in (
         *(entropy_bonus, adaptive_entropy, target_entropy, high_entropy_mask, entropy_advantage),
-        *(clip_cov, kl_cov, steer, lp_reg, siren, epo, hapo, soft_clip_high_entropy),
+        *(clip_cov, kl_cov, tea_rl, steer, lp_reg, siren, epo, hapo, soft_clip_high_entropy),
     )
 }
 # With a share of all candidates there is no random choice.

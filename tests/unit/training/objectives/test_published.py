@@ -21,7 +21,7 @@ from training.objectives.core.requirements import RequiredTensor
 from training.policy.text_features import turn_steps
 
 LENGTHS = [9, 4, 1, 7, 12, 12, 3, 5]
-NAMES = ["high_entropy_mask", "steer", "clip_cov", "kl_cov", "lp_reg"]
+NAMES = ["high_entropy_mask", "steer", "clip_cov", "kl_cov", "tea_rl", "lp_reg"]
 SHARES = {"clip_cov": {"share": 1.0, "covariance_min": 0.05}, "kl_cov": {"share": 0.2}}
 SHARES["lp_reg"] = {"share": 0.8, "kappa": 0.001}
 

@@ -113,7 +113,7 @@ ON_POLICY = [
     *("hardness_weight", "steer", "epo", "hapo", "dcpo", "canon", "empg", "ares"),
     *({"type": "clip_cov", "share": 0.3, "covariance_min": 0.01},),
     *({"type": "lp_reg", "share": 0.9}, {"type": "seed_grpo", "alpha": 0.5}),
-    *({"type": "siren", "entropy_coef": 1.0},),
+    *({"type": "siren", "entropy_coef": 1.0}, "tea_rl"),
     *({"type": "adaptive_entropy", "entropy_coef": 0.1, "entropy_target": 9.0},),
 ]
 OFF_POLICY = [{"type": "kl_cov", "share": 0.5}, "soft_clip_high_entropy"]

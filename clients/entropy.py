@@ -24,12 +24,20 @@ from clients.reports import (
     DifficultyDecision,
     EntropyReport,
     InquiryStatus,
+    SemanticEntropy,
     Steering,
     Token,
     Vote,
     report,
 )
-from clients.selective import SelectiveAnswer, abstain, ask_or_decline, confidence, vote
+from clients.selective import (
+    SelectiveAnswer,
+    abstain,
+    ask_or_decline,
+    confidence,
+    semantic,
+    vote,
+)
 from clients.truncations import Truncation, mirostat, p_less, top_n_sigma
 
 __all__ = [
@@ -44,6 +52,7 @@ __all__ = [
     "Law",
     "Piece",
     "SelectiveAnswer",
+    "SemanticEntropy",
     "Steering",
     "Token",
     "Trace",
@@ -64,6 +73,7 @@ __all__ = [
     "mirostat",
     "p_less",
     "report",
+    "semantic",
     "shuffled",
     "steer",
     "top_n_sigma",
@@ -258,6 +268,7 @@ def controls(
     confidence: dict[str, object] | None = None,
     abstain: dict[str, object] | None = None,
     vote: dict[str, object] | None = None,
+    semantic: dict[str, object] | None = None,
     profile: str | None = None,
     trace: Trace | None = None,
 ) -> dict[str, object]:
@@ -272,6 +283,7 @@ def controls(
         confidence: Result of `confidence`; None keeps the profile's.
         abstain: Result of `abstain`; None keeps the profile's.
         vote: Result of `vote`; None keeps the profile's.
+        semantic: Result of `semantic`; None keeps the profile's.
         profile: Name of a profile on the server; the other arguments override its fields.
         trace: "tokens" reports every token's entropy and temperature, "summary" (the server's
             default) their statistics, "none" nothing.
@@ -286,6 +298,7 @@ def controls(
         "confidence": confidence,
         "abstain": abstain,
         "vote": vote,
+        "semantic": semantic,
         "trace": trace,
     }
     return {"entropy": {key: value for key, value in asked.items() if value is not None}}

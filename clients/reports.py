@@ -182,6 +182,30 @@ class Vote(_Reading):
     """Samples without an answer."""
 
 
+class Cluster(_Reading):
+    """Samples that say the same."""
+
+    answer: str | None = None
+    share: float = 0.0
+
+
+class SemanticEntropy(_Reading):
+    """How much several answers disagree."""
+
+    entropy: float | None = None
+    """Nats."""
+    estimator: str = "discrete"
+    agreement: float | None = None
+    """Share of the samples in the largest cluster."""
+    saturated: bool = False
+    """Whether all samples differ: the entropy then says nothing."""
+    clusters: tuple[Cluster, ...] = ()
+    """The most probable first."""
+    n: int | None = None
+    tokens: int | None = None
+    """Of the samples and the answer."""
+
+
 class EntropyReport(_Reading):
     """What the server measured and changed while it generated one choice."""
 
@@ -226,6 +250,8 @@ class EntropyReport(_Reading):
     abstain: AbstentionVerdict | None = None
     """None unless the request asked for it."""
     vote: Vote | None = None
+    """None unless the request asked for it."""
+    semantic: SemanticEntropy | None = None
     """None unless the request asked for it."""
     inquiry: InquiryStatus | None = None
     """None unless the request asked for it."""

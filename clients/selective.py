@@ -66,6 +66,40 @@ def vote(
     return {key: value for key, value in asked.items() if value is not None}
 
 
+def semantic(
+    n: int | None = None,
+    *,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    answer: Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"] | None = None,
+    estimator: Literal["discrete", "likelihood"] | None = None,
+    reply: Literal["answer", "largest"] | None = None,
+) -> dict[str, object]:
+    """Measure how much several answers disagree in what they say.
+
+    Args:
+        n: Number of samples; None uses the server's 10.
+        temperature: Of the samples; None uses 1.
+        top_k: Of the samples; None uses 50.
+        top_p: Of the samples; None uses 1.
+        answer: How answers are read and compared.
+        estimator: "discrete" counts samples, "likelihood" weighs them.
+        reply: "answer" sends an answer by the request's own parameters, "largest" a sample of the
+            largest cluster.
+    """
+    asked = {
+        "n": n,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "answer": answer,
+        "estimator": estimator,
+        "reply": reply,
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
 class SelectiveAnswer(NamedTuple):
     """An answer, or the text that replaced it."""
 

@@ -14,9 +14,9 @@ from server.planning.refusals import (
     refuse_temperature,
     refuse_truncation,
 )
+from server.planning.sampled import plan_semantic, plan_vote
 from server.planning.selective import AbstentionPlan, ConfidencePlan, plan_abstain, plan_confidence
-from server.planning.vote import plan_vote
-from server.wire.request import Control, Trace, VoteControl
+from server.wire.request import Control, SemanticControl, Trace, VoteControl
 
 if TYPE_CHECKING:  # these import torch
     from server.artifacts import Artifacts
@@ -42,6 +42,7 @@ class Plan(NamedTuple):
     confidence: ConfidencePlan | None = None
     abstain: AbstentionPlan | None = None
     vote: VoteControl | None = None
+    semantic: SemanticControl | None = None
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
 
@@ -180,9 +181,10 @@ class _Planner:
             "report", lambda: refuse_background_report(control.trace, params)
         ):
             control = control.model_copy(update={"trace": "none"})
-        vote = self._plan_or_skip("vote", lambda: self._vote(params))
+        vote = self._plan_or_skip("vote", lambda: plan_vote(self._control, params))
+        semantic = self._plan_or_skip("semantic", lambda: plan_semantic(self._control, params))
         plan = self._result(control, tag_and_row, difficulty, steering, inquiry, truncation)
-        return plan._replace(confidence=confidence, abstain=abstain, vote=vote)
+        return plan._replace(confidence=confidence, abstain=abstain, vote=vote, semantic=semantic)
 
     def _result(
         self,
@@ -275,9 +277,6 @@ class _Planner:
         if self._control.abstain is None:
             return None
         return plan_abstain(self._control, confidence, self._artifacts, params)
-
-    def _vote(self, params: RequestParams) -> VoteControl | None:
-        return None if self._control.vote is None else plan_vote(self._control, params)
 
     def _inquiry(self, params: RequestParams) -> "InquiryPlan | None":
         if self._control.inquiry is None:

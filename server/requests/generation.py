@@ -20,8 +20,10 @@ from server.planning.plan import Plan
 from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
 from server.requests.difficulty import DecisionSource, DifficultyRun, Extend
+from server.requests.samples import EngineArguments, SampledOutcome
+from server.requests.semantic import semantic
 from server.requests.telemetry import Telemetry, TraceBuffer
-from server.requests.vote import VoteOutcome, vote
+from server.requests.vote import vote
 from server.settings import settings
 from server.wire.report import Report
 from server.worker.message import (
@@ -89,7 +91,8 @@ class Generation:
         """Choices by their index in the response."""
         self.reports: list[Report] = []
         """Reports of a non-streaming response; set when they are merged."""
-        self.vote: VoteOutcome | None = None
+        self.sampled: SampledOutcome | None = None
+        """Set once all samples of a vote or of `semantic` have ended."""
         self.label: DifficultyWord | None = None
         """Class of the question, if only the class was recorded."""
         self.closed = False
@@ -135,7 +138,9 @@ class Generation:
             found["x-entropy-fallback"] = ",".join(sorted(reasons))
         return found
 
-    def generate(self, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+    def generate(
+        self, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
+    ) -> Any:
         """Run one engine request with the control of the plan and count its tokens.
 
         Raises:
@@ -143,24 +148,30 @@ class Generation:
         """
         if self.closed:
             raise RuntimeError("the controlled answer has ended: its plan applies to no other call")
+        arguments = EngineArguments(engine, prompt, params, request_id, kwargs)
         if self.plan.vote is not None:
-            return vote(self, self.plan.vote, engine, prompt, params, *args, **kwargs)
-        return self.run_call(self.open_call(params), engine, prompt, params, *args, **kwargs)
+            return vote(self, self.plan.vote, arguments)
+        if self.plan.semantic is not None:
+            return semantic(self, self.plan.semantic, arguments)
+        call = self.open_call(params)
+        return self.run_call(call, engine, prompt, params, request_id, **kwargs)
 
     def run_call(
-        self, call: Call, engine: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        self, call: Call, engine: Any, prompt: Any, params: Any, request_id: str, **kwargs: Any
     ) -> Any:
         """Run a call that `open_call` opened."""
         if call.difficulty is not None:
-            return self._generate_with_difficulty(call, engine, prompt, params, *args, **kwargs)
+            return self._generate_with_difficulty(
+                call, engine, prompt, params, request_id, **kwargs
+            )
         params = self._add_control(call, params)
-        outputs = engine.generate(self._add_cache_salt(prompt), params, *args, **kwargs)
+        outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
-    def settle_vote(self, outcome: VoteOutcome) -> None:
-        """Make the winner of a vote the only choice."""
-        self.vote = outcome
-        self.choices = [AnswerChoice(outcome.winner, 0)]
+    def settle(self, outcome: SampledOutcome) -> None:
+        """Make one of several samples the only choice."""
+        self.sampled = outcome
+        self.choices = [AnswerChoice(outcome.answer, 0)]
 
     def open_call(self, params: Any) -> Call:
         """Open the trace of an engine call."""

@@ -114,9 +114,9 @@ class Merge:
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
         report = summarize(self._plan, tokens, produced, base)
-        if self._generation.vote is not None:
-            report.vote = self._generation.vote.report
-            if report.vote.answer is None:
+        if (sampled := self._generation.sampled) is not None:
+            report.vote, report.semantic = sampled.vote, sampled.semantic
+            if report.vote is not None and report.vote.answer is None:
                 report.fallback = join_fallbacks(report.fallback, "no_answer")
         if difficulty is not None:
             report.difficulty = difficulty
@@ -126,8 +126,8 @@ class Merge:
         return report
 
     def _add_usage(self, usage: Any) -> bool:
-        """Add the tokens of a vote's other samples to `usage`; returns whether it changed."""
-        outcome = self._generation.vote
+        """Add the tokens of all other samples to `usage`; returns whether it changed."""
+        outcome = self._generation.sampled
         if outcome is None or usage is None:
             return False
         for field in ("completion_tokens", "total_tokens"):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from probes.difficulty.strategies import DifficultyWord
 from probes.inquiry.words import Policy, Predictor, Queries, StopReason
-from probes.selective.scores import Promise, ScoreName, StopRule
+from probes.selective.scores import Estimator, Promise, ScoreName, StopRule
 
 
 class ReportModel(BaseModel):
@@ -217,6 +217,34 @@ class VoteReport(ReportModel):
     """Samples that ended without an answer."""
 
 
+class ClusterReport(ReportModel):
+    """Samples that say the same."""
+
+    answer: str | None
+    """Their common spelling, at most 200 characters; None if the sample has no answer."""
+    share: float
+    """Probability of the cluster."""
+
+
+class SemanticReport(ReportModel):
+    """How much the samples disagree."""
+
+    entropy: float | None
+    """Entropy of the clusters in nats, 0 to ln n; None if a likelihood is missing."""
+    estimator: Estimator
+    """As requested."""
+    agreement: float
+    """Share of the samples in the largest cluster: what a plain vote shows."""
+    saturated: bool
+    """Whether every sample is a cluster of its own: the entropy then says nothing."""
+    clusters: list[ClusterReport]
+    """The most probable first, at most 20."""
+    n: int
+    """As requested."""
+    tokens: int
+    """Tokens of the samples and the answer, as in `usage`."""
+
+
 class Report(ReportModel):
     """`choices[i].entropy` of a response. Stream chunks before the last contain only `tokens`."""
 
@@ -269,6 +297,8 @@ class Report(ReportModel):
     """Whether the answer was given; None unless requested."""
     vote: VoteReport | None = None
     """The vote that chose the answer; None unless requested."""
+    semantic: SemanticReport | None = None
+    """How much several answers disagree; None unless requested."""
     inquiry: InquiryReport | None = None
     """State of the inquiry; None unless requested."""
     fallback: str | None = None

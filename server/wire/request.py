@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from probes.difficulty.strategies import Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
-from probes.selective.scores import AnswerKind, Promise, StopRule
+from probes.selective.scores import AnswerKind, Estimator, Promise, StopRule
 from probes.strict import RequestModel
 from probes.truncations import Truncation
 
@@ -134,6 +134,26 @@ class AbstentionControl(RequestModel):
     """Whether to leave the replaced answer out of the report."""
 
 
+class SemanticControl(RequestModel):
+    """Measure how much several answers disagree in what they say (semantic entropy)."""
+
+    n: int = Field(10, ge=2, le=32)
+    """Number of samples, besides the answer."""
+    temperature: float = Field(1.0, ge=0.1, le=2.0)
+    """Temperature of the samples."""
+    top_k: int = Field(50, ge=0, le=1_000_000)
+    """The samples keep so many of the most probable tokens; 0 keeps all."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """The samples keep the most probable tokens up to this mass."""
+    answer: AnswerKind = "auto"
+    """How samples are read and compared, as in `vote`."""
+    estimator: Estimator = "discrete"
+    """`discrete` counts samples; `likelihood` weighs them by their mean token probability."""
+    reply: Literal["answer", "largest"] = "answer"
+    """`answer` sends one more answer by the request's own parameters, `largest` the first sample of
+    the largest cluster."""
+
+
 class VoteControl(RequestModel):
     """Sample several answers and return the most frequent one."""
 
@@ -185,5 +205,7 @@ class Control(RequestModel):
     """Decline to answer where the answer is too uncertain."""
     vote: VoteControl | None = None
     """Sample several answers and return the most frequent one."""
+    semantic: SemanticControl | None = None
+    """Measure how much several answers disagree."""
     trace: Trace = "summary"
     """How much of the measurement to return: nothing, a summary, or every token."""

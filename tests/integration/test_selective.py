@@ -15,6 +15,7 @@ from clients.entropy import (
     confidence,
     controls,
     report,
+    semantic,
     vote,
 )
 from tests.conftest import Server
@@ -137,6 +138,21 @@ def test_a_stream_waits_for_the_verdict(given: bool, server: Server) -> None:
     assert last is not None
     assert last.abstain is not None
     assert last.abstain.abstained is not given
+
+
+def test_semantic_entropy_comes_with_an_unchanged_answer(server: Server) -> None:
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
+    plain = ask(server.client, PROMPTS[5], **options).choices[0].message.content
+    asked = {"semantic": semantic(4, estimator="likelihood")}
+    answer = ask(server.client, PROMPTS[5], asked, **options)
+    assert answer.choices[0].message.content == plain
+    found = report(answer.choices[0])
+    assert found is not None
+    assert found.semantic is not None
+    assert found.semantic.entropy is not None
+    assert 0 <= found.semantic.entropy <= math.log(4)
+    assert answer.usage.completion_tokens == found.semantic.tokens
+    assert sum(cluster.share for cluster in found.semantic.clusters) == pytest.approx(1)
 
 
 WRONG: dict[str, dict[str, Any]] = {

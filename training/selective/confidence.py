@@ -1,19 +1,39 @@
 """`train-probe confidence`: the probability that an answer is right, from its scores."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from probes.artifact import Artifact, Manifest, package_versions
+from probes.selective.confidence import ConfidenceProbe
 from probes.selective.scores import SCORE_NAMES, ScoreName
 from training.common.errors import TrainingError
 from training.common.report import markdown_table, provenance, write_page
 from training.selective.answers import AnsweredTask, graded_answers
 from training.selective.config import ConfidenceConfig
-from training.selective.figures import PROBE, REFERENCE, ScoreFigures, compare
-from training.selective.fit import FitData, ProbeChoice, candidates, cross_fitted, fit_probe
-from training.selective.rows import GradedAnswers
+from training.selective.figures import (
+    PROBE,
+    REFERENCE,
+    ScoreFigures,
+    compare,
+    compare_elsewhere,
+)
+from training.selective.fit import (
+    FitData,
+    ProbeChoice,
+    candidates,
+    cross_fitted,
+    fit_probe,
+    probabilities,
+)
+from training.selective.rows import GradedAnswers, load_rows
+
+_HEADER = (
+    *("score", "AUROC", "minus `logprob_mean`", "surest 25, 50, 75 % right", "E-AURC", "ECE"),
+    "Brier",
+)
 
 
 def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
@@ -36,6 +56,7 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         probe = fit_probe(
             data, best.features, best.calibrator, job.seed, made.temperature, made.window
         )
+    elsewhere = "" if job.test is None else _elsewhere(probe, job.test, job.seed)
     artifact = Artifact(
         id=job.name or f"{task.model}/confidence",
         manifest=Manifest(
@@ -53,7 +74,8 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         tensors=probe.tensors(),
     )
     folder = artifact.save(job.out)
-    page = write_page(task.run, "confidence", _page(job, task, artifact, figures, best, chosen))
+    text = _page(job, task, artifact, figures, best, chosen) + elsewhere
+    page = write_page(task.run, "confidence", text)
     console.print(verdict(figures), highlight=False, soft_wrap=True)
     console.print(f"artifact: {folder}\nreport:   {page}", highlight=False, soft_wrap=True)
     return folder
@@ -132,22 +154,9 @@ def _page(
     rows = task.answers.rows
     questions = len({row.question for row in rows})
     right = sum(row.right for row in rows) / len(rows)
-    table = markdown_table(
-        [
-            "score",
-            "AUROC",
-            "minus `logprob_mean`",
-            "surest 25, 50, 75 % right",
-            "E-AURC",
-            "ECE",
-            "Brier",
-        ],
-        (
-            _line(name, one)
-            for name, one in sorted(figures.items(), key=lambda item: -item[1].auroc.value)
-        ),
-    )
-    folds = "; ".join(f"{', '.join(one.features)} ({one.calibrator})" for one in chosen)
+    table = _table(figures)
+    counts = Counter(f"{_names(one, figures)}, {one.calibrator}" for one in chosen)
+    folds = "; ".join(f"{choice} ({count} of {len(chosen)})" for choice, count in counts.items())
     return f"""# Confidence of {task.model} on {Path(job.task).name}
 
 {provenance(artifact.manifest, job.command)}
@@ -162,9 +171,37 @@ bootstraps over questions. The row `probe` is cross-fitted: features, calibrator
 from the other four fifths of the questions. ECE and Brier of a single score are those of a logistic
 curve fitted in the same way. E-AURC: area under the risk-coverage curve above a perfect order.
 
-The artifact `{artifact.id}` uses {", ".join(f"`{name}`" for name in best.features)} with
-{best.calibrator} and was fitted to all answers. The folds chose: {folds}.
+The artifact `{artifact.id}` uses {_names(best, figures)} with {best.calibrator} and was fitted to
+all answers. The folds chose: {folds}.
 """
+
+
+def _names(choice: ProbeChoice, figures: dict[str, ScoreFigures]) -> str:
+    """The features, or that all scores were chosen."""
+    known = [name for name in figures if name in SCORE_NAMES]
+    if 1 < len(choice.features) == len(known):
+        return f"all {len(known)} scores"
+    return ", ".join(f"`{name}`" for name in choice.features)
+
+
+def _elsewhere(probe: ConfidenceProbe, test: Path, seed: int) -> str:
+    """The finished probe on other questions."""
+    data = fit_data(load_rows(test))
+    figures = compare_elsewhere(data, probabilities(probe, data), seed)
+    return f"""
+## On {test.name}
+
+{len(data.right):,} answers to questions that had no part in the fit, {data.right.mean():.3f} of
+them right. {verdict(figures)}
+
+{_table(figures)}
+"""
+
+
+def _table(figures: dict[str, ScoreFigures]) -> str:
+    """One line for each score, the best first."""
+    ordered = sorted(figures.items(), key=lambda item: -item[1].auroc.value)
+    return markdown_table(_HEADER, (_line(name, one) for name, one in ordered))
 
 
 def _line(name: str, one: ScoreFigures) -> list[str]:

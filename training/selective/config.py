@@ -1,6 +1,7 @@
 """Settings of `train-probe confidence` and `train-probe abstain`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -40,6 +41,9 @@ class ConfidenceConfig(GradedAnswersConfig):
     """Answers to each question."""
     features: CommaSeparated = ()
     """Scores to use, separated by commas; default: what predicts best, of single scores and all."""
+
+    test: Path | None = None
+    """Graded answers to other questions, on which the finished probe is measured as well."""
 
     @model_validator(mode="after")
     def _are_scores(self) -> "ConfidenceConfig":

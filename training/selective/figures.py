@@ -48,10 +48,7 @@ def compare(
         probability: Of the probe, cross-fitted.
         seed: Of resamples, permutation and folds.
     """
-    wrong = (1.0 - data.right)[:, None]
-    numbers = np.unique(data.groups, return_inverse=True)[1]
-    by_question = resample_weights(int(numbers.max()) + 1, seed)
-    weights = by_question[:, numbers]
+    wrong, weights = _resampled(data, seed)
     doubts: dict[str, Floats] = {REFERENCE: -data.columns["logprob_mean"], PROBE: -probability}
     estimates: dict[str, Floats] = {PROBE: probability}
     for name in data.columns:
@@ -62,6 +59,28 @@ def compare(
     doubts["kind of question"] = _by_kind(rows, data, seed)
     doubts["probe, shuffled"] = np.random.default_rng(seed).permutation(-probability)
     return _figures(doubts, estimates, wrong, weights)
+
+
+def compare_elsewhere(data: FitData, probability: Floats, seed: int) -> dict[str, ScoreFigures]:
+    """A finished probe and single scores on answers that it was not fitted to.
+
+    Args:
+        data: The answers.
+        probability: Of the probe.
+        seed: Of the resamples.
+    """
+    wrong, weights = _resampled(data, seed)
+    doubts: dict[str, Floats] = {REFERENCE: -data.columns["logprob_mean"], PROBE: -probability}
+    for name in data.columns:
+        doubts.setdefault(name, _turned(data, name))
+    return _figures(doubts, {PROBE: probability}, wrong, weights)
+
+
+def _resampled(data: FitData, seed: int) -> tuple[Floats, Floats]:
+    """Whether each answer is wrong, and its weight in every resample of the questions."""
+    numbers = np.unique(data.groups, return_inverse=True)[1]
+    by_question = resample_weights(int(numbers.max()) + 1, seed)
+    return (1.0 - data.right)[:, None], by_question[:, numbers]
 
 
 def _figures(

@@ -29,6 +29,7 @@ from clients.entropy import (
     mirostat,
     p_less,
     report,
+    semantic,
     shuffled,
     steer,
     top_n_sigma,
@@ -276,6 +277,7 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
         client.Confidence: wire.ConfidenceReport,
         client.AbstentionVerdict: wire.AbstentionReport,
         client.Vote: wire.VoteReport,
+        client.SemanticEntropy: wire.SemanticReport,
     }
     for ours, sent in pairs.items():
         assert set(ours.model_fields) == set(sent.model_fields), ours
@@ -328,6 +330,15 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         inquiry=game,
         confidence=confidence("m/c", window=64),
         abstain=abstain("m/a", 0.1, promise="selective", delta=0.2, text="?", withhold=False),
+        semantic=semantic(
+            4,
+            temperature=0.5,
+            top_k=9,
+            top_p=0.5,
+            answer="json",
+            estimator="likelihood",
+            reply="largest",
+        ),
         vote=vote(4, answer="json", stop="lead"),
         profile="p",
         trace="none",

@@ -71,6 +71,7 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
         "confidence": None,
         "abstain": None,
         "vote": None,
+        "semantic": None,
         "inquiry": None,
         "fallback": None,
     }

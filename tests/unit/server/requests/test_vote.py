@@ -1,4 +1,4 @@
-"""A vote on a scripted engine: the winner, its usage, early ends, errors, closed clients."""
+"""Votes and semantic samples on a scripted engine: winner, usage, early ends, errors."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
-from server.wire.request import VoteControl
+from server.wire.report import VoteReport
+from server.wire.request import SemanticControl, VoteControl
 from tests.unit.server.fake_engine import plan
 from tests.unit.server.requests.generation_run import Body
 
@@ -24,6 +25,7 @@ class Choir:
         self.begun: list[int] = []
         self.aborted: list[int] = []
         self.seeds: list[int | None] = []
+        self.params: list[SamplingParams] = []
 
     async def generate(
         self, prompt: Any, params: SamplingParams, request_id: str
@@ -31,6 +33,7 @@ class Choir:
         number = int(request_id.rpartition("-")[2])
         self.begun.append(number)
         self.seeds.append(params.seed)
+        self.params.append(params)
         assert params.output_kind is RequestOutputKind.CUMULATIVE
         text = self.texts[number]
         try:
@@ -70,6 +73,12 @@ async def run(choir: Choir, one: Generation, kind: Any = RequestOutputKind.DELTA
         return [output async for output in outputs]
 
 
+def voted(one: Generation) -> VoteReport:
+    assert one.sampled is not None
+    assert one.sampled.vote is not None
+    return one.sampled.vote
+
+
 async def test_the_most_frequent_answer_is_the_only_output() -> None:
     choir = Choir(["It is 4", "Sure. It is 5", "5", "The answer is 4.", "5"])
     one = generation()
@@ -78,8 +87,7 @@ async def test_the_most_frequent_answer_is_the_only_output() -> None:
     assert output.request_id == "chat-1"
     assert choir.begun[0] == 0
     assert choir.seeds == [3, 4, 5, 6, 7]
-    assert one.vote is not None
-    report = one.vote.report
+    report = voted(one)
     assert (report.answer, report.finished, report.agreement) == ("5", 5, 0.6)
     assert [(row.answer, row.votes) for row in report.table] == [("5", 3), ("4", 2)]
     assert report.tokens == 3 + 4 + 1 + 4 + 1
@@ -92,18 +100,16 @@ async def test_the_rest_is_aborted_when_the_lead_is_safe_and_its_tokens_count() 
     one = generation("lead")
     (output,) = await run(choir, one)
     assert output.outputs[0].text == "7"
-    assert one.vote is not None
-    assert (one.vote.report.stopped, one.vote.report.finished) == ("lead", 3)
+    assert (voted(one).stopped, voted(one).finished) == ("lead", 3)
     assert sorted(choir.aborted) == [3, 4]
-    assert one.vote.report.tokens > 3
+    assert voted(one).tokens > 3
 
 
 async def test_without_an_answer_the_first_sample_is_sent() -> None:
     one = generation(answer="boxed", n=2)
     (output,) = await run(Choir(["no box", "none here"]), one)
     assert output.outputs[0].text == "no box"
-    assert one.vote is not None
-    assert (one.vote.report.answer, one.vote.report.no_answer) == (None, 2)
+    assert (voted(one).answer, voted(one).no_answer) == (None, 2)
 
 
 async def test_an_error_of_a_sample_is_the_requests_and_aborts_the_others() -> None:
@@ -122,6 +128,35 @@ async def test_a_client_that_leaves_aborts_all_samples() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sorted(choir.aborted) == [0, 1, 2]
+
+
+async def test_semantic_samples_do_not_change_the_answer() -> None:
+    choir = Choir(["It is 4", "4", "5", "It is 6"])
+    made = plan("none")._replace(semantic=SemanticControl(n=3, temperature=1.5, top_k=7))
+    one = Generation(made, Telemetry(), 0.01)
+    (output,) = await run(choir, one)
+    assert output.outputs[0].text == "It is 6"  # the last call, by the request's own parameters
+    assert choir.seeds == [4, 5, 6, 3]
+    assert [(p.temperature, p.top_k) for p in choir.params] == [(1.5, 7)] * 3 + [(1.0, 0)]
+    assert one.sampled is not None
+    report = one.sampled.semantic
+    assert report is not None
+    assert report.entropy == pytest.approx(0.636514, abs=1e-6)
+    assert [cluster.answer for cluster in report.clusters] == ["4", "5"]
+    assert (report.agreement, report.saturated) == (2 / 3, False)
+    assert report.tokens == 3 + 1 + 1 + 3
+
+
+async def test_the_largest_cluster_can_be_the_answer() -> None:
+    made = plan("none")._replace(
+        semantic=SemanticControl(n=3, reply="largest", estimator="likelihood")
+    )
+    one = Generation(made, Telemetry(), 0.01)
+    (output,) = await run(Choir(["5", "It is 4", "4"]), one)
+    assert output.outputs[0].text == "It is 4"
+    assert one.sampled is not None
+    assert one.sampled.semantic is not None
+    assert one.sampled.semantic.entropy is None  # the choir measures nothing
 
 
 async def test_usage_counts_every_sample_and_the_report_has_the_vote() -> None:

@@ -119,7 +119,9 @@ def test_what_was_fitted_reads_back_from_its_tensors(calibrator: Any) -> None:
 
 
 def test_a_confidence_artifact_is_made_from_rows(settings: dict[str, Any]) -> None:
-    folder = train_confidence(ConfidenceConfig(**settings), QUIET)
+    other = settings["runs"].parent / "other.jsonl"
+    save_rows(answers(60, 1, 1), other)
+    folder = train_confidence(ConfidenceConfig(**settings, test=other), QUIET)
     found = Artifact.load(folder)
     spec = found.manifest.confidence
     assert spec is not None
@@ -128,6 +130,8 @@ def test_a_confidence_artifact_is_made_from_rows(settings: dict[str, Any]) -> No
     page = (settings["runs"] / "selective-rows" / "confidence.md").read_text()
     for row in ("probe, shuffled", "question length", "kind of question", "`logprob_mean`"):
         assert f"| {row} |" in page
+    assert "## On other.jsonl" in page
+    assert "60 answers to questions" in page
 
 
 def test_an_abstention_artifact_is_made_from_rows(settings: dict[str, Any]) -> None:

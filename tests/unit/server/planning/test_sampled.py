@@ -1,4 +1,4 @@
-"""What a vote refuses, one case for each rule."""
+"""What votes and semantic samples refuse, one case for each rule."""
 
 from typing import Any
 
@@ -23,6 +23,15 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"max_tokens": None, "max_model_len": 100},
         "entropy.vote.n",
     ),
+    "semantic beside a vote": ({**VOTE, "semantic": {}}, {}, "entropy.semantic"),
+    "semantic with a law": (
+        {"semantic": {}, "temperature": {"type": "edt"}},
+        {},
+        "entropy.temperature",
+    ),
+    "semantic without a report": ({"semantic": {}, "trace": "none"}, {}, "entropy.trace"),
+    "semantic with too many samples": ({"semantic": {"n": 32}}, {}, "entropy.semantic.n"),
+    "semantic with several choices": ({"semantic": {}}, {"num_choices": 2}, "n"),
     "beam search": (VOTE, {"beam_search": True}, "use_beam_search"),
 }
 
@@ -59,4 +68,5 @@ def test_a_vote_excludes_what_acts_on_single_answers(field: str, value: Any) -> 
 def test_a_vote_within_its_limits_is_planned() -> None:
     made = planned({"vote": {}}, max_tokens=100, max_model_len=100, temperature=0.7)
     assert made.vote.n == 8
+    assert planned({"semantic": {"n": 32, "reply": "largest"}}).semantic.n == 32
     assert not planned({"vote": {}, "trace": "none"}).is_empty

@@ -1,0 +1,134 @@
+"""Samples several answers to one prompt; the base of `vote` and `semantic`."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm.sampling_params import RequestOutputKind
+
+from probes.selective.scores import AnswerKind, StopRule
+from probes.selective.votes import answer_key, is_decided
+from server.wire.report import SemanticReport, VoteReport
+
+if TYPE_CHECKING:  # it imports this module
+    from server.requests.generation import Call, Generation
+
+MAX_ROWS = 20
+"""Groups of answers in a report."""
+MAX_ANSWER = 200
+"""Characters of an answer in a report."""
+
+
+class SampledOutcome(NamedTuple):
+    """What several samples came to."""
+
+    answer: "Call"
+    """The call whose answer is sent."""
+    extra_tokens: int
+    """Tokens of all other samples."""
+    vote: VoteReport | None = None
+    semantic: SemanticReport | None = None
+
+
+class EngineArguments(NamedTuple):
+    """Arguments of the engine call that is replaced."""
+
+    engine: Any
+    prompt: Any
+    params: Any
+    request_id: str
+    further: dict[str, Any]
+
+    def seeded(self, number: int) -> Any:
+        """Sampling parameters of one sample."""
+        params = self.params.clone()
+        params.output_kind = RequestOutputKind.CUMULATIVE
+        if params.seed is not None:
+            params.seed = (params.seed + number) % (1 << 63)
+        return params
+
+
+class Samples:
+    """The answers to one prompt while they are sampled."""
+
+    def __init__(
+        self, arguments: EngineArguments, params: Sequence[Any], kind: AnswerKind, stop: StopRule
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            arguments: Of the call.
+            params: Sampling parameters of each sample.
+            kind: How answers are read.
+            stop: When the rest is aborted.
+        """
+        self._arguments, self._params = arguments, params
+        self._kind, self._stop = kind, stop
+        self.calls: dict[int, Call] = {}
+        self.latest: dict[int, Any] = {}
+        """Last output of each sample, its whole text so far."""
+        self.keys: dict[int, str | None] = {}
+        """Answers of the samples that ended."""
+        self.stopped: StopRule = "none"
+        self._begun = asyncio.Event()
+
+    @property
+    def tokens(self) -> int:
+        """Of all samples so far."""
+        return sum(call.produced[0] for call in self.calls.values())
+
+    async def draw(self, generation: "Generation") -> None:
+        """Sample until all have ended or the vote is decided; abort the rest.
+
+        The first sample begins alone: the others find its prompt in the prefix cache.
+        """
+        numbers = range(len(self._params))
+        tasks = {asyncio.create_task(self._sample(generation, number)) for number in numbers}
+        pending = set(tasks)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                keys = [self.keys[number] for number in sorted(self.keys)]
+                if pending and is_decided(keys, len(pending), self._stop):
+                    self.stopped = self._stop
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sample(self, generation: "Generation", number: int) -> None:
+        if number:
+            await self._begun.wait()
+        arguments, params = self._arguments, self._params[number]
+        call = self.calls[number] = generation.open_call(params)
+        request_id = f"{arguments.request_id}-{number}"
+        outputs = generation.run_call(
+            call, arguments.engine, arguments.prompt, params, request_id, **arguments.further
+        )
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    self.latest[number] = output
+                    self._begun.set()
+        finally:
+            self._begun.set()
+        text = self.latest[number].outputs[0].text
+        self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
+
+    def settle(
+        self,
+        generation: "Generation",
+        number: int,
+        vote: VoteReport | None = None,
+        semantic: SemanticReport | None = None,
+    ) -> Any:
+        """Make a sample the answer; returns the output to send."""
+        call, output = self.calls[number], self.latest[number]
+        extra = self.tokens - call.produced[0]
+        generation.settle(SampledOutcome(call, extra, vote, semantic))
+        output.request_id = self._arguments.request_id
+        return output

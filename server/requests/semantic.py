@@ -1,0 +1,87 @@
+"""Samples several answers to one prompt, measures how much they disagree, and yields one answer."""
+
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from probes.selective.semantic import cluster_ids, cluster_shares, semantic_entropy
+from server.requests.samples import MAX_ANSWER, MAX_ROWS, EngineArguments, Samples
+from server.wire.report import ClusterReport, SemanticReport
+from server.wire.request import SemanticControl
+
+if TYPE_CHECKING:  # it imports this module
+    from server.requests.generation import Call, Generation
+
+
+async def semantic(
+    generation: "Generation", control: SemanticControl, arguments: EngineArguments
+) -> AsyncGenerator[Any, None]:
+    """Replace an engine call by samples and an answer; yields one output, with the whole answer.
+
+    Args:
+        generation: Of the request; gets the outcome.
+        control: How to sample.
+        arguments: Of the engine call.
+    """
+    params = [_sample_params(control, arguments, number) for number in range(control.n)]
+    if control.reply == "answer":
+        params.append(arguments.seeded(0))
+    samples = Samples(arguments, params, control.answer, "none")
+    await samples.draw(generation)
+    keys = [samples.keys[number] for number in range(control.n)]
+    ids = cluster_ids(keys)
+    logprobs: Sequence[float] = ()
+    if control.estimator == "likelihood":
+        deadline = time.monotonic() + generation.timeout
+        calls = [samples.calls[number] for number in range(control.n)]
+        logprobs = [await _mean_logprob(call, deadline) for call in calls]
+    report = _report(control, keys, ids, logprobs, samples.tokens)
+    counts = [ids.count(one) for one in ids]
+    number = control.n if control.reply == "answer" else counts.index(max(counts))
+    yield samples.settle(generation, number, semantic=report)
+
+
+def _sample_params(control: SemanticControl, arguments: EngineArguments, number: int) -> Any:
+    params = arguments.seeded(number + 1)  # the answer has the request's own seed
+    params.temperature, params.top_k, params.top_p = (
+        control.temperature,
+        control.top_k,
+        control.top_p,
+    )
+    params.min_p, params.logprobs = 0.0, None
+    return params
+
+
+async def _mean_logprob(call: "Call", deadline: float) -> float:
+    """Mean log-probability of a sample's tokens at T = 1; NaN if a token was not measured."""
+    await call.trace.wait(0, 0, call.produced[0], deadline)
+    found = [token.logprob for token in call.trace.get(0, 0, call.produced[0])]
+    complete = len(found) == call.produced[0] and found and all(map(math.isfinite, found))
+    return math.fsum(found) / len(found) if complete else math.nan
+
+
+def _report(
+    control: SemanticControl,
+    keys: Sequence[str | None],
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    tokens: int,
+) -> SemanticReport:
+    counts = cluster_shares(ids, "discrete")
+    known = not any(map(math.isnan, logprobs))
+    shares = cluster_shares(ids, control.estimator, logprobs) if known else counts
+    order = sorted(range(len(shares)), key=lambda one: (-shares[one], one))
+    answers = [keys[ids.index(one)] for one in order]
+    return SemanticReport(
+        entropy=semantic_entropy(shares) if known else None,
+        estimator=control.estimator,
+        agreement=max(counts),
+        saturated=len(shares) == len(ids),
+        clusters=[
+            ClusterReport(answer=answer and answer[:MAX_ANSWER], share=shares[one])
+            for one, answer in zip(order[:MAX_ROWS], answers, strict=False)
+        ],
+        n=control.n,
+        tokens=tokens,
+    )

@@ -18,7 +18,7 @@ PROMPTS = (
     "Name three inventions of the nineteenth century and what they changed.",
     "What should I think about before adopting a dog?",
     "Translate 'good morning, how are you?' into French and Spanish.",
-    "Summarise the story of Romeo and Juliet in three sentences.",
+    "Summarize the story of Romeo and Juliet in three sentences.",
 )
 
 

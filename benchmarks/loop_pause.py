@@ -18,8 +18,6 @@ import httpx
 import typer
 from rich.console import Console
 
-BOUND = 0.2
-"""Seconds."""
 _BEAT = 0.005
 _MODEL = "smollm2-135m"
 _FLAGS = (

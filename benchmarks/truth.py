@@ -45,7 +45,7 @@ _STEERING = """\
 The same prompts, {tokens} tokens each, greedy, with {strength} of a random vector (standard normal)
 behind layers {layers}, from the last prompt token on; steered and unsteered requests share their
 batches. transformers adds the same with a hook. `agrees`: the token is the one with the largest
-logit there. In bfloat16 the two largest logits are often equal or neighbours; `within rounding`
+logit there. In bfloat16 the two largest logits are often equal or neighbors; `within rounding`
 also counts tokens whose logit is at most one bfloat16 step below the largest. The rows without
 steering are the control: what differs there is not due to steering. `moved`: tokens that
 transformers without the hook would not have chosen."""
@@ -127,11 +127,11 @@ async def _ask(
                 seed=number,
                 extra_body={**extra, "return_token_ids": True},
             )
-            told = report(answer.choices[0])
-            assert told is not None
-            assert told.tokens is not None
-            entropy = [token.entropy for token in told.tokens]
-            temperature = [token.temperature for token in told.tokens]
+            reported = report(answer.choices[0])
+            assert reported is not None
+            assert reported.tokens is not None
+            entropy = [token.entropy for token in reported.tokens]
+            temperature = [token.temperature for token in reported.tokens]
             body: Any = answer.model_dump()
             tokens = body["choices"][0]["token_ids"]
             assert len(tokens) == len(entropy) == len(temperature)

@@ -77,7 +77,7 @@ buildah run "$container" -- "${health[@]:1:2}" "${health[3]//:8000/:$port}" || f
 echo "== health check passes"
 
 echo "== a chat request with a trace"
-message='"messages": [{"role": "user", "content": "Name three colours."}], "temperature": 0.8, "seed": 1'
+message='"messages": [{"role": "user", "content": "Name three colors."}], "temperature": 0.8, "seed": 1'
 request "{$message, \"max_tokens\": 4, \"entropy\": {\"trace\": \"tokens\"}}" | tee "$scratch/answer"
 echo
 grep --quiet '"entropy_mean":' "$scratch/answer" || fail "the answer has no entropy report"

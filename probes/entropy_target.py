@@ -44,13 +44,15 @@ def open_bracket(target: Rows, temperature_min: Rows, temperature_max: Rows) -> 
     return Bracket(target.log(), low, unknown, unknown, high, unknown, unknown, low, high)
 
 
-def tighten(sums: Float[Tensor, "3 rows"], beta: Rows, bracket: Bracket) -> tuple[Rows, Bracket]:
+def refine_bracket(
+    sums: Float[Tensor, "3 rows"], beta: Rows, bracket: Bracket
+) -> tuple[Rows, Bracket]:
     """Next inverse temperature and updated bracket, from `power_sums` at `beta`."""
-    bracket = _absorb(bracket, beta, sums)
+    bracket = _update_bracket(bracket, beta, sums)
     return _next_beta(bracket), bracket
 
 
-def _absorb(bracket: Bracket, beta: Rows, sums: Float[Tensor, "3 rows"]) -> Bracket:
+def _update_bracket(bracket: Bracket, beta: Rows, sums: Float[Tensor, "3 rows"]) -> Bracket:
     """Move one end of the bracket to a measured point."""
     entropy, variance = moments(sums, beta)
     value = entropy.clamp_min(_TINY).log()
@@ -98,7 +100,7 @@ def _next_beta(bracket: Bracket) -> Rows:
     return torch.minimum(torch.maximum(beta, bracket.limit_low), bracket.limit_high)
 
 
-def one_sided(solved: Rows, base: Rows, side: Rows) -> Rows:
+def apply_side(solved: Rows, base: Rows, side: Rows) -> Rows:
     """Combine T0 and the solved temperature according to the side, shape (rows,).
 
     Args:
@@ -149,5 +151,5 @@ def temperature_for_entropy(
     maximum, beta = rows.amax(-1, keepdim=True), torch.ones_like(wanted)
     bracket = open_bracket(wanted, low, high)
     for _ in range(1 + refinements):
-        beta, bracket = tighten(power_sums(rows, maximum, beta), beta, bracket)
+        beta, bracket = refine_bracket(power_sums(rows, maximum, beta), beta, bracket)
     return 1 / beta

@@ -247,7 +247,7 @@ TemperatureLaw = Annotated[
     FixedLaw | HapoLaw | EdtLaw | DynatempLaw | EntropyTargetLaw | ShuffledLaw,
     Field(discriminator="type"),
 ]
-"""Any law, told apart by `type`."""
+"""Any law, by `type`."""
 LAWS: dict[str, type[_Law]] = {
     law.model_fields["type"].default: law for law in get_args(get_args(TemperatureLaw)[0])
 }

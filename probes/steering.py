@@ -64,7 +64,7 @@ def contents_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def unit(vector: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
+def unit_direction(vector: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
     """The direction of a vector, float32; the norm is computed in float64 to avoid overflow."""
     exact = vector.double()
     direction: Tensor = exact / exact.norm()
@@ -80,7 +80,7 @@ def stream_limit(dtype: torch.dtype) -> float:
     return min(torch.finfo(dtype).max / 2, 2.0**40)
 
 
-def fits(value: float, dtype: torch.dtype) -> bool:
+def is_representable(value: float, dtype: torch.dtype) -> bool:
     """Whether a number is finite in `dtype` and in float32, the type of the computation."""
     return abs(value) <= min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
 
@@ -112,9 +112,9 @@ class LayerVector(NamedTuple):
         if not self.norm > 0:
             return "has no length: it has no direction" if self.norm == 0 else "is not finite"
         for name, value in (("entry", self.largest), ("norm", self.norm)):
-            if not fits(value, torch.float32 if name == "norm" else dtype):
+            if not is_representable(value, torch.float32 if name == "norm" else dtype):
                 return f"has the {name} {value:.3g}, which {dtype} cannot hold"
-        if self.stream_norm < 0 or not fits(self.stream_norm, dtype):
+        if self.stream_norm < 0 or not is_representable(self.stream_norm, dtype):
             return f"has the stream norm {self.stream_norm:.3g}, which {dtype} cannot hold"
         return None
 
@@ -152,7 +152,7 @@ class Weighted(NamedTuple):
     """Episode of each step, int64, shape (steps,)."""
 
 
-def east(steps: Weighted, *, centred: bool = True) -> Float[Tensor, " hidden"]:
+def east(steps: Weighted, *, centered: bool = True) -> Float[Tensor, " hidden"]:
     """Entropy-weighted mean of the episode-centered states (eq. 1), float64, shape (hidden,).
 
     Steps without an entropy or with a non-finite state are excluded from the sums and from their
@@ -160,7 +160,7 @@ def east(steps: Weighted, *, centred: bool = True) -> Float[Tensor, " hidden"]:
 
     Args:
         steps: Of all episodes.
-        centred: False skips the centering, as a baseline that should fail.
+        centered: False skips the centering, as a baseline that should fail.
 
     Raises:
         ValueError: No step has a positive entropy.
@@ -171,7 +171,7 @@ def east(steps: Weighted, *, centred: bool = True) -> Float[Tensor, " hidden"]:
     total = entropy.sum()
     if not total > 0:
         raise ValueError("no entropy signal: every step was certain, or none was valid")
-    if centred:
+    if centered:
         states = states - run_means(states, runs)[runs]
     return (entropy.unsqueeze(1) * states).sum(0) / total
 
@@ -239,7 +239,7 @@ def shuffled(vector: Float[Tensor, " hidden"], seed: int) -> Float[Tensor, " hid
     return vector[order]
 
 
-def gaussian(vector: Float[Tensor, " hidden"], seed: int) -> Float[Tensor, " hidden"]:
+def random_direction(vector: Float[Tensor, " hidden"], seed: int) -> Float[Tensor, " hidden"]:
     """A random direction of equal norm."""
     draw = torch.randn(len(vector), generator=torch.Generator().manual_seed(seed)).to(vector)
     scaled: Tensor = draw * (vector.norm() / draw.norm())

@@ -62,7 +62,7 @@ class Mirostat(_Truncation):
 
 
 Truncation = Annotated[TopNSigma | PLess | Mirostat, Field(discriminator="type")]
-"""Any truncation, told apart by `type`."""
+"""Any truncation, by `type`."""
 TRUNCATIONS: dict[str, type[_Truncation]] = {
     one.model_fields["type"].default: one for one in get_args(get_args(Truncation)[0])
 }

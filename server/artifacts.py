@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from probes.artifact import (
     Kind,
     Manifest,
     ModelIdentity,
-    scan,
+    find_artifacts,
     text_hash,
 )
 from probes.artifact.contents import Contents
@@ -33,6 +33,7 @@ from server.wire.cards import ArtifactCard
 from server.worker.message import WorkerArtifact
 
 logger = logging.getLogger("vllm.entrostat")
+T = TypeVar("T")
 
 
 _COMMANDS: dict[Kind, str] = {
@@ -84,7 +85,7 @@ class Artifacts:
         self.dtype = model.dtype
         self._usable: dict[str, _Usable] = {}
         self._cards: dict[str, ArtifactCard] = {}
-        for name, folder in scan(roots).items():
+        for name, folder in find_artifacts(roots).items():
             manifest = None
             try:
                 artifact = Artifact.load(folder)
@@ -142,9 +143,7 @@ class Artifacts:
         Raises:
             BadControl: They do not exist or are incompatible.
         """
-        found = self._find(name, "entropy-statistics", param, adapter).contents
-        assert isinstance(found, HapoStatistics)
-        return found
+        return self._contents(HapoStatistics, name, "entropy-statistics", param, adapter)
 
     def difficulty_probe(
         self, name: str | None, param: str, adapter: Adapter | None = None
@@ -174,9 +173,7 @@ class Artifacts:
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        found = self._find(name, "steering-vector", param, adapter).contents
-        assert isinstance(found, SteeringVector)
-        return found
+        return self._contents(SteeringVector, name, "steering-vector", param, adapter)
 
     def steering_vectors(self) -> dict[str, dict[int, Tensor]]:
         """All usable steering vectors, by id and layer."""
@@ -228,9 +225,7 @@ class Artifacts:
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        found = self._find(name, "inquiry-calibration", param, adapter).contents
-        assert isinstance(found, Inquiry)
-        return found
+        return self._contents(Inquiry, name, "inquiry-calibration", param, adapter)
 
     def decision(
         self, name: str, param: str, adapter: Adapter | None = None
@@ -240,8 +235,13 @@ class Artifacts:
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        found = self._find(name, "decision-calibration", param, adapter).contents
-        assert isinstance(found, DecisionCalibration)
+        return self._contents(DecisionCalibration, name, "decision-calibration", param, adapter)
+
+    def _contents(
+        self, kept: type[T], name: str | None, kind: Kind, param: str, adapter: Adapter | None
+    ) -> T:
+        found = self._find(name, kind, param, adapter).contents
+        assert isinstance(found, kept)
         return found
 
     def abstention(self, name: str, param: str, adapter: Adapter | None = None) -> Abstention:

@@ -176,7 +176,7 @@ def save_probes(root: Path, checkpoint: Path) -> None:
             seed=4,
             probe=ProbeSpec(
                 layer="final",
-                normalised=True,
+                normalized=True,
                 position="last_prompt_token",
                 features=576,
                 labels=Thresholds(alpha=0.7, beta=1.0, gamma=0.3),

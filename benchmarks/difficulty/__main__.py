@@ -127,8 +127,8 @@ def main(
         "max_tokens": job.max_tokens,
     }
     kinds = np.array([one.task for one in questions])
-    judged = served.arm.name
-    result = Result(facts, _HOW, judged, arms, budgets, served.labels, kinds, accuracy, tokens)
+    probe_arm = served.arm.name
+    result = Result(facts, _HOW, probe_arm, arms, budgets, served.labels, kinds, accuracy, tokens)
     write(result, output / f"difficulty-{probe.manifest.model}", console)
 
 
@@ -164,16 +164,16 @@ async def _serve(job: AnswersConfig, probe: str, questions: list[Problem]) -> Se
                 seed=request_seed(job.seed, index),
                 extra_body=controls(difficulty=difficulty(probe=probe)),
             )
-        told = report(answer.choices[0])
-        assert told is not None
-        assert told.difficulty is not None
-        assert told.difficulty.label is not None, "the server did not say the class in time"
-        extra = 0 if told.difficulty.prepass_tokens is None else 1
+        reported = report(answer.choices[0])
+        assert reported is not None
+        assert reported.difficulty is not None
+        assert reported.difficulty.label is not None, "the server did not say the class in time"
+        extra = 0 if reported.difficulty.prepass_tokens is None else 1
         prepasses.add(extra)
         right[index] = question.is_right(answer.choices[0].message.content or "")
         assert answer.usage is not None
         tokens[index] = answer.usage.completion_tokens + extra
-        labels[index // job.samples] = Difficulty[told.difficulty.label.upper()]
+        labels[index // job.samples] = Difficulty[reported.difficulty.label.upper()]
 
     pending = [asyncio.create_task(ask(index)) for index in range(number)]
     for task in track(asyncio.as_completed(pending), "probe in charge", number, transient=True):

@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.difficulty.arms import PERMUTATIONS, Floats, Labels, all_arms, chosen
 from benchmarks.difficulty.budgets import fixed_budgets
 from benchmarks.difficulty.page import Result, write
-from probes.difficulty.probe import cheapest, decide
+from probes.difficulty.probe import classify_by_outcomes, predicted_class
 from probes.difficulty.strategies import Difficulty, Outcomes
 from training.common.rollout_store import RolloutStore
 from training.datasets.loaders import load_problems
@@ -64,7 +64,7 @@ def main(
     kept = load_file(normal / "features.safetensors")
     data = Data(
         kept["states"].double().numpy(),
-        cheapest(accuracy, tokens, Outcomes()).numpy(),
+        classify_by_outcomes(accuracy, tokens, Outcomes()).numpy(),
         np.array([problem.task for problem in asked]),
         kept["lengths"].numpy(),
     )
@@ -90,16 +90,16 @@ def main(
 
 
 def out_of_fold(data: Data, labels: Labels, seed: int) -> Labels:
-    """The class of every question by a linear probe that learnt `labels` of the others."""
+    """The class of every question by a linear probe that learned `labels` of the others."""
     probabilities: Floats = np.zeros((len(labels), len(Difficulty)))
     for seen, new in _folds(labels, seed):
         _, _, head = fit_head(data.subset(seen)._replace(labels=labels[seen]), "linear", seed)
         probabilities[new] = head.predict_proba(data.features[new])
-    return decide(torch.from_numpy(probabilities)).numpy()
+    return predicted_class(torch.from_numpy(probabilities)).numpy()
 
 
 def commonest(data: Data, seed: int) -> Labels:
-    """The class of every question by its task alone, learnt from the others."""
+    """The class of every question by its task alone, learned from the others."""
     labels = np.zeros_like(data.labels)
     for seen, new in _folds(data.labels, seed):
         for task in set(data.tasks[new].tolist()):

@@ -37,7 +37,7 @@ class Result(NamedTuple):
     facts: dict[str, Any]
     how: str
     """Says how the probe came to questions that it was not fitted on."""
-    judged: str
+    probe_arm: str
     """The arm that the claims are about."""
     arms: dict[str, Arm]
     budgets: list[Arm]
@@ -86,7 +86,7 @@ def _draw(result: Result) -> Figure:
 
 def _page(result: Result, name: str) -> list[str]:
     facts, arms = result.facts, result.arms
-    normal, probe = arms["fixed normal"], arms[result.judged]
+    normal, probe = arms["fixed normal"], arms[result.probe_arm]
     lines = ["# What the difficulty probe saves", "", *machine.markdown(facts)]
     lines += [f"- model: {facts['model']}", f"- probe: {facts['probe']}, labels {facts['labels']}"]
     lines += [

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.inquiry.simulate import GameStep
 
 _RESAMPLES = 2000
-_COLOURS = {"random": "tab:gray", "IP": "tab:blue", "C-IP": "tab:red", "model asks": "tab:green"}
+_COLORS = {"random": "tab:gray", "IP": "tab:blue", "C-IP": "tab:red", "model asks": "tab:green"}
 
 
 class Arm(NamedTuple):
@@ -72,15 +72,15 @@ def band(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Lower and upper ends, shape (columns,).
     """
-    means, centre = _resampled(values, labels), values.mean(0)
+    means, center = _resampled(values, labels), values.mean(0)
     error = means.std(0)
     moved = error > 1e-9
     if not bool(moved.any()):
-        return centre, centre
-    away = float(((means - centre).abs() / error)[:, moved].max(-1).values.quantile(0.95))
+        return center, center
+    away = float(((means - center).abs() / error)[:, moved].max(-1).values.quantile(0.95))
     freedom = len(set(labels.tolist())) - 1
     away = float(student.isf(normal.sf(away), freedom)) * ((freedom + 1) / freedom) ** 0.5
-    return centre - away * error, centre + away * error
+    return center - away * error, center + away * error
 
 
 def _resampled(values: Tensor, labels: Tensor) -> Tensor:
@@ -157,15 +157,15 @@ def plot(sections: list[Section], path: Path) -> None:
     axes = figure.subplots(len(sections), 2, squeeze=False)
     for row, one in zip(axes, sections, strict=True):
         for arm in one.arms:
-            if arm.name not in _COLOURS:
+            if arm.name not in _COLORS:
                 continue
             for axis, values in zip(row, (arm.correct, arm.size), strict=True):
                 counts = list(range(values.shape[1]))
                 bounds = [interval(values[:, count], one.labels) for count in counts]
-                colour = _COLOURS[arm.name]
-                axis.plot(counts, values.mean(0).tolist(), color=colour, label=arm.name)
+                color = _COLORS[arm.name]
+                axis.plot(counts, values.mean(0).tolist(), color=color, label=arm.name)
                 low, high = zip(*bounds, strict=True)
-                axis.fill_between(counts, low, high, color=colour, alpha=0.12, linewidth=0)
+                axis.fill_between(counts, low, high, color=color, alpha=0.12, linewidth=0)
         row[0].set(title=one.title.replace("`", ""), xlabel="questions", ylabel="right")
         row[1].set(xlabel="questions", ylabel="labels in the prediction set")
         row[0].legend(frameon=False, fontsize=8)

@@ -195,10 +195,10 @@ def _plot(sections: list[Section], path: Path) -> None:
         panel.axvline(1.0, color="0.6", linewidth=1)
         for row in section.estimates:
             height = len(names) - names.index(row.arm)
-            colour = "tab:red" if row.verdict.startswith("fail") else "tab:blue"
-            colour = "0.4" if row.target is None else colour
-            panel.hlines(height, row.low, row.high, color=colour)
-            panel.plot(row.ratio, height, "o", color=colour)
+            color = "tab:red" if row.verdict.startswith("fail") else "tab:blue"
+            color = "0.4" if row.target is None else color
+            panel.hlines(height, row.low, row.high, color=color)
+            panel.plot(row.ratio, height, "o", color=color)
             if row.target is not None:
                 panel.plot(row.target, height, "|", color="black", markersize=14)
         panel.set_title(section.title)

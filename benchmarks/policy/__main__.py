@@ -92,7 +92,7 @@ def _read(config: str, seed: int, folder: Path, changes: list[str]) -> Run:
 
 
 def draw(found: list[Run]) -> Figure:
-    """Reward and entropy of all runs, one colour per config."""
+    """Reward and entropy of all runs, one color per config."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 2)
     keys = (
@@ -100,12 +100,12 @@ def draw(found: list[Run]) -> Figure:
         ("step_entropy", "Entropy per token", "nats"),
         ("covariance", "Cov(logprob, advantage)", "advantage times nats"),
     )
-    colours = {config: f"C{index}" for index, config in enumerate(CONFIGS)}
+    colors = {config: f"C{index}" for index, config in enumerate(CONFIGS)}
     for panel, (key, title, unit) in zip(axes.flat, keys, strict=False):
         for run in found:
             rows = run.rollouts()
             label = run.config if run.seed == 0 else None
-            style = {"color": colours[run.config], "label": label, "alpha": 0.8}
+            style = {"color": colors[run.config], "label": label, "alpha": 0.8}
             panel.plot(range(1, len(rows) + 1), [row[key] for row in rows], **style)
         panel.set(xlabel="rollout", ylabel=unit, title=title)
     for run in found:
@@ -115,7 +115,7 @@ def draw(found: list[Run]) -> Figure:
     for run in found:
         rows = run.rollouts()
         points = [row["step_entropy"] for row in rows], [row["reward"] for row in rows]
-        axes[1, 1].plot(*points, "o", markersize=3, color=colours[run.config])
+        axes[1, 1].plot(*points, "o", markersize=3, color=colors[run.config])
     axes[1, 1].set(xlabel="entropy, nats", ylabel="reward", title="Reward against entropy")
     axes[0, 0].legend()
     return figure

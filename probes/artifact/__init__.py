@@ -211,7 +211,7 @@ def artifact_id(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}".encode(errors="replace").decode()
 
 
-def scan(roots: Iterable[Path]) -> dict[str, Path]:
+def find_artifacts(roots: Iterable[Path]) -> dict[str, Path]:
     """Artifact folders by id; earlier roots take precedence."""
     found: dict[str, Path] = {}
     for root in roots:

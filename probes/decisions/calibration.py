@@ -1,4 +1,4 @@
-"""Calibrated probabilities and prediction sets of a decision, from labelled rows.
+"""Calibrated probabilities and prediction sets of a decision, from labeled rows.
 
 The guarantee is that of split conformal prediction: if the rows of the calibration and the inputs
 of the server are exchangeable, the set contains the right value with the confidence level, over all

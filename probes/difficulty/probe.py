@@ -64,7 +64,7 @@ def classify(
     return torch.where(normal, Difficulty.NORMAL.value, rest)
 
 
-def cheapest(
+def classify_by_outcomes(
     accuracy: Float[Tensor, "classes questions"],
     tokens: Float[Tensor, "classes questions"],
     outcomes: Outcomes,
@@ -89,7 +89,7 @@ def cheapest(
     return torch.where(hopeless, Difficulty.HARD.value, cost.argmin(0))
 
 
-def decide(probabilities: Float[Tensor, "rows classes"]) -> Int[Tensor, " rows"]:
+def predicted_class(probabilities: Float[Tensor, "rows classes"]) -> Int[Tensor, " rows"]:
     """The likeliest class of every row, or normal if the margin is below `MARGIN`.
 
     Args:

@@ -2,7 +2,7 @@
 
 import math
 from enum import IntEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,7 +44,7 @@ class Strategy(RequestModel):
         return min(ceiling, max(MIN_TOKENS, math.floor(self.budget * ceiling)))
 
 
-def with_text(question: str, text: str) -> str:
+def append_text(question: str, text: str) -> str:
     """Append a strategy's text to a question; the question's own tokens do not change."""
     return f"{question}\n\n{text}" if text else question
 
@@ -112,7 +112,7 @@ class ProbeSpec(BaseModel):
 
     layer: str
     """`final`: the input of the output head."""
-    normalised: bool
+    normalized: bool
     """Whether the state is taken after the final norm."""
     position: str
     """`last_prompt_token`, of the chat with the unchanged question."""
@@ -122,6 +122,14 @@ class ProbeSpec(BaseModel):
     """How its training questions were labeled."""
     strategies: Strategies
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_earlier_spelling(cls, data: Any) -> Any:
+        """Artifacts of version 0.1.0 have `normalised`."""
+        if isinstance(data, dict) and "normalised" in data and "normalized" not in data:
+            data = {"normalized" if key == "normalised" else key: data[key] for key in data}
+        return data
+
     def unreadable(self, features: int) -> str | None:
         """Name the first field that a server of this release cannot provide, or None.
 
@@ -130,7 +138,7 @@ class ProbeSpec(BaseModel):
         """
         wanted = {
             "layer": "final",
-            "normalised": True,
+            "normalized": True,
             "position": "last_prompt_token",
             "features": features,
         }

@@ -20,7 +20,7 @@ UNKNOWN = -1
 
 
 class AnswerModel(NamedTuple):
-    """ln P(yes) / P(no) = slope * centred log-likelihood + bias, for each question."""
+    """ln P(yes) / P(no) = slope * centered log-likelihood + bias, for each question."""
 
     slope: Float[Tensor, " questions"]
     """Per nat, shape (Q,)."""
@@ -54,16 +54,16 @@ def _label_effect(table: Float[Tensor, "labels questions"]) -> Float[Tensor, "la
     """Effect of a label on the likelihood of any statement, nats, shape (K, 1).
 
     A label's mean over the questions depends partly on the choice of questions, so it is shrunk
-    towards 0 by the share of its variance that sampling noise explains. It is 0 for one question.
+    toward 0 by the share of its variance that sampling noise explains. It is 0 for one question.
 
     Source: Efron and Morris (1973), the empirical Bayes estimate of many means.
     """
     labels, questions = table.shape
-    centred = table.double() - table.double().mean(0)
-    mean = centred.mean(1, keepdim=True)
+    centered = table.double() - table.double().mean(0)
+    mean = centered.mean(1, keepdim=True)
     if questions < 2:
         return torch.zeros_like(mean)
-    noise = (centred - mean).square().sum() / ((labels - 1) * (questions - 1) * questions)
+    noise = (centered - mean).square().sum() / ((labels - 1) * (questions - 1) * questions)
     return mean * (1 - noise / mean.var().clamp_min(1e-12)).clamp_min(0)
 
 
@@ -75,8 +75,8 @@ def fit_answers(
     """Fit the mapping from a statement's log-likelihood to the answer, using known answers.
 
     Fits one logistic regression per question, on log-likelihoods in units of their spread over the
-    labels. There are few labels per question, so the slope is shrunk towards the slope fitted to
-    all questions together, and the bias towards 0. Do not use the same labels for conformal
+    labels. There are few labels per question, so the slope is shrunk toward the slope fitted to
+    all questions together, and the bias toward 0. Do not use the same labels for conformal
     calibration.
 
     Args:
@@ -90,17 +90,17 @@ def fit_answers(
     answers = answers.double()
     if not bool((answers.isnan() | (answers == 0) | (answers == 1)).all()):
         raise ValueError("an answer must be 1, 0 or NaN")
-    centred = center(table)
-    spread = _spread(centred)
-    scaled = centred / spread
+    centered = center(table)
+    spread = _spread(centered)
+    scaled = centered / spread
     nothing = torch.zeros(2, dtype=torch.float64)
     pooled = _logistic(scaled.reshape(-1, 1), answers.reshape(-1, 1), nothing, ridge)[0]
     slope, bias = _logistic(scaled, answers, pooled * torch.tensor([1.0, 0.0]), ridge).unbind(-1)
     return AnswerModel(slope / spread, bias, pooled)
 
 
-def _spread(centred: Float[Tensor, "labels questions"]) -> Float[Tensor, " questions"]:
-    spread = centred.std(0, correction=0)
+def _spread(centered: Float[Tensor, "labels questions"]) -> Float[Tensor, " questions"]:
+    spread = centered.std(0, correction=0)
     return torch.where(spread > 1e-9, spread, 1.0)
 
 
@@ -161,9 +161,9 @@ def new_answer_logprobs(
     """
     if not bool(columns.isfinite().all()):
         raise ValueError("a log-likelihood is not a finite number")
-    centred = columns.double() - columns.double().mean(0) - _label_effect(table)
+    centered = columns.double() - columns.double().mean(0) - _label_effect(table)
     slope, bias = model.pooled.double()
-    return _yes_no_logprobs(centred / _spread(centred) * slope + bias)
+    return _yes_no_logprobs(centered / _spread(centered) * slope + bias)
 
 
 def _yes_no_logprobs(

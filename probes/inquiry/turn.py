@@ -100,7 +100,7 @@ def take_turn(lookahead: Lookahead, history: History, calibration: SetRule, rule
     Args:
         lookahead: Predictions.
         history: Questions and answers so far. `UNKNOWN` counts as a question but not as an answer,
-            and a repeated question counts each time towards the budget.
+            and a repeated question counts each time toward the budget.
         calibration: Thresholds of the predictor that made the lookahead.
         rule: Selection rule.
     """

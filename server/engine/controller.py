@@ -1,11 +1,11 @@
-"""The controller: entropy of each row, temperature of each row, scaled logits. Knows no runner.
+"""The controller: entropy of each row, temperature of each row, scaled logits. For any runner.
 
 State is one row per request slot, kept on the host and copied to the device only when a request
 joins, leaves or moves. A step without controlled requests returns at once; a step with them runs a
 fixed number of tensor operations, whatever the batch, and never waits for the device.
 
 An exception here would end the engine and every request in it. So nothing raises: a request whose
-control fails is decoded plainly, its trace says so, and `failures` counts it.
+control fails continues without it, its trace says so, and `failures` counts it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from server.engine.slots import (
     LawTable,
     SlotTable,
     TraceTable,
-    told_temperature,
+    reported_temperature,
 )
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured, Odds, logprobs, record
@@ -81,42 +81,42 @@ class Controller:
         self.difficulty.tap.attach(model)
 
     def report_to(self, publisher: Publisher) -> None:
-        """Send traces here from now on."""
+        """Set the publisher that sends traces."""
         self.publisher = publisher
 
-    def mute(self) -> None:
-        """Send no traces: another rank that sees the same rows does."""
+    def stop_publishing(self) -> None:
+        """Send no traces; another rank with the same rows sends them."""
         self.publisher = None
 
     @property
     def lost_records(self) -> int:
-        """Trace records that no API server took."""
+        """Trace records that no API server received."""
         return 0 if self.publisher is None else self.publisher.lost
 
     # -- failures --------------------------------------------------------------------------
 
     @contextmanager
-    def contained(self, *slots: int) -> Iterator[None]:
-        """Catch what goes wrong with the control of some slots, and decode them plainly."""
+    def contain_failures(self, *slots: int) -> Iterator[None]:
+        """Catch any error of these slots' controls and disable the controls."""
         try:
             yield
-        except Exception as error:  # any: it would end the engine and every request in it
+        except Exception as error:  # any error would end the engine and all its requests
             self.count_failure(error)
             for slot in slots:
                 self.fail(slot)
 
     @contextmanager
-    def contained_step(self) -> Iterator[None]:
-        """The same for a whole step, where nobody knows whose control it was."""
+    def contain_step_failures(self) -> Iterator[None]:
+        """Like `contain_failures` for a whole step, in which the failing slot is unknown."""
         try:
             yield
-        except Exception as error:  # as in `contained`
+        except Exception as error:  # as in `contain_failures`
             self.count_failure(error)
-            with self.contained():  # nothing leaves here, whatever else is broken
+            with self.contain_failures():  # even if clearing the slots fails
                 for slot in np.flatnonzero(self.laws.active).tolist():
                     self.fail(slot)
                 if self.steering is not None:
-                    self.steering.unmark()
+                    self.steering.clear_rows()
 
     def count_failure(self, error: Exception) -> None:
         """Count a failed control; the first one is logged with its traceback."""
@@ -125,12 +125,12 @@ class Controller:
             logger.error("entrostat: a control failed, decoding goes on without it", exc_info=error)
 
     def fail(self, slot: int) -> None:
-        """Decode a request plainly from here on; its trace says that its control failed."""
+        """Disable the controls of a request; its trace says that they failed."""
         if self.difficulty is not None:
-            with self.contained():
+            with self.contain_failures():
                 self.difficulty.remove(slot)
         if self.steering is not None:
-            with self.contained():
+            with self.contain_failures():
                 self.steering.fail(slot)
         self.laws.fail(slot)
 
@@ -159,11 +159,11 @@ class Controller:
             return False
         failures = self.failures
         for table in self._tables:
-            with self.contained():
+            with self.contain_failures():
                 table.add(slot, request)
-        with self.contained():
+        with self.contain_failures():
             refuse_unusable(request, self.steering is not None, self.weight_updates)
-        with self.contained():
+        with self.contain_failures():
             self.laws.set_base(slot, base)
         if self.failures > failures:
             self.fail(slot)
@@ -174,7 +174,7 @@ class Controller:
         """Make a slot idle."""
         if self.laws.active[slot]:
             for table in self._tables:
-                with self.contained(slot):
+                with self.contain_failures(slot):
                     table.remove(slot)
 
     def move(self, source: int, target: int) -> None:
@@ -187,7 +187,7 @@ class Controller:
         if not (self.laws.active[one] or self.laws.active[two]):
             return
         for table in self._tables:
-            with self.contained(*(slot for slot in (one, two) if self.laws.active[slot])):
+            with self.contain_failures(*(slot for slot in (one, two) if self.laws.active[slot])):
                 table.swap(one, two)
 
     def name_choice(self, slot: int, request_id: str) -> None:
@@ -197,7 +197,7 @@ class Controller:
             slot: Which.
             request_id: vLLM names the i-th of n completions `i_<request id>`.
         """
-        with self.contained(slot):
+        with self.contain_failures(slot):
             choice = int(request_id.partition("_")[0])
             self.traces.name_choice(slot, choice)
             self.shuffled.name_choice(slot, choice)
@@ -209,12 +209,12 @@ class Controller:
         """Whether any of these slots holds a controlled request."""
         return bool(self.laws.active[slots].any())
 
-    def is_judged(self, slots: NDArray[np.int64] | slice) -> bool:
+    def has_probes(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots has a difficulty probe."""
         return self.difficulty is not None and self.difficulty.is_active(slots)
 
     def groups(self, slot_of_row: NDArray[np.int64]) -> list[Group]:
-        """Split a batch into rows that are decided alike.
+        """Split a batch into groups of rows that need the same computations.
 
         Rows without a control are in no group: they are neither read nor written.
 
@@ -239,7 +239,7 @@ class Controller:
         return groups
 
     def group(self, rows: Tensor | None, slots: Tensor, host_slots: NDArray[np.int64]) -> Group:
-        """A group of these rows, whatever they ask for.
+        """Make a group of these rows.
 
         Args:
             rows: Their positions in the batch, on the device; None means every row.
@@ -252,7 +252,7 @@ class Controller:
             host_slots,
             solve=bool(self.laws.solving(host_slots).any()),
             traced=self.traces.is_traced(host_slots),
-            judged=self.is_judged(host_slots),
+            has_probe=self.has_probes(host_slots),
             shuffled=self.shuffled.is_active(host_slots),
             truncated=bool(self.truncation.truncates(host_slots).any()),
             confident=bool(self.traces.confident[host_slots].any()),
@@ -261,7 +261,7 @@ class Controller:
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
-        with self.contained():
+        with self.contain_failures():
             self.laws.flush()
             self.shuffled.flush()
             self.truncation.flush()
@@ -270,14 +270,14 @@ class Controller:
 
     # -- the step --------------------------------------------------------------------------
 
-    def settle(
+    def classify_prompts(
         self,
         hidden: Tensor,
         rows: NDArray[np.int64],
         slots: NDArray[np.int64],
         indices: NDArray[np.int64],
     ) -> None:
-        """Let difficulty probes read the prompts that ended in this step.
+        """Run difficulty probes on the prompts that ended in this step.
 
         Args:
             hidden: Final hidden states, shape (any number of rows, hidden size).
@@ -288,7 +288,9 @@ class Controller:
         assert self.difficulty is not None
         try:
             directory = self.traces.directory
-            self.difficulty.settle(hidden, rows, slots, indices, directory, self.publisher)
+            self.difficulty.classify_prompts(
+                hidden, rows, slots, indices, directory, self.publisher
+            )
         except Exception as error:  # as in `control`: the answer then has no class
             self.count_failure(error)
 
@@ -298,7 +300,7 @@ class Controller:
         """Scale the logits of a group in place so that the sampler draws at each row's T.
 
         The sampler divides by the request's own temperature afterwards, so what happens here is a
-        division by T / T0. A failure leaves the logits alone: the request is decoded plainly and
+        division by T / T0. A failure leaves the logits unchanged: the request continues and
         its trace says so.
 
         Args:
@@ -310,8 +312,8 @@ class Controller:
             What was measured, for `publish`.
         """
         mine = logits if group.rows is None else logits[group.rows]
-        difficulty = self.difficulty if group.judged else None
-        told = group.traced and self.publisher is not None
+        difficulty = self.difficulty if group.has_probe else None
+        sends = group.traced and self.publisher is not None
         try:
             tables = (self.laws, self.shuffled, self.truncation, difficulty)
             if any(table is not None and table.stale for table in tables):
@@ -324,11 +326,11 @@ class Controller:
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             decision = self.kernels.decide(mine, base, law, parameters, solve=group.solve)
             temperature, kept = decision.temperature, None
-            asked = told and group.confident
+            asked = sends and group.confident
             confidence = self.kernels.confidence(mine, decision) if asked else None
             if group.truncated:
                 kept = self.truncation.apply(self.kernels, mine, decision, group.slots)
-            sampled = self.kernels.sampled_entropy(mine, decision) if told else None
+            sampled = self.kernels.sampled_entropy(mine, decision) if sends else None
             scale = torch.where(temperature == own, 1.0, temperature / own).unsqueeze(-1)
             if group.rows is None:
                 logits.div_(scale)
@@ -338,17 +340,17 @@ class Controller:
                 difficulty.limit(logits, group.rows, group.slots, indices)
             odds = Odds(logits, temperature, decision.maximum, decision.log_total, kept)
             if self.laws.any_failed():
-                temperature = told_temperature(temperature, table)
-        except Exception as error:  # the boundary where a failing control must not fail a request
+                temperature = reported_temperature(temperature, table)
+        except Exception as error:  # a failing control must not fail a request
             self.count_failure(error)
             nothing = torch.full((len(mine),), torch.nan, device=self._device)
-            sampled = nothing if told else None
+            sampled = nothing if sends else None
             return Measured(group, indices, nothing, nothing, sampled, nothing, None, None)
         entropy, varentropy = decision.entropy, decision.varentropy
         return Measured(group, indices, entropy, temperature, sampled, varentropy, confidence, odds)
 
     def learn(self, measured: Measured, sampled: Tensor) -> Tensor | None:
-        """Tell the controls which tokens were sampled, before the next step.
+        """Pass the sampled tokens to the controls, before the next step.
 
         Args:
             measured: What `control` returned.
@@ -382,6 +384,6 @@ class Controller:
         if self.publisher is not None and measured.sampled_entropy is not None:
             slots = group.slots if group.host_slots is None else group.host_slots
             directory = self.traces.directory
-            with self.contained():
+            with self.contain_failures():
                 values = record(measured, logprob)
                 self.publisher.publish(values, slots, measured.indices, directory)

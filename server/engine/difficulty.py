@@ -1,4 +1,4 @@
-"""Difficulty probes in the worker: reads the state that a prompt ended in, acts on its class.
+"""Difficulty probes in the worker: classifies prompts and applies the classes.
 
 The state is the row that goes into the output head at the step that samples a request's first
 token, so chunked prompts, cached prefixes and mixed batches need nothing of their own. The class
@@ -14,23 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.difficulty.probe import Head, decide
+from probes.difficulty.probe import Head, predicted_class
 from server.engine.publisher import Directory, Publisher
 from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
 _REMEMBERED = 16_384
-"""Decisions kept for requests that are preempted and come back."""
+"""Decisions kept for preempted requests that resume."""
 
 
 class Tap:
-    """Holds on to the rows that went into the output head last."""
+    """Keeps the last input of the output head."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
 
     def attach(self, model: Any) -> None:
-        """Listen to a loaded model."""
+        """Register the hook on a loaded model."""
         compute_logits: Callable[..., Any] = model.compute_logits
 
         def tapped(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ class Tap:
 
 
 class DifficultySlots:
-    """Probes, classes and what follows from them, per slot."""
+    """Probes, classes and strategies of every slot."""
 
     def __init__(self, num_slots: int, device: torch.device, heads: Mapping[str, Head]) -> None:
         self.tap = Tap()
@@ -66,7 +66,7 @@ class DifficultySlots:
     # -- slots -----------------------------------------------------------------------------
 
     def add(self, slot: int, request: RequestMessage) -> None:
-        """Assign a request to a slot. Its class is read, or remembered, at its next sampled token.
+        """Assign a request to a slot. Its class is computed or restored at its next token.
 
         Raises:
             Exception: It names a probe that this worker does not have, or is malformed.
@@ -107,7 +107,7 @@ class DifficultySlots:
 
     # -- the step --------------------------------------------------------------------------
 
-    def settle(
+    def classify_prompts(
         self,
         hidden: Tensor,
         rows: NDArray[np.int64],
@@ -116,15 +116,15 @@ class DifficultySlots:
         directory: Directory,
         publisher: Publisher | None,
     ) -> None:
-        """Classify the requests whose prompt just ended, and recall those that were preempted.
+        """Classify requests whose prompt just ended; restore the class of preempted ones.
 
         Args:
             hidden: Final hidden states, shape (any number of rows, hidden size).
             rows: Row of `hidden` of each request.
             slots: Slot of each request.
             indices: Token each row is about to draw; negative while its prompt is still read.
-            directory: Who receives the trace of each slot.
-            publisher: Takes the decisions to the API servers.
+            directory: The receiver of each slot's trace.
+            publisher: Sends the decisions to the API servers.
         """
         waiting = ~self._settled[slots] & (indices >= 0)
         if not waiting.any():
@@ -151,7 +151,7 @@ class DifficultySlots:
             torch.from_numpy(part).to(self._device, non_blocking=True) for part in (rows, slots)
         ]
         probabilities = self._heads[name].probabilities(hidden[on_device[0]])
-        classes = decide(probabilities)
+        classes = predicted_class(probabilities)
         self._classes[on_device[1]] = classes
         for position, slot in enumerate(slots.tolist()):
             self.memory[self._key(slot, directory)] = classes[position]
@@ -180,7 +180,7 @@ class DifficultySlots:
         return torch.where((classes >= 0) & (chosen > 0) & (own > 0), chosen, own)
 
     def may_end(self, slots: NDArray[np.int64] | None, indices: NDArray[np.int64] | Tensor) -> bool:
-        """Whether any row may be at its budget's end; the host knows, or has to say yes.
+        """Whether any row may be at the end of its budget.
 
         The host does not know the classes, so it says yes at the budget of each. No row goes on
         behind its own.
@@ -197,7 +197,7 @@ class DifficultySlots:
         slots: Tensor,
         indices: NDArray[np.int64] | Tensor,
     ) -> None:
-        """Make the answer's end the only choice of every row that draws its budget's last token.
+        """Force the end of the answer in every row that samples the last token of its budget.
 
         Args:
             logits: The whole batch, changed in place.

@@ -1,7 +1,7 @@
-"""The formulas of `probes/` as the worker runs them: compiled where a compiler is at hand.
+"""The formulas of `probes/`, compiled if a compiler is available.
 
 The compiled entropy costs about an eighth of the eager one on a CPU, and on a GPU the same source
-becomes fused Triton kernels. Each formula is compiled apart: joined in one graph, the compiler
+becomes fused Triton kernels. Each formula is compiled separately: in one graph, the compiler
 splits the loop over the vocabulary.
 """
 
@@ -15,7 +15,7 @@ from vllm.logger import init_logger
 
 from probes.confidence import confidence
 from probes.entropy import measure, moments, power_sums
-from probes.entropy_target import REFINEMENTS, Bracket, one_sided, open_bracket, tighten
+from probes.entropy_target import REFINEMENTS, Bracket, apply_side, open_bracket, refine_bracket
 from probes.law_functions import GREEDY, apply_laws
 from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 from probes.truncation_functions import gap_threshold, remove_below_, spread_sums
@@ -55,7 +55,7 @@ class Kernels:
         self._measure = compiler(measure, dynamic=True)
         self._power_sums = compiler(power_sums, dynamic=True)
         self._open = compiler(_open, dynamic=True)
-        self._tighten = compiler(tighten, dynamic=True)
+        self._tighten = compiler(refine_bracket, dynamic=True)
         self._apply_laws = compiler(apply_laws, dynamic=True)
         self._spread_sums = compiler(spread_sums, dynamic=True)
         self._gap_threshold = compiler(gap_threshold, dynamic=True)
@@ -63,12 +63,12 @@ class Kernels:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Compile now rather than in somebody's first request; fall back to eager formulas."""
+        """Compile before the first request; fall back to eager formulas."""
         try:
             self.compile_with(torch.compile)
             self._try_all()
             self.is_compiled = True
-        except Exception as error:  # any compiler failure means the same: run uncompiled
+        except Exception as error:  # after any compiler error, run uncompiled
             logger.warning(
                 "entrostat: torch.compile failed, entropy control runs eagerly (slower): %s",
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
@@ -79,7 +79,7 @@ class Kernels:
     def _try_all(self) -> None:
         """Run every graph once, on arguments with the types and strides that requests have.
 
-        The compiler makes a graph of its own for one row, and for other strides and offsets, so
+        The compiler makes separate graphs for one row and for other strides and offsets, so
         the arguments are cut out of a table here as they are in `Controller.control`. Sizes that
         are equal by chance also count, so the second number of rows equals no other size.
         """
@@ -124,7 +124,7 @@ class Kernels:
         beta, _ = self._tighten(sums, beta, bracket)
         closed = self._apply_laws(entropy, base, law, parameters, self._log_vocab)
         solved = (law == EntropyTargetLaw.tag) & (base >= GREEDY) & ~entropy.isnan()
-        target = one_sided(1 / beta, base, parameters[:, 3])
+        target = apply_side(1 / beta, base, parameters[:, 3])
         chosen = torch.where(solved, target, closed)
         return RowDecision(entropy, chosen, varentropy, log_total, maximum.squeeze(-1))
 

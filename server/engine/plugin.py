@@ -1,4 +1,4 @@
-"""The worker side of the plugin: hooks a loaded model runner, and only when switched on.
+"""The worker side of the plugin: hooks a loaded model runner if it is enabled.
 
 vLLM calls `register` in every process, possibly more than once. Nothing happens until a worker
 whose `additional_config` has the key `entrostat` has loaded its model.
@@ -109,8 +109,8 @@ def bind(runner: Any) -> Any | None:
             if vectors := artifacts.steering_vectors():
                 processor.steer(steer(runner, vectors))
             processor.controller.artifacts = artifacts.for_workers()
-            if get_tensor_model_parallel_rank() != 0:  # every rank samples the same rows
-                processor.controller.mute()
+            if get_tensor_model_parallel_rank() != 0:  # all ranks sample the same rows
+                processor.controller.stop_publishing()
             if hasattr(runner, "input_batch"):
                 _prepare_v1(runner, alone=len(processors) == 1)
             return processor
@@ -180,9 +180,9 @@ def _prepare_v1(runner: Any, *, alone: bool) -> None:
 
 
 def spare_discarded_generators(runner: Any) -> None:
-    """Keep a seeded request with a chunked prompt from killing the engine on a CPU.
+    """Work around an engine crash on a CPU with seeded requests and chunked prompts.
 
-    While a prompt is read in chunks, vLLM samples a token after each chunk and throws it away. It
+    While a prompt is read in chunks, vLLM samples a token after each chunk and discards it. It
     then rewinds the request's random generator, which a CPU generator cannot do: the engine dies
     with "CPU Generator does not use offset". Here a request whose token will be thrown away lends
     no generator in the first place, so there is nothing to rewind, and its tokens are those of an
@@ -205,7 +205,7 @@ def spare_discarded_generators(runner: Any) -> None:
 
 
 def loaded_artifacts(worker: Any) -> dict[str, WorkerArtifact] | None:
-    """What a worker can steer with and judge by, by id; None on a rank that does not sample."""
+    """Ids of the loaded vectors and probes; None on a rank that does not sample."""
     processor = getattr(worker, "entrostat_processor", None)
     return None if processor is None else processor.controller.artifacts
 

@@ -1,6 +1,6 @@
-"""Sends trace records to the API servers, off the hot path.
+"""Sends trace records to the API servers from a separate thread.
 
-The engine thread hands over device tensors and returns at once; a thread of its own waits for the
+The engine thread queues device tensors and returns at once; the sender thread waits for the
 copy, packs the records and pushes one frame per receiver and step. A receiver that is gone or slow
 loses records, never holds up decoding; the answer then says that its trace is incomplete.
 """
@@ -23,13 +23,13 @@ from server.worker.records import DECISION, TOKEN, Records, write_frame
 logger = init_logger("vllm.entrostat")
 
 _MAX_STEPS = 4096
-"""Steps that wait for the thread."""
+"""Maximum number of queued steps."""
 _MAX_SOCKETS = 256
-"""Receivers; each is an API server, so more of them means that most are gone."""
+"""Maximum number of open sockets; each receiver is an API server, so most of more are gone."""
 
 
 class Directory(NamedTuple):
-    """Who receives the trace of each slot."""
+    """The receiver of each slot's trace."""
 
     traces: NDArray[np.uint64]
     """Trace id per slot; 0 sends none."""
@@ -38,12 +38,12 @@ class Directory(NamedTuple):
     """ZeroMQ endpoint per slot."""
 
     def copy(self) -> "Directory":
-        """A directory to write to before it replaces this one."""
+        """A copy to change before it replaces this one."""
         return Directory(self.traces.copy(), self.choices.copy(), self.addresses.copy())
 
 
 class _Step(NamedTuple):
-    """Rows on their way to the host, and what becomes of them there."""
+    """Rows being copied to the host, and what they are packed into."""
 
     kind: np.dtype[np.void]
     slots: NDArray[np.int64] | Tensor
@@ -59,10 +59,10 @@ class Publisher:
     def __init__(self) -> None:
         self._steps: queue.Queue[_Step | None] = queue.Queue(_MAX_STEPS)
         self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
-        """By address, the longest unused first."""
+        """By address, least recently used first."""
         self._thread: threading.Thread | None = None
         self.lost = 0
-        """Records that no receiver took."""
+        """Records that no receiver got."""
 
     def publish(
         self,
@@ -96,7 +96,7 @@ class Publisher:
             classes: Values of `Difficulty`, shape (rows,), on the device.
             probabilities: Shape (rows, 3), on the device.
             slots: Slot of each row.
-            directory: Who waits for the decision of each slot.
+            directory: The receiver of each slot's decision.
         """
         self._queue(DECISION, slots, [classes, *probabilities.unbind(1)], directory)
 
@@ -118,7 +118,7 @@ class Publisher:
             copied.record()
         try:
             self._steps.put_nowait(_Step(kind, slots, columns, directory, copied))
-        except queue.Full:  # the thread is far behind: decoding does not wait for it
+        except queue.Full:  # the queue is full: drop the records rather than wait
             self.lost += len(slots)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Publisher:
                 if step.copied is not None:
                     step.copied.synchronize()
                 self._send(context, step)
-            except Exception:  # any: the thread outlives a step that it cannot send
+            except Exception:  # any error: continue with the next step
                 self.lost += len(step.slots)
         for socket in self._sockets.values():
             socket.close(linger=1000)
@@ -163,7 +163,7 @@ class Publisher:
     ) -> None:
         try:
             self._socket(context, address).send(write_frame(records), zmq.NOBLOCK)
-        except zmq.ZMQError:  # no such place, or its queue is full
+        except zmq.ZMQError:  # no such endpoint, or its queue is full
             self.lost += len(records)
 
     def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> zmq.Socket[bytes]:
@@ -182,7 +182,7 @@ class Publisher:
 
 
 def _to_host(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:
-    """Start a copy to pinned memory; nobody waits for it here."""
+    """Start a copy to pinned memory without waiting for it."""
     if not isinstance(values, Tensor):
         return values
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

@@ -3,7 +3,7 @@
 V1 calls logits processors before the penalties or after the temperature, and not at all after the
 penalties when every request is greedy. The entropy is that of the distribution after penalties and
 before temperature, so the work happens where the sampler enters `sample`, for every kind of batch;
-the processor interface carries who sits in which row.
+the processor interface says which request is in which row.
 """
 
 from collections.abc import Callable
@@ -82,11 +82,11 @@ class EntropyProcessorV1(LogitsProcessor):
         prepare: Callable[..., Any] = runner._prepare_inputs
 
         def prepare_and_mark(scheduler_output: Any, counts: Any) -> Any:
-            with self.controller.contained_step():
+            with self.controller.contain_step_failures():
                 batch = runner.input_batch  # vLLM may replace it after loading
                 rows = slice(batch.num_reqs)  # views: this runs at every step, steered or not
                 starts, prompts = batch.num_computed_tokens_cpu[rows], batch.num_prompt_tokens[rows]
-                steering.mark(np.arange(batch.num_reqs), starts, counts, prompts)
+                steering.assign_rows(np.arange(batch.num_reqs), starts, counts, prompts)
             return prepare(scheduler_output, counts)
 
         runner._prepare_inputs = prepare_and_mark
@@ -95,7 +95,7 @@ class EntropyProcessorV1(LogitsProcessor):
         """Follow requests that join, leave or move."""
         if batch_update is None:
             return
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             self._follow_batch(batch_update)
         self._groups = None
 
@@ -109,7 +109,7 @@ class EntropyProcessorV1(LogitsProcessor):
             self._unnamed.discard(slot)
         for slot, params, *_ in batch_update.added:
             if self.controller.add(slot, params.extra_args, params.temperature):
-                with self.controller.contained(slot):
+                with self.controller.contain_failures(slot):
                     if params.extra_args[KEY]["choices"] > 1:
                         self._unnamed.add(slot)
         for source, target, direction in batch_update.moved:
@@ -132,7 +132,7 @@ class EntropyProcessorV1(LogitsProcessor):
         """Completions of one request share their parameters; their request ids differ."""
         if self._unnamed and self._runner is not None:
             for slot in self._unnamed:
-                with self.controller.contained(slot):
+                with self.controller.contain_failures(slot):
                     self.controller.name_choice(slot, self._runner.input_batch.req_ids[slot])
             self._unnamed.clear()
 
@@ -140,7 +140,7 @@ class EntropyProcessorV1(LogitsProcessor):
         """Control a batch in place. Called once per step, after penalties and masks."""
         self.controller.steps += 1
         self._measured.clear()
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             self._control(logits)
 
     def after_sampling(self, sampled: Tensor) -> None:
@@ -149,7 +149,7 @@ class EntropyProcessorV1(LogitsProcessor):
         Args:
             sampled: Token of every row of the batch, shape (rows,).
         """
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             for measured in self._measured:
                 rows = measured.group.rows
                 own = sampled if rows is None else sampled[rows]
@@ -163,12 +163,12 @@ class EntropyProcessorV1(LogitsProcessor):
             self._groups = controller.groups(np.arange(len(logits)))
         for group in self._groups:
             indices = self._token_indices(group)
-            if group.judged:
+            if group.has_probe:
                 assert controller.difficulty is not None
                 hidden, slots = controller.difficulty.tap.hidden, group.host_slots
                 assert hidden is not None
                 assert slots is not None
-                controller.settle(hidden, slots, slots, indices)
+                controller.classify_prompts(hidden, slots, slots, indices)
             measured = controller.control(logits, group, indices)
             if measured.awaits_token:
                 self._measured.append(measured)

@@ -67,10 +67,10 @@ class EntropyProcessorV2(LogitsProcessor):
 
         def controlled_sample(hidden: Tensor, batch: Any, *args: Any, **kwargs: Any) -> Any:
             self.controller.steps += 1
-            with self.controller.contained_step():
+            with self.controller.contain_step_failures():
                 self._before_sampling(hidden, batch)
             outputs = sample(hidden, batch, *args, **kwargs)
-            with self.controller.contained_step():
+            with self.controller.contain_step_failures():
                 self._after_sampling(outputs[0].sampled_token_ids, outputs[1], batch)
             return outputs
 
@@ -82,29 +82,29 @@ class EntropyProcessorV2(LogitsProcessor):
         states, prepare = self._runner.req_states, self._runner.prepare_inputs
 
         def prepare_and_mark(scheduler_output: Any, batch: Any, *args: Any) -> Any:
-            with self.controller.contained_step():
+            with self.controller.contain_step_failures():
                 slots = batch.idx_mapping_np
                 starts, prompts = states.num_computed_tokens_np[slots], states.prompt_len.np[slots]
-                steering.mark(slots, starts, batch.num_scheduled_tokens, prompts)
+                steering.assign_rows(slots, starts, batch.num_scheduled_tokens, prompts)
             return prepare(scheduler_output, batch, *args)
 
         self._runner.prepare_inputs = prepare_and_mark
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Assign a request to a slot and reset all its state."""
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             self._remove_departed()
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             extra_args = sampling_params.extra_args
             if not self.controller.add(req_idx, extra_args, sampling_params.temperature):
                 return False
-            with self.controller.contained(req_idx):
+            with self.controller.contain_failures(req_idx):
                 if extra_args[KEY]["choices"] > 1:
                     self.controller.name_choice(req_idx, self._request_ids[req_idx])
         return True
 
     def _remove_departed(self) -> None:
-        """Free the rows of steered requests that left, of which V2 says nothing."""
+        """Free the table rows of steered requests that ended; V2 does not report these."""
         steering = self.controller.steering
         for slot in () if steering is None else steering.steered():
             if slot not in self._request_ids:
@@ -125,17 +125,17 @@ class EntropyProcessorV2(LogitsProcessor):
         self._measured.clear()
         self._num_requests = len(slots)
         self._num_rows[slots] = np.diff(batch.cu_num_logits_np)
-        if controller.is_judged(slots):
+        if controller.has_probes(slots):
             # A prompt's last token is the last token of its request: vLLM drafts nothing for
             # requests whose prompt is not complete.
             last = batch.query_start_loc_np[1 : len(slots) + 1].astype(np.int64) - 1
             seen = batch.seq_lens_cpu_upper_bound.numpy()[: len(slots)]
             drawn = seen - self._req_states.prompt_len.np[slots]
-            controller.settle(hidden, last, slots.astype(np.int64), drawn)
+            controller.classify_prompts(hidden, last, slots.astype(np.int64), drawn)
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Control a batch, or a part of one, in place and without a host sync."""
-        with self.controller.contained_step():
+        with self.controller.contain_step_failures():
             self._control(logits, ctx)
         return logits
 

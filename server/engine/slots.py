@@ -1,4 +1,4 @@
-"""What the worker keeps per slot of the batch: temperature laws and receivers of traces.
+"""State of every slot of the batch: temperature laws and receivers of traces.
 
 Every table here, and those of difficulty and steering, is a `SlotTable`: the controller tells them
 alike which request joins, leaves or moves.
@@ -92,7 +92,7 @@ class LawTable:
 
 
 class TraceTable:
-    """Who receives the trace of every slot.
+    """The receiver of every slot's trace.
 
     `directory` is replaced and never changed in place: a step that waits in the publisher's queue
     keeps the one it was queued with.
@@ -139,8 +139,8 @@ class TraceTable:
         self.directory = changed
 
 
-def told_temperature(temperature: Tensor, columns: Tensor) -> Tensor:
-    """What a trace says of the temperature: NaN where the request's control failed.
+def reported_temperature(temperature: Tensor, columns: Tensor) -> Tensor:
+    """The temperature for the trace: NaN if the request's control failed.
 
     Args:
         temperature: Applied, shape (rows,).

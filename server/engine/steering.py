@@ -12,50 +12,49 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probes.steering import unit
+from probes.steering import unit_direction
 from server.engine.steering_hooks import LayerSteering, LayerTable
 from server.worker.message import RequestMessage, SteeringMessage
 
 _FAILED_KEYS = 4096
-"""With so many failed steerings no further one is trusted."""
+"""With this many failed configurations, every further one is refused."""
 
 Vectors = Mapping[str, Mapping[int, Tensor]]
 """By artifact id, then by layer; shape (hidden,)."""
 
 
 class UntrustedSteering(RuntimeError):
-    """A request with the same steering went on unsteered, and the prefix cache may hold it."""
+    """A request with the same configuration failed: cached blocks may be unsteered."""
 
 
 class Size(NamedTuple):
-    """How large the tables are; all of it is part of the compiled graph."""
+    """Sizes of the tables, which are part of the compiled graph."""
 
     slots: int
     """Requests in a batch."""
     rows: int
-    """Kinds of steering in the tables at once."""
+    """Steering configurations in the tables at once."""
     tokens: int
-    """In a step, those that pad it included."""
+    """In a step, including padding."""
 
 
 def num_rows(slots: int, admitted: int | None) -> int:
-    """Rows that no coming and going of requests can exhaust.
+    """Number of table rows that always suffices.
 
-    The API servers hold back a new kind of steering until one of the admitted kinds has no request
-    left. They know that before the worker does: of a request that ends at a stop string it hears
-    only with the next output. So while a new kind is seated, all that it replaces may still be
-    there, but each of them once: twice the admitted kinds are enough. So are as many as there are
-    requests in a batch.
+    The API servers admit a new steering configuration when an admitted one has no request left.
+    They learn this before the worker does, which frees a request that ended at a stop string with
+    the next output. Until then the worker holds both the new configurations and those that they
+    replaced, at most twice the admitted number. One row per request of a batch also suffices.
 
     Args:
         slots: Requests in a batch.
-        admitted: Kinds in use at once, over all API servers; None if nobody is held back.
+        admitted: Configurations in use at once, over all API servers; None without a limit.
     """
     return slots if admitted is None else min(2 * admitted, slots)
 
 
 class SteeringControl:
-    """Tables, and who reads which row of them."""
+    """The tables of all layers, and the row that each slot reads."""
 
     def __init__(
         self,
@@ -69,8 +68,8 @@ class SteeringControl:
         Args:
             size: Of the tables.
             layers: The decoder layers to steer, by number.
-            vectors: What requests may name.
-            stream: Any tensor of the residual stream's type, device and, at the end, size.
+            vectors: The vectors that requests may name.
+            stream: Any tensor with the type, device and last dimension of the residual stream.
         """
         self._vectors = vectors
         self._rows = torch.zeros(size.tokens, dtype=torch.int64, device=stream.device)
@@ -80,7 +79,7 @@ class SteeringControl:
         }
         self._free = list(range(size.rows, 0, -1))
         self._known: OrderedDict[str, int] = OrderedDict()
-        """Row of every steering in the tables, the longest unused first."""
+        """Row of every configuration in the tables, least recently used first."""
         self._users = np.zeros(size.rows + 1, dtype=np.int64)
         self._row = np.zeros(size.slots, dtype=np.int64)
         self._everywhere = np.zeros(size.slots, dtype=bool)
@@ -127,7 +126,7 @@ class SteeringControl:
         self._keys[slot] = None
 
     def fail(self, slot: int) -> None:
-        """Clear a slot whose request goes on unsteered.
+        """Clear a slot whose request continues unsteered.
 
         Its states enter the prefix cache as if they were steered, so later requests with the same
         steering fail as well: an answer that is not steered always says so.
@@ -153,7 +152,7 @@ class SteeringControl:
             if self._users[row] == 0:
                 del self._known[key]
                 return row
-        raise RuntimeError("more kinds of steering than were admitted")  # see `num_rows`
+        raise RuntimeError("more steering configurations than were admitted")  # see `num_rows`
 
     def write_row(self, row: int, control: SteeringMessage) -> None:
         """Write a steering configuration into a row of every layer's table."""
@@ -165,24 +164,26 @@ class SteeringControl:
             steering = LayerSteering(total)
             for name, number, low, high in control["clamp"]:
                 if number == layer:
-                    steering = LayerSteering(total, unit(self._vectors[name][layer]), low, high)
+                    steering = LayerSteering(
+                        total, unit_direction(self._vectors[name][layer]), low, high
+                    )
             table.write(row, steering)
 
     # -- the step --------------------------------------------------------------------------
 
-    def unmark(self) -> None:
+    def clear_rows(self) -> None:
         """Make every token of the coming step read row 0."""
         self._rows.zero_()
         self._marked = 0
 
-    def mark(
+    def assign_rows(
         self,
         slots: NDArray[np.int64],
         starts: NDArray[np.int64],
         counts: NDArray[np.int64],
         prompts: NDArray[np.int64],
     ) -> None:
-        """Say which row every token of the coming step reads. Without steering: nothing.
+        """Set the row that every token of the coming step reads; does nothing without steering.
 
         Args:
             slots: Of the step's requests, in the order of their tokens.
@@ -200,6 +201,6 @@ class SteeringControl:
                 first = np.where(self._everywhere[slots], 0, prompts - 1)
                 steered = positions >= np.repeat(first, counts)
                 reads[:total] = np.where(steered, np.repeat(rows, counts), 0)
-            # A fresh pageable array: the one before may still be on its way to the device.
+            # A new pageable array: the copy of the previous one may still be in flight.
             self._rows[:stale].copy_(torch.from_numpy(reads), non_blocking=True)
             self._marked = total

@@ -1,4 +1,4 @@
-"""What steering adds to the compiled graph: forward hooks and the tables that they read.
+"""Steering in the compiled graph: forward hooks and the tables that they read.
 
 The tables keep their addresses, which are part of the compiled graph: a request changes numbers and
 never code. Row 0 of every table is that of tokens without steering, whose values pass unchanged,
@@ -18,7 +18,7 @@ HOOKS_VERSION = 2
 
 
 class LayerSteering(NamedTuple):
-    """What one row of a layer's table holds."""
+    """One row of a layer's table."""
 
     total: Tensor
     """Added to the residual stream, float32, shape (hidden,)."""
@@ -56,11 +56,11 @@ class LayerTable:
         layer.register_forward_hook(steer_stream)
 
     def zeros(self) -> Tensor:
-        """Zeros that a row's vectors can be added up in: float32, shape (hidden,)."""
+        """Zeros to add vectors to, float32, shape (hidden,)."""
         return torch.zeros_like(self._sum[0], dtype=torch.float32)
 
     def clear(self, row: int) -> None:
-        """Make a row change nothing."""
+        """Reset a row, so that it changes nothing."""
         self._sum[row] = 0.0
         self._direction[row] = 0.0
         self._low[row], self._high[row] = -torch.inf, torch.inf
@@ -100,7 +100,7 @@ def steer_stream(layer: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> tupl
     held = along.clamp(layer.steering_low[rows], layer.steering_high[rows])
     shift = (held - along) * direction
     stream = stream + shift
-    # Within the limit the sum stays exact: no detour over the residual, which would round it.
+    # Within the limit the sum stays exact: going through the residual would round it.
     inside = stream.abs() <= limit
     moved = torch.where(inside, moved + shift, _bounded(stream, limit) - residual.float())
     moved = _bounded(moved, torch.finfo(hidden.dtype).max).to(hidden.dtype)

@@ -1,4 +1,4 @@
-"""What one sampling step hands from its beginning to its end."""
+"""Data that one sampling step passes from its start to its end."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from probes.law_functions import GREEDY
 
 
 class Group(NamedTuple):
-    """Rows of a batch that are decided together."""
+    """Rows of a batch that are computed together."""
 
     rows: Tensor | None
     """Their positions in the batch, on the device; None means every row."""
     slots: Tensor
     """Their slots, on the device."""
     host_slots: NDArray[np.int64] | None
-    """The same on the host, where the runner knows them there."""
+    """The same on the host, if the runner has them there."""
     solve: bool
     """Whether any of them follows an entropy target."""
     traced: bool
     """Whether any of them sends a trace."""
-    judged: bool = False
+    has_probe: bool = False
     """Whether any of them has a difficulty probe."""
     shuffled: bool = False
     """Whether any of them follows the law `shuffled`."""
@@ -61,7 +61,7 @@ class Measured(NamedTuple):
     temperature: Tensor
     """Shape (rows,)."""
     sampled_entropy: Tensor | None
-    """Nats at that temperature, shape (rows,); None where nobody is told."""
+    """Nats at that temperature, shape (rows,); None if no trace is sent."""
     varentropy: Tensor
     """Nats^2, shape (rows,)."""
     confidence: Tensor | None
@@ -71,7 +71,7 @@ class Measured(NamedTuple):
 
     @property
     def awaits_token(self) -> bool:
-        """Whether sampled tokens have a use: a trace is sent, or a control learns."""
+        """Whether the sampled tokens are needed: for a trace, or by mirostat."""
         return self.group.learns or self.sampled_entropy is not None
 
 
@@ -96,7 +96,7 @@ def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor, ...]:
 
 
 _FORCED = 1e-3
-"""A logit this much above the maximum was written by somebody else, to force a token."""
+"""A logit this far above the maximum was set by another processor to force a token."""
 
 
 def logprobs(odds: Odds, group: Group, sampled: Tensor) -> tuple[Tensor, Tensor]:

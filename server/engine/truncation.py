@@ -33,14 +33,14 @@ class TruncationSlots:
         self._rows = np.zeros((num_slots, 1 + NUM_PARAMETERS), dtype=np.float32)
         """Tag and parameters."""
         self._cells = np.full(num_slots, self._num_cells, dtype=np.int64)
-        """The last cell belongs to nobody."""
+        """The last cell is unused."""
         self._completions = np.full(num_slots, None, dtype=object)
-        """Whose limit a slot moves; None without mirostat."""
+        """The completion of each slot; None without mirostat."""
         self._device_rows = torch.zeros(num_slots, 1 + NUM_PARAMETERS, device=device)
         self._device_cells = torch.full((num_slots,), self._num_cells, device=device)
         self._limits = torch.zeros(self._num_cells + 1, device=device)
         self._known = OrderedDict[Completion, int]()
-        """Cell of each completion, the longest unused first."""
+        """Cell of each completion, least recently used first."""
         self.stale = False
         """Whether the device's copy is out of date."""
 
@@ -70,7 +70,7 @@ class TruncationSlots:
             self._completions[slot] = (request["address"], wanted["call"], 0)
 
     def remove(self, slot: int) -> None:
-        """Clear a slot; the limit stays, for the case that its completion comes back."""
+        """Clear a slot; the limit stays, because the completion may resume."""
         if self._rows[slot, 0] != NO_TRUNCATION:
             self._rows[slot], self._cells[slot] = 0.0, self._num_cells
             self._completions[slot], self.stale = None, True

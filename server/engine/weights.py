@@ -1,4 +1,4 @@
-"""Updates of the weights at run time: counted in the worker; artifacts belong to those before."""
+"""Updates of the weights at run time: counted, because artifacts fit the first weights."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -44,8 +44,8 @@ def refuse_unusable(request: RequestMessage, can_steer: bool, weight_updates: in
     Raises:
         RuntimeError: The request goes on without its control.
     """
-    steered, judged = request["steering"] is not None, request["difficulty"] is not None
+    steered, has_probe = request["steering"] is not None, request["difficulty"] is not None
     if steered and not can_steer:
         raise RuntimeError("this worker has no steering vectors")
-    if weight_updates and (steered or judged):
+    if weight_updates and (steered or has_probe):
         raise RuntimeError("the weights were updated since probes and vectors were made")

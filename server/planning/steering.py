@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from probes.steering import LayerVector, SteeringVector, fits
+from probes.steering import LayerVector, SteeringVector, is_representable
 from server.errors import BadControl
 from server.planning.refusals import refuse_mixed_positions, refuse_two_clamps
 from server.wire.report import SteeringReport
@@ -137,7 +137,7 @@ def _refuse_overflow(
     for number, (one, report) in enumerate(zip(wanted, reports, strict=True)):
         param = f"{_PARAM}.{number}"
         if one.clamp is not None:
-            if not all(fits(bound, dtype) for bound in one.clamp):
+            if not all(is_representable(bound, dtype) for bound in one.clamp):
                 raise _overflow(f"{param}.clamp", dtype)
             continue
         amount = "strength" if one.strength is not None else "strength_relative"
@@ -145,7 +145,9 @@ def _refuse_overflow(
         for layer in report.layers:
             factor = abs(_strength_per_norm(one, vector.layers[layer]))
             totals[layer] += factor * vector.layers[layer].largest
-            if not (fits(factor, torch.float32) and fits(totals[layer], dtype)):
+            if not (
+                is_representable(factor, torch.float32) and is_representable(totals[layer], dtype)
+            ):
                 raise _overflow(f"{param}.{amount}", dtype)
 
 

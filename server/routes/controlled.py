@@ -12,7 +12,7 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
-from probes.difficulty.strategies import with_text
+from probes.difficulty.strategies import append_text
 from server import metrics
 from server.errors import BadControl
 from server.planning.plan import ControlSources, Plan, make_plan, split_model
@@ -200,5 +200,5 @@ def _append_text(messages: Sequence[Any], text: str) -> list[Any]:
     *before, last = messages
     content = last["content"]
     if isinstance(content, str):
-        return [*before, {**last, "content": with_text(content, text)}]
+        return [*before, {**last, "content": append_text(content, text)}]
     return [*before, {**last, "content": [*content, {"type": "text", "text": text}]}]

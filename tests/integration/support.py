@@ -1,6 +1,5 @@
 """Helpers of the integration tests."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,11 +60,6 @@ def together(jobs: list[Any], workers: int = 16) -> list[Any]:
 def law(kind: str, **parameters: float | str) -> dict[str, Any]:
     """A control with a temperature law."""
     return {"temperature": {"type": kind, **parameters}, "trace": "tokens"}
-
-
-def is_ci() -> bool:
-    """Whether the tests run in CI."""
-    return os.environ.get("CI") == "true"
 
 
 def preemptions(server: "Server") -> float:

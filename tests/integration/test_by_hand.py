@@ -12,7 +12,7 @@ from openai import OpenAI
 from safetensors.torch import save_file
 
 from probes.artifact import Artifact
-from probes.difficulty.probe import Head, decide
+from probes.difficulty.probe import Head, predicted_class
 from probes.difficulty.strategies import Difficulty
 from tests.conftest import FLAGS, MODEL, PLAIN_PROBE, offline_probe, run_server, save_probes
 from tests.integration.support import PROMPTS, ask, law, report, together
@@ -118,9 +118,9 @@ def test_mixed_probes_classify_200_prompts_as_transformers_does(
 
     for _ in range(2):  # the second time every prefix is cached
         jobs = [lambda p=p, n=n: job(p, n) for p, n in zip(prompts, names, strict=True)]
-        told = together(jobs)
-        got = torch.tensor([list(one["probabilities"].values()) for one in told])
+        reported = together(jobs)
+        got = torch.tensor([list(one["probabilities"].values()) for one in reported])
         assert (got - expected).abs().max() < 0.02
-        labels = [Difficulty(label).word for label in decide(expected).tolist()]
-        same = [one["label"] == label for one, label in zip(told, labels, strict=True)]
+        labels = [Difficulty(label).word for label in predicted_class(expected).tolist()]
+        same = [one["label"] == label for one, label in zip(reported, labels, strict=True)]
         assert sum(same) >= 0.99 * len(prompts)

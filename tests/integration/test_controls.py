@@ -115,7 +115,7 @@ def test_structured_output_stays_valid_at_high_temperature(client: OpenAI) -> No
     for seed in range(4):
         answer = ask(
             client,
-            "Give me a colour and a count as JSON.",
+            "Give me a color and a count as JSON.",
             hot,
             seed=seed,
             max_tokens=60,
@@ -208,7 +208,7 @@ def test_a_stream_has_the_same_trace_as_a_non_streaming_answer(client: OpenAI, k
 
 
 def test_a_repeated_prompt_hits_the_prefix_cache_and_reports_the_same(client: OpenAI) -> None:
-    long = "Here is a list of words: " + " ".join(f"word{i}" for i in range(120)) + ". Summarise."
+    long = "Here is a list of words: " + " ".join(f"word{i}" for i in range(120)) + ". Summarize."
     first, second = (ask(client, long, LAWS[3], seed=2, max_tokens=8) for _ in range(2))
     assert report(first)["tokens"][0]["entropy"] == pytest.approx(
         report(second)["tokens"][0]["entropy"], abs=1e-3

@@ -13,7 +13,7 @@ import pytest
 import torch
 from openai import BadRequestError, OpenAI
 
-from probes.difficulty.probe import decide
+from probes.difficulty.probe import predicted_class
 from probes.difficulty.strategies import Difficulty
 from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
 from tests.integration.support import PROMPTS, ask, preemptions, report, some, together
@@ -39,7 +39,7 @@ def test_the_worker_classifies_as_transformers_does(client: OpenAI, checkpoint: 
             [list(report(a)["difficulty"]["probabilities"].values()) for a in answers]
         )
         assert (got - offline).abs().max() < 0.02
-        expected = [Difficulty(label).word for label in decide(offline).tolist()]
+        expected = [Difficulty(label).word for label in predicted_class(offline).tolist()]
         agreement = [a == b for a, b in zip(classes_of(answers), expected, strict=True)]
         assert sum(agreement) >= 0.99 * len(QUESTIONS)
     assert len(set(expected)) == 3, "the prompts must make every class"
@@ -160,7 +160,7 @@ def test_the_text_is_appended_to_the_last_of_several_turns_also_with_tools(clien
     forced = {"type": "function", "function": {"name": "weather"}}
     control = {"difficulty": {"probe": SPOKEN_PROBE, "effort": True}}
     sdk: Any = client
-    plain, told = (
+    plain, reported = (
         sdk.chat.completions.create(
             model="smollm2-135m",
             messages=turns,
@@ -172,12 +172,12 @@ def test_the_text_is_appended_to_the_last_of_several_turns_also_with_tools(clien
         )
         for extra in ({}, {"entropy": control})
     )
-    assert told.usage.prompt_tokens > plain.usage.prompt_tokens
-    assert report(told)["difficulty"]["strategy"]["prompt"]
+    assert reported.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert report(reported)["difficulty"]["strategy"]["prompt"]
     if (
-        told.choices[0].finish_reason != "length"
+        reported.choices[0].finish_reason != "length"
     ):  # else the call is truncated at the budget of the class
-        call = told.choices[0].message.tool_calls[0].function
+        call = reported.choices[0].message.tool_calls[0].function
         assert json.loads(call.arguments)["unit"] in {"c", "f"}
 
 
@@ -230,7 +230,7 @@ def test_preempted_requests_keep_their_class(
     ]
     answers = together(jobs, workers=24)
     assert preemptions(server) > before, "the test must really preempt"
-    labels, agreement = decide(offline_probe(checkpoint).probabilities).tolist(), []
+    labels, agreement = predicted_class(offline_probe(checkpoint).probabilities).tolist(), []
     for number, answer in enumerate(answers):
         body = report(answer)
         assert body["fallback"] is None

@@ -78,11 +78,13 @@ def test_a_server_assigns_the_actions_the_same_probabilities_as_training(
             prompt = tokenize_episode(loaded.tokenizer, [step]).prompts[0]
             assert answer.prompt_token_ids == prompt
             content = answer.choices[0].logprobs.content
-            told = {top.token: top.logprob for top in content[0].top_logprobs}
-            seen = [place for place, word in enumerate(words) if word in told]
+            reported = {top.token: top.logprob for top in content[0].top_logprobs}
+            seen = [place for place, word in enumerate(words) if word in reported]
             assert len(seen) >= 2
             for place in seen:
-                assert told[words[place]] == pytest.approx(float(expected[number, place]), abs=0.02)
+                assert reported[words[place]] == pytest.approx(
+                    float(expected[number, place]), abs=0.02
+                )
             if control is not None:
                 assert report(answer)["steering"][0]["layers"] == [vector.layer]
 
@@ -96,7 +98,7 @@ def test_a_server_steers_the_residual_stream_that_training_reads(
     for number, step in enumerate(RUNS[0][:2]):
         along = float(states[number, 0] @ direction)
 
-        def told(control: dict[str, Any] | None, step: AgentStep = step) -> float:
+        def reported(control: dict[str, Any] | None, step: AgentStep = step) -> float:
             answer = chosen(client, step.messages, step.answer_prefix, control)
             return max(
                 float(top.logprob) for top in answer.choices[0].logprobs.content[0].top_logprobs
@@ -105,8 +107,8 @@ def test_a_server_steers_the_residual_stream_that_training_reads(
         def held(at: float) -> dict[str, Any]:
             return {"steering": [{"vector": f"{MODEL}/explore", "clamp": [at, at]}]}
 
-        assert told(held(along)) == pytest.approx(told(None), abs=5e-3)
-        assert abs(told(held(along + 0.2 * vector.norm)) - told(None)) > 0.05
+        assert reported(held(along)) == pytest.approx(reported(None), abs=5e-3)
+        assert abs(reported(held(along + 0.2 * vector.norm)) - reported(None)) > 0.05
 
 
 def chosen(

@@ -134,8 +134,8 @@ def test_free_text_replies_are_read_once_per_server(server: Server, client: Open
     before = counter(server, "vllm:prompt_tokens_total")
     _, again = turn(client, messages)
     assert counter(server, "vllm:prompt_tokens_total") == before
-    told = {key: value for key, value in again.items() if key != "seconds"}
-    assert told == {key: value for key, value in first.items() if key != "seconds"}
+    reported = {key: value for key, value in again.items() if key != "seconds"}
+    assert reported == {key: value for key, value in first.items() if key != "seconds"}
 
 
 def test_a_game_is_reproducible(client: OpenAI, animals: Task) -> None:
@@ -160,7 +160,7 @@ def test_a_game_is_reproducible(client: OpenAI, animals: Task) -> None:
             None,
             "entropy.inquiry.predictor",
         ),
-        ({"task": TASK, "colour": 1}, None, "entropy.inquiry.colour"),
+        ({"task": TASK, "color": 1}, None, "entropy.inquiry.color"),
         (
             {"task": TASK},
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Hi!"}],

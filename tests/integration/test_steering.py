@@ -67,7 +67,7 @@ def entropy_of(logits: torch.Tensor) -> torch.Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def told(answer: Any) -> torch.Tensor:
+def reported(answer: Any) -> torch.Tensor:
     return torch.tensor([token["entropy"] for token in report(answer)["tokens"]])
 
 
@@ -102,7 +102,7 @@ def test_a_steered_answer_equals_transformers_with_the_same_vector_added(
         logits = steered_logits(reference, answer, adding(vectors[PUSH]), positions == "all")
         tokens = torch.tensor(answer.choices[0].token_ids)
         agree, count = agree + int((logits.argmax(-1) == tokens).sum()), count + len(tokens)
-        assert (told(answer) - entropy_of(logits)).abs().max() < 0.02
+        assert (reported(answer) - entropy_of(logits)).abs().max() < 0.02
     assert count >= 30 * len(prompts)
     assert agree >= 0.99 * count
     assert [text(answer) for answer in answers[1::2]] == alone
@@ -137,7 +137,7 @@ def test_several_vectors_are_summed_and_a_clamp_is_enforced(
     }
     answer = greedy(client, PROMPTS[1], control)
     logits = steered_logits(reference, answer, {12: lambda x: x + push, 20: clamp})
-    assert (told(answer) - entropy_of(logits)).abs().max() < 0.02
+    assert (reported(answer) - entropy_of(logits)).abs().max() < 0.02
     assert [one["layers"] for one in report(answer)["steering"]] == [[12], [20]]
 
 
@@ -189,7 +189,7 @@ def test_the_report_has_the_hash_of_the_vectors_contents(client: OpenAI) -> None
 def first_entropy(client: OpenAI, strength: float, **more: Any) -> float:
     """Entropy of the first token, which depends only on the prompt and the strength."""
     more = {"max_tokens": 6, **more}
-    return float(told(greedy(client, PROMPTS[3], steering(strength=strength), **more))[0])
+    return float(reported(greedy(client, PROMPTS[3], steering(strength=strength), **more))[0])
 
 
 def test_more_steering_configs_than_slots_are_queued(client: OpenAI) -> None:

@@ -14,7 +14,7 @@ def _evaluate(config: EvaluateConfig, dry_run: bool) -> None:
 
     Writes a folder for each task: a page with a figure, the raw numbers as JSON, and
     `recommended.toml`, the profiles that beat their controls, for `entrostat serve --profiles`. An
-    interrupted run goes on where it was when the same command runs again.
+    interrupted run is resumed by the same command.
 
     For example:
 

@@ -28,7 +28,7 @@ def east(config: SteeringConfig, dry_run: bool) -> None:
     """Make a vector that raises the entropy over an agent's actions (EAST).
 
     Reads the residual stream and the entropy over actions at every step of an agent's episodes; the
-    vector is their entropy-weighted mean, centred within each episode. Layer and strength are
+    vector is their entropy-weighted mean, centered within each episode. Layer and strength are
     chosen on other episodes, and tested on others again beside shuffled and random vectors. Writes
     a `steering-vector` artifact and a report.
 

@@ -1,4 +1,4 @@
-"""Rollouts on disk as they come, so that a killed run goes on where it was."""
+"""Rollouts, saved as they arrive, so that an interrupted run can be resumed."""
 
 import fcntl
 import hashlib
@@ -91,7 +91,7 @@ def first_rollouts(
 ) -> list[RolloutRecord]:
     """The shortest sequence of rollouts 0, 1, 2, ... with so many tokens and answers.
 
-    In the order asked, not answered: taking whatever finishes first would favour short answers,
+    In the order asked, not answered: taking whatever finishes first would favor short answers,
     and this way a run that was killed ends with the same sample as one that was not.
 
     Raises:

@@ -117,7 +117,7 @@ class ServerPool:
             pause: Seconds before the second try; doubles from try to try.
             timeout: Seconds an answer may take.
         """
-        key = os.environ.get("OPENAI_API_KEY") or "none"  # vLLM asks for none unless told to
+        key = os.environ.get("OPENAI_API_KEY") or "none"  # vLLM needs none by default
         bases = [f"{url.rstrip('/').removesuffix('/v1')}/v1" for url in urls]
         self._clients = [
             openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, timeout=timeout)

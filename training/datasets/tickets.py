@@ -41,7 +41,7 @@ _PROBLEMS: dict[str, tuple[str, ...]] = {
         "Can I swap {thing} for a larger one? I have had it for {days} days.",
         "Where is the label to send {thing} back?",
         "I sent {thing} back {days} days ago and want to know that you have it.",
-        "The colour of {thing} does not suit us and we want another one.",
+        "The color of {thing} does not suit us and we want another one.",
         "My wife got {thing} twice as a present, so one should go back to you.",
     ),
     "account": (
@@ -179,7 +179,7 @@ def _ticket(problems: Sequence[str], mood: int, urgent: bool, chance: random.Ran
 
 
 def rows(number: int = 720, seed: int = 0) -> list[dict[str, Any]]:
-    """Labelled rows for three questions about each ticket."""
+    """Labeled rows for three questions about each ticket."""
     questions = [TEAM_QUESTION, URGENT_QUESTION, MOOD_QUESTION]
     return [
         {

@@ -1,4 +1,4 @@
-"""Decision calibrations: read labelled rows, scale, calibrate sets, measure on held-out rows."""
+"""Decision calibrations: read labeled rows, scale, calibrate sets, measure on held-out rows."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from training.decisions.config import DecisionsConfig
 from training.decisions.fit import candidates, evidence_of, fit_scaling, split_rows
 from training.decisions.reads import read_rows
 from training.decisions.report import QuestionResult, metrics, write_report
-from training.decisions.rows import LabelledRow, load_rows
+from training.decisions.rows import LabeledRow, load_rows
 
 _READS: dict[str | None, list[tuple[Read, ...]]] = {
     "letters": [("letters",)],
@@ -39,7 +39,7 @@ _READS: dict[str | None, list[tuple[Read, ...]]] = {
 }
 
 
-def check(job: DecisionsConfig) -> list[LabelledRow]:
+def check(job: DecisionsConfig) -> list[LabeledRow]:
     """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
 
     Returns:
@@ -62,7 +62,7 @@ def check(job: DecisionsConfig) -> list[LabelledRow]:
     return rows
 
 
-def cost(job: DecisionsConfig, rows: Sequence[LabelledRow]) -> str:
+def cost(job: DecisionsConfig, rows: Sequence[LabeledRow]) -> str:
     """What a run takes, for `--dry-run`."""
     calibrating = len(rows) * 2 // 5
     return (
@@ -100,7 +100,7 @@ def train_decisions(job: DecisionsConfig, console: Console) -> Path:
     return folder
 
 
-def _by_question(rows: Sequence[LabelledRow]) -> dict[DecisionQuestion, list[int]]:
+def _by_question(rows: Sequence[LabeledRow]) -> dict[DecisionQuestion, list[int]]:
     """Places of the rows of each question."""
     found = defaultdict(list)
     for place, row in enumerate(rows):
@@ -109,7 +109,7 @@ def _by_question(rows: Sequence[LabelledRow]) -> dict[DecisionQuestion, list[int
 
 
 async def _read(
-    job: DecisionsConfig, urls: tuple[str, ...], rows: Sequence[LabelledRow], console: Console
+    job: DecisionsConfig, urls: tuple[str, ...], rows: Sequence[LabeledRow], console: Console
 ) -> tuple[ServedModel, Path, list[OptionLogprobs]]:
     """What the model said about every row, kept in the run folder."""
     async with ServerPool(urls, Sampling(), concurrency=1) as fleet:
@@ -130,7 +130,7 @@ async def _read(
     return served, run, found
 
 
-def _rows_hash(rows: Sequence[LabelledRow]) -> str:
+def _rows_hash(rows: Sequence[LabeledRow]) -> str:
     return text_hash(json.dumps([[row.input, row.asked, row.label] for row in rows]))
 
 
@@ -139,7 +139,7 @@ def calibrate_question(
     number: int,
     question: DecisionQuestion,
     places: Sequence[int],
-    rows: Sequence[LabelledRow],
+    rows: Sequence[LabeledRow],
     every: Sequence[OptionLogprobs],
 ) -> QuestionResult:
     """Choose, fit and calibrate one question."""
@@ -176,7 +176,7 @@ def artifact_tensors(results: Sequence[QuestionResult]) -> dict[str, Tensor]:
 def build_manifest(
     job: DecisionsConfig,
     served: ServedModel,
-    rows: Sequence[LabelledRow],
+    rows: Sequence[LabeledRow],
     results: Sequence[QuestionResult],
 ) -> Manifest:
     """Manifest of the artifact."""

@@ -14,13 +14,13 @@ from probes.decisions.scores import OptionLogprobs
 from training.common.errors import TrainingError
 from training.common.files import read_json_lines
 from training.common.progress import progress_bar
-from training.decisions.rows import LabelledRow
+from training.decisions.rows import LabeledRow
 
 
 async def read_rows(
     urls: Sequence[str],
     model: str,
-    rows: Sequence[LabelledRow],
+    rows: Sequence[LabeledRow],
     control: dict[str, Any],
     file: Path,
     concurrency: int,

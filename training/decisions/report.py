@@ -241,7 +241,7 @@ def _figure(results: list[QuestionResult]) -> "Figure":
             right = (values.argmax(-1) == labels).double()
             bins = reliability(values.max(-1).values, right)
             axes.plot([bin[0] for bin in bins], [bin[1] for bin in bins], "o-", label=name)
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
         axes.set(title=one.name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axes.legend()
     return figure

@@ -18,7 +18,7 @@ _INPUTS = ("input", "text", "prompt")
 MAX_OPTIONS = 255
 
 
-class LabelledRow(NamedTuple):
+class LabeledRow(NamedTuple):
     """An input, the question as a request has it, and the index of its right option."""
 
     input: Any
@@ -27,8 +27,8 @@ class LabelledRow(NamedTuple):
     label: int
 
 
-def load_rows(source: str, instructions: str | None, limit: int, seed: int) -> list[LabelledRow]:
-    """Read labelled rows.
+def load_rows(source: str, instructions: str | None, limit: int, seed: int) -> list[LabeledRow]:
+    """Read labeled rows.
 
     Args:
         source: `tickets`, or the path of a JSONL or CSV file.
@@ -113,14 +113,14 @@ def _choice_of(
     }
 
 
-def _row(record: Mapping[str, Any], place: str, plain: dict[str, Any] | None) -> LabelledRow:
+def _row(record: Mapping[str, Any], place: str, plain: dict[str, Any] | None) -> LabeledRow:
     given = next((record[key] for key in _INPUTS if record.get(key) is not None), None)
     if not isinstance(given, str | list):
         raise TrainingError(f"{place}: no `input`: expected a text or messages")
     asked = record.get("question", plain)
     question = question_of(asked, place)
     value = _value(record, place)
-    return LabelledRow(given, dict(asked), question, _label(question, value, place))
+    return LabeledRow(given, dict(asked), question, _label(question, value, place))
 
 
 def question_of(asked: Any, place: str) -> DecisionQuestion:

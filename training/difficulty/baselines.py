@@ -1,8 +1,8 @@
-"""What a difficulty probe is comparison beside guesses that never see the model's state.
+"""Comparison of a difficulty probe with baselines that do not see the model's hidden state.
 
-A fifth of a few hundred questions is too few to tell a probe from the task of the question. So
-every question is guessed once a repeat, by a probe that was chosen and trained without it, and the
-differences to the baselines are measured on the same resampled questions.
+A fifth of a few hundred questions is too few to distinguish a probe from the task of the question.
+So in every repeat each question is classified by a probe that was chosen and trained without it,
+and the differences to the baselines are measured on the same resampled questions.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,24 +25,24 @@ from training.difficulty.metrics import Labels, difference, macro_f1
 
 REPEATS = 3
 TASK_FOLDS = 10
-"""Groups of whole tasks that are left out in turn; fewer where there are fewer tasks."""
+"""Maximum number of groups of held-out tasks."""
 
 Split = tuple[Labels, Labels]
-"""Numbers of the questions to learn from, and of those to guess."""
+"""Indices of the training questions and of the held-out ones."""
 Guess = Callable[[Data, Data], Labels]
-"""Learns from the first and guesses the classes of the second."""
+"""Fits on the first and predicts the classes of the second."""
 
 
 class Baseline(NamedTuple):
-    """A baseline."""
+    """Macro-F1 of a baseline."""
 
     macro_f1: Interval
     difference: Interval
-    """Of the probe over it."""
+    """Macro-F1 of the probe minus that of the baseline."""
 
 
 class FoldComparison(NamedTuple):
-    """Macro-F1 over questions that no guess was trained on."""
+    """Macro-F1 over held-out questions."""
 
     probe: Interval
     baselines: dict[str, Baseline]
@@ -52,12 +52,12 @@ class FoldComparison(NamedTuple):
 
 
 class BaselineComparison(NamedTuple):
-    """What a probe is comparison."""
+    """Comparison over questions and over tasks."""
 
     questions: FoldComparison
-    """Left out are questions, of kinds that were seen."""
+    """Questions are held out; their kinds occur in training."""
     tasks: FoldComparison | None
-    """Left out are whole tasks; None where no task can be."""
+    """Whole tasks are held out; None if none can be."""
     by_task: dict[str, tuple[float, float]]
     """Macro-F1 on each task left out, by the probe and by the majority class."""
 
@@ -157,7 +157,7 @@ def _task_and_length(data: Data) -> NDArray[np.object_]:
 
 
 def _tasks_left_out(data: Data, seed: int) -> list[Split]:
-    """Splits that leave out whole tasks, as far as all classes can be learnt without them."""
+    """Splits that leave out whole tasks, as far as all classes can be learned without them."""
     number = min(TASK_FOLDS, len(set(data.tasks.tolist())))
     if number < 2:
         return []

@@ -9,7 +9,7 @@ from probes.graders import GraderName
 from training.common.config import CommaSeparated, ServedJobConfig
 
 HeadKind = Literal["auto", "linear", "mlp"]
-Labelling = Literal["entropy", "outcome"]
+Labeling = Literal["entropy", "outcome"]
 """By accuracy and entropy of the answers by the strategy normal, or by the answers by all three."""
 
 
@@ -23,7 +23,7 @@ class AnswersConfig(ServedJobConfig):
 
 
 class DifficultyConfig(AnswersConfig):
-    """Which questions, how they are labelled and what is fitted."""
+    """Settings of the job."""
 
     quick: ClassVar[Mapping[str, Any]] = {"problems": 120, "samples": 2, "head": "linear"}
     minutes: ClassVar[str] = "about 30 minutes with the defaults, 5 with --quick"
@@ -39,7 +39,7 @@ class DifficultyConfig(AnswersConfig):
     """How each class is answered: `think` (the answer alone, step by step, or an outline), `short`
     (the answer alone, as it is, or a word that it is not known), `plain` (no text is added), or a
     TOML file."""
-    labels: Labelling = "entropy"
+    labels: Labeling = "entropy"
     """`entropy`: by accuracy and entropy of the answers of the strategy normal, as in the paper.
     `outcome`: by the answers of all three strategies, which takes three times as many."""
     alpha: float | None = Field(None, ge=0, le=1)

@@ -1,4 +1,4 @@
-"""From features and labels to a calibrated difficulty probe, and to what it is comparison."""
+"""Fit, calibrate and test a difficulty probe on features and labels."""
 
 from typing import NamedTuple
 
@@ -27,9 +27,9 @@ from training.difficulty.metrics import (
 )
 
 MIN_QUESTIONS = 50
-"""Fewer questions leave less than ten to calibrate on and ten to test on."""
+"""Minimum number of questions: ten to calibrate on and ten to test on."""
 MIN_PER_CLASS = 10
-"""Fewer questions of a class cannot be split into parts to train, calibrate and test on."""
+"""Minimum number of questions of a class: it is split to train, calibrate and test."""
 MAX_FOLDS = 5
 _MANY = 100
 """Questions from which on an MLP gets the usual batches, and a tenth of them stops it early."""
@@ -38,7 +38,7 @@ _UNITS = (64, 256)
 
 
 class Data(NamedTuple):
-    """What is known about every question."""
+    """Features and labels of the questions."""
 
     features: Floats
     """Shape (questions, hidden)."""
@@ -49,19 +49,19 @@ class Data(NamedTuple):
     """Tokens of the prompt."""
 
     def subset(self, chosen: Labels) -> "Data":
-        """The questions with these numbers."""
+        """The questions with these indices."""
         features, labels, tasks, lengths = self
         return Data(features[chosen], labels[chosen], tasks[chosen], lengths[chosen])
 
 
 class DifficultyFit(NamedTuple):
-    """A probe and its figures on questions that it has not seen."""
+    """A probe and its figures on held-out questions."""
 
     head: Head
     name: str
-    """Which head won the cross-validation."""
+    """Head chosen by cross-validation."""
     test: Labels
-    """Numbers of the held-out questions."""
+    """Indices of the held-out questions."""
     num_calibrated: int
     """Questions that the probabilities were calibrated on."""
     probabilities: Floats
@@ -181,7 +181,7 @@ def select_head(train: Data, kind: HeadKind, seed: int) -> tuple[str, Pipeline]:
 
 
 def calibrate(model: ClassifierMixin, features: Floats, labels: Labels) -> CalibratedClassifierCV:
-    """Scale the scores of a fitted model by one temperature, learnt on these questions."""
+    """Scale the scores of a fitted model by one temperature, learned on these questions."""
     # A frozen model predicts the same in every fold; two need the fewest questions of a class.
     calibrated = CalibratedClassifierCV(
         FrozenEstimator(model), method="temperature", cv=StratifiedKFold(2)
@@ -191,7 +191,7 @@ def calibrate(model: ClassifierMixin, features: Floats, labels: Labels) -> Calib
 
 
 def export_head(calibrated: CalibratedClassifierCV) -> Head:
-    """The tensors of what `calibrate` gave: the same probabilities without scikit-learn."""
+    """Tensors that give the probabilities of the calibrated model without scikit-learn."""
     (member,) = calibrated.calibrated_classifiers_
     (scaling,) = member.calibrators
     scaler, model = member.estimator.estimator

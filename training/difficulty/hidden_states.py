@@ -1,4 +1,4 @@
-"""Hidden states of questions, as a server's probe reads them: final norm, last prompt token."""
+"""Hidden states of questions after the final norm at the last prompt token."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def hidden_states(
 
 
 def _batches(lengths: Tensor) -> Iterator[Tensor]:
-    """Questions of like length together, as many as make up some number of tokens."""
+    """Batches of questions of similar length with a bounded number of tokens."""
     order = lengths.argsort(stable=True)
     start = 0
     while start < len(order):

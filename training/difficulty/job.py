@@ -1,4 +1,4 @@
-"""Difficulty probes: sample answers, grade them, label the questions, fit what reads the state."""
+"""Job: sample answers, grade them, label the questions, fit a difficulty probe."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
-from probes.difficulty.probe import cheapest, classify, default_thresholds
+from probes.difficulty.probe import classify, classify_by_outcomes, default_thresholds
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors, write_text
@@ -43,7 +43,7 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
         The artifact's folder.
 
     Raises:
-        TrainingError: It cannot be done; what was sampled stays in the run folder.
+        TrainingError: The job failed; sampled answers stay in the run folder.
     """
     problems, strategies = check(job)
     tried = tuple(Difficulty) if job.labels == "outcome" else (Difficulty.NORMAL,)
@@ -71,7 +71,7 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
         comparison = compare_with_baselines(data, job.head, job.seed)
     spec = ProbeSpec(
         layer="final",
-        normalised=True,
+        normalized=True,
         position="last_prompt_token",
         features=data.features.shape[1],
         labels=rule,
@@ -90,7 +90,7 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
 
 
 def check(job: DifficultyConfig) -> tuple[list[Problem], Strategies]:
-    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+    """Check the settings before anything is started; `--dry-run` calls this too.
 
     Returns:
         The questions and how each class of them is answered.
@@ -106,7 +106,7 @@ def check(job: DifficultyConfig) -> tuple[list[Problem], Strategies]:
 
 
 def cost(job: DifficultyConfig, checked: tuple[list[Problem], Strategies]) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     strategies = len(Difficulty) if job.labels == "outcome" else 1
     answers = len(checked[0]) * job.samples * strategies
     return (
@@ -118,13 +118,13 @@ def cost(job: DifficultyConfig, checked: tuple[list[Problem], Strategies]) -> st
 def _labels(
     job: DifficultyConfig, answers: dict[Difficulty, AnswerStatistics]
 ) -> tuple[Thresholds | Outcomes, Tensor]:
-    """The rule and what it says of every question."""
+    """The labeling rule and the label of every question."""
     if job.labels == "outcome":
         given = {"tolerance": job.tolerance, "gamma": job.gamma}
         outcomes = Outcomes(**{key: value for key, value in given.items() if value is not None})
         accuracy = torch.stack([answers[one].accuracy for one in Difficulty])
         tokens = torch.stack([answers[one].tokens for one in Difficulty])
-        return outcomes, cheapest(accuracy, tokens, outcomes)
+        return outcomes, classify_by_outcomes(accuracy, tokens, outcomes)
     normal = answers[Difficulty.NORMAL]
     thresholds = _thresholds(job, normal)
     return thresholds, classify(normal.accuracy, normal.entropy, thresholds)
@@ -163,7 +163,7 @@ def _features(
 def _write_questions(
     file: Path, problems: list[Problem], answers: AnswerStatistics, data: Data, fit: DifficultyFit
 ) -> None:
-    """Every question with its label, to look at, and to keep away from a benchmark."""
+    """Write every question with its label, so that benchmarks can exclude them."""
     held_out = set(fit.test.tolist())
     lines = [
         json.dumps(

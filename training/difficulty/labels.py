@@ -1,4 +1,4 @@
-"""Answers to questions by one strategy, and what they say about every question."""
+"""Sample answers with one strategy, and compute the statistics of every question."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from probes.difficulty.strategies import Strategy, with_text
+from probes.difficulty.strategies import Strategy, append_text
 from training.common.config import JobConfig
 from training.common.job import check_name, identify_served
 from training.common.rollout_store import RolloutStore
@@ -36,7 +36,7 @@ class StrategyRollouts(NamedTuple):
 
 
 class AnswerStatistics(NamedTuple):
-    """What the model's own answers say about every question."""
+    """Statistics of the model's own answers, for every question."""
 
     accuracy: Tensor
     """Share of right answers, shape (questions,)."""
@@ -55,10 +55,10 @@ async def draw_answers(
     strategy: Strategy,
     console: Console,
 ) -> StrategyRollouts:
-    """Draw what the strategy's run folder does not hold yet.
+    """Sample the answers that the strategy's run folder does not have yet.
 
     Raises:
-        TrainingError: A server is none, or a request failed for good; what had finished is kept.
+        TrainingError: A server is not usable, or a request failed; finished answers are kept.
     """
     sampling = Sampling(strategy.temperature, strategy.max_tokens(job.max_tokens))
     async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
@@ -90,7 +90,7 @@ async def draw_answers(
 
 
 def artifact_id(job: JobConfig, served: ServedModel) -> str:
-    """The probe's id: the one asked for, else made of the model's name."""
+    """Id of the probe: `--name`, or made from the model's name."""
     return job.name or f"{Path(served.model).name}/difficulty"
 
 
@@ -100,7 +100,7 @@ def missing_requests(
     """Requests still to be made: answer s of question q has the number q * samples + s."""
     for number in range(len(problems) * samples):
         if number not in traces.rollouts:
-            content = with_text(problems[number // samples].prompt, text)
+            content = append_text(problems[number // samples].prompt, text)
             messages = [{"role": "user", "content": content}]
             yield SampleRequest(number, messages, request_seed(seed, number))
 
@@ -116,7 +116,7 @@ def grade_answers(problems: list[Problem], traces: RolloutStore, samples: int) -
     Args:
         problems: The questions.
         traces: All their answers, numbered as in `pending`.
-        samples: AnswerStatistics per question.
+        samples: Answers per question.
     """
     figures = torch.zeros(len(problems), samples, 4, dtype=torch.float64)
     for number in range(len(problems) * samples):  # a store may hold others, from larger runs

@@ -13,7 +13,7 @@ Labels = NDArray[np.int64]
 
 
 def macro_f1(truth: Labels, guesses: Labels, seed: int) -> Interval:
-    """Mean of the classes' F1; a class that neither holds counts as 0, as in scikit-learn.
+    """Mean of the classes' F1; a class that occurs in neither counts as 0, as in scikit-learn.
 
     Args:
         truth: Shape (questions,).
@@ -24,7 +24,7 @@ def macro_f1(truth: Labels, guesses: Labels, seed: int) -> Interval:
 
 
 def difference(truth: Labels, guesses: Labels, others: Labels, seed: int) -> Interval:
-    """How far the macro-F1 of `guesses` is above that of `others`, on the same resamples."""
+    """Macro-F1 of `guesses` minus that of `others`, on the same resamples."""
     value, values = _resampled(truth, guesses, _macro_f1, seed)
     other, other_values = _resampled(truth, others, _macro_f1, seed)
     return interval(value - other, values - other_values)

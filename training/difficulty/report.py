@@ -1,4 +1,4 @@
-"""What a difficulty probe is comparison: a page, a figure and a table in the terminal."""
+"""Report of a difficulty probe: a page, a figure and a table in the terminal."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _COLORS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"
 
 
 class DifficultyResult(NamedTuple):
-    """What the report tells."""
+    """Contents of the report."""
 
     artifact: Artifact
     problems: list[Problem]
@@ -50,7 +50,7 @@ def write_report(facts: DifficultyResult, folder: Path) -> Path:
 
 
 def write_summary(facts: DifficultyResult, console: Console) -> None:
-    """Show what it is comparison in the terminal."""
+    """Print the comparison with the baselines."""
     table = Table(*_COMPARED, title=facts.artifact.id)
     for row in _comparison_rows(facts.comparison.questions):
         table.add_row(*row)
@@ -106,10 +106,10 @@ def _draw_scatter(facts: DifficultyResult, axes: Axes) -> None:
     rule = _probe_spec(facts).labels
     accuracy, entropy = facts.answers.accuracy.numpy(), facts.answers.entropy.numpy()
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(accuracy))
-    for difficulty, colour in _COLORS.items():
+    for difficulty, color in _COLORS.items():
         mine = facts.labels.numpy() == difficulty
         label = f"{difficulty.word}: {mine.sum()}"
-        axes.scatter((accuracy + jitter)[mine], entropy[mine], s=12, color=colour, label=label)
+        axes.scatter((accuracy + jitter)[mine], entropy[mine], s=12, color=color, label=label)
     if isinstance(rule, Thresholds):
         axes.axvline(rule.alpha, color="0.4", linestyle="--")
         axes.axvline(rule.gamma, color="0.4", linestyle=":")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from probes.difficulty.strategies import with_text
+from probes.difficulty.strategies import append_text
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import SampleRequest, request_seed
 from training.datasets.problem import Problem
@@ -99,7 +99,7 @@ def pending(
         if store.num_tokens + (len(issued) + 1) * draw.longest > draw.budget:
             return
         issued.add(number)
-        content = with_text(problems[question].prompt, text)
+        content = append_text(problems[question].prompt, text)
         yield SampleRequest(
             number,
             [{"role": "user", "content": content}],

@@ -49,11 +49,11 @@ def _scatter(
     shown = [arm for arm in arms if arm.name in x]
     curve = [arm.name for arm in shown if arm.kind == "fixed"]
     axes.plot([x[name] for name in curve], [y[name] for name in curve], "-", color="0.7")
-    labelled = set()
+    labeled = set()
     for arm in shown:
         marker, color = _LOOKS[arm.kind]
-        label = arm.kind if arm.kind not in labelled else None
-        labelled.add(arm.kind)
+        label = arm.kind if arm.kind not in labeled else None
+        labeled.add(arm.kind)
         axes.plot(x[arm.name], y[arm.name], marker, color=color, label=label)
         if arm.kind not in ("mean", "shuffled"):
             axes.annotate(arm.name, (x[arm.name], y[arm.name]), fontsize=6)

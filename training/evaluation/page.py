@@ -8,7 +8,7 @@ from training.evaluation.arms import ArmKind, EvaluationArm
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.flag import ENTROPY, FlagResult, FlagScore
 from training.evaluation.laws import ArmFigures, Difference
-from training.evaluation.recommend import Recommendation, span
+from training.evaluation.recommend import Recommendation, interval_text
 from training.evaluation.results import EvaluationResult
 from training.evaluation.router import RouterResult
 
@@ -91,7 +91,7 @@ def _flag_rows(scores: dict[str, FlagScore]) -> Iterable[tuple[str, ...]]:
         yield (
             f"**{name}**" if name == ENTROPY else name,
             cell(score.auroc),
-            "" if score.behind is None else span(score.behind),
+            "" if score.behind is None else interval_text(score.behind),
             *(f"{one.value:.2f}" for one in score.accuracy),
             f"{score.excess_aurc:.3f}",
             f"{score.calibration_error:.3f}",
@@ -136,7 +136,14 @@ def _differences(rows: Iterable[tuple[str, Difference]]) -> str:
     return markdown_table(
         head,
         (
-            (name, one.control, one.figure, span(one.value), _verdict(one), f"{one.smallest:.3f}")
+            (
+                name,
+                one.control,
+                one.figure,
+                interval_text(one.value),
+                _verdict(one),
+                f"{one.smallest:.3f}",
+            )
             for name, one in rows
         ),
     )

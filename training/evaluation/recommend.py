@@ -59,7 +59,7 @@ def recommend(
     return Recommendation(profiles, sentences)
 
 
-def span(value: Interval) -> str:
+def interval_text(value: Interval) -> str:
     """A signed difference and its interval."""
     return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
 
@@ -78,8 +78,8 @@ def _law(result: EvaluationResult) -> tuple[str | None, str]:
 def _worst(missing: Sequence[Difference]) -> str:
     worst = min(missing, key=lambda one: one.value.low)
     return (
-        f"{worst.control}: {span(worst.value)}; a difference of {worst.smallest:.3f} would have "
-        "shown"
+        f"{worst.control}: {interval_text(worst.value)}; a difference of {worst.smallest:.3f} "
+        "would have shown"
     )
 
 
@@ -89,11 +89,11 @@ def _fixed(result: EvaluationResult, temperature: float) -> tuple[float | None, 
     (gain,) = result.fixed
     best = float(result.best_fixed.removeprefix("T = "))
     if gain.is_above:
-        return best, f"T = {best:g} is above T = {temperature:g} by {span(gain.value)}."
+        return best, f"T = {best:g} is above T = {temperature:g} by {interval_text(gain.value)}."
     return None, (
         f"None proven: T = {best:g}, the best on the questions that chose, is not above "
-        f"T = {temperature:g}: {span(gain.value)}; a difference of {gain.smallest:.3f} would have "
-        "shown."
+        f"T = {temperature:g}: {interval_text(gain.value)}; a difference of {gain.smallest:.3f} "
+        "would have shown."
     )
 
 

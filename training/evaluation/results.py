@@ -18,7 +18,12 @@ from training.evaluation.laws import (
     differences,
     most_accurate,
 )
-from training.evaluation.router import RoutedQuestions, RouterResult, measure_router, questions_of
+from training.evaluation.router import (
+    RoutedQuestions,
+    RouterResult,
+    measure_router,
+    routed_questions,
+)
 
 
 class DrawnAnswers(NamedTuple):
@@ -125,7 +130,7 @@ def _router(name: str, drawn: DrawnAnswers, seed: int) -> RouterResult:
         strategies = {word: answers[f"{name}: always {word}"] for word in STRATEGIES}
         texts = [problem.prompt for problem in problems]
         kinds = [kind_of(problem) for problem in problems]
-        return questions_of(texts, kinds, answers[name], strategies)
+        return routed_questions(texts, kinds, answers[name], strategies)
 
     seen, new = half(drawn.choosing, drawn.problems[0]), half(drawn.scoring, drawn.problems[1])
     return measure_router(seen, new, list(STRATEGIES), seed)

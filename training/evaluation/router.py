@@ -59,7 +59,7 @@ class RouterResult(NamedTuple):
     raw: dict[str, StrategyChoice]
 
 
-def questions_of(
+def routed_questions(
     texts: Sequence[str],
     kinds: Sequence[str],
     router: ArmAnswers,

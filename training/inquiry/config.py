@@ -9,7 +9,7 @@ from training.common.config import ServedJobConfig
 
 
 class InquiryConfig(ServedJobConfig):
-    """Which task, how it is calibrated and how the calibration is measured."""
+    """Settings of the job."""
 
     quick: ClassVar[Mapping[str, Any]] = {"task": "triage", "samples": 200, "games": 24}
     minutes: ClassVar[str] = "about 5 minutes with the defaults, 1 with --quick"
@@ -30,7 +30,7 @@ class InquiryConfig(ServedJobConfig):
     level: float = Field(0.9, gt=0, lt=1)
     """Confidence level to measure at; a server takes any."""
     ridge: float = Field(1.0, ge=0.01)
-    """Shrinkage of each question towards all of them; 1 is worth a few labels."""
+    """Shrinkage of each question toward all of them; 1 has the weight of a few labels."""
     concurrency: int = Field(64, ge=1)
     """Statements in flight at once."""
 

@@ -1,4 +1,4 @@
-"""How surely a model that is asked for the label names the true one, read through a server."""
+"""Probability that a model names the true label, read through a server."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ async def direct_scores(
 async def _probability(
     client: openai.AsyncOpenAI, model: str, prompt: str, labels: Sequence[Tokens], true: int
 ) -> float:
-    """Probability of the true label among all, from first tokens where these tell them apart."""
+    """Probability of the true label, from first tokens where these differ."""
     if any(len(label) > 1 for label in labels):
         before = await tokens(client, prompt, start=True)
         sums = await continuation_logprobs([client], model, [(before, list(one)) for one in labels])

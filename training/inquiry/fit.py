@@ -23,14 +23,14 @@ from training.inquiry.simulate import (
 
 
 class LabelSplit(NamedTuple):
-    """Labels, by what their known answers are used for."""
+    """Labels by purpose."""
 
     fitted: list[int]
     calibrated: list[int]
 
 
 class SimulatedGames(NamedTuple):
-    """Games of one rule: what was right after each number of questions."""
+    """Games of one rule: results after each number of questions."""
 
     name: str
     games: list[list[GameStep]]
@@ -53,7 +53,7 @@ def _step_at(steps: Sequence[GameStep], questions: int) -> GameStep:
 
 
 def split_labels(num_labels: int, seed: int) -> LabelSplit:
-    """Half of the labels to fit on, the others to calibrate with."""
+    """Half of the labels for the fit, the others for calibration."""
     order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(seed)).tolist()
     half = num_labels // 2
     return LabelSplit(sorted(order[:half]), sorted(order[half:]))
@@ -90,8 +90,8 @@ def calibration_scores(
 def exchangeable_coverage(
     logprobs: Tensor, answers: Tensor, labels: Sequence[int], calibration: Calibration, games: int
 ) -> dict[int, Coverage]:
-    """Coverage on fresh histories of the kind that the calibration drew, by length."""
-    draw = torch.Generator().manual_seed(2**31)  # no seed of a calibration is so large
+    """Coverage by length on new random histories."""
+    draw = torch.Generator().manual_seed(2**31)  # larger than any seed of a calibration
     found = {}
     for length in range(len(calibration.thresholds)):
         histories = random_histories(answers, labels, length, games, draw)
@@ -110,7 +110,7 @@ def play_games(
     rule: Rule,
     games: int,
 ) -> SimulatedGames:
-    """Let a rule play about labels in turn, with answers drawn anew for each game."""
+    """Play a rule's games about the labels in turn, with new answers for each game."""
     draw = torch.Generator().manual_seed(2**31 + 1)
     found = []
     turns: Turns = {}

@@ -1,4 +1,4 @@
-"""Inquiry calibrations: read what the model holds likely, fit, calibrate, measure coverage."""
+"""Job: read log-likelihoods of statements, fit, calibrate and measure coverage."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ from training.inquiry.simulate import answered_questions, random_histories
 from training.inquiry.statement_logprobs import statement_table
 
 MIN_LABELS = 10
-"""Half of them calibrate the prediction sets; fewer than five say nothing about others."""
+"""Minimum number of labels: half of them calibrate the prediction sets."""
 _FRESH = 2000
 """Random histories of each length to measure coverage on."""
 
@@ -50,7 +50,7 @@ def train_inquiry(job: InquiryConfig, console: Console) -> Path:
         The artifact's folder.
 
     Raises:
-        TrainingError: It cannot be done; what was read stays in the run folder.
+        TrainingError: The job failed; log-likelihoods stay in the run folder.
     """
     task = check(job)
     with job_servers(job, console) as urls:
@@ -62,7 +62,7 @@ def train_inquiry(job: InquiryConfig, console: Console) -> Path:
 
 
 class InquiryMeasurements(NamedTuple):
-    """Log-likelihoods from the model."""
+    """What was read from the model."""
 
     served: ServedModel
     run: Path
@@ -75,7 +75,7 @@ class InquiryMeasurements(NamedTuple):
 def fit_and_save(
     job: InquiryConfig, task: Task, readings: InquiryMeasurements, console: Console
 ) -> Path:
-    """Fit, calibrate, play and write; returns the artifact's folder."""
+    """Fit, calibrate, simulate and write; returns the artifact's folder."""
     served, run, table, direct = readings
     answers = task.answer_table()
     split = split_labels(len(task.labels), job.seed)
@@ -131,7 +131,7 @@ def fit_and_save(
 
 
 def rank_predictors(scores: Mapping[Predictor, Tensor]) -> tuple[Predictor, ...]:
-    """Predictors by the mean probability of the true label over the lengths all have.
+    """Predictors in order of the mean probability of the true label, over common lengths.
 
     Args:
         scores: LAC scores, shape (lengths, samples), of each.
@@ -170,7 +170,7 @@ async def _direct(
 
 
 def check(job: InquiryConfig) -> Task:
-    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+    """Check the settings before anything is started; `--dry-run` calls this too.
 
     Returns:
         The task.
@@ -193,7 +193,7 @@ def check(job: InquiryConfig) -> Task:
 
 
 def cost(job: InquiryConfig, task: Task) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     return (
         f"{len(task.labels) * len(task.queries):,} statements to read, {job.samples} calibration "
         f"histories of each length, {job.games} games of each rule; {job.minutes}"
@@ -220,7 +220,7 @@ async def _statement_table(
     with progress_bar(console, "reading statements", total, "statements") as work:
         table = await statement_table(urls, served.model, task, work.advance, job.concurrency)
     if not bool(torch.isfinite(table).all()):
-        raise TrainingError("the model holds a statement impossible: its log-likelihood is -inf")
+        raise TrainingError("the log-likelihood of a statement is -inf")
     write_tensors(file, {"table": table})
     return served, run, table
 

@@ -1,4 +1,4 @@
-"""What an inquiry calibration shows: a page with coverage, accuracy and set sizes."""
+"""Report of an inquiry calibration: coverage, accuracy and set sizes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.inquiry.fit import LabelSplit, SimulatedGames
 
 
 class InquiryResult(NamedTuple):
-    """What the report tells."""
+    """Contents of the report."""
 
     task: Task
     split: LabelSplit
@@ -24,9 +24,9 @@ class InquiryResult(NamedTuple):
     """Log-likelihoods, nats, shape (K, Q)."""
     calibration: Calibration
     fresh: dict[int, Coverage]
-    """On new histories of the calibration's kind, by length."""
+    """On new random histories, by length."""
     curves: list[SimulatedGames]
-    """Games that rules played, about labels that were not fitted."""
+    """Simulated games about labels that were not fitted."""
     command: str
 
 
@@ -54,7 +54,7 @@ def pool_lengths(coverage: Iterable[Coverage]) -> Coverage:
 
 
 def metrics(facts: InquiryResult) -> dict[str, float | int]:
-    """What the manifest keeps."""
+    """Metrics for the manifest."""
     last = len(facts.calibration.thresholds) - 1
     found: dict[str, float | int] = {
         "auc": separation(facts.table, facts.task.answer_table()),

@@ -1,4 +1,4 @@
-"""Simulated inquiries: random histories to calibrate with, and games that a rule plays itself."""
+"""Simulated inquiries: random histories for calibration, and games played by a rule."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -28,12 +28,12 @@ class Histories(NamedTuple):
 
 
 def answered_questions(table: Tensor) -> Tensor:
-    """Indices of the questions to which some answer is known; table of shape (K, Q)."""
+    """Indices of the questions with at least one known answer; table of shape (K, Q)."""
     return (~table.isnan()).any(0).nonzero().squeeze(-1)
 
 
 def true_answers(table: Tensor, draw: torch.Generator) -> Tensor:
-    """Answers of everybody to everything, shape (K, Q): where either may come, a coin decides."""
+    """One answer per label and question, shape (K, Q); unknown ones are drawn at random."""
     coins = torch.rand(table.shape, generator=draw, dtype=torch.float64).round()
     yes = torch.where(table.isnan(), coins, table)
     return torch.where(yes == 1, YES, NO)
@@ -90,7 +90,7 @@ class GameStep(NamedTuple):
     correct: bool
     """Whether the most probable label is the true one."""
     covered: bool
-    """Whether the prediction set holds it."""
+    """Whether the prediction set contains it."""
     size: int
     length: int
 
@@ -103,7 +103,7 @@ def play_game(
     rule: Rule,
     known: Turns | None = None,
 ) -> list[GameStep]:
-    """Play one game to the end of the budget, worth it or not: curves need every length.
+    """Play one game until the budget is used up, so that every length occurs.
 
     Args:
         logprobs: ln P(answer | question, label), shape (Q, 2, K).

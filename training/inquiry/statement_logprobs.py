@@ -1,4 +1,4 @@
-"""Log-likelihoods of statements, read through a server: what the predictor `likelihood` is of."""
+"""Log-likelihoods of statements, read through a server, for the predictor `likelihood`."""
 
 import asyncio
 import math
@@ -15,13 +15,13 @@ from probes.inquiry.task import Task
 from training.common.errors import TrainingError
 
 _PROMPTS = 32
-"""In one request; a server works on all of them at once."""
+"""Maximum number of prompts of a request."""
 
 
 async def statement_table(
     urls: Sequence[str], model: str, task: Task, advance: Callable[[int], None], concurrency: int
 ) -> Tensor:
-    """How likely each property is of each label, in the model's own words.
+    """Log-likelihood of each property of each label.
 
     Only the tokens of the property count: those of the label say how common its name is.
 
@@ -54,14 +54,14 @@ async def statement_table(
 
 
 def connect(url: str) -> openai.AsyncOpenAI:
-    """A client of a server, patient with one that is busy."""
+    """A client with a long timeout, for a busy server."""
     key = os.environ.get("OPENAI_API_KEY") or "none"
     base = f"{url.rstrip('/').removesuffix('/v1')}/v1"
     return openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=5, timeout=600)
 
 
 async def tokens(client: openai.AsyncOpenAI, text: str, *, start: bool) -> list[int]:
-    """Token ids of a text that begins a prompt, or goes on in one."""
+    """Token ids of a text at the start of a prompt, or inside one."""
     body = {"prompt": text, "add_special_tokens": start}
     url = str(client.base_url.join("../tokenize"))
     answer: Any = await client.post(url, body=body, cast_to=object)
@@ -83,7 +83,7 @@ async def continuation_logprobs(
         model: Name under which they serve it.
         pairs: Token ids.
         advance: Told how many more pairs are read.
-        concurrency: Pairs under way at once.
+        concurrency: Pairs in flight at once.
 
     Raises:
         openai.APIError: A server does not answer, or refuses.

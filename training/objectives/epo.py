@@ -9,7 +9,7 @@ from training.objectives.core.interface import Objective
 
 
 def phase_weight(step: float, num_steps: float, gamma: float) -> float:
-    """Weight of the penalty: 1 + exp(-gamma k / k_mid), from 2 towards 1.
+    """Weight of the penalty: 1 + exp(-gamma k / k_mid), from 2 toward 1.
 
     Args:
         step: k, optimizer steps done.

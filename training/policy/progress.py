@@ -24,7 +24,7 @@ _SHOWN = {
     "clip_ratio/region_mean": "clipped",
     "grad_norm": "gradient norm",
     "completions/mean_length": "tokens",
-    "sampling/behaviour_ratio": "mean ratio",
+    "sampling/behavior_ratio": "mean ratio",
     "sampling/temperature": "temperature",
     "controller/output": "controller",
     "step_time": "seconds",

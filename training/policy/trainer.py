@@ -212,7 +212,7 @@ class EntropyGRPOTrainer(RolloutTrainer):
         if behavior is None or not self._corrects_sampling or self._importance_cap is None:
             return None
         raw = importance_weight(tokens.old_logprobs, behavior, tokens.mask, float("inf"))
-        self._metrics["train"]["sampling/behaviour_ratio"].append(raw[tokens.mask].mean().item())
+        self._metrics["train"]["sampling/behavior_ratio"].append(raw[tokens.mask].mean().item())
         return raw.clamp_max(self._importance_cap)
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:

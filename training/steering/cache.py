@@ -1,4 +1,4 @@
-"""A run folder of readings: each batch is on disk before the next one begins."""
+"""Readings of a run folder: each batch is saved before the next one starts."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from training.steering.reader import EpisodeReader, TokenizedEpisode, batches
 
 
 class BatchCache:
-    """Reads runs batch by batch, and what was read before a kill from disk."""
+    """Reads episodes batch by batch; batches that are already on disk are loaded."""
 
     def __init__(self, folder: Path, model: Any, console: Console) -> None:
         """Use a run folder.
@@ -32,7 +32,7 @@ class BatchCache:
         self._console = console
 
     def show_status(self, text: str) -> Status:
-        """Say what goes on while a block runs."""
+        """Show a progress bar while a block runs."""
         return self._console.status(text)
 
     def map_batches(
@@ -41,7 +41,7 @@ class BatchCache:
         runs: Sequence[TokenizedEpisode],
         read: Callable[[EpisodeReader, int], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """What `read` says of every batch, joined along the first dimension.
+        """Result of `read` for every batch, concatenated along the first dimension.
 
         Args:
             name: Of the readings, unique in the folder.
@@ -62,7 +62,7 @@ class BatchCache:
 
 
 def _pad_actions(parts: list[Tensor]) -> list[Tensor]:
-    """Batches whose steps have fewer actions than others' get ones that are never taken."""
+    """Pad the actions of batches whose steps have fewer of them."""
     width = max(part.shape[-1] for part in parts)
     return [
         torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=-torch.inf)
@@ -73,13 +73,13 @@ def _pad_actions(parts: list[Tensor]) -> list[Tensor]:
 
 
 def run_folder(runs: Path, model: str, settings: dict[str, Any], *, fresh: bool) -> Path:
-    """The folder of everything read in this way: the same settings find it again.
+    """Run folder for these settings; the same settings give the same folder.
 
     Args:
         runs: Folder of runs.
         model: Name of the model.
-        settings: What decides what is read; written beside it.
-        fresh: Throw away what is there.
+        settings: Settings that the readings depend on; written to the folder.
+        fresh: Delete existing readings.
     """
     text = json.dumps({"model": model, **settings}, indent=2)
     folder = runs / f"steering-{model}-{sha256(text.encode()).hexdigest()[:8]}"

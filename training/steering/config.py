@@ -1,4 +1,4 @@
-"""Settings of `train-steering east`, and its episodes by what they are for."""
+"""Settings of `train-steering east`, and its episodes by purpose."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from training.common.errors import TrainingError
 from training.steering.tasks import BANDITS, MAX_ARMS, Episode, bandit_episodes, load_episodes
 
 MIN_STEPS = 10
-"""Fewer steps are too few to learn from, to choose on or to test on."""
+"""Minimum number of steps for training, selection and test, each."""
 
 
 def _parse_numbers(text: object) -> object:
@@ -43,7 +43,7 @@ def _strengths(value: object) -> object:
 
 
 class SteeringConfig(JobConfig):
-    """Which episodes to learn from, and what to try."""
+    """Settings of the job."""
 
     quick: ClassVar[Mapping[str, Any]] = {
         "histories": 4,
@@ -58,8 +58,8 @@ class SteeringConfig(JobConfig):
     model: Path | None = None
     """Checkpoint folder; without it the embedded default."""
     task: str = "fruits"
-    """Episodes to learn from: a built-in bandit (fruits, more-fruits, slots, coloured-slots,
-    lettered-slots, numbered-slots, buttons, coloured-buttons, lettered-buttons, numbered-buttons),
+    """Episodes to learn from: a built-in bandit (fruits, more-fruits, slots, colored-slots,
+    lettered-slots, numbered-slots, buttons, colored-buttons, lettered-buttons, numbered-buttons),
     or a JSONL log with `episode`, `step`, `prompt`, `actions` and optionally `answer_prefix`, the
     start of the answer."""
     transfer: CommaSeparated = (
@@ -99,7 +99,7 @@ class SteeringConfig(JobConfig):
 
 
 class EpisodeSplit(NamedTuple):
-    """Runs by what they are for; what is learnt or chosen never sees the tests."""
+    """Episodes by purpose; test episodes are used for nothing else."""
 
     train: list[Episode]
     validation: list[Episode]
@@ -107,13 +107,13 @@ class EpisodeSplit(NamedTuple):
 
 
 def episodes_hash(runs: Sequence[Episode]) -> str:
-    """The sha256 of what some runs ask."""
+    """SHA-256 of the prompts of some episodes."""
     steps = [step.model_dump_json() for run in runs for step in run]
     return sha256("\n".join(steps).encode()).hexdigest()
 
 
 def split_episodes(job: SteeringConfig) -> EpisodeSplit:
-    """Make or read the runs, apart by what they are for.
+    """Generate or read the episodes and split them by purpose.
 
     Raises:
         TrainingError: A task is unknown, or there are too few runs.
@@ -156,8 +156,8 @@ def _bandit_episodes(task: str, job: SteeringConfig, runs: int, part: int) -> li
     name, _, arms = task.partition(":")
     if name not in BANDITS or (arms and not arms.isdecimal()):
         raise TrainingError(
-            f"`{task}` is no task: take a JSONL file for --task, or one of {', '.join(BANDITS)}, "
-            "perhaps with a number of arms, such as buttons:2"
+            f"`{task}` is not a task: give --task a JSONL file or one of {', '.join(BANDITS)}, "
+            "optionally with a number of arms, such as buttons:2"
         )
     number = int(arms) if arms else job.arms
     if not 2 <= number <= MAX_ARMS:

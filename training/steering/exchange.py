@@ -1,4 +1,4 @@
-"""Steering vectors to and from the files of other programs."""
+"""Import and export of steering vectors in the formats of other programs."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def export_gguf(folder: Path, file: Path, strength: float | None) -> None:
         strength: To scale the directions to, in multiples of the stream's norm.
 
     Raises:
-        TrainingError: It is no steering vector, or the file cannot be written.
+        TrainingError: It is not a steering vector, or the file cannot be written.
     """
     try:
         artifact = Artifact.load(folder.resolve())
@@ -57,14 +57,14 @@ def import_gguf(
     *,
     force: bool = False,
 ) -> Path:
-    """Make a steering vector of a control vector.
+    """Import a control vector as a steering vector.
 
     Args:
         file: To read.
         name: Id of the artifact.
         model: Folder of the model it was made for; None means the embedded one.
         out: Folder of artifacts.
-        note: Told what is left out.
+        note: Called with a message for each layer that is skipped.
         force: Import a vector whose file names another architecture than the model's.
 
     Returns:
@@ -118,7 +118,7 @@ def _check_fit(file: Path, vector: ControlVector, loaded: LoadedModel, *, force:
 
 
 _LLAMA_CPP_NAMES = {"mistral": "llama", "mixtral": "llama"}
-"""Architectures that llama.cpp calls differently than transformers does."""
+"""Architectures with other names in llama.cpp than in transformers."""
 
 
 def same_architecture(hint: str, config: Any) -> bool:
@@ -132,7 +132,7 @@ def same_architecture(hint: str, config: Any) -> bool:
 
 
 def _stream_norms(loaded: LoadedModel, layers: list[int]) -> dict[int, float]:
-    """Mean norm of the residual stream behind each layer, over the last tokens of some prompts."""
+    """Mean norm of the residual stream after each layer, at the last tokens of some prompts."""
     prompts = load_prompts(None)[:_PROMPTS]
     steps = [tokenize_episode(loaded.tokenizer, [neutral_step(prompt)]) for prompt in prompts]
     _, states = EpisodeReader(loaded.model, steps).states(layers)

@@ -1,4 +1,4 @@
-"""From what was read to a vector: EAST, its controls, where to add it and how much. Pure."""
+"""Fit EAST vectors and their controls, and choose layer and strength. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,31 +9,31 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from probes.steering import Weighted, action_entropy, east, gaussian, shuffled
+from probes.steering import Weighted, action_entropy, east, random_direction, shuffled
 
 CONTROLS = 20
 """Shuffled vectors, and as many Gaussian ones."""
 SHORTLIST = 5
-"""Layers that are compared with shuffled vectors before one is chosen."""
+"""Number of layers that are compared with shuffled vectors."""
 TRIALS = 10
-"""Shuffled vectors that each candidate is compared with; others than the controls."""
+"""Shuffled vectors per candidate layer; the test uses others."""
 
 Floats = NDArray[np.float64]
 
 
 class UnsteeredSteps(NamedTuple):
-    """What was read at the steps of some runs, unsteered."""
+    """Readings of the unsteered model at the steps of some episodes."""
 
     logprobs: Tensor
     """Of every action, shape (steps, actions)."""
     states: Tensor
     """Behind each layer at the last prompt token, shape (steps, layers, hidden)."""
     runs: Tensor
-    """Which run each step belongs to, shape (steps,)."""
+    """Episode of each step, shape (steps,)."""
 
 
 class Vector(NamedTuple):
-    """A direction and the length of what it is added to."""
+    """A direction and the norm of the residual stream that it is added to."""
 
     layer: int
     direction: Tensor
@@ -42,12 +42,12 @@ class Vector(NamedTuple):
     """Mean norm of the residual stream behind the layer."""
 
     def offsets(self, strength: float) -> dict[int, Tensor]:
-        """What is added, for a strength in multiples of the stream's norm."""
+        """The vector to add for a strength in multiples of the stream's norm."""
         scaled = self.direction * (strength * self.norm / float(self.direction.norm()))
         return {self.layer: scaled.float()}
 
     def with_direction(self, direction: Tensor) -> "Vector":
-        """Another direction in its place."""
+        """A copy with another direction."""
         return self._replace(direction=direction.double())
 
 
@@ -75,7 +75,7 @@ def fit_vectors(read: UnsteeredSteps, entropy: Tensor, layers: Sequence[int]) ->
 def control_vectors(
     read: UnsteeredSteps, entropy: Tensor, place: int, vector: Vector
 ) -> dict[str, list[Vector]]:
-    """What a vector has to beat, all to be added at its own length.
+    """Control vectors, scaled to the norm of the vector.
 
     Args:
         read: What it was fitted on.
@@ -91,26 +91,28 @@ def control_vectors(
     direction = vector.direction
     return {
         "shuffled": [vector.with_direction(shuffled(direction, seed)) for seed in range(CONTROLS)],
-        "Gaussian": [vector.with_direction(gaussian(direction, seed)) for seed in range(CONTROLS)],
-        "uncentred": [vector.with_direction(east(steps, centred=False))],
+        "Gaussian": [
+            vector.with_direction(random_direction(direction, seed)) for seed in range(CONTROLS)
+        ],
+        "uncentered": [vector.with_direction(east(steps, centered=False))],
         "top against bottom quarter": [vector.with_direction(contrast)],
     }
 
 
 def shuffled_trials(vector: Vector) -> list[Vector]:
-    """Shuffled vectors to choose by."""
+    """Shuffled vectors for the selection."""
     seeds = range(CONTROLS, CONTROLS + TRIALS)
     return [vector.with_direction(shuffled(vector.direction, seed)) for seed in seeds]
 
 
 def uniform_residue(read: UnsteeredSteps, place: int) -> float:
-    """Norm of the vector that equal weights give, which is 0 but for rounding."""
+    """Norm of the vector with equal weights, which is 0 except for rounding."""
     even = torch.ones(len(read.runs), dtype=torch.float64)
     return float(east(Weighted(read.states[:, place], even, read.runs)).norm())
 
 
 class StrengthCurve(NamedTuple):
-    """How the runs' steps answer to a vector at each strength."""
+    """Effect of a vector at each strength."""
 
     strengths: tuple[float, ...]
     """Ascending, in multiples of the stream's norm, 0 among them."""
@@ -153,7 +155,7 @@ class StrengthCurve(NamedTuple):
         return list(range(low, high + 1))
 
     def largest_valid_strength(self, share: float) -> float:
-        """The largest strength up to which answers stay valid."""
+        """The largest strength with valid answers."""
         return self.strengths[self.valid(share)[-1]]
 
     def spearman_correlation(self, share: float) -> float:
@@ -173,7 +175,7 @@ class StrengthCurve(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Where to add a vector, and how much of it."""
+    """Layer and strength of a vector."""
 
     layer: int
     strength: float
@@ -181,13 +183,13 @@ class Choice(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A choice and how it stands out on the validation runs."""
+    """A choice and its effect on the validation episodes."""
 
     choice: Choice
     entropy: float
     """Mean entropy over actions, nats."""
     shuffled: tuple[float, ...] = ()
-    """The same with shuffled vectors in its place."""
+    """The same with shuffled vectors."""
 
     @property
     def margin(self) -> float:

@@ -1,4 +1,4 @@
-"""What steering does to a model's words: drift on neutral text, and answers to read."""
+"""Effect of steering on text: drift on neutral prompts, and sample answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ DRAWN_RUNS = 1
 
 
 class SampledActions(BaseModel):
-    """Completions drawn behind held-out steps."""
+    """Completions at held-out steps."""
 
     entropy: float | None
     """Of the actions they name, plug-in estimate, nats, mean over steps; None if none does."""
@@ -46,7 +46,7 @@ class SteeredGenerations(BaseModel):
     """Mean KL from the unsteered model's next token, on its answers to neutral prompts, nats."""
     prompts: list[str]
     completions: dict[float, list[str]]
-    """Likeliest answers to the prompts."""
+    """Greedy answers to the prompts."""
     sampled: dict[float, SampledActions]
 
 
@@ -108,7 +108,7 @@ def generate_steered(
 def _greedy_completions(
     model: Any, tokenizer: Any, steps: Sequence[AgentStep], moves: dict[float, dict[int, Tensor]]
 ) -> dict[float, list[str]]:
-    """The likeliest completion of every step at every strength."""
+    """Greedy completions of every step at every strength."""
     reader = EpisodeReader(model, [tokenize_episode(tokenizer, [step]) for step in steps])
     found = dict[float, list[str]]()
     for strength, move in moves.items():
@@ -132,7 +132,7 @@ def _drift(
     strengths: Sequence[float],
     end: int,
 ) -> dict[float, float]:
-    """Along the answers that the unsteered model holds likeliest."""
+    """KL along the greedy answers of the unsteered model."""
     likeliest = Condition(temperature=0.0)
     drawn = EpisodeReader(model, texts).sample(likeliest, 1, _TOKENS, _generator(0), end)
     answered = [

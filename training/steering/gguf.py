@@ -1,6 +1,6 @@
 """Steering vectors as control-vector GGUF files, which llama.cpp and repeng read and write.
 
-`direction.N` is added to the residual stream behind decoder layer N, counted from 0, in both of
+`direction.N` is added to the residual stream after decoder layer N, counted from 0, in both of
 them as here. llama.cpp has no place for layer 0.
 """
 
@@ -24,7 +24,7 @@ _NOT_FLOATS = ("I8", "I16", "I32", "I64")
 
 
 class ControlVector(NamedTuple):
-    """What such a file holds."""
+    """Contents of a control-vector file."""
 
     model_type: str
     """Architecture of the model it was made for, such as llama."""
@@ -49,7 +49,7 @@ def write_control_vector(
         TrainingError: There is a vector for layer 0, or the file cannot be written.
     """
     if 0 in directions:
-        raise TrainingError("llama.cpp cannot steer behind layer 0: there is no `direction.0`")
+        raise TrainingError("llama.cpp cannot steer after layer 0: there is no `direction.0`")
     try:
         with atomic_write(path) as staging:
             _write(GGUFWriter(staging, _ARCHITECTURE), directions, model_type, scale)
@@ -72,7 +72,7 @@ def _write(
 
 
 def read_control_vector(path: Path) -> ControlVector:
-    """Read what llama.cpp, repeng and EasySteer write.
+    """Read a control vector of llama.cpp, repeng or EasySteer.
 
     Directions may have any float type or quantization of GGUF, and shape (hidden,) or
     (1, hidden). Tensors of other names are ignored, and directions of zeros are left out.
@@ -104,7 +104,7 @@ def _open_reader(path: Path) -> GGUFReader:
         return GGUFReader(path)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # the library raises whatever numpy does on bytes that do not fit
+    except Exception as error:  # the library passes on any error of numpy
         raise TrainingError(f"{path}: not a GGUF file, or truncated") from error
 
 

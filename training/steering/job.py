@@ -1,4 +1,4 @@
-"""Steering vectors: read an agent's runs, fit EAST, choose where to add it, test it elsewhere."""
+"""Job: read an agent's episodes, fit EAST, choose layer and strength, test on other episodes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
         The artifact's folder.
 
     Raises:
-        TrainingError: It cannot be done; what was read stays in the run folder.
+        TrainingError: The job failed; readings stay in the run folder.
     """
     split, checkpoint = check(job)
     for folder in (job.out, job.runs):
@@ -144,7 +144,7 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
 
 
 def check(job: SteeringConfig) -> tuple[EpisodeSplit, Path]:
-    """Refuse what can be refused before anything is started; `--dry-run` calls it as well.
+    """Check the settings before anything is started; `--dry-run` calls this too.
 
     Returns:
         The episodes, and the model's folder.
@@ -160,7 +160,7 @@ def check(job: SteeringConfig) -> tuple[EpisodeSplit, Path]:
 
 
 def cost(job: SteeringConfig, checked: tuple[EpisodeSplit, Path]) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     split, checkpoint = checked
     tests = len(split.tests) * job.held_out
     return (
@@ -218,7 +218,7 @@ def _entropy(
     runs: Sequence[Episode],
     read: UnsteeredSteps,
 ) -> Tensor:
-    """Over the actions at every step, by the estimator that was asked for."""
+    """Entropy over the actions at every step, by the chosen estimator."""
     if job.estimator == "logit":
         return action_entropy(read.logprobs).entropy
     answers = job.completions, job.max_tokens
@@ -273,7 +273,7 @@ def _compare_candidates(
     vectors: dict[int, Vector],
     curves: dict[int, StrengthCurve],
 ) -> list[Candidate]:
-    """The candidates beside shuffled vectors, on the validation runs."""
+    """Candidates and shuffled vectors, on the validation episodes."""
     found = candidates(curves, job.valid_share)
     conditions = [
         Condition(trial.offsets(one.choice.strength))
@@ -299,7 +299,7 @@ def _test_vector(
     controls: dict[str, list[Vector]],
     strengths: Sequence[float],
 ) -> TaskResult:
-    """What the chosen vector and its controls do to runs that neither was made with."""
+    """Effect of the chosen vector and its controls on test episodes."""
     others = [control.offsets(choice.strength) for group in controls.values() for control in group]
     conditions = [
         *(Condition(vector.offsets(strength)) for strength in strengths),
@@ -349,7 +349,7 @@ def _manifest(
 
 
 def _metrics(test: TaskResult, choice: Choice, share: float) -> dict[str, float | int]:
-    """What the manifest says was measured on the task's own test runs."""
+    """Metrics for the manifest, on the task's own test episodes."""
     entropy, action_probability_mass = test.curve.interpolate(choice.strength)
     return {
         "entropy_unsteered": round(test.curve.interpolate(0.0)[0], 4),

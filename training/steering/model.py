@@ -1,4 +1,4 @@
-"""The model that is steered, in float32 by transformers."""
+"""Load the model to steer, in float32 with transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _DEFAULT_NAME = "smollm2-135m"
 
 
 class LoadedModel(NamedTuple):
-    """A model and what it is called."""
+    """A model and its name."""
 
     name: str
     folder: Path
@@ -25,7 +25,7 @@ class LoadedModel(NamedTuple):
     tokenizer: Any
 
     def texts(self, runs: Sequence[Episode]) -> list[TokenizedEpisode]:
-        """Runs in tokens."""
+        """Tokenize episodes."""
         return [tokenize_episode(self.tokenizer, run) for run in runs]
 
 

@@ -1,4 +1,4 @@
-"""What a model would do at the steps of an agent's runs, steered in many ways, by transformers.
+"""Runs a model with transformers on an agent's episodes, under many steering conditions.
 
 The prompts of a run are read once, unsteered, as a tree; every way of steering then costs the last
 prompt token and those of the actions.
@@ -23,16 +23,16 @@ from training.steering.token_tree import (
 
 _BATCH_TOKENS = 1024
 _TAIL_TOKENS = 512
-"""Read at once behind the prompts, over all rows and ways of steering."""
+"""Maximum number of tokens per pass, over all rows and conditions."""
 _BRANCHES = 256
-"""Completions drawn side by side."""
+"""Completions that are sampled in one pass."""
 
 
 class Condition(NamedTuple):
-    """One way of steering; without moves, none."""
+    """One steering condition; without moves, the unsteered model."""
 
     moves: Mapping[int, Tensor] = {}
-    """What is added behind each layer, from the last prompt token on."""
+    """Added after each layer, from the last prompt token on."""
     temperature: float = 1.0
 
 
@@ -40,14 +40,14 @@ PLAIN = Condition()
 
 
 class TokenizedEpisode(NamedTuple):
-    """A run in tokens."""
+    """A tokenized episode."""
 
     prompts: list[list[int]]
     """One per step, the beginning of the answer included."""
     actions: list[list[list[int]]]
     """Of every step, the tokens of every action."""
     names: Sequence[Sequence[str]] = ()
-    """Of every step, the actions in words."""
+    """Of every step, the actions as text."""
 
 
 def tokenize_episode(tokenizer: Any, run: Episode) -> TokenizedEpisode:
@@ -78,7 +78,7 @@ def _actions(tokenizer: Any, step: AgentStep) -> list[list[int]]:
 
 
 def batches(runs: Sequence[TokenizedEpisode]) -> Iterator[list[TokenizedEpisode]]:
-    """Runs in order, as many together as make up some number of tokens."""
+    """Batches of episodes, in order, with a bounded number of tokens."""
     batch, widest = list[TokenizedEpisode](), 0
     for run in runs:
         width = max(widest, len(build_tree(run.prompts)[0]))
@@ -92,7 +92,7 @@ def batches(runs: Sequence[TokenizedEpisode]) -> Iterator[list[TokenizedEpisode]
 
 
 class EpisodeReader:
-    """A batch of runs whose prompts the model has read but for their last tokens."""
+    """A batch of episodes whose prompts are in the KV cache, except for the last tokens."""
 
     def __init__(self, model: Any, runs: Sequence[TokenizedEpisode]) -> None:
         """Read the prompts.
@@ -164,7 +164,7 @@ class EpisodeReader:
         return self.sweep([condition])[:, 0]
 
     def sweep(self, conditions: Sequence[Condition]) -> Tensor:
-        """The same under many conditions, shape (steps, conditions, actions)."""
+        """`logprobs` under many conditions, shape (steps, conditions, actions)."""
         at_once = max(1, _TAIL_TOKENS // self._tails.tokens.numel())
         parts = [conditions[at : at + at_once] for at in range(0, len(conditions), at_once)]
         return torch.cat([self._sweep(part) for part in parts], 1)
@@ -283,7 +283,7 @@ def end_token(tokenizer: Any) -> int:
 
 
 def named_action(text: str, actions: Sequence[str]) -> int | None:
-    """Which action the first sentence of an answer names; None if none or several."""
+    """The action that the first sentence of an answer names; None for none or several."""
     sentence = re.split(r"[.!?\n]", text.strip(), maxsplit=1)[0]
     found = [
         number

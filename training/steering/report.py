@@ -1,4 +1,4 @@
-"""What a steering vector does: a page, a figure and a table in the terminal."""
+"""Report of a steering vector: a page, a figure and a table in the terminal."""
 
 from math import log
 from pathlib import Path
@@ -19,11 +19,11 @@ from training.steering.generations import SteeredGenerations
 
 _NAME = "steering"
 _SHOWN = 6
-"""Layers drawn one by one: those whose entropy rises most."""
+"""Number of layers with their own curve: those whose entropy rises most."""
 
 
 class ControlResult(NamedTuple):
-    """What vectors of one kind do at the chosen strength."""
+    """Effect of the vectors of one kind at the chosen strength."""
 
     entropy: tuple[float, ...]
     action_probability_mass: tuple[float, ...]
@@ -40,7 +40,7 @@ class ControlResult(NamedTuple):
 
 
 class TaskResult(NamedTuple):
-    """One task's held-out runs."""
+    """Results on the held-out episodes of one task."""
 
     steps: int
     actions: int
@@ -59,7 +59,7 @@ class TaskResult(NamedTuple):
 
 
 class SteeringResult(NamedTuple):
-    """What the report tells."""
+    """Contents of the report."""
 
     artifact: Artifact
     choice: Choice
@@ -72,7 +72,7 @@ class SteeringResult(NamedTuple):
     """By task, the vector's own first."""
     generations: SteeredGenerations
     estimates: tuple[Tensor, ActionEntropy]
-    """Of the runs that were learnt from: by the chosen estimator, and off the logits."""
+    """Of the runs that were learned from: by the chosen estimator, and off the logits."""
     size: float
     """Length of the vector, in multiples of the stream's norm."""
     residue: float
@@ -86,7 +86,7 @@ def write_report(facts: SteeringResult, folder: Path) -> Path:
 
 
 def write_summary(facts: SteeringResult, console: Console) -> None:
-    """Show what it does in the terminal."""
+    """Print the results."""
     shown = (0, 2, 3, 5, 7)
     table = Table(*(_TESTED[place] for place in shown), title=f"{facts.artifact.id}, nats")
     for row in _test_rows(facts):
@@ -185,12 +185,12 @@ def _draw_layers(facts: SteeringResult, entropy: Axes, action_probability_mass: 
 
 def _draw_tests(facts: SteeringResult, axes: Axes) -> None:
     for number, (task, test) in enumerate(facts.tests.items()):
-        curve, colour = test.curve, f"C{number}"
-        axes.plot(curve.strengths, curve.entropy, "o-", ms=3, color=colour, label=task)
+        curve, color = test.curve, f"C{number}"
+        axes.plot(curve.strengths, curve.entropy, "o-", ms=3, color=color, label=task)
         shuffled = test.controls["shuffled"]
         at = facts.choice.strength + 0.004 * number
         axes.errorbar(
-            [at], [shuffled.mean], [2 * shuffled.spread], fmt="s", ms=4, color=colour, capsize=3
+            [at], [shuffled.mean], [2 * shuffled.spread], fmt="s", ms=4, color=color, capsize=3
         )
     axes.set(xlabel="strength, multiples of the stream's norm", ylabel="entropy over actions, nats")
     axes.set_title("Held-out runs; squares: shuffled vectors, ± 2 sd")
@@ -238,7 +238,7 @@ def _page(facts: SteeringResult) -> str:
 
 {provenance(manifest, facts.command)}
 
-Entropic activation steering (EAST, arXiv 2406.00244). Learnt from the task `{settings["task"]}`:
+Entropic activation steering (EAST, arXiv 2406.00244). Learned from the task `{settings["task"]}`:
 {settings["histories"]} runs of {settings["steps"]} steps, {settings["arms"]} arms
 (seed {manifest.seed}). Layer and strength were chosen on {settings["held_out"]} other runs, and
 everything under "Held-out runs" was measured on runs that neither saw. Strengths are multiples of
@@ -246,7 +246,7 @@ the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer}
 {facts.size:.4f} of it is the length of the vector itself. Entropies are over the actions,
 renormalized, in nats; "action probability" is that of any action at all.
 
-The runs learnt from have {float(estimate[known].mean()):.3f} nats by the estimator
+The runs learned from have {float(estimate[known].mean()):.3f} nats by the estimator
 `{settings["estimator"]}` and {float(logit.entropy.mean()):.3f} off the logits (standard deviation
 {float(logit.entropy.std()):.3f}, action probability
 {float(logit.action_probability_mass.mean()):.3f}); {int((~known).sum())} of {len(known)} steps had

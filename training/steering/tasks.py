@@ -25,7 +25,7 @@ class Message(BaseModel):
 
 
 class AgentStep(BaseModel):
-    """What an agent was asked at one step of an episode."""
+    """Prompt and actions of one step of an episode."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,7 +34,7 @@ class AgentStep(BaseModel):
     prompt: str | tuple[Message, ...]
     """One user message, or a whole chat that ends before the agent's answer."""
     actions: tuple[str, ...] = Field(min_length=2)
-    """As an answer names them."""
+    """The actions, as an answer names them."""
     answer_prefix: str = ""
     """Start of the agent's answer, up to the word before the action."""
 
@@ -51,12 +51,12 @@ Episode: TypeAlias = list[AgentStep]
 
 
 def neutral_step(prompt: str) -> AgentStep:
-    """A question that has no actions, as a step whose actions nobody looks at."""
+    """A prompt without actions, as a step with placeholder actions."""
     return AgentStep(episode=0, step=0, prompt=prompt, actions=("yes", "no"))
 
 
 class Story(NamedTuple):
-    """How a bandit is told."""
+    """The wording of a bandit."""
 
     opening: str
     """With `{arms}`."""
@@ -67,7 +67,7 @@ class Story(NamedTuple):
 
 
 class Bandit(NamedTuple):
-    """A built-in task: a story and what its arms are called."""
+    """A built-in task: a story and the names of its arms."""
 
     story: Story
     arms: Sequence[str]
@@ -96,7 +96,7 @@ _BUTTON_STORY = Story(
     "I press button",
 )
 _LETTERS, _NUMBERS = tuple("ABCDEFGH"), tuple("12345678")
-_COLOURS = ("red", "blue", "green", "gold", "black", "white", "pink", "brown")
+_COLORS = ("red", "blue", "green", "gold", "black", "white", "pink", "brown")
 _BEASTS = ("lion", "tiger", "dragon", "eagle", "wolf", "bear", "snake", "horse")
 _FRUITS = ("apple", "banana", "cherry", "mango", "peach", "lemon", "grape", "melon")
 
@@ -104,11 +104,11 @@ BANDITS = {
     "fruits": Bandit(_FRUIT_STORY, _FRUITS),
     "more-fruits": Bandit(_FRUIT_STORY, _FRUITS[::-1]),
     "slots": Bandit(_SLOT_STORY, _BEASTS),
-    "coloured-slots": Bandit(_SLOT_STORY, _COLOURS),
+    "colored-slots": Bandit(_SLOT_STORY, _COLORS),
     "lettered-slots": Bandit(_SLOT_STORY, _LETTERS),
     "numbered-slots": Bandit(_SLOT_STORY, _NUMBERS),
     "buttons": Bandit(_BUTTON_STORY, _BEASTS),
-    "coloured-buttons": Bandit(_BUTTON_STORY, _COLOURS),
+    "colored-buttons": Bandit(_BUTTON_STORY, _COLORS),
     "lettered-buttons": Bandit(_BUTTON_STORY, _LETTERS),
     "numbered-buttons": Bandit(_BUTTON_STORY, _NUMBERS),
 }

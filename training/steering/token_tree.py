@@ -1,4 +1,4 @@
-"""Many texts with shared beginnings in one forward pass: each token sees its own ancestors only.
+"""Texts with shared prefixes in one forward pass: each token attends to its ancestors only.
 
 The prompts of an agent's run repeat its history, and a steered answer begins behind an unsteered
 prompt. So a run is a tree: what texts share is computed once, and a prompt stays in the cache while
@@ -17,7 +17,7 @@ from training.common.errors import TrainingError
 
 
 class Nodes(NamedTuple):
-    """New tokens of every row and what each of them follows."""
+    """New tokens of every row and their parents."""
 
     tokens: Tensor
     """Shape (rows, n)."""
@@ -26,10 +26,10 @@ class Nodes(NamedTuple):
 
 
 class TokenTree:
-    """Nodes that a model has read, row by row; all rows have as many."""
+    """The nodes in the KV cache, by row; all rows have the same number."""
 
     def __init__(self, model: Any, rows: int) -> None:
-        """Start with nothing read.
+        """Create an empty tree.
 
         Args:
             model: A causal language model of transformers with full or sliding-window attention.
@@ -87,7 +87,7 @@ class TokenTree:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def crop(self, length: int) -> None:
-        """Forget all nodes but the first `length`."""
+        """Remove all nodes except the first `length`."""
         self._cache.crop(length - len(self))
         self._paths = self._paths[:, :length, :length]
 
@@ -148,13 +148,13 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Nodes:
 
 
 def decoder_layers(model: Any) -> Any:
-    """The decoder layers, counted as a server counts them: from 0, in the order they run."""
+    """The decoder layers in the order of execution, counted from 0 as in the server."""
     return model.get_decoder().layers
 
 
 @contextmanager
 def add_to_stream(model: Any, moves: Mapping[int, Tensor]) -> Iterator[None]:
-    """Add a vector to the residual stream behind some layers, at every token read meanwhile."""
+    """Add a vector to the residual stream after some layers while the block runs."""
 
     def hook(move: Tensor) -> Any:
         def run(_: Any, __: Any, output: Any) -> Any:
@@ -174,7 +174,7 @@ def add_to_stream(model: Any, moves: Mapping[int, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def capture_stream(model: Any, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """The residual stream behind some layers, shape (rows, n, hidden), of the last pass."""
+    """The residual stream after some layers, shape (rows, n, hidden), of the last pass."""
     streams = dict[int, Tensor]()
 
     def hook(number: int) -> Any:

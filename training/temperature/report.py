@@ -83,8 +83,8 @@ def draw(fit: TemperatureFit) -> Figure:
         (pivot, "k", "pivot"),
         (math.log(high), "C3", "h = 1"),
     ]
-    for place, colour, label in marks:
-        density.axvline(place, color=colour, label=f"{label}: ln H = {place:.2f}")
+    for place, color, label in marks:
+        density.axvline(place, color=color, label=f"{label}: ln H = {place:.2f}")
     density.set(xlabel="ln H (H in nats)", ylabel="density", title="Entropy of sampled tokens")
     density.legend(loc="upper left")
 

@@ -112,11 +112,11 @@ def test_every_report_is_that_of_transformers(ranks: Server, folder: Path) -> No
         move = {LAYER: lambda stream: stream + vector * STRENGTH} if index % 2 else {}
         with torch.inference_mode(), hooked(reference, move, len(prompt) - 1):
             logits = reference(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-        told = choice["entropy"]["tokens"]
-        measured = torch.tensor([token["entropy"] for token in told])
+        reported = choice["entropy"]["tokens"]
+        measured = torch.tensor([token["entropy"] for token in reported])
         assert choice["entropy"]["fallback"] is None
         assert (measured - entropy_from_logits(logits)).abs().max() < 1e-3
-        temperatures = {round(token["temperature"], 4) for token in told}
+        temperatures = {round(token["temperature"], 4) for token in reported}
         assert temperatures == {0.8} if index % 2 else len(temperatures) > 1
     ready = httpx.get(f"{ranks.url}/ready", timeout=60).json()
     assert ready["ready"]

@@ -117,11 +117,11 @@ class Rollouts:
         self.trainer.importance_weights = watched
         self.trainer.train()
 
-    def behaviour(self, step: int) -> torch.Tensor:
+    def behavior(self, step: int) -> torch.Tensor:
         """Log-probabilities reported by the server for the completion tokens."""
         tokens, inputs = self.scored[step]
-        behaviour: torch.Tensor = inputs["sampling_per_token_logps"][tokens.mask]
-        return behaviour
+        behavior: torch.Tensor = inputs["sampling_per_token_logps"][tokens.mask]
+        return behavior
 
     @torch.no_grad()
     def logits(self, step: int) -> torch.Tensor:
@@ -149,10 +149,10 @@ def test_the_server_samples_rollouts_with_the_adapter_of_each_step(
     run = Rollouts(base, checkpoint, tmp_path, "optimizer.steps=3", bonus)
     for step in range(3):
         tokens, _ = run.scored[step]
-        gap = tokens.old_logprobs[tokens.mask] - run.behaviour(step)
+        gap = tokens.old_logprobs[tokens.mask] - run.behavior(step)
         assert gap.abs().max() < 0.02
     with run.trainer.model.disable_adapter():  # the base model is a different policy
-        assert (run.chosen(2, run.logits(2)) - run.behaviour(2)).abs().max() > 0.2
+        assert (run.chosen(2, run.logits(2)) - run.behavior(2)).abs().max() > 0.2
     served = {model.id for model in base.client.models.list() if "@" not in model.id}
     assert served == {"base", "tuned", f"{tmp_path.name}-2"}  # earlier adapters are unloaded
 
@@ -167,5 +167,5 @@ def test_the_server_reports_the_logprobs_that_tokens_were_sampled_with_under_a_l
     run = Rollouts(base, checkpoint, tmp_path, *changes)
     logits = run.logits(0)
     temperature = temperature_for_entropy(logits, 1.5)[:, None]
-    assert (run.chosen(0, logits / temperature) - run.behaviour(0)).abs().max() < 0.02
-    assert (run.chosen(0, logits) - run.behaviour(0)).abs().max() > 0.2
+    assert (run.chosen(0, logits / temperature) - run.behavior(0)).abs().max() < 0.02
+    assert (run.chosen(0, logits) - run.behavior(0)).abs().max() > 0.2

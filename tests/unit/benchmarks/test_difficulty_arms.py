@@ -49,7 +49,7 @@ def test_intervals_hold_the_figure_and_shrink_with_more_questions() -> None:
     assert all(4 * 0.7 < a / b < 4 * 1.4 for a, b in zip(few, many, strict=True))
 
 
-def test_a_budget_of_equal_tokens_lies_between_its_neighbours() -> None:
+def test_a_budget_of_equal_tokens_lies_between_its_neighbors() -> None:
     arms = [Arm("", np.array([a]), np.array([t])) for t, a in ((30.0, 0.9), (10.0, 0.2))]
     middle = at_equal_tokens(arms, 20.0)
     assert (middle.tokens[0], middle.accuracy[0]) == pytest.approx((20.0, 0.55))

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
+
+from tests.unit.http_fake import JsonHandler, http_server
 
 Json = dict[str, Any]
 
@@ -72,7 +72,7 @@ class Fake:
         self.artifacts: list[Json] = []
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     fake: Fake
 
     def do_GET(self) -> None:
@@ -101,28 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def send_json(self, status: int, body: Json) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
 
 @contextmanager
 def running() -> Iterator[Fake]:
     fake = Fake()
-    handler = type("Handler", (_Handler,), {"fake": fake})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield fake
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(_Handler, fake=fake) as url:
+        fake.url = f"{url}/v1"
+        yield fake

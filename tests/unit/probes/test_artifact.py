@@ -17,8 +17,8 @@ from probes.artifact import (
     ArtifactError,
     Manifest,
     ModelIdentity,
+    find_artifacts,
     package_versions,
-    scan,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,7 +182,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"seed": "many"}, "seed"),
         ({"data_hash": ...}, "data_hash"),
         ({"kind": "weather"}, "kind"),
-        ({"identity": {**IDENTITY.model_dump(), "colour": "red"}}, r"identity\.colour"),
+        ({"identity": {**IDENTITY.model_dump(), "color": "red"}}, r"identity\.color"),
     ],
 )
 def test_a_manifest_with_a_wrong_field_names_it(
@@ -209,17 +209,17 @@ def test_a_root_named_earlier_wins(tmp_path: Path) -> None:
     make("tiny/both", value=1.0).save(first)
     make("tiny/both", value=2.0).save(second)
     make("tiny/mine").save(second)
-    assert scan([first, second]) == {
+    assert find_artifacts([first, second]) == {
         "tiny/both": first / "tiny" / "both",
         "tiny/mine": second / "tiny" / "mine",
     }
-    assert scan([second, first])["tiny/both"] == second / "tiny" / "both"
+    assert find_artifacts([second, first])["tiny/both"] == second / "tiny" / "both"
 
 
 def test_a_scan_finds_only_folders_with_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "empty").mkdir(parents=True)
     (tmp_path / "tiny" / "README").write_text("")
-    assert scan([tmp_path, tmp_path / "nowhere"]) == {}
+    assert find_artifacts([tmp_path, tmp_path / "nowhere"]) == {}
 
 
 @pytest.mark.parametrize("leftover", [".previous-entropy", ".staging-abc"])
@@ -227,7 +227,7 @@ def test_a_scan_does_not_take_what_a_killed_save_left_for_an_artifact(
     folder: Path, leftover: str
 ) -> None:
     shutil.copytree(folder, folder.with_name(leftover))
-    assert list(scan([folder.parent.parent])) == ["tiny/entropy"]
+    assert list(find_artifacts([folder.parent.parent])) == ["tiny/entropy"]
 
 
 # -- which model they belong to ----------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.entropy_target import REFINEMENTS, one_sided, temperature_for_entropy
+from probes.entropy_target import REFINEMENTS, apply_side, temperature_for_entropy
 from probes.laws import SIDES, Side
 
 INF = math.inf
@@ -171,7 +171,7 @@ def test_a_ceiling_never_heats_a_floor_never_cools_and_both_forget_t0(
     logits = random_rows(16, 512)
     solved = temperature_for_entropy(logits, 1.0)
     base = torch.full_like(solved, t0)
-    got = one_sided(solved, base, torch.full_like(solved, SIDES[side]))
+    got = apply_side(solved, base, torch.full_like(solved, SIDES[side]))
     entropy = entropy_from_logits(logits, got)
     plain = entropy_from_logits(logits, t0)
     if side == "ceiling":

@@ -10,7 +10,7 @@ from probes.steering import (
     action_entropy,
     contents_hash,
     east,
-    gaussian,
+    random_direction,
     sampled_entropy,
     shuffled,
     tensor_name,
@@ -29,7 +29,7 @@ def test_the_golden_vector() -> None:
 def test_equal_entropies_say_nothing_and_that_exactly() -> None:
     even = STEPS._replace(entropy=torch.full((6,), 0.4))
     assert east(even).abs().max() < 1e-15
-    assert east(even, centred=False).abs().max() > 0.1
+    assert east(even, centered=False).abs().max() > 0.1
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 10))
@@ -87,7 +87,7 @@ def test_action_entropies_forget_the_mass_elsewhere() -> None:
 
 def test_controls_have_the_vectors_norm_and_not_its_direction() -> None:
     vector = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for control in (shuffled(vector, 0), gaussian(vector, 0)):
+    for control in (shuffled(vector, 0), random_direction(vector, 0)):
         assert float(control.norm()) == pytest.approx(float(vector.norm()))
         assert abs(float(control @ vector)) < 0.2 * float(vector @ vector)
     assert not torch.equal(shuffled(vector, 0), shuffled(vector, 1))

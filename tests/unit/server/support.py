@@ -44,7 +44,7 @@ def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: 
     """Save a difficulty probe for the served model, with the given fields replaced."""
     fitting = ProbeSpec(
         layer="final",
-        normalised=True,
+        normalized=True,
         position="last_prompt_token",
         features=HIDDEN_SIZE,
         labels=Outcomes(),

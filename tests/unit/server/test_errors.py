@@ -33,7 +33,7 @@ def test_a_refusal_has_the_format_of_the_openai_api() -> None:
 @pytest.mark.parametrize(
     ("body", "param", "sentence"),
     [
-        ({"colour": 1}, "entropy.colour", "unknown key"),
+        ({"color": 1}, "entropy.color", "unknown key"),
         ({"trace": "loud"}, "entropy.trace", "input should be 'none', 'summary' or 'tokens'"),
         (
             {"temperature": {"type": "hapo", "tau": 2}},
@@ -76,14 +76,14 @@ def test_an_error_for_an_unknown_law_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("tag", list(LAWS))
 def test_the_tag_of_a_law_is_not_part_of_the_reported_field(tag: str) -> None:
-    param, _ = mistake({"temperature": {"type": tag, "colour": 1, "entropy_target": 1}})
+    param, _ = mistake({"temperature": {"type": tag, "color": 1, "entropy_target": 1}})
     assert param.split(".")[:2] == ["entropy", "temperature"]
     assert param.split(".")[2] != tag
     assert len(param.split(".")) == 3
 
 
 def test_the_error_of_a_profile_starts_with_its_name() -> None:
-    assert mistake({"colour": 1}, "calm")[0] == "calm.colour"
+    assert mistake({"color": 1}, "calm")[0] == "calm.color"
 
 
 def test_an_error_does_not_repeat_a_long_value() -> None:

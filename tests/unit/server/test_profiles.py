@@ -46,7 +46,7 @@ def test_a_profile_of_a_file_overrides_a_built_in_one_of_the_same_name(file: Pat
         ('[" calm"]', ["mine.toml", "ASCII"]),
         ('[""]', ["mine.toml", "ASCII"]),
         ('["a\\tb"]', ["mine.toml", "ASCII"]),
-        ("[calm]\ncolour = 1", ["mine.toml", "`calm.colour`", "unknown key"]),
+        ("[calm]\ncolor = 1", ["mine.toml", "`calm.color`", "unknown key"]),
         (
             '[calm]\ntemperature = { type = "hapo", tua = 1 }',
             ["mine.toml", "`calm.temperature.tua`", "unknown key"],
@@ -58,7 +58,7 @@ def test_a_profile_of_a_file_overrides_a_built_in_one_of_the_same_name(file: Pat
         ('[calm]\ntemperature = { type = "warm" }', ["mine.toml", "`calm.temperature`", "'warm'"]),
         ('[calm]\nprofile = "adaptive"', ["mine.toml", "`calm.profile`"]),
         ('[calm]\ntrace = "loud"', ["mine.toml", "`calm.trace`"]),
-        ("[fine]\n[calm]\ncolour = 1", ["mine.toml", "`calm.colour`"]),
+        ("[fine]\n[calm]\ncolor = 1", ["mine.toml", "`calm.color`"]),
     ],
 )
 def test_an_error_names_the_file_the_profile_and_the_field(text: str, words: list[str]) -> None:
@@ -102,7 +102,7 @@ def test_a_reload_of_an_invalid_file_keeps_the_profiles_and_logs_the_reason(
     profiles = Profiles(file)
     before = dict(profiles)
     if damage == "bad":
-        file.write_text("[calm]\ncolour = 1")
+        file.write_text("[calm]\ncolor = 1")
     else:
         file.unlink()
     with caplog.at_level(logging.ERROR, logger="vllm.entrostat"):
@@ -110,7 +110,7 @@ def test_a_reload_of_an_invalid_file_keeps_the_profiles_and_logs_the_reason(
     assert dict(profiles) == before
     (record,) = caplog.records
     assert "mine.toml" in record.getMessage()
-    assert ("calm.colour" if damage == "bad" else "cannot be read") in record.getMessage()
+    assert ("calm.color" if damage == "bad" else "cannot be read") in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
+
+from tests.unit.http_fake import JsonHandler, http_server
 
 Json = dict[str, Any]
 GREETING = "Hello"  # what a fleet says to see whether entropy is measured
@@ -59,7 +59,7 @@ class Fake:
         return [body["seed"] for body in self.asked]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     fake: Fake
 
     def do_GET(self) -> None:
@@ -96,28 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
                 choice["entropy"]["fallback"] = fallback
         self.send_json(200, {"id": "x", "object": "chat.completion", "choices": [choice]})
 
-    def send_json(self, status: int, body: Json) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
 
 @contextmanager
 def running(checkpoint: Path | None = None) -> Iterator[Fake]:
     fake = Fake(checkpoint)
-    handler = type("Handler", (_Handler,), {"fake": fake})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield fake
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(_Handler, fake=fake) as url:
+        fake.url = url
+        yield fake

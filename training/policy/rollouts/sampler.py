@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probes.entropy import entropy_from_logits
-from probes.entropy_target import one_sided, temperature_for_entropy
+from probes.entropy_target import apply_side, temperature_for_entropy
 from probes.law_functions import apply_laws
 from probes.laws import SIDES, EntropyTargetLaw, HapoLaw, HapoStatistics, TemperatureLaw, law_row
 
@@ -95,7 +95,7 @@ class Sampler:
             solved = temperature_for_entropy(
                 logits, law.entropy_target, law.temperature_min, law.temperature_max
             )
-            return one_sided(solved, base, torch.full_like(base, SIDES[law.side]))
+            return apply_side(solved, base, torch.full_like(base, SIDES[law.side]))
         if law is None or (isinstance(law, HapoLaw) and self._statistics is None):
             return base
         tag, row = law_row(law, self._statistics)

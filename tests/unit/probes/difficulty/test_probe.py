@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from probes.difficulty.probe import (
     MARGIN,
     Head,
-    cheapest,
     classify,
-    decide,
+    classify_by_outcomes,
     default_thresholds,
+    predicted_class,
 )
 from probes.difficulty.strategies import (
     Difficulty,
@@ -21,7 +21,7 @@ from probes.difficulty.strategies import (
     Strategies,
     Strategy,
     Thresholds,
-    with_text,
+    append_text,
 )
 
 EASY, NORMAL, HARD = Difficulty
@@ -100,7 +100,9 @@ def test_the_cheapest_strategy_that_loses_nothing_labels_a_question(
     accuracy: tuple[float, ...], tokens: tuple[int, ...], expected: Difficulty
 ) -> None:
     right, spent = (torch.tensor([row], dtype=torch.float64).T for row in (accuracy, tokens))
-    assert cheapest(right, spent, Outcomes(tolerance=0.1 + 1e-9, gamma=0.3)).tolist() == [expected]
+    assert classify_by_outcomes(
+        right, spent, Outcomes(tolerance=0.1 + 1e-9, gamma=0.3)
+    ).tolist() == [expected]
 
 
 def test_thresholds_out_of_order_are_refused() -> None:
@@ -123,16 +125,16 @@ def test_thresholds_out_of_order_are_refused() -> None:
     ],
 )
 def test_an_unclear_row_is_normal(row: list[float], expected: Difficulty) -> None:
-    assert decide(torch.tensor([row])).tolist() == [expected]
+    assert predicted_class(torch.tensor([row])).tolist() == [expected]
 
 
 @given(st.permutations(range(5)))
 def test_rows_are_decided_alone(order: list[int]) -> None:
     rows = torch.softmax(torch.randn(5, 3, generator=torch.Generator().manual_seed(3)) * 2, -1)
-    assert decide(rows[order]).tolist() == decide(rows)[order].tolist()
+    assert predicted_class(rows[order]).tolist() == predicted_class(rows)[order].tolist()
     top = rows.topk(2).values
     unclear = top[:, 0] - top[:, 1] < MARGIN
-    assert bool((decide(rows)[unclear] == NORMAL).all())
+    assert bool((predicted_class(rows)[unclear] == NORMAL).all())
 
 
 # -- heads -------------------------------------------------------------------------------------
@@ -211,27 +213,38 @@ def test_the_papers_temperatures_and_budgets_are_the_defaults() -> None:
 
 
 def test_text_comes_after_the_question_and_none_changes_nothing() -> None:
-    assert with_text("Why?", "") == "Why?"
-    assert with_text("Why?", "Be brief.").startswith("Why?")
+    assert append_text("Why?", "") == "Why?"
+    assert append_text("Why?", "Be brief.").startswith("Why?")
+
+
+SPEC = ProbeSpec(
+    layer="final",
+    normalized=True,
+    position="last_prompt_token",
+    features=4,
+    labels=Thresholds(alpha=0.7, beta=1, gamma=0.3),
+    strategies=Strategies(),
+)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("layer", "12", "layer is '12'"),
-        ("normalised", False, "normalised is False"),
+        ("normalized", False, "normalized is False"),
         ("position", "mean", "position is 'mean'"),
         ("features", 5, "features is 5, a server reads 4"),
     ],
 )
 def test_what_a_server_cannot_read_is_named(field: str, value: object, message: str) -> None:
-    spec = ProbeSpec(
-        layer="final",
-        normalised=True,
-        position="last_prompt_token",
-        features=4,
-        labels=Thresholds(alpha=0.7, beta=1, gamma=0.3),
-        strategies=Strategies(),
-    )
-    assert spec.unreadable(4) is None
-    assert message in str(spec.model_copy(update={field: value}).unreadable(4))
+    assert SPEC.unreadable(4) is None
+    assert message in str(SPEC.model_copy(update={field: value}).unreadable(4))
+
+
+def test_a_probe_of_version_0_1_0_is_readable() -> None:
+    """It spells one field in another way."""
+    stored = SPEC.model_dump()
+    stored["normalised"] = stored.pop("normalized")
+    assert ProbeSpec.model_validate(stored) == SPEC
+    with pytest.raises(ValidationError, match="normalised"):
+        ProbeSpec.model_validate({**SPEC.model_dump(), "normalised": False})

@@ -60,9 +60,9 @@ def test_how_readily_anything_follows_a_label_drops_out(seed: int, shift: float)
 
 def test_labels_that_differ_no_more_than_by_chance_are_left_alone() -> None:
     table, _ = planted(0, 10, 40, slope=0.5)
-    centred = table - table.mean(0)
-    removed = (centred - center(table)).abs().max()
-    assert float(removed) < float(centred.mean(1).abs().max())
+    centered = table - table.mean(0)
+    removed = (centered - center(table)).abs().max()
+    assert float(removed) < float(centered.mean(1).abs().max())
     one = table[:, :1]
     torch.testing.assert_close(center(one), one - one.mean(0))
 

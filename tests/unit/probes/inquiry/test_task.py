@@ -44,7 +44,7 @@ def test_a_task_says_which_answers_are_known() -> None:
         ({"queries": []}, "queries: Tuple should have at least 1 item"),
         ({"answers": ["yes", "Yes."]}, "answers: the two must differ"),
         ({"guess": "I know!"}, "guess: must hold {label} exactly once"),
-        ({"colour": 1}, "colour: Extra inputs"),
+        ({"color": 1}, "color: Extra inputs"),
         ({"subject": "two\nlines"}, "subject: "),
         (
             {"labels": [{"name": f"n{i}", "phrase": "x"} for i in range(MAX_LABELS + 1)]},

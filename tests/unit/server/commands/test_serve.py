@@ -208,11 +208,11 @@ def test_an_invalid_flag_prints_one_sentence_and_exits_with_code_2(
 
 def test_an_error_in_a_profiles_file_names_file_profile_and_field(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text("[calm]\ncolour = 1\n")
+    path.write_text("[calm]\ncolor = 1\n")
     done = entrostat("serve", "--profiles", str(path))
     assert done.returncode == 2
     assert done.stderr == (
-        "entrostat serve: mine.toml: `calm.colour`: unknown key; known: "
+        "entrostat serve: mine.toml: `calm.color`: unknown key; known: "
         "profile, temperature, truncation, difficulty, steering, inquiry, trace\n"
     )
 

@@ -126,7 +126,7 @@ class Worker:
     def join(self, name: str, extra: Any, **odd: Any) -> None:
         raise NotImplementedError
 
-    def seated(self) -> dict[str, int]:
+    def occupied(self) -> dict[str, int]:
         raise NotImplementedError
 
     def sample(self, logits: Tensor, ends: Any, known: Any) -> Tensor:
@@ -141,17 +141,17 @@ class Worker:
     async def generate(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:
         wire = MsgpackEncoder().encode(params)
         for choice in range(min(params.n, ROWS - len(self.tokens))):
-            own, seat = MsgpackDecoder(SamplingParams).decode(wire), f"{choice}_{name}"
-            self.plain[seat], self.tokens[seat] = own.extra_args is None, [0, PROMPT]
-            self.join(seat, own.extra_args, **{key: getattr(own, key) for key in SAMPLING})
+            own, occupant = MsgpackDecoder(SamplingParams).decode(wire), f"{choice}_{name}"
+            self.plain[occupant], self.tokens[occupant] = own.extra_args is None, [0, PROMPT]
+            self.join(occupant, own.extra_args, **{key: getattr(own, key) for key in SAMPLING})
         yield SimpleNamespace(outputs=[], prompt_token_ids=[1] * PROMPT)
 
     def step(self, logits: Tensor, most: int, drawn: int) -> None:
-        names, slots = zip(*self.seated().items(), strict=True)
+        names, slots = zip(*self.occupied().items(), strict=True)
         plain = np.array([self.plain[name] for name in names])
         computed, known = np.array([self.tokens[name] for name in names]).T
         counts = np.minimum(known - computed, most)
-        self.controller.steering.mark(np.array(slots), computed, counts, 0 * counts + PROMPT)
+        self.controller.steering.assign_rows(np.array(slots), computed, counts, 0 * counts + PROMPT)
         hidden = before = torch.randn(int(counts.sum()), HIDDEN_SIZE).to(self.dtype)
         for layer in self.layers:
             hidden, _ = layer(hidden, torch.ones_like(hidden))
@@ -174,7 +174,7 @@ class OnV1(Worker):
     def leave(self, name: str) -> None:
         self.runner.input_batch.remove_request(name)
 
-    def seated(self) -> dict[str, int]:
+    def occupied(self) -> dict[str, int]:
         self.runner.refresh()
         return {name: row for row, name in enumerate(self.runner.input_batch.req_ids)}
 
@@ -190,17 +190,17 @@ class OnV2(Worker):
     runner_type = v2.Runner
 
     def join(self, name: str, extra: Any, **odd: Any) -> None:
-        slot = min(set(range(ROWS)) - set(self.seated().values()))
+        slot = min(set(range(ROWS)) - set(self.occupied().values()))
         self.runner.add(slot, extra, name, **odd)
 
     def leave(self, name: str) -> None:
-        del self.runner.req_states.index_to_req_id[self.seated()[name]]
+        del self.runner.req_states.index_to_req_id[self.occupied()[name]]
 
-    def seated(self) -> dict[str, int]:
+    def occupied(self) -> dict[str, int]:
         return {name: slot for slot, name in self.runner.req_states.index_to_req_id.items()}
 
     def sample(self, logits: Tensor, ends: Any, known: Any) -> Tensor:
-        rows = zip(self.seated().values(), (ends - 1).tolist(), strict=True)
+        rows = zip(self.occupied().values(), (ends - 1).tolist(), strict=True)
         after: Tensor = self.runner.step(logits, list(rows), hidden=self.last)
         return after
 

@@ -18,7 +18,7 @@ from server.worker.message import KEY
 from tests.unit.server.engine import test_runner_v1 as v1
 from tests.unit.server.engine import test_runner_v2 as v2
 from tests.unit.server.engine.support import ENTROPY_TARGET, VOCAB, asking, bits, random_logits
-from tests.unit.server.engine.test_difficulty import Model, head, judged
+from tests.unit.server.engine.test_difficulty import Model, head, with_probe
 from tests.unit.server.engine.test_steering import added, make
 from tests.unit.server.engine.test_steering import asking as steering
 
@@ -91,14 +91,20 @@ class OnV2:
 def full() -> dict[str, Any]:
     """A request that uses every table."""
     control = asking(ENTROPY_TARGET, trace=7, choices=2)[KEY]
-    return {KEY: {**control, "steering": steering(), "difficulty": judged()[KEY]["difficulty"]}}
+    return {KEY: {**control, "steering": steering(), "difficulty": with_probe()[KEY]["difficulty"]}}
 
 
 ENTRIES = [
     *(("laws", name) for name in ("add", "set_base", "remove", "swap", "solving", "flush")),
     *(("traces", name) for name in ("add", "remove", "swap", "name_choice", "is_traced")),
-    *(("steering", name) for name in ("add", "remove", "swap", "mark", "_take_row", "write_row")),
-    *(("difficulty", name) for name in ("add", "remove", "swap", "flush", "is_active", "settle")),
+    *(
+        ("steering", name)
+        for name in ("add", "remove", "swap", "assign_rows", "_take_row", "write_row")
+    ),
+    *(
+        ("difficulty", name)
+        for name in ("add", "remove", "swap", "flush", "is_active", "classify_prompts")
+    ),
     *(("difficulty", name) for name in ("base", "may_end", "limit")),
     *(("kernels", "decide"), ("kernels", "sampled_entropy"), ("publisher", "publish")),
 ]
@@ -106,7 +112,7 @@ ENTRIES = [
 
 UNHEARD = {
     ("publisher", "publish"),  # then the answer's trace is incomplete, and says so
-    ("difficulty", "settle"),  # then the answer has no class, and says so
+    ("difficulty", "classify_prompts"),  # then the answer has no class, and says so
     ("laws", "remove"),  # its request has left
 }
 """Faults that another fallback reports."""
@@ -118,7 +124,7 @@ def explode(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [OnV1, OnV2])
 @pytest.mark.parametrize(("part", "name"), ENTRIES)
-def test_a_fault_at_any_entry_point_leaves_the_engine_and_the_neighbour_alone(
+def test_a_fault_at_any_entry_point_leaves_the_engine_and_the_neighbor_alone(
     kind: Callable[[], Any], part: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = kind()
@@ -133,8 +139,10 @@ def test_a_fault_at_any_entry_point_leaves_the_engine_and_the_neighbour_alone(
     assert torch.equal(bits(plain), bits(random_logits(2)[1]))
     assert worker.controller.failures >= min(len(calls), 1)
     if calls and part != "traces" and (part, name) not in UNHEARD:
-        told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
-        assert any(np.isnan(told)) or not told
+        reported = [
+            one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7
+        ]
+        assert any(np.isnan(reported)) or not reported
     monkeypatch.undo()
     worker.cycle(asking())  # and it goes on
 
@@ -175,14 +183,14 @@ def test_a_malformed_or_unknown_control_fails_its_own_request_alone(
 def test_a_failed_control_is_told_in_the_trace_of_its_request_alone(kind: Any) -> None:
     worker = kind()
     worker.cycle({KEY: {**asking()[KEY], "steering": {**steering(), "add": [("m/x", 0, 1.0)]}}})
-    told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
-    assert told
-    assert np.isnan(told).all()
+    reported = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
+    assert reported
+    assert np.isnan(reported).all()
     worker.runner.record.clear()
     worker.cycle(asking())
-    told = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
-    assert told
-    assert not np.isnan(told).any()
+    reported = [one.temperature for (trace, *_), one in worker.runner.record.items() if trace == 7]
+    assert reported
+    assert not np.isnan(reported).any()
 
 
 def test_a_steering_that_went_wrong_once_is_never_silently_unsteered(
@@ -211,12 +219,12 @@ def test_a_batch_update_that_is_malformed_is_survived() -> None:
     assert worker.controller.failures > 0
 
 
-def test_a_fault_while_tokens_are_marked_steers_nobody_and_says_so(
+def test_a_fault_while_rows_are_assigned_steers_nobody_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = OnV1()
     worker.cycle({KEY: {**asking()[KEY], "steering": steering(everywhere=True)}})
-    monkeypatch.setattr(worker.tables, "mark", explode)
+    monkeypatch.setattr(worker.tables, "assign_rows", explode)
     worker.runner.record.clear()
     worker.cycle({KEY: {**asking()[KEY], "steering": steering(everywhere=True)}})
     assert not added(worker.layers[0], 2).any()

@@ -32,7 +32,7 @@ slots = st.integers(0, NUM_SLOTS - 1)
 laws = st.sampled_from(ALL_LAWS)
 IDLE: Final = "idle"
 """Stands for the law of a slot whose request is not controlled."""
-Seat = TemperatureLaw | None | Literal["idle"]
+Occupant = TemperatureLaw | None | Literal["idle"]
 
 
 def step(controller: Controller, logits: Tensor) -> None:
@@ -53,35 +53,37 @@ def drawn_from(logits: Tensor, base: float) -> Tensor:
 
 
 class Naive:
-    """The same bookkeeping as a dictionary from slot to what sits there."""
+    """The same bookkeeping as a dictionary from slot to its occupant."""
 
     def __init__(self) -> None:
-        self.seats: dict[int, tuple[list[float], int, int, str]] = {}
+        self.occupants: dict[int, tuple[list[float], int, int, str]] = {}
 
-    def add(self, slot: int, law: Seat, trace: int) -> None:
+    def add(self, slot: int, law: Occupant, trace: int) -> None:
         if isinstance(law, str):
-            self.seats.pop(slot, None)
+            self.occupants.pop(slot, None)
         else:
             tag, row = law_row(law, STATISTICS)
-            self.seats[slot] = ([float(tag), 0.75, *row, 0.0], trace, 0, f"ipc:///{trace}")
+            self.occupants[slot] = ([float(tag), 0.75, *row, 0.0], trace, 0, f"ipc:///{trace}")
 
     def remove(self, slot: int) -> None:
-        self.seats.pop(slot, None)
+        self.occupants.pop(slot, None)
 
     def move(self, source: int, target: int) -> None:
-        moved = self.seats.pop(source, None)
-        self.seats.pop(target, None)
+        moved = self.occupants.pop(source, None)
+        self.occupants.pop(target, None)
         if moved is not None:
-            self.seats[target] = moved
+            self.occupants[target] = moved
 
     def swap(self, one: int, two: int) -> None:
-        seats = {one: self.seats.pop(two, None), two: self.seats.pop(one, None)}
-        self.seats |= {slot: seat for slot, seat in seats.items() if seat is not None}
+        occupants = {one: self.occupants.pop(two, None), two: self.occupants.pop(one, None)}
+        self.occupants |= {
+            slot: occupant for slot, occupant in occupants.items() if occupant is not None
+        }
 
     def name(self, slot: int, choice: int) -> None:
-        if slot in self.seats:
-            row, trace, _, address = self.seats[slot]
-            self.seats[slot] = (row, trace, choice, address)
+        if slot in self.occupants:
+            row, trace, _, address = self.occupants[slot]
+            self.occupants[slot] = (row, trace, choice, address)
 
 
 pairs = st.tuples(slots, slots).filter(lambda pair: pair[0] != pair[1])
@@ -106,7 +108,7 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             assert controller.add(slot, extra, 0.75) == (not isinstance(law, str))
             naive.add(slot, law, trace)
         elif kind == "name":
-            if values[0] in naive.seats:
+            if values[0] in naive.occupants:
                 slot, choice = values
                 controller.name_choice(slot, f"{choice}_name")
                 naive.name(*values)
@@ -118,10 +120,10 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             getattr(naive, kind)(*values[0])
     controller.flush()
     for slot in range(NUM_SLOTS):
-        row, trace, choice, address = naive.seats.get(
+        row, trace, choice, address = naive.occupants.get(
             slot, ([0.0] * (3 + NUM_PARAMETERS), 0, 0, "")
         )
-        assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.seats)
+        assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.occupants)
         assert controller.laws.device_columns[:, slot].tolist() == pytest.approx(row)
         assert int(controller.traces.directory.traces[slot]) == trace
         assert int(controller.traces.directory.choices[slot]) == choice
@@ -173,23 +175,23 @@ def test_what_a_queued_step_was_given_never_changes_under_it() -> None:
 
 
 @given(
-    seats=st.lists(st.just(IDLE) | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
+    occupants=st.lists(st.just(IDLE) | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
     num_rows=st.integers(1, NUM_SLOTS),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=60)
 def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
-    seats: list[Seat], num_rows: int, seed: int
+    occupants: list[Occupant], num_rows: int, seed: int
 ) -> None:
     controller, record = make_controller(NUM_SLOTS)
-    for slot, law in enumerate(seats):
+    for slot, law in enumerate(occupants):
         controller.add(slot, None if isinstance(law, str) else asking(law, trace=slot + 1), 0.8)
     before = random_logits(num_rows, seed=seed)
     before[:, 1::3] = -math.inf
     after = before.clone()
     step(controller, after)
     entropy = entropy_from_logits(before)
-    for row, law in enumerate(seats[:num_rows]):
+    for row, law in enumerate(occupants[:num_rows]):
         if isinstance(law, str):
             assert torch.equal(bits(after[row]), bits(before[row]))
             assert (row + 1, 0, 0) not in record
@@ -215,7 +217,7 @@ def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
             math.log(VOCAB),
         )
         assert temperature == pytest.approx(expected.item(), rel=1e-5)
-    assert len(record) == sum(not isinstance(law, str) for law in seats[:num_rows])
+    assert len(record) == sum(not isinstance(law, str) for law in occupants[:num_rows])
 
 
 @pytest.mark.parametrize("law", ALL_LAWS)
@@ -290,8 +292,8 @@ def test_a_fully_masked_row_is_untouched() -> None:
 
 def test_rows_with_and_without_a_target_are_decided_apart() -> None:
     controller, _ = make_controller()
-    seats: list[Seat] = [FIXED, IDLE, ENTROPY_TARGET, None]
-    for slot, law in enumerate(seats):
+    occupants: list[Occupant] = [FIXED, IDLE, ENTROPY_TARGET, None]
+    for slot, law in enumerate(occupants):
         controller.add(slot, None if isinstance(law, str) else asking(law), 1.0)
     closed, solved = controller.groups(np.arange(4))
     assert (closed.slots.tolist(), closed.solve) == ([0, 3], False)
@@ -332,7 +334,7 @@ def test_an_untraced_group_is_controlled_and_measures_and_publishes_nothing_more
 
 def test_a_muted_controller_controls_and_publishes_nothing() -> None:
     controller, record = make_controller()
-    controller.mute()
+    controller.stop_publishing()
     controller.add(0, asking(FIXED), 1.0)
     before = random_logits(1)
     after = before.clone()

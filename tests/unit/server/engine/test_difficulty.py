@@ -38,7 +38,7 @@ def state(difficulty: Difficulty) -> Tensor:
     return torch.eye(3)[difficulty]
 
 
-def judged(
+def with_probe(
     trace: int = 5,
     probe: str = "m/probe",
     law: TemperatureLaw | None = None,
@@ -106,7 +106,7 @@ def bench() -> Bench:
 
 def test_each_class_draws_at_its_temperature_from_its_first_token_on(bench: Bench) -> None:
     for name, difficulty in zip("abc", Difficulty, strict=True):
-        bench.runner.add(name, judged(trace=difficulty + 1), temperature=2.0)
+        bench.runner.add(name, with_probe(trace=difficulty + 1), temperature=2.0)
     states = [state(difficulty) for difficulty in Difficulty]
     before = random_logits(3)
     for hidden in (states, states[::-1]):  # later states belong to answers and are not read
@@ -117,7 +117,7 @@ def test_each_class_draws_at_its_temperature_from_its_first_token_on(bench: Benc
 
 
 def test_a_law_works_around_the_temperature_of_the_class(bench: Bench) -> None:
-    bench.runner.add("a", judged(law=DYNATEMP), temperature=1.0)
+    bench.runner.add("a", with_probe(law=DYNATEMP), temperature=1.0)
     bench.runner.add("b", asking(DYNATEMP, trace=6), temperature=TEMPERATURES[HARD])
     logits = random_logits(1).expand(2, -1).contiguous()
     bench.step([state(HARD), state(EASY)], logits)
@@ -127,14 +127,14 @@ def test_a_law_works_around_the_temperature_of_the_class(bench: Bench) -> None:
 
 
 def test_a_greedy_request_stays_greedy(bench: Bench) -> None:
-    bench.runner.add("a", judged(), temperature=0.0)
+    bench.runner.add("a", with_probe(), temperature=0.0)
     before = random_logits(1)
     assert torch.equal(bits(bench.step([state(EASY)], before)), bits(before))
     assert bench.decisions[5, 0][0] == EASY
 
 
 def test_without_temperatures_and_budgets_nothing_changes_but_the_report(bench: Bench) -> None:
-    bench.runner.add("a", judged(temperatures=(0, 0, 0)), temperature=0.7)
+    bench.runner.add("a", with_probe(temperatures=(0, 0, 0)), temperature=0.7)
     before = random_logits(1)
     for _ in range(20):
         assert torch.equal(bits(bench.step([state(HARD)], before)), bits(before))
@@ -142,9 +142,9 @@ def test_without_temperatures_and_budgets_nothing_changes_but_the_report(bench: 
 
 
 def test_two_probes_in_one_batch_read_their_own_rows(bench: Bench) -> None:
-    bench.runner.add("a", judged(trace=1), temperature=1.0)
+    bench.runner.add("a", with_probe(trace=1), temperature=1.0)
     bench.runner.add("plain", None, temperature=1.0)
-    bench.runner.add("b", judged(trace=2, probe="m/other"), temperature=1.0)
+    bench.runner.add("b", with_probe(trace=2, probe="m/other"), temperature=1.0)
     mixed = torch.tensor([1.0, 0.5, 0.0])
     before = random_logits(3)
     after = bench.step([mixed, mixed, mixed], before)
@@ -154,7 +154,7 @@ def test_two_probes_in_one_batch_read_their_own_rows(bench: Bench) -> None:
 
 
 def test_a_prompt_in_chunks_is_read_at_its_end(bench: Bench) -> None:
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.runner.add("a", with_probe(), temperature=1.0)
     bench.runner.discard_request_mask.np[0] = True
     before = random_logits(1)
     assert torch.equal(bits(bench.step([state(HARD)], before)), bits(before))
@@ -164,13 +164,13 @@ def test_a_prompt_in_chunks_is_read_at_its_end(bench: Bench) -> None:
 
 
 def test_a_preempted_request_comes_back_as_what_it_was(bench: Bench) -> None:
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.runner.add("a", with_probe(), temperature=1.0)
     bench.step([state(HARD)])
     bench.runner.input_batch.remove_request("a")
     bench.runner.refresh()
-    bench.runner.add("other", judged(trace=6), temperature=1.0)
+    bench.runner.add("other", with_probe(trace=6), temperature=1.0)
     bench.step([state(EASY)])
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.runner.add("a", with_probe(), temperature=1.0)
     bench.runner.refresh()
     row = bench.runner.input_batch.req_id_to_index["a"]
     bench.runner.input_batch.num_tokens_no_spec[row] += 1  # it has a token already
@@ -182,7 +182,7 @@ def test_a_preempted_request_comes_back_as_what_it_was(bench: Bench) -> None:
 def test_the_memory_of_decisions_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 3)
     for trace in range(1, 9):
-        bench.runner.add(str(trace), judged(trace=trace), temperature=1.0)
+        bench.runner.add(str(trace), with_probe(trace=trace), temperature=1.0)
         bench.step([state(EASY)])
         bench.runner.input_batch.remove_request(str(trace))
     assert bench.controller.difficulty is not None
@@ -192,7 +192,7 @@ def test_the_memory_of_decisions_is_bounded(bench: Bench, monkeypatch: pytest.Mo
 def test_rows_that_move_keep_their_class(bench: Bench) -> None:
     names = [str(number) for number in range(4)]
     for number, name in enumerate(names):
-        bench.runner.add(name, judged(trace=number + 1), temperature=1.0)
+        bench.runner.add(name, with_probe(trace=number + 1), temperature=1.0)
     classes = [EASY, HARD, NORMAL, HARD]
     bench.step([state(one) for one in classes])
     bench.runner.input_batch.remove_request("0")  # the last row takes its place
@@ -205,7 +205,7 @@ def test_rows_that_move_keep_their_class(bench: Bench) -> None:
 
 
 def test_a_recycled_slot_leaks_nothing(bench: Bench) -> None:
-    bench.runner.add("a", judged(budgets=(1, 1, 1)), temperature=1.0)
+    bench.runner.add("a", with_probe(budgets=(1, 1, 1)), temperature=1.0)
     bench.step([state(HARD)])
     bench.runner.input_batch.remove_request("a")
     bench.runner.add("b", asking(None), temperature=1.0)
@@ -214,8 +214,8 @@ def test_a_recycled_slot_leaks_nothing(bench: Bench) -> None:
 
 
 def test_the_last_token_of_a_budget_can_only_be_the_end(bench: Bench) -> None:
-    bench.runner.add("a", judged(budgets=(3, 0, 0), temperatures=(0, 0, 0)), temperature=1.0)
-    bench.runner.add("b", judged(trace=6, budgets=(3, 0, 0)), temperature=1.0)
+    bench.runner.add("a", with_probe(budgets=(3, 0, 0), temperatures=(0, 0, 0)), temperature=1.0)
+    bench.runner.add("b", with_probe(trace=6, budgets=(3, 0, 0)), temperature=1.0)
     bench.runner.add("plain", None, temperature=1.0)
     hidden = [state(EASY), state(NORMAL), state(EASY)]
     before = random_logits(3)
@@ -242,7 +242,7 @@ def test_logits_are_looked_through_at_the_budgets_of_the_classes_alone(
         limit(control, *arguments)
 
     monkeypatch.setattr(module.DifficultySlots, "limit", counted)
-    bench.runner.add("a", judged(budgets=(2, 0, 4)), temperature=1.0)
+    bench.runner.add("a", with_probe(budgets=(2, 0, 4)), temperature=1.0)
     bench.runner.refresh()
     prompt = int(bench.runner.input_batch.num_tokens_no_spec[0])
     for _ in range(6):
@@ -251,7 +251,7 @@ def test_logits_are_looked_through_at_the_budgets_of_the_classes_alone(
 
 
 def test_the_end_is_forced_even_where_a_mask_forbade_it(bench: Bench) -> None:
-    bench.runner.add("a", judged(budgets=(1, 0, 0)), temperature=1.0)
+    bench.runner.add("a", with_probe(budgets=(1, 0, 0)), temperature=1.0)
     logits = random_logits(1)
     logits[0, END] = -math.inf
     after = bench.step([state(EASY)], logits)
@@ -259,7 +259,7 @@ def test_the_end_is_forced_even_where_a_mask_forbade_it(bench: Bench) -> None:
 
 
 def test_a_state_that_is_not_finite_is_normal_and_says_so(bench: Bench) -> None:
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.runner.add("a", with_probe(), temperature=1.0)
     before = random_logits(1)
     after = bench.step([torch.full((3,), math.nan)], before)
     torch.testing.assert_close(after, before / TEMPERATURES[NORMAL])
@@ -275,7 +275,7 @@ def test_a_failing_probe_leaves_the_answer_alone(
         raise RuntimeError("no")
 
     monkeypatch.setattr(Head, "probabilities", fail)
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.runner.add("a", with_probe(), temperature=1.0)
     before = random_logits(1)
     assert torch.equal(bits(bench.step([state(EASY)], before)), bits(before))
     assert bench.controller.failures == 1
@@ -283,7 +283,7 @@ def test_a_failing_probe_leaves_the_answer_alone(
 
 def test_completions_of_one_request_are_read_one_by_one(bench: Bench) -> None:
     for choice in range(2):
-        bench.runner.add(f"{choice}_a", judged(choices=2), temperature=1.0)
+        bench.runner.add(f"{choice}_a", with_probe(choices=2), temperature=1.0)
     bench.step([state(EASY), state(HARD)])
     assert {key: label for key, (label, _) in bench.decisions.items()} == {
         (5, 0): EASY,
@@ -292,8 +292,8 @@ def test_completions_of_one_request_are_read_one_by_one(bench: Bench) -> None:
 
 
 def test_a_muted_rank_decides_like_the_one_that_reports(bench: Bench) -> None:
-    bench.controller.mute()
-    bench.runner.add("a", judged(), temperature=1.0)
+    bench.controller.stop_publishing()
+    bench.runner.add("a", with_probe(), temperature=1.0)
     before = random_logits(1)
     torch.testing.assert_close(bench.step([state(EASY)], before), before / TEMPERATURES[EASY])
 
@@ -310,4 +310,4 @@ def test_nobody_is_asked_where_no_row_has_a_probe(bench: Bench) -> None:
     bench.runner.add("a", asking(), temperature=1.0)
     bench.runner.refresh()
     (group,) = bench.controller.groups(np.arange(1))
-    assert not group.judged
+    assert not group.has_probe

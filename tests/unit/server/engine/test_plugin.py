@@ -14,7 +14,7 @@ from server.engine import plugin
 from server.engine.kernels import Kernels
 from server.worker.message import CONFIG_KEY, KEY, LAYERS_KEY, VECTORS_KEY
 from tests.unit.server.engine.support import VOCAB, Record, asking, random_logits
-from tests.unit.server.engine.test_difficulty import head, judged
+from tests.unit.server.engine.test_difficulty import head, with_probe
 from tests.unit.server.engine.test_runner_v1 import NUM_ROWS, Runner
 from tests.unit.server.engine.test_steering import HIDDEN, VECTORS, Layer
 from tests.unit.server.engine.test_steering import asking as steering
@@ -80,8 +80,8 @@ def v1_runner() -> Any:
 
 def test_registering_twice_patches_once(monkeypatch: pytest.MonkeyPatch) -> None:
     attached: list[Any] = []
-    initialised: list[Any] = []
-    monkeypatch.setattr(WorkerWrapperBase, "init_device", lambda w: initialised.append(w))
+    initialized: list[Any] = []
+    monkeypatch.setattr(WorkerWrapperBase, "init_device", lambda w: initialized.append(w))
     monkeypatch.setattr(plugin, "attach", attached.append)
     plugin.register()
     patched = WorkerWrapperBase.init_device
@@ -89,7 +89,7 @@ def test_registering_twice_patches_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert WorkerWrapperBase.init_device is patched
     wrapper: Any = SimpleNamespace(worker="the worker")
     WorkerWrapperBase.init_device(wrapper)
-    assert initialised == [wrapper]
+    assert initialized == [wrapper]
     assert attached == ["the worker"]
 
 
@@ -154,7 +154,7 @@ def test_probes_and_vectors_fail_once_the_weights_were_updated(update: Any) -> N
     controller = runner.controller
     controller.read_difficulty(SimpleNamespace(compute_logits=None), {"m/probe": head()})
     controller.steering = steering_tables(4, NUM_ROWS)[0]
-    controls = (asking(), judged(), {KEY: {**asking()[KEY], "steering": steering()}})
+    controls = (asking(), with_probe(), {KEY: {**asking()[KEY], "steering": steering()}})
     for slot, extra in enumerate(controls):
         controller.add(slot, extra, 1.0)
     assert controller.failures == 0

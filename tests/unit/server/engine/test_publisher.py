@@ -69,10 +69,10 @@ def receivers(folder: Path) -> Iterator[list[Receiver]]:
         receiver.close()
 
 
-def directory(seats: list[tuple[int, int, str]]) -> Directory:
-    """Who sits where: (trace, choice, address) from slot 0 on."""
-    empty = [(0, 0, "")] * (NUM_SLOTS - len(seats))
-    traces, choices, addresses = zip(*seats, *empty, strict=True)
+def directory(occupants: list[tuple[int, int, str]]) -> Directory:
+    """A directory with (trace, choice, address) of each slot, from slot 0 on."""
+    empty = [(0, 0, "")] * (NUM_SLOTS - len(occupants))
+    traces, choices, addresses = zip(*occupants, *empty, strict=True)
     return Directory(
         np.array(traces, np.uint64),
         np.array(choices, np.uint32),
@@ -85,19 +85,21 @@ def measured(slot: int) -> tuple[float, ...]:
     return (slot / 2, slot / 4, float(slot), -float(slot), 2.0 * slot)
 
 
-def publish(publisher: Publisher, slots: list[int], indices: list[int], seats: Directory) -> None:
+def publish(
+    publisher: Publisher, slots: list[int], indices: list[int], occupants: Directory
+) -> None:
     """A step in which the row of slot s has the values `measured(s)`."""
     rows = torch.tensor([measured(slot) for slot in slots])
-    publisher.publish(rows.unbind(1), np.array(slots), np.array(indices), seats)
+    publisher.publish(rows.unbind(1), np.array(slots), np.array(indices), occupants)
 
 
 def test_records_arrive_complete_and_in_order_at_every_receiver(
     publisher: Publisher, receivers: list[Receiver]
 ) -> None:
     one, two = receivers
-    seats = directory([(1, 0, one.address), (2, 0, two.address), (1, 3, one.address)])
+    occupants = directory([(1, 0, one.address), (2, 0, two.address), (1, 3, one.address)])
     for step in range(200):
-        publish(publisher, [0, 1, 2], [step, step, step + 5], seats)
+        publish(publisher, [0, 1, 2], [step, step, step + 5], occupants)
     for step, records in enumerate(one.frames(200)):
         assert records == [(1, 0, step, *measured(0)), (1, 3, step + 5, *measured(2))]
     for step, records in enumerate(two.frames(200)):
@@ -111,12 +113,12 @@ def test_device_slots_and_indices_are_read_like_those_of_the_host(
     publisher: Publisher, receivers: list[Receiver]
 ) -> None:
     one = receivers[0]
-    seats = directory([(1, 0, one.address), (9, 2, one.address)])
+    occupants = directory([(1, 0, one.address), (9, 2, one.address)])
     publisher.publish(
         torch.tensor([measured(1), [torch.nan] * 5]).unbind(1),
         torch.tensor([1, 0]),
         torch.tensor([4, -1]),
-        seats,
+        occupants,
     )
     assert one.frames(1) == [[(9, 2, 4, *measured(1))]]
 
@@ -125,9 +127,9 @@ def test_unsampled_rows_and_empty_slots_are_dropped(
     publisher: Publisher, receivers: list[Receiver]
 ) -> None:
     one = receivers[0]
-    seats = directory([(1, 0, one.address), (0, 0, ""), (3, 0, one.address)])
-    publish(publisher, [0, 1, 2], [-1, 0, -7], seats)  # nothing left of this step
-    publish(publisher, [0, 1, 2, 3], [-1, 0, 6, 0], seats)
+    occupants = directory([(1, 0, one.address), (0, 0, ""), (3, 0, one.address)])
+    publish(publisher, [0, 1, 2], [-1, 0, -7], occupants)  # nothing left of this step
+    publish(publisher, [0, 1, 2, 3], [-1, 0, 6, 0], occupants)
     assert one.frames(1) == [[(3, 0, 6, *measured(2))]]
     assert one.is_quiet()
 
@@ -145,9 +147,9 @@ def test_a_receiver_that_is_gone_loses_records_which_are_counted_and_blocks_nobo
     folder: Path, receivers: list[Receiver]
 ) -> None:
     publisher, alive = Publisher(), receivers[0]
-    seats = directory([(1, 0, f"ipc://{folder / 'gone'}"), (2, 0, alive.address)])
+    occupants = directory([(1, 0, f"ipc://{folder / 'gone'}"), (2, 0, alive.address)])
     for step in range(1500):  # would never end if a receiver could hold it up
-        publish(publisher, [0, 1], [step, step], seats)
+        publish(publisher, [0, 1], [step, step], occupants)
     received = [records[0][2] for records in alive.frames(1500)]
     assert received == list(range(1500))
     publisher.close()

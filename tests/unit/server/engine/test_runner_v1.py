@@ -366,11 +366,11 @@ def test_tokens_are_marked_by_the_rows_of_vllms_own_batch() -> None:
         assert step() == {"a": 0, "plain": 0, "b": 0}
     assert step() == {"a": 2, "plain": 0, "b": 3}
     runner.input_batch.remove_request("a")
-    assert step() == {"plain": 0, "b": 3}  # b sits where a was
+    assert step() == {"plain": 0, "b": 3}  # b has the slot of a
 
 
 def test_who_leaves_makes_room_for_who_joins_in_the_same_step() -> None:
-    """The new kind takes the seat of a plain request; that of the old kind is given away later."""
+    """The new configuration gets the slot of a plain request; the old one's is freed later."""
     runner, step = host(rows=1)
     runner.add("plain")
     runner.add("old", steering("m/a", 2.0))

@@ -30,7 +30,7 @@ from tests.unit.server.engine.support import (
     random_logits,
     run_eagerly,
 )
-from tests.unit.server.engine.test_difficulty import Model, head, judged, state
+from tests.unit.server.engine.test_difficulty import Model, head, state, with_probe
 
 NUM_SLOTS = 5
 
@@ -334,8 +334,8 @@ def test_a_prompt_is_read_at_its_end_and_its_class_rules_the_answer(runner: Runn
             (classes.tolist(), slots.tolist())
         )
     )
-    runner.add(2, judged(trace=1), name="a")
-    runner.add(0, judged(trace=2), name="b")
+    runner.add(2, with_probe(trace=1), name="a")
+    runner.add(0, with_probe(trace=2), name="b")
     before = random_logits(2)
 
     def step(hidden: list[Difficulty], rows: list[tuple[int, int]]) -> Tensor:
@@ -361,7 +361,7 @@ def test_a_prompt_is_read_right_beside_draft_tokens(runner: Runner, chunk: int |
         )
     )
     runner.add(0)
-    runner.add(2, judged(trace=1))
+    runner.add(2, with_probe(trace=1))
     drafting, asked = state(Difficulty.HARD), state(Difficulty.EASY)
     rows = [(0, 5), (0, 6), (0, 7), (2, 2)]
     hidden = torch.stack([drafting, drafting, drafting, asked])

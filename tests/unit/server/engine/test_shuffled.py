@@ -22,7 +22,11 @@ from tests.unit.server.engine.support import (
 
 def drawn(record: Record, trace: int = 7, choice: int = 0) -> dict[int, float]:
     """Temperature by token index."""
-    return {index: told[1] for (t, c, index), told in record.items() if (t, c) == (trace, choice)}
+    return {
+        index: reported[1]
+        for (t, c, index), reported in record.items()
+        if (t, c) == (trace, choice)
+    }
 
 
 def run(seed: int, steps: int = 200, scale: float = 3.0, slot: int = 0) -> dict[int, float]:
@@ -51,13 +55,13 @@ def test_a_seed_draws_the_same_temperatures_whatever_the_logits_and_the_slot() -
 
 def test_other_rows_and_greedy_rows_and_rows_without_entropy_are_as_ever() -> None:
     controller, record = make_controller()
-    seats: list[tuple[TemperatureLaw | None, float]] = [
+    occupants: list[tuple[TemperatureLaw | None, float]] = [
         (SHUFFLED, 1.0),
         (FIXED, 1.0),
         (SHUFFLED, 0.0),
         (None, 0.8),
     ]
-    for slot, (law, base) in enumerate(seats):
+    for slot, (law, base) in enumerate(occupants):
         controller.add(slot, asking(law, trace=slot + 1), base)
     controller.add(4, asking(SHUFFLED, trace=5), 0.9)
     controller.flush()
@@ -65,9 +69,9 @@ def test_other_rows_and_greedy_rows_and_rows_without_entropy_are_as_ever() -> No
     logits[4] = math.nan
     for group in controller.groups(np.arange(5)):
         controller.publish(controller.control(logits, group, np.zeros(len(group.slots), np.int64)))
-    told = [record[slot + 1, 0, 0][1] for slot in range(5)]
-    assert told[0] in (0.25, 0.5, 2.0)
-    assert told[1:] == pytest.approx([0.5, 0.0, 0.8, 0.9])
+    reported = [record[slot + 1, 0, 0][1] for slot in range(5)]
+    assert reported[0] in (0.25, 0.5, 2.0)
+    assert reported[1:] == pytest.approx([0.5, 0.0, 0.8, 0.9])
 
 
 def test_a_recycled_slot_forgets_the_histogram() -> None:

@@ -52,7 +52,7 @@ def added(layer: Layer, tokens: int) -> Tensor:
 def step(control: SteeringControl, *requests: tuple[int, int, int], prompt: int = 1) -> None:
     """Requests as (slot, tokens computed already, tokens now)."""
     slots, starts, counts = np.array(requests).T
-    control.mark(slots, starts, counts, np.full(len(slots), prompt))
+    control.assign_rows(slots, starts, counts, np.full(len(slots), prompt))
 
 
 def test_only_the_last_token_of_a_prompt_and_the_answer_are_steered() -> None:
@@ -139,35 +139,35 @@ def test_any_coming_and_going_leaves_everybody_with_their_own(data: st.DataObjec
     """Also with fewer rows than slots, while no more kinds are there than were admitted."""
     rows = data.draw(st.integers(1, SLOTS))
     control, layers = make(rows)
-    seated: dict[int, tuple[float, bool]] = {}
+    steered_slots: dict[int, tuple[float, bool]] = {}
     for _ in range(data.draw(st.integers(1, 30))):
         slot, other = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
         match data.draw(st.sampled_from(["add", "plain", "remove", "swap"])):
             case "add":
                 kind = float(data.draw(st.integers(1, 4))), data.draw(st.booleans())
-                others = {kind for place, kind in seated.items() if place != slot}
+                others = {kind for place, kind in steered_slots.items() if place != slot}
                 if len(others | {kind}) > rows:
                     continue
-                seated[slot] = kind
+                steered_slots[slot] = kind
                 control.add(slot, request(asking("m/a", kind[0], everywhere=kind[1])))
             case "plain":
                 control.add(slot, request(None))
-                seated.pop(slot, None)
+                steered_slots.pop(slot, None)
             case "remove":
                 control.remove(slot)
-                seated.pop(slot, None)
+                steered_slots.pop(slot, None)
             case "swap":
                 control.swap(slot, other)
-                one, two = seated.pop(slot, None), seated.pop(other, None)
+                one, two = steered_slots.pop(slot, None), steered_slots.pop(other, None)
                 if slot == other:
                     one = two = one or two
-                seated |= {k: v for k, v in ((other, one), (slot, two)) if v is not None}
-        kinds = [seated.get(place, (0.0, False)) for place in range(SLOTS)]
+                steered_slots |= {k: v for k, v in ((other, one), (slot, two)) if v is not None}
+        kinds = [steered_slots.get(place, (0.0, False)) for place in range(SLOTS)]
         step(control, *[(place, 7, 1) for place in range(SLOTS)], prompt=5)
         assert added(layers[0], SLOTS)[:, 0].tolist() == [factor for factor, _ in kinds]
         step(control, *[(place, 2, 1) for place in range(SLOTS)], prompt=5)
         assert added(layers[0], SLOTS)[:, 0].tolist() == [f * everywhere for f, everywhere in kinds]
-        assert control.steered() == sorted(seated)
+        assert control.steered() == sorted(steered_slots)
 
 
 def test_a_row_is_written_once_for_all_of_a_kind_and_kept_for_the_next(

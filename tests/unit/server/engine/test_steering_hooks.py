@@ -129,14 +129,14 @@ class Bench:
         self.control.add(
             0, request(plan_steering(wanted, self.artifacts).control if wanted else None)
         )
-        nought = np.array([0, 0])
-        self.control.mark(np.array([0, 1]), nought, nought + 3, nought + 1)
+        zeros = np.array([0, 0])
+        self.control.assign_rows(np.array([0, 1]), zeros, zeros + 3, zeros + 1)
         output = self.model(self.start)
         return [*self.model.cached, output]
 
 
 @each_dtype
-def test_every_accepted_amount_writes_finite_states_and_leaves_the_neighbour_alone(
+def test_every_accepted_amount_writes_finite_states_and_leaves_the_neighbor_alone(
     dtype: torch.dtype, tmp_path: Path
 ) -> None:
     """A grid of vectors, norms, amounts and sums; what is refused is refused by name."""

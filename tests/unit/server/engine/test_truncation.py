@@ -55,13 +55,13 @@ def test_the_sampler_gets_the_truncated_distribution_at_the_temperature_of_the_l
     after = before.clone()
     for group in controller.groups(np.arange(len(after))):
         controller.publish(controller.control(after, group, NO_TOKEN))
-    told = record[7, 0, 0]
-    cut, expected = reference(one, before[0], told.temperature, limit=2.0)
+    reported = record[7, 0, 0]
+    cut, expected = reference(one, before[0], reported.temperature, limit=2.0)
     assert 1 <= cut.isfinite().sum() < before[0].isfinite().sum()
     torch.testing.assert_close(torch.softmax(after[0] / 0.8, -1), expected)
-    assert told.entropy == pytest.approx(entropy_from_logits(before[0]).item(), abs=1e-5)
-    sampled = entropy_from_logits(cut, told.temperature).item()
-    assert told.sampled_entropy == pytest.approx(sampled, abs=1e-5)
+    assert reported.entropy == pytest.approx(entropy_from_logits(before[0]).item(), abs=1e-5)
+    sampled = entropy_from_logits(cut, reported.temperature).item()
+    assert reported.sampled_entropy == pytest.approx(sampled, abs=1e-5)
     if beside:
         assert after[1].isfinite().all()
     assert controller.failures == 0
@@ -120,10 +120,10 @@ def test_mirostat_follows_the_tokens_that_vllm_samples_through_a_preemption(
             cut, shares = reference(MIROSTAT, row, temperature, limit)
             assert cut[token].isfinite(), (index, name)
             limits[name] = follow(limit, -shares[token].log().item())
-            told = runner.record[7, int(name[0]), index]
-            assert told.logprob == pytest.approx(row.log_softmax(-1)[token].item(), abs=1e-4)
+            reported = runner.record[7, int(name[0]), index]
+            assert reported.logprob == pytest.approx(row.log_softmax(-1)[token].item(), abs=1e-4)
             entropy = entropy_from_logits(cut, temperature).item()
-            assert told.sampled_entropy == pytest.approx(entropy, abs=1e-4), (index, name)
+            assert reported.sampled_entropy == pytest.approx(entropy, abs=1e-4), (index, name)
     assert limits["0_a"] != limits["1_a"]
     assert runner.controller.failures == 0
 
@@ -172,7 +172,7 @@ def test_a_completion_keeps_its_limit_and_a_new_one_starts_anew() -> None:
     for trace in range(3, 40):  # more completions than there are cells
         controller.add(0, asking(None, trace=trace, truncation=MIROSTAT), 1.0)
         controller.flush()
-    assert first - 2 <= step(1, token=0) < first  # seated all the time: it has its own limit
+    assert first - 2 <= step(1, token=0) < first  # it kept its slot and so its limit
     assert controller.failures == 0
 
 
@@ -186,8 +186,8 @@ def test_log_probabilities_are_those_of_accepted_tokens_on_v2() -> None:
     tokens = [[best[0], 9, -1], [best[3], best[4], 0]]
     runner.step(before.clone(), rows, accepted={3: 1, 1: 2}, tokens=tokens)
     truth = before.log_softmax(-1)
-    told = {key: one.logprob for key, one in runner.record.items()}
-    assert told == {
+    reported = {key: one.logprob for key, one in runner.record.items()}
+    assert reported == {
         (1, 0, 2): pytest.approx(truth[0, best[0]].item(), abs=1e-5),
         (2, 0, 0): pytest.approx(truth[3, best[3]].item(), abs=1e-5),
         (2, 0, 1): pytest.approx(truth[4, best[4]].item(), abs=1e-5),

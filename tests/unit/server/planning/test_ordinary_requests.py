@@ -69,8 +69,8 @@ def test_a_profile_by_name_or_header_never_refuses_and_reports_what_it_skipped(
         "inquiry": found.inquiry,
     }.items():
         asked = getattr(control, field) is not None
-        told = f"{field}_skipped" in found.skipped or "all_skipped" in found.skipped
-        assert (applied is not None) == (asked and not told)
+        reported = f"{field}_skipped" in found.skipped or "all_skipped" in found.skipped
+        assert (applied is not None) == (asked and not reported)
     assert found.trace == "none" or not {"all_skipped", "report_skipped"} & set(found.skipped)
 
 

@@ -24,7 +24,7 @@ class Guests:
         """`a1` and `a2` have the config `a`."""
         self.may_leave[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self.stay(name))
-        await self.settle()
+        await self.wait_for_all()
 
     async def stay(self, name: str) -> None:
         async with self.admission.admit(name[0]):
@@ -36,16 +36,16 @@ class Guests:
 
     async def leave(self, name: str) -> None:
         self.may_leave[name].set()
-        await self.settle()
+        await self.wait_for_all()
 
     async def cancel(self, name: str) -> None:
         self.tasks[name].cancel()
         with suppress(asyncio.CancelledError):
             await self.tasks[name]
-        await self.settle()
+        await self.wait_for_all()
 
     @staticmethod
-    async def settle() -> None:
+    async def wait_for_all() -> None:
         for _ in range(6):
             await asyncio.sleep(0)
 
@@ -96,7 +96,7 @@ async def test_a_slot_granted_to_a_request_that_is_cancelled_at_the_same_time_is
     while guests.inside:  # a1 has ended, b1 is admitted and has not run yet
         await asyncio.sleep(0)
     guests.tasks["b1"].cancel()
-    await guests.settle()
+    await guests.wait_for_all()
     assert guests.inside == ["c1"]
 
 

@@ -264,7 +264,7 @@ async def test_a_client_that_disconnects_during_the_pre_pass_aborts_it() -> None
         ({"tokenizer_hash": "other"}, "made for another model: tokenizer_hash differs"),
         ({"chat_template_hash": "other"}, "made for another model: chat_template_hash differs"),
         ({"spec": {"layer": "12"}}, "layer is '12'"),
-        ({"spec": {"normalised": False}}, "normalised is False"),
+        ({"spec": {"normalized": False}}, "normalized is False"),
         ({"spec": {"position": "mean"}}, "position is 'mean'"),
         ({"spec": {"features": 4}}, "the tensor `mean` has shape (8,) instead of (4,)"),
     ],

@@ -66,7 +66,7 @@ def test_a_law_requires_only_fields_without_a_default(kind: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"colour": 1},
+        {"color": 1},
         {"temperature": {"type": "warm"}},
         {"temperature": {}},
         {"temperature": 0.7},
@@ -88,7 +88,7 @@ def test_a_malformed_control_is_refused(body: Any) -> None:
 @pytest.mark.parametrize("kind", list(MINIMAL))
 def test_an_unknown_key_of_a_law_is_refused(kind: str) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
-        parse(kind, colour=1)
+        parse(kind, color=1)
 
 
 @pytest.mark.parametrize(

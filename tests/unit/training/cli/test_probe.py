@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,20 +110,3 @@ def test_a_missing_library_names_the_extra(
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'entrostat[train]'" in refused()
-
-
-@pytest.mark.parametrize("words", [["--help"], ["temperature", "--help"]])
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    script = f"""
-import sys
-from training.cli.probe import train_probe
-try:
-    train_probe({words!r})
-except SystemExit as end:
-    assert end.code == 0
-heavy = {{"torch", "openai", "matplotlib", "numpy", "vllm"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "temperature" in shown.stdout

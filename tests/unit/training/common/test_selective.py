@@ -13,7 +13,6 @@ from training.common.selective import (
     excess_aurc,
 )
 
-ONCE = np.ones((1, 1))
 GOLDEN_SCORE = 1 - np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 GOLDEN_WRONG = np.array([0.0, 0.0, 1.0, 0.0, 1.0])
 

@@ -19,7 +19,7 @@ from training.decisions.fit import candidates, evidence_of, fit_scaling, split_r
 from training.decisions.job import artifact_tensors, build_manifest, calibrate_question, check
 from training.decisions.metrics import quality, set_figures
 from training.decisions.report import write_report
-from training.decisions.rows import LabelledRow, load_rows
+from training.decisions.rows import LabeledRow, load_rows
 
 SIZE = 4
 QUESTION = choice("Which?", list("abcd"))
@@ -74,7 +74,7 @@ def test_rows_are_used_for_one_purpose_each() -> None:
 
 def result(count: int) -> Any:
     found, labels = reads(count)
-    rows = [LabelledRow("x", ASKED, QUESTION, label) for label in labels.tolist()]
+    rows = [LabeledRow("x", ASKED, QUESTION, label) for label in labels.tolist()]
     return rows, calibrate_question(DecisionsConfig(), 0, QUESTION, range(count), rows, found)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from tests.unit.training.evaluation.worlds import coin, made_up
-from training.evaluation.router import RoutedQuestions, measure_router, questions_of
+from training.evaluation.router import RoutedQuestions, measure_router, routed_questions
 
 NAMES = ["easy", "normal", "hard"]
 QUESTIONS = 400
@@ -28,7 +28,7 @@ def half(seed: int, *, knows: bool) -> RoutedQuestions:
     tokens = np.where(chosen, 10.0, 5.0)[:, None]
     router = made_up(right, tokens=tokens, labels=labels)
     texts = [f"{kind} number {n}" for n, kind in enumerate(kinds)]
-    return questions_of(texts, kinds, router, strategies)
+    return routed_questions(texts, kinds, router, strategies)
 
 
 def test_a_router_that_knows_is_above_chance_and_level_with_the_table_by_kind() -> None:
@@ -53,6 +53,6 @@ def test_a_router_that_guesses_is_below_the_table_and_level_with_chance() -> Non
 def test_the_split_oracle_finds_nothing_where_strategies_are_equal() -> None:
     even = {name: made_up(coin(0.5, QUESTIONS, 4, seed=n)) for n, name in enumerate(NAMES)}
     router = made_up(coin(0.5, QUESTIONS, 4, seed=9), labels=["easy"] * QUESTIONS)
-    questions = questions_of(["q"] * QUESTIONS, ["k"] * QUESTIONS, router, even)
+    questions = routed_questions(["q"] * QUESTIONS, ["k"] * QUESTIONS, router, even)
     oracle, _ = measure_router(questions, questions, NAMES, seed=0).choices["split oracle"]
     assert oracle.low < 0.5 < oracle.high

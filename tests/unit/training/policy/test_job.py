@@ -19,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.unit.training.policy import tiny_policy as tiny
+from tests.unit.training.policy.tiny_run import SETTINGS, config_in
 from tests.waiting import wait_until
 from training.cli.errors import one_sentence_errors
 from training.cli.objective_table import objective_rows, print_objectives
@@ -32,36 +33,7 @@ from training.policy.job import train_policy
 from training.policy.progress import STEPS_FILE, LiveView, StepLog, read_steps, sparkline
 from training.policy.run_folder import last_checkpoint
 
-SETTINGS = [
-    "optimizer.steps=6",
-    "optimizer.save_every=2",
-    "optimizer.precision=float32",
-    "optimizer.learning_rate=1e-3",
-    "task.held_out=8",
-    "evaluation.samples=2",
-    'objectives=["steer", "target_entropy"]',
-    "controller.entropy_target=3.0",
-]
 TIMES = ("step_time", "processor_time")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny.save(folder)
-    return folder
-
-
-def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
-    return load_config("plain", [*SETTINGS, f"run={run}", f"model={checkpoint}", *changes])
-
-
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run."""
-    run = tmp_path_factory.mktemp("whole")
-    train_policy(config_in(run, checkpoint), Console(quiet=True))
-    return run
 
 
 def test_a_run_writes_a_checkpoint_measurements_and_a_report(whole: Path) -> None:
@@ -88,14 +60,17 @@ def test_the_checkpoint_has_no_pickle_and_is_readable_by_others(whole: Path) -> 
 
 
 def test_a_finished_run_deletes_its_checkpoints_and_is_not_trained_again(
-    whole: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not list(whole.glob("checkpoint-*"))
     monkeypatch.setattr(job, "build_trainer", None)  # a call would fail
     page = (whole / "report.md").read_text()
     (whole / "report.md").unlink()
     screen = StringIO()
-    assert train_policy(config_in(whole, checkpoint), Console(file=screen)) == whole / "checkpoint"
+    assert (
+        train_policy(config_in(whole, tiny_checkpoint), Console(file=screen))
+        == whole / "checkpoint"
+    )
     assert "is finished" in screen.getvalue()
     assert (whole / "report.md").read_text() == page
 
@@ -114,10 +89,10 @@ def test_a_full_disk_ends_the_command_with_one_sentence(
 
 
 def test_a_killed_and_resumed_run_takes_the_same_steps(
-    whole: Path, checkpoint: Path, tmp_path: Path
+    whole: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = [word for change in SETTINGS for word in ("--set", change)]
-    options += ["--set", f"run={tmp_path}", "--set", f"model={checkpoint}"]
+    options += ["--set", f"run={tmp_path}", "--set", f"model={tiny_checkpoint}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "training", "plain", *options],
         stdout=subprocess.DEVNULL,
@@ -132,7 +107,7 @@ def test_a_killed_and_resumed_run_takes_the_same_steps(
     assert last_checkpoint(tmp_path) is not None, errors.decode()[-3000:]
     assert not (tmp_path / "checkpoint").exists(), "it was not killed in time"
 
-    train_policy(config_in(tmp_path, checkpoint), Console(quiet=True))
+    train_policy(config_in(tmp_path, tiny_checkpoint), Console(quiet=True))
     mine, theirs = (read_steps(run / STEPS_FILE) for run in (tmp_path, whole))
     assert [without_times(row) for row in mine] == [without_times(row) for row in theirs]
     one, other = (load_file(run / "checkpoint/model.safetensors") for run in (tmp_path, whole))
@@ -141,12 +116,12 @@ def test_a_killed_and_resumed_run_takes_the_same_steps(
 
 @pytest.mark.parametrize("lora", [(), ("lora={rank=2, target_modules=['q_proj']}",)])
 def test_a_run_stopped_after_its_last_step_takes_no_further_step(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: tuple[str, ...]
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: tuple[str, ...]
 ) -> None:
     def stop(config: PolicyConfig, *_: object) -> None:
         raise KeyboardInterrupt
 
-    config = config_in(tmp_path, checkpoint, "optimizer.steps=2", *lora)
+    config = config_in(tmp_path, tiny_checkpoint, "optimizer.steps=2", *lora)
     with monkeypatch.context() as patch:
         patch.setattr(job, "make_servable", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -164,14 +139,14 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMES}
 
 
-def test_a_folder_of_another_config_is_refused(whole: Path, checkpoint: Path) -> None:
+def test_a_folder_of_another_config_is_refused(whole: Path, tiny_checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="another seed"):
-        train_policy(config_in(whole, checkpoint, "seed=1"), Console(quiet=True))
+        train_policy(config_in(whole, tiny_checkpoint, "seed=1"), Console(quiet=True))
 
 
-def test_a_lora_run_saves_an_adapter(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_lora_run_saves_an_adapter(tiny_checkpoint: Path, tmp_path: Path) -> None:
     lora = "lora={rank=2, target_modules=['q_proj']}"
-    config = config_in(tmp_path, checkpoint, lora, "optimizer.steps=2")
+    config = config_in(tmp_path, tiny_checkpoint, lora, "optimizer.steps=2")
     target = train_policy(config, Console(quiet=True))
     assert target == tmp_path / "adapter"
     assert (target / "adapter_model.safetensors").is_file()
@@ -179,7 +154,7 @@ def test_a_lora_run_saves_an_adapter(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_tracker_folders_are_set_before_trl_is_imported(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trackio reads its folder once, on import by TRL."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
@@ -192,7 +167,9 @@ def test_tracker_folders_are_set_before_trl_is_imported(
 
     monkeypatch.setattr(job, "build_trainer", build)
     with pytest.raises(TrainingError, match="enough"):
-        train_policy(config_in(tmp_path, checkpoint, "tracking=tensorboard"), Console(quiet=True))
+        train_policy(
+            config_in(tmp_path, tiny_checkpoint, "tracking=tensorboard"), Console(quiet=True)
+        )
     assert seen == [str(tmp_path / "tracking")] * 2
 
 
@@ -202,8 +179,8 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         train_policy(config, Console(quiet=True))
 
 
-def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    config = config_in(tmp_path, checkpoint, "optimizer.micro_batch=5")
+def test_sequences_that_do_not_divide_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = config_in(tmp_path, tiny_checkpoint, "optimizer.micro_batch=5")
     with pytest.raises(TrainingError, match="cannot be divided into micro-batches of 5"):
         train_policy(config, Console(quiet=True))
     assert not list(tmp_path.iterdir()), "nothing may be in the way of the right command"
@@ -218,10 +195,10 @@ def test_sequences_that_do_not_divide_are_refused(checkpoint: Path, tmp_path: Pa
     ],
 )
 def test_an_incomplete_checkpoint_is_refused_with_one_sentence(
-    checkpoint: Path, tmp_path: Path, file: str, text: str | None, message: str
+    tiny_checkpoint: Path, tmp_path: Path, file: str, text: str | None, message: str
 ) -> None:
     broken = tmp_path / "model"
-    shutil.copytree(checkpoint, broken)
+    shutil.copytree(tiny_checkpoint, broken)
     if text is None:
         (broken / file).unlink()
     else:
@@ -230,7 +207,7 @@ def test_an_incomplete_checkpoint_is_refused_with_one_sentence(
         train_policy(config_in(tmp_path / "run", broken), Console(quiet=True))
 
 
-def test_held_out_answers_are_sampled_as_in_training(checkpoint: Path) -> None:
+def test_held_out_answers_are_sampled_as_in_training(tiny_checkpoint: Path) -> None:
     """They end at any end token of the model and ignore its repetition penalty."""
     model, tokenizer = tiny.model(), tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -259,11 +236,11 @@ def test_held_out_answers_are_sampled_as_in_training(checkpoint: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_named(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(TrainingError, match="pip install trackio"):
-        train_policy(config_in(tmp_path, checkpoint, "tracking=trackio"), Console(quiet=True))
+        train_policy(config_in(tmp_path, tiny_checkpoint, "tracking=trackio"), Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -278,11 +255,11 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_a_dry_run_shows_the_whole_config_and_what_it_will_cost(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     shown = printed(
-        capsys, "lp-reg", "--dry-run", "--set", f"model={checkpoint}", "--set", f"run={run}"
+        capsys, "lp-reg", "--dry-run", "--set", f"model={tiny_checkpoint}", "--set", f"run={run}"
     )
     assert json.loads(shown[: shown.rindex("}") + 1])["optimizer"]["learning_rate"] == 1e-5
     for fact in (
@@ -357,26 +334,28 @@ def test_the_list_of_objectives_never_truncates_a_name(width: int, terminal: boo
 
 
 def test_a_test_set_of_the_hub_is_held_out_and_never_trained_on(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rows(name: str, *_: str, split: str) -> list[dict[str, str]]:
         return [{"question": f"{split} {n}?", "answer": f"so #### {n}"} for n in range(300)]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
-    config = config_in(tmp_path, checkpoint, 'task.tasks=["openai/gsm8k"]', "task.num_problems=100")
+    config = config_in(
+        tmp_path, tiny_checkpoint, 'task.tasks=["openai/gsm8k"]', "task.num_problems=100"
+    )
     questions = preparation.split_problems(config)
     assert [len(part) for part in questions] == [92, 8]
     assert {problem.prompt.split()[0] for problem in questions.train} == {"train"}
     assert {problem.prompt.split()[0] for problem in questions.held_out} == {"test"}
     with pytest.raises(TrainingError, match="MATH-500"):
         preparation.split_problems(
-            config_in(tmp_path, checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]')
+            config_in(tmp_path, tiny_checkpoint, 'task.tasks=["HuggingFaceH4/MATH-500"]')
         )
 
 
-def test_every_task_is_held_out_and_trained_on(checkpoint: Path, tmp_path: Path) -> None:
+def test_every_task_is_held_out_and_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = config_in(
-        tmp_path, checkpoint, 'task.tasks=["arithmetic", "words"]', "task.num_problems=100"
+        tmp_path, tiny_checkpoint, 'task.tasks=["arithmetic", "words"]', "task.num_problems=100"
     )
     for part in preparation.split_problems(config):
         assert {problem.task for problem in part} == {"arithmetic", "words"}

@@ -11,45 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.unit.training.policy import tiny_policy as tiny
+from tests.unit.training.policy.tiny_run import config_in
 from training.common.errors import TrainingError
 from training.policy import job
-from training.policy.config import PolicyConfig, load_config, quick_version, shipped_configs
+from training.policy.config import load_config, quick_version, shipped_configs
 from training.policy.cost import describe, estimate
 from training.policy.job import train_policy
 from training.policy.preparation import prepare
 from training.policy.run_folder import refuse_damaged
 from training.policy.versions import TRL_VLLM, installed_vllm, is_supported_by_trl, release
-
-SETTINGS = [
-    "optimizer.steps=6",
-    "optimizer.save_every=2",
-    "optimizer.precision=float32",
-    "optimizer.learning_rate=1e-3",
-    "task.held_out=8",
-    "evaluation.samples=2",
-    'objectives=["steer", "target_entropy"]',
-    "controller.entropy_target=3.0",
-]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny.save(folder)
-    return folder
-
-
-def config_in(run: Path, checkpoint: Path, *changes: str) -> PolicyConfig:
-    return load_config("plain", [*SETTINGS, f"run={run}", f"model={checkpoint}", *changes])
-
-
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run."""
-    run = tmp_path_factory.mktemp("whole")
-    train_policy(config_in(run, checkpoint), Console(quiet=True))
-    return run
 
 
 @pytest.mark.parametrize(
@@ -64,30 +34,30 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=str,
 )
 def test_a_dry_run_refuses_the_same_as_a_run(
-    checkpoint: Path, tmp_path: Path, changes: list[str], message: str
+    tiny_checkpoint: Path, tmp_path: Path, changes: list[str], message: str
 ) -> None:
-    config = config_in(tmp_path / "run", checkpoint, *changes)
+    config = config_in(tmp_path / "run", tiny_checkpoint, *changes)
     for check in (prepare, lambda one: train_policy(one, Console(quiet=True))):
         with pytest.raises(TrainingError, match=message):
             check(config)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_refuses_the_folder_of_another_run(whole: Path, checkpoint: Path) -> None:
+def test_a_dry_run_refuses_the_folder_of_another_run(whole: Path, tiny_checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="another seed"):
-        prepare(config_in(whole, checkpoint, "seed=1"))
-    prepare(config_in(whole, checkpoint, "seed=1"), fresh=True)
+        prepare(config_in(whole, tiny_checkpoint, "seed=1"))
+    prepare(config_in(whole, tiny_checkpoint, "seed=1"), fresh=True)
 
 
 @pytest.fixture(scope="module")
-def stopped(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two checkpoints, stopped before its result was written."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     run = tmp_path_factory.mktemp("stopped") / "run"
-    config = config_in(run, checkpoint, "optimizer.steps=4")
+    config = config_in(run, tiny_checkpoint, "optimizer.steps=4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "make_servable", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -123,11 +93,11 @@ def test_a_damaged_checkpoint_is_refused_with_one_sentence(
 
 
 def test_a_resumed_run_checks_its_checkpoint(
-    stopped: Path, checkpoint: Path, tmp_path: Path
+    stopped: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
-    config = config_in(run, checkpoint, "optimizer.steps=4")
+    config = config_in(run, tiny_checkpoint, "optimizer.steps=4")
     text = (run / "config.json").read_text().replace(str(stopped), str(run))
     (run / "config.json").write_text(text)
     (run / "checkpoint-4" / "optimizer.pt").write_bytes(b"PK")
@@ -164,8 +134,10 @@ def test_a_version_is_parsed_to_its_release_numbers(text: str, numbers: tuple[in
     assert release(text) == numbers
 
 
-def test_a_run_longer_than_four_hours_prints_a_warning(checkpoint: Path, tmp_path: Path) -> None:
-    config = config_in(tmp_path, checkpoint)
+def test_a_run_longer_than_four_hours_prints_a_warning(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = config_in(tmp_path, tiny_checkpoint)
     found = estimate(config)._replace(step_seconds=3600.0, evaluation_seconds=0.0)
     assert "warning: about 6 h" in describe(found, config)
     assert "warning" not in describe(found._replace(step_seconds=60.0), config)

@@ -79,7 +79,7 @@ def test_importance_weights_apply_to_rollouts_of_a_rollout_function(tmp_path: Pa
     weighed = trainer(tmp_path, importance_cap=3.0, **function)
     gradient = gradient_of(weighed)
     logs = [row for row in weighed.state.log_history if "grad_norm" in row]
-    assert "sampling/behaviour_ratio" in logs[0]
+    assert "sampling/behavior_ratio" in logs[0]
     naive = gradient_of(trainer(tmp_path, importance_cap=None, **function))
     assert (gradient - naive).abs().max() > 1e-4
 

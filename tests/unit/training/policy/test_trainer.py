@@ -297,7 +297,7 @@ def test_recorded_logprobs_give_weights_of_mean_one_and_change_the_gradient(
     law |= {"per_device_train_batch_size": 256, "gradient_accumulation_steps": 1}
     law |= {"max_completion_length": 16}
     corrected = ours(tmp_path, importance_cap=100.0, **law)
-    assert corrected.logs[0]["sampling/behaviour_ratio"] == pytest.approx(1.0, abs=0.02)
+    assert corrected.logs[0]["sampling/behavior_ratio"] == pytest.approx(1.0, abs=0.02)
     naive = ours(tmp_path, importance_cap=None, **law)
     gap = (corrected.gradients[0] - naive.gradients[0]).norm()
     assert gap > 0.1 * corrected.gradients[0].norm()

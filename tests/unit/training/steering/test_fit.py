@@ -46,8 +46,8 @@ def test_a_planted_direction_is_found_where_it_is() -> None:
     assert cosine[1] > 0.99
     assert abs(cosine[0]) < 0.8
     controls = control_vectors(read, entropy, 1, vectors[9])
-    uncentred = controls["uncentred"][0].direction.float()
-    assert float(torch.cosine_similarity(uncentred, direction, dim=0)) < 0.9
+    uncentered = controls["uncentered"][0].direction.float()
+    assert float(torch.cosine_similarity(uncentered, direction, dim=0)) < 0.9
     assert len(controls["shuffled"]) == len(controls["Gaussian"]) == CONTROLS
 
 

@@ -1,8 +1,6 @@
 """The whole job on a model of a few thousand weights, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from string import ascii_lowercase
@@ -73,7 +71,7 @@ def test_a_run_leaves_a_vector_and_a_report(run: Run) -> None:
     assert float(artifact.tensors[tensor_name(1)].norm()) > 0
     (folder,) = (root / "runs").iterdir()
     page = (folder / "steering.md").read_text()
-    for word in ("shuffled", "Gaussian", "uncentred", "temperature 3", "slots:2", "sampled"):
+    for word in ("shuffled", "Gaussian", "uncentered", "temperature 3", "slots:2", "sampled"):
         assert word in page
     assert (folder / "steering.png").stat().st_size > 10_000
 
@@ -125,7 +123,7 @@ def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
     ("words", "expected"),
     [
         (("--task", "nothing"), "nothing: cannot be read"),
-        (("--transfer", "chess"), "`chess` is no task"),
+        (("--transfer", "chess"), "`chess` is not a task"),
         (("--transfer", "slots:9"), "`slots:9`: a bandit has 2 to 8 arms"),
         (("--arms", "1"), "2 to 8 arms"),
         (("--layers", "1,7"), "there is no layer 7: the model's layers are 0 to 1"),
@@ -184,20 +182,3 @@ def test_a_vector_of_another_architecture_needs_force(
 def test_files_that_cannot_be_exchanged(refused: Callable[..., str]) -> None:
     assert "manifest.json is missing" in refused("export", "artifacts", "v.gguf")
     assert "cannot be read" in refused("import", "v.gguf", "--name", "tiny/back")
-
-
-@pytest.mark.parametrize("words", [["--help"], ["east", "--help"], ["import", "--help"]])
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    script = f"""
-import sys
-from training.cli.steering import train_steering
-try:
-    train_steering({words!r})
-except SystemExit as end:
-    assert end.code == 0
-heavy = {{"torch", "openai", "matplotlib", "numpy", "gguf"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "vector" in shown.stdout

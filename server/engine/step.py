@@ -79,7 +79,7 @@ def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor, ...]:
     """The fields of `TOKEN` after the index, each of shape (rows,).
 
     Args:
-        measured: Of rows of which somebody is told.
+        measured: Of rows that send a trace.
         logprob: Of the sampled tokens; None where they are not known.
     """
     assert measured.sampled_entropy is not None

@@ -45,7 +45,7 @@ class JobConfig(StrictModel):
     command: str = ""
     """The command line, for the report."""
     fresh: bool = False
-    """Discard what the run folder has and start over."""
+    """Discard the contents of the run folder and start over."""
 
 
 class ServedJobConfig(JobConfig):

@@ -113,14 +113,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_record(path: Path, kind: type[T]) -> T:
-    """Read a JSON file that a run has kept.
+    """Read a JSON file of a run folder.
 
     Args:
         path: Of the file.
         kind: A pydantic model or a named tuple.
 
     Raises:
-        TrainingError: The file is damaged; names the field and says how to go on.
+        TrainingError: The file is damaged; names the field and says how to continue.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -137,10 +137,10 @@ def read_record(path: Path, kind: type[T]) -> T:
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Read a safetensors file that a run has kept.
+    """Read a safetensors file of a run folder.
 
     Raises:
-        TrainingError: The file is damaged; says how to go on.
+        TrainingError: The file is damaged; says how to continue.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

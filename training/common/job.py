@@ -74,7 +74,7 @@ def job_servers(config: ServedJobConfig, console: Console) -> Iterator[tuple[str
 
 
 def check_addresses(servers: tuple[str, ...]) -> None:
-    """Refuse what is not the address of a server.
+    """Refuse a malformed server address.
 
     Raises:
         TrainingError: One has no scheme.
@@ -129,7 +129,7 @@ def make_writable(folder: Path) -> None:
 
 
 def load_tokenizer(checkpoint: Path, **options: Any) -> Any:
-    """The tokenizer of a model that is talked to.
+    """The tokenizer of a chat model.
 
     Args:
         checkpoint: The model's folder.
@@ -176,7 +176,7 @@ def _fingerprint(checkpoint: Path, files: tuple[tuple[str, int, int], ...]) -> M
 
 
 def served_folder(served: ServedModel, checkpoint: Path | None) -> Path:
-    """Folder of the files of what a server serves.
+    """Folder with the files of the served model.
 
     Args:
         served: What the server reports about itself.
@@ -195,7 +195,7 @@ def served_folder(served: ServedModel, checkpoint: Path | None) -> Path:
 
 
 def identify_served(served: ServedModel, checkpoint: Path | None) -> ModelIdentity:
-    """Fingerprint of what a server serves.
+    """Fingerprint of the served model.
 
     Raises:
         TrainingError: The files are not on this machine.

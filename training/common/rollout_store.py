@@ -20,14 +20,14 @@ class RolloutStore:
     """
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
-        """Open or make the file and read it. A last line cut short by a kill is dropped.
+        """Open or create the file and read it. A last line cut short by a kill is dropped.
 
         Args:
             path: The file; its folder must exist.
-            fresh: Throw away what is in it.
+            fresh: Delete its contents.
 
         Raises:
-            TrainingError: Another process writes to it, or a line is no rollout.
+            TrainingError: Another process writes to it, or a line is not a rollout.
         """
         self._path = path
         self._file = path.open("a+b")

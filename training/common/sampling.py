@@ -43,7 +43,7 @@ async def sample_missing(
     unit: str,
     done: Callable[[RolloutStore], int],
 ) -> RolloutStore:
-    """Draw what a run folder does not hold yet, each answer on disk as it comes.
+    """Sample the answers that a run folder does not have yet; each is saved as it arrives.
 
     Args:
         fleet: Connected servers.

@@ -1,4 +1,4 @@
-"""How well a score tells wrong answers from right ones. Pure functions of arrays.
+"""How well a score separates wrong answers from right ones. Pure functions of arrays.
 
 `score` is an uncertainty: the higher, the more likely the answer is wrong. Arrays of answers have
 the shape (questions, answers); resamples weight whole questions.

@@ -138,10 +138,10 @@ class ServerPool:
             await client.close()
 
     async def connect(self) -> ServedModel:
-        """Ask every server what it serves and whether it measures entropy.
+        """Check which model every server serves and whether it measures entropy.
 
         Raises:
-            TrainingError: One does not answer, is no Entrostat server or serves something else.
+            TrainingError: One does not answer, is not an Entrostat server or serves something else.
         """
         answers = [await _describe(client) for client in self._clients]
         for client, served in zip(self._clients, answers, strict=True):
@@ -160,7 +160,7 @@ class ServerPool:
         return answers[0]
 
     async def read(self, path: str) -> Any:
-        """What the first server answers to a GET of a route of ours, such as `/entropy/profiles`.
+        """Response of the first server to a GET of a route such as `/entropy/profiles`.
 
         Raises:
             TrainingError: It does not answer.

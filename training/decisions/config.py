@@ -22,7 +22,7 @@ class DecisionsConfig(ServedJobConfig):
     limit: int = Field(720, ge=20)
     """Number of rows to read, drawn with the seed."""
     read: Literal["letters", "statements", "both"] | None = None
-    """What is read; without it, what predicts the fitting rows best."""
+    """What is read; by default, what predicts the fitting rows best."""
     orders: int = Field(2, ge=1, le=8)
     """Orders of the options that are averaged."""
     level: float = Field(0.9, gt=0, lt=1)

@@ -127,7 +127,7 @@ def candidates(
 
 
 class RowSplit(NamedTuple):
-    """Rows by what they are used for."""
+    """Rows by purpose."""
 
     fitted: Tensor
     """Rows that the scaling is fitted to; indices."""

@@ -63,7 +63,7 @@ def check(job: DecisionsConfig) -> list[LabeledRow]:
 
 
 def cost(job: DecisionsConfig, rows: Sequence[LabeledRow]) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     calibrating = len(rows) * 2 // 5
     return (
         f"{len(rows):,} rows to read; level {job.level} needs {rows_needed(job.level)} calibration "
@@ -78,7 +78,7 @@ def train_decisions(job: DecisionsConfig, console: Console) -> Path:
         The artifact's folder.
 
     Raises:
-        TrainingError: It cannot be done; what was read stays in the run folder.
+        TrainingError: The job failed; what was read stays in the run folder.
     """
     rows = check(job)
     console.print(cost(job, rows), highlight=False, soft_wrap=True)
@@ -111,7 +111,7 @@ def _by_question(rows: Sequence[LabeledRow]) -> dict[DecisionQuestion, list[int]
 async def _read(
     job: DecisionsConfig, urls: tuple[str, ...], rows: Sequence[LabeledRow], console: Console
 ) -> tuple[ServedModel, Path, list[OptionLogprobs]]:
-    """What the model said about every row, kept in the run folder."""
+    """Log-probabilities of every row's options, saved in the run folder."""
     async with ServerPool(urls, Sampling(), concurrency=1) as fleet:
         served = await fleet.connect()
     check_name(_artifact_id(job, served))

@@ -54,7 +54,7 @@ class QuestionResult(NamedTuple):
 
 
 def metrics(results: list[QuestionResult]) -> dict[str, float | int]:
-    """What the manifest keeps, for each question."""
+    """Metrics for the manifest, for each question."""
     kept: dict[str, float | int] = {}
     for place, one in enumerate(results):
         found = one.tested()

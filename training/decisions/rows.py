@@ -127,7 +127,7 @@ def question_of(asked: Any, place: str) -> DecisionQuestion:
     """The question of a row, as the server reads it.
 
     Raises:
-        TrainingError: It is none; names the line.
+        TrainingError: It is not a question; names the line.
     """
     try:
         instructions = asked["instructions"]

@@ -1,1 +1,1 @@
-"""Measures what controls are worth on a model and a task: `entrostat evaluate`."""
+"""Measures which controls help on a model and a task: `entrostat evaluate`."""

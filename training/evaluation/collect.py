@@ -41,7 +41,7 @@ class AnswerDraw(NamedTuple):
                     yield arm, question, sample
 
     def meter(self) -> Callable[[RolloutStore], int]:
-        """A function that says how much is done, in percent of the answers or of the budget."""
+        """A function that returns the progress in percent of the answers or of the budget."""
         wanted = {self.grid.number(*one) for one in self.numbers()}
         others: int | None = None
 

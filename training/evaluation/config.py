@@ -54,7 +54,7 @@ class EvaluateConfig(ServedJobConfig):
     budget: int = Field(200_000, ge=1000)
     """Most tokens to generate for one task. Questions that it does not cover are left out."""
     label: str = ""
-    """What the page calls the model, such as a name with a hash."""
+    """Name of the model on the page, such as a name with a hash."""
     out: Path = Path("evaluation")
     """Folder of the pages."""
 

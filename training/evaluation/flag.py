@@ -1,4 +1,4 @@
-"""The entropy report as a flag for wrong answers, beside what a user could flag with instead."""
+"""The entropy report as a flag for wrong answers, compared with simpler scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,7 +31,7 @@ COVERAGES = (0.25, 0.5, 0.75)
 
 
 class FlagScore(NamedTuple):
-    """What one score says about wrong answers."""
+    """Figures of one score."""
 
     auroc: Interval
     behind: Interval | None

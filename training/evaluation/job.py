@@ -95,7 +95,7 @@ def check(config: EvaluateConfig) -> dict[str, list[Problem]]:
 
 
 def cost(config: EvaluateConfig, tasks: Mapping[str, list[Problem]]) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     return f"at most {config.budget * len(tasks):,} tokens; {config.minutes}"
 
 
@@ -125,7 +125,7 @@ async def _sample(
     urls: tuple[str, ...],
     console: Console,
 ) -> _Sampled:
-    """Draw what the run folder does not hold yet."""
+    """Sample the answers that the run folder does not have yet."""
     plain = Sampling(config.temperature, config.max_tokens)
     async with ServerPool(urls, plain, concurrency=config.concurrency) as fleet:
         served = await fleet.connect()
@@ -193,7 +193,7 @@ def _run_settings(
     arms: Sequence[EvaluationArm],
     served: ServedModel,
 ) -> dict[str, Any]:
-    """What decides which answers are drawn. The budget does not: a larger one goes on."""
+    """The settings that determine the answers. The budget is not one: a larger one resumes."""
     folder = config.checkpoint or Path(served.root)
     return {
         "served": model_identity(folder).model_dump() if folder.is_dir() else served._asdict(),

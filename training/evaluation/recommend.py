@@ -1,4 +1,4 @@
-"""What a user should set: the controls that beat all of their controls, or none and why."""
+"""The recommendation: the controls that beat all of their baselines, or why there is none."""
 
 import json
 import re

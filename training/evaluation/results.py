@@ -37,7 +37,7 @@ class DrawnAnswers(NamedTuple):
 
 
 class EvaluationResult(NamedTuple):
-    """What was found."""
+    """Results of an evaluation."""
 
     arms: dict[str, ArmFigures]
     """On the questions that score."""
@@ -116,7 +116,7 @@ def _controls(law: str, arms: Sequence[EvaluationArm], plain: str, best: str) ->
 
 
 def _flag(drawn: DrawnAnswers, plain: str, seed: int) -> FlagResult | None:
-    """The flag on all questions: what it fits on one half scores the other."""
+    """The flag on all questions, fitted on one half and scored on the other, in both directions."""
     first, second = drawn.choosing[plain], drawn.scoring[plain]
     both = join(first, second)
     problems = [*drawn.problems[0], *drawn.problems[1]]

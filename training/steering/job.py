@@ -43,13 +43,8 @@ from training.steering.reader import (
     count_actions,
     end_token,
 )
-from training.steering.report import (
-    ControlResult,
-    SteeringResult,
-    TaskResult,
-    write_report,
-    write_summary,
-)
+from training.steering.report import write_report, write_summary
+from training.steering.results import ControlResult, SteeringResult, TaskResult
 from training.steering.tasks import Episode
 from training.steering.token_tree import attention_windows, decoder_layers
 

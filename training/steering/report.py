@@ -2,87 +2,22 @@
 
 from math import log
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from probes.artifact import Artifact
-from probes.steering import ActionEntropy
 from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
-from training.steering.fit import Candidate, Choice, StrengthCurve
-from training.steering.generations import SteeredGenerations
+from training.steering.figure import draw
+from training.steering.fit import StrengthCurve
+from training.steering.results import ControlResult, SteeringResult, TaskResult
 
 _NAME = "steering"
-_SHOWN = 6
-"""Number of layers with their own curve: those whose entropy rises most."""
-
-
-class ControlResult(NamedTuple):
-    """Effect of the vectors of one kind at the chosen strength."""
-
-    entropy: tuple[float, ...]
-    action_probability_mass: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Of the entropies."""
-        return float(np.mean(self.entropy))
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the entropies."""
-        return float(np.std(self.entropy, ddof=1)) if len(self.entropy) > 1 else 0.0
-
-
-class TaskResult(NamedTuple):
-    """Results on the held-out episodes of one task."""
-
-    steps: int
-    actions: int
-    curve: StrengthCurve
-    controls: dict[str, ControlResult]
-    temperatures: dict[float, tuple[float, float]]
-    """Entropy and probability of any action without a vector, at other temperatures."""
-
-    def beats_controls(self, choice: Choice) -> bool:
-        """Whether the vector beats the mean and 2 sd of the shuffled and the Gaussian ones."""
-        entropy = self.curve.interpolate(choice.strength)[0]
-        return all(
-            entropy > self.controls[name].mean + 2 * self.controls[name].spread
-            for name in ("shuffled", "Gaussian")
-        )
-
-
-class SteeringResult(NamedTuple):
-    """Contents of the report."""
-
-    artifact: Artifact
-    choice: Choice
-    curves: dict[int, StrengthCurve]
-    """On the validation runs, by layer."""
-    compared: list[Candidate]
-    """Likewise, beside shuffled vectors."""
-    share: float
-    tests: dict[str, TaskResult]
-    """By task, the vector's own first."""
-    generations: SteeredGenerations
-    estimates: tuple[Tensor, ActionEntropy]
-    """Of the runs that were learned from: by the chosen estimator, and off the logits."""
-    size: float
-    """Length of the vector, in multiples of the stream's norm."""
-    residue: float
-    """Length of the vector of equal weights, likewise."""
-    command: str
 
 
 def write_report(facts: SteeringResult, folder: Path) -> Path:
     """Write `steering.md` and its figure; returns the page."""
-    return write_page(folder, _NAME, _page(facts), _draw(facts))
+    return write_page(folder, _NAME, _page(facts), draw(facts))
 
 
 def write_summary(facts: SteeringResult, console: Console) -> None:
@@ -137,103 +72,10 @@ def _mean_and_spread(control: ControlResult) -> str:
     return f"{control.mean:.3f} ± {control.spread:.3f}"
 
 
-def _draw(facts: SteeringResult) -> Figure:
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    layers, action_probability_mass, tested, drift = figure.subplots(2, 2).flat
-    _draw_layers(facts, layers, action_probability_mass)
-    _draw_tests(facts, tested)
-    _draw_drift(facts, drift)
-    return figure
-
-
-def _best_layers(facts: SteeringResult) -> list[int]:
-    """The layers with the widest span of valid entropies, in order."""
-    spans = {layer: curve.entropy_span(facts.share) for layer, curve in facts.curves.items()}
-    chosen = sorted(spans, key=lambda layer: -spans[layer])[:_SHOWN]
-    return sorted({*chosen, facts.choice.layer})
-
-
-def _draw_layers(facts: SteeringResult, entropy: Axes, action_probability_mass: Axes) -> None:
-    for layer, curve in facts.curves.items():
-        if layer not in _best_layers(facts):
-            entropy.plot(curve.strengths, curve.entropy, color="0.85", zorder=0)
-            action_probability_mass.plot(
-                curve.strengths, curve.action_probability_mass, color="0.85", zorder=0
-            )
-    for layer in _best_layers(facts):
-        curve, wide = facts.curves[layer], 3 if layer == facts.choice.layer else 1
-        entropy.plot(curve.strengths, curve.entropy, "o-", lw=wide, ms=3, label=f"layer {layer}")
-        action_probability_mass.plot(
-            curve.strengths,
-            curve.action_probability_mass,
-            "o-",
-            lw=wide,
-            ms=3,
-            label=f"layer {layer}",
-        )
-    least = facts.share * facts.curves[facts.choice.layer].interpolate(0.0)[1]
-    action_probability_mass.axhline(least, color="0.4", linestyle=":", label="valid above this")
-    for axes in (entropy, action_probability_mass):
-        axes.axvline(facts.choice.strength, color="0.4", linestyle="--")
-        axes.set(xlabel="strength, multiples of the stream's norm")
-        axes.legend(fontsize=7)
-    entropy.set(ylabel="entropy over actions, nats", title="Validation runs, all layers")
-    action_probability_mass.set(
-        ylabel="probability of any action", title="Valid answers, all layers"
-    )
-
-
-def _draw_tests(facts: SteeringResult, axes: Axes) -> None:
-    for number, (task, test) in enumerate(facts.tests.items()):
-        curve, color = test.curve, f"C{number}"
-        axes.plot(curve.strengths, curve.entropy, "o-", ms=3, color=color, label=task)
-        shuffled = test.controls["shuffled"]
-        at = facts.choice.strength + 0.004 * number
-        axes.errorbar(
-            [at], [shuffled.mean], [2 * shuffled.spread], fmt="s", ms=4, color=color, capsize=3
-        )
-    axes.set(xlabel="strength, multiples of the stream's norm", ylabel="entropy over actions, nats")
-    axes.set_title("Held-out runs; squares: shuffled vectors, ± 2 sd")
-    axes.legend(fontsize=7)
-
-
-def _draw_drift(facts: SteeringResult, axes: Axes) -> None:
-    drift = facts.generations.divergence
-    axes.plot(list(drift), list(drift.values()), "o-", color="C3")
-    axes.set(xlabel="strength, multiples of the stream's norm", ylabel="KL, nats per token")
-    axes.set_title("Drift of answers to neutral prompts")
-
-
 def _page(facts: SteeringResult) -> str:
     manifest, choice = facts.artifact.manifest, facts.choice
     settings = manifest.settings
     main = next(iter(facts.tests.values()))
-    curves = [
-        (
-            str(layer),
-            f"{curve.largest_valid_strength(facts.share):g}",
-            f"{curve.interpolate(0.0)[0]:.3f}",
-            f"{curve.interpolate(curve.largest_valid_strength(facts.share))[0]:.3f}",
-            f"{curve.interpolate(curve.strengths[curve.valid(facts.share)[0]])[0]:.3f}",
-            _correlation(curve, facts.share, 2),
-            "chosen" if layer == choice.layer else "",
-        )
-        for layer, curve in facts.curves.items()
-    ]
-    strengths = [
-        (
-            f"{strength:+g}",
-            f"{main.curve.entropy[place]:.3f}",
-            f"{main.curve.action_probability_mass[place]:.3f}",
-            f"{facts.generations.divergence[strength]:.3f}",
-        )
-        for place, strength in enumerate(main.curve.strengths)
-    ]
-    estimate, logit = facts.estimates
-    known = estimate.isfinite()
-    unsteered, steered, negated = (
-        main.curve.interpolate(strength)[0] for strength in (0.0, choice.strength, -choice.strength)
-    )
     return f"""# Steering vector of {manifest.model}
 
 {provenance(manifest, facts.command)}
@@ -246,18 +88,9 @@ the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer}
 {facts.size:.4f} of it is the length of the vector itself. Entropies are over the actions,
 renormalized, in nats; "action probability" is that of any action at all.
 
-The runs learned from have {float(estimate[known].mean()):.3f} nats by the estimator
-`{settings["estimator"]}` and {float(logit.entropy.mean()):.3f} off the logits (standard deviation
-{float(logit.entropy.std()):.3f}, action probability
-{float(logit.action_probability_mass.mean()):.3f}); {int((~known).sum())} of {len(known)} steps had
-no valid answer.
+{_training_entropy(facts)}
 
-**Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same task the
-entropy goes from {unsteered:.3f} to {steered:.3f} nats, and to {negated:.3f} with the vector
-negated. Strength and entropy have a Spearman correlation of
-{_correlation(main.curve, facts.share, 3)} where answers are valid, from
-{main.curve.strengths[main.curve.valid(facts.share)[0]]:g} to
-{main.curve.largest_valid_strength(facts.share):g}.
+{_effect(facts, main)}
 
 ![Layers, validity, held-out tasks, drift]({_NAME}.png)
 
@@ -282,7 +115,7 @@ On `{next(iter(facts.tests))}`, at the same length. Equal weights give a vector 
 On `{next(iter(facts.tests))}`. KL is the drift of the next token from the unsteered model's, along
 its own answers to neutral prompts.
 
-{markdown_table(("strength", "entropy", "action probability", "KL, nats per token"), strengths)}
+{markdown_table(_STRENGTHS, _strength_rows(facts, main))}
 
 ## Completions
 
@@ -307,12 +140,65 @@ taken.
 
 All layers, up to the last valid strength on either side:
 
-{markdown_table(_LAYERS, curves)}
+{markdown_table(_LAYERS, _layer_rows(facts))}
 
 Artifact `{facts.artifact.id}`; sha256 of the runs `{manifest.data_hash}`.
 """
 
 
+def _training_entropy(facts: SteeringResult) -> str:
+    estimate, logit = facts.estimates
+    known = estimate.isfinite()
+    return f"""The runs learned from have {float(estimate[known].mean()):.3f} nats by the estimator
+`{facts.artifact.manifest.settings["estimator"]}` and {float(logit.entropy.mean()):.3f} off the
+logits (standard deviation {float(logit.entropy.std()):.3f}, action probability
+{float(logit.action_probability_mass.mean()):.3f}); {int((~known).sum())} of {len(known)} steps had
+no valid answer."""
+
+
+def _effect(facts: SteeringResult, main: TaskResult) -> str:
+    choice, curve = facts.choice, main.curve
+    unsteered, steered, negated = (
+        curve.interpolate(strength)[0] for strength in (0.0, choice.strength, -choice.strength)
+    )
+    return f"""**Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same
+task the entropy goes from {unsteered:.3f} to {steered:.3f} nats, and to {negated:.3f} with the
+vector negated. Strength and entropy have a Spearman correlation of
+{_correlation(curve, facts.share, 3)} where answers are valid, from
+{curve.strengths[curve.valid(facts.share)[0]]:g} to
+{curve.largest_valid_strength(facts.share):g}."""
+
+
+def _strength_rows(facts: SteeringResult, main: TaskResult) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{strength:+g}",
+            f"{main.curve.entropy[place]:.3f}",
+            f"{main.curve.action_probability_mass[place]:.3f}",
+            f"{facts.generations.divergence[strength]:.3f}",
+        )
+        for place, strength in enumerate(main.curve.strengths)
+    ]
+
+
+def _layer_rows(facts: SteeringResult) -> list[tuple[str, ...]]:
+    rows = []
+    for layer, curve in facts.curves.items():
+        highest = curve.largest_valid_strength(facts.share)
+        lowest = curve.strengths[curve.valid(facts.share)[0]]
+        rows.append(
+            (
+                str(layer),
+                f"{highest:g}",
+                *(f"{curve.interpolate(at)[0]:.3f}" for at in (0.0, highest, lowest)),
+                _correlation(curve, facts.share, 2),
+                "chosen" if layer == facts.choice.layer else "",
+            )
+        )
+    return rows
+
+
+_STRENGTHS = ("strength", "entropy", "action probability", "KL, nats per token")
 _LAYERS = (
     "layer",
     "largest valid",

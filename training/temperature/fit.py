@@ -1,4 +1,4 @@
-"""From sampled entropies to HAPO's statistics, how sure they are and what they would do. Pure."""
+"""Fit HAPO's statistics to sampled entropies, with standard errors. Pure functions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class TemperatureFit(NamedTuple):
     num_answers: int
 
     def metrics(self) -> dict[str, float | int]:
-        """What the manifest keeps."""
+        """Metrics for the manifest."""
         position = normalized_deviation(self.entropies, self.statistics)
         return {
             "num_tokens": self.entropies.numel(),

@@ -39,7 +39,7 @@ def train_temperature(job: TemperatureConfig, console: Console) -> Path:
         The artifact's folder.
 
     Raises:
-        TrainingError: It cannot be done; what was sampled stays in the run folder.
+        TrainingError: The job failed; what was sampled stays in the run folder.
     """
     prompts = check(job)
     with job_servers(job, console) as urls:
@@ -67,14 +67,14 @@ def check(job: TemperatureConfig) -> list[str]:
 
 
 def cost(job: TemperatureConfig, prompts: list[str]) -> str:
-    """What a run takes, for `--dry-run`."""
+    """Cost of the run, for `--dry-run`."""
     return f"{job.tokens:,} tokens, sampled for {len(prompts)} prompts; {job.minutes}"
 
 
 async def _sample(
     job: TemperatureConfig, urls: tuple[str, ...], prompts: list[str], console: Console
 ) -> tuple[ServedModel, Path, list[RolloutRecord]]:
-    """Draw what the run folder does not hold yet."""
+    """Sample the answers that the run folder does not have yet."""
     sampling = Sampling(job.temperature, job.max_tokens)
     async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
         served = await fleet.connect()

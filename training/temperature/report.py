@@ -1,4 +1,4 @@
-"""What a fit of the entropy statistics shows: a page, a figure and a table in the terminal."""
+"""Report of fitted entropy statistics: a page, a figure and a table in the terminal."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.8, 0.9, 0.99)
 
 
 class TemperatureResult(NamedTuple):
-    """What the report tells."""
+    """Contents of the report."""
 
     artifact: Artifact
     fit: TemperatureFit

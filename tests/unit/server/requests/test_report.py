@@ -161,15 +161,15 @@ def test_nan_is_reported_as_null() -> None:
 
 
 def test_features_of_confidence_are_reported_if_requested() -> None:
-    told = [
+    tokens = [
         TracedToken(0.5, 0.9, 0.25, -0.5, 1.0, 2.0, 0.5),
         TracedToken(2.5, 1.1, 3.0, -1.5, 2.0, 1.0, 0.25),
         TracedToken(1.5, 1.0, NAN, NAN, 1.5, NAN, NAN),
         TracedToken(1.5, 1.0, 1.0, -0.25, 1.5, 6.0, 0.75),
     ]
-    assert summarize(PLAIN, told, produced=4).confidence is None
+    assert summarize(PLAIN, tokens, produced=4).confidence is None
     asked = PLAIN._replace(confidence=ConfidencePlan(2))
-    report = summarize(asked, told, produced=4).confidence
+    report = summarize(asked, tokens, produced=4).confidence
     assert report is not None
     assert report.model_dump() == {
         "self_certainty_mean": 3.0,

@@ -23,6 +23,7 @@ from probes.difficulty.probe import Head
 from probes.laws import ShuffledLaw
 from server.engine.difficulty import DifficultySlots
 from server.engine.kernels import Kernels
+from server.engine.phases import Fed, PhaseSlots
 from server.engine.publisher import Publisher
 from server.engine.shuffled import ShuffledSlots
 from server.engine.slots import (
@@ -61,6 +62,7 @@ class Controller:
         self.traces = TraceTable(num_slots)
         self.shuffled = ShuffledSlots(num_slots, device)
         self.truncation = TruncationSlots(num_slots, vocab_size, device)
+        self.phases = PhaseSlots(num_slots, device)
         self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.steering: SteeringControl | None = None
@@ -132,6 +134,7 @@ class Controller:
         if self.steering is not None:
             with self.contain_failures():
                 self.steering.fail(slot)
+        self.phases.remove(slot)
         self.laws.fail(slot)
 
     # -- slots -----------------------------------------------------------------------------
@@ -140,7 +143,7 @@ class Controller:
     def _tables(self) -> list[SlotTable]:
         optional = (self.difficulty, self.steering)
         present = (table for table in optional if table is not None)
-        return [self.traces, self.laws, self.shuffled, self.truncation, *present]
+        return [self.traces, self.laws, self.shuffled, self.truncation, self.phases, *present]
 
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
         """Assign a request to a slot and reset the slot's state.
@@ -199,9 +202,8 @@ class Controller:
         """
         with self.contain_failures(slot):
             choice = int(request_id.partition("_")[0])
-            self.traces.name_choice(slot, choice)
-            self.shuffled.name_choice(slot, choice)
-            self.truncation.name_choice(slot, choice)
+            for table in (self.traces, self.shuffled, self.truncation, self.phases):
+                table.name_choice(slot, choice)
 
     # -- batches ---------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class Controller:
             slot_of_row: Slot of each row of the batch, shape (rows,).
         """
         active = self.laws.active[slot_of_row]
-        solving = self.laws.solving(slot_of_row)
+        solving = self.laws.solving(slot_of_row) | self.phases.solving(slot_of_row)
         truncating = self.truncation.truncates(slot_of_row)
         groups = []
         for solve, truncate in product((False, True), (False, True)):
@@ -250,23 +252,22 @@ class Controller:
             rows,
             slots,
             host_slots,
-            solve=bool(self.laws.solving(host_slots).any()),
+            solve=bool((self.laws.solving(host_slots) | self.phases.solving(host_slots)).any()),
             traced=self.traces.is_traced(host_slots),
             has_probe=self.has_probes(host_slots),
             shuffled=self.shuffled.is_active(host_slots),
             truncated=bool(self.truncation.truncates(host_slots).any()),
             confident=bool(self.traces.confident[host_slots].any()),
             learns=self.truncation.learns(host_slots),
+            phased=self.phases.is_active(host_slots),
         )
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         with self.contain_failures():
-            self.laws.flush()
-            self.shuffled.flush()
-            self.truncation.flush()
-            if self.difficulty is not None:
-                self.difficulty.flush()
+            for table in (self.laws, self.shuffled, self.truncation, self.phases, self.difficulty):
+                if table is not None:
+                    table.flush()
 
     # -- the step --------------------------------------------------------------------------
 
@@ -295,7 +296,11 @@ class Controller:
             self.count_failure(error)
 
     def control(
-        self, logits: Tensor, group: Group, indices: NDArray[np.int64] | Tensor
+        self,
+        logits: Tensor,
+        group: Group,
+        indices: NDArray[np.int64] | Tensor,
+        fed: Fed | None = None,
     ) -> Measured:
         """Scale the logits of a group in place so that the sampler draws at each row's T.
 
@@ -307,6 +312,7 @@ class Controller:
             logits: The whole batch, shape (rows, vocab), float32, before temperature.
             group: Which rows.
             indices: Token index of each row of the group.
+            fed: What its rows read; None if no row is a draft's.
 
         Returns:
             What was measured, for `publish`.
@@ -315,10 +321,12 @@ class Controller:
         difficulty = self.difficulty if group.has_probe else None
         sends = group.traced and self.publisher is not None
         try:
-            tables = (self.laws, self.shuffled, self.truncation, difficulty)
+            tables = (self.laws, self.shuffled, self.truncation, self.phases, difficulty)
             if any(table is not None and table.stale for table in tables):
                 raise RuntimeError("the device's copy of the slots is out of date")
             table = self.laws.device_columns[:, group.slots]
+            if group.phased:
+                self.phases.select_law(table, group.slots, fed)
             law, own, parameters = table[LAW], table[BASE], table[PARAMETERS].T
             if group.shuffled:
                 drawn = self.shuffled.temperatures(group.slots, indices)
@@ -361,13 +369,15 @@ class Controller:
             forced. None if nothing is known.
         """
         group = measured.group
-        if measured.odds is None:
-            return None
         try:
+            indices = torch.as_tensor(measured.indices, device=self._device)
+            if group.phased:
+                self.phases.learn(group.slots, indices, sampled)
+            if measured.odds is None:
+                return None
             plain, own = logprobs(measured.odds, group, sampled)
             if group.learns:
-                drawn = torch.as_tensor(measured.indices, device=self._device) >= 0
-                self.truncation.learn(group.slots, torch.where(drawn, -own, torch.nan))
+                self.truncation.learn(group.slots, torch.where(indices >= 0, -own, torch.nan))
         except Exception as error:  # as in `control`
             self.count_failure(error)
             return None
@@ -383,7 +393,6 @@ class Controller:
         group = measured.group
         if self.publisher is not None and measured.sampled_entropy is not None:
             slots = group.slots if group.host_slots is None else group.host_slots
-            directory = self.traces.directory
             with self.contain_failures():
-                values = record(measured, logprob)
+                values, directory = record(measured, logprob), self.traces.directory
                 self.publisher.publish(values, slots, measured.indices, directory)

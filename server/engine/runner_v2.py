@@ -20,6 +20,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 
 from server.engine.controller import Controller
+from server.engine.phases import Fed
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured
@@ -148,16 +149,17 @@ class EntropyProcessorV2(LogitsProcessor):
         # read this is negative, which the publisher drops.
         indices = ctx.pos.long() + 1 - self._req_states.prompt_len.gpu[slots].long()
         whole = len(ctx.idx_mapping_np) == self._num_requests
+        drafts = len(slots) > len(ctx.idx_mapping_np)
         for group in self._groups(ctx, slots):
-            own, offsets = indices, ctx.expanded_local_pos
+            own, read = indices, Fed(ctx.input_ids, ctx.expanded_local_pos)
             if group.rows is not None:
-                own, offsets = own[group.rows], offsets[group.rows]
-            measured = controller.control(logits, group, own)
+                own, read = own[group.rows], Fed(*(column[group.rows] for column in read))
+            measured = controller.control(logits, group, own, read if drafts else None)
             if not measured.awaits_token:
                 continue
             if not whole:  # a large step is verified in parts, to hold the logits of one at a time
                 measured = measured._replace(odds=None)
-            self._measured.append((measured, offsets))
+            self._measured.append((measured, read.offsets))
 
     def _groups(self, ctx: LogitsContext, slots: Tensor) -> list[Group]:
         requests: NDArray[np.int64] = ctx.idx_mapping_np.astype(np.int64)

@@ -33,6 +33,8 @@ class Group(NamedTuple):
     """Whether the trace of any of them has the confidence of its tokens."""
     learns: bool = False
     """Whether any of them is controlled by the tokens that are sampled."""
+    phased: bool = False
+    """Whether any of them has a law of its own while the model thinks."""
 
 
 class Odds(NamedTuple):
@@ -71,8 +73,8 @@ class Measured(NamedTuple):
 
     @property
     def awaits_token(self) -> bool:
-        """Whether the sampled tokens are needed: for a trace, or by mirostat."""
-        return self.group.learns or self.sampled_entropy is not None
+        """Whether the sampled tokens are needed: for a trace, by mirostat, or by laws by phase."""
+        return self.group.learns or self.group.phased or self.sampled_entropy is not None
 
 
 def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor, ...]:

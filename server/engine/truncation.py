@@ -1,12 +1,9 @@
 """Truncations in the worker: parameters of every slot, and mirostat's limit of every completion.
 
-The limit mu belongs to a completion, not to a slot: a preempted request leaves its slot and comes
-back to another. So each completion has a cell, found again by the completion's name; the cell that
-was unused for longest is recycled, and there are more cells than slots.
+The limit mu belongs to a completion, not to a slot, so it is in a `CompletionCells`.
 """
 
 import math
-from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -15,32 +12,20 @@ from torch import Tensor
 
 from probes.truncation_functions import next_limit
 from probes.truncations import NO_TRUNCATION, NUM_PARAMETERS, Mirostat
+from server.engine.completions import CompletionCells
 from server.engine.kernels import Kernels, RowDecision
 from server.worker.message import RequestMessage
-
-_CELLS_PER_SLOT = 4
-Completion = tuple[str, int, int]
-"""Address of the API server, its number of the call, and which of the call's completions."""
 
 
 class TruncationSlots:
     """Truncation of every slot, on the host and on the device."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
-        self._device = device
         self._log_vocab = math.log(vocab_size)
-        self._num_cells = _CELLS_PER_SLOT * num_slots
         self._rows = np.zeros((num_slots, 1 + NUM_PARAMETERS), dtype=np.float32)
         """Tag and parameters."""
-        self._cells = np.full(num_slots, self._num_cells, dtype=np.int64)
-        """The last cell is unused."""
-        self._completions = np.full(num_slots, None, dtype=object)
-        """The completion of each slot; None without mirostat."""
         self._device_rows = torch.zeros(num_slots, 1 + NUM_PARAMETERS, device=device)
-        self._device_cells = torch.full((num_slots,), self._num_cells, device=device)
-        self._limits = torch.zeros(self._num_cells + 1, device=device)
-        self._known = OrderedDict[Completion, int]()
-        """Cell of each completion, least recently used first."""
+        self._limits = CompletionCells(num_slots, device, torch.float32)
         self.stale = False
         """Whether the device's copy is out of date."""
 
@@ -67,55 +52,32 @@ class TruncationSlots:
             raise ValueError("the parameters of the truncation are malformed")
         self._rows[slot], self.stale = row, True
         if row[0] == Mirostat.tag:
-            self._completions[slot] = (request["address"], wanted["call"], 0)
+            first = 2 * float(row[1])  # as llama.cpp starts
+            self._limits.add(slot, request["address"], wanted["call"], first)
 
     def remove(self, slot: int) -> None:
         """Clear a slot; the limit stays, because the completion may resume."""
         if self._rows[slot, 0] != NO_TRUNCATION:
-            self._rows[slot], self._cells[slot] = 0.0, self._num_cells
-            self._completions[slot], self.stale = None, True
+            self._rows[slot], self.stale = 0.0, True
+            self._limits.remove(slot)
 
     def swap(self, one: int, two: int) -> None:
         """Exchange two slots."""
         if self.truncates(np.array([one, two])).any():
-            for column in (self._rows, self._cells, self._completions):
-                column[[one, two]] = column[[two, one]]
+            self._rows[[one, two]] = self._rows[[two, one]]
+            self._limits.swap(one, two)
             self.stale = True
 
     def name_choice(self, slot: int, choice: int) -> None:
         """Set which of a request's n completions occupies a slot."""
-        if (completion := self._completions[slot]) is not None:
-            self._completions[slot] = (*completion[:2], choice)
-            self._cells[slot], self.stale = self._num_cells, True
+        self.stale |= self._limits.name_choice(slot, choice)
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
-        if not self.stale:
-            return
-        cells, limits = [], []
-        waiting = (self._completions != None) & (self._cells == self._num_cells)  # noqa: E711
-        for slot in np.flatnonzero(waiting).tolist():
-            completion = self._completions[slot]
-            if completion not in self._known:
-                self._known[completion] = self._free_cell()
-                cells.append(self._known[completion])
-                limits.append(2 * float(self._rows[slot, 1]))  # as llama.cpp starts
-            self._known.move_to_end(completion)
-            self._cells[slot] = self._known[completion]
-        if cells:
-            self._limits[torch.tensor(cells, device=self._device)] = torch.tensor(
-                limits, device=self._device
-            )
-        self._device_rows.copy_(torch.from_numpy(self._rows.copy()), non_blocking=True)
-        self._device_cells.copy_(torch.from_numpy(self._cells.copy()), non_blocking=True)
-        self.stale = False
-
-    def _free_cell(self) -> int:
-        if len(self._known) < self._num_cells:
-            return len(self._known)
-        in_use = {completion for completion in self._completions if completion is not None}
-        oldest = next(one for one in self._known if one not in in_use)
-        return self._known.pop(oldest)
+        if self.stale:
+            self._limits.flush()
+            self._device_rows.copy_(torch.from_numpy(self._rows.copy()), non_blocking=True)
+            self.stale = False
 
     def apply(
         self, kernels: Kernels, logits: Tensor, decision: RowDecision, slots: Tensor
@@ -128,7 +90,7 @@ class TruncationSlots:
             decision: For these rows.
             slots: Of these rows, on the device.
         """
-        limits = self._limits[self._device_cells[slots]]
+        limits = self._limits.values[self._limits.of(slots)]
         return kernels.truncate(logits, decision, self._device_rows[slots], limits)
 
     def learn(self, slots: Tensor, surprise: Tensor) -> None:
@@ -138,7 +100,7 @@ class TruncationSlots:
             slots: Shape (rows,), on the device; each at most once.
             surprise: Nats, shape (rows,); NaN where no token was sampled.
         """
-        cells, rows = self._device_cells[slots], self._device_rows[slots]
-        before = self._limits[cells]
+        cells, rows = self._limits.of(slots), self._device_rows[slots]
+        before = self._limits.values[cells]
         after = next_limit(before, surprise, rows[:, 1], rows[:, 2], self._log_vocab)
-        self._limits[cells] = after
+        self._limits.values[cells] = after

@@ -68,6 +68,22 @@ class TruncationMessage(TypedDict):
     """Tells the calls of one API server apart: a preempted completion is recognized by it."""
 
 
+class PhaseMessage(TypedDict):
+    """The part of a control that has another law while the model thinks."""
+
+    law: int
+    """Tag of the law of the thinking phase; the request's own law is that of the answer."""
+    parameters: list[float]
+    start: int
+    """Token that starts the thinking."""
+    end: int
+    """Token that ends it."""
+    thinking: bool
+    """Whether the prompt ends inside the thinking."""
+    call: int
+    """Tells the calls of one API server apart: a preempted completion is recognized by it."""
+
+
 class RequestMessage(TypedDict):
     """The control of one request as the worker receives it."""
 
@@ -86,6 +102,7 @@ class RequestMessage(TypedDict):
     truncation: TruncationMessage | None
     confidence: bool
     """Whether its trace has self-certainty and collision probability."""
+    phases: PhaseMessage | None
 
 
 class WorkerArtifact(TypedDict):
@@ -128,6 +145,7 @@ def engine_control(
     shuffled: ShuffledMessage | None = None,
     truncation: TruncationMessage | None = None,
     confidence: bool = False,
+    phases: PhaseMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -142,6 +160,7 @@ def engine_control(
         shuffled: From `shuffled_control`; None draws no temperatures.
         truncation: From `truncation_control`; None keeps every token.
         confidence: Whether the trace has self-certainty and collision probability.
+        phases: From `phase_control`; None has one law for the whole answer.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -155,7 +174,36 @@ def engine_control(
         shuffled=shuffled,
         truncation=truncation,
         confidence=confidence,
+        phases=phases,
     )
+
+
+def phase_control(
+    *,
+    law: int,
+    parameters: Sequence[float],
+    marks: tuple[int, int],
+    thinking: bool,
+    call: int,
+) -> PhaseMessage:
+    """Build the part of a control that has another law while the model thinks.
+
+    Args:
+        law: Tag of the law of the thinking phase.
+        parameters: Its row.
+        marks: Tokens that start and end the thinking.
+        thinking: Whether the prompt ends inside it.
+        call: A number of its own for every `generate` call of this API server.
+    """
+    start, end = marks
+    return {
+        "law": law,
+        "parameters": list(parameters),
+        "start": start,
+        "end": end,
+        "thinking": thinking,
+        "call": call,
+    }
 
 
 def truncation_control(*, kind: int, parameters: Sequence[float], call: int) -> TruncationMessage:

@@ -28,9 +28,11 @@ from server.requests.telemetry import TracedToken
 from server.worker.message import (
     KEY,
     DifficultyMessage,
+    PhaseMessage,
     RequestMessage,
     SteeringMessage,
     engine_control,
+    phase_control,
     shuffled_control,
     truncation_control,
 )
@@ -57,6 +59,7 @@ def asking(
     seed: int = 0,
     truncation: Truncation | None = None,
     confidence: bool = False,
+    phases: PhaseMessage | None = None,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
     tag, row = law_row(law, STATISTICS)
@@ -77,8 +80,37 @@ def asking(
         shuffled=shuffled,
         truncation=cut,
         confidence=confidence,
+        phases=phases,
     )
     return {KEY: dict(control)}
+
+
+def while_thinking(
+    law: TemperatureLaw | None,
+    marks: tuple[int, int],
+    *,
+    thinking: bool = False,
+    call: int = 7,
+) -> PhaseMessage:
+    """Another law while the model thinks.
+
+    Args:
+        law: Of the thinking phase.
+        marks: Tokens that start and end it.
+        thinking: Whether the prompt ends inside it.
+        call: As the trace of the request.
+    """
+    tag, row = law_row(law, STATISTICS)
+    return phase_control(law=tag, parameters=row, marks=marks, thinking=thinking, call=call)
+
+
+def thinks(tokens: Sequence[int], marks: tuple[int, int], thinking: bool) -> list[bool]:
+    """Whether each of these tokens is one of the thinking phase, told one by one."""
+    found = []
+    for token in tokens:
+        found.append(thinking)
+        thinking = (thinking or token == marks[0]) and token != marks[1]
+    return found
 
 
 def request(

@@ -79,6 +79,7 @@ class Runner:
         hidden: Tensor | None = None,
         chunk: int | None = None,
         tokens: list[list[int]] | None = None,
+        read: list[int] | None = None,
     ) -> Tensor:
         """One step over rows of (slot, position); rows of a slot stand together.
 
@@ -89,6 +90,7 @@ class Runner:
             hidden: Final states of the step's tokens, one per row if not given.
             chunk: Requests verified at a time; None is all.
             tokens: What every request samples; zeros where it is not said.
+            read: Token that each row reads: drafts from the second row of a slot on.
         """
         self.processor.apply_staged_writes()
         slots = [slot for slot, _ in rows]
@@ -99,6 +101,7 @@ class Runner:
         if tokens is not None:
             self.tokens = torch.tensor(tokens)
         self.logits, self.rows, self.chunk = logits, rows, chunk or len(requests)
+        self.read = torch.tensor(read or [0] * len(rows), dtype=torch.int32)
         self.num_sampled = torch.tensor(
             [
                 (accepted or {}).get(slot, count)
@@ -134,7 +137,7 @@ class Runner:
                 expanded_local_pos=torch.tensor(
                     [slots[:at].count(slot) for at, slot in enumerate(slots)], dtype=torch.int32
                 ),
-                input_ids=torch.zeros(len(rows), dtype=torch.int32),
+                input_ids=self.read[ends[first] : ends[last]],
                 pos=torch.tensor([position for _, position in rows], dtype=torch.int64),
                 seq_lens_upper_bound_np=batch.seq_lens_cpu_upper_bound.numpy()[first:last],
             )

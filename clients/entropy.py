@@ -24,6 +24,7 @@ from clients.reports import (
     DifficultyDecision,
     EntropyReport,
     InquiryStatus,
+    Measurements,
     SemanticEntropy,
     Steering,
     Token,
@@ -50,6 +51,8 @@ __all__ = [
     "EntropyStream",
     "InquiryStatus",
     "Law",
+    "Measurements",
+    "PhaseLaws",
     "Piece",
     "SelectiveAnswer",
     "SemanticEntropy",
@@ -60,6 +63,7 @@ __all__ = [
     "Vote",
     "abstain",
     "ask_or_decline",
+    "by_phase",
     "confidence",
     "controls",
     "difficulty",
@@ -83,6 +87,8 @@ __all__ = [
 Trace = Literal["none", "summary", "tokens"]
 Law = dict[str, str | float | list[float]]
 """A temperature law in its JSON form; the functions below build one."""
+PhaseLaws = dict[str, Law | None]
+"""A temperature law for each phase of a reasoning model; `by_phase` builds one."""
 
 
 def law(type: str, **parameters: float | str | list[float]) -> Law:
@@ -162,6 +168,16 @@ def shuffled(temperatures: Iterable[float], weights: Iterable[float] | None = No
     if weights is not None:
         law["weights"] = list(weights)
     return law
+
+
+def by_phase(*, thinking: Law | None = None, answer: Law | None = None) -> PhaseLaws:
+    """Use one law while a reasoning model thinks and another for its answer.
+
+    Args:
+        thinking: Law of the thinking; None uses the request's own temperature.
+        answer: Law of the answer; None uses the request's own temperature.
+    """
+    return {"thinking": thinking, "answer": answer}
 
 
 def difficulty(
@@ -259,7 +275,7 @@ def inquiry(
 
 
 def controls(
-    temperature: Law | None = None,
+    temperature: Law | PhaseLaws | None = None,
     *,
     truncation: Truncation | None = None,
     difficulty: dict[str, object] | None = None,
@@ -275,7 +291,8 @@ def controls(
     """Build `extra_body` for `chat.completions.create` and `completions.create`.
 
     Args:
-        temperature: A law; None keeps the profile's law, or the request's own temperature.
+        temperature: A law, or the result of `by_phase`; None keeps the profile's law, or the
+            request's own temperature.
         truncation: Result of `top_n_sigma`, `p_less` or `mirostat`; None keeps the profile's.
         difficulty: Result of `difficulty`; None keeps the profile's.
         steering: Results of `steer`; None keeps the profile's.

@@ -206,13 +206,11 @@ class SemanticEntropy(_Reading):
     """Of the samples and the answer."""
 
 
-class EntropyReport(_Reading):
-    """What the server measured and changed while it generated one choice."""
+class Measurements(_Reading):
+    """What was measured at some tokens, and what the temperature law did to them."""
 
-    profile: str | None = None
     law: str | None = None
-    truncation: str | None = None
-    """Type of the truncation; None without one."""
+    """Type of the temperature law; "phases" if each phase has its own."""
     entropy_mean: float | None = None
     """Nats, like every entropy here."""
     entropy_max: float | None = None
@@ -239,8 +237,18 @@ class EntropyReport(_Reading):
     None without a target."""
     entropy_target: float | None = None
     """The target of the law, nats."""
+
+
+class EntropyReport(Measurements):
+    """What the server measured and changed while it generated one choice."""
+
+    profile: str | None = None
+    truncation: str | None = None
+    """Type of the truncation; None without one."""
     tokens: tuple[Token, ...] | None = None
     """Every token in order; None unless the request asked for the trace "tokens"."""
+    phases: dict[str, Measurements] | None = None
+    """By phase, "thinking" and "answer"; None unless the request has laws by phase."""
     difficulty: DifficultyDecision | None = None
     """None unless the request asked for it."""
     steering: tuple[Steering, ...] | None = None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from probes.laws import LAWS
 from probes.truncations import TRUNCATIONS
-from server.wire.request import Control
+from server.wire.request import Control, PhaseLaws
 
 _MAX_KEY = 100
 """Characters that an error repeats of a key."""
@@ -74,8 +74,8 @@ def _hint(key: str, known: Sequence[str]) -> str:
     return f", did you mean `{close[0]}`?" if close else ""
 
 
-_TAGS: dict[str, type[BaseModel]] = {**LAWS, **TRUNCATIONS}
-"""Models of the unions in a control, by their `type`."""
+_TAGS: dict[str, type[BaseModel]] = {**LAWS, **TRUNCATIONS, "phases": PhaseLaws}
+"""Models of the unions in a control, by their tag."""
 
 
 def _fields(location: Sequence[int | str]) -> list[str]:
@@ -98,7 +98,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
     """The path in the client's JSON, without the union tags that pydantic inserts."""
-    steps = list(location)
-    if len(steps) >= 2 and steps[0] in ("temperature", "truncation") and steps[1] in _TAGS:
-        del steps[1]
+    steps, place = list(location), 1
+    if steps[:1] == ["temperature"] and len(steps) > 1:
+        place = 1 if steps.pop(1) == "law" else 2  # behind the name of the phase
+    is_union = steps[:1] in (["temperature"], ["truncation"])
+    if is_union and len(steps) > place and steps[place] in _TAGS:
+        del steps[place]
     return steps

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from probes.laws import DynatempLaw, EdtLaw, EntropyTargetLaw, HapoLaw
+from probes.laws import DynatempLaw, EdtLaw, EntropyTargetLaw, HapoLaw, TemperatureLaw
 from server.errors import describe
-from server.wire.request import Control
+from server.wire.request import Control, PhaseLaws
 
 logger = logging.getLogger("vllm.entrostat")
 
@@ -57,8 +57,14 @@ _MEASURED = "measured with Qwen2.5-Coder-0.5B-Instruct"
 
 
 def warning(control: Control) -> str | None:
-    """Say what a profile's temperature law was measured to harm; None if nothing was."""
-    match control.temperature:
+    """Say what a profile's temperature laws were measured to harm; None if nothing was."""
+    laws = control.temperature
+    by_phase = (laws.thinking, laws.answer) if isinstance(laws, PhaseLaws) else (laws,)
+    return next(filter(None, map(_warning, by_phase)), None)
+
+
+def _warning(law: TemperatureLaw | None) -> str | None:
+    match law:
         case EntropyTargetLaw(side="both" | "floor"):
             return (
                 "heats certain tokens and so breaks chains of reasoning: at target 1.0, 7 % of the "

@@ -2,7 +2,7 @@
 
 import { createContext } from 'preact';
 import { useContext } from 'preact/hooks';
-import { initial, withKey } from './schema.js';
+import { initial, initialVariant, variantOf, withKey } from './schema.js';
 
 /** `{error: {path, message} | null, artifacts: [...]}` */
 export const FormContext = createContext({ error: null, artifacts: [] });
@@ -65,19 +65,19 @@ function ObjectBody({ field, path, value, onChange }) {
 }
 
 function UnionBody({ field, path, value, onChange }) {
-  const tag = value?.[field.tag] ?? field.variants[0].value;
-  const variant = field.variants.find((one) => one.value === tag);
+  const variant = variantOf(field, value);
   const choice = {
     kind: 'choice',
     required: true,
     description: variant.description,
     options: field.variants.map((one) => one.value),
   };
-  const choose = (next) => onChange({ [field.tag]: next });
+  const choose = (next) =>
+    onChange(initialVariant(field, field.variants.find((one) => one.value === next)));
   return (
     <>
-      <Scalar field={choice} path={`${path}.${field.tag}`} value={tag} onChange={choose} label={field.tag} />
-      <Fields key={tag} fields={variant.fields} path={path} value={value} onChange={onChange} />
+      <Scalar field={choice} path={`${path}.${field.tag}`} value={variant.value} onChange={choose} label={field.tag} />
+      <Fields key={variant.value} fields={variant.fields} path={path} value={value} onChange={onChange} />
     </>
   );
 }

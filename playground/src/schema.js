@@ -37,6 +37,7 @@ function resolve(root, schema) {
 
 function kindOf(root, schema) {
   if (schema.discriminator) return { kind: 'union', ...union(root, schema) };
+  if (schema.oneOf?.[0].discriminator) return { kind: 'union', ...withoutTag(root, schema.oneOf) };
   if (schema.const !== undefined) return { kind: 'choice', options: [schema.const] };
   if (schema.enum) return { kind: 'choice', options: schema.enum };
   switch (schema.type) {
@@ -65,6 +66,18 @@ function union(root, schema) {
   return { tag, variants };
 }
 
+/** A union and further objects that lack its tag, such as one law or one for each phase. */
+function withoutTag(root, [tagged, ...others]) {
+  const { tag, variants } = union(root, tagged);
+  const more = others.map((one) => {
+    const { schema } = resolve(root, one);
+    const fields = fieldsOf(root, schema);
+    const value = fields.map((field) => field.name).join(', ');
+    return { value, description: schema.description ?? '', fields, hasNoTag: true };
+  });
+  return { tag, variants: [...variants, ...more] };
+}
+
 function list(root, schema) {
   if (schema.prefixItems) {
     return { kind: 'tuple', items: schema.prefixItems.map((item) => fieldOf(root, item)) };
@@ -86,10 +99,24 @@ function limits(schema) {
 
 /** The value that a field starts with when somebody switches it on. */
 export function initial(field) {
-  if (field.kind === 'union') return { [field.tag]: field.variants[0].value };
+  if (field.kind === 'union') return initialVariant(field, field.variants[0]);
   if (field.kind === 'list') return [{}];
   if (field.kind === 'tuple') return field.items.map(() => null);
   return field.kind === 'object' ? {} : undefined;
+}
+
+/** The value that a variant of a union starts with. */
+export function initialVariant(field, variant) {
+  if (!variant.hasNoTag) return { [field.tag]: variant.value };
+  const [first] = variant.fields;
+  return { [first.name]: initial(first) };
+}
+
+/** The variant of a union that a value has. */
+export function variantOf(field, value) {
+  const { tag, variants } = field;
+  const fits = (one) => (one.hasNoTag ? !(tag in value) : one.value === value[tag]);
+  return (value && variants.find(fits)) ?? variants[0];
 }
 
 /** A copy of an object with one key set; the key is absent if the value is undefined. */

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
-import { fieldOf, fieldsOf, initial, ownerOf, withKey } from '../src/schema.js';
+import {
+  fieldOf, fieldsOf, initial, initialVariant, ownerOf, variantOf, withKey,
+} from '../src/schema.js';
 
 const schema = JSON.parse(readFileSync(new URL('../../docs/reference/wire-schema.json', import.meta.url)));
 const controls = fieldsOf(schema, schema.$defs.Control);
@@ -49,6 +51,17 @@ test('a law is chosen by its type and starts with it', () => {
   const law = controls.find((field) => field.name === 'temperature');
   assert.equal(law.kind, 'union');
   assert.deepEqual(Object.keys(initial(law)), ['type']);
+});
+
+test('laws by phase are a choice without a type, and start with a law for the thinking', () => {
+  const law = controls.find((field) => field.name === 'temperature');
+  const phases = law.variants.at(-1);
+  assert.equal(phases.value, 'thinking, answer');
+  const value = initialVariant(law, phases);
+  assert.deepEqual(value, { thinking: initial(law) });
+  assert.equal(variantOf(law, value), phases);
+  assert.equal(variantOf(law, { type: 'edt' }).value, 'edt');
+  assert.equal(variantOf(law, undefined), law.variants[0]);
 });
 
 test('artifact ids, limits and defaults come from the schema', () => {

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from probes.laws import NO_LAW, NO_ROW, HapoLaw, TemperatureLaw, law_row
+from probes.laws import NO_LAW, NO_ROW, TemperatureLaw
 from probes.truncations import Truncation
 from server.errors import BadControl
 from server.planning.difficulty import DifficultyPlan, plan_difficulty
+from server.planning.laws import LawPlan, PhasePlan, plan_laws
 from server.planning.refusals import (
     RequestParams,
     refuse_background_report,
     refuse_beam_search,
-    refuse_temperature,
     refuse_truncation,
 )
 from server.planning.sampled import plan_semantic, plan_vote
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
 
     profile: str | None
     law: TemperatureLaw | None
+    """That of the answer, if there are laws by phase."""
     tag: int
     """Tag of the law in the worker's tables."""
     parameters: tuple[float, ...]
@@ -43,19 +44,24 @@ class Plan(NamedTuple):
     abstain: AbstentionPlan | None = None
     vote: VoteControl | None = None
     semantic: SemanticControl | None = None
+    phases: PhasePlan | None = None
+    """The law while the model thinks; None if one law holds for the whole answer."""
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
 
     @property
     def law_type(self) -> str | None:
-        """`type` of the temperature law."""
+        """`type` of the temperature law; `phases` if there are two."""
+        if self.phases is not None:
+            return "phases"
         return self.law.type if self.law else None
 
     @property
     def is_empty(self) -> bool:
         """Whether the plan controls nothing and measures nothing."""
+        laws = (self.law, self.phases)
         controls = (
-            *(self.law, self.truncation, self.difficulty, self.steering, self.inquiry),
+            *(*laws, self.truncation, self.difficulty, self.steering, self.inquiry),
             self.vote,
         )
         return self.trace == "none" and not any(controls)
@@ -171,7 +177,7 @@ class _Planner:
             return self._result(Control(trace="none"), None)
         control = self._control
         inquiry = self._plan_or_skip("inquiry", lambda: self._inquiry(params))
-        tag_and_row = self._plan_or_skip("temperature", lambda: self._law(params))
+        laws = self._plan_or_skip("temperature", lambda: self._laws(params))
         truncation = self._plan_or_skip("truncation", lambda: self._truncation(params))
         difficulty = self._plan_or_skip("difficulty", lambda: self._difficulty(params))
         steering = self._plan_or_skip("steering", lambda: self._steering(params))
@@ -183,27 +189,30 @@ class _Planner:
             control = control.model_copy(update={"trace": "none"})
         vote = self._plan_or_skip("vote", lambda: plan_vote(self._control, params))
         semantic = self._plan_or_skip("semantic", lambda: plan_semantic(self._control, params))
-        plan = self._result(control, tag_and_row, difficulty, steering, inquiry, truncation)
+        plan = self._result(control, laws, difficulty, steering, inquiry, truncation)
         return plan._replace(confidence=confidence, abstain=abstain, vote=vote, semantic=semantic)
 
     def _result(
         self,
         control: Control,
-        tag_and_row: tuple[int, tuple[float, ...]] | None,
+        laws: LawPlan | None,
         difficulty: DifficultyPlan | None = None,
         steering: "SteeringPlan | None" = None,
         inquiry: "InquiryPlan | None" = None,
         truncation: Truncation | None = None,
     ) -> Plan:
+        laws = laws or LawPlan(None, NO_LAW, NO_ROW)
         return Plan(
             None if self._profile is None else self._profile.name,
-            None if tag_and_row is None else control.temperature,
-            *(tag_and_row or (NO_LAW, NO_ROW)),
+            laws.law,
+            laws.tag,
+            laws.parameters,
             control.trace,
             difficulty,
             steering,
             inquiry,
             truncation,
+            phases=laws.phases,
             skipped=tuple(self._skipped),
         )
 
@@ -242,14 +251,8 @@ class _Planner:
                 self._control = self._control.model_copy(update={field: None})
                 self._skipped.append(f"{field}_skipped")
 
-    def _law(self, params: RequestParams) -> tuple[int, tuple[float, ...]]:
-        law, statistics = self._control.temperature, None
-        refuse_temperature(law, params)
-        if isinstance(law, HapoLaw):
-            statistics = self._artifacts.hapo_statistics(
-                law.statistics, "entropy.temperature", params.adapter
-            )
-        return law_row(law, statistics)
+    def _laws(self, params: RequestParams) -> LawPlan:
+        return plan_laws(self._control.temperature, self._artifacts, params)
 
     def _truncation(self, params: RequestParams) -> Truncation | None:
         refuse_truncation(self._control.truncation, params)

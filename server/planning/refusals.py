@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from probes.difficulty.strategies import Difficulty
-from probes.laws import FixedLaw, TemperatureLaw
+from probes.laws import FixedLaw, ShuffledLaw, TemperatureLaw
 from probes.truncations import Mirostat, Truncation
 from server.errors import BadControl
-from server.wire.request import Control, Steer, Trace
+from server.planning.thinking import ThinkingMarks
+from server.wire.request import Control, PhaseLaws, Steer, Trace
 
 if TYPE_CHECKING:  # imports torch
     from probes.artifact.identity import Adapter
@@ -59,23 +60,48 @@ class RequestParams(NamedTuple):
     """Which of `top_k`, `top_p` and `min_p` the request sets."""
     speculative: bool = False
     """Whether the server verifies draft tokens."""
+    thinking: ThinkingMarks | None = None
+    """Of the served model; None if they are not known."""
     unsupported_by_inquiry: tuple[str, ...] = ()
     """Fields set in the request that an inquiry does not support."""
 
 
-def refuse_temperature(law: TemperatureLaw | None, params: RequestParams) -> None:
+def refuse_temperature(
+    temperature: TemperatureLaw | PhaseLaws | None, params: RequestParams
+) -> None:
     """Refuse a fixed temperature that differs from the request's. Greedy requests stay greedy.
 
     Raises:
         BadControl: Names `temperature`.
     """
-    own = params.temperature
-    if isinstance(law, FixedLaw) and own not in (None, 0, law.temperature):
+    own, laws = params.temperature, [temperature]
+    if isinstance(temperature, PhaseLaws):
+        laws = [temperature.thinking, temperature.answer]
+    fixed = [law.temperature for law in laws if isinstance(law, FixedLaw)]
+    # A law of the other phase may use the request's temperature as T0.
+    if len(fixed) == len(laws) and own not in (None, 0, *fixed):
         raise BadControl(
             f"`temperature` ({own}) contradicts the fixed temperature of `entropy` "
-            f"({law.temperature}): leave one out",
+            f"({', '.join(str(one) for one in dict.fromkeys(fixed))}): leave one out",
             "temperature",
         )
+
+
+def refuse_phases(laws: PhaseLaws, params: RequestParams) -> None:
+    """Refuse laws by phase where the phases are not known, and two histograms at once.
+
+    Raises:
+        BadControl: Names `entropy.temperature`.
+    """
+    param, differ = "entropy.temperature", laws.thinking != laws.answer
+    if differ and params.thinking is None:
+        raise BadControl(
+            f"`{param}`: the tokens that start and end this model's thinking are not known: start "
+            "the server with the model's --reasoning-parser, or give one law",
+            param,
+        )
+    if differ and isinstance(laws.thinking, ShuffledLaw) and isinstance(laws.answer, ShuffledLaw):
+        raise BadControl(f"`{param}`: only one phase can have the law `shuffled`", param)
 
 
 def refuse_truncation(truncation: Truncation | None, params: RequestParams) -> None:

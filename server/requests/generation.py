@@ -20,6 +20,7 @@ from server.planning.plan import Plan
 from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
 from server.requests.difficulty import DecisionSource, DifficultyRun, Extend
+from server.requests.phases import PhaseRecord, phase_message
 from server.requests.samples import EngineArguments, SampledOutcome
 from server.requests.semantic import semantic
 from server.requests.telemetry import Telemetry, TraceBuffer
@@ -53,6 +54,8 @@ class Call:
         self.difficulty = difficulty
         self.temperature: float | None = None
         """Temperature of the sampling parameters, before a law or a strategy applies."""
+        self.phases: list[PhaseRecord] = []
+        """Which tokens are thinking, per completion; empty without laws by phase."""
 
 
 class AnswerChoice(NamedTuple):
@@ -164,7 +167,7 @@ class Generation:
             return self._generate_with_difficulty(
                 call, engine, prompt, params, request_id, **kwargs
             )
-        params = self._add_control(call, params)
+        params = self._add_control(call, prompt, params)
         outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
@@ -175,9 +178,9 @@ class Generation:
 
     def open_call(self, params: Any) -> Call:
         """Open the trace of an engine call."""
-        difficulty = self.plan.difficulty
-        plan = self.plan
-        watched = plan.trace != "none" or difficulty is not None or plan.truncation is not None
+        plan, difficulty = self.plan, self.plan.difficulty
+        named = (difficulty, plan.truncation, plan.phases)  # these need a number for the call
+        watched = plan.trace != "none" or any(one is not None for one in named)
         trace = self._telemetry.open() if watched else TraceBuffer(0)
         run = None
         if difficulty is not None:
@@ -189,10 +192,13 @@ class Generation:
         return call
 
     def _add_control(
-        self, call: Call, params: Any, difficulty: DifficultyMessage | None = None
+        self, call: Call, prompt: Any, params: Any, difficulty: DifficultyMessage | None = None
     ) -> Any:
         """Add the control of the plan to the sampling parameters."""
         call.temperature = params.temperature
+        if (phases := self.plan.phases) is not None:
+            first = PhaseRecord.of_prompt(phases.marks, prompt.get("prompt_token_ids") or ())
+            call.phases = [first.copy() for _ in range(params.n)]
         params.extra_args = {
             **(params.extra_args or {}),
             KEY: engine_control(
@@ -206,6 +212,7 @@ class Generation:
                 shuffled=_shuffle_control(self.plan.law, params.seed),
                 confidence=self.plan.confidence is not None,
                 truncation=_truncation_control(self.plan.truncation, call.trace.id),
+                phases=phases and phase_message(phases, call.phases[0], call.trace.id),
             ),
         }
         if isinstance(self.plan.truncation, Mirostat):  # it replaces those of the model's defaults
@@ -226,7 +233,7 @@ class Generation:
         assert run is not None
         delta = params.output_kind == RequestOutputKind.DELTA
         prompt, part = await run.prepare(engine, prompt, params, request_id, **kwargs)
-        params = self._add_control(call, params, part)
+        params = self._add_control(call, prompt, params, part)
         outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **kwargs)
         async with aclosing(self._count(call, outputs, delta)) as counted:
             async for output in counted:
@@ -245,6 +252,8 @@ class Generation:
                     count = len(completion.token_ids)
                     before = call.produced[completion.index] if delta else 0
                     call.produced[completion.index] = before + count
+                    if call.phases:
+                        call.phases[completion.index].follow(before, completion.token_ids)
                 yield output
 
     def _steering_slot(self) -> AbstractAsyncContextManager[None] | None:

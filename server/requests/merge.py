@@ -113,7 +113,8 @@ class Merge:
             if strategy is not None and base:  # a greedy request stays greedy
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
-        report = summarize(self._plan, tokens, produced, base)
+        thinking = call.phases[completion].thinking if call.phases else ()
+        report = summarize(self._plan, tokens, produced, base, thinking)
         if (sampled := self._generation.sampled) is not None:
             report.vote, report.semantic = sampled.vote, sampled.semantic
             if report.vote is not None and report.vote.answer is None:

@@ -138,6 +138,7 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
             field for field, off in _OFF.items() if getattr(request, field, None) not in off
         ),
         speculative=state_of(raw_request).speculative,
+        thinking=state_of(raw_request).thinking,
         unsupported_by_inquiry=unsupported_by_inquiry(request) if is_chat_completion else (),
     )
 

@@ -9,6 +9,7 @@ from server import metrics
 from server.artifacts import load_artifacts
 from server.decisions.frame import ChatFrame
 from server.inquiry.engine_reads import ReadCache
+from server.planning.thinking import find_thinking_marks
 from server.profiles import Profiles
 from server.requests.admission import Admission
 from server.requests.telemetry import Telemetry
@@ -30,6 +31,7 @@ class ServerState:
         self.admission = _admission(ours.get(VECTORS_KEY), servers, settings.steering_queue)
         self.speculative = engine.vllm_config.speculative_config is not None
         """Whether the engine verifies draft tokens."""
+        self.thinking = find_thinking_marks(engine.vllm_config)
         self.telemetry = Telemetry()
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None

@@ -245,15 +245,12 @@ class SemanticReport(ReportModel):
     """Tokens of the samples and the answer, as in `usage`."""
 
 
-class Report(ReportModel):
-    """`choices[i].entropy` of a response. Stream chunks before the last contain only `tokens`."""
+class MeasuredReport(ReportModel):
+    """What was measured at some tokens of an answer, and what the temperature law did to them."""
 
-    profile: str | None = None
-    """The profile that applied."""
     law: str | None = None
-    """Type of the temperature law; None if the request's own temperature applied."""
-    truncation: str | None = None
-    """Type of the truncation; None without one."""
+    """Type of the temperature law; None if the request's own temperature applied, `phases` if each
+    phase has its own."""
     entropy_mean: float | None = None
     """Mean entropy per token, in nats."""
     entropy_max: float | None = None
@@ -285,8 +282,23 @@ class Report(ReportModel):
     left at T0 by a one-sided target. None without a target."""
     entropy_target: float | None = None
     """Entropy target in nats; None if the law has none."""
+
+
+PhaseName = Literal["thinking", "answer"]
+
+
+class Report(MeasuredReport):
+    """`choices[i].entropy` of a response. Stream chunks before the last contain only `tokens`."""
+
+    profile: str | None = None
+    """The profile that applied."""
+    truncation: str | None = None
+    """Type of the truncation; None without one."""
     tokens: list[TokenReport] | None = None
     """Each token; only with `trace` set to `tokens`."""
+    phases: dict[PhaseName, MeasuredReport] | None = None
+    """The same by phase, with laws by phase. The token that ends the thinking is its last; the one
+    that starts it is not part of it. None without, or if records are missing."""
     difficulty: DifficultyReport | None = None
     """Difficulty of the question; None unless requested."""
     steering: list[SteeringReport] | None = None

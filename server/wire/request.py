@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from probes.difficulty.strategies import Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
@@ -167,6 +167,30 @@ class VoteControl(RequestModel):
     probably not lost (`beta`: adaptive consistency at .95)."""
 
 
+class PhaseLaws(RequestModel):
+    """A temperature law for the thinking and one for the answer of a reasoning model."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    thinking: TemperatureLaw | None = None
+    """Law until the token that ends the thinking; default: the request's own temperature."""
+    answer: TemperatureLaw | None = None
+    """Law of the answer; default: the request's own temperature."""
+
+
+def _law_or_phases(value: object) -> str:
+    """Tag of the union: an object with a phase in it and without a `type` has laws by phase."""
+    if isinstance(value, dict):
+        by_phase = "type" not in value and not PhaseLaws.model_fields.keys().isdisjoint(value)
+        return "phases" if by_phase else "law"
+    return "phases" if isinstance(value, PhaseLaws) else "law"
+
+
+TemperatureControl = Annotated[
+    Annotated[TemperatureLaw, Tag("law")] | Annotated[PhaseLaws, Tag("phases")],
+    Discriminator(_law_or_phases),
+]
+"""One law, or one for each phase."""
 Trace = Literal["none", "summary", "tokens"]
 
 
@@ -188,8 +212,9 @@ class Control(RequestModel):
 
     profile: str | None = Field(None, max_length=100)
     """Start from this profile; other keys of the request override its keys."""
-    temperature: TemperatureLaw | None = None
-    """Temperature as a function of the entropy; default: the request's own temperature."""
+    temperature: TemperatureControl | None = None
+    """Temperature as a function of the entropy, one law or one for each phase of a reasoning model;
+    default: the request's own temperature."""
     truncation: Truncation | None = None
     """Remove unlikely tokens before sampling; default: keep every token. `top_k`, `top_p` and
     `min_p` act afterwards."""

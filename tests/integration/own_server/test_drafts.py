@@ -98,7 +98,8 @@ def test_a_stream_has_one_record_for_each_accepted_token_in_order(
     drafting: Server, checkpoint: Path
 ) -> None:
     asked = body({"trace": "tokens"}, 40, stream=True, ignore_eos=True)
-    ids, records, most, prompt, last = [], [], 0, [], {}
+    ids, prompt, most = list[int](), list[int](), 0
+    records, last = list[dict[str, Any]](), dict[str, Any]()
     with httpx.stream(
         "POST", f"{drafting.url}/v1/chat/completions", json=asked, timeout=300
     ) as stream:

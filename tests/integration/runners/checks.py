@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
-from probes.laws import EntropyTargetLaw, ShuffledLaw, law_row
+from probes.laws import EntropyTargetLaw, ShuffledLaw, TemperatureLaw, law_row
 from probes.shuffled import counter_uniform, draw_temperature
 from tests.integration.runners.inprocess import InProcess
 from tests.integration.runners.traffic import TEMPERATURES_BY_CLASS, Request, Traffic
@@ -52,19 +52,21 @@ def check(
 
     reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     worst, wrong = defaultdict[str, float](float), list[str]()
-    answers = tokens = 0
+    answers = tokens = thinking = 0
     for one in requests:
         output = traffic.answers.get(one.name)
         for choice in output.outputs if output is not None else ():
             drawn = list(choice.token_ids)
             answers, tokens = answers + 1, tokens + len(drawn)
+            thinking += sum(one.thinks(drawn))
             logits, state = _reference_logits(reference, one, drawn, plans.get(one.name), artifacts)
             found = _deviations(started, one, choice.index, drawn, logits, state, artifacts)
             for name, value in found.items():
                 worst[name] = max(worst[name], value)
                 if not value <= TOLERANCE.get(name, 0.0) * (LOOSE if started.engine.cuda else 1):
                     wrong.append(f"{one.name}/{choice.index}: {name} {value:.4g} of {one}")
-    return {"answers": answers, "tokens": tokens, "worst": dict(worst), "wrong": wrong}
+    counts = {"answers": answers, "tokens": tokens, "thinking": thinking}
+    return counts | {"worst": dict(worst), "wrong": wrong}
 
 
 def _reference_logits(
@@ -142,24 +144,52 @@ def _deviations(
             found["probability"] = float((torch.tensor(shares) - truth).abs().max())
             if one.temperature > 0:
                 base[:] = TEMPERATURES_BY_CLASS[label]
-    if isinstance(one.law, EntropyTargetLaw):
-        low, high = one.law.temperature_min, one.law.temperature_max
-        free = (temperature > low * 1.01) & (temperature < high * 0.99) & (base > 0)
-        if free.any():
-            reached = entropy_from_logits(logits / temperature.unsqueeze(-1))[free]
-            found["target"] = float((reached - one.law.entropy_target).abs().max())
-        return found
-    if isinstance(one.law, ShuffledLaw):
-        seeds = torch.full((len(drawn),), one.trace + choice)
-        bins = torch.tensor([one.law.temperatures, one.law.cumulative()])
-        bins = bins.expand(len(drawn), *bins.shape)
-        uniform = counter_uniform(seeds, torch.arange(len(drawn)))
-        expected = torch.where(base > 0, draw_temperature(uniform, *bins.unbind(1)), 0.0)
-        return found | {"temperature": float((temperature - expected).abs().max())}
-    tag, row = law_row(one.law, STATISTICS)
-    rows = torch.tensor([row] * len(drawn))
-    tags = torch.full((len(drawn),), float(tag))
-    expected = apply_laws(entropy, base, tags, rows, math.log(logits.shape[-1]))
-    expected = torch.where(base > 0, expected, 0.0)
-    found["temperature"] = float((temperature - expected).abs().max())
+    thinking = torch.tensor(one.thinks(drawn) or [False] * len(drawn))
+    for law, mine in ((one.thinking, thinking), (one.law, ~thinking)):
+        for name, value in _law_deviations(one, choice, law, mine, logits, columns, base).items():
+            found[name] = max(found.get(name, 0.0), value)
     return found
+
+
+def _law_deviations(
+    one: Request,
+    choice: int,
+    law: TemperatureLaw | None,
+    mine: Tensor,
+    logits: Tensor,
+    columns: Tensor,
+    base: Tensor,
+) -> dict[str, float]:
+    """Deviations of the tokens that follow a law: those of one phase, or all.
+
+    Args:
+        one: The request.
+        choice: Which of its completions.
+        law: None for the request's own temperature.
+        mine: Which tokens follow it, shape (tokens,).
+        logits: Shape (tokens, vocab).
+        columns: Entropy, temperature and more of every token.
+        base: T0 of every token.
+    """
+    entropy, temperature = columns[:2]
+    if not mine.any():
+        return {}
+    if isinstance(law, EntropyTargetLaw):
+        low, high = law.temperature_min, law.temperature_max
+        free = mine & (temperature > low * 1.01) & (temperature < high * 0.99) & (base > 0)
+        if not free.any():
+            return {}
+        reached = entropy_from_logits(logits / temperature.unsqueeze(-1))[free]
+        return {"target": float((reached - law.entropy_target).abs().max())}
+    if isinstance(law, ShuffledLaw):
+        seeds = torch.full((len(base),), one.trace + choice)
+        bins = torch.tensor([law.temperatures, law.cumulative()])
+        bins = bins.expand(len(base), *bins.shape)
+        uniform = counter_uniform(seeds, torch.arange(len(base)))
+        expected = draw_temperature(uniform, *bins.unbind(1))
+    else:
+        tag, row = law_row(law, STATISTICS)
+        rows, tags = torch.tensor([row] * len(base)), torch.full((len(base),), float(tag))
+        expected = apply_laws(entropy, base, tags, rows, math.log(logits.shape[-1]))
+    expected = torch.where(base > 0, expected, 0.0)
+    return {"temperature": float((temperature - expected)[mine].abs().max())}

@@ -10,7 +10,7 @@ from torch import Tensor
 from probes.laws import TemperatureLaw
 from probes.truncations import Truncation
 from server.requests.telemetry import TracedToken
-from server.worker.message import CONFIG_KEY, KEY, EngineControl
+from server.worker.message import CONFIG_KEY, KEY, EngineControl, PhaseMessage
 from tests.integration.runners.engines import Engine
 from tests.unit.server.engine.support import asking
 
@@ -110,11 +110,18 @@ def control(
     difficulty: Any = None,
     steering: Any = None,
     truncation: Truncation | None = None,
+    phases: PhaseMessage | None = None,
     seed: int = 0,
     confidence: bool = False,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request."""
     extra = asking(
-        law, trace, choices=choices, seed=seed, truncation=truncation, confidence=confidence
+        law,
+        trace,
+        choices=choices,
+        seed=seed,
+        truncation=truncation,
+        confidence=confidence,
+        phases=phases,
     )[KEY]
     return {KEY: EngineControl(extra | {"difficulty": difficulty, "steering": steering})}

@@ -46,6 +46,27 @@ class Request(NamedTuple):
     """Step at which it is sent."""
     aborts: int | None
     """Steps after that at which its client leaves."""
+    thinking: Any
+    """Law of the thinking phase; the law is that of the answer then."""
+    marks: tuple[int, int] | None
+    """Tokens that start and end the thinking; None has one law for the whole answer."""
+
+    @property
+    def starts(self) -> bool:
+        """Whether the prompt ends inside the thinking."""
+        return self.marks is not None and _phases(self.marks, self.ids)[-1]
+
+    def thinks(self, drawn: list[int]) -> list[bool]:
+        """Whether each token of an answer is thinking."""
+        return [] if self.marks is None else _phases(self.marks, drawn, self.starts)[:-1]
+
+
+def _phases(marks: tuple[int, int], tokens: list[int], first: bool = False) -> list[bool]:
+    """Whether each token is thinking, and whether one behind them would be."""
+    found = [first]
+    for token in tokens:
+        found.append((found[-1] or token == marks[0]) and token != marks[1])
+    return found
 
 
 def random_requests(
@@ -75,6 +96,11 @@ def random_requests(
         TOP_N_SIGMA,
     )
 
+    # Common words, so that the phases change often.
+    the, comma = (
+        tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (" the", ",")
+    )
+    phases = random.Random(number)
     cuts = [None, None, TOP_N_SIGMA, P_LESS, *([] if drafts else [MIROSTAT, MIROSTAT])]
     requests = []
     for index in range(number):
@@ -104,6 +130,8 @@ def random_requests(
                 everywhere=chance.random() < 0.5,
                 arrives=chance.randint(0, number * 2),
                 aborts=chance.choice([None] * 7 + [chance.randint(1, 12)]),
+                thinking=phases.choice(ALL_LAWS),
+                marks=phases.choice([None, (the, comma), (comma, the)]) if controlled else None,
             )
         )
     return requests
@@ -128,6 +156,7 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
     from server.wire.request import Steer
     from server.worker.message import difficulty_control
     from tests.integration.runners.inprocess import control
+    from tests.unit.server.engine.support import while_thinking
 
     engine, plans = started.llm.llm_engine, dict[str, Any]()
 
@@ -156,6 +185,8 @@ def drive(started: Any, requests: list[Request], artifacts: Any) -> tuple[Traffi
                 truncation=one.truncation,
                 seed=one.trace,
                 confidence=one.confident,
+                phases=one.marks
+                and while_thinking(one.thinking, one.marks, thinking=one.starts, call=one.trace),
             )
         sampling = SamplingParams(
             n=one.n,

@@ -16,6 +16,7 @@ from clients.entropy import (
     Law,
     Token,
     abstain,
+    by_phase,
     confidence,
     controls,
     difficulty,
@@ -268,6 +269,7 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
 
     pairs: dict[type[BaseModel], type[BaseModel]] = {
         client.EntropyReport: wire.Report,
+        client.Measurements: wire.MeasuredReport,
         client.Token: wire.TokenReport,
         client.DifficultyDecision: wire.DifficultyReport,
         client.AppliedStrategy: wire.StrategyReport,
@@ -286,7 +288,13 @@ def test_the_types_of_a_report_have_every_field_of_the_wire() -> None:
 def test_the_helpers_send_every_field_of_the_wire() -> None:
     from probes.laws import LAWS
     from probes.truncations import TRUNCATIONS
-    from server.wire.request import Control, DifficultyControl, InquiryControl, Steer
+    from server.wire.request import (
+        Control,
+        DifficultyControl,
+        InquiryControl,
+        PhaseLaws,
+        Steer,
+    )
 
     laws = [
         fixed(1.0),
@@ -322,6 +330,9 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
     }
     for cut in truncations:
         Control.model_validate({"truncation": cut})
+    laws_by_phase = by_phase(thinking=edt(), answer=fixed(0.3))
+    assert set(laws_by_phase) == set(PhaseLaws.model_fields)
+    Control.model_validate(controls(laws_by_phase)["entropy"])
     everything = controls(
         edt(),
         truncation=p_less(),

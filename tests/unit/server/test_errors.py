@@ -57,6 +57,27 @@ def test_a_refusal_has_the_format_of_the_openai_api() -> None:
             "temperature_min (3.0) must be smaller than temperature_max (2.0)",
         ),
         ("adaptive", "entropy", "input should be a valid dictionary"),
+        (
+            {"temperature": {"thinking": {"type": "fixed", "temperature": 9}}},
+            "entropy.temperature.thinking.temperature",
+            "input should be less than or equal to 2",
+        ),
+        (
+            {"temperature": {"answer": {"type": "edt", "thta": 1}}},
+            "entropy.temperature.answer.thta",
+            "unknown key, did you mean `theta`?",
+        ),
+        (
+            {"temperature": {"thinking": {"type": "edt"}, "anwser": {"type": "edt"}}},
+            "entropy.temperature.anwser",
+            "unknown key, did you mean `answer`?; known: thinking, answer",
+        ),
+        (
+            {"temperature": {"thinking": {"type": "warm"}}},
+            "entropy.temperature.thinking",
+            "input tag 'warm'",
+        ),
+        ({"temperature": {}}, "entropy.temperature", "unable to extract tag"),
     ],
 )
 def test_an_error_is_one_sentence_that_starts_with_its_field(

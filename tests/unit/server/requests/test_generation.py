@@ -6,6 +6,8 @@ import pytest
 
 from probes.laws import EntropyTargetLaw, ShuffledLaw
 from probes.truncations import Mirostat, PLess, Truncation
+from server.planning.laws import PhasePlan
+from server.planning.thinking import ThinkingMarks
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.worker.message import KEY, EngineControl
@@ -53,6 +55,7 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "shuffled": None,
         "truncation": None,
         "confidence": False,
+        "phases": None,
     }
 
 
@@ -99,6 +102,26 @@ async def test_a_histogram_reaches_the_worker_with_the_seed_of_the_request(
     assert messages[0]["cumulative"] == [0.25, 1.0]
     seeds = {message["seed"] for message in messages}
     assert seeds == {seed} if seed is not None else len(seeds) == 2
+
+
+@pytest.mark.parametrize(("prompt", "inside"), [([5, 1], True), ([5, 1, 9, 2], False)])
+async def test_laws_by_phase_reach_the_worker_with_the_phase_of_the_prompt(
+    prompt: list[int], inside: bool
+) -> None:
+    run = Run(ONE_BY_ONE, trace="none")
+    phases = PhasePlan(None, 0, (0.0,) * 6, ThinkingMarks(1, 2))
+    run.generation.plan = run.generation.plan._replace(phases=phases)
+    calls = []
+    for _ in range(2):
+        own = params(n=2)
+        with run.generation.activate():
+            async for _output in run.controlled.generate({"prompt_token_ids": prompt}, own, "r"):
+                pass
+        message = own.extra_args[KEY]["phases"]
+        assert (message["start"], message["end"], message["thinking"]) == (1, 2, inside)
+        calls.append(message["call"])
+    assert calls[0] != calls[1]
+    assert 0 not in calls
 
 
 async def test_a_request_without_a_trace_requests_none_from_the_worker() -> None:

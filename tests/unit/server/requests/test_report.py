@@ -66,6 +66,7 @@ def test_a_summary_has_the_mean_and_the_maximum_of_its_tokens() -> None:
         "share_heated": None,
         "share_cooled": None,
         "tokens": None,
+        "phases": None,
         "difficulty": None,
         "steering": None,
         "confidence": None,

@@ -48,6 +48,7 @@ class Route:
             settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
             admission=None,
             speculative=False,
+            thinking=None,
             served_names=lambda _: {path.name for path in models.base_model_paths},
         )
         app = SimpleNamespace(state=SimpleNamespace(entrostat=state, openai_serving_models=models))

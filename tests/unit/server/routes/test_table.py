@@ -159,6 +159,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         telemetry=None,
         settings=SimpleNamespace(trace_timeout=1.0, max_samples=32),
         speculative=False,
+        thinking=None,
         admission=Full(),
     )
     plan = SimpleNamespace(

@@ -50,7 +50,7 @@ def check(
     """
     from transformers import AutoModelForCausalLM
 
-    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64).eval()
     worst, wrong = defaultdict[str, float](float), list[str]()
     answers = tokens = thinking = 0
     for one in requests:
@@ -87,7 +87,7 @@ def _reference_logits(
         for position, row in enumerate(logits):
             seen = torch.tensor(sorted({*one.ids, *drawn[:position]}))
             row[seen] = torch.where(row[seen] > 0, row[seen] / one.penalty, row[seen] * one.penalty)
-    return logits, full.hidden_states[-1][0, len(one.ids) - 1]
+    return logits, full.hidden_states[-1][0, len(one.ids) - 1].float()
 
 
 def _deviations(

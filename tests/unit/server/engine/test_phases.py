@@ -94,14 +94,14 @@ def test_a_law_follows_the_phases_through_a_preemption(
 def test_a_prompt_in_chunks_and_a_plain_neighbor_change_no_phase() -> None:
     runner = v1.Runner()
     runner.add("plain", None)
-    runner.add("a", phased(inside=True))
+    runner.add("a", phased(inside=False))
     runner.refresh()
     runner.input_batch.num_tokens_no_spec[:2] = 3
     runner.discard_request_mask.np[1] = True  # what is sampled here is thrown away
-    runner.sample(forced([START, END]))
+    runner.sample(forced([START, START]))
     runner.discard_request_mask.np[1] = False
     runner.sample(forced([START, WORD]))
-    assert runner.record[7, 0, 0].temperature == pytest.approx(1.4)
+    assert runner.record[7, 0, 0].temperature == pytest.approx(0.5)
     assert runner.controller.failures == 0
 
 
@@ -132,7 +132,7 @@ def test_drafts_are_decided_by_the_tokens_before_them_and_rejected_ones_change_n
         rows = [(3, 2 + len(tokens) + i) for i in range(len(drafts) + 1)]
         rows += [(1, position) for _, position in rows]
         read = [last, *drafts]
-        gained = [*drafts[:accepted], then, *[-1] * (len(drafts) - accepted)]
+        gained = [*drafts[:accepted], then, *[START] * (len(drafts) - accepted)]
         runner.step(
             random_logits(len(rows)),
             rows,

@@ -18,7 +18,7 @@ from benchmarks.gpu import checks
 from benchmarks.gpu.checks import Setting, Verdict
 
 METHOD = """\
-`traffic` compares every answer with Transformers in float32, token by token: greedy tokens,
+`traffic` compares every answer with Transformers in float64, token by token: greedy tokens,
 entropies, temperatures, probes and steering. `identity` compares tokens of uncontrolled requests
 with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
 request` divides the longest step of a law's first batch by that of its second. `overhead` is the

@@ -187,7 +187,7 @@ def draft_speed(setting: Setting) -> list[Verdict]:
 def overhead(setting: Setting) -> list[Verdict]:
     """Throughput over that of stock vLLM, in turns, by batch size and law."""
     verdicts = []
-    with engines(setting, "stock", "ours") as both:
+    with engines(setting, "stock", "ours", compiled_laws=True) as both:
         for batch in setting.batches:
             arms = [("stock", None), *(("ours", law) for law in TARGETS)]
             speeds: dict[tuple[str, str | None], list[float]] = {arm: [] for arm in arms}

@@ -24,6 +24,7 @@ from server.engine.steering import Size, SteeringControl
 from server.errors import BadControl
 from server.planning.plan import ControlSources, make_plan
 from server.planning.refusals import RequestParams
+from server.planning.thinking import ThinkingMarks
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.wire.request import Control
@@ -212,6 +213,7 @@ async def ask(worker: Any, body: Any, name: str, chance: Random, using: Artifact
         odd.get("temperature"),
         chance.choice([None, "low", "high"]),
         last_message={"role": "user", "content": "hi"},
+        thinking=chance.choice([None, ThinkingMarks(1, END)]),
     )
     several: dict[str, Any] = chance.choice([{}, {}, {"n": 3}, {"temperature": 0.0}])
     params = SamplingParams(**{"max_tokens": 40, **odd, **several})

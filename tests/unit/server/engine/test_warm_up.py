@@ -13,11 +13,14 @@ from server.worker.message import KEY, difficulty_control
 from tests.unit.server.engine.support import (
     ALL_LAWS,
     CPU,
+    EDT,
+    ENTROPY_TARGET,
     SHUFFLED,
     TRUNCATIONS,
     Record,
     asking,
     random_logits,
+    while_thinking,
 )
 from tests.unit.server.engine.test_difficulty import Model, head
 
@@ -47,6 +50,8 @@ def test_no_request_compiles_a_graph(warm: Controller) -> None:
         *({"law": law} for law in (*ALL_LAWS, SHUFFLED)),
         *({"law": None, "truncation": cut} for cut in TRUNCATIONS),
         {"law": None, "confidence": True},
+        *({"law": law, "phases": while_thinking(EDT, (1, 2), thinking=True)} for law in ALL_LAWS),
+        {"law": EDT, "phases": while_thinking(ENTROPY_TARGET, (1, 2), thinking=True)},
     ]
     for kind, size, probed, beside in product(
         kinds, (1, 2, 3, 6, SLOTS), (False, True), (False, True)

@@ -106,7 +106,7 @@ def test_every_token_follows_the_law_of_its_phase(
             assert (prompt[-1] == marks[0]) == bool(index % 2)
             with torch.inference_mode():
                 logits = reference(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-            logits[:, list(marks)] += OFTEN
+                logits[:, list(marks)] += OFTEN
             report = choice["entropy"]
             entropy, applied = (
                 torch.tensor([token[name] for token in report["tokens"]])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.laws import EntropyTargetLaw, FixedLaw, TemperatureLaw
+from probes.laws import NUM_PARAMETERS, EntropyTargetLaw, FixedLaw, TemperatureLaw
 from tests.unit.server.engine import test_runner_v1 as v1
 from tests.unit.server.engine import test_runner_v2 as v2
 from tests.unit.server.engine.support import (
@@ -191,7 +191,7 @@ def test_a_recycled_slot_has_no_phase_left_and_a_broken_one_fails_alone() -> Non
     controller.add(0, phased(inside=True), 0.8)
     controller.add(1, asking(EDT, trace=9), 0.8)
     broken = phased(trace=8)
-    broken["entropy"]["phases"]["parameters"] = [float("nan")] * 6
+    broken["entropy"]["phases"]["parameters"] = [float("nan")] * NUM_PARAMETERS
     controller.add(0, broken, 0.8)
     assert controller.failures == 1
     controller.add(0, asking(COLD), 0.8)

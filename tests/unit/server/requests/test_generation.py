@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from probes.laws import EntropyTargetLaw, ShuffledLaw
+from probes.laws import NO_LAW, NO_ROW, EntropyTargetLaw, ShuffledLaw
 from probes.truncations import Mirostat, PLess, Truncation
 from server.planning.laws import PhasePlan
 from server.planning.thinking import ThinkingMarks
@@ -109,7 +109,7 @@ async def test_laws_by_phase_reach_the_worker_with_the_phase_of_the_prompt(
     prompt: list[int], inside: bool
 ) -> None:
     run = Run(ONE_BY_ONE, trace="none")
-    phases = PhasePlan(None, 0, (0.0,) * 6, ThinkingMarks(1, 2))
+    phases = PhasePlan(None, NO_LAW, NO_ROW, ThinkingMarks(1, 2))
     run.generation.plan = run.generation.plan._replace(phases=phases)
     calls = []
     for _ in range(2):

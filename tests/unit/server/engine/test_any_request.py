@@ -145,7 +145,8 @@ class Worker:
             own, occupant = MsgpackDecoder(SamplingParams).decode(wire), f"{choice}_{name}"
             self.plain[occupant], self.tokens[occupant] = own.extra_args is None, [0, PROMPT]
             self.join(occupant, own.extra_args, **{key: getattr(own, key) for key in SAMPLING})
-        yield SimpleNamespace(outputs=[], prompt_token_ids=[1] * PROMPT)
+        answer = SimpleNamespace(index=0, text="", token_ids=[], finish_reason="length")
+        yield SimpleNamespace(outputs=[answer], prompt_token_ids=[1] * PROMPT)
 
     def step(self, logits: Tensor, most: int, drawn: int) -> None:
         names, slots = zip(*self.occupied().items(), strict=True)

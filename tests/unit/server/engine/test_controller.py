@@ -119,10 +119,9 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             getattr(controller, kind)(*values[0])
             getattr(naive, kind)(*values[0])
     controller.flush()
+    idle = ([0.0] * (3 + NUM_PARAMETERS), 0, 0, "")
     for slot in range(NUM_SLOTS):
-        row, trace, choice, address = naive.occupants.get(
-            slot, ([0.0] * (3 + NUM_PARAMETERS), 0, 0, "")
-        )
+        row, trace, choice, address = naive.occupants.get(slot, idle)
         assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.occupants)
         assert controller.laws.device_columns[:, slot].tolist() == pytest.approx(row)
         assert int(controller.traces.directory.traces[slot]) == trace
@@ -393,11 +392,9 @@ def test_confidence_is_measured_only_in_steps_in_which_a_request_asked() -> None
     assert math.isnan(record[1, 0, 0].self_certainty)
     controller.add(0, asking(FIXED, trace=2, confidence=True), 1.0)
     step(controller, before.clone())
-    logp = before.log_softmax(-1)
-    truth = -logp.mean().item() - math.log(VOCAB)
-    assert record[2, 0, 0].self_certainty == pytest.approx(truth, abs=1e-4)
-    collision = logp.exp().square().sum().item()
-    assert record[2, 0, 0].collision == pytest.approx(collision, abs=1e-5)
+    logp, told = before.log_softmax(-1), record[2, 0, 0]
+    assert told.self_certainty == pytest.approx(-logp.mean().item() - math.log(VOCAB), abs=1e-4)
+    assert told.collision == pytest.approx(logp.exp().square().sum().item(), abs=1e-5)
     controller.swap(0, 3)
     assert controller.groups(np.array([3]))[0].confident
     controller.add(3, asking(FIXED, trace=3), 1.0)

@@ -227,7 +227,7 @@ def measure(url: str, body: Body) -> Pause:
 def main(
     megabytes: Annotated[float, typer.Option(help="Size of a body.")] = 2.0,
     repeats: Annotated[int, typer.Option(help="How often each body is posted.")] = 3,
-    only: Annotated[str, typer.Option(help="Bodies with this in their name.")] = "",
+    only: Annotated[str, typer.Option(help="Parts of names, by commas.")] = "",
     tree: Annotated[Path | None, typer.Option(help="Measure this source tree.")] = None,
     compare: Annotated[Path | None, typer.Option(help="--lines of an earlier run.")] = None,
     lines: Annotated[Path | None, typer.Option(help="Also write JSON lines here.")] = None,
@@ -247,7 +247,7 @@ def main(
     found: list[dict[str, Any]] = []
     with local_server(command, folder / "server.log", console) as url:
         for body in bodies(int(megabytes * 1e6)):
-            if only in body.name:
+            if any(part in body.name for part in only.split(",")):
                 pauses = [measure(url, body) for _ in range(repeats)]
                 wall, cpu = min(one.wall for one in pauses), min(one.cpu for one in pauses)
                 status = pauses[-1].status

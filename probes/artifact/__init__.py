@@ -8,6 +8,7 @@ was made with; on a mismatch the error names the field that differs.
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -207,8 +208,9 @@ def _replace(target: Path, staging: Path) -> None:
 
 
 def artifact_id(folder: Path) -> str:
-    """Id of the artifact in a folder; bytes that are not UTF-8 become question marks."""
-    return f"{folder.parent.name}/{folder.name}".encode(errors="replace").decode()
+    """Id of the artifact in a folder; a question mark for each character that does not print."""
+    name = f"{folder.parent.name}/{folder.name}".encode(errors="replace").decode()
+    return "".join(one if one.isprintable() else "?" for one in name)
 
 
 def find_artifacts(roots: Iterable[Path]) -> dict[str, Path]:
@@ -233,17 +235,27 @@ def package_versions(*names: str) -> dict[str, str]:
 
 
 def _read(file: Path) -> bytes:
-    """Read one of the two files; a copy, since a mapped file that shrinks would end the process."""
+    """Read one of the two files; a copy, since a mapped file that shrinks would end the process.
+
+    What was opened is what is checked, so a file that is replaced meanwhile cannot block or grow.
+    """
+    limit = _MAX_BYTES[file.name]
     try:
-        if not file.exists():
-            raise ValueError(f"{file.name} is missing")
-        if not file.is_file():
-            raise ValueError(f"{file.name} is not a regular file")
-        if file.stat().st_size > _MAX_BYTES[file.name]:
-            raise ValueError(f"{file.name} is larger than {_MAX_BYTES[file.name]} bytes")
-        return file.read_bytes()
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{file.name} is not a regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as handle:
+                content = handle.read(limit + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        raise ValueError(f"{file.name} is missing") from error
     except OSError as error:
         raise ValueError(f"{file.name} cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise ValueError(f"{file.name} is larger than {limit} bytes")
+    return content
 
 
 def _parse_manifest(content: bytes) -> Manifest:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.datastructures import Headers
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -103,7 +104,7 @@ def _plan_request(request: Any, raw_request: Request, state: ServerState) -> Pla
         request.model, state.served_names(raw_request), state.profiles
     )
     control, request.entropy = request.entropy, None
-    sources = ControlSources(control, suffix, raw_request.headers.get("x-entropy-profile"))
+    sources = ControlSources(control, suffix, profile_header(raw_request.headers))
     if not any(source is not None for source in sources):
         return None
     return make_plan(
@@ -203,3 +204,9 @@ def _append_text(messages: Sequence[Any], text: str) -> list[Any]:
     if isinstance(content, str):
         return [*before, {**last, "content": append_text(content, text)}]
     return [*before, {**last, "content": [*content, {"type": "text", "text": text}]}]
+
+
+def profile_header(headers: Headers) -> str | None:
+    """The profile in `X-Entropy-Profile`; several headers are one list, which names no profile."""
+    names = [name.strip() for name in headers.getlist("x-entropy-profile")]
+    return ", ".join(names) if names else None

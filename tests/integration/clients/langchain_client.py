@@ -66,7 +66,7 @@ def main() -> None:
         assert whole.response_metadata["finish_reason"] in ("stop", "length")
         print("langchain, stream:", repr(whole.content))
 
-    bound = model(ENTROPY, tokens=64).bind_tools([weather], tool_choice="weather")
+    bound = model(ENTROPY, tokens=64).bind_tools([weather], tool_choice="weather", strict=True)
     called = bound.invoke([HELLO])
     (call,) = called.tool_calls
     result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])

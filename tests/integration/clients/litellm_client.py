@@ -7,6 +7,8 @@ import json
 import os
 from typing import Any
 
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no download of a price list
+
 import litellm
 import openai
 
@@ -17,10 +19,12 @@ TOOL = {
     "function": {
         "name": "weather",
         "description": "The weather in a city.",
+        "strict": True,  # vLLM constrains the arguments of strict tools only
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
             "required": ["city"],
+            "additionalProperties": False,
         },
     },
 }

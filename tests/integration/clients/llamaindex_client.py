@@ -42,6 +42,7 @@ def main() -> None:
             is_function_calling_model=True,
             max_tokens=tokens,
             max_retries=0,
+            strict=True,  # vLLM constrains the arguments of strict tools only
             additional_kwargs={"extra_body": {"entropy": entropy}} if entropy else {},
         )
 

@@ -54,11 +54,13 @@ const parameters = {
   type: "object",
   properties: { city: { type: "string", enum: ["Paris", "Rome"] } },
   required: ["city"],
+  additionalProperties: false,
 };
 const called = await client.chat.completions.create({
   ...request,
   max_completion_tokens: 64,
-  tools: [{ type: "function", function: { name: "weather", parameters } }],
+  // vLLM constrains the arguments of strict tools only
+  tools: [{ type: "function", function: { name: "weather", parameters, strict: true } }],
   tool_choice: { type: "function", function: { name: "weather" } },
 });
 const [call] = called.choices[0].message.tool_calls;

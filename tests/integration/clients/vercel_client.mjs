@@ -65,6 +65,7 @@ assert.equal(named.providerMetadata.entrostat.entropy.profile, "adaptive");
 const weather = tool({
   description: "The weather in a city.",
   inputSchema: z.object({ city: z.enum(["Paris", "Rome"]) }),
+  strict: true, // vLLM constrains the arguments of strict tools only
   execute: async ({ city }) => `Sunny in ${city}.`,
 });
 const called = await generateText({

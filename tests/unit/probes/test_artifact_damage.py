@@ -1,7 +1,9 @@
 """Whatever an artifact's files hold, loading returns usable tensors or raises `ArtifactError`."""
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -256,6 +258,50 @@ def test_what_is_no_regular_file_is_refused(file: str, tmp_path: Path) -> None:
     (folder / file).mkdir()
     with pytest.raises(ArtifactError, match=rf"^m/entropy: {file} is not a regular file$"):
         Artifact.load(folder)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "weights.safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "loop", "dangling", "kernel", "socket"])
+def test_a_file_that_never_ends_or_never_begins_is_refused(
+    file: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_statistics(tmp_path, "m/entropy")
+    path = tmp_path / "m" / "entropy" / file
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # an address has at most 107 characters
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(file)
+    else:
+        targets = {"device": "/dev/zero", "loop": file, "dangling": "nothing"}
+        path.symlink_to(targets.get(kind, "/proc/self/pagemap"))  # no size, and 64 GB to read
+    with pytest.raises(ArtifactError, match=rf"^m/entropy: {file} "):
+        Artifact.load(path.parent)
+    cards = Artifacts([tmp_path], SERVED, ModelFacts(HIDDEN_SIZE)).cards
+    assert not any(card.usable for card in cards)
+
+
+def test_a_link_to_a_good_file_is_read(tmp_path: Path) -> None:
+    save_statistics(tmp_path, "m/entropy")
+    weights = tmp_path / "m" / "entropy" / "weights.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    assert Artifact.load(weights.parent).tensors
+
+
+@pytest.mark.parametrize("name", ["\x1b]52;c;eA==\x07", "a\nb", "\u202etxt", "a\u200db", "\x7f"])
+def test_a_name_cannot_control_a_terminal(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes to the log and to everybody who lists artifacts."""
+    save_statistics(tmp_path, "m/entropy")
+    (tmp_path / "m" / "entropy").rename(tmp_path / "m" / name)
+    (tmp_path / "m" / name / "weights.safetensors").unlink()
+    (card,) = Artifacts([tmp_path], SERVED, ModelFacts(HIDDEN_SIZE)).cards
+    assert card.id.isprintable()
+    assert all(one.getMessage().isprintable() for one in caplog.records)
 
 
 def test_tensors_survive_a_file_that_shrinks_after_it_was_read(tmp_path: Path) -> None:

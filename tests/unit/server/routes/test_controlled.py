@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -17,7 +18,7 @@ from server.errors import BadControl
 from server.requests.generation import ControlledEngine, current_generation
 from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
-from server.routes.controlled import run_controlled
+from server.routes.controlled import profile_header, run_controlled
 from server.wire.request import Control
 from tests.unit.server.fake_engine import FakeEngine, Json, Step, chat_stream
 from tests.unit.server.requests.generation_run import Body
@@ -225,3 +226,20 @@ async def test_a_handler_that_raises_leaves_no_trace_open() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         await route.run(raises)
     assert route.telemetry.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "profile"),
+    [
+        ([], None),
+        ([b"steady"], "steady"),
+        ([b"\tsteady "], "steady"),
+        ([b""], ""),
+        ([b"steady", b"thrifty"], "steady, thrifty"),  # unknown, so neither is chosen silently
+    ],
+)
+def test_whitespace_around_a_profile_is_no_part_of_it(
+    values: list[bytes], profile: str | None
+) -> None:
+    raw = [(b"x-entropy-profile", value) for value in values]
+    assert profile_header(Headers(raw=raw)) == profile

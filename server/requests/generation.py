@@ -171,7 +171,7 @@ class Generation:
         outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **kwargs)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
-    def settle(self, outcome: SampledOutcome) -> None:
+    def choose_sample(self, outcome: SampledOutcome) -> None:
         """Make one of several samples the only choice."""
         self.sampled = outcome
         self.choices = [AnswerChoice(outcome.answer, 0)]

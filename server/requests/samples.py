@@ -119,7 +119,7 @@ class Samples:
         text = self.latest[number].outputs[0].text
         self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
 
-    def settle(
+    def choose(
         self,
         generation: "Generation",
         number: int,
@@ -129,6 +129,6 @@ class Samples:
         """Make a sample the answer; returns the output to send."""
         call, output = self.calls[number], self.latest[number]
         extra = self.tokens - call.produced[0]
-        generation.settle(SampledOutcome(call, extra, vote, semantic))
+        generation.choose_sample(SampledOutcome(call, extra, vote, semantic))
         output.request_id = self._arguments.request_id
         return output

@@ -39,7 +39,7 @@ async def semantic(
     report = _report(control, keys, ids, logprobs, samples.tokens)
     counts = [ids.count(one) for one in ids]
     number = control.n if control.reply == "answer" else counts.index(max(counts))
-    yield samples.settle(generation, number, semantic=report)
+    yield samples.choose(generation, number, semantic=report)
 
 
 def _sample_params(control: SemanticControl, arguments: EngineArguments, number: int) -> Any:

@@ -42,4 +42,4 @@ async def vote(
         no_answer=sum(samples.keys[number] is None for number in ended),
     )
     winner = ended[groups[0].members[0] if groups else 0]
-    yield samples.settle(generation, winner, vote=report)
+    yield samples.choose(generation, winner, vote=report)

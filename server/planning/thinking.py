@@ -1,4 +1,4 @@
-"""The tokens by which the served model's thinking is told from its answer."""
+"""The tokens that separate a served model's thinking from its answer."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ channels or the ends of other messages. The empty name is `--reasoning-config` w
 
 
 class ThinkingMarks(NamedTuple):
-    """The tokens by which a model's thinking is told from its answer."""
+    """The tokens that separate a model's thinking from its answer."""
 
     start: int
     """Starts the thinking."""

@@ -105,22 +105,24 @@ def difficulty(
     shadow: bool = False,
     effort: bool = False,
     strategies: Mapping[str, Mapping[str, object]] | None = None,
+    labels: Literal["worth", "diffadapt"] | None = None,
+    price: float | None = None,
 ) -> dict[str, object]:
-    """Classify the question; its class selects added text, temperature and token budget.
+    """Let the question's difficulty select added text, temperature and budget (arXiv 2510.19669).
 
     Args:
         probe: Id of a `difficulty-probe` artifact; None selects the model's own.
         shadow: Decide and report, but do not change the request.
-        effort: Take the class from the request's `reasoning_effort`: low is easy, high is hard.
+        effort: Take the strategy from the request's `reasoning_effort`: low is easy, high is hard.
         strategies: Under `easy`, `normal` and `hard`, each with `temperature`, `budget` and
             `prompt`; None selects those stored with the probe.
-
-    Source: DiffAdapt (arXiv 2510.19669).
+        labels: Choose by `worth` (the default where the probe can) or by class, `diffadapt`.
+        price: With `worth`: accuracy that a normal answer's worth of tokens may cost.
     """
-    asked: dict[str, object] = {"mode": "shadow" if shadow else "act", "effort": effort}
-    if strategies is not None:
-        asked["strategies"] = {name: dict(one) for name, one in strategies.items()}
-    return asked if probe is None else {"probe": probe, **asked}
+    own = None if strategies is None else {name: dict(one) for name, one in strategies.items()}
+    given = {"probe": probe, "labels": labels, "price": price, "strategies": own}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return {"mode": "shadow" if shadow else "act", "effort": effort, **chosen}
 
 
 def steer(

@@ -43,6 +43,12 @@ class DifficultyDecision(_Reading):
     label: str | None = None
     """easy, normal or hard; None if the probe did not answer in time."""
     probabilities: dict[str, float] | None = None
+    labels: str | None = None
+    """What chose: worth or diffadapt; None if no probe did."""
+    price: float | None = None
+    expected_accuracy: dict[str, float] | None = None
+    """With worth: by strategy."""
+    expected_tokens: dict[str, float] | None = None
     mode: str | None = None
     source: str | None = None
     """probe, effort or fallback."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from probes.decisions.calibration import DecisionCalibration, DecisionSpec
 from probes.difficulty.probe import Head
+from probes.difficulty.strategies import ProbeSpec
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
 from probes.selective.abstention import Abstention
@@ -40,7 +41,7 @@ def read_contents(manifest: "Manifest", tensors: Mapping[str, Tensor]) -> Conten
     if manifest.steering is not None:
         return SteeringVector.from_tensors(manifest.steering, tensors)
     if manifest.probe is not None:
-        return Head.from_tensors(tensors, manifest.probe.features)
+        return _head(manifest.probe, tensors)
     if manifest.inquiry is not None:
         return Inquiry.from_tensors(manifest.inquiry, tensors)
     if manifest.decision is not None:
@@ -50,6 +51,13 @@ def read_contents(manifest: "Manifest", tensors: Mapping[str, Tensor]) -> Conten
     if manifest.confidence is not None:
         return ConfidenceProbe.from_tensors(manifest.confidence, tensors)
     return _hapo_statistics(tensors)
+
+
+def _head(spec: ProbeSpec, tensors: Mapping[str, Tensor]) -> Head:
+    head = Head.from_tensors(tensors, spec.features)
+    if (spec.router is None) != (head.router_kept is None):
+        raise ValueError("the manifest's `router` and the tensors `router_*` go together")
+    return head
 
 
 def _decisions(spec: DecisionSpec, tensors: Mapping[str, Tensor]) -> DecisionCalibration:

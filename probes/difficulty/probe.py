@@ -103,11 +103,36 @@ def predicted_class(probabilities: Float[Tensor, "rows classes"]) -> Int[Tensor,
     return torch.where(clear, top.indices[:, 0], Difficulty.NORMAL.value)
 
 
+class Forecast(NamedTuple):
+    """What each strategy is expected to give."""
+
+    accuracy: Tensor
+    """Share of right answers by strategy, in [0, 1], shape (rows, 3)."""
+    tokens: Tensor
+    """Length of an answer over the mean length under the strategy normal, >= 0, likewise."""
+
+
+def route(forecast: Forecast, kept: Tensor, price: Tensor) -> Tensor:
+    """The strategy with the highest accuracy minus price times tokens.
+
+    Args:
+        forecast: Of every row; a row may hold NaN, and is normal.
+        kept: Strategies that may be chosen, 0 or 1, shape (3,).
+        price: Accuracy that a normal answer's worth of tokens may cost, shape (rows,).
+
+    Returns:
+        Values of `Difficulty`, int64, shape (rows,).
+    """
+    worth = forecast.accuracy - price.unsqueeze(1) * forecast.tokens
+    best = worth.masked_fill(kept == 0, -torch.inf).argmax(-1)
+    return torch.where(worth.isfinite().all(-1), best, Difficulty.NORMAL.value)
+
+
 class Head(NamedTuple):
     """A linear probe, or one with a hidden layer, over standardized features.
 
-    softmax((W2 relu(W1 x + b1) + b2) / temperature) with x = (h - mean) / scale; a linear probe has
-    only W2 and b2.
+    The class is softmax((W2 relu(W1 x + b1) + b2) / temperature) with x = (h - mean) / scale; a
+    linear probe has only W2 and b2. Accuracy and tokens of every strategy are Wr x + br.
     """
 
     mean: Float[Tensor, " features"]
@@ -121,6 +146,31 @@ class Head(NamedTuple):
     hidden_weight: Float[Tensor, "units features"] | None = None
     """W1, shape (units, features)."""
     hidden_bias: Float[Tensor, " units"] | None = None
+    router_weight: Float[Tensor, "figures features"] | None = None
+    """Wr, shape (6, features): the accuracy of each strategy, then its relative tokens. None in
+    probes that saw the answers of one strategy only."""
+    router_bias: Float[Tensor, " figures"] | None = None
+    """br, shape (6,)."""
+    router_kept: Float[Tensor, " strategies"] | None = None
+    """1 for strategies that may be chosen, 0 for dominated ones, shape (3,)."""
+
+    def forecast(self, hidden: Float[Tensor, "rows features"]) -> Forecast:
+        """Expected accuracy and tokens of every strategy.
+
+        Args:
+            hidden: Hidden states of any floating type, shape (rows, features).
+
+        Returns:
+            float32, shape (rows, 3) each; NaN for a state that is not finite, and for a probe
+            without a router.
+        """
+        if self.router_weight is None:
+            nothing = hidden.new_full((len(hidden), 3), torch.nan, dtype=torch.float32)
+            return Forecast(nothing, nothing)
+        x = (hidden.float() - self.mean) / self.scale
+        found = F.linear(x, self.router_weight, self.router_bias)
+        found = torch.where(found.isfinite().all(-1, keepdim=True), found, torch.nan)
+        return Forecast(found[:, :3].clamp(0, 1), found[:, 3:].clamp_min(0))
 
     def probabilities(
         self, hidden: Float[Tensor, "rows features"]
@@ -167,7 +217,12 @@ class Head(NamedTuple):
             units = known["hidden_bias"].numel()
             shapes |= {"hidden_weight": (units, features), "hidden_bias": (units,)}
         shapes |= {"weight": (3, units), "bias": (3,), "temperature": ()}
+        if any(key.startswith("router_") for key in tensors):
+            shapes |= {"router_weight": (6, features), "router_bias": (6,), "router_kept": (3,)}
         check_tensors(tensors, shapes)
         for key, tensor in known.items():
             check_single_precision(key, tensor, positive=key in ("scale", "temperature"))
+        kept = known.get("router_kept")
+        if kept is not None and not (((kept == 0) | (kept == 1)).all() and kept.any()):
+            raise ValueError("the tensor `router_kept` needs zeros and at least one 1")
         return cls(**known)

@@ -10,6 +10,8 @@ from probes.strict import RequestModel
 
 MIN_TOKENS = 16
 """Smallest budget, in tokens."""
+MAX_PRICE = 100.0
+"""Highest price of a normal answer's worth of tokens, in accuracy; above 1 the cheapest wins."""
 
 
 class Difficulty(IntEnum):
@@ -26,6 +28,8 @@ class Difficulty(IntEnum):
 
 
 DifficultyWord = Literal["easy", "normal", "hard"]
+Rule = Literal["worth", "diffadapt"]
+"""What chooses a strategy: expected accuracy and tokens, or the paper's classes."""
 _WORDS: tuple[DifficultyWord, ...] = ("easy", "normal", "hard")
 
 
@@ -105,6 +109,21 @@ class Outcomes(BaseModel):
     """A question is hard if no strategy reaches this accuracy."""
 
 
+class RouterSpec(BaseModel):
+    """How a router by worth was fitted; its weights are tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    price: Annotated[float, Field(ge=0, le=MAX_PRICE)]
+    """Default price: the highest at which the accuracy on questions that the router was not fitted
+    to is not below that of the strategy normal."""
+    normal_tokens: Annotated[float, Field(gt=0)]
+    """Mean length of the training answers under the strategy normal, the unit of the price."""
+    dropped: tuple[DifficultyWord, ...] = ()
+    """Strategies that are never chosen: another one is right at least as often with fewer tokens
+    on average, and leaving them out loses no accuracy on held-out questions."""
+
+
 class ProbeSpec(BaseModel):
     """Input, labels and strategies of a difficulty probe; part of its manifest."""
 
@@ -121,6 +140,8 @@ class ProbeSpec(BaseModel):
     labels: Thresholds | Outcomes
     """How its training questions were labeled."""
     strategies: Strategies
+    router: RouterSpec | None = None
+    """None in probes that saw the answers of one strategy only, or were made before release 0.2."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.difficulty.probe import Head, predicted_class
+from probes.difficulty.probe import Head, predicted_class, route
 from server.engine.publisher import Directory, Publisher
 from server.worker.message import RequestMessage
 
@@ -50,6 +50,7 @@ class DifficultySlots:
         self._probes = np.full(num_slots, None, dtype=object)
         self._settled = np.ones(num_slots, dtype=bool)
         self._traces = np.zeros(num_slots, dtype=np.uint64)
+        self._prices = np.full(num_slots, -1.0, dtype=np.float32)
         # By class: T0 (3), budget in tokens (3); then the token that ends an answer. Whole numbers
         # below 2^24 are exact in float32.
         self._table = np.zeros((num_slots, 7), dtype=np.float32)
@@ -80,6 +81,7 @@ class DifficultySlots:
         self._probes[slot] = control["probe"]
         self._settled[slot] = False
         self._traces[slot] = control["trace"]
+        self._prices[slot] = control["price"]
         self._table[slot] = [*control["temperatures"], *control["budgets"], control["stop"]]
         self.stale = True
 
@@ -94,7 +96,7 @@ class DifficultySlots:
         """Exchange two slots."""
         if self._probes[one] is None and self._probes[two] is None:
             return
-        for column in (self._probes, self._settled, self._traces, self._table):
+        for column in (self._probes, self._settled, self._traces, self._prices, self._table):
             column[[one, two]] = column[[two, one]]
         self._classes[[one, two]] = self._classes[[two, one]]
         self.stale = True
@@ -148,10 +150,15 @@ class DifficultySlots:
         publisher: Publisher | None,
     ) -> None:
         on_device = [
-            torch.from_numpy(part).to(self._device, non_blocking=True) for part in (rows, slots)
+            torch.from_numpy(part).to(self._device, non_blocking=True)
+            for part in (rows, slots, self._prices[slots])
         ]
-        probabilities = self._heads[name].probabilities(hidden[on_device[0]])
+        head, states = self._heads[name], hidden[on_device[0]]
+        probabilities, forecast = head.probabilities(states), head.forecast(states)
         classes = predicted_class(probabilities)
+        if head.router_kept is not None:
+            routed = route(forecast, head.router_kept, on_device[2])
+            classes = torch.where(on_device[2] < 0, classes, routed)
         self._classes[on_device[1]] = classes
         for position, slot in enumerate(slots.tolist()):
             self.memory[self._key(slot, directory)] = classes[position]
@@ -159,7 +166,8 @@ class DifficultySlots:
             self.memory.popitem(last=False)
         if publisher is not None:
             waiting = directory._replace(traces=self._traces.copy())
-            publisher.publish_decisions(classes, probabilities, slots, waiting)
+            figures = torch.cat([probabilities, *forecast], dim=1)
+            publisher.publish_decisions(classes, figures, slots, waiting)
 
     def _key(self, slot: int, directory: Directory) -> tuple[str, int, int]:
         return (

@@ -86,7 +86,7 @@ class Publisher:
     def publish_decisions(
         self,
         classes: Tensor,
-        probabilities: Tensor,
+        figures: Tensor,
         slots: NDArray[np.int64],
         directory: Directory,
     ) -> None:
@@ -94,11 +94,12 @@ class Publisher:
 
         Args:
             classes: Values of `Difficulty`, shape (rows,), on the device.
-            probabilities: Shape (rows, 3), on the device.
+            figures: Probability of each class, expected accuracy and tokens of each strategy,
+                shape (rows, 9), on the device.
             slots: Slot of each row.
             directory: The receiver of each slot's decision.
         """
-        self._queue(DECISION, slots, [classes, *probabilities.unbind(1)], directory)
+        self._queue(DECISION, slots, [classes, *figures.unbind(1)], directory)
 
     def _queue(
         self,

@@ -2,12 +2,22 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from probes.difficulty.strategies import Difficulty, Strategies
+from probes.difficulty.strategies import Difficulty, RouterSpec, Strategies
+from server.errors import BadControl
 from server.planning.refusals import RequestParams, effort_class, refuse_missing_question
 from server.wire.request import DifficultyControl
 
 if TYPE_CHECKING:
     from server.artifacts import Artifacts
+
+
+class RouterPlan(NamedTuple):
+    """How expected accuracy and tokens choose the strategy."""
+
+    price: float
+    """Accuracy that a normal answer's worth of tokens may cost."""
+    normal_tokens: float
+    """That many."""
 
 
 class DifficultyPlan(NamedTuple):
@@ -22,6 +32,8 @@ class DifficultyPlan(NamedTuple):
     """The class selected by `reasoning_effort`; None uses the probe."""
     sets_temperature: bool
     """Whether the strategy sets the base temperature: only if the request does not."""
+    router: RouterPlan | None = None
+    """None: the class of the question chooses."""
 
 
 def plan_difficulty(
@@ -30,7 +42,8 @@ def plan_difficulty(
     """Resolve the probe and the class that the request selects.
 
     Raises:
-        BadControl: No probe fits, or the request has no question to classify.
+        BadControl: No probe fits, it has no router but the request asks for one, or the request has
+            no question to read.
     """
     refuse_missing_question(params)
     picked = effort_class(params) if control.effort else None
@@ -43,4 +56,35 @@ def plan_difficulty(
         shadow=control.mode == "shadow",
         picked=picked,
         sets_temperature=params.temperature is None,
+        router=_plan_router(control, probe, spec.router),
     )
+
+
+def _plan_router(
+    control: DifficultyControl, probe: str, router: RouterSpec | None
+) -> RouterPlan | None:
+    """The router that the request asks for; without a wish, the probe's, unless it cannot apply."""
+    wanted = control.labels == "worth" or control.price is not None
+    param = f"entropy.difficulty.{'labels' if control.labels == 'worth' else 'price'}"
+    if control.labels == "diffadapt":
+        if control.price is not None:
+            raise BadControl(f"`{param}`: belongs to `labels` worth, not to diffadapt", param)
+        return None
+    if router is None:
+        if wanted:
+            raise BadControl(
+                f"`{param}`: `{probe}` has no expected accuracies: train it with "
+                "`train-probe difficulty --labels outcome`, or leave this out",
+                param,
+            )
+        return None
+    if control.strategies is not None:
+        if wanted:
+            raise BadControl(
+                f"`{param}`: the expected accuracies are those of the strategies of `{probe}`; "
+                "leave out `strategies`, or use `labels` diffadapt",
+                param,
+            )
+        return None
+    price = router.price if control.price is None else control.price
+    return RouterPlan(price, router.normal_tokens)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from vllm.sampling_params import SamplingParams
 
-from probes.difficulty.strategies import Difficulty, Strategy
+from probes.difficulty.strategies import Difficulty, DifficultyWord, Rule, Strategy
 from probes.laws import NO_LAW, NO_ROW
 from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
@@ -33,21 +33,32 @@ class DecisionSource(NamedTuple):
         return await self.trace.wait_decision(choice, time.monotonic() + self.timeout)
 
 
+_Figures = tuple[float, float, float]
+"""One number for each class, indexed by `Difficulty`."""
+
+
 class Verdict(NamedTuple):
-    """The class of a question and its source."""
+    """The strategy of a question and what chose it."""
 
     difficulty: Difficulty | None
     """None if the decision of the engine did not arrive in time."""
-    probabilities: tuple[float, float, float] | None
+    probabilities: _Figures | None
     source: Source
+    accuracy: _Figures | None = None
+    """Expected by strategy; None without a router."""
+    tokens: _Figures | None = None
+    """Expected by strategy, over the mean length under the strategy normal."""
 
     @classmethod
     def from_decision(cls, decision: Decision | None) -> "Verdict":
         """Convert the decision of a probe; None becomes the source `fallback`."""
         if decision is None:
             return cls(None, None, "fallback")
-        finite = not any(math.isnan(value) for value in decision.probabilities)
-        return cls(decision.difficulty, decision.probabilities if finite else None, "probe")
+        probabilities, accuracy, tokens = (
+            None if any(math.isnan(value) for value in figures) else figures
+            for figures in (decision.probabilities, decision.accuracy, decision.tokens)
+        )
+        return cls(decision.difficulty, probabilities, "probe", accuracy, tokens)
 
 
 class DifficultyRun:
@@ -104,7 +115,11 @@ class DifficultyRun:
             trace=0,
             address=self._decisions.address,
             choices=1,
-            difficulty=difficulty_control(probe=self._plan.probe, trace=self._decisions.trace.id),
+            difficulty=difficulty_control(
+                probe=self._plan.probe,
+                trace=self._decisions.trace.id,
+                price=_price(self._plan),
+            ),
         )
         params = SamplingParams(temperature=0.0, max_tokens=1, extra_args={KEY: control})
         outputs = engine.generate(prompt, params, f"{request_id}-prepass", **kwargs)
@@ -194,7 +209,7 @@ def _engine_control(
         end: As in `_engine_can_classify`.
     """
     if plan.shadow:
-        return difficulty_control(probe=plan.probe, trace=trace)
+        return difficulty_control(probe=plan.probe, trace=trace, price=_price(plan))
     strategies, ceiling = plan.strategies.all, params.max_tokens
     budgets = [strategy.max_tokens(ceiling) for strategy in strategies]
     return difficulty_control(
@@ -203,7 +218,13 @@ def _engine_control(
         temperatures=[s.temperature if plan.sets_temperature else 0.0 for s in strategies],
         budgets=[tokens if tokens < ceiling else 0 for tokens in budgets],  # 0: vLLM enforces it
         stop=end or 0,
+        price=_price(plan),
     )
+
+
+def _price(plan: DifficultyPlan) -> float:
+    """The price for the worker; negative if the class chooses."""
+    return -1.0 if plan.router is None else plan.router.price
 
 
 def _describe(
@@ -225,14 +246,22 @@ def _describe(
             max_tokens=strategy.max_tokens(ceiling),
             prompt=bool(strategy.prompt),
         )
-    probabilities = verdict.probabilities
+    router = plan.router if verdict.source == "probe" else None
+    rule: Rule = "diffadapt" if router is None else "worth"
+    unit = 1.0 if router is None else router.normal_tokens
     return DifficultyReport(
         label=None if verdict.difficulty is None else verdict.difficulty.word,
-        probabilities=None
-        if probabilities is None
-        else {one.word: probabilities[one] for one in Difficulty},
+        probabilities=None if router else _by_word(verdict.probabilities),
+        labels=rule if verdict.source == "probe" else None,
+        price=None if router is None else router.price,
+        expected_accuracy=None if router is None else _by_word(verdict.accuracy),
+        expected_tokens=None if router is None else _by_word(verdict.tokens, unit),
         mode="shadow" if plan.shadow else "act",
         source=verdict.source,
         strategy=applied,
         prepass_tokens=prepass_tokens,
     )
+
+
+def _by_word(figures: _Figures | None, unit: float = 1.0) -> dict[DifficultyWord, float] | None:
+    return None if figures is None else {one.word: figures[one] * unit for one in Difficulty}

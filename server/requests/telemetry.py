@@ -52,11 +52,16 @@ class TracedToken(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The classification by a difficulty probe."""
+    """What a difficulty probe decided."""
 
     difficulty: Difficulty
+    """The strategy."""
     probabilities: tuple[float, float, float]
     """Indexed by `Difficulty`; NaN if the hidden state was not finite."""
+    accuracy: tuple[float, float, float] = (math.nan,) * 3
+    """Expected by strategy; NaN without a router."""
+    tokens: tuple[float, float, float] = (math.nan,) * 3
+    """Expected by strategy, over the mean length under the strategy normal."""
 
 
 class _Tokens:
@@ -209,7 +214,8 @@ class Telemetry:
             if (trace := self._open.get(identifier)) is None:
                 continue
             if decides:
-                trace.store_decision(choice, Decision(Difficulty(what), tuple(values)))
+                figures = (tuple(values[start : start + 3]) for start in (0, 3, 6))
+                trace.store_decision(choice, Decision(Difficulty(what), *figures))
             else:
                 trace.put(choice, what, TracedToken._make(values))
 

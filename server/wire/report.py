@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from probes.difficulty.strategies import DifficultyWord
+from probes.difficulty.strategies import DifficultyWord, Rule
 from probes.inquiry.words import Policy, Predictor, Queries, StopReason
 from probes.selective.scores import Estimator, Promise, ScoreName, StopRule
 
@@ -45,10 +45,19 @@ class DifficultyReport(ReportModel):
     """The difficulty of the question, and the strategy that was applied."""
 
     label: DifficultyWord | None
-    """Class of the question; None if the probe did not answer in time."""
+    """The strategy chosen; None if the probe did not answer in time."""
     probabilities: dict[DifficultyWord, float] | None = None
-    """Probability of each class; None if `reasoning_effort` selected the class, or the hidden state
-    was not finite."""
+    """Probability of each class; None if no class was asked for (`labels` is `worth`, or
+    `reasoning_effort` selected the strategy), or the hidden state was not finite."""
+    labels: Rule | None = None
+    """What chose the strategy; None if no probe did."""
+    price: float | None = None
+    """With `worth`: the price that was used."""
+    expected_accuracy: dict[DifficultyWord, float] | None = None
+    """With `worth`: expected share of right answers by each strategy."""
+    expected_tokens: dict[DifficultyWord, float] | None = None
+    """With `worth`: expected length of an answer by each strategy, on the training questions'
+    `max_tokens`."""
     mode: Literal["act", "shadow"]
     """As requested."""
     source: Literal["probe", "effort", "fallback"]

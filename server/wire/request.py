@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from probes.difficulty.strategies import Strategies
+from probes.difficulty.strategies import MAX_PRICE, Rule, Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
 from probes.selective.scores import AnswerKind, Estimator, Promise, StopRule
@@ -13,15 +13,22 @@ from probes.truncations import Truncation
 
 
 class DifficultyControl(RequestModel):
-    """Classify the difficulty of the question and apply the strategy of its class (DiffAdapt)."""
+    """Read the difficulty of the question and apply the strategy that suits it."""
 
     probe: str | None = Field(None, max_length=200)
     """Id of a `difficulty-probe` artifact; default: the one for the served model."""
     mode: Literal["act", "shadow"] = "act"
-    """`shadow` classifies and reports without changing the answer."""
+    """`shadow` decides and reports without changing the answer."""
+    labels: Rule | None = None
+    """What chooses the strategy: `worth`, by expected accuracy and tokens, or `diffadapt`, by the
+    class of the question as in the paper. Default: `worth` if the probe can and `strategies` is not
+    set."""
+    price: float | None = Field(None, ge=0.0, le=MAX_PRICE)
+    """With `worth`: accuracy that as many tokens as a normal answer has may cost; 0 takes the most
+    accurate strategy, 1 nearly always the shortest. Default: the probe's own."""
     effort: bool = False
-    """Select the class by the request's `reasoning_effort`: none, minimal and low are easy, medium
-    is normal, high, xhigh and max are hard. Without `reasoning_effort`, use the probe."""
+    """Select the strategy by the request's `reasoning_effort`: none, minimal and low are easy,
+    medium is normal, high, xhigh and max are hard. Without `reasoning_effort`, use the probe."""
     strategies: Strategies | None = None
     """Replaces the strategies stored with the probe."""
 

@@ -33,6 +33,8 @@ class DifficultyMessage(TypedDict):
     """Tokens by class; 0 sets no limit."""
     stop: int
     """Token that ends an answer at its limit."""
+    price: float
+    """Accuracy that a normal answer's worth of tokens may cost; negative: the class chooses."""
 
 
 class SteeringMessage(TypedDict):
@@ -241,6 +243,7 @@ def difficulty_control(
     temperatures: Sequence[float] = (0.0, 0.0, 0.0),
     budgets: Sequence[int] = (0, 0, 0),
     stop: int = 0,
+    price: float = -1.0,
 ) -> DifficultyMessage:
     """Build the part of a control that reads a probe at the end of the prompt.
 
@@ -250,6 +253,8 @@ def difficulty_control(
         temperatures: T0 by class; 0 keeps the request's own.
         budgets: Tokens by class; 0 sets no limit.
         stop: Token that ends an answer at its limit.
+        price: Accuracy that a normal answer's worth of tokens may cost; negative: the class
+            chooses.
     """
     return {
         "probe": probe,
@@ -257,6 +262,7 @@ def difficulty_control(
         "temperatures": list(temperatures),
         "budgets": list(budgets),
         "stop": stop,
+        "price": price,
     }
 
 

@@ -31,6 +31,12 @@ DECISION = np.dtype(
         ("easy", "<f4"),  # probability; NaN when the hidden state was not finite
         ("normal", "<f4"),
         ("hard", "<f4"),
+        ("easy_accuracy", "<f4"),  # expected; NaN without a router
+        ("normal_accuracy", "<f4"),
+        ("hard_accuracy", "<f4"),
+        ("easy_tokens", "<f4"),  # expected, over the mean length under normal
+        ("normal_tokens", "<f4"),
+        ("hard_tokens", "<f4"),
     ]
 )
 """The decision of a difficulty probe on the prompt of one completion."""

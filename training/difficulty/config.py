@@ -41,7 +41,8 @@ class DifficultyConfig(AnswersConfig):
     TOML file."""
     labels: Labeling = "entropy"
     """`entropy`: by accuracy and entropy of the answers of the strategy normal, as in the paper.
-    `outcome`: by the answers of all three strategies, which takes three times as many."""
+    `outcome`: by the answers of all three strategies, which takes three times as many; the probe
+    then also has a router that predicts accuracy and tokens of every strategy."""
     alpha: float | None = Field(None, ge=0, le=1)
     """Minimum accuracy of a normal question."""
     beta: float | None = Field(None, ge=0)

@@ -44,7 +44,7 @@ def hidden_states(
         # Padding on the right: no token of a causal model sees what comes after it.
         with torch.inference_mode():
             hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        states[batch] = hidden[torch.arange(len(batch)), lengths[batch] - 1]
+        states[batch] = hidden[torch.arange(len(batch)), lengths[batch] - 1].float()
         advance(len(batch))
     return states, lengths
 

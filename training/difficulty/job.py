@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from probes.artifact import Artifact, Manifest, package_versions
-from probes.difficulty.probe import classify, classify_by_outcomes, default_thresholds
+from probes.difficulty.probe import Head, classify, classify_by_outcomes, default_thresholds
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors, write_text
@@ -19,6 +19,7 @@ from training.common.job import check_served_job, identify_served, job_servers, 
 from training.common.progress import progress_bar
 from training.common.rollout_store import content_hash
 from training.common.server_pool import ServedModel
+from training.common.strategy_choice import QuestionTexts
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
 from training.difficulty.baselines import compare_with_baselines
@@ -33,6 +34,8 @@ from training.difficulty.labels import (
     grade_answers,
 )
 from training.difficulty.report import DifficultyResult, write_report, write_summary
+from training.difficulty.router import StrategyOutcomes, fit_router, with_router
+from training.difficulty.router_report import RouterComparison, compare_router
 from training.difficulty.strategies import load_strategies
 
 
@@ -69,6 +72,11 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
         fit = fit_difficulty(data, job.head, job.seed)
     with console.status("comparing with guesses that do not see the state"):
         comparison = compare_with_baselines(data, job.head, job.seed)
+    router = None
+    if len(tried) == len(Difficulty):
+        with console.status("fitting the router"):
+            head, router = _router(job, problems, answers, data, fit)
+        fit = fit._replace(head=head)
     spec = ProbeSpec(
         layer="final",
         normalized=True,
@@ -76,12 +84,13 @@ def train_difficulty(job: DifficultyConfig, console: Console) -> Path:
         features=data.features.shape[1],
         labels=rule,
         strategies=strategies,
+        router=None if router is None else router.spec,
     )
-    artifact = _artifact(job, served, spec, drawn, data, fit)
+    artifact = _artifact(job, served, spec, drawn, data, fit, router)
     _write_questions(run / "questions.jsonl", problems, answers[Difficulty.NORMAL], data, fit)
     folder = artifact.save(job.out)
     facts = DifficultyResult(
-        artifact, problems, answers, labels, data, fit, comparison, job.command
+        artifact, problems, answers, labels, data, fit, comparison, job.command, router
     )
     report = write_report(facts, run)
     write_summary(facts, console)
@@ -128,6 +137,29 @@ def _labels(
     normal = answers[Difficulty.NORMAL]
     thresholds = _thresholds(job, normal)
     return thresholds, classify(normal.accuracy, normal.entropy, thresholds)
+
+
+def _router(
+    job: DifficultyConfig,
+    problems: list[Problem],
+    answers: dict[Difficulty, AnswerStatistics],
+    data: Data,
+    fit: DifficultyFit,
+) -> tuple[Head, RouterComparison]:
+    """Fit a router to the questions that are not held out; the head with it, and what it gives."""
+    texts = [problem.prompt for problem in problems]
+    outcomes = StrategyOutcomes(
+        data.features,
+        np.stack([answers[one].accuracy.numpy() for one in Difficulty]),
+        np.stack([answers[one].tokens.numpy() for one in Difficulty]),
+        texts,
+    )
+    questions = QuestionTexts(texts, [problem.task for problem in problems])
+    known = np.setdiff1d(np.arange(len(problems)), fit.test)
+    parts = [(outcomes.subset(one), questions.subset(one)) for one in (known, fit.test)]
+    router = fit_router(parts[0][0], job.seed)
+    result = compare_router(router, parts[0], parts[1], job.samples, job.seed)
+    return with_router(fit.head, router), result
 
 
 def _thresholds(job: DifficultyConfig, answers: AnswerStatistics) -> Thresholds:
@@ -192,6 +224,7 @@ def _artifact(
     drawn: dict[Difficulty, StrategyRollouts],
     data: Data,
     fit: DifficultyFit,
+    router: RouterComparison | None,
 ) -> Artifact:
     settings: dict[str, Any] = {
         "tasks": ",".join(job.task),
@@ -219,6 +252,19 @@ def _artifact(
             "brier": fit.brier,
             "num_held_out": len(fit.test),
             "num_calibrated": fit.num_calibrated,
+            **_router_metrics(router),
         },
     )
     return Artifact(id=artifact_id(job, served), manifest=manifest, tensors=fit.head.tensors())
+
+
+def _router_metrics(router: RouterComparison | None) -> dict[str, float | int]:
+    if router is None:
+        return {}
+    own = router.choices["router"]
+    return {
+        "router_accuracy": own.accuracy,
+        "router_gain": own.gain.value,
+        "router_gain_low": own.gain.low,
+        "router_saved": own.saved.value,
+    }

@@ -20,6 +20,7 @@ from training.difficulty.baselines import TASK_FOLDS, BaselineComparison, FoldCo
 from training.difficulty.fit import MAX_FOLDS, Data, DifficultyFit
 from training.difficulty.labels import AnswerStatistics
 from training.difficulty.metrics import reliability
+from training.difficulty.router_report import RouterComparison, router_section
 
 _NAME = "difficulty-probe"
 _COLORS = {Difficulty.EASY: "C2", Difficulty.NORMAL: "C0", Difficulty.HARD: "C3"}
@@ -37,6 +38,8 @@ class DifficultyResult(NamedTuple):
     fit: DifficultyFit
     comparison: BaselineComparison
     command: str
+    router: RouterComparison | None = None
+    """None if only the strategy normal was tried."""
 
     @property
     def answers(self) -> AnswerStatistics:
@@ -241,6 +244,8 @@ measured on the same resampled questions.
 {markdown_table(_COMPARED, _comparison_rows(facts.comparison.questions))}
 
 {_left_out_tasks(facts.comparison)}
+
+{"" if facts.router is None else router_section(facts.router)}
 
 Artifact `{facts.artifact.id}`; sha256 of the rollouts `{manifest.data_hash}`.
 """

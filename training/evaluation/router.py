@@ -1,12 +1,9 @@
 """A router beside ways to choose a strategy that read no hidden state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import spmatrix
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
 from training.common.metrics import (
     Floats,
@@ -15,13 +12,9 @@ from training.common.metrics import (
     resample_weights,
     smallest_difference,
 )
+from training.common.strategy_choice import PREDICTORS, PRICES, Predictor, QuestionTexts, choose
 from training.evaluation.answers import ArmAnswers
 from training.evaluation.laws import Difference
-
-_PRIOR = 3.0
-"""Questions that a kind counts at the mean of all, so that a rare kind is not trusted."""
-_PRICES = np.concatenate([[0.0], np.geomspace(1e-3, 3.0, 40)])
-"""Accuracy that a normal answer's worth of tokens may cost, tried in turn."""
 
 
 class StrategyChoice(NamedTuple):
@@ -104,7 +97,7 @@ def measure_router(
             for row, name in enumerate(names)
         ),
         StrategyChoice("random at the same rates", shares @ new.accuracy, shares @ new.tokens),
-        *(_predicted(name, guess, seen, new) for name, guess in _PREDICTORS.items()),
+        *(_predicted(name, guess, seen, new) for name, guess in PREDICTORS.items()),
         _oracle(new),
     ]
     weights = resample_weights(len(new.texts), seed)
@@ -130,58 +123,22 @@ def _difference(router: StrategyChoice, control: StrategyChoice, weights: Floats
     return Difference(control.name, "accuracy", value, smallest_difference(values))
 
 
-Predictor = Callable[[RoutedQuestions, RoutedQuestions, Floats], Floats]
-"""From seen and new questions and a figure of the seen ones, (strategies, questions), to the same
-figure of the new ones."""
-
-
 def _predicted(
     name: str, guess: Predictor, seen: RoutedQuestions, new: RoutedQuestions
 ) -> StrategyChoice:
     """Choose by predicted accuracy and tokens, at a price that spends as much as the router."""
     wanted = float(seen.router.tokens.mean())
     scale = max(float(seen.tokens.mean()), 1.0)
-    accuracy, tokens = guess(seen, seen, seen.accuracy), guess(seen, seen, seen.tokens)
-    rows = np.arange(len(seen.texts))
-    spent = [
-        seen.tokens[(accuracy - price * tokens / scale).argmax(0), rows].mean() for price in _PRICES
-    ]
-    price = _PRICES[int(np.abs(np.array(spent) - wanted).argmin())]
-    worth = guess(seen, new, seen.accuracy) - price * guess(seen, new, seen.tokens) / scale
-    chosen, rows = worth.argmax(0), np.arange(len(new.texts))
+    before, after = (QuestionTexts(part.texts, part.kinds) for part in (seen, new))
+
+    def forecast(asked: QuestionTexts) -> tuple[Floats, Floats]:
+        return guess(before, asked, seen.accuracy), guess(before, asked, seen.tokens) / scale
+
+    known, rows = forecast(before), np.arange(len(seen.texts))
+    spent = [seen.tokens[choose(*known, price), rows].mean() for price in PRICES]
+    price = float(PRICES[int(np.abs(np.array(spent) - wanted).argmin())])
+    chosen, rows = choose(*forecast(after), price), np.arange(len(new.texts))
     return StrategyChoice(name, new.accuracy[chosen, rows], new.tokens[chosen, rows])
-
-
-def _by_kind(seen: RoutedQuestions, new: RoutedQuestions, figure: Floats) -> Floats:
-    mean = figure.mean(1)
-    kinds = np.array(seen.kinds)
-    table = {
-        kind: (figure[:, kinds == kind].sum(1) + _PRIOR * mean) / ((kinds == kind).sum() + _PRIOR)
-        for kind in set(seen.kinds)
-    }
-    return np.stack([table.get(kind, mean) for kind in new.kinds], 1)
-
-
-def _by_words(seen: RoutedQuestions, new: RoutedQuestions, figure: Floats) -> Floats:
-    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|\S").fit(seen.texts)
-    return _ridge(words.transform(seen.texts), words.transform(new.texts), figure)
-
-
-def _by_length(seen: RoutedQuestions, new: RoutedQuestions, figure: Floats) -> Floats:
-    before, after = (np.log([[float(len(text))] for text in part.texts]) for part in (seen, new))
-    return _ridge(before, after, figure)
-
-
-def _ridge(before: "Floats | spmatrix", after: "Floats | spmatrix", figure: Floats) -> Floats:
-    model = Ridge(alpha=1.0).fit(before, figure.T)
-    return np.asarray(model.predict(after).T, dtype=np.float64)
-
-
-_PREDICTORS: dict[str, Predictor] = {
-    "table by kind of question": _by_kind,
-    "TF-IDF of the question": _by_words,
-    "length of the question": _by_length,
-}
 
 
 def _oracle(new: RoutedQuestions) -> StrategyChoice:

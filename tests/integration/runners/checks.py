@@ -139,9 +139,9 @@ def _deviations(
         decisions = kept.decisions.get((one.trace, choice), [])
         found["decisions missing"] = float(not decisions)
         if decisions:
-            label, shares = decisions[-1]
+            label, figures = decisions[-1]
             truth = artifacts.heads()[one.probe].probabilities(state[None])[0]
-            found["probability"] = float((torch.tensor(shares) - truth).abs().max())
+            found["probability"] = float((torch.tensor(figures[:3]) - truth).abs().max())
             if one.temperature > 0:
                 base[:] = TEMPERATURES_BY_CLASS[label]
     thinking = torch.tensor(one.thinks(drawn) or [False] * len(drawn))

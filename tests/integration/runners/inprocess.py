@@ -24,7 +24,7 @@ class Kept:
         self.tokens: dict[tuple[int, int, int], list[TracedToken]] = defaultdict(list)
         """By trace, choice and token index."""
         self.decisions: dict[tuple[int, int], list[tuple[int, list[float]]]] = defaultdict(list)
-        """By trace and choice: class and probabilities."""
+        """By trace and choice: class and its figures."""
 
     def publish(self, values: Sequence[Tensor], slots: Any, indices: Any, directory: Any) -> None:
         columns: tuple[Any, ...] = (slots, indices, *values)
@@ -34,12 +34,12 @@ class Kept:
                 self.tokens[key].append(TracedToken._make(measured))
 
     def publish_decisions(
-        self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any
+        self, classes: Tensor, figures: Tensor, slots: Any, directory: Any
     ) -> None:
-        columns = (classes.tolist(), probabilities.tolist(), slots.tolist())
-        for label, shares, slot in zip(*columns, strict=True):
+        columns = (classes.tolist(), figures.tolist(), slots.tolist())
+        for label, row, slot in zip(*columns, strict=True):
             key = int(directory.traces[slot]), int(directory.choices[slot])
-            self.decisions[key].append((label, shares))
+            self.decisions[key].append((label, row))
 
     def trace(self, trace: int, choice: int, length: int) -> Tensor:
         """What was measured at an answer's tokens, shape (length, fields of `TracedToken`).

@@ -318,7 +318,12 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         max_candidates=4,
         tolerance=0.1,
     )
-    hard = difficulty("p", strategies={"easy": {"temperature": 0.5, "budget": 0.5}})
+    hard = difficulty(
+        "p",
+        strategies={"easy": {"temperature": 0.5, "budget": 0.5}},
+        labels="worth",
+        price=0.1,
+    )
     steered = [
         steer("v", 1.0, layers=[1], whole_prompt=True),
         steer("v", relative=1.0),

@@ -65,6 +65,12 @@ def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: 
         bias=torch.zeros(3),
         temperature=torch.tensor(1.0),
     )
+    if spec.get("router") is not None:
+        head = head._replace(
+            router_weight=torch.zeros(6, HIDDEN_SIZE),
+            router_bias=torch.ones(6),
+            router_kept=torch.ones(3),
+        )
     return Artifact(id=name, manifest=manifest, tensors=head.tensors()).save(root)
 
 

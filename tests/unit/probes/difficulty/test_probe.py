@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from probes.difficulty.probe import (
     MARGIN,
+    Forecast,
     Head,
     classify,
     classify_by_outcomes,
     default_thresholds,
     predicted_class,
+    route,
 )
 from probes.difficulty.strategies import (
     Difficulty,
@@ -190,6 +192,73 @@ def test_malformed_tensors_are_refused_by_name(
     tensors = {key: part for key, part in (linear().tensors() | change).items() if part is not None}
     with pytest.raises(ValueError, match=message):
         Head.from_tensors(tensors, 4)
+
+
+# -- by worth ----------------------------------------------------------------------------------
+
+
+def with_router(head: Head, features: int = 4) -> Head:
+    draw = torch.Generator().manual_seed(2)
+    return head._replace(
+        router_weight=torch.randn(6, features, generator=draw),
+        router_bias=torch.randn(6, generator=draw),
+        router_kept=torch.ones(3),
+    )
+
+
+@pytest.mark.parametrize("head", [with_router(linear()), with_router(mlp())])
+def test_a_forecast_is_linear_in_the_standardized_state_and_clipped(head: Head) -> None:
+    hidden = torch.randn(20, 4)
+    accuracy, tokens = head.forecast(hidden)
+    assert head.router_weight is not None
+    assert head.router_bias is not None
+    raw = ((hidden - head.mean) / head.scale) @ head.router_weight.T + head.router_bias
+    torch.testing.assert_close(accuracy, raw[:, :3].clamp(0, 1))
+    torch.testing.assert_close(tokens, raw[:, 3:].clamp_min(0))
+    again = Head.from_tensors(head.tensors(), 4).forecast(hidden)
+    assert torch.equal(again.accuracy, accuracy)
+
+
+def test_a_probe_without_a_router_forecasts_nothing() -> None:
+    assert all(part.isnan().all() for part in linear().forecast(torch.randn(3, 4)))
+
+
+@given(st.floats(0, 10), st.floats(0, 10), st.integers(0, 10_000))
+def test_a_higher_price_never_chooses_a_longer_answer(low: float, high: float, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    accuracy, tokens = torch.rand(2, 50, 3, generator=draw)
+    kept = torch.tensor([1.0, 1.0, float(seed % 2)])
+    chosen = [
+        tokens.gather(1, route(Forecast(accuracy, tokens), kept, torch.full((50,), price))[:, None])
+        for price in sorted((low, high))
+    ]
+    assert (chosen[1] <= chosen[0] + 1e-5).all()
+
+
+def test_the_price_weighs_accuracy_against_tokens() -> None:
+    forecast = Forecast(torch.tensor([[0.4, 0.7, 0.6]]), torch.tensor([[0.2, 1.0, 0.5]]))
+    kept, everything = torch.tensor([1.0, 1.0, 0.0]), torch.ones(3)
+    for price, every, without_hard in ((0.0, NORMAL, NORMAL), (0.3, HARD, NORMAL), (2, EASY, EASY)):
+        assert route(forecast, everything, torch.tensor([float(price)])) == every
+        assert route(forecast, kept, torch.tensor([float(price)])) == without_hard
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"router_kept": None}, "the tensor `router_kept` is missing"),
+        ({"router_weight": torch.zeros(3, 4)}, r"has shape \(3, 4\) instead of \(6, 4\)"),
+        ({"router_bias": torch.full((6,), math.inf)}, "`router_bias` holds no finite numbers"),
+        ({"router_kept": torch.zeros(3)}, "needs zeros and at least one 1"),
+        ({"router_kept": torch.tensor([1.0, 0.5, 1.0])}, "needs zeros and at least one 1"),
+    ],
+)
+def test_a_malformed_router_is_refused_by_name(
+    change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    parts = with_router(linear()).tensors() | change
+    with pytest.raises(ValueError, match=message):
+        Head.from_tensors({key: part for key, part in parts.items() if part is not None}, 4)
 
 
 # -- strategies --------------------------------------------------------------------------------

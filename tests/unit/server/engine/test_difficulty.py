@@ -45,6 +45,7 @@ def with_probe(
     temperatures: tuple[float, ...] = TEMPERATURES,
     budgets: tuple[int, ...] = (0, 0, 0),
     choices: int = 1,
+    price: float = -1.0,
 ) -> dict[str, Any]:
     tag, row = law_row(law, STATISTICS)
     control = engine_control(
@@ -54,7 +55,12 @@ def with_probe(
         address="ipc:///nowhere",
         choices=choices,
         difficulty=difficulty_control(
-            probe=probe, trace=trace, temperatures=temperatures, budgets=budgets, stop=END
+            probe=probe,
+            trace=trace,
+            temperatures=temperatures,
+            budgets=budgets,
+            stop=END,
+            price=price,
         ),
     )
     return {KEY: dict(control)}
@@ -79,8 +85,8 @@ class Bench:
         self.decisions: dict[tuple[int, int], tuple[int, list[float]]] = {}
         self.runner.record.publish_decisions = self.publish  # type: ignore[attr-defined]
 
-    def publish(self, classes: Tensor, probabilities: Tensor, slots: Any, directory: Any) -> None:
-        for slot, label, row in zip(slots, classes.tolist(), probabilities.tolist(), strict=True):
+    def publish(self, classes: Tensor, figures: Tensor, slots: Any, directory: Any) -> None:
+        for slot, label, row in zip(slots, classes.tolist(), figures.tolist(), strict=True):
             key = (int(directory.traces[slot]), int(directory.choices[slot]))
             assert key not in self.decisions
             self.decisions[key] = (label, row)
@@ -311,3 +317,67 @@ def test_nobody_is_asked_where_no_row_has_a_probe(bench: Bench) -> None:
     bench.runner.refresh()
     (group,) = bench.controller.groups(np.arange(1))
     assert not group.has_probe
+
+
+# -- by worth ----------------------------------------------------------------------------------
+
+
+def routed(*kept: float) -> Head:
+    """Features are the accuracies of the strategies; they take 0.2, 1 and 0.5 normal answers."""
+    return head()._replace(
+        router_weight=torch.cat([torch.eye(3), torch.zeros(3, 3)]),
+        router_bias=torch.tensor([0.0, 0.0, 0.0, 0.2, 1.0, 0.5]),
+        router_kept=torch.tensor(kept),
+    )
+
+
+@pytest.mark.parametrize(
+    ("price", "expected"),
+    [(-1.0, NORMAL), (0.0, NORMAL), (0.1, NORMAL), (0.3, HARD), (2.0, EASY)],
+)
+def test_the_price_moves_the_choice_from_accurate_to_short(
+    bench: Bench, price: float, expected: Difficulty
+) -> None:
+    """.4 right at 0.2, .7 at 1 and .6 at 0.5 normal answers; the class is the largest of them."""
+    bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
+    bench.runner.add("a", judged(price=price), temperature=2.0)
+    before = random_logits(1)
+    after = bench.step([torch.tensor([0.4, 0.7, 0.6])], before)
+    label, figures = bench.decisions[5, 0]
+    assert label == expected
+    assert figures[3:] == pytest.approx([0.4, 0.7, 0.6, 0.2, 1.0, 0.5])
+    torch.testing.assert_close(after, before * 2.0 / TEMPERATURES[expected])
+
+
+def test_requests_of_one_step_have_prices_of_their_own(bench: Bench) -> None:
+    bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
+    for trace, price in ((1, 2.0), (2, 0.0), (3, -1.0)):
+        bench.runner.add("abc"[trace - 1], judged(trace=trace, price=price))
+    bench.step([torch.tensor([0.4, 0.6, 0.7])] * 3)
+    assert [bench.decisions[trace, 0][0] for trace in (1, 2, 3)] == [EASY, HARD, HARD]
+
+
+def test_a_price_leaves_with_its_request(bench: Bench) -> None:
+    bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
+    bench.runner.add("a", judged(trace=1, price=2.0))
+    bench.step([torch.tensor([0.4, 0.6, 0.7])])
+    bench.runner.input_batch.remove_request("a")
+    bench.runner.add("b", judged(trace=2))
+    bench.step([torch.tensor([0.4, 0.6, 0.7])])
+    assert [bench.decisions[trace, 0][0] for trace in (1, 2)] == [EASY, HARD]
+
+
+def test_a_dropped_strategy_is_never_chosen_by_worth(bench: Bench) -> None:
+    bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 0)})
+    bench.runner.add("a", judged(price=0.0))
+    bench.step([torch.tensor([0.4, 0.6, 0.7])])
+    assert bench.decisions[5, 0][0] == NORMAL
+
+
+def test_a_state_that_is_not_finite_is_normal_at_any_price(bench: Bench) -> None:
+    bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
+    bench.runner.add("a", judged(price=2.0))
+    bench.step([torch.tensor([math.nan, 0.6, 0.7])])
+    label, figures = bench.decisions[5, 0]
+    assert label == NORMAL
+    assert all(math.isnan(value) for value in figures)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from probes.difficulty.strategies import Difficulty, Strategies, Strategy
+from probes.difficulty.strategies import Difficulty, RouterSpec, Strategies, Strategy
 from server.errors import BadControl
-from server.planning.difficulty import DifficultyPlan
+from server.planning.difficulty import DifficultyPlan, RouterPlan, plan_difficulty
+from server.planning.refusals import RequestParams
 from server.requests.difficulty import DecisionSource, DifficultyRun
 from server.requests.telemetry import Decision, TraceBuffer
+from server.wire.request import DifficultyControl
 from server.worker.message import KEY
 from tests.unit.server.support import artifacts, save_probe
 
@@ -72,12 +74,13 @@ class Run:
         sets_temperature: bool = True,
         ceiling: int = 50,
         longer: Any = LONGER,
+        router: RouterPlan | None = None,
     ) -> None:
         self.decisions = DecisionSource(TraceBuffer(7), "ipc:///x", 0.05)
         self.engine = Engine(self.decisions, decided)
         self.longer = longer
         self.texts: list[str] = []
-        plan = DifficultyPlan("m/probe", strategies, shadow, picked, sets_temperature)
+        plan = DifficultyPlan("m/probe", strategies, shadow, picked, sets_temperature, router)
         self.ceiling = ceiling
         self.run = DifficultyRun(plan, ceiling, self.decisions, self.extend)
 
@@ -108,6 +111,7 @@ async def test_without_strategy_texts_the_probe_reads_the_prompt_of_the_answer_i
         "temperatures": [0.5, 0.8, 0.4],
         "budgets": [20, 0, 25],  # 0: vLLM enforces the maximum
         "stop": END,
+        "price": -1.0,  # the class chooses
     }
 
 
@@ -283,3 +287,99 @@ def test_an_error_at_load_names_the_field_of_a_probe_that_does_not_match(
         using.difficulty_probe("tiny/other", "entropy.difficulty.probe")
     assert decided in str(refused.value)
     assert refused.value.param == "entropy.difficulty.probe"
+
+
+# -- by worth ----------------------------------------------------------------------------------
+
+ROUTER = RouterPlan(price=0.25, normal_tokens=20.0)
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+async def test_the_worker_gets_the_price(shadow: bool) -> None:
+    _, _, part = await Run(PLAIN, shadow=shadow, router=ROUTER).prepare(temperature=1.0)
+    assert part["price"] == 0.25
+
+
+async def test_the_price_goes_into_a_pre_pass() -> None:
+    run = Run(SPOKEN, decided=EASY, router=ROUTER)
+    await run.prepare(temperature=1.0)
+    (asked,) = run.engine.asked
+    assert asked[1].extra_args[KEY]["difficulty"]["price"] == 0.25
+
+
+async def test_the_report_has_what_each_strategy_was_expected_to_give() -> None:
+    run = Run(PLAIN, router=ROUTER)
+    await run.prepare(temperature=1.0)
+    decision = Decision(HARD, (0.8, 0.1, 0.1), (0.5, 0.75, 0.75), (0.5, 1.5, 0.25))
+    run.decisions.trace.store_decision(0, decision)
+    report = await run.run.report(0)
+    assert (report.label, report.labels, report.price) == ("hard", "worth", 0.25)
+    assert report.probabilities is None
+    assert report.expected_accuracy == {"easy": 0.5, "normal": 0.75, "hard": 0.75}
+    assert report.expected_tokens == {"easy": 10.0, "normal": 30.0, "hard": 5.0}
+
+
+async def test_a_class_has_no_expectations() -> None:
+    run = Run(PLAIN)
+    await run.prepare(temperature=1.0)
+    run.decisions.trace.store_decision(0, Decision(EASY, (0.8, 0.1, 0.1)))
+    report = await run.run.report(0)
+    assert (report.labels, report.price, report.expected_accuracy) == ("diffadapt", None, None)
+
+
+async def test_a_state_that_is_not_finite_has_no_expectations() -> None:
+    run = Run(PLAIN, router=ROUTER)
+    await run.prepare(temperature=1.0)
+    run.decisions.trace.store_decision(0, Decision(NORMAL, (math.nan,) * 3))
+    report = await run.run.report(0)
+    assert (report.label, report.labels, report.expected_tokens) == ("normal", "worth", None)
+
+
+WITH_ROUTER = {"router": RouterSpec(price=0.1, normal_tokens=20.0)}
+REQUEST = RequestParams(last_message={"role": "user", "content": "Why?"})
+
+
+def planned(root: Path, control: dict[str, Any], spec: dict[str, Any] = WITH_ROUTER) -> Any:
+    save_probe(root, "m/probe", spec)
+    return plan_difficulty(
+        DifficultyControl.model_validate(control), artifacts(root), REQUEST
+    ).router
+
+
+@pytest.mark.parametrize(
+    ("control", "price"),
+    [
+        ({}, 0.1),
+        ({"labels": "worth"}, 0.1),
+        ({"price": 0}, 0.0),
+        ({"labels": "worth", "price": 2.5}, 2.5),
+        ({"labels": "diffadapt"}, None),
+        ({"strategies": {}}, None),
+    ],
+)
+def test_worth_chooses_where_the_probe_can(
+    tmp_path: Path, control: dict[str, Any], price: float | None
+) -> None:
+    router = planned(tmp_path, control)
+    assert router == (None if price is None else RouterPlan(price, 20.0))
+
+
+@pytest.mark.parametrize(
+    ("control", "spec", "param", "message"),
+    [
+        ({"labels": "worth"}, {}, "labels", "has no expected accuracies: train it with"),
+        ({"price": 0.2}, {}, "price", "has no expected accuracies: train it with"),
+        ({"labels": "diffadapt", "price": 0.2}, WITH_ROUTER, "price", "belongs to `labels` worth"),
+        ({"labels": "worth", "strategies": {}}, WITH_ROUTER, "labels", "leave out `strategies`"),
+    ],
+)
+def test_what_a_router_cannot_do_is_refused(
+    tmp_path: Path, control: dict[str, Any], spec: dict[str, Any], param: str, message: str
+) -> None:
+    with pytest.raises(BadControl, match=message) as refused:
+        planned(tmp_path, control, spec)
+    assert refused.value.param == f"entropy.difficulty.{param}"
+
+
+def test_a_probe_of_an_earlier_release_is_served_by_its_classes(tmp_path: Path) -> None:
+    assert planned(tmp_path, {}, {}) is None

@@ -139,6 +139,12 @@ def test_a_probe_learns_which_strategy_is_cheapest(bench: Bench) -> None:
     assert len(bench.fake.asked) == 3 * 90 * 2
     asked = {(body["temperature"], body["max_completion_tokens"]) for body in bench.fake.asked}
     assert asked == {(0.5, 38), (0.8, 96), (0.4, 48)}
+    router = bench.spec.router
+    assert router is not None
+    assert len(set(router.dropped) & {"easy", "hard"}) == 1  # they answer alike
+    assert bench.artifact.manifest.metrics["router_gain_low"] >= 0
+    assert bench.artifact.manifest.metrics["router_saved"] > 0.3
+    assert "## Router by worth" in bench.report
 
 
 def test_a_class_without_questions_is_named(

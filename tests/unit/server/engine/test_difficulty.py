@@ -340,7 +340,7 @@ def test_the_price_moves_the_choice_from_accurate_to_short(
 ) -> None:
     """.4 right at 0.2, .7 at 1 and .6 at 0.5 normal answers; the class is the largest of them."""
     bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
-    bench.runner.add("a", judged(price=price), temperature=2.0)
+    bench.runner.add("a", with_probe(price=price), temperature=2.0)
     before = random_logits(1)
     after = bench.step([torch.tensor([0.4, 0.7, 0.6])], before)
     label, figures = bench.decisions[5, 0]
@@ -352,31 +352,31 @@ def test_the_price_moves_the_choice_from_accurate_to_short(
 def test_requests_of_one_step_have_prices_of_their_own(bench: Bench) -> None:
     bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
     for trace, price in ((1, 2.0), (2, 0.0), (3, -1.0)):
-        bench.runner.add("abc"[trace - 1], judged(trace=trace, price=price))
+        bench.runner.add("abc"[trace - 1], with_probe(trace=trace, price=price))
     bench.step([torch.tensor([0.4, 0.6, 0.7])] * 3)
     assert [bench.decisions[trace, 0][0] for trace in (1, 2, 3)] == [EASY, HARD, HARD]
 
 
 def test_a_price_leaves_with_its_request(bench: Bench) -> None:
     bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
-    bench.runner.add("a", judged(trace=1, price=2.0))
+    bench.runner.add("a", with_probe(trace=1, price=2.0))
     bench.step([torch.tensor([0.4, 0.6, 0.7])])
     bench.runner.input_batch.remove_request("a")
-    bench.runner.add("b", judged(trace=2))
+    bench.runner.add("b", with_probe(trace=2))
     bench.step([torch.tensor([0.4, 0.6, 0.7])])
     assert [bench.decisions[trace, 0][0] for trace in (1, 2)] == [EASY, HARD]
 
 
 def test_a_dropped_strategy_is_never_chosen_by_worth(bench: Bench) -> None:
     bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 0)})
-    bench.runner.add("a", judged(price=0.0))
+    bench.runner.add("a", with_probe(price=0.0))
     bench.step([torch.tensor([0.4, 0.6, 0.7])])
     assert bench.decisions[5, 0][0] == NORMAL
 
 
 def test_a_state_that_is_not_finite_is_normal_at_any_price(bench: Bench) -> None:
     bench.controller.read_difficulty(bench.model, {"m/probe": routed(1, 1, 1)})
-    bench.runner.add("a", judged(price=2.0))
+    bench.runner.add("a", with_probe(price=2.0))
     bench.step([torch.tensor([math.nan, 0.6, 0.7])])
     label, figures = bench.decisions[5, 0]
     assert label == NORMAL

@@ -23,8 +23,8 @@ from openai import OpenAI
 from xdist.scheduler import LoadScopeScheduling
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
-from probes.difficulty.probe import Head
-from probes.difficulty.strategies import ProbeSpec, Strategies, Strategy, Thresholds
+from probes.difficulty.probe import Forecast, Head
+from probes.difficulty.strategies import ProbeSpec, RouterSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
 from tests.integration.runners.engines import ENGINES
 from tests.integration.support import PROMPTS
@@ -45,6 +45,7 @@ hypothesis_settings.load_profile("any machine")
 MODEL = "smollm2-135m"
 
 PLAIN_PROBE, SPOKEN_PROBE = f"{MODEL}/plain", f"{MODEL}/spoken"
+ROUTED_PROBE = f"{MODEL}/worth"
 PUSH, PUSH_AGAIN, TURN = f"{MODEL}/push", f"{MODEL}/push-again", f"{MODEL}/turn"
 
 MAX_STEERINGS = 4
@@ -142,6 +143,7 @@ class OfflineProbe(NamedTuple):
 
     head: Head
     probabilities: torch.Tensor
+    forecast: Forecast
 
 
 @lru_cache(maxsize=1)
@@ -158,16 +160,29 @@ def offline_probe(checkpoint: Path) -> OfflineProbe:
         bias=torch.zeros(3),
         temperature=torch.tensor(1.0),
     )
-    return OfflineProbe(head, head.probabilities(states))
+    head = head._replace(
+        router_weight=torch.randn(6, states.shape[1], generator=draw) * 0.01,
+        router_bias=torch.tensor([0.4, 0.6, 0.5, 0.3, 1.0, 0.6]),
+        router_kept=torch.ones(3),
+    )
+    return OfflineProbe(head, head.probabilities(states), head.forecast(states))
 
 
 def save_probes(root: Path, checkpoint: Path) -> None:
-    """The random head twice: with strategies that leave the prompt alone, and that do not."""
+    """The random head: with strategies that leave the prompt alone, that do not, and a router."""
     spoken = Strategies(
         easy=Strategy(prompt="Answer in one word.", temperature=0.5, budget=0.4),
         hard=Strategy(prompt="Outline the method.", temperature=0.4, budget=0.5),
     )
-    for name, strategies in ((PLAIN_PROBE, Strategies()), (SPOKEN_PROBE, spoken)):
+    router = RouterSpec(price=0.2, normal_tokens=30.0)
+    head = offline_probe(checkpoint).head
+    by_class = head._replace(router_weight=None, router_bias=None, router_kept=None)
+    for name, strategies in (
+        (PLAIN_PROBE, Strategies()),
+        (SPOKEN_PROBE, spoken),
+        (ROUTED_PROBE, Strategies()),
+    ):
+        routed = name == ROUTED_PROBE
         manifest = Manifest(
             kind="difficulty-probe",
             model=MODEL,
@@ -181,11 +196,11 @@ def save_probes(root: Path, checkpoint: Path) -> None:
                 features=576,
                 labels=Thresholds(alpha=0.7, beta=1.0, gamma=0.3),
                 strategies=strategies,
+                router=router if routed else None,
             ),
         )
-        Artifact(id=name, manifest=manifest, tensors=offline_probe(checkpoint).head.tensors()).save(
-            root
-        )
+        tensors = (head if routed else by_class).tensors()
+        Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 
 
 def save_vectors(root: Path, checkpoint: Path) -> None:

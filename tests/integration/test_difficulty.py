@@ -13,9 +13,16 @@ import pytest
 import torch
 from openai import BadRequestError, OpenAI
 
-from probes.difficulty.probe import predicted_class
+from probes.difficulty.probe import Forecast, predicted_class, route
 from probes.difficulty.strategies import Difficulty
-from tests.conftest import PLAIN_PROBE, QUESTIONS, SPOKEN_PROBE, Server, offline_probe
+from tests.conftest import (
+    PLAIN_PROBE,
+    QUESTIONS,
+    ROUTED_PROBE,
+    SPOKEN_PROBE,
+    Server,
+    offline_probe,
+)
 from tests.integration.support import PROMPTS, ask, preemptions, report, some, together
 from tests.waiting import wait_until
 
@@ -55,6 +62,37 @@ def test_a_chunked_prompt_is_classified_at_its_last_token(client: OpenAI, checkp
     got = report(ask(client, question, control, max_tokens=2))["difficulty"]["probabilities"]
     expected = offline_probe(checkpoint).head.probabilities(states)[0]
     assert torch.allclose(torch.tensor(list(got.values())), expected, atol=0.02)
+
+
+@pytest.mark.both_runners
+def test_the_worker_chooses_by_worth_as_the_forecast_does(client: OpenAI, checkpoint: Path) -> None:
+    """Requests of one step have prices of their own, and one chooses by class."""
+    offline, questions = offline_probe(checkpoint), QUESTIONS[:18]
+    prices = [(0.0, 0.4, None)[number % 3] for number in range(len(questions))]
+
+    def asked(question: str, price: float | None) -> Any:
+        worth = {"labels": "diffadapt"} if price is None else {"price": price}
+        control = {"difficulty": {"probe": ROUTED_PROBE, "mode": "shadow", **worth}}
+        return ask(client, question, control, max_tokens=2, seed=1)
+
+    jobs = [lambda q=q, p=p: asked(q, p) for q, p in zip(questions, prices, strict=True)]
+    forecast = Forecast(*(part[: len(questions)] for part in offline.forecast))
+    kept = torch.ones(3)
+    by_class, agreement = predicted_class(offline.probabilities[: len(questions)]), []
+    for number, (answer, price) in enumerate(zip(together(jobs), prices, strict=True)):
+        found = report(answer)["difficulty"]
+        assert found["labels"] == ("diffadapt" if price is None else "worth")
+        assert found["price"] == price
+        if price is None:
+            expected = by_class[number]
+        else:
+            expected = route(forecast, kept, torch.full((len(questions),), price))[number]
+            accuracy = torch.tensor(list(found["expected_accuracy"].values()))
+            tokens = torch.tensor(list(found["expected_tokens"].values())) / 30.0
+            assert (accuracy - forecast.accuracy[number]).abs().max() < 0.02
+            assert (tokens - forecast.tokens[number]).abs().max() < 0.02
+        agreement.append(found["label"] == Difficulty(int(expected)).word)
+    assert sum(agreement) >= 0.9 * len(questions)
 
 
 def test_shadow_changes_no_token(client: OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""`entrostat evaluate` on the shared server: a few questions, killed by its budget and resumed."""
+"""`entrostat evaluate` on the shared server: a few questions, refused for its budget, then resumed."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_an_evaluation_resumes_compares_and_writes_what_the_server_loads(
     server: Server, tmp_path: Path
 ) -> None:
     folders = {"out": tmp_path / "pages", "runs": tmp_path / "runs", "server": (server.url,)}
-    too_much = {"questions": 120, "samples": 64, "budget": 1000}
+    too_much = {"max_tokens": 1000, "budget": 1000}  # no answer fits, so none is drawn
     with pytest.raises(TrainingError, match="--budget 1000 covers only"):
         evaluate(EvaluateConfig.model_validate({**SIZE, **folders, **too_much}), Console())
     config = EvaluateConfig.model_validate({**SIZE, **folders, "budget": 3000})

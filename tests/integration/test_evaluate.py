@@ -1,4 +1,4 @@
-"""`entrostat evaluate` on the shared server: a few questions, refused for its budget, then resumed."""
+"""`entrostat evaluate` on the shared server: refused for its budget, then a few questions, resumed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`entrostat evaluate` on the shared server: refused for its budget, then a few questions, resumed."""
+"""`entrostat evaluate` on the shared server: refused for its budget, then answered and resumed."""
 
 import json
 from pathlib import Path

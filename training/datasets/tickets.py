@@ -41,7 +41,7 @@ _PROBLEMS: dict[str, tuple[str, ...]] = {
         "Can I swap {thing} for a larger one? I have had it for {days} days.",
         "Where is the label to send {thing} back?",
         "I sent {thing} back {days} days ago and want to know that you have it.",
-        "The color of {thing} does not suit us and we want another one.",
+        "The colour of {thing} does not suit us and we want another one.",
         "My wife got {thing} twice as a present, so one should go back to you.",
     ),
     "account": (

@@ -53,37 +53,35 @@ def drawn_from(logits: Tensor, base: float) -> Tensor:
 
 
 class Naive:
-    """The same bookkeeping as a dictionary from slot to its occupant."""
+    """The same bookkeeping as a dictionary from slot to its entry."""
 
     def __init__(self) -> None:
-        self.occupants: dict[int, tuple[list[float], int, int, str]] = {}
+        self.held: dict[int, tuple[list[float], int, int, str]] = {}
 
     def add(self, slot: int, law: Occupant, trace: int) -> None:
         if isinstance(law, str):
-            self.occupants.pop(slot, None)
+            self.held.pop(slot, None)
         else:
             tag, row = law_row(law, STATISTICS)
-            self.occupants[slot] = ([float(tag), 0.75, *row, 0.0], trace, 0, f"ipc:///{trace}")
+            self.held[slot] = ([float(tag), 0.75, *row, 0.0], trace, 0, f"ipc:///{trace}")
 
     def remove(self, slot: int) -> None:
-        self.occupants.pop(slot, None)
+        self.held.pop(slot, None)
 
     def move(self, source: int, target: int) -> None:
-        moved = self.occupants.pop(source, None)
-        self.occupants.pop(target, None)
+        moved = self.held.pop(source, None)
+        self.held.pop(target, None)
         if moved is not None:
-            self.occupants[target] = moved
+            self.held[target] = moved
 
     def swap(self, one: int, two: int) -> None:
-        occupants = {one: self.occupants.pop(two, None), two: self.occupants.pop(one, None)}
-        self.occupants |= {
-            slot: occupant for slot, occupant in occupants.items() if occupant is not None
-        }
+        held = {one: self.held.pop(two, None), two: self.held.pop(one, None)}
+        self.held |= {slot: entry for slot, entry in held.items() if entry is not None}
 
     def name(self, slot: int, choice: int) -> None:
-        if slot in self.occupants:
-            row, trace, _, address = self.occupants[slot]
-            self.occupants[slot] = (row, trace, choice, address)
+        if slot in self.held:
+            row, trace, _, address = self.held[slot]
+            self.held[slot] = (row, trace, choice, address)
 
 
 pairs = st.tuples(slots, slots).filter(lambda pair: pair[0] != pair[1])
@@ -108,7 +106,7 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
             assert controller.add(slot, extra, 0.75) == (not isinstance(law, str))
             naive.add(slot, law, trace)
         elif kind == "name":
-            if values[0] in naive.occupants:
+            if values[0] in naive.held:
                 slot, choice = values
                 controller.name_choice(slot, f"{choice}_name")
                 naive.name(*values)
@@ -121,8 +119,8 @@ def test_slots_hold_what_a_dictionary_would(sequence: list[tuple[Any, ...]]) -> 
     controller.flush()
     idle = ([0.0] * (3 + NUM_PARAMETERS), 0, 0, "")
     for slot in range(NUM_SLOTS):
-        row, trace, choice, address = naive.occupants.get(slot, idle)
-        assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.occupants)
+        row, trace, choice, address = naive.held.get(slot, idle)
+        assert controller.is_active(slice(slot, slot + 1)) == (slot in naive.held)
         assert controller.laws.device_columns[:, slot].tolist() == pytest.approx(row)
         assert int(controller.traces.directory.traces[slot]) == trace
         assert int(controller.traces.directory.choices[slot]) == choice
@@ -174,23 +172,23 @@ def test_what_a_queued_step_was_given_never_changes_under_it() -> None:
 
 
 @given(
-    occupants=st.lists(st.just(IDLE) | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
+    held=st.lists(st.just(IDLE) | laws, min_size=NUM_SLOTS, max_size=NUM_SLOTS),
     num_rows=st.integers(1, NUM_SLOTS),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=60)
 def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
-    occupants: list[Occupant], num_rows: int, seed: int
+    held: list[Occupant], num_rows: int, seed: int
 ) -> None:
     controller, record = make_controller(NUM_SLOTS)
-    for slot, law in enumerate(occupants):
+    for slot, law in enumerate(held):
         controller.add(slot, None if isinstance(law, str) else asking(law, trace=slot + 1), 0.8)
     before = random_logits(num_rows, seed=seed)
     before[:, 1::3] = -math.inf
     after = before.clone()
     step(controller, after)
     entropy = entropy_from_logits(before)
-    for row, law in enumerate(occupants[:num_rows]):
+    for row, law in enumerate(held[:num_rows]):
         if isinstance(law, str):
             assert torch.equal(bits(after[row]), bits(before[row]))
             assert (row + 1, 0, 0) not in record
@@ -216,7 +214,7 @@ def test_every_row_is_drawn_by_its_own_law_and_uncontrolled_ones_are_untouched(
             math.log(VOCAB),
         )
         assert temperature == pytest.approx(expected.item(), rel=1e-5)
-    assert len(record) == sum(not isinstance(law, str) for law in occupants[:num_rows])
+    assert len(record) == sum(not isinstance(law, str) for law in held[:num_rows])
 
 
 @pytest.mark.parametrize("law", ALL_LAWS)
@@ -291,8 +289,8 @@ def test_a_fully_masked_row_is_untouched() -> None:
 
 def test_rows_with_and_without_a_target_are_decided_apart() -> None:
     controller, _ = make_controller()
-    occupants: list[Occupant] = [FIXED, IDLE, ENTROPY_TARGET, None]
-    for slot, law in enumerate(occupants):
+    held: list[Occupant] = [FIXED, IDLE, ENTROPY_TARGET, None]
+    for slot, law in enumerate(held):
         controller.add(slot, None if isinstance(law, str) else asking(law), 1.0)
     closed, solved = controller.groups(np.arange(4))
     assert (closed.slots.tolist(), closed.solve) == ([0, 3], False)

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fastapi import HTTPException, Request
@@ -32,6 +33,12 @@ MAX_SEQUENCES = 1024
 """Answers to several prompts, `n` for each: the loop creates all of them at once."""
 MAX_GRAMMAR = 100_000
 """Characters and values of the grammar that an answer must follow, which vLLM checks at once."""
+MAX_PATTERN = 1000
+"""Characters of a regular expression: compiling takes quadratic time, in a thread that vLLM leaves
+running after 5 s. 96,000 characters took a core and 10 GB for minutes."""
+_PATTERNS = frozenset({"regex", "pattern"})
+_ENCODED = frozenset({"json", "structural_tag"})
+"""Keys whose value may also be a JSON text."""
 _GRAMMARS = ("structured_outputs", "response_format", "text")
 _NUMBERS = frozenset({int, float, bool})
 _scanner = ThreadPoolExecutor(1, "entrostat-body")
@@ -197,9 +204,42 @@ def _refuse_items(body: Any) -> None:
     if prompts > 1 and isinstance(answers, int) and prompts * answers > MAX_SEQUENCES:
         message = f"`n`: at most {MAX_SEQUENCES} answers to {prompts} prompts"
         raise RefusedBody(400, message, "n")
+    for name in (*_GRAMMARS, "tools"):
+        if _has_long_pattern(body.get(name)):
+            message = f"`{name}`: a regular expression has more than {MAX_PATTERN} characters"
+            raise RefusedBody(400, message, name)
     for name in _GRAMMARS:
         if isinstance(body.get(name), Mapping) and _size(body[name]) > MAX_GRAMMAR:
             raise RefusedBody(400, f"`{name}`: more than {MAX_GRAMMAR} characters", name)
+
+
+def _parsed(value: Any) -> Any:
+    """The value, or what it stands for if it is a JSON text."""
+    if isinstance(value, str) and len(value) <= MAX_GRAMMAR:
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _has_long_pattern(value: Any) -> bool:
+    """Whether a regular expression anywhere in nested objects is longer than `MAX_PATTERN`."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            for key, part in one.items():
+                if key in _PATTERNS and isinstance(part, str) and len(part) > MAX_PATTERN:
+                    return True
+                if (
+                    key == "patternProperties"
+                    and isinstance(part, dict)
+                    and any(len(name) > MAX_PATTERN for name in part)
+                ):
+                    return True
+                waiting.append(_parsed(part) if key in _ENCODED else part)
+        elif isinstance(one, list):
+            waiting += one
+    return False
 
 
 def _size(value: Any) -> int:

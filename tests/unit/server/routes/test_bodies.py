@@ -118,6 +118,25 @@ def test_a_list_with_too_many_items_is_refused_before_it_is_validated(
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("structured_outputs", {"regex": "(a|b)?" * 200}),
+        ("structured_outputs", {"json": {"type": "string", "pattern": "(a|b)?" * 200}}),
+        ("structured_outputs", {"json": '{"pattern": "' + "a?" * 501 + '"}'}),
+        ("structured_outputs", {"json": {"patternProperties": {"a?" * 501: {}}}}),
+        ("response_format", {"json_schema": {"schema": {"pattern": "a?" * 501}}}),
+        ("text", {"format": {"schema": {"items": [{"pattern": "a?" * 501}]}}}),
+        ("tools", [{"function": {"parameters": {"pattern": "a?" * 501}}}]),
+    ],
+)
+def test_a_long_regular_expression_is_refused(client: TestClient, field: str, value: Any) -> None:
+    """vLLM gives up after 5 s, but its thread goes on."""
+    assert refusal(client, json.dumps({field: value}).encode()) == (400, field)
+    short = json.dumps({field: value}).replace("(a|b)?" * 200, "a").replace("a?" * 501, "a?" * 500)
+    assert post(client, short.encode())[0] == 200
+
+
+@pytest.mark.parametrize(
     "prompts", [{"prompt": ["a"] * 64}, {"prompt": [[1, 2]] * 64}, {"messages": [[{}]] * 64}]
 )
 def test_prompts_times_answers_are_bounded(client: TestClient, prompts: Any) -> None:

@@ -4,11 +4,10 @@ from typing import Literal, NoReturn
 
 from server.errors import BadControl
 from server.planning.refusals import RequestParams
-from server.wire.request import Control, SemanticControl, VoteControl
+from server.wire.request import EXCLUDED_BY, Control, SemanticControl, VoteControl
 
 _MODEL_LENGTHS = 8
 """Tokens that all samples together may have, in lengths of the model."""
-_EXCLUDED = ("inquiry", "difficulty", "steering", "abstain")
 
 
 def plan_vote(control: Control, params: RequestParams) -> VoteControl | None:
@@ -34,13 +33,6 @@ def plan_semantic(control: Control, params: RequestParams) -> SemanticControl | 
     wanted = control.semantic
     if wanted is None:
         return None
-    if control.vote is not None:
-        _refuse(
-            "entropy.semantic", "contradicts `entropy.vote`, which samples itself: leave one out"
-        )
-    for field in ("temperature", "truncation"):
-        if getattr(control, field) is not None:
-            _refuse(f"entropy.{field}", "contradicts `entropy.semantic`, which samples plainly")
     if control.trace == "none":
         _refuse("entropy.trace", '"none" leaves out the report of `entropy.semantic`')
     _refuse_samples("semantic", wanted.n + (wanted.reply == "answer"), control, params)
@@ -60,7 +52,7 @@ def _refuse_samples(
     """
     if not params.supports_inquiry:
         _refuse(f"entropy.{name}", "works in /v1/chat/completions only")
-    for field in _EXCLUDED:
+    for field in EXCLUDED_BY[name]:
         if getattr(control, field) is not None:
             _refuse(f"entropy.{field}", f"contradicts `entropy.{name}`: leave one out")
     if name == "vote" and control.confidence is not None and control.confidence.probe is not None:

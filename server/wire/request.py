@@ -201,10 +201,27 @@ TemperatureControl = Annotated[
 Trace = Literal["none", "summary", "tokens"]
 
 
+EXCLUDED_BY = {
+    "inquiry": ("temperature", "truncation", "difficulty", "confidence", "abstain"),
+    "vote": ("inquiry", "difficulty", "steering", "abstain"),
+    "semantic": (
+        *("inquiry", "difficulty", "steering", "abstain"),
+        *("vote", "temperature", "truncation"),
+    ),
+}
+"""Controls that a control cannot be combined with."""
+NEEDS_REPORT = ("abstain", "semantic")
+"""Controls that nothing would be left of without a report."""
+
+
 def _no_contradictions(schema: dict[str, Any]) -> None:
     """State in the schema which controls exclude each other."""
-    pairs = [("inquiry", field) for field in ("temperature", "truncation", "difficulty")]
-    schema["allOf"] = [{"not": {"required": list(pair)}} for pair in pairs]
+    pairs = [(name, other) for name, others in EXCLUDED_BY.items() for other in others]
+    unreported = {"properties": {"trace": {"const": "none"}}}
+    schema["allOf"] = [
+        *({"not": {"required": list(pair)}} for pair in pairs),
+        *({"not": {**unreported, "required": ["trace", name]}} for name in NEEDS_REPORT),
+    ]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)
     array["anyOf"] = [
         {"items": {"properties": {"positions": {"const": "answer"}}}},

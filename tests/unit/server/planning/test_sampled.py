@@ -23,7 +23,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"max_tokens": None, "max_model_len": 100},
         "entropy.vote.n",
     ),
-    "semantic beside a vote": ({**VOTE, "semantic": {}}, {}, "entropy.semantic"),
+    "semantic beside a vote": ({**VOTE, "semantic": {}}, {}, "entropy.vote"),
     "semantic with a law": (
         {"semantic": {}, "temperature": {"type": "edt"}},
         {},

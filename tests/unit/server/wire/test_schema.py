@@ -21,18 +21,18 @@ from server.wire.request import Control, DifficultyControl, InquiryControl, Stee
 from tests.unit.server.support import artifacts
 
 QUESTION = {"role": "user", "content": "Why?"}
-MISSING = ("unknown artifact", "no ", "unknown profile")
-"""Prefixes of errors about names, which a schema cannot validate."""
+MISSING = ("unknown artifact", "no ", "unknown profile", "the tokens that start and end")
+"""Prefixes of errors about what this server lacks, which a schema cannot validate."""
 
 
 class UnknownName(Exception):
-    """A control names an artifact or a profile that does not exist."""
+    """A control needs an artifact, a profile or a reasoning parser that this server lacks."""
 
 
 def plan(control: Control) -> None:
     try:
         sources = ControlSources(control, None, None)
-        make_plan(sources, {}, artifacts(), RequestParams(last_message=QUESTION))
+        make_plan(sources, {}, artifacts(), RequestParams(last_message=QUESTION, max_samples=256))
     except BadControl as error:
         if str(error).partition(": ")[2].startswith(MISSING):
             raise UnknownName from error

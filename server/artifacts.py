@@ -27,6 +27,7 @@ from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
 from probes.steering import STEERABLE_MODELS, SteeringVector, contents_hash
 from server.errors import BadControl
+from server.metrics import observe
 from server.served_model import ModelFacts, served_identity
 from server.settings import settings
 from server.wire.cards import ArtifactCard
@@ -124,6 +125,11 @@ class Artifacts:
 
     def __len__(self) -> int:
         return len(self._usable)
+
+    def count_states(self) -> None:
+        """Update the metric of artifacts by state."""
+        stale = sum(card.reason == STALE for card in self._cards.values())
+        observe.observe_artifacts(len(self), len(self._cards) - len(self) - stale, stale)
 
     def mark_stale(self) -> None:
         """Refuse all artifacts from now on: the weights they were made with are gone."""

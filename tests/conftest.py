@@ -23,6 +23,9 @@ from openai import OpenAI
 from xdist.scheduler import LoadScopeScheduling
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.decisions.calibration import CalibratedQuestion, DecisionSpec
+from probes.decisions.question import choice
+from probes.decisions.scores import ReadSettings
 from probes.difficulty.probe import Forecast, Head
 from probes.difficulty.strategies import ProbeSpec, RouterSpec, Strategies, Strategy, Thresholds
 from probes.steering import SteeringSpec, tensor_name
@@ -221,6 +224,33 @@ def save_vectors(root: Path, checkpoint: Path) -> None:
         Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 
 
+TEAMS = f"{MODEL}/teams"
+"""A calibration of one decision, `Which team?`, whose sets are made up."""
+
+
+def save_decisions(root: Path, checkpoint: Path) -> None:
+    """A calibration whose 99 rows gave the first of three options a probability of 0.6."""
+    question = choice("Which team?", ["billing", "shipping", "returns"])
+    calibrated = CalibratedQuestion(
+        name="team", question=question, settings=ReadSettings(), method="temperature"
+    )
+    manifest = Manifest(
+        kind="decision-calibration",
+        model=MODEL,
+        identity=ModelIdentity.from_checkpoint(checkpoint),
+        data_hash="none",
+        seed=0,
+        decision=DecisionSpec(questions=(calibrated,)),
+    )
+    tensors = {
+        "0.weight": torch.eye(3),
+        "0.bias": torch.tensor([2.0, 0.0, 0.0]),
+        "0.probabilities": torch.tensor([[0.6, 0.2, 0.2]]).repeat(99, 1),
+        "0.labels": torch.zeros(99),
+    }
+    Artifact(id=TEAMS, manifest=manifest, tensors=tensors).save(root)
+
+
 @pytest.fixture(scope="session")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
@@ -234,6 +264,7 @@ def server(
     save_probes(folder / "artifacts", checkpoint)
     save_vectors(folder / "artifacts", checkpoint)
     save_selective(folder / "artifacts", ModelIdentity.from_checkpoint(checkpoint))
+    save_decisions(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
     command = entrostat("serve", *FLAGS, *tools, *own, *steerings, "--model-runner", runner)

@@ -91,9 +91,9 @@ class Controller:
         self.publisher = None
 
     @property
-    def lost_records(self) -> int:
-        """Trace records that no API server received."""
-        return 0 if self.publisher is None else self.publisher.lost
+    def lost_records(self) -> dict[str, int]:
+        """Number of trace records that no API server took, by cause."""
+        return {} if self.publisher is None else {**self.publisher.lost}
 
     # -- failures --------------------------------------------------------------------------
 

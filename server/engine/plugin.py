@@ -214,7 +214,7 @@ def status(worker: Any) -> WorkerStatus:
     """Progress of a worker."""
     processor = getattr(worker, "entrostat_processor", None)
     if processor is None:
-        return {"steps": 0, "failures": 0, "lost": 0, "weight_updates": 0}
+        return {"steps": 0, "failures": 0, "lost": {}, "weight_updates": 0}
     controller = processor.controller
     return {
         "steps": controller.steps,

@@ -61,8 +61,8 @@ class Publisher:
         self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
         """By address, least recently used first."""
         self._thread: threading.Thread | None = None
-        self.lost = 0
-        """Records that no receiver got."""
+        self.lost = {"queue_full": 0, "no_receiver": 0, "error": 0}
+        """Number of lost records by cause."""
 
     def publish(
         self,
@@ -120,7 +120,7 @@ class Publisher:
         try:
             self._steps.put_nowait(_Step(kind, slots, columns, directory, copied))
         except queue.Full:  # the queue is full: drop the records rather than wait
-            self.lost += len(slots)
+            self.lost["queue_full"] += len(slots)
 
     def close(self) -> None:
         """Send what is queued and stop the thread."""
@@ -136,7 +136,7 @@ class Publisher:
                     step.copied.synchronize()
                 self._send(context, step)
             except Exception:  # any error: continue with the next step
-                self.lost += len(step.slots)
+                self.lost["error"] += len(step.slots)
         for socket in self._sockets.values():
             socket.close(linger=1000)
         context.term()
@@ -165,7 +165,7 @@ class Publisher:
         try:
             self._socket(context, address).send(write_frame(records), zmq.NOBLOCK)
         except zmq.ZMQError:  # no such endpoint, or its queue is full
-            self.lost += len(records)
+            self.lost["no_receiver"] += len(records)
 
     def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> zmq.Socket[bytes]:
         if address not in self._sockets:

@@ -6,6 +6,7 @@ import signal
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -41,7 +42,9 @@ class EntrostatPlugin:
         """Load profiles and artifacts, start telemetry, wrap the handlers and their engine."""
         # After the check of `attach_router`: these modules import from vLLM.
         from vllm.renderers.chat_utils import load_chat_template
+        from vllm.version import __version__ as vllm_version
 
+        from server.metrics import observe
         from server.requests.generation import ControlledEngine
         from server.requests.merge import HANDLERS, add_reports
         from server.requests.workers import after_each_call, on_all_workers, watch
@@ -51,6 +54,8 @@ class EntrostatPlugin:
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
         server.artifacts.keep_common(await on_all_workers(engine_client, "entrostat_artifacts"))
+        server.artifacts.count_states()
+        observe.set_versions(version("entrostat"), vllm_version)
         after_each_call(engine_client, server.ask_workers)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)

@@ -1,9 +1,12 @@
 """FIFO admission of steered requests: caps the number of distinct steering configs in flight."""
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from server.metrics import observe
 
 RETRY_AFTER = 1
 """Seconds until a refused client may retry: about the duration of a short answer."""
@@ -39,6 +42,7 @@ class Admission:
         self._users = Counter[str]()
         self._queue = deque[tuple[str, asyncio.Future[None]]]()
         self._waiting = 0
+        observe.set_steering_slots(capacity)
 
     def reserve(self, config: str) -> "Reservation":
         """Register a request before its first engine call.
@@ -70,9 +74,11 @@ class Admission:
         """
         turn = asyncio.get_running_loop().create_future()
         self._queue.append((config, turn))
+        start = time.perf_counter()
         self._call_next()
         try:
             await turn
+            observe.observe_steering_wait(time.perf_counter() - start)
             yield
         finally:
             if not turn.cancel() and not turn.cancelled():  # it was admitted
@@ -85,6 +91,10 @@ class Admission:
             del self._users[config]
 
     def _call_next(self) -> None:
+        self._admit_waiting()
+        observe.set_steering_slots_used(len(self._users))
+
+    def _admit_waiting(self) -> None:
         while self._queue:
             config, turn = self._queue[0]
             if not turn.cancelled():

@@ -10,6 +10,7 @@ from vllm.sampling_params import SamplingParams
 
 from probes.difficulty.strategies import Difficulty, DifficultyWord, Rule, Strategy
 from probes.laws import NO_LAW, NO_ROW
+from server.metrics import observe
 from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
 from server.wire.report import DifficultyReport, StrategyReport
@@ -122,11 +123,13 @@ class DifficultyRun:
             ),
         )
         params = SamplingParams(temperature=0.0, max_tokens=1, extra_args={KEY: control})
+        start = time.perf_counter()
         outputs = engine.generate(prompt, params, f"{request_id}-prepass", **kwargs)
         async with aclosing(outputs):  # a client that leaves now stops this pass, too
             async for output in outputs:
                 self._prepass_tokens = len(output.prompt_token_ids or ())
         decision = await self._decisions.wait(0)
+        observe.observe_prepass(time.perf_counter() - start, self._prepass_tokens or 0)
         if decision is None:
             return Verdict(Difficulty.NORMAL, None, "fallback")  # the safe class
         return Verdict.from_decision(decision)

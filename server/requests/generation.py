@@ -16,6 +16,7 @@ from vllm.sampling_params import RequestOutputKind
 from probes.difficulty.strategies import DifficultyWord
 from probes.laws import ShuffledLaw, TemperatureLaw
 from probes.truncations import Mirostat, Truncation
+from server.metrics import observe
 from server.planning.plan import Plan
 from server.planning.steering import mark_unsteered
 from server.requests.admission import Admission, Reservation
@@ -104,8 +105,13 @@ class Generation:
         self._telemetry = telemetry
         self._calls: list[Call] = []
         self._reservation: Reservation | None = None
-        if plan.steering is not None and admission is not None:
-            self._reservation = admission.reserve(plan.steering.control["key"])
+        self._counted = False
+        """Whether the request is in the count of steered requests."""
+        if plan.steering is not None:
+            if admission is not None:
+                self._reservation = admission.reserve(plan.steering.control["key"])
+            self._counted = True
+            observe.count_steered(1)
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -127,6 +133,9 @@ class Generation:
         """Stop counting as waiting for a steering slot."""
         if self._reservation is not None:
             self._reservation.release()
+        if self._counted:
+            self._counted = False
+            observe.count_steered(-1)
 
     def headers(self) -> dict[str, str]:
         """Response headers, for clients that drop unknown fields."""

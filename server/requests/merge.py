@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from server import metrics
+from server.metrics import observe
 from server.requests.generation import AnswerChoice, Generation, current_generation
 from server.requests.report import summarize, token_reports
 from server.requests.selective import HeldStream, replace_answer
@@ -81,7 +81,9 @@ class Merge:
             if self._plan.difficulty is not None and generation.choices:
                 call, completion = generation.choices[0]
                 assert call.difficulty is not None
-                generation.label = (await call.difficulty.report(completion)).label
+                difficulty = await call.difficulty.report(completion)
+                generation.label = difficulty.label
+                observe.count_strategy(difficulty)
             return body
         reports = []
         for choice in generation.choices:
@@ -123,7 +125,7 @@ class Merge:
             report.difficulty = difficulty
             if difficulty.source == "fallback":
                 report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
-        metrics.observe_completion(report)
+        observe.observe_completion(report)
         return report
 
     def _add_usage(self, usage: Any) -> bool:

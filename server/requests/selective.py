@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from probes.selective.scores import score_value, uncertainty
-from server import metrics
+from server.metrics import observe
 from server.planning.selective import AbstentionPlan, ConfidencePlan
 from server.requests.sse import only_sets_role, sse
 from server.wire.report import AbstentionReport, Report, join_fallbacks
@@ -55,7 +55,7 @@ def add_verdict(report: Report, plan: AbstentionPlan, *, complete: bool) -> None
         calibration=control.calibration,
         questions=plan.questions,
     )
-    metrics.count_verdict(report.abstain.abstained)
+    observe.count_verdict(report.abstain.abstained)
 
 
 def _scores(report: Report) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import zmq
 import zmq.asyncio
 
 from probes.difficulty.strategies import Difficulty
-from server import metrics
+from server.metrics import observe
 from server.worker.records import DECISION, read_frame
 
 logger = logging.getLogger("vllm.entrostat")
@@ -204,7 +204,7 @@ class Telemetry:
         try:
             self._distribute(frame)
         except Exception as error:  # a malformed frame must not stop the receiver
-            metrics.count_dropped_frame()
+            observe.count_dropped_frame()
             logger.warning("entrostat: a telemetry frame was dropped: %s", error)
 
     def _distribute(self, frame: bytes) -> None:

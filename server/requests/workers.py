@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def merge_status(answers: Sequence[WorkerStatus]) -> WorkerStatus:
     return {
         "steps": max(answer["steps"] for answer in answers),
         "failures": sum(answer["failures"] for answer in answers),
-        "lost": sum(answer["lost"] for answer in answers),
+        "lost": dict(sum((Counter(answer["lost"]) for answer in answers), Counter[str]())),
         "weight_updates": max(answer["weight_updates"] for answer in answers),
     }
 

@@ -14,8 +14,8 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from probes.difficulty.strategies import append_text
-from server import metrics
 from server.errors import BadControl
+from server.metrics import observe
 from server.planning.plan import ControlSources, Plan, make_plan, split_model
 from server.planning.refusals import RequestParams
 from server.requests.difficulty import Extend
@@ -48,7 +48,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
     if plan is None:
         return await vllm_route(request, raw_request=raw_request)
     if plan.inquiry is not None:
-        metrics.count_request(plan.law_type, plan.profile)
+        observe.count_request(plan.law_type, plan.profile)
         try:
             return await _run_inquiry(request, raw_request, state, plan)
         except BadControl:
@@ -64,7 +64,7 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
     timeout = state.settings.trace_timeout
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission)
-    metrics.count_request(plan.law_type, plan.profile)
+    observe.count_request(plan.law_type, plan.profile)
     try:
         with nullcontext() if plan.is_empty else generation.activate():
             response = await vllm_route(request, raw_request=raw_request)

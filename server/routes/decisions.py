@@ -15,7 +15,6 @@ from vllm.entrypoints.serve.utils.api_utils import (
     with_cancellation,
 )
 
-from server import metrics
 from server.decisions.answers import JudgedQuestion
 from server.decisions.decide import DecisionOutcome, decide
 from server.decisions.frame import ChatFrame, chat_frame
@@ -23,6 +22,7 @@ from server.decisions.refusals import refusal_of
 from server.decisions.task import openai_task
 from server.errors import BadControl, error_body
 from server.inquiry.engine_reads import BATCH, ReadError, Reads
+from server.metrics import observe
 from server.planning.decisions import DecisionPlan, plan_decision
 from server.routes.bodies import BoundedRequest, BoundedRoute, Bounds
 from server.routes.state import ServerState, state_of
@@ -165,7 +165,7 @@ async def _run(request: Any, raw_request: Request) -> Response:
         body = error_body(str(failed), "InternalServerError", None, 500)
         return JSONResponse(body, status_code=500)
     for verdict in outcome.verdicts:
-        metrics.count_decision(_outcome_of(verdict))
+        _observe(verdict)
     model = request.model or handler.models.base_model_paths[0].name
     if is_vllms:
         content = await asyncio.to_thread(systemone_json, name, model, task, outcome)
@@ -179,10 +179,13 @@ def _openai_json(model: str, plan: DecisionPlan, outcome: DecisionOutcome) -> st
     return response.model_dump_json(exclude=None if plan.reported else _UNREPORTED)
 
 
-def _outcome_of(verdict: JudgedQuestion | None) -> str:
+def _observe(verdict: JudgedQuestion | None) -> None:
     if verdict is None:
-        return "unreadable"
-    return "abstained" if verdict.abstained else "answered"
+        observe.observe_decision("unreadable", None, None)
+        return
+    size = None if verdict.members is None else int(verdict.members.sum())
+    outcome = "abstained" if verdict.abstained else "answered"
+    observe.observe_decision(outcome, size, verdict.label_mass)
 
 
 async def _frame(request: Any, handler: Any, state: ServerState, reads: Reads) -> ChatFrame:

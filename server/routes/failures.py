@@ -6,8 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from server import metrics
 from server.errors import BadControl, bad_request, error_body
+from server.metrics import observe
 from server.requests.admission import RETRY_AFTER, QueueFull
 from server.routes.bodies import RefusedBody
 
@@ -34,11 +34,11 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BadControl)
-    metrics.count_refusal()
+    observe.count_refusal(error.param)
     return bad_request(str(error), error.param)
 
 
 async def _queue_full(_: Request, error: Exception) -> JSONResponse:
-    metrics.count_queue_full()
+    observe.count_queue_full()
     body = error_body(str(error), "ServiceUnavailableError", None, 503)
     return JSONResponse(body, status_code=503, headers={"Retry-After": str(RETRY_AFTER)})

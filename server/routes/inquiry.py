@@ -10,10 +10,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from server import metrics
 from server.inquiry.conversation import read_conversation
 from server.inquiry.engine_reads import Reads
 from server.inquiry.turn import inquire
+from server.metrics import observe
 from server.planning.plan import Plan
 from server.requests.sse import sse
 from server.routes.state import ServerState
@@ -56,8 +56,8 @@ async def answer_inquiry(
     text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
     fallback = join_fallbacks(*plan.skipped, reason)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
-    metrics.observe_completion(report)
-    metrics.count_inquiry_turn(inquiry.action)
+    observe.observe_completion(report)
+    observe.observe_inquiry(inquiry)
     (completion,) = await reads.tokens([text], start=False)
     usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,

@@ -5,10 +5,10 @@ from typing import Any
 
 from fastapi import Request
 
-from server import metrics
 from server.artifacts import load_artifacts
 from server.decisions.frame import ChatFrame
 from server.inquiry.engine_reads import ReadCache
+from server.metrics import observe
 from server.planning.thinking import find_thinking_marks
 from server.profiles import Profiles
 from server.requests.admission import Admission
@@ -55,11 +55,12 @@ class ServerState:
         answers = await on_all_workers(self.engine, "entrostat_status")
         status = merge_status(answers)
         known = 0 if self.worker_status is None else self.worker_status["weight_updates"]
-        metrics.observe_workers(status)
+        observe.observe_workers(status)
         if status["weight_updates"]:
             self.artifacts.mark_stale()
         if status["weight_updates"] != known:
             self.readings.clear()
+        self.artifacts.count_states()
         self.worker_status = status
         return status
 

@@ -15,6 +15,30 @@ class ReportModel(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+FALLBACKS = (
+    "all_skipped",
+    "temperature_skipped",
+    "truncation_skipped",
+    "difficulty_skipped",
+    "steering_skipped",
+    "inquiry_skipped",
+    "confidence_skipped",
+    "abstain_skipped",
+    "report_skipped",
+    "control_failed",
+    "no_entropy",
+    "probe_unavailable",
+    "reply_unread",
+    "direct_unavailable",
+    "no_proposals",
+    "open_unavailable",
+    "no_answer",
+    "uncalibrated",
+    "trace_lost",
+)
+"""Codes of the field `fallback`."""
+
+
 def join_fallbacks(*reasons: str | None) -> str | None:
     """Join reasons to a value of the field `fallback`; None if there are none."""
     return ",".join(dict.fromkeys(filter(None, reasons))) or None

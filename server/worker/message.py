@@ -125,8 +125,8 @@ class WorkerStatus(TypedDict):
     """Sampling steps since it started."""
     failures: int
     """Controls that failed."""
-    lost: int
-    """Trace records that no API server took."""
+    lost: dict[str, int]
+    """Trace records that no API server took, by cause."""
     weight_updates: int
     """Times that weights were loaded into the model after the start."""
 

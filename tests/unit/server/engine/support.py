@@ -1,7 +1,7 @@
 """What the tests of the worker side share."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def random_logits(num_rows: int, vocab: int = VOCAB, scale: float = 3.0, seed: i
 class Record(dict[tuple[int, int, int], TracedToken]):
     """What a publisher was given: (trace, choice, index) → what was measured."""
 
-    lost = 0
+    lost: ClassVar[dict[str, int]] = {}
 
     def publish(
         self,

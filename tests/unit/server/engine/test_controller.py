@@ -338,7 +338,7 @@ def test_a_muted_controller_controls_and_publishes_nothing() -> None:
     step(controller, after)
     torch.testing.assert_close(after, before / 0.5)
     assert record == {}
-    assert controller.lost_records == 0
+    assert controller.lost_records == {}
 
 
 # -- failure -----------------------------------------------------------------------------------

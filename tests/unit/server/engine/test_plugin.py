@@ -50,8 +50,8 @@ def worker(additional_config: dict[str, Any] | None, runner: Any = None) -> Any:
     )
 
 
-def status(**counts: int) -> dict[str, int]:
-    return {"steps": 0, "failures": 0, "lost": 0, "weight_updates": 0, **counts}
+def status(**counts: Any) -> dict[str, Any]:
+    return {"steps": 0, "failures": 0, "lost": {}, "weight_updates": 0, **counts}
 
 
 def vllm_config(**parallel: Any) -> Any:
@@ -122,8 +122,8 @@ def test_the_status_of_a_worker_is_what_its_controller_saw() -> None:
     one.load_model()
     runner.processor.before_sampling(random_logits(1))
     runner.controller.failures = 3
-    runner.controller.publisher.lost = 5
-    assert one.entrostat_status() == status(steps=1, failures=3, lost=5)
+    runner.controller.publisher.lost = {"error": 5}
+    assert one.entrostat_status() == status(steps=1, failures=3, lost={"error": 5})
 
 
 class Loadable(torch.nn.Module):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.requests.admission import Admission
+from tests.unit.server.metrics.support import value
 
 
 class Guests:
@@ -136,3 +137,13 @@ def test_the_capacity_is_never_exceeded_and_every_request_is_eventually_admitted
 def test_a_capacity_of_zero_is_rejected() -> None:
     with pytest.raises(AssertionError):
         Admission(0)
+
+
+async def test_slots_in_use_and_waits_are_metrics() -> None:
+    admission = Admission(2)
+    waits = value("entrostat_steering_wait_seconds_count")
+    async with admission.admit("a"), admission.admit("b"), admission.admit("a"):
+        assert value("entrostat_steering_slots") == 2
+        assert value("entrostat_steering_slots_used") == 2
+        assert value("entrostat_steering_wait_seconds_count") == waits + 3
+    assert value("entrostat_steering_slots_used") == 0

@@ -20,17 +20,17 @@ from tests.unit.server.support import artifacts
 class Engines:
     """vLLM's client of several engines, which returns the first engine's results."""
 
-    def __init__(self, *statuses: dict[str, int]) -> None:
-        usual = {"steps": 1, "failures": 0, "lost": 0, "weight_updates": 0}
+    def __init__(self, *statuses: dict[str, Any]) -> None:
+        usual: dict[str, Any] = {"steps": 1, "failures": 0, "lost": {}, "weight_updates": 0}
         self.statuses = [{**usual, **one} for one in statuses]
         self.engine_core = SimpleNamespace(call_utility_all_async=self.everywhere)
         self.called: list[str] = []
 
-    async def everywhere(self, utility: str, method: str, *_: Any) -> list[list[dict[str, int]]]:
+    async def everywhere(self, utility: str, method: str, *_: Any) -> list[list[dict[str, Any]]]:
         assert (utility, method) == ("collective_rpc", "entrostat_status")
         return [[one] for one in self.statuses]
 
-    async def collective_rpc(self, method: str, *_: Any, **__: Any) -> list[dict[str, int]]:
+    async def collective_rpc(self, method: str, *_: Any, **__: Any) -> list[dict[str, Any]]:
         self.called.append(method)
         if method == "fails":
             raise RuntimeError("boom")
@@ -50,9 +50,14 @@ def metric(name: str, **labels: str) -> float | None:
 
 
 async def test_every_engine_is_asked_and_not_only_the_first() -> None:
-    engine = Engines({"steps": 3, "failures": 1}, {"steps": 9, "failures": 2, "lost": 4})
+    engine = Engines({"steps": 3, "failures": 1}, {"steps": 9, "failures": 2, "lost": {"error": 4}})
     answers = await on_all_workers(engine, "entrostat_status")
-    assert merge_status(answers) == {"steps": 9, "failures": 3, "lost": 4, "weight_updates": 0}
+    assert merge_status(answers) == {
+        "steps": 9,
+        "failures": 3,
+        "lost": {"error": 4},
+        "weight_updates": 0,
+    }
     alone: Any = SimpleNamespace(collective_rpc=engine.collective_rpc)
     assert await on_all_workers(alone, "entrostat_status") == engine.statuses[:1]
 
@@ -100,7 +105,7 @@ async def test_an_update_through_another_server_is_noticed_by_the_watch(
 ) -> None:
     save_vector(tmp_path, "m/v")
     monkeypatch.setattr(workers, "STATUS_SECONDS", 0.001)
-    engine = Engines({"weight_updates": 2, "failures": 7, "lost": 5})
+    engine = Engines({"weight_updates": 2, "failures": 7, "lost": {"error": 5}})
     server = state(engine, artifacts(tmp_path))
     failed: list[int] = []
 
@@ -115,4 +120,4 @@ async def test_an_update_through_another_server_is_noticed_by_the_watch(
         await asyncio.sleep(0.001)
     task.cancel()
     assert metric("entrostat_worker_failures", cause="control") == 7
-    assert metric("entrostat_worker_failures", cause="trace") == 5
+    assert metric("entrostat_worker_failures", cause="trace_error") == 5

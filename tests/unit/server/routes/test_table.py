@@ -13,6 +13,7 @@ from scripts.routes_page import build_app, routes_page
 from server.requests.admission import QueueFull
 from server.routes.table import RouteFacts, route_facts
 from server.wire.request import Control
+from tests.unit.server.metrics.support import value
 
 KEY = {"Authorization": "Bearer secret"}
 JSON = {"Content-Type": "application/json"}
@@ -174,7 +175,9 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
     APP.state.openai_serving_models = SimpleNamespace(lora_requests={}, model_config=config)
     body: dict[str, Any] = {"model": "m", "stream": True, "entropy": {}}
     body["messages"] = [{"role": "user", "content": "hi"}]
+    refused = value("entrostat_steering_queue_full_total")
     with patch("server.routes.controlled.make_plan", lambda *_: plan):
         answer = client.post("/v1/chat/completions", json=body, headers=KEY)
     assert answer.status_code == answer.json()["error"]["code"] == 503
     assert int(answer.headers["retry-after"]) >= 1
+    assert value("entrostat_steering_queue_full_total") == refused + 1

@@ -1,0 +1,1 @@
+"""Prometheus metrics of the API server, served by vLLM's `/metrics`."""

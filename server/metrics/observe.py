@@ -1,0 +1,127 @@
+"""Moves the metrics, from what the API server knows when an answer is complete."""
+
+from server.metrics import definitions as m
+from server.wire.report import DifficultyReport, InquiryReport, Report
+from server.worker.message import WorkerStatus
+
+
+def count_request(law: str | None, profile: str | None) -> None:
+    """Count one controlled request, by the type of its temperature law and its profile."""
+    m.REQUESTS.labels(law or "none", profile or "none").inc()
+
+
+def observe_completion(report: Report) -> None:
+    """Record one completion from its report."""
+    for reason in (report.fallback or "").split(","):
+        if reason:
+            m.FALLBACKS_TOTAL.labels(reason).inc()
+    if report.entropy_mean is not None:
+        m.ENTROPY.observe(report.entropy_mean)
+    if report.temperature_mean is not None:
+        m.TEMPERATURE.observe(report.temperature_mean)
+    tokens = report.num_tokens or 0
+    m.TOKENS.inc(tokens)
+    m.HEATED.inc(round(tokens * (report.share_heated or 0.0)))
+    m.COOLED.inc(round(tokens * (report.share_cooled or 0.0)))
+    m.CLAMPED.inc(report.num_clamped or 0)
+    if report.difficulty is not None:
+        count_strategy(report.difficulty)
+
+
+def count_strategy(difficulty: DifficultyReport) -> None:
+    """Count one answer by the class of its question."""
+    m.STRATEGIES.labels(difficulty.label or "unknown", difficulty.source).inc()
+
+
+def observe_prepass(seconds: float, tokens: int) -> None:
+    """Record one pass that classified a question before its answer."""
+    m.PREPASS_SECONDS.observe(seconds)
+    m.PREPASS_TOKENS.inc(tokens)
+
+
+def observe_inquiry(turn: InquiryReport) -> None:
+    """Record one turn of an inquiry."""
+    m.INQUIRY_TURNS.labels(turn.action).inc()
+    m.INQUIRY_SECONDS.observe(turn.seconds)
+    m.INQUIRY_SET_SIZE.observe(len(turn.prediction_set))
+
+
+def observe_decision(outcome: str, set_size: int | None, label_mass: float | None) -> None:
+    """Record one question of a decision.
+
+    Args:
+        outcome: A value of the label `outcome`.
+        set_size: Number of values in the prediction set; None without a calibration.
+        label_mass: Probability that the reply is a label; None if no labels were read.
+    """
+    m.DECISIONS.labels(outcome).inc()
+    if set_size is not None:
+        m.DECISION_SET_SIZE.observe(set_size)
+    if label_mass is not None:
+        m.DECISION_LABEL_MASS.observe(label_mass)
+
+
+def count_verdict(abstained: bool) -> None:
+    """Count one answer under the control `abstain`."""
+    m.ABSTENTIONS.labels("abstained" if abstained else "answered").inc()
+
+
+def count_refusal(param: str) -> None:
+    """Count one request refused with 400.
+
+    Args:
+        param: The field that the error names, such as `entropy.steering.0.vector`.
+    """
+    root, _, rest = param.partition(".")
+    control = rest.partition(".")[0]
+    known = root == "entropy" and control in m.CONTROLS
+    m.REFUSED.labels(control if known else "request").inc()
+
+
+def count_dropped_frame() -> None:
+    """Count one telemetry frame that could not be read."""
+    m.DROPPED_FRAMES.inc()
+
+
+def count_queue_full() -> None:
+    """Count one request refused with 503."""
+    m.STEERING_QUEUE_FULL.inc()
+
+
+def count_steered(change: int) -> None:
+    """Count a steered request that begins (1) or ends (-1)."""
+    m.STEERED_IN_FLIGHT.inc(change)
+
+
+def set_steering_slots(count: int) -> None:
+    """Record how many distinct steering configs may run at once."""
+    m.STEERING_SLOTS.set(count)
+
+
+def set_steering_slots_used(count: int) -> None:
+    """Record how many distinct steering configs run now."""
+    m.STEERING_SLOTS_USED.set(count)
+
+
+def observe_steering_wait(seconds: float) -> None:
+    """Record how long a steered call waited for a slot."""
+    m.STEERING_WAIT.observe(seconds)
+
+
+def observe_workers(status: WorkerStatus) -> None:
+    """Record the status of the workers."""
+    m.WORKER_FAILURES.labels("control").set(status["failures"])
+    for cause in m.LOST:
+        m.WORKER_FAILURES.labels(f"trace_{cause}").set(status["lost"].get(cause, 0))
+    m.WEIGHT_UPDATES.set(status["weight_updates"])
+
+
+def observe_artifacts(usable: int, refused: int, stale: int) -> None:
+    """Record how many artifacts there are in each state."""
+    for state, count in (("usable", usable), ("refused", refused), ("stale", stale)):
+        m.ARTIFACTS.labels(state).set(count)
+
+
+def set_versions(version: str, vllm: str) -> None:
+    """Record the versions of this server."""
+    m.INFO.labels(version, vllm).set(1)

@@ -9,6 +9,7 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -37,11 +38,9 @@ class StartupMessages:
         return message if isinstance(message, dict) else None
 
     def close(self) -> None:
-        """Close the socket and delete its file."""
+        """Close the socket and delete its folder, which the server's processes share."""
         self._socket.close()
-        with suppress(OSError):
-            self.path.unlink()
-            self.path.parent.rmdir()
+        rmtree(self.path.parent, ignore_errors=True)
 
 
 def send_to_supervisor(**message: Any) -> None:

@@ -27,6 +27,9 @@ CONTROLS = ("request", *Control.model_fields)
 """Values of the label `control`; `request` stands for all other parameters."""
 DIFFICULTIES = (*(one.word for one in Difficulty), "unknown")
 
+ANSWERS = ("completion", "inquiry", "decision")
+RIGHT = ("true", "false")
+
 Values = str | Iterable[str]
 """Values of a label: a description, or all of them."""
 Combined = Literal["max", "livesum", "mostrecent"]
@@ -181,6 +184,64 @@ DECISION_LABEL_MASS = _histogram(
     "entrostat_decision_label_mass",
     "Probability that the reply to a question is one of the labels.",
     (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1),
+)
+FEEDBACK = _counter(
+    "entrostat_feedback",
+    "Feedback on answers.",
+    kind=ANSWERS,
+    right=RIGHT,
+)
+FEEDBACK_REFUSED = _counter(
+    "entrostat_feedback_refused",
+    "Feedback that was not counted: unknown answer (404), repeated (409), impossible value (400).",
+    reason=("unknown", "repeated", "value"),
+)
+FEEDBACK_ENTROPY = _histogram(
+    "entrostat_feedback_entropy_nats",
+    "Mean entropy per token of completions with feedback, in nats.",
+    ENTROPIES,
+    right=RIGHT,
+)
+FEEDBACK_DIFFICULTY = _counter(
+    "entrostat_feedback_difficulty",
+    "Feedback on answers by the difficulty class of the question.",
+    difficulty=DIFFICULTIES,
+    right=RIGHT,
+)
+FEEDBACK_SETS = _counter(
+    "entrostat_feedback_sets",
+    "Calibrated prediction sets whose right value was told.",
+    kind=("inquiry", "decision"),
+    artifact="id of the calibration",
+)
+FEEDBACK_COVERED = _counter(
+    "entrostat_feedback_covered",
+    "Those of these sets that had the right value.",
+    kind=("inquiry", "decision"),
+    artifact="id of the calibration",
+)
+FEEDBACK_LEVELS = _counter(
+    "entrostat_feedback_levels",
+    "Sum of the confidence levels of these sets: how many should have had the right value.",
+    kind=("inquiry", "decision"),
+    artifact="id of the calibration",
+)
+COVERAGE_EVIDENCE = _gauge(
+    "entrostat_coverage_evidence",
+    "Evidence that sets cover less often than their level; an alarm from 10,000 on.",
+    "mostrecent",
+    kind=("inquiry", "decision"),
+    artifact="id of the calibration",
+)
+COVERAGE_ALARM = _gauge(
+    "entrostat_coverage_alarm",
+    "1 if the evidence is an alarm, else 0.",
+    "mostrecent",
+    kind=("inquiry", "decision"),
+    artifact="id of the calibration",
+)
+FEEDBACK_LOST = _counter(
+    "entrostat_feedback_lost_answers", "Answers whose id could not be kept for feedback."
 )
 ARTIFACTS = _gauge(
     "entrostat_artifacts",

@@ -125,3 +125,13 @@ def observe_artifacts(usable: int, refused: int, stale: int) -> None:
 def set_versions(version: str, vllm: str) -> None:
     """Record the versions of this server."""
     m.INFO.labels(version, vllm).set(1)
+
+
+def count_refused_feedback(reason: str) -> None:
+    """Count feedback that was not counted, by a value of the label `reason`."""
+    m.FEEDBACK_REFUSED.labels(reason).inc()
+
+
+def count_lost_answers(count: int) -> None:
+    """Count answers whose ids could not be kept for feedback."""
+    m.FEEDBACK_LOST.inc(count)

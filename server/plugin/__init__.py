@@ -85,6 +85,7 @@ async def _telemetry_until_shutdown(app: FastAPI) -> AsyncIterator[None]:
     if (watching := app.state.entrostat.watch) is not None:
         watching.cancel()
     await app.state.entrostat.telemetry.stop()
+    await asyncio.to_thread(app.state.entrostat.feedback.close)
 
 
 def _check(config: Any) -> None:

@@ -6,7 +6,7 @@ call; `server.requests.merge` processes their results.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -39,6 +39,10 @@ from server.worker.message import (
 )
 
 _current: ContextVar["Generation | None"] = ContextVar("entrostat_generation", default=None)
+
+
+OnReport = Callable[[str, int, Report], None]
+"""Receives the id of a response, the index of a choice and its final report."""
 
 
 class Call:
@@ -76,6 +80,7 @@ class Generation:
         timeout: float,
         extend: Extend | None = None,
         admission: Admission | None = None,
+        on_report: OnReport | None = None,
     ) -> None:
         """Create a generation.
 
@@ -85,6 +90,7 @@ class Generation:
             timeout: Seconds to wait for missing trace records.
             extend: Renders the prompt with a text after the question; None if not possible.
             admission: Queue of steered requests; None if their number is not limited.
+            on_report: Called with each final report before the client receives it.
 
         Raises:
             QueueFull: Too many steered requests are waiting.
@@ -99,7 +105,10 @@ class Generation:
         """Set once all samples of a vote or of `semantic` have ended."""
         self.label: DifficultyWord | None = None
         """Class of the question, if only the class was recorded."""
+        self.response_id = ""
+        """Id of the response, once it is known."""
         self.closed = False
+        self._on_report = on_report
         self._admission = admission
         self._extend = extend
         self._telemetry = telemetry
@@ -136,6 +145,12 @@ class Generation:
         if self._counted:
             self._counted = False
             observe.count_steered(-1)
+
+    def finish(self, index: int, report: Report) -> None:
+        """Record the final report of a choice of the response."""
+        observe.observe_completion(report)
+        if self._on_report is not None:
+            self._on_report(self.response_id, index, report)
 
     def headers(self) -> dict[str, str]:
         """Response headers, for clients that drop unknown fields."""

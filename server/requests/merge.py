@@ -86,8 +86,9 @@ class Merge:
                 observe.count_strategy(difficulty)
             return body
         reports = []
-        for choice in generation.choices:
-            reports.append(await self.report(choice))
+        generation.response_id = getattr(body, "id", None) or ""
+        for index, choice in enumerate(generation.choices):
+            reports.append(await self.report(choice, index))
             await asyncio.sleep(0)  # 16,384 choices take a second: yield in between
         generation.reports = reports
         choices = getattr(body, "choices", None)
@@ -103,8 +104,13 @@ class Merge:
             body.entropy = reports[-1]
         return body
 
-    async def report(self, choice: AnswerChoice) -> Report:
-        """Build the final report of a choice."""
+    async def report(self, choice: AnswerChoice, index: int = 0) -> Report:
+        """Build the final report of a choice.
+
+        Args:
+            choice: The choice.
+            index: Its index in the response.
+        """
         call, completion = choice
         await self._wait_for_trace(choice, 0)
         produced = call.produced[completion]
@@ -125,7 +131,7 @@ class Merge:
             report.difficulty = difficulty
             if difficulty.source == "fallback":
                 report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
-        observe.observe_completion(report)
+        self._generation.finish(index, report)
         return report
 
     def _add_usage(self, usage: Any) -> bool:
@@ -170,6 +176,7 @@ class Merge:
     async def _add_to_event(self, event: Any) -> Any:
         if not isinstance(event, str):
             if getattr(event, "type", None) == "response.completed" and self._generation.choices:
+                self._generation.response_id = event.response.id
                 event.response.entropy = await self.report(self._generation.choices[-1])
             return event
         kind, data = parse(event)
@@ -177,6 +184,7 @@ class Merge:
             return event
         if kind is not None:
             return await self._message_event(kind, event, data)
+        self._generation.response_id = data.get("id") or ""
         changed = self._add_usage(data.get("usage"))
         if self._plan.trace == "none":
             return sse(data) if changed else event
@@ -197,11 +205,13 @@ class Merge:
         tokens = await self._new_tokens(choice)
         if part.get("finish_reason") is None:
             return None if tokens is None else {"tokens": tokens}
-        summary = await self.report(choice)
+        summary = await self.report(choice, position)
         return {**summary.model_dump(exclude={"tokens"}), "tokens": tokens}
 
     async def _message_event(self, kind: str, event: str, data: dict[str, Any]) -> str:
         """Add tokens to Messages API deltas, and the summary to `message_delta`."""
+        if kind == "message_start":
+            self._generation.response_id = data["message"]["id"]
         if not self._generation.choices:
             return event
         choice = self._generation.choices[0]

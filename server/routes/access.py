@@ -6,7 +6,7 @@ vLLM's middleware protects only some path prefixes. It does not cover routes tha
 
 from argparse import Namespace
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -70,7 +70,18 @@ def _route_path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
+def _keys(args: Namespace) -> list[str]:
+    return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+
+
+def key_of(request: Request) -> str | None:
+    """The API key that a request was admitted with; None if the server has no keys."""
+    if not _keys(request.app.state.args):
+        return None
+    return request.headers.get("authorization", "").partition(" ")[2]
+
+
 def guard(app: FastAPI, args: Namespace) -> None:
     """Add the API key check if the server has a key."""
-    if tokens := [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]:
+    if tokens := _keys(args):
         app.add_middleware(ApiKeyGuard, tokens=tokens)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -15,15 +16,19 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 
 from probes.difficulty.strategies import append_text
 from server.errors import BadControl
+from server.feedback.facts import completion_facts
+from server.feedback.store import KeptAnswer, owner_of
 from server.metrics import observe
 from server.planning.plan import ControlSources, Plan, make_plan, split_model
 from server.planning.refusals import RequestParams
 from server.requests.difficulty import Extend
 from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
+from server.routes.access import key_of
 from server.routes.inquiry import answer_inquiry, unsupported_by_inquiry
 from server.routes.state import ServerState, state_of
 from server.served_model import find_adapter
+from server.wire.report import Report
 from server.worker.message import reserved_keys
 
 VllmRoute = Callable[..., Awaitable[Any]]
@@ -63,7 +68,8 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     state = state_of(raw_request)
     extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
     timeout = state.settings.trace_timeout
-    generation = Generation(plan, state.telemetry, timeout, extend, state.admission)
+    keep = partial(_keep, state, owner_of(key_of(raw_request)))
+    generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)
     observe.count_request(plan.law_type, plan.profile)
     try:
         with nullcontext() if plan.is_empty else generation.activate():
@@ -80,6 +86,12 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     else:
         generation.close()
     return response
+
+
+def _keep(state: ServerState, owner: bytes, response_id: str, index: int, report: Report) -> None:
+    """Keep what feedback on a choice will need."""
+    facts = completion_facts(report)
+    state.feedback.keep([KeptAnswer(owner, response_id, index, facts)])
 
 
 async def _run_inquiry(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:

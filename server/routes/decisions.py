@@ -1,13 +1,12 @@
 """OpenAI's `/v1/decisions` for any chat model, and `/v1/systemone` by the same handler."""
 
 import asyncio
-from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import (
     load_aware_call,
@@ -18,13 +17,16 @@ from vllm.entrypoints.serve.utils.api_utils import (
 from server.decisions.answers import JudgedQuestion
 from server.decisions.decide import DecisionOutcome, decide
 from server.decisions.frame import ChatFrame, chat_frame
-from server.decisions.refusals import refusal_of
+from server.decisions.kept import decision_facts
 from server.decisions.task import openai_task
-from server.errors import BadControl, error_body
+from server.errors import error_body
+from server.feedback.store import KeptAnswer, owner_of
 from server.inquiry.engine_reads import BATCH, ReadError, Reads
 from server.metrics import observe
 from server.planning.decisions import DecisionPlan, plan_decision
-from server.routes.bodies import BoundedRequest, BoundedRoute, Bounds
+from server.routes.access import key_of
+from server.routes.bodies import BoundedRoute, Bounds
+from server.routes.parsing import body_of, parsed
 from server.routes.state import ServerState, state_of
 from server.routes.systemone import (
     SystemOneRequest,
@@ -36,39 +38,10 @@ from server.routes.uncontrolled import refuse_profiles
 from server.wire.decisions import DecisionRequest, DecisionResponse
 
 router = APIRouter(route_class=BoundedRoute)
-_OBJECT = TypeAdapter(dict[str, JsonValue])
 _BOUNDS = Bounds(containers=110_000, keys=320_000)
 """The largest request: 400 questions of 255 options, each with a value and a description."""
 _UNREPORTED: Any = {"answers": {"__all__": {"entropy"}}}
 """OpenAI's answers have no field `entropy`."""
-
-
-def _body_of(*models: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI of a body that the route parses itself, without references."""
-    schemas = [_inlined(model.model_json_schema()) for model in models]
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {"requestBody": body}
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    parts = schema.pop("$defs", {})
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolve(one) for one in node]
-        if not isinstance(node, dict):
-            return node
-        if isinstance(target := node.get("$ref"), str):
-            return resolve(parts[target.rpartition("/")[2]] | {**node, "$ref": None})
-        return {
-            key: resolve(value)
-            for key, value in node.items()
-            if value is not None and key != "discriminator"
-        }
-
-    found: dict[str, Any] = resolve(schema)
-    return found
 
 
 def _documented(*models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -82,11 +55,11 @@ def _documented(*models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     dependencies=[Depends(validate_json_request)],
     response_model=None,
     responses=_documented(DecisionResponse),
-    openapi_extra=_body_of(DecisionRequest),
+    openapi_extra=body_of(DecisionRequest),
 )
 async def create_decision(raw_request: Request) -> Any:
     """Answer typed questions about an input, with the controls of `entropy` if set."""
-    request = await _parsed(raw_request, lambda _: DecisionRequest)
+    request = await parsed(raw_request, lambda _: DecisionRequest, _BOUNDS)
     return await _answer(request, raw_request)
 
 
@@ -95,38 +68,14 @@ async def create_decision(raw_request: Request) -> Any:
     dependencies=[Depends(validate_json_request)],
     response_model=None,
     responses=_documented(SystemOneResponse),
-    openapi_extra=_body_of(SystemOneRequest, DecisionRequest),
+    openapi_extra=body_of(SystemOneRequest, DecisionRequest),
 )
 async def create_systemone_decision(raw_request: Request) -> Any:
     """As `/v1/decisions`; a body with `state` is a request of vLLM's schema and answered in it."""
-    request = await _parsed(
-        raw_request, lambda body: SystemOneRequest if "state" in body else DecisionRequest
+    request = await parsed(
+        raw_request, lambda body: SystemOneRequest if "state" in body else DecisionRequest, _BOUNDS
     )
     return await _answer(request, raw_request)
-
-
-async def _parsed(raw_request: Request, model_of: Callable[[Mapping[str, Any]], type[Any]]) -> Any:
-    """Validate the body in a thread: it can have megabytes.
-
-    Raises:
-        BadControl: It is not JSON, or not such a request.
-        RefusedBody: It is too large.
-    """
-    assert isinstance(raw_request, BoundedRequest)
-    content = await raw_request.bounded_body(_BOUNDS)
-    return await asyncio.to_thread(_validated, content, model_of)
-
-
-def _validated(content: bytes, model_of: Callable[[Mapping[str, Any]], type[Any]]) -> Any:
-    try:
-        body = _OBJECT.validate_json(content)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise BadControl(f"the body is not a JSON object: {reason}", "body") from error
-    try:
-        return model_of(body).model_validate(body)
-    except ValidationError as error:
-        raise refusal_of(error, body) from error
 
 
 async def _answer(request: Any, raw_request: Request) -> Any:
@@ -166,17 +115,30 @@ async def _run(request: Any, raw_request: Request) -> Response:
         return JSONResponse(body, status_code=500)
     for verdict in outcome.verdicts:
         _observe(verdict)
+    owner = owner_of(key_of(raw_request))
+    state.feedback.keep(await asyncio.to_thread(_kept, owner, name, plan, outcome))
     model = request.model or handler.models.base_model_paths[0].name
     if is_vllms:
         content = await asyncio.to_thread(systemone_json, name, model, task, outcome)
     else:
         content = await asyncio.to_thread(_openai_json, model, plan, outcome)
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers={"x-entropy-id": name})
 
 
 def _openai_json(model: str, plan: DecisionPlan, outcome: DecisionOutcome) -> str:
     response = DecisionResponse(model=model, answers=outcome.answers, usage=outcome.usage)
     return response.model_dump_json(exclude=None if plan.reported else _UNREPORTED)
+
+
+def _kept(
+    owner: bytes, name: str, plan: DecisionPlan, outcome: DecisionOutcome
+) -> list[KeptAnswer]:
+    """What feedback on the answers will need."""
+    return [
+        KeptAnswer(owner, name, index, decision_facts(plan, verdict))
+        for index, verdict in enumerate(outcome.verdicts)
+        if verdict is not None
+    ]
 
 
 def _observe(verdict: JudgedQuestion | None) -> None:

@@ -10,12 +10,15 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
+from server.feedback.facts import completion_facts
+from server.feedback.store import KeptAnswer, owner_of
 from server.inquiry.conversation import read_conversation
 from server.inquiry.engine_reads import Reads
 from server.inquiry.turn import inquire
 from server.metrics import observe
 from server.planning.plan import Plan
 from server.requests.sse import sse
+from server.routes.access import key_of
 from server.routes.state import ServerState
 from server.wire.report import Report, join_fallbacks
 
@@ -58,6 +61,8 @@ async def answer_inquiry(
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     observe.observe_completion(report)
     observe.observe_inquiry(inquiry)
+    kept = KeptAnswer(owner_of(key_of(raw_request)), name, 0, completion_facts(report))
+    state.feedback.keep([kept])
     (completion,) = await reads.tokens([text], start=False)
     usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,

@@ -7,6 +7,7 @@ from fastapi import Request
 
 from server.artifacts import load_artifacts
 from server.decisions.frame import ChatFrame
+from server.feedback.service import FeedbackService
 from server.inquiry.engine_reads import ReadCache
 from server.metrics import observe
 from server.planning.thinking import find_thinking_marks
@@ -33,6 +34,8 @@ class ServerState:
         """Whether the engine verifies draft tokens."""
         self.thinking = find_thinking_marks(engine.vllm_config)
         self.telemetry = Telemetry()
+        shared = settings.supervisor
+        self.feedback = FeedbackService(None if shared is None else shared.parent)
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None
         """The chat template around a question of `/v1/decisions`, once it was rendered."""

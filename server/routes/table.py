@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
-from server.routes import anthropic, decisions, entropy, models, openai, playground
+from server.routes import anthropic, decisions, entropy, feedback, models, openai, playground
 from server.routes.access import guard, is_public
 from server.routes.bodies import MAX_DIGITS
 from server.routes.failures import shape_errors
@@ -19,7 +19,7 @@ Controls = Literal["takes", "own", "refuses", "profile names", ""]
 """How a route handles the `entropy` field, the header and `NAME@PROFILE`."""
 
 _CONTROLLED = (openai.router, anthropic.router)
-_OURS = (*_CONTROLLED, decisions.router, models.router, entropy.router)
+_OURS = (*_CONTROLLED, decisions.router, models.router, entropy.router, feedback.router)
 
 _SILENT = frozenset(
     {
@@ -49,6 +49,7 @@ _SILENT = frozenset(
         "/tokenize",
         "/update_weight_version",
         "/update_weights",
+        "/v1/entropy/feedback",
         "/v1/load_lora_adapter",
         "/v1/messages/count_tokens",
         "/v1/responses/{response_id}/cancel",

@@ -24,6 +24,7 @@ FALLBACKS = (
     "inquiry_skipped",
     "confidence_skipped",
     "abstain_skipped",
+    "vote_skipped",
     "report_skipped",
     "control_failed",
     "no_entropy",

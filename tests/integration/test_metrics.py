@@ -3,15 +3,18 @@
 from typing import Any
 
 import httpx
+import pytest
 from openai import BadRequestError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics.definitions import METRICS
 from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
-from tests.integration.support import MODEL, ask
+from tests.integration.support import MODEL, ask, report
 
 NEED_A_FAULT = {
     "entrostat_fallbacks_total": "tests/unit/server/requests/test_generation_faults.py",
+    "entrostat_coverage_alarm": "tests/unit/server/feedback/test_route.py",
+    "entrostat_feedback_lost_answers_total": "tests/unit/server/feedback/test_route.py",
     "entrostat_steering_queue_full_total": "tests/unit/server/routes/test_table.py",
     "entrostat_telemetry_dropped_frames_total": "tests/unit/server/requests/test_telemetry.py",
     "entrostat_weight_updates": "tests/integration/own_server/test_weights_update.py",
@@ -35,48 +38,90 @@ def scraped(server: Server) -> dict[str, float]:
     return sums
 
 
-def use_every_control(client: OpenAI) -> None:
-    target = {"type": "entropy_target", "entropy_target": 1.0}
-    ask(client, "hi", {"temperature": target}, max_tokens=6)
-    ask(client, "hi", {"temperature": {"type": "edt"}}, max_tokens=6, temperature=1.0)
-    low: Any = {"type": "fixed", "temperature": 0.3}
-    ask(client, "hi", {"difficulty": {"probe": SPOKEN_PROBE}}, max_tokens=4)
-    ask(client, "hi", {"steering": [{"vector": PUSH, "strength": 0.1}]}, max_tokens=2)
-    ask(client, "hi", {"inquiry": {"task": f"{MODEL}/animals"}})
-    client.decisions.create(
+def tell(server: Server, name: str, **feedback: Any) -> dict[str, Any]:
+    """Give feedback on an answer and return what it was counted as."""
+    body = {"id": name, **feedback}
+    answer = httpx.post(f"{server.url}/v1/entropy/feedback", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def decide(client: OpenAI) -> tuple[str, Any]:
+    """Ask which team a ticket belongs to; return id and answer."""
+    question: Any = {
+        "type": "choice",
+        "instructions": "Which team?",
+        "choices": [{"value": one} for one in ("billing", "shipping", "returns")],
+    }
+    raw = client.decisions.with_raw_response.create(
         model=MODEL,
         input="I was charged twice.",
-        questions=[
-            {
-                "type": "choice",
-                "instructions": "Which team?",
-                "choices": [{"value": one} for one in ("billing", "shipping", "returns")],
-            }
-        ],
+        questions=[question],
         extra_body={"entropy": {"calibration": TEAMS}},
     )
-    try:
-        ask(client, "hi", {"temperature": low}, temperature=0.9)
-    except BadRequestError:
-        return
-    raise AssertionError("a contradiction was not refused")
+    return raw.headers["x-entropy-id"], raw.parse().answers[0]
+
+
+def use_every_control(server: Server, client: OpenAI) -> None:
+    target = {"type": "entropy_target", "entropy_target": 5.0}  # heats every token
+    answer = ask(client, "hi", {"temperature": target}, max_tokens=6)
+    assert tell(server, answer.id, right=False)["kind"] == "completion"
+    ask(client, "hi", {"temperature": {"type": "edt"}}, max_tokens=6, temperature=1.0)
+    answer = ask(client, "hi", {"difficulty": {"probe": SPOKEN_PROBE}}, max_tokens=4)
+    tell(server, answer.id, right=True)
+    ask(client, "hi", {"steering": [{"vector": PUSH, "strength": 0.1}]}, max_tokens=2)
+    answer = ask(client, "hi", {"inquiry": {"task": f"{MODEL}/animals"}})
+    label = report(answer)["inquiry"]["prediction_set"][0]
+    assert tell(server, answer.id, value=label)["covered"] is True
+    name, decision = decide(client)
+    told = tell(server, name, value=decision.choice)
+    assert told["covered"] == (decision.choice in decision.entropy["prediction_set"])
+    fixed = {"type": "fixed", "temperature": 0.3}
+    with pytest.raises(BadRequestError):
+        ask(client, "hi", {"temperature": fixed}, temperature=0.9)
+    again = httpx.post(
+        f"{server.url}/v1/entropy/feedback", json={"id": name, "right": True}, timeout=30
+    )
+    assert again.status_code == 409
+
+
+def test_feedback_finds_the_answer_of_every_route(server: Server, client: OpenAI) -> None:
+    """Also while the client still reads the last chunk of a stream."""
+    entropy = {"entropy": {"trace": "summary"}}
+    tell(server, ask(client, "hi", entropy["entropy"], max_tokens=2, n=2).id, index=1, right=True)
+    stream = ask(client, "hi", entropy["entropy"], max_tokens=2, stream=True)
+    for chunk in stream:
+        if chunk.choices and chunk.choices[0].finish_reason:
+            tell(server, chunk.id, right=True)
+    text = client.completions.create(model=MODEL, prompt="hi", max_tokens=2, extra_body=entropy)
+    tell(server, text.id, right=True)
+    made = client.responses.create(
+        model=MODEL, input="hi", max_output_tokens=2, extra_body=entropy, store=False
+    )
+    tell(server, made.id, right=True)
+    body = {
+        "model": MODEL,
+        "max_tokens": 2,
+        "messages": [{"role": "user", "content": "hi"}],
+        **entropy,
+    }
+    message = httpx.post(f"{server.url}/v1/messages", json=body, timeout=60).json()
+    tell(server, message["id"], right=True)
 
 
 def test_every_metric_moves(server: Server, client: OpenAI) -> None:
     before = scraped(server)
     names = {one.name for one in METRICS}
-    assert names == set(before)
-    stream = ask(
-        client, "hi", {"steering": [{"vector": PUSH, "strength": 0.2}]}, stream=True, max_tokens=400
-    )
+    steering = {"steering": [{"vector": PUSH, "strength": 0.2}]}
+    stream = ask(client, "hi", steering, stream=True, max_tokens=400)
     next(iter(stream))
     running = scraped(server)
     stream.close()
-    use_every_control(client)
+    use_every_control(server, client)
     after = scraped(server)
-    counted = {name for name in names if after[name] > before[name] or running[name] > before[name]}
-    present = {
-        name for name in ("entrostat_info", "entrostat_artifacts", "entrostat_steering_slots")
-    }
-    assert all(before[name] > 0 for name in present)
-    assert names - counted - present - set(NEED_A_FAULT) == set()
+    assert set(after) == names
+    moved = {name for name in names if max(after[name], running.get(name, 0)) > before.get(name, 0)}
+    set_at_start = {"entrostat_info", "entrostat_artifacts", "entrostat_steering_slots"}
+    assert all(before[name] > 0 for name in set_at_start)
+    assert names - moved - set_at_start == set(NEED_A_FAULT)

@@ -9,9 +9,12 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from scripts.routes_page import build_app
+from server.feedback.store import KeptAnswer
 from server.inquiry.engine_reads import ReadCache
 from tests.unit.server.support import artifacts
 
+KEPT: list[KeptAnswer] = []
+"""What the requests of this process kept for feedback."""
 CONTEXT = 6000
 HEAD, TAIL = "<|user|>", "<|end|>\n<|reply|>"
 
@@ -107,6 +110,7 @@ def client_of(engine: CharacterEngine, known: Any = None) -> TestClient:
         profiles={"cool": None},
         served_names=lambda _: {"m"},
         readings=ReadCache(),
+        feedback=SimpleNamespace(keep=KEPT.extend),
         chat_frame=None,
     )
     return TestClient(APP, raise_server_exceptions=False)

@@ -10,7 +10,8 @@ from probes.artifact import Artifact, Manifest
 from probes.decisions.calibration import CalibratedQuestion, DecisionSpec
 from probes.decisions.question import choice
 from probes.decisions.scores import ReadSettings
-from tests.unit.server.decisions.support import CharacterEngine, post
+from server.feedback.facts import digest
+from tests.unit.server.decisions.support import KEPT, CharacterEngine, post
 from tests.unit.server.support import SERVED, artifacts
 
 VALUES = ["cat", "dog", "cow"]
@@ -115,3 +116,15 @@ def test_a_damaged_calibration_is_listed_with_the_reason(tmp_path: Path) -> None
     assert cards["m/teams"].usable
     said = "m/broken: weights.safetensors: the tensor `0.bias` is missing"
     assert cards["m/broken"].reason == said
+
+
+def test_the_prediction_set_of_an_answer_is_kept_for_feedback(tmp_path: Path) -> None:
+    answer = decided(tmp_path, 0.8)
+    kept = KEPT[-1]
+    assert kept.id == answer.headers["x-entropy-id"]
+    prediction = kept.facts.prediction
+    assert prediction is not None
+    inside = {VALUES[place] for place in prediction.members}
+    assert inside == set(answer.json()["answers"][0]["entropy"]["prediction_set"])
+    assert (prediction.level, prediction.artifact) == (0.9, "m/teams")
+    assert prediction.values == tuple(map(digest, VALUES))

@@ -15,6 +15,7 @@ from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from server.errors import BadControl
+from server.feedback.store import KeptAnswer
 from server.requests.generation import ControlledEngine, current_generation
 from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
@@ -34,6 +35,7 @@ class Route:
         self.telemetry = Telemetry()
         self.engine = FakeEngine(self.telemetry, STEPS)
         self.called = False
+        self.kept: list[KeptAnswer] = []
         fields = {"model": "m", "entropy": None, "temperature": None, "vllm_xargs": None}
         headers = request.pop("headers", {})
         self.request = SimpleNamespace(**{**fields, **request})
@@ -48,11 +50,16 @@ class Route:
             artifacts=artifacts(),
             settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
             admission=None,
+            feedback=SimpleNamespace(keep=self.kept.extend),
             speculative=False,
             thinking=None,
             served_names=lambda _: {path.name for path in models.base_model_paths},
         )
-        app = SimpleNamespace(state=SimpleNamespace(entrostat=state, openai_serving_models=models))
+        app = SimpleNamespace(
+            state=SimpleNamespace(
+                entrostat=state, openai_serving_models=models, args=SimpleNamespace(api_key=None)
+            )
+        )
         self.raw = SimpleNamespace(app=app, headers=headers)
 
     async def handler(self, request: Any, raw_request: Any) -> Any:

@@ -82,7 +82,7 @@ def directory(occupants: list[tuple[int, int, str]]) -> Directory:
 
 def measured(slot: int) -> tuple[float, ...]:
     """A value of its own for each of the fields that follow the index."""
-    return (slot / 2, slot / 4, float(slot), -float(slot), 2.0 * slot)
+    return (slot / 2, slot / 4, float(slot), -float(slot), 2.0 * slot, slot / 8, 3.0 * slot)
 
 
 def publish(
@@ -115,7 +115,7 @@ def test_device_slots_and_indices_are_read_like_those_of_the_host(
     one = receivers[0]
     occupants = directory([(1, 0, one.address), (9, 2, one.address)])
     publisher.publish(
-        torch.tensor([measured(1), [torch.nan] * 5]).unbind(1),
+        torch.tensor([measured(1), [torch.nan] * 7]).unbind(1),
         torch.tensor([1, 0]),
         torch.tensor([4, -1]),
         occupants,

@@ -60,7 +60,7 @@ class Route:
                 entrostat=state, openai_serving_models=models, args=SimpleNamespace(api_key=None)
             )
         )
-        self.raw = SimpleNamespace(app=app, headers=headers)
+        self.raw = SimpleNamespace(app=app, headers=Headers(headers))
 
     async def handler(self, request: Any, raw_request: Any) -> Any:
         """vLLM's route, which serializes its handler's result."""

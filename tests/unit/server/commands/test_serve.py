@@ -213,7 +213,8 @@ def test_an_error_in_a_profiles_file_names_file_profile_and_field(tmp_path: Path
     assert done.returncode == 2
     assert done.stderr == (
         "entrostat serve: mine.toml: `calm.color`: unknown key; known: "
-        "profile, temperature, truncation, difficulty, steering, inquiry, trace\n"
+        "profile, temperature, truncation, difficulty, steering, inquiry, confidence, abstain, "
+        "vote, semantic, trace\n"
     )
 
 

@@ -35,7 +35,8 @@ MAX_GRAMMAR = 100_000
 """Characters and values of the grammar that an answer must follow, which vLLM checks at once."""
 MAX_PATTERN = 1000
 """Characters of a regular expression: compiling takes quadratic time, in a thread that vLLM leaves
-running after 5 s. 96,000 characters took a core and 10 GB for minutes."""
+running after 5 s. Minutes after one of 96,000 characters, the engine core had 10 GB and answered
+others slowly (one run on a busy machine)."""
 _PATTERNS = frozenset({"regex", "pattern"})
 _ENCODED = frozenset({"json", "structural_tag"})
 """Keys whose value may also be a JSON text."""

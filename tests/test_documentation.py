@@ -38,6 +38,8 @@ OTHER_PROGRAMS = {
         "docker",
         "vllm",
         "sudo",
+        "sh",
+        "prometheus",
     ),
     *("accelerate", "ps", "grep", "python", "pytest", "pre-commit", "make"),
 }

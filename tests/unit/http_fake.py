@@ -1,6 +1,7 @@
 """An HTTP server on a free port that answers in JSON, for the fakes of both sides."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,14 @@ class JsonHandler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    """Says nothing about a client that goes away before its answer."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def http_server(handler: type[JsonHandler], **attributes: object) -> Iterator[str]:
     """Serve requests while the block runs; gives the URL.
@@ -32,7 +41,7 @@ def http_server(handler: type[JsonHandler], **attributes: object) -> Iterator[st
         attributes: Class attributes of this server's handlers.
     """
     own = type("Handler", (handler,), attributes)
-    with ThreadingHTTPServer(("127.0.0.1", 0), own) as server:
+    with _Server(("127.0.0.1", 0), own) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -35,8 +35,9 @@ def test_our_fields_are_described(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for name in ("Chat", "Completion", "Batch", "Responses"):
         assert "entropy" in schemas[f"Controlled{name}Request"]["properties"], name
-    laws = schemas["Control"]["properties"]["temperature"]["anyOf"][0]["oneOf"]
-    assert len(laws) == len(LAWS)
+    law, phases = schemas["Control"]["properties"]["temperature"]["anyOf"][0]["oneOf"]
+    assert len(law["oneOf"]) == len(LAWS)
+    assert phases == {"$ref": "#/components/schemas/PhaseLaws"}
     for name in ("ReportedChatChoice", "ReportedCompletionChoice"):
         assert "entropy" in schemas[name]["properties"], name
 

@@ -1,6 +1,7 @@
 """The page, data and plot of the difficulty benchmark."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,20 +99,8 @@ def _page(result: Result, name: str) -> list[str]:
         f"![Accuracy against tokens]({name}.png)",
         "",
     ]
-    rows = []
-    for arm in arms.values():
-        against = compare(arm, normal)
-        rows.append(
-            [
-                arm.name,
-                f"{arm.accuracy.mean():.3f}",
-                _interval(against.accuracy, "+.3f"),
-                f"{arm.tokens.mean():.1f}",
-                _interval(against.saved, ".1%"),
-            ]
-        )
     header = ["arm", "accuracy", "against fixed normal", "tokens", "saved against fixed normal"]
-    lines += [*_table(header, rows), ""]
+    lines += [*_table(header, arm_rows(arms.values(), normal)), ""]
     against = compare(probe, normal)
     chance = compare(probe, arms["random, same shares"])
     level = at_equal_tokens(result.budgets, float(probe.tokens.mean()))
@@ -119,16 +108,16 @@ def _page(result: Result, name: str) -> list[str]:
     head = compare(arms["oracle"], normal)
     lines += ["## What is shown", ""]
     lines += [
-        f"- Accuracy against fixed normal: {_interval(against.accuracy, '+.3f')}; "
+        f"- Accuracy against fixed normal: {interval_cell(against.accuracy, '+.3f')}; "
         f"{_verdict(against.accuracy[1] >= -0.01, against.accuracy[0] >= -0.01)} within one point.",
-        f"- Tokens saved: {_interval(against.saved, '.1%')}; the paper's best is {_PAPER:.1%}: "
+        f"- Tokens saved: {interval_cell(against.saved, '.1%')}; the paper's best is {_PAPER:.1%}: "
         f"{_verdict(against.saved[1] >= _PAPER, against.saved[0] >= _PAPER)}.",
-        f"- Accuracy against the same shares at random: {_interval(chance.accuracy, '+.3f')} at "
-        f"{_fewer(chance.saved)}: {_verdict(chance.accuracy[1] > 0, False)}.",
+        f"- Accuracy against the same shares at random: {interval_cell(chance.accuracy, '+.3f')} "
+        f"at {_fewer(chance.saved)}: {_verdict(chance.accuracy[1] > 0, False)}.",
         f"- Accuracy against a fixed budget that costs as much ({level.tokens.mean():.1f} tokens): "
-        f"{_interval(budget.accuracy, '+.3f')}: {_verdict(budget.accuracy[1] > 0, False)}.",
-        f"- The oracle's headroom: accuracy {_interval(head.accuracy, '+.3f')}, tokens saved "
-        f"{_interval(head.saved, '.1%')}.",
+        f"{interval_cell(budget.accuracy, '+.3f')}: {_verdict(budget.accuracy[1] > 0, False)}.",
+        f"- The oracle's headroom: accuracy {interval_cell(head.accuracy, '+.3f')}, tokens saved "
+        f"{interval_cell(head.saved, '.1%')}.",
     ]
     lines += ["", "## By kind of question", "", *_table(*_kinds(result))]
     return lines
@@ -156,12 +145,30 @@ def _kinds(result: Result) -> tuple[list[str], list[list[str]]]:
 def _fewer(saved: tuple[float, float, float]) -> str:
     """Tokens saved, in words that need no second minus."""
     if saved[0] >= 0:
-        return f"{_interval(saved, '.1%')} fewer tokens"
+        return f"{interval_cell(saved, '.1%')} fewer tokens"
     value, low, high = saved
-    return f"{_interval((-value, -high, -low), '.1%')} more tokens"
+    return f"{interval_cell((-value, -high, -low), '.1%')} more tokens"
 
 
-def _interval(values: tuple[float, float, float], form: str) -> str:
+def arm_rows(arms: Iterable[Arm], normal: Arm) -> list[list[str]]:
+    """Name, accuracy and tokens of every arm, both also against the strategy normal."""
+    found = []
+    for arm in arms:
+        against = compare(arm, normal)
+        found.append(
+            [
+                arm.name,
+                f"{arm.accuracy.mean():.3f}",
+                interval_cell(against.accuracy, "+.3f"),
+                f"{arm.tokens.mean():.1f}",
+                interval_cell(against.saved, ".1%"),
+            ]
+        )
+    return found
+
+
+def interval_cell(values: tuple[float, float, float], form: str) -> str:
+    """A value and its interval, each in a format."""
     value, low, high = (format(number, form) for number in values)
     return f"{value} ({low} to {high})"
 

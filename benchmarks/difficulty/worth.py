@@ -6,7 +6,6 @@ fitted without it: with other questions of its kind, and with all of its kind le
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,7 +15,14 @@ from rich.console import Console
 from sklearn.model_selection import GroupKFold
 
 from benchmarks import machine
-from benchmarks.difficulty.arms import Arm, Floats, Labels, at_equal_tokens, at_random
+from benchmarks.difficulty.arms import (
+    Arm,
+    Floats,
+    Labels,
+    at_equal_tokens,
+    at_random,
+    chosen,
+)
 from benchmarks.difficulty.worth_page import RouterSection, WorthPage, write
 from probes.difficulty.strategies import Difficulty
 from training.common.files import read_tensors, write_tensors
@@ -138,17 +144,16 @@ def _section(
         figures = np.concatenate([seen.accuracy, seen.tokens / fit.spec.normal_tokens])
         for name, guess in PREDICTORS.items():
             forecasts[name][:, rest] = guess(*texts, figures)
-    by_labels = _by_labels(outcomes, prepass)
-    frontiers = {"router": [by_labels("router", labels, True) for labels in routed]}
+    accuracy, tokens = outcomes.accuracy, outcomes.tokens
+    frontiers = {"router": [chosen("router", accuracy, tokens, one, prepass) for one in routed]}
     for name, found in forecasts.items():
         labels = [choose(found[:3], found[3:], float(price)) for price in PRICES]
-        frontiers[name] = [by_labels(name, one, False) for one in labels]
-    accuracy, tokens = outcomes.accuracy, outcomes.tokens
+        frontiers[name] = [chosen(name, accuracy, tokens, one) for one in labels]
     shares = np.bincount(served, minlength=3) / number
     fixed = [Arm(f"fixed {one.word}", accuracy[one], tokens[one]) for one in Difficulty]
     frontiers["random mixture of the fixed strategies"] = _hull(fixed)
     choices = [
-        by_labels("router", served, True),
+        chosen("router", accuracy, tokens, served, prepass),
         at_random("random at the same rates", accuracy, tokens, shares),
         *fixed,
         Arm("split oracle", *split_oracle(accuracy, tokens, recorded.samples, seed)),
@@ -156,16 +161,6 @@ def _section(
     return RouterSection(
         title, {arm.name: arm for arm in choices}, frontiers, fits, shares.tolist()
     )
-
-
-def _by_labels(outcomes: StrategyOutcomes, prepass: float) -> Callable[[str, Labels, bool], Arm]:
-    rows = np.arange(len(outcomes.groups))
-
-    def arm(name: str, labels: Labels, reads_state: bool) -> Arm:
-        spent = outcomes.tokens[labels, rows] + (prepass if reads_state else 0.0)
-        return Arm(name, outcomes.accuracy[labels, rows], spent)
-
-    return arm
 
 
 def _hull(fixed: list[Arm]) -> list[Arm]:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.difficulty.arms import Arm, at_equal_tokens, compare
+from benchmarks.difficulty.page import arm_rows, interval_cell
 from probes.difficulty.strategies import RouterSpec
 from training.common.report import markdown_table
 from training.common.strategy_choice import PRICES
@@ -92,18 +93,7 @@ def _page(page: WorthPage, name: str) -> list[str]:
 
 def _section(section: RouterSection, classes: Arm) -> list[str]:
     normal, router = section.choices["fixed normal"], section.choices["router"]
-    rows = []
-    for arm in [*section.choices.values(), classes]:
-        against = compare(arm, normal)
-        rows.append(
-            [
-                arm.name,
-                f"{arm.accuracy.mean():.3f}",
-                _interval(against.accuracy, "+.3f"),
-                f"{arm.tokens.mean():.1f}",
-                _interval(against.saved, ".1%"),
-            ]
-        )
+    rows = arm_rows([*section.choices.values(), classes], normal)
     head = ["choice", "accuracy", "minus fixed normal", "tokens", "saved"]
     prices = ", ".join(f"{spec.price:.3g}" for spec in section.fits)
     dropped = ", ".join(" and ".join(spec.dropped) or "none" for spec in section.fits)
@@ -158,12 +148,7 @@ def _rising(frontier: list[Arm]) -> list[Arm]:
 
 
 def _gain(one: Arm, other: Arm) -> str:
-    return _interval(compare(one, other).accuracy, "+.3f")
-
-
-def _interval(values: tuple[float, float, float], form: str) -> str:
-    value, low, high = (format(number, form) for number in values)
-    return f"{value} ({low} to {high})"
+    return interval_cell(compare(one, other).accuracy, "+.3f")
 
 
 def _draw(page: WorthPage) -> Figure:

@@ -116,7 +116,7 @@ class RouterSpec(BaseModel):
 
     price: Annotated[float, Field(ge=0, le=MAX_PRICE)]
     """Default price: the highest at which the accuracy on questions that the router was not fitted
-    to is not below that of the strategy normal."""
+    to is not below that of the strategy normal; 0, the most accurate choice, if there is none."""
     normal_tokens: Annotated[float, Field(gt=0)]
     """Mean length of the training answers under the strategy normal, the unit of the price."""
     dropped: tuple[DifficultyWord, ...] = ()

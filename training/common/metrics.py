@@ -20,6 +20,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def negated(self) -> "Interval":
+        """The figure with the opposite sign."""
+        return Interval(-self.value, -self.high, -self.low)
+
 
 def interval(value: float, resampled: Floats) -> Interval:
     """A figure with the 95 % interval of its resamples."""
@@ -60,3 +65,17 @@ def calibration_error(confidence: Floats, right: Floats) -> float:
     """Mean gap between confidence and accuracy over ten bins, weighted by their size (ECE)."""
     bins = reliability(confidence, right)
     return sum(weight * abs(expected - found) for weight, expected, found in bins)
+
+
+def chance_calibration_error(confidence: Floats, seed: int = 0, draws: int = 1000) -> float:
+    """Mean ECE that so few answers would show if the confidence were exactly right.
+
+    Args:
+        confidence: Of each answer, shape (answers,).
+        seed: Of the outcomes.
+        draws: Number of simulated outcomes of all answers.
+    """
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    members = np.eye(_BINS)[bins]
+    right = np.random.default_rng(seed).random((draws, len(confidence))) < confidence
+    return float(np.abs((right - confidence) @ members).sum(1).mean() / len(confidence))

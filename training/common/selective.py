@@ -4,9 +4,83 @@
 the shape (questions, answers); resamples weight whole questions.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
-from training.common.metrics import Floats
+from training.common.metrics import (
+    Floats,
+    Interval,
+    calibration_error,
+    chance_calibration_error,
+    interval,
+    smallest_difference,
+)
+
+COVERAGES = (0.25, 0.5, 0.75)
+
+
+class ScoreFigures(NamedTuple):
+    """What one score says about wrong answers."""
+
+    auroc: Interval
+    ahead: Interval | None
+    """AUROC minus that of the reference; None for the reference itself."""
+    smallest: float
+    """Smallest difference to the reference that so many questions could show."""
+    accuracy: tuple[Interval, ...]
+    """Of the surest 25, 50 and 75 % of the answers."""
+    excess_aurc: float
+    ece: float | None
+    """Of the probability of being right by the score; None if it was not estimated."""
+    chance_ece: float | None
+    """What an exact probability would show on so few answers."""
+    brier: float | None
+
+
+def compare_scores(
+    scores: Mapping[str, Floats],
+    reference: str,
+    estimates: Mapping[str, Floats],
+    wrong: Floats,
+    weights: Floats,
+) -> dict[str, ScoreFigures]:
+    """Every score against the same answers.
+
+    Args:
+        scores: By name; each of shape (questions, answers).
+        reference: Name of the score that the others are compared with.
+        estimates: Probability of being right by some of the scores; same shape.
+        wrong: 1 for a wrong answer, else 0; same shape.
+        weights: Shape (resamples, questions).
+    """
+    once = np.full((1, len(wrong)), 1 / len(wrong))
+    own = float(auroc(scores[reference], wrong, once)[0])
+    own_values = auroc(scores[reference], wrong, weights)
+    right, found = 1.0 - wrong.ravel(), {}
+    for name, score in scores.items():
+        value, values = float(auroc(score, wrong, once)[0]), auroc(score, wrong, weights)
+        kept = ~np.isnan(values)
+        gap = (values - own_values)[kept]
+        estimate = estimates[name].ravel() if name in estimates else None
+        found[name] = ScoreFigures(
+            interval(value, values[kept]),
+            None if name == reference else interval(value - own, gap),
+            smallest_difference(gap),
+            tuple(
+                interval(
+                    float(accuracy_at_coverage(score, wrong, coverage, once)[0]),
+                    accuracy_at_coverage(score, wrong, coverage, weights),
+                )
+                for coverage in COVERAGES
+            ),
+            excess_aurc(score.ravel(), wrong.ravel()),
+            None if estimate is None else calibration_error(estimate, right),
+            None if estimate is None else chance_calibration_error(estimate),
+            None if estimate is None else float(((estimate - right) ** 2).mean()),
+        )
+    return found
 
 
 def auroc(score: Floats, wrong: Floats, weights: Floats) -> Floats:

@@ -9,8 +9,7 @@ from torch import Tensor
 from probes.conformal import Coverage
 from probes.decisions.calibration import QuestionCalibration
 from probes.decisions.scores import OptionLogprobs
-
-_BINS = 10
+from training.common.metrics import calibration_error, chance_calibration_error
 
 
 class Quality(NamedTuple):
@@ -20,6 +19,8 @@ class Quality(NamedTuple):
     ece: float
     """Expected calibration error: mean gap of confidence and accuracy over ten bins of equal
     width."""
+    chance_ece: float
+    """What a confidence that is exactly right would show on so few rows."""
     brier: float
     """Mean squared distance to the right option, summed over the options."""
     log_loss: float
@@ -37,28 +38,16 @@ def quality(probabilities: Tensor, labels: Tensor, confidence: Tensor | None = N
     best = probabilities.argmax(-1)
     right = (best == labels).double()
     stated = probabilities.max(-1).values if confidence is None else confidence
+    arrays = stated.double().numpy(), right.numpy()
     truth = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
     chosen = probabilities.gather(-1, labels[:, None]).clamp_min(1e-12)
-    gaps = [
-        abs(float(mean - rate)) * count / len(labels)
-        for mean, rate, count in reliability(stated, right)
-    ]
     return Quality(
         accuracy=float(right.mean()),
-        ece=sum(gaps),
+        ece=calibration_error(*arrays),
+        chance_ece=chance_calibration_error(arrays[0]),
         brier=float((probabilities - truth).square().sum(-1).mean()),
         log_loss=-float(chosen.log().mean()),
     )
-
-
-def reliability(confidence: Tensor, right: Tensor) -> list[tuple[float, float, int]]:
-    """Mean confidence, accuracy and number of rows of each of ten bins that has any."""
-    places = (confidence * _BINS).long().clamp(0, _BINS - 1)
-    return [
-        (float(confidence[places == one].mean()), float(right[places == one].mean()), int(count))
-        for one, count in enumerate(torch.bincount(places, minlength=_BINS).tolist())
-        if count
-    ]
 
 
 def letters_formula(found: list[OptionLogprobs]) -> tuple[Tensor, Tensor]:

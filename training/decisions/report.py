@@ -11,7 +11,7 @@ from probes.artifact import Artifact
 from probes.decisions.calibration import QuestionCalibration, TooFewRows, scaled
 from probes.decisions.question import DecisionQuestion, Read
 from probes.decisions.scores import OptionLogprobs, probabilities
-from training.common.metrics import resample_weights
+from training.common.metrics import reliability, resample_weights
 from training.common.report import markdown_table, provenance, write_page
 from training.decisions.fit import (
     ReadCandidate,
@@ -26,7 +26,6 @@ from training.decisions.metrics import (
     letters_formula,
     order_distance,
     quality,
-    reliability,
     risk_at,
     set_figures,
 )
@@ -113,8 +112,9 @@ Chosen by cross-validation on the rows to fit: {_way(best)}.
 
 ### Probabilities on the held-out rows
 
-ECE has ten bins; the Brier score sums over the options. "vLLM's letters" is the softmax over the
-letters in the given order, with the confidence times label mass for the ECE.
+ECE has ten bins; "by chance" is what a confidence that is exactly right would show on so few rows.
+The Brier score sums over the options. "vLLM's letters" is the softmax over the letters in the given
+order, with the confidence times label mass for the ECE.
 
 {_qualities(one)}
 
@@ -167,8 +167,8 @@ def _qualities(one: QuestionResult) -> str:
     lines.append(_line("**chosen, calibrated**", one.tested()))
     common = torch.bincount(one.labels[one.split.fitted]).argmax()
     guess = float((labels == common).double().mean())
-    lines.append(["most frequent value", f"{guess:.3f}", "", "", ""])
-    return markdown_table(("", "accuracy", "ECE", "Brier", "log loss"), lines)
+    lines.append(["most frequent value", f"{guess:.3f}", "", "", "", ""])
+    return markdown_table(("", "accuracy", "ECE", "ECE by chance", "Brier", "log loss"), lines)
 
 
 def _reads(one: QuestionResult) -> str:
@@ -187,7 +187,8 @@ def _reads(one: QuestionResult) -> str:
         low, high = np.quantile(weights @ gain, (0.025, 0.975))
         difference = f"{gain.mean():+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append([*_line(name, quality(shown, labels)), difference])
-    return markdown_table(("", "accuracy", "ECE", "Brier", "log loss", "chosen minus this"), lines)
+    head = ("", "accuracy", "ECE", "ECE by chance", "Brier", "log loss", "chosen minus this")
+    return markdown_table(head, lines)
 
 
 def _ways(one: QuestionResult) -> list[tuple[str, tuple[Read, ...], int]]:
@@ -287,8 +288,8 @@ def _figure(results: list[QuestionResult]) -> "Figure":
             shown["vLLM's letters"], _ = letters_formula([one.found[row] for row in rows.tolist()])
         for name, values in shown.items():
             right = (values.argmax(-1) == labels).double()
-            bins = reliability(values.max(-1).values, right)
-            axes.plot([bin[0] for bin in bins], [bin[1] for bin in bins], "o-", label=name)
+            bins = reliability(values.max(-1).values.double().numpy(), right.numpy())
+            axes.plot([bin[1] for bin in bins], [bin[2] for bin in bins], "o-", label=name)
         axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
         axes.set(title=one.name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axes.legend()

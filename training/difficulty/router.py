@@ -51,6 +51,8 @@ class RouterFit(NamedTuple):
     bias: Floats
     kept: Floats
     """1 or 0 for each strategy."""
+    keeps_accuracy: bool
+    """Whether the default price keeps the accuracy of the strategy normal on questions left out."""
 
     def forecast(self, states: Floats) -> tuple[Floats, Floats]:
         """Accuracy and relative tokens of every strategy, shape (3, questions) each."""
@@ -91,12 +93,11 @@ def fit_router(seen: StrategyOutcomes, seed: int) -> RouterFit:
         forecasts[:, rest] = (((seen.states[rest] - mean) / scale) @ weight.T + bias).T
     forecasts[:3], forecasts[3:] = forecasts[:3].clip(0, 1), forecasts[3:].clip(0)
     everything = np.ones(len(Difficulty))
-    price = _default_price(forecasts, figures, everything, seed)
-    kept = _kept(forecasts, figures, price)
+    kept = _kept(forecasts, figures, _default_price(forecasts, figures, everything, seed) or 0.0)
     price = _default_price(forecasts, figures, kept, seed)
     dropped = tuple(one.word for one in Difficulty if not kept[one])
-    spec = RouterSpec(price=price, normal_tokens=unit, dropped=dropped)
-    return RouterFit(spec, *_ridge(seen.states, figures), kept)
+    spec = RouterSpec(price=price or 0.0, normal_tokens=unit, dropped=dropped)
+    return RouterFit(spec, *_ridge(seen.states, figures), kept, price is not None)
 
 
 def _folds(groups: Sequence[str], seed: int) -> Iterator[tuple[Indices, Indices]]:
@@ -123,10 +124,14 @@ def _routed(forecasts: Floats, figures: Floats, kept: Floats, price: float) -> t
     return figures[chosen, rows], figures[3 + chosen, rows]
 
 
-def _default_price(forecasts: Floats, figures: Floats, kept: Floats, seed: int) -> float:
-    """The highest price at which accuracy is not below that of the strategy normal, or 0."""
+def _default_price(forecasts: Floats, figures: Floats, kept: Floats, seed: int) -> float | None:
+    """The highest price that keeps the accuracy of the strategy normal, if there is one.
+
+    It does if the mean is not below and the lower bound of its interval is at most `TOLERANCE`
+    below.
+    """
     weights = resample_weights(figures.shape[1], seed)
-    best = 0.0
+    best = None
     for price in PRICES:
         accuracy, _ = _routed(forecasts, figures, kept, float(price))
         gain = accuracy - figures[Difficulty.NORMAL]

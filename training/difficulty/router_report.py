@@ -32,6 +32,7 @@ class RouterComparison(NamedTuple):
     """The router and its controls."""
 
     spec: RouterSpec
+    keeps_accuracy: bool
     num_questions: int
     choices: dict[str, RoutedChoice]
     shares: list[float]
@@ -72,7 +73,7 @@ def compare_router(
     weights = resample_weights(len(own), seed)
     normal = figures[f"always {Difficulty.NORMAL.word}"]
     choices = {name: _compared(one, normal, weights) for name, one in figures.items()}
-    return RouterComparison(fit.spec, len(own), choices, shares.tolist())
+    return RouterComparison(fit.spec, fit.keeps_accuracy, len(own), choices, shares.tolist())
 
 
 def _chosen(outcomes: StrategyOutcomes, labels: Indices) -> tuple[Floats, Floats]:
@@ -108,26 +109,40 @@ def router_section(result: RouterComparison) -> str:
     head = ("choice", "accuracy", "minus normal", "tokens", "saved")
     shares = " / ".join(f"{share:.0%}" for share in result.shares)
     dropped = " and ".join(result.spec.dropped)
-    told = f"The strategy {dropped} is dropped: another one is better and shorter." * bool(dropped)
-    gain = result.choices["router"].gain
-    verdict = (
-        "The router pays: more right answers than the strategy normal."
-        if gain.low > 0
-        else "The router is not shown to be more accurate than the strategy normal."
-    )
+    drops = f"The strategy {dropped} is dropped: another one is better and shorter." * bool(dropped)
     return f"""## Router by worth
 
 The state predicts accuracy and tokens of every strategy (ridge); the server takes the strategy with
-the highest accuracy minus price times tokens. The default price, {result.spec.price:.3g} per
-{result.spec.normal_tokens:.1f} tokens (the mean length of a normal answer), is the highest at which
-accuracy is not below the strategy normal on questions left out of a fit.
-{told}
+the highest accuracy minus price times tokens. {_price(result)}
+{drops}
 
 On the {result.num_questions} held-out questions the router chooses easy / normal / hard for
 {shares}.
-{verdict}
+{_verdict(result.choices["router"])}
 The controls choose at the same price from what the kind, the words or the length of the question
 predict; the split oracle is chosen on half of a question's answers and scored on the others. The
 pass that reads a state before a prompt is changed is not counted.
 
 {markdown_table(head, rows)}"""
+
+
+def _price(result: RouterComparison) -> str:
+    unit = f"{result.spec.normal_tokens:.1f} tokens (the mean length of a normal answer)"
+    if not result.keeps_accuracy:
+        return (
+            "**No price keeps the accuracy of the strategy normal** on questions left out of a "
+            f"fit.\nThe default price is 0, the most accurate choice; the unit is {unit}."
+        )
+    return (
+        f"The default price, {result.spec.price:.3g} per\n{unit}, is the highest at which\n"
+        "accuracy is not below the strategy normal on questions left out of a fit: its mean is "
+        "not,\nand the lower bound of its interval is at most one point below."
+    )
+
+
+def _verdict(router: RoutedChoice) -> str:
+    if router.gain.low > 0 and router.saved.low > 0:
+        return "The router pays: more right answers with fewer tokens than the strategy normal."
+    if router.gain.low > 0:
+        return "The router is more accurate than the strategy normal, but not shown to save tokens."
+    return "The router is not shown to be more accurate than the strategy normal."

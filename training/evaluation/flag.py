@@ -6,15 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from training.common.metrics import (
-    Floats,
-    Interval,
-    calibration_error,
-    interval,
-    resample_weights,
-    smallest_difference,
-)
-from training.common.selective import accuracy_at_coverage, auroc, excess_aurc
+from training.common.metrics import Floats, Interval, interval, resample_weights
+from training.common.selective import COVERAGES, ScoreFigures, compare_scores
 from training.evaluation.answers import ArmAnswers
 
 ENTROPY = "entropy_mean"
@@ -27,22 +20,6 @@ CONTROLS = (
     SHUFFLED,
 )
 """Scores that need no report of ours."""
-COVERAGES = (0.25, 0.5, 0.75)
-
-
-class FlagScore(NamedTuple):
-    """Figures of one score."""
-
-    auroc: Interval
-    behind: Interval | None
-    """AUROC of `entropy_mean` minus that of this score; None for `entropy_mean` itself."""
-    smallest: float
-    """Smallest difference to `entropy_mean` that so many questions could show."""
-    accuracy: tuple[Interval, ...]
-    """Of the surest 25, 50 and 75 % of the answers."""
-    excess_aurc: float
-    calibration_error: float
-    """Of a logistic curve from the score to the probability of being right (ECE)."""
 
 
 class FlagResult(NamedTuple):
@@ -50,8 +27,8 @@ class FlagResult(NamedTuple):
 
     accuracy: Interval
     """Of all answers."""
-    scores: dict[str, FlagScore]
-    votes: dict[str, FlagScore]
+    scores: dict[str, ScoreFigures]
+    votes: dict[str, ScoreFigures]
     """Scores of a question against its majority being wrong; needs several answers each."""
     num_questions: int
     num_answers: int
@@ -105,30 +82,9 @@ def measure_flag(
 
 def _compare(
     scores: Mapping[str, Floats], wrong: Floats, weights: Floats, half: Floats
-) -> dict[str, FlagScore]:
-    once = np.full((1, len(wrong)), 1 / len(wrong))
-    first = next(iter(scores.values()))
-    own, own_values = auroc(first, wrong, once)[0], auroc(first, wrong, weights)
-    found = {}
-    for name, score in scores.items():
-        value, values = auroc(score, wrong, once)[0], auroc(score, wrong, weights)
-        kept = ~np.isnan(values)
-        gap = own_values[kept] - values[kept]
-        found[name] = FlagScore(
-            interval(float(value), values[kept]),
-            None if score is first else interval(float(own - value), gap),
-            smallest_difference(gap),
-            tuple(
-                interval(
-                    float(accuracy_at_coverage(score, wrong, coverage, once)[0]),
-                    accuracy_at_coverage(score, wrong, coverage, weights),
-                )
-                for coverage in COVERAGES
-            ),
-            excess_aurc(score.ravel(), wrong.ravel()),
-            calibration_error(_probability(score, wrong, half).ravel(), 1.0 - wrong.ravel()),
-        )
-    return found
+) -> dict[str, ScoreFigures]:
+    estimates = {name: _probability(score, wrong, half) for name, score in scores.items()}
+    return compare_scores(scores, next(iter(scores)), estimates, wrong, weights)
 
 
 def _by_kind(wrong: Floats, kinds: Sequence[str], half: Floats) -> Floats:

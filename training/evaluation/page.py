@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from training.common.metrics import Interval
 from training.common.report import markdown_table
+from training.common.selective import ScoreFigures
 from training.evaluation.arms import ArmKind, EvaluationArm
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.flag import ENTROPY, FlagResult, FlagScore
+from training.evaluation.flag import ENTROPY, FlagResult
 from training.evaluation.laws import ArmFigures, Difference
 from training.evaluation.recommend import Recommendation, interval_text
 from training.evaluation.results import EvaluationResult
@@ -86,15 +87,15 @@ The same against the most frequent answer of a question being wrong, which takes
 {markdown_table(_FLAG_HEAD, _flag_rows(flag.votes))}"""
 
 
-def _flag_rows(scores: dict[str, FlagScore]) -> Iterable[tuple[str, ...]]:
+def _flag_rows(scores: dict[str, ScoreFigures]) -> Iterable[tuple[str, ...]]:
     for name, score in scores.items():
         yield (
             f"**{name}**" if name == ENTROPY else name,
             cell(score.auroc),
-            "" if score.behind is None else interval_text(score.behind),
+            "" if score.ahead is None else interval_text(score.ahead.negated),
             *(f"{one.value:.2f}" for one in score.accuracy),
             f"{score.excess_aurc:.3f}",
-            f"{score.calibration_error:.3f}",
+            f"{score.ece:.3f}",
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from training.common.metrics import Interval
+from training.common.selective import COVERAGES
 from training.evaluation.arms import EvaluationArm
-from training.evaluation.flag import CONTROLS, COVERAGES, ENTROPY, FlagResult
+from training.evaluation.flag import CONTROLS, ENTROPY, FlagResult
 from training.evaluation.laws import Difference
 from training.evaluation.results import MIN_P, EvaluationResult
 from training.evaluation.router import RouterResult
@@ -123,7 +124,7 @@ def _flag(flag: FlagResult | None) -> tuple[bool, str]:
         f"instead of {flag.accuracy.value:.2f}"
     )
     others = {name: flag.scores[name] for name in CONTROLS if name in flag.scores}
-    above = {name: score.behind is not None and score.behind.low > 0
+    above = {name: score.ahead is not None and score.ahead.high < 0
              for name, score in others.items()}  # fmt: skip
     useful = all(wins for name, wins in above.items() if name != STOCK)
     stock = others.get(STOCK)

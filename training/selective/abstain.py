@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from probes.artifact import Artifact, Manifest, package_versions
+from probes.artifact import Artifact
 from probes.selective.abstention import MAX_ROWS, Abstention, AbstentionSpec, CannotPromise
 from probes.selective.scores import Promise, uncertainty
 from training.common.errors import TrainingError
@@ -29,7 +29,7 @@ class SplitRates(NamedTuple):
     answered: float
     answered_and_wrong: float
     error: float
-    """Error among the answers that are given, over the halves that give any."""
+    """Error among the answers that are given, of all halves together; NaN if none gives any."""
     violated: float
     """Share of halves whose test error among given answers is above alpha."""
 
@@ -54,15 +54,10 @@ def train_abstention(job: AbstainConfig, console: Console) -> Path:
         }
     artifact = Artifact(
         id=job.name or f"{task.model}/abstain",
-        manifest=Manifest(
+        manifest=task.manifest(
+            job,
+            ("entrostat", "safetensors"),
             kind="abstention",
-            model=task.model,
-            identity=task.identity,
-            data_hash=task.answers.hash,
-            seed=job.seed,
-            versions=package_versions("entrostat", "safetensors")
-            | ({} if task.vllm is None else {"vllm": task.vllm}),
-            settings={"task": Path(job.task).name, "max_tokens": job.max_tokens},
             abstention=contents.spec,
             metrics=_metrics(contents, rates),
         ),
@@ -108,7 +103,7 @@ def split_rates(
     """What the promise comes to on rows that were not used for it; None if there are too few."""
     doubts, wrong = np.array(found.uncertainties), np.array(found.wrong)
     draw, half = np.random.default_rng(seed), len(wrong) // 2
-    rates: list[tuple[float, float, float]] = []
+    rates: list[tuple[float, float, bool]] = []
     for _ in range(_SPLITS):
         order = draw.permutation(len(wrong))
         own, rest = order[:half], order[half:]
@@ -120,14 +115,9 @@ def split_rates(
         given = doubts[rest] <= (-math.inf if threshold is None else threshold)
         bad = float((given & wrong[rest]).mean())
         share = float(given.mean())
-        rates.append((share, bad, bad / share if share else math.nan))
-    answered, joint, error = np.array(rates).T
-    return SplitRates(
-        float(answered.mean()),
-        float(joint.mean()),
-        float(np.nanmean(error)) if not np.isnan(error).all() else math.nan,
-        float((np.nan_to_num(error) > alpha).mean()),
-    )
+        rates.append((share, bad, bad > alpha * share))
+    answered, joint, violated = np.array(rates).mean(0).tolist()
+    return SplitRates(answered, joint, joint / answered if answered else math.nan, violated)
 
 
 def _metrics(
@@ -179,7 +169,8 @@ The score is `{spec.score}`.{unscored}
 
 The threshold is that of all rows; the rates are means over {_SPLITS:,} random halves, of which
 one calibrates and the other is tested. "Halves above alpha" counts test halves whose error among
-the given answers is above alpha; test halves are small, so some are even where the promise holds.
+the given answers is above alpha. Test halves are small, so some are even where `selective` holds;
+`joint` does not promise it.
 
 - `joint` promises that an answer is given **and** wrong with probability at most alpha. It does
   not promise that at most alpha of the given answers are wrong: see the column before the last.
@@ -200,7 +191,8 @@ def _shares(contents: Abstention) -> str:
         answered = max(1, round(share * len(wrong)))
         bad = int(wrong[answered - 1])
         alpha = (bad + 1) / (len(wrong) + 1)
-        lines.append([f"{share:.0%}", f"{alpha:.3f}", f"{bad / answered:.3f}"])
+        shown = math.ceil(alpha * 1000) / 1000  # a smaller one would decline more
+        lines.append([f"{share:.0%}", f"{shown:.3f}", f"{bad / answered:.3f}"])
     return markdown_table(["answered", "alpha of `joint`", "wrong among them, here"], lines)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from probes.artifact import ModelIdentity
+from probes.artifact import Manifest, ModelIdentity, package_versions
 from training.common.errors import TrainingError
 from training.common.job import (
     check_job,
@@ -48,6 +48,29 @@ class AnsweredTask(NamedTuple):
     vllm: str | None
     run: Path
     """Folder of the page."""
+
+    def manifest(
+        self, job: GradedAnswersConfig, packages: tuple[str, ...], **contents: Any
+    ) -> Manifest:
+        """The manifest of an artifact made from these answers.
+
+        Args:
+            job: Settings.
+            packages: Those that made it.
+            contents: Fields of the artifact's kind.
+        """
+        versions = package_versions(*packages)
+        if self.vllm is not None:
+            versions["vllm"] = self.vllm
+        return Manifest(
+            model=self.model,
+            identity=self.identity,
+            data_hash=self.answers.hash,
+            seed=job.seed,
+            versions=versions,
+            settings={"task": Path(job.task).name, "max_tokens": job.max_tokens},
+            **contents,
+        )
 
 
 def check(job: GradedAnswersConfig) -> GradedAnswers | list[Problem]:

@@ -6,20 +6,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from probes.artifact import Artifact, Manifest, package_versions
+from probes.artifact import Artifact
 from probes.selective.confidence import ConfidenceProbe
 from probes.selective.scores import SCORE_NAMES, ScoreName
 from training.common.errors import TrainingError
 from training.common.report import markdown_table, provenance, write_page
+from training.common.selective import ScoreFigures
 from training.selective.answers import AnsweredTask, graded_answers
 from training.selective.config import ConfidenceConfig
-from training.selective.figures import (
-    PROBE,
-    REFERENCE,
-    ScoreFigures,
-    compare,
-    compare_elsewhere,
-)
+from training.selective.figures import PROBE, REFERENCE, compare, compare_elsewhere
 from training.selective.fit import (
     FitData,
     ProbeChoice,
@@ -32,7 +27,7 @@ from training.selective.rows import GradedAnswers, load_rows
 
 _HEADER = (
     *("score", "AUROC", "minus `logprob_mean`", "surest 25, 50, 75 % right", "E-AURC", "ECE"),
-    "Brier",
+    *("ECE by chance", "Brier"),
 )
 
 
@@ -46,6 +41,9 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         TrainingError: It cannot be done; what was drawn stays in the run folder.
     """
     task = graded_answers(job, job.samples, {}, console)
+    other = None if job.test is None else load_rows(job.test)
+    if job.test is not None and other is not None:
+        refuse_shared_questions(task.answers, other, job.test)
     data = fit_data(task.answers)
     sets = feature_sets(data, job)
     with console.status("fitting"):
@@ -56,18 +54,15 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         probe = fit_probe(
             data, best.features, best.calibrator, job.seed, made.temperature, made.window
         )
-    elsewhere = "" if job.test is None else _elsewhere(probe, job.test, job.seed)
+    elsewhere = ""
+    if job.test is not None and other is not None:
+        elsewhere = _elsewhere(probe, job.test.name, other, job.seed)
     artifact = Artifact(
         id=job.name or f"{task.model}/confidence",
-        manifest=Manifest(
+        manifest=task.manifest(
+            job,
+            ("entrostat", "safetensors", "scikit-learn"),
             kind="confidence",
-            model=task.model,
-            identity=task.identity,
-            data_hash=made.hash,
-            seed=job.seed,
-            versions=package_versions("entrostat", "safetensors", "scikit-learn")
-            | ({} if task.vllm is None else {"vllm": task.vllm}),
-            settings={"task": Path(job.task).name, "max_tokens": job.max_tokens},
             confidence=probe.spec,
             metrics=_metrics(data, figures),
         ),
@@ -79,6 +74,18 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
     console.print(verdict(figures), highlight=False, soft_wrap=True)
     console.print(f"artifact: {folder}\nreport:   {page}", highlight=False, soft_wrap=True)
     return folder
+
+
+def refuse_shared_questions(own: GradedAnswers, other: GradedAnswers, test: Path) -> None:
+    """Refuse a test on questions that the probe is fitted to.
+
+    Raises:
+        TrainingError: Some questions are in both.
+    """
+    if shared := {row.question for row in own.rows} & {row.question for row in other.rows}:
+        raise TrainingError(
+            f"--test {test}: {len(shared)} of its questions are among those of the fit"
+        )
 
 
 def fit_data(answers: GradedAnswers) -> FitData:
@@ -169,7 +176,8 @@ So many questions could show a difference of {figures[PROBE].smallest:.3f}.
 AUROC is the probability that a wrong answer has more doubt than a right one. Intervals are 95 %
 bootstraps over questions. The row `probe` is cross-fitted: features, calibrator and weights come
 from the other four fifths of the questions. ECE and Brier of a single score are those of a logistic
-curve fitted in the same way. E-AURC: area under the risk-coverage curve above a perfect order.
+curve fitted in the same way; "ECE by chance" is what an exact probability would show on so few
+answers. E-AURC: area under the risk-coverage curve above a perfect order.
 
 The artifact `{artifact.id}` uses {_names(best, figures)} with {best.calibrator} and was fitted to
 all answers. The folds chose: {folds}.
@@ -184,12 +192,12 @@ def _names(choice: ProbeChoice, figures: dict[str, ScoreFigures]) -> str:
     return ", ".join(f"`{name}`" for name in choice.features)
 
 
-def _elsewhere(probe: ConfidenceProbe, test: Path, seed: int) -> str:
+def _elsewhere(probe: ConfidenceProbe, name: str, answers: GradedAnswers, seed: int) -> str:
     """The finished probe on other questions."""
-    data = fit_data(load_rows(test))
+    data = fit_data(answers)
     figures = compare_elsewhere(data, probabilities(probe, data), seed)
     return f"""
-## On {test.name}
+## On {name}
 
 {len(data.right):,} answers to questions that had no part in the fit, {data.right.mean():.3f} of
 them right. {verdict(figures)}
@@ -213,5 +221,6 @@ def _line(name: str, one: ScoreFigures) -> list[str]:
         ", ".join(f"{share.value:.2f}" for share in one.accuracy),
         f"{one.excess_aurc:.3f}",
         "" if one.ece is None else f"{one.ece:.3f}",
+        "" if one.chance_ece is None else f"{one.chance_ece:.3f}",
         "" if one.brier is None else f"{one.brier:.3f}",
     ]

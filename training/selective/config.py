@@ -21,7 +21,8 @@ class GradedAnswersConfig(ServedJobConfig):
     task: str = "quiz"
     """Questions: quiz, arithmetic, words, facts, drill, a JSONL file with `prompt` and `answer`, or
     a data set of the hub. Or a JSONL file of graded answers: `right` and scores of the report, such
-    as `logprob_mean`, in every line."""
+    as `logprob_mean`, in every line; `question` as well if a question has several answers, because
+    a line without it counts as a question of its own."""
     grader: GraderName | None = None
     """Grader of JSONL questions that name none."""
     questions: int = Field(300, ge=20)

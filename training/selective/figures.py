@@ -1,40 +1,13 @@
 """A confidence probe beside what a user could order answers by instead."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import numpy as np
 
-from training.common.metrics import (
-    Floats,
-    Interval,
-    calibration_error,
-    interval,
-    resample_weights,
-    smallest_difference,
-)
-from training.common.selective import accuracy_at_coverage, auroc, excess_aurc
+from training.common.metrics import Floats, resample_weights
+from training.common.selective import ScoreFigures, compare_scores
 from training.selective.fit import FitData, fit_probe, folds, probabilities
 from training.selective.rows import GradedAnswer
 
 PROBE, REFERENCE = "probe", "logprob_mean"
-COVERAGES = (0.25, 0.5, 0.75)
-
-
-class ScoreFigures(NamedTuple):
-    """What one score says about wrong answers."""
-
-    auroc: Interval
-    ahead: Interval | None
-    """AUROC minus that of `logprob_mean`; None for itself."""
-    smallest: float
-    """Smallest difference to it that so many questions could show."""
-    accuracy: tuple[Interval, ...]
-    """Of the surest 25, 50 and 75 % of the answers."""
-    excess_aurc: float
-    ece: float | None
-    """Of the probability that the score alone gives, fitted on other questions."""
-    brier: float | None
 
 
 def compare(
@@ -58,7 +31,7 @@ def compare(
     doubts["question length"] = np.array([float(len(row.question)) for row in rows])
     doubts["kind of question"] = _by_kind(rows, data, seed)
     doubts["probe, shuffled"] = np.random.default_rng(seed).permutation(-probability)
-    return _figures(doubts, estimates, wrong, weights)
+    return _compared(doubts, estimates, wrong, weights)
 
 
 def compare_elsewhere(data: FitData, probability: Floats, seed: int) -> dict[str, ScoreFigures]:
@@ -73,7 +46,7 @@ def compare_elsewhere(data: FitData, probability: Floats, seed: int) -> dict[str
     doubts: dict[str, Floats] = {REFERENCE: -data.columns["logprob_mean"], PROBE: -probability}
     for name in data.columns:
         doubts.setdefault(name, _turned(data, name))
-    return _figures(doubts, {PROBE: probability}, wrong, weights)
+    return _compared(doubts, {PROBE: probability}, wrong, weights)
 
 
 def _resampled(data: FitData, seed: int) -> tuple[Floats, Floats]:
@@ -83,35 +56,11 @@ def _resampled(data: FitData, seed: int) -> tuple[Floats, Floats]:
     return (1.0 - data.right)[:, None], by_question[:, numbers]
 
 
-def _figures(
-    doubts: Mapping[str, Floats], estimates: Mapping[str, Floats], wrong: Floats, weights: Floats
+def _compared(
+    doubts: dict[str, Floats], estimates: dict[str, Floats], wrong: Floats, weights: Floats
 ) -> dict[str, ScoreFigures]:
-    once = np.full((1, len(wrong)), 1 / len(wrong))
-    found, own, own_values = {}, 0.0, np.zeros(len(weights))
-    for name, flat in doubts.items():
-        doubt = flat[:, None]
-        value, values = float(auroc(doubt, wrong, once)[0]), auroc(doubt, wrong, weights)
-        if name == REFERENCE:
-            own, own_values = value, values
-        kept = ~np.isnan(values)
-        gap = (values - own_values)[kept]
-        estimate = estimates.get(name)
-        found[name] = ScoreFigures(
-            interval(value, values[kept]),
-            None if name == REFERENCE else interval(value - own, gap),
-            smallest_difference(gap),
-            tuple(
-                interval(
-                    float(accuracy_at_coverage(doubt, wrong, coverage, once)[0]),
-                    accuracy_at_coverage(doubt, wrong, coverage, weights),
-                )
-                for coverage in COVERAGES
-            ),
-            excess_aurc(flat, wrong[:, 0]),
-            None if estimate is None else calibration_error(estimate, 1 - wrong[:, 0]),
-            None if estimate is None else float(((estimate - 1 + wrong[:, 0]) ** 2).mean()),
-        )
-    return found
+    columns = {name: doubt[:, None] for name, doubt in doubts.items()}
+    return compare_scores(columns, REFERENCE, estimates, wrong, weights)
 
 
 def _turned(data: FitData, name: str) -> Floats:

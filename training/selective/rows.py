@@ -55,7 +55,7 @@ def is_rows_file(task: str) -> bool:
 
 
 def load_rows(path: Path) -> GradedAnswers:
-    """Read a file of graded answers.
+    """Read a file of graded answers; a line without `question` is a question of its own.
 
     Raises:
         TrainingError: A line has no `right` or no score, or lines were made in different ways.

@@ -4,7 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from training.common.metrics import calibration_error, resample_weights
+from training.common.metrics import (
+    calibration_error,
+    chance_calibration_error,
+    resample_weights,
+)
 from training.common.selective import (
     accuracy_at_coverage,
     aurc,
@@ -68,3 +72,18 @@ def test_equal_scores_count_as_a_random_order() -> None:
 def test_calibration_error_is_the_gap_between_promise_and_truth() -> None:
     confidence, right = np.full(10, 0.75), np.array([1.0] * 5 + [0.0] * 5)
     assert calibration_error(confidence, right) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("number", [50, 1000])
+def test_chance_gives_an_exact_confidence_the_calibration_error_that_is_computed(
+    number: int,
+) -> None:
+    draw = np.random.default_rng(number)
+    confidence = draw.random(number)
+    seen = [
+        calibration_error(confidence, (draw.random(number) < confidence).astype(float))
+        for _ in range(300)
+    ]
+    expected = chance_calibration_error(confidence)
+    assert expected == pytest.approx(float(np.mean(seen)), rel=0.1)
+    assert expected > 0.2 / number**0.5

@@ -94,8 +94,26 @@ def test_the_report_sets_the_router_beside_its_controls() -> None:
     assert found.choices["always normal"].gain.value == 0
     page = router_section(found)
     assert "The strategy hard is dropped" in page
+    gain = found.choices["router"].gain
+    assert ("The router pays" in page) == (gain.low > 0)
+    assert "is the highest at which" in page
     for name in ("table by kind of question", "TF-IDF of the question", "split oracle"):
         assert f"| {name} | " in page
+
+
+def test_a_router_without_a_price_that_keeps_the_accuracy_says_so() -> None:
+    chance = np.random.default_rng(1)
+    rates = np.full((3, 60), 0.55) + np.array([[0.0], [0.1], [0.0]])
+    noise, accuracy = chance.normal(size=(60, 40)), chance.binomial(4, rates) / 4
+    tokens = np.array([[20.0], [50.0], [60.0]]) + chance.normal(size=(3, 60))
+    names = [str(i) for i in range(60)]
+    outcomes = StrategyOutcomes(noise, accuracy, tokens, names)
+    fit, texts = fit_router(outcomes, 0), QuestionTexts(names, ["one"] * 60)
+    assert not fit.keeps_accuracy
+    assert fit.spec.price == 0
+    page = router_section(compare_router(fit, (outcomes, texts), (outcomes, texts), 4, 0))
+    assert "No price keeps the accuracy" in page
+    assert "is the highest at which" not in page
 
 
 def test_the_split_oracle_of_answers_that_tell_nothing_gains_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from probes.artifact import Artifact
 from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
 from training.common.errors import TrainingError
-from training.selective.abstain import abstention, split_rates, train_abstention
+from training.selective.abstain import SHARES, abstention, split_rates, train_abstention
 from training.selective.confidence import fit_data, train_confidence
 from training.selective.config import AbstainConfig, ConfidenceConfig
 from training.selective.figures import compare
@@ -36,7 +37,9 @@ def answers(questions: int = 150, samples: int = 1, seed: int = 0) -> GradedAnsw
                 "entropy_max": draw.uniform(),
             }
             right = bool(draw.uniform() < skill)
-            rows.append(GradedAnswer(f"question {question}", "ab"[question % 2], right, scores))
+            rows.append(
+                GradedAnswer(f"question {seed}.{question}", "ab"[question % 2], right, scores)
+            )
     return GradedAnswers(rows, 0.7, 2048)
 
 
@@ -134,6 +137,13 @@ def test_a_confidence_artifact_is_made_from_rows(settings: dict[str, Any]) -> No
     assert "60 answers to questions" in page
 
 
+def test_a_test_on_questions_of_the_fit_is_refused(settings: dict[str, Any]) -> None:
+    other = settings["runs"].parent / "other.jsonl"
+    save_rows(answers(2), other)
+    with pytest.raises(TrainingError, match="2 of its questions are among those of the fit"):
+        train_confidence(ConfidenceConfig(**settings, test=other), QUIET)
+
+
 def test_an_abstention_artifact_is_made_from_rows(settings: dict[str, Any]) -> None:
     folder = train_abstention(AbstainConfig(**settings), QUIET)
     found = Artifact.load(folder)
@@ -143,6 +153,13 @@ def test_an_abstention_artifact_is_made_from_rows(settings: dict[str, Any]) -> N
     assert found.manifest.metrics["joint_0.1_answered_and_wrong"] <= 0.1
     page = (settings["runs"] / "selective-rows" / "abstain.md").read_text()
     assert "| joint | 0.1 |" in page
+    lines = re.findall(r"^\| (\d+)% \| ([\d.]+) \|", page, re.MULTILINE)
+    assert len(lines) == len(SHARES)
+    for share, alpha in lines:
+        threshold = contents.threshold("joint", float(alpha), 0.1)
+        assert threshold is not None
+        given = sum(doubt <= threshold for doubt in contents.uncertainties)
+        assert given >= round(int(share) / 100 * 150) - 1
 
 
 def test_rates_of_random_halves_keep_the_joint_promise() -> None:
@@ -150,6 +167,7 @@ def test_rates_of_random_halves_keep_the_joint_promise() -> None:
     rates = split_rates(found, "joint", 0.1, 0.1, 0)
     assert rates is not None
     assert 0.05 < rates.answered_and_wrong <= 0.105
+    assert rates.error == pytest.approx(rates.answered_and_wrong / rates.answered)
     assert rates.error > rates.answered_and_wrong  # what the joint promise does not say
     assert split_rates(abstention(answers(20), AbstainConfig()), "joint", 0.05, 0.1, 0) is None
 

@@ -8,6 +8,8 @@ limit of its own, so that no client can push out the answers of others.
 import hashlib
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,16 +100,23 @@ class FeedbackStore:
 
     def keep(self, answers: list[KeptAnswer]) -> None:
         """Keep answers; one with a known id replaces it."""
-        self._file.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for one in answers:
                 self._insert(one)
             for owner in {one.owner for one in answers}:
                 self._make_room(owner)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block or nothing of it."""
+        self._file.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._file.execute("COMMIT")
         except BaseException:
-            self._file.execute("ROLLBACK")
+            if self._file.in_transaction:
+                self._file.execute("ROLLBACK")
             raise
-        self._file.execute("COMMIT")
 
     def _insert(self, one: KeptAnswer) -> None:
         key, facts = _key(one.owner, one.id, one.position), one.facts.to_bytes()
@@ -171,14 +180,15 @@ class FeedbackStore:
         number, content = found
         facts = AnswerFacts.from_bytes(content)
         right, covered = _judged(facts, right, value)
-        changed = self._file.execute(
-            "UPDATE answers SET used = 1 WHERE number = ? AND used = 0", (number,)
-        )
-        if not changed.rowcount:
-            raise RepeatedFeedback
         evidence = None
-        if covered is not None and facts.prediction is not None:
-            evidence = self._update_evidence(facts, facts.prediction, covered)
+        with self._transaction():
+            changed = self._file.execute(
+                "UPDATE answers SET used = 1 WHERE number = ? AND used = 0", (number,)
+            )
+            if not changed.rowcount:
+                raise RepeatedFeedback
+            if covered is not None and facts.prediction is not None:
+                evidence = self._update_evidence(facts, facts.prediction, covered)
         return Judgment(facts, right, covered, evidence)
 
     def _update_evidence(
@@ -186,13 +196,11 @@ class FeedbackStore:
     ) -> float:
         assert prediction.level is not None
         name = (facts.kind, prediction.artifact)
-        self._file.execute("BEGIN IMMEDIATE")
         row = self._file.execute(
             "SELECT bets FROM evidence WHERE kind = ? AND artifact = ?", name
         ).fetchone()
         bets = updated(json.loads(row[0]) if row else NO_EVIDENCE, prediction.level, covered)
         self._file.execute("REPLACE INTO evidence VALUES (?, ?, ?)", (*name, json.dumps(bets)))
-        self._file.execute("COMMIT")
         return total(bets)
 
 

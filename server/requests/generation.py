@@ -146,10 +146,10 @@ class Generation:
             self._counted = False
             observe.count_steered(-1)
 
-    def finish(self, index: int, report: Report) -> None:
-        """Record the final report of a choice of the response."""
+    def finish(self, index: int | None, report: Report) -> None:
+        """Record the final report of a choice; its index is None if the response is without it."""
         observe.observe_completion(report)
-        if self._on_report is not None:
+        if self._on_report is not None and index is not None:
             self._on_report(self.response_id, index, report)
 
     def headers(self) -> dict[str, str]:

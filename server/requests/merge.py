@@ -87,29 +87,32 @@ class Merge:
             return body
         reports = []
         generation.response_id = getattr(body, "id", None) or ""
-        for index, choice in enumerate(generation.choices):
+        choices = getattr(body, "choices", None)
+        last = len(generation.choices) - 1
+        for number, choice in enumerate(generation.choices):
+            # Without choices, tool calls cause several engine calls: the last one is the answer.
+            index = number if choices is not None else 0 if number == last else None
             reports.append(await self.report(choice, index))
             await asyncio.sleep(0)  # 16,384 choices take a second: yield in between
         generation.reports = reports
-        choices = getattr(body, "choices", None)
         if choices is not None:
             for one in choices:
                 one.entropy = reports[one.index] if one.index < len(reports) else None
                 if self._plan.abstain is not None:
                     replace_answer(one, one.entropy, self._plan.abstain)
-        elif reports:  # tool calls cause several engine calls: report the last
+        elif reports:
             if isinstance(body, AnthropicMessagesResponse):
                 fields = {name: getattr(body, name) for name in body.model_fields_set}
                 return ReportedMessagesResponse(**fields, entropy=reports[-1])
             body.entropy = reports[-1]
         return body
 
-    async def report(self, choice: AnswerChoice, index: int = 0) -> Report:
+    async def report(self, choice: AnswerChoice, index: int | None = 0) -> Report:
         """Build the final report of a choice.
 
         Args:
             choice: The choice.
-            index: Its index in the response.
+            index: Its index in the response; None if it is not in it.
         """
         call, completion = choice
         await self._wait_for_trace(choice, 0)

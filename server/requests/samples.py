@@ -109,13 +109,10 @@ class Samples:
         outputs = generation.run_call(
             call, arguments.engine, arguments.prompt, params, request_id, **arguments.further
         )
-        try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    self.latest[number] = output
-                    self._begun.set()
-        finally:
-            self._begun.set()
+        async with aclosing(outputs):
+            async for output in outputs:
+                self.latest[number] = output
+                self._begun.set()
         text = self.latest[number].outputs[0].text
         self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
 

@@ -49,7 +49,9 @@ def _sample_params(control: SemanticControl, arguments: EngineArguments, number:
         control.top_k,
         control.top_p,
     )
-    params.min_p, params.logprobs = 0.0, None
+    params.min_p = 0.0
+    if control.reply == "answer":  # otherwise one of the samples is sent
+        params.logprobs = None
     return params
 
 

@@ -7,6 +7,7 @@ read.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,6 +43,7 @@ _ENCODED = frozenset({"json", "structural_tag"})
 """Keys whose value may also be a JSON text."""
 _GRAMMARS = ("structured_outputs", "response_format", "text")
 _NUMBERS = frozenset({int, float, bool})
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _scanner = ThreadPoolExecutor(1, "entrostat-body")
 """One thread, so that large bodies take turns instead of Python's lock."""
 
@@ -158,7 +160,7 @@ def _may_exceed(body: bytes, bounds: Bounds) -> bool:
 
 def _exceeds(body: bytes, bounds: Bounds) -> bool:
     """Whether the limits are exceeded. Skips strings, in which text may have any character."""
-    containers = keys = commas = position = 0
+    containers = keys = commas = strings = position = 0
     while position < len(body):
         end = body.find(b'"', position)
         end = len(body) if end < 0 else end
@@ -167,23 +169,12 @@ def _exceeds(body: bytes, bounds: Bounds) -> bool:
         commas += body.count(b",", position, end)
         if containers > bounds.containers or keys > bounds.keys or commas >= bounds.values:
             return True
-        position = _string_end(body, end)
+        strings += 1
+        if strings > containers + keys + commas + 1:  # two without a separator: no JSON
+            return False
+        string = _STRING.match(body, end)
+        position = len(body) if string is None else string.end()
     return False
-
-
-def _string_end(body: bytes, start: int) -> int:
-    """The position after the string that starts at a quotation mark."""
-    position = start + 1
-    while True:
-        quote = body.find(b'"', position)
-        if quote < 0:
-            return len(body)
-        backslashes = quote
-        while body[backslashes - 1 : backslashes] == b"\\":
-            backslashes -= 1
-        position = quote + 1
-        if (quote - backslashes) % 2 == 0:
-            return position
 
 
 def _refuse_items(body: Any) -> None:
@@ -201,29 +192,41 @@ def _refuse_items(body: Any) -> None:
             raise RefusedBody(
                 400, f"`{name}`: at most {most} items are read, with their parts", name
             )
-    prompts, answers = _num_prompts(body), body.get("n")
-    if prompts > 1 and isinstance(answers, int) and prompts * answers > MAX_SEQUENCES:
+    prompts = _num_prompts(body)
+    if prompts > 1 and prompts * _num_answers(body.get("n")) > MAX_SEQUENCES:
         message = f"`n`: at most {MAX_SEQUENCES} answers to {prompts} prompts"
         raise RefusedBody(400, message, "n")
-    for name in (*_GRAMMARS, "tools"):
-        if _has_long_pattern(body.get(name)):
-            message = f"`{name}`: a regular expression has more than {MAX_PATTERN} characters"
-            raise RefusedBody(400, message, name)
     for name in _GRAMMARS:
         if isinstance(body.get(name), Mapping) and _size(body[name]) > MAX_GRAMMAR:
             raise RefusedBody(400, f"`{name}`: more than {MAX_GRAMMAR} characters", name)
+    for name in (*_GRAMMARS, "tools"):  # after their size: a grammar may be a JSON text
+        if _has_long_pattern(body.get(name), decode=name != "tools"):
+            message = f"`{name}`: a regular expression has more than {MAX_PATTERN} characters"
+            raise RefusedBody(400, message, name)
+
+
+def _num_answers(value: Any) -> int:
+    """`n` as pydantic reads it, which takes `"17"` and `17.0` for a number; 0 if it does not."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return int(value)
+    return 0
 
 
 def _parsed(value: Any) -> Any:
     """The value, or what it stands for if it is a JSON text."""
-    if isinstance(value, str) and len(value) <= MAX_GRAMMAR:
+    if isinstance(value, str):
         with suppress(ValueError, RecursionError):
             return json.loads(value)
     return value
 
 
-def _has_long_pattern(value: Any) -> bool:
-    """Whether a regular expression anywhere in nested objects is longer than `MAX_PATTERN`."""
+def _has_long_pattern(value: Any, *, decode: bool) -> bool:
+    """Whether a regular expression anywhere in nested objects is longer than `MAX_PATTERN`.
+
+    Args:
+        value: What was parsed.
+        decode: Whether to look into JSON texts as well, of a value of bounded size.
+    """
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -237,7 +240,7 @@ def _has_long_pattern(value: Any) -> bool:
                     and any(len(name) > MAX_PATTERN for name in part)
                 ):
                     return True
-                waiting.append(_parsed(part) if key in _ENCODED else part)
+                waiting.append(_parsed(part) if decode and key in _ENCODED else part)
         elif isinstance(one, list):
             waiting += one
     return False

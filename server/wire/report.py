@@ -25,6 +25,7 @@ FALLBACKS = (
     "confidence_skipped",
     "abstain_skipped",
     "vote_skipped",
+    "semantic_skipped",
     "report_skipped",
     "control_failed",
     "no_entropy",

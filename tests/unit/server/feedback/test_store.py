@@ -1,5 +1,6 @@
 """Kept answers: bounded, without text, private to a key, shared by API servers."""
 
+import sqlite3
 from pathlib import Path
 from random import Random
 
@@ -88,6 +89,24 @@ def test_feedback_counts_once_and_only_for_what_is_known(store: FeedbackStore) -
     for name, index in (("b", 0), ("a", 2), ("", 0)):
         with pytest.raises(UnknownAnswer):
             store.judge(ANYONE, name, index, True, None)
+
+
+def test_feedback_that_cannot_be_stored_counts_when_it_is_sent_again(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.sqlite"
+    store = FeedbackStore(path)
+    store.keep([kept("one")])
+    other = sqlite3.connect(path)
+    (made,) = other.execute("SELECT sql FROM sqlite_master WHERE name = 'evidence'").fetchone()
+    other.execute("DROP TABLE evidence")
+    other.commit()
+    with pytest.raises(sqlite3.Error):
+        store.judge(ANYONE, "one", 0, None, "billing")
+    other.execute(made)
+    other.commit()
+    assert store.judge(ANYONE, "one", 0, None, "billing").covered
+    store.keep([kept("two")])
+    with pytest.raises(RepeatedFeedback):
+        store.judge(ANYONE, "one", 0, None, "billing")
 
 
 def test_a_key_names_only_its_own_answers(store: FeedbackStore) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from server.metrics import observe
 from server.metrics.definitions import CONTROLS, LOST, METRICS
 from server.wire.report import FALLBACKS, DifficultyReport, Report
+from server.wire.request import Control
 from tests.unit.server.metrics.support import value
 
 DOCS = Path(__file__).parents[4] / "docs"
@@ -53,6 +54,11 @@ def test_the_documented_fallbacks_are_those_of_the_metric() -> None:
         code for row in rows for code in re.findall(r"`(\w+)`", row) if code != "fallback"
     ]
     assert sorted(documented) == sorted(FALLBACKS)
+
+
+def test_every_control_of_a_profile_can_be_reported_as_skipped() -> None:
+    controls = set(Control.model_fields) - {"profile", "trace"}
+    assert {f"{name}_skipped" for name in controls} <= set(FALLBACKS)
 
 
 @pytest.mark.parametrize(

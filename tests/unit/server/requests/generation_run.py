@@ -14,6 +14,7 @@ from vllm.sampling_params import SamplingParams
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.merge import ClosingStream, add_reports
 from server.requests.telemetry import Telemetry
+from server.wire.report import Report
 from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
     FakeEngine,
@@ -41,7 +42,14 @@ class Run:
         self.telemetry = Telemetry()
         self.engine = FakeEngine(self.telemetry, script, **faults)
         self.controlled = ControlledEngine(self.engine)
-        self.generation = Generation(plan(trace), self.telemetry, timeout)
+        self.kept: list[tuple[str, int, Report]] = []
+        """Id, index and report of every choice that the response has."""
+        self.generation = Generation(
+            plan(trace),
+            self.telemetry,
+            timeout,
+            on_report=lambda *answer: self.kept.append(answer),
+        )
 
     async def events(self, handler: Stream, *arguments: Any) -> AsyncGenerator[Any, None]:
         """The events of a streaming vLLM handler, with reports."""

@@ -289,6 +289,18 @@ async def test_a_non_streaming_response_has_its_report() -> None:
     assert json.loads(bytes(response.body))["entropy"]["num_tokens"] == 3
 
 
+async def test_feedback_on_an_answer_of_several_calls_is_about_the_report_that_was_sent() -> None:
+    run = Run([[(0, 2)]])
+    response = await run.answer({"id": "r", "output": []}, params(), params())
+    (kept,) = run.kept
+    assert kept[:2] == ("r", 0)
+    sent = json.loads(bytes(response.body))["entropy"]
+    assert kept[2].entropy_mean == sent["entropy_mean"]
+    assert [token["entropy"] for token in sent["tokens"]] == [
+        token["entropy"] for token in expected_tokens(2, 0, 2)
+    ]
+
+
 async def test_an_answer_without_a_trace_is_unchanged() -> None:
     body = {"choices": [{"index": 0, "text": "a"}]}
     response = await Run(ONE_BY_ONE, trace="none").answer(body, params())

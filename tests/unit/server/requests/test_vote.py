@@ -20,8 +20,10 @@ from tests.unit.server.requests.generation_run import Body
 class Choir:
     """Answers `texts[k]` to sample k, one token for each word; a text of None never ends."""
 
-    def __init__(self, texts: list[str | None], error: Exception | None = None) -> None:
-        self.texts, self.error = texts, error
+    def __init__(
+        self, texts: list[str | None], error: Exception | None = None, fails: int = 1
+    ) -> None:
+        self.texts, self.error, self.fails = texts, error, fails
         self.begun: list[int] = []
         self.aborted: list[int] = []
         self.seeds: list[int | None] = []
@@ -41,7 +43,7 @@ class Choir:
                 await asyncio.sleep(0)
                 words = ["..."] * step if text is None else text.split()[:step]
                 ends = text is not None and step >= len(text.split())
-                if self.error is not None and number == 1:
+                if self.error is not None and number == self.fails:
                     raise self.error
                 yield self._output(" ".join(words), len(words), request_id, ends)
                 if ends:
@@ -117,6 +119,28 @@ async def test_an_error_of_a_sample_is_the_requests_and_aborts_the_others() -> N
     with pytest.raises(ValueError, match="too long"):
         await run(choir, generation(n=3))
     assert 2 in choir.aborted
+
+
+async def test_an_error_of_the_first_sample_starts_no_other() -> None:
+    choir = Choir(["1", "2", "3"], ValueError("too long"), fails=0)
+    with pytest.raises(ValueError, match="too long"):
+        await run(choir, generation(n=3))
+    assert choir.begun == [0]
+
+
+@pytest.mark.parametrize(("reply", "sent"), [("answer", 3), ("largest", 1)])
+async def test_the_answer_of_semantic_samples_has_the_log_probabilities_asked_for(
+    reply: Any, sent: int
+) -> None:
+    choir = Choir(["5", "It is 4", "4", "6"])
+    made = plan("none")._replace(semantic=SemanticControl(n=3, reply=reply))
+    one = Generation(made, Telemetry(), 0.01)
+    with one.activate():
+        asked = SamplingParams(seed=3, logprobs=2, output_kind=RequestOutputKind.FINAL_ONLY)
+        async for _ in ControlledEngine(choir).generate("prompt", asked, "chat-1"):
+            pass
+    assert choir.begun[sent] == sent
+    assert choir.params[sent].logprobs == 2
 
 
 async def test_a_client_that_leaves_aborts_all_samples() -> None:

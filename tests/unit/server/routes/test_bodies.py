@@ -136,13 +136,22 @@ def test_a_long_regular_expression_is_refused(client: TestClient, field: str, va
     assert post(client, short.encode())[0] == 200
 
 
+def test_only_a_grammar_of_bounded_size_is_decoded(client: TestClient) -> None:
+    long = json.dumps({"pattern": "a" * 1001})
+    for text, says in ((long, "regular expression"), (long + " " * MAX_GRAMMAR, "characters")):
+        _, answer = post(client, json.dumps({"response_format": {"json": text}}).encode())
+        assert says in answer["error"]["message"]
+    assert post(client, json.dumps({"tools": [{"json": long}]}).encode())[0] == 200
+
+
 @pytest.mark.parametrize(
     "prompts", [{"prompt": ["a"] * 64}, {"prompt": [[1, 2]] * 64}, {"messages": [[{}]] * 64}]
 )
 def test_prompts_times_answers_are_bounded(client: TestClient, prompts: Any) -> None:
     """512 prompts with n = 1024 would be half a million engine requests in one turn."""
-    assert refusal(client, json.dumps({**prompts, "n": 17}).encode()) == (400, "n")
-    for n in (16, None, "17", True):
+    for n in (17, "17", 17.0, " 17 "):
+        assert refusal(client, json.dumps({**prompts, "n": n}).encode()) == (400, "n")
+    for n in (16, None, "16", True, "many", [17]):
         assert post(client, json.dumps({**prompts, "n": n}).encode())[0] == 200
     assert post(client, b'{"prompt": [1, 2, 3], "n": 1024}')[0] == 200
 

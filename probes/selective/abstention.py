@@ -14,15 +14,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import bdtr
 from torch import Tensor
 
 from probes.selective.scores import Promise, ScoreName
 from probes.tensors import check_tensors
 
 MAX_ROWS = 20_000
-"""Of a calibration: a threshold is computed while a request waits."""
+"""Of a calibration: a threshold is computed while a request waits, which takes milliseconds."""
 
 
 class AbstentionSpec(BaseModel):
@@ -71,13 +74,9 @@ def joint_threshold(
     """
     if alpha < smallest_alpha("joint", len(wrong)):
         raise CannotPromise(_too_few("joint", len(wrong), alpha))
+    steps = _steps(uncertainties, wrong)
     budget = alpha * (len(wrong) + 1) - 1 + 1e-9
-    found = None
-    for _, num_wrong, threshold in _steps(uncertainties, wrong):
-        if num_wrong > budget:
-            break
-        found = threshold
-    return found
+    return _last_before(steps.num_wrong > budget, steps.threshold)
 
 
 def selective_threshold(
@@ -106,21 +105,10 @@ def selective_threshold(
     if alpha < smallest_alpha("selective", len(wrong), delta):
         raise CannotPromise(_too_few("selective", len(wrong), alpha))
     least = math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
-    found, tail, seen, bad = None, 1.0, 0, 0
-    for answered, num_wrong, threshold in _steps(uncertainties, wrong):
-        new, new_bad = answered - seen, num_wrong - bad
-        for is_wrong in (*[True] * new_bad, *[False] * (new - new_bad)):
-            tail -= alpha * _binomial(bad, seen, alpha)
-            seen += 1
-            if is_wrong:
-                bad += 1
-                tail += _binomial(bad, seen, alpha)
-        if answered < least:
-            continue
-        if tail > delta:
-            break
-        found = threshold
-    return found
+    steps = _steps(uncertainties, wrong)
+    tested = steps.answered >= least
+    tail = bdtr(steps.num_wrong[tested], steps.answered[tested], alpha)
+    return _last_before(tail > delta, steps.threshold[tested])
 
 
 def smallest_alpha(promise: Promise, rows: int, delta: float = 0.1) -> float:
@@ -134,35 +122,28 @@ def _too_few(promise: Promise, rows: int, alpha: float) -> str:
     return f"{rows} calibration answers cannot promise alpha = {alpha} (`{promise}`)"
 
 
-def _binomial(successes: int, trials: int, probability: float) -> float:
-    """Probability of so many successes."""
-    if successes > trials:
-        return 0.0
-    ways = math.lgamma(trials + 1) - math.lgamma(successes + 1)
-    ways -= math.lgamma(trials - successes + 1)
-    failures = (trials - successes) * math.log1p(-probability)
-    return math.exp(ways + successes * math.log(probability) + failures)
+class _Steps(NamedTuple):
+    """What answering up to each distinct uncertainty means on the calibration, ascending."""
+
+    answered: NDArray[np.int64]
+    num_wrong: NDArray[np.int64]
+    threshold: NDArray[np.float64]
 
 
-class _Step(NamedTuple):
-    """What answering up to a threshold means on the calibration."""
+def _steps(uncertainties: Sequence[float], wrong: Sequence[bool]) -> _Steps:
+    """One step for each distinct uncertainty; NaN has none."""
+    values, errors = np.asarray(uncertainties, dtype=np.float64), np.asarray(wrong, dtype=bool)
+    scored = ~np.isnan(values)
+    order = np.argsort(values[scored])
+    values, errors = values[scored][order], errors[scored][order]
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True)[: len(values)])
+    return _Steps(last + 1, errors.cumsum()[last], values[last])
 
-    answered: int
-    num_wrong: int
-    threshold: float
 
-
-def _steps(uncertainties: Sequence[float], wrong: Sequence[bool]) -> list[_Step]:
-    """One step for each distinct uncertainty, ascending; NaN has none."""
-    pairs = [pair for pair in zip(uncertainties, wrong, strict=True) if not math.isnan(pair[0])]
-    found: list[_Step] = []
-    answered = num_wrong = 0
-    for value, is_wrong in sorted(pairs):
-        answered, num_wrong = answered + 1, num_wrong + bool(is_wrong)
-        if found and found[-1].threshold == value:
-            found.pop()
-        found.append(_Step(answered, num_wrong, value))
-    return found
+def _last_before(fails: NDArray[np.bool_], thresholds: NDArray[np.float64]) -> float | None:
+    """The last threshold before the first that fails."""
+    passed = int(fails.argmax()) if fails.any() else len(fails)
+    return float(thresholds[passed - 1]) if passed else None
 
 
 class Abstention(NamedTuple):

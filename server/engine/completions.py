@@ -80,9 +80,11 @@ class CompletionCells:
             self._known.move_to_end(completion)
             self._cells[slot] = self._known[completion]
         if cells:
-            self.values[torch.tensor(cells, device=self._device)] = torch.tensor(
-                first, dtype=self.values.dtype, device=self._device
+            target, starts = (
+                part.to(self._device, non_blocking=True)
+                for part in (torch.tensor(cells), torch.tensor(first, dtype=self.values.dtype))
             )
+            self.values[target] = starts
         self._device_cells.copy_(torch.from_numpy(self._cells.copy()), non_blocking=True)
 
     def _free_cell(self) -> int:

@@ -36,7 +36,7 @@ from server.engine.slots import (
     reported_temperature,
 )
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured, Odds, logprobs, record
+from server.engine.step import Group, Measured, Odds, logprobs, on_device, record
 from server.engine.truncation import TruncationSlots
 from server.engine.weights import refuse_unusable
 from server.worker.message import KEY, WorkerArtifact
@@ -366,18 +366,20 @@ class Controller:
 
         Returns:
             Log-probability of each token at T = 1, nats, shape (rows,); NaN where a token was
-            forced. None if nothing is known.
+            forced. None if nothing is known, or nobody asked.
         """
         group = measured.group
         try:
-            indices = torch.as_tensor(measured.indices, device=self._device)
             if group.phased:
+                indices = on_device(measured.indices, self._device)
                 self.phases.learn(group.slots, indices, sampled)
-            if measured.odds is None:
+            reported = measured.sampled_entropy is not None
+            if measured.odds is None or not (reported or group.learns):
                 return None
             plain, own = logprobs(measured.odds, group, sampled)
             if group.learns:
-                self.truncation.learn(group.slots, torch.where(indices >= 0, -own, torch.nan))
+                drawn = on_device(measured.indices, self._device) >= 0
+                self.truncation.learn(group.slots, torch.where(drawn, -own, torch.nan))
         except Exception as error:  # as in `control`
             self.count_failure(error)
             return None

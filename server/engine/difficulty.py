@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head, predicted_class, route
 from server.engine.publisher import Directory, Publisher
+from server.engine.step import on_device
 from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
@@ -149,17 +150,14 @@ class DifficultySlots:
         directory: Directory,
         publisher: Publisher | None,
     ) -> None:
-        on_device = [
-            torch.from_numpy(part).to(self._device, non_blocking=True)
-            for part in (rows, slots, self._prices[slots])
-        ]
-        head, states = self._heads[name], hidden[on_device[0]]
+        read, their = on_device(rows, self._device), on_device(slots, self._device)
+        prices = torch.from_numpy(self._prices[slots]).to(self._device, non_blocking=True)
+        head, states = self._heads[name], hidden[read]
         probabilities, forecast = head.probabilities(states), head.forecast(states)
         classes = predicted_class(probabilities)
         if head.router_kept is not None:
-            routed = route(forecast, head.router_kept, on_device[2])
-            classes = torch.where(on_device[2] < 0, classes, routed)
-        self._classes[on_device[1]] = classes
+            classes = torch.where(prices < 0, classes, route(forecast, head.router_kept, prices))
+        self._classes[their] = classes
         for position, slot in enumerate(slots.tolist()):
             self.memory[self._key(slot, directory)] = classes[position]
         while len(self.memory) > _REMEMBERED:
@@ -216,7 +214,7 @@ class DifficultySlots:
         classes = self._classes[slots]
         table = self._device_table[slots]
         budget = table.gather(1, classes.clamp_min(0).unsqueeze(1) + 3).squeeze(1)
-        drawn = torch.as_tensor(indices, device=self._device)
+        drawn = on_device(indices, self._device)
         end, last = table[:, 6].long(), logits.shape[1] - 1
         # Some tokenizers end with a token that their model does not have: no answer can end at it.
         over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget) & (end <= last)

@@ -28,6 +28,9 @@ _MAX_SOCKETS = 256
 """Maximum number of open sockets; each receiver is an API server, so most of more are gone."""
 
 
+_Column = NDArray[np.int64] | Tensor
+
+
 class Directory(NamedTuple):
     """The receiver of each slot's trace."""
 
@@ -47,8 +50,8 @@ class _Step(NamedTuple):
 
     kind: np.dtype[np.void]
     slots: NDArray[np.int64] | Tensor
-    columns: list[NDArray[np.int64] | Tensor]
-    """The fields of `kind` after trace and choice, in order, each of shape (rows,)."""
+    columns: list[_Column | None]
+    """The fields of `kind` after trace and choice, in order, each of shape (rows,); None is NaN."""
     directory: Directory
     copied: torch.Event | None
 
@@ -66,7 +69,7 @@ class Publisher:
 
     def publish(
         self,
-        values: Sequence[Tensor],
+        values: Sequence[Tensor | None],
         slots: NDArray[np.int64] | Tensor,
         indices: NDArray[np.int64] | Tensor,
         directory: Directory,
@@ -75,7 +78,7 @@ class Publisher:
 
         Args:
             values: The fields of `TOKEN` after the index, in order, each of shape (rows,), on the
-                device.
+                device; None sends NaN.
             slots: Slot of each row, on either side.
             indices: Token index of each row in its completion; negative rows are dropped (their
                 prompt is not read to the end yet, so nothing was sampled).
@@ -105,7 +108,7 @@ class Publisher:
         self,
         kind: np.dtype[np.void],
         slots: NDArray[np.int64] | Tensor,
-        columns: list[NDArray[np.int64] | Tensor],
+        columns: list[_Column | None],
         directory: Directory,
     ) -> None:
         if self._thread is None:
@@ -113,7 +116,7 @@ class Publisher:
             self._thread.start()
         copied = None
         if any(isinstance(part, Tensor) and part.device.type != "cpu" for part in columns):
-            columns = [_to_host(column) for column in columns]
+            columns = [None if column is None else _to_host(column) for column in columns]
             slots = _to_host(slots)
             copied = torch.Event()
             copied.record()
@@ -154,7 +157,7 @@ class Publisher:
         records["choice"] = step.directory.choices[slots]
         fields = (step.kind.names or ())[2:]
         for field, column in zip(fields, step.columns, strict=True):
-            records[field] = np.asarray(column)[keep]
+            records[field] = np.nan if column is None else np.asarray(column)[keep]
         addresses = step.directory.addresses[slots]
         for address in set(addresses):
             self._push(context, address, records[addresses == address])
@@ -182,7 +185,7 @@ class Publisher:
         return self._sockets[address]
 
 
-def _to_host(values: NDArray[np.int64] | Tensor) -> NDArray[np.int64] | Tensor:
+def _to_host(values: _Column) -> _Column:
     """Start a copy to pinned memory without waiting for it."""
     if not isinstance(values, Tensor):
         return values

@@ -23,7 +23,7 @@ from server.engine.controller import Controller
 from server.engine.phases import Fed
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured
+from server.engine.step import Group, Measured, on_device
 from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
@@ -151,15 +151,15 @@ class EntropyProcessorV2(LogitsProcessor):
         whole = len(ctx.idx_mapping_np) == self._num_requests
         drafts = len(slots) > len(ctx.idx_mapping_np)
         for group in self._groups(ctx, slots):
-            own, read = indices, Fed(ctx.input_ids, ctx.expanded_local_pos)
-            if group.rows is not None:
-                own, read = own[group.rows], Fed(*(column[group.rows] for column in read))
-            measured = controller.control(logits, group, own, read if drafts else None)
+            rows = slice(None) if group.rows is None else group.rows
+            own, offsets = indices[rows], ctx.expanded_local_pos[rows]
+            fed = Fed(ctx.input_ids[rows], offsets) if drafts and group.phased else None
+            measured = controller.control(logits, group, own, fed)
             if not measured.awaits_token:
                 continue
             if not whole:  # a large step is verified in parts, to hold the logits of one at a time
                 measured = measured._replace(odds=None)
-            self._measured.append((measured, read.offsets))
+            self._measured.append((measured, offsets))
 
     def _groups(self, ctx: LogitsContext, slots: Tensor) -> list[Group]:
         requests: NDArray[np.int64] = ctx.idx_mapping_np.astype(np.int64)
@@ -189,7 +189,7 @@ class EntropyProcessorV2(LogitsProcessor):
             own, column = place[measured.group.slots], offsets.long()
             if batch.num_draft_tokens:
                 kept = column < num_sampled.long()[own]
-                indices = torch.where(kept, torch.as_tensor(measured.indices), -1)
+                indices = torch.where(kept, on_device(measured.indices, kept.device), -1)
                 measured = measured._replace(indices=indices)
             logprob = self.controller.learn(measured, sampled[own, column])
             self.controller.publish(measured, logprob)

@@ -5,8 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.laws import NUM_BINS
+from probes.laws import NUM_BINS, ShuffledLaw
 from probes.shuffled import counter_uniform, draw_temperature
+from server.engine.step import on_device
 from server.worker.message import RequestMessage
 
 _SEED_MASK = 2**63 - 1
@@ -34,10 +35,13 @@ class ShuffledSlots:
         """Assign a request to a slot and reset the slot's state.
 
         Raises:
-            ValueError: The histogram is malformed.
+            ValueError: The histogram is malformed, or a law needs one that is not there.
         """
         self.remove(slot)
         if (wanted := request["shuffled"]) is None:
+            phases = request["phases"]
+            if ShuffledLaw.tag in (request["law"], phases and phases["law"]):
+                raise ValueError("the law `shuffled` has no histogram of temperatures")
             return
         bins = np.array([wanted["temperatures"], wanted["cumulative"]], dtype=np.float32)
         if not 1 <= bins.shape[1] <= NUM_BINS or not np.isfinite(bins).all():
@@ -77,8 +81,7 @@ class ShuffledSlots:
             slots: Shape (rows,), on the device.
             indices: Token that each row draws.
         """
-        if not isinstance(indices, Tensor):
-            indices = torch.from_numpy(indices).to(self._device, non_blocking=True)
         temperatures, cumulative = self._device_bins[slots].unbind(1)
-        uniform = counter_uniform(self._device_seeds[slots], indices)
+        drawn = on_device(indices, self._device)
+        uniform = counter_uniform(self._device_seeds[slots], drawn)
         return draw_temperature(uniform, temperatures, cumulative)

@@ -110,7 +110,7 @@ class TraceTable:
     def add(self, slot: int, request: RequestMessage) -> None:
         """Assign a request to a slot."""
         self._write(slot, request["trace"], 0, request["address"])
-        self.confident[slot] = request["confidence"]
+        self.confident[slot] = request["confidence"] and request["trace"] != 0
 
     def remove(self, slot: int) -> None:
         """Clear a slot."""

@@ -37,6 +37,13 @@ class Group(NamedTuple):
     """Whether any of them has a law of its own while the model thinks."""
 
 
+def on_device(values: NDArray[np.int64] | Tensor, device: torch.device) -> Tensor:
+    """These values on the device; the host does not wait for the copy."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
 class Odds(NamedTuple):
     """What turns sampled tokens into their log-probabilities."""
 
@@ -77,23 +84,22 @@ class Measured(NamedTuple):
         return self.group.learns or self.group.phased or self.sampled_entropy is not None
 
 
-def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor, ...]:
-    """The fields of `TOKEN` after the index, each of shape (rows,).
+def record(measured: Measured, logprob: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The fields of `TOKEN` after the index, each of shape (rows,); None where nothing is known.
 
     Args:
         measured: Of rows that send a trace.
         logprob: Of the sampled tokens; None where they are not known.
     """
     assert measured.sampled_entropy is not None
-    unknown = torch.full_like(measured.entropy, torch.nan)
     confidence = measured.confidence
     return (
         measured.entropy,
         measured.temperature,
         measured.sampled_entropy,
-        unknown if logprob is None else logprob,
+        logprob,
         measured.varentropy,
-        *((unknown, unknown) if confidence is None else confidence.unbind(0)),
+        *((None, None) if confidence is None else confidence.unbind(0)),
     )
 
 

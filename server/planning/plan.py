@@ -57,6 +57,11 @@ class Plan(NamedTuple):
         return self.law.type if self.law else None
 
     @property
+    def laws(self) -> tuple[TemperatureLaw | None, ...]:
+        """That of every phase."""
+        return (self.law,) if self.phases is None else (self.law, self.phases.law)
+
+    @property
     def is_empty(self) -> bool:
         """Whether the plan controls nothing and measures nothing."""
         laws = (self.law, self.phases)

@@ -51,6 +51,8 @@ def plan_confidence(
     assert wanted is not None
     if control.inquiry is not None:
         _refuse("entropy.inquiry", "`entropy.confidence` needs a sampled answer: leave one out")
+    if control.trace == "none":
+        _refuse("entropy.trace", '"none" reports nothing, `entropy.confidence` included')
     if wanted.probe is None:
         return ConfidencePlan(wanted.window)
     param = "entropy.confidence.probe"

@@ -233,7 +233,7 @@ class Generation:
                 choices=params.n,
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
-                shuffled=_shuffle_control(self.plan.law, params.seed),
+                shuffled=_shuffle_control(self.plan.laws, params.seed),
                 confidence=self.plan.confidence is not None,
                 truncation=_truncation_control(self.plan.truncation, call.trace.id),
                 phases=phases and phase_message(phases, call.phases[0], call.trace.id),
@@ -297,9 +297,12 @@ def _selective_headers(reports: Sequence[Report]) -> dict[str, str]:
     return found
 
 
-def _shuffle_control(law: TemperatureLaw | None, seed: int | None) -> ShuffledMessage | None:
+def _shuffle_control(
+    laws: Sequence[TemperatureLaw | None], seed: int | None
+) -> ShuffledMessage | None:
     """The histogram of the law `shuffled`; a request without a seed gets a random one."""
-    if not isinstance(law, ShuffledLaw):
+    law = next((one for one in laws if isinstance(one, ShuffledLaw)), None)
+    if law is None:
         return None
     return shuffled_control(
         temperatures=law.temperatures,

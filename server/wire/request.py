@@ -210,7 +210,7 @@ EXCLUDED_BY = {
     ),
 }
 """Controls that a control cannot be combined with."""
-NEEDS_REPORT = ("abstain", "semantic")
+NEEDS_REPORT = ("abstain", "confidence", "semantic")
 """Controls that nothing would be left of without a report."""
 
 

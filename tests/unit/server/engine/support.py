@@ -1,5 +1,6 @@
 """What the tests of the worker side share."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -140,15 +141,16 @@ class Record(dict[tuple[int, int, int], TracedToken]):
 
     def publish(
         self,
-        values: Sequence[Tensor],
+        values: Sequence[Tensor | None],
         slots: NDArray[np.int64] | Tensor,
         indices: NDArray[np.int64] | Tensor,
         directory: Directory,
     ) -> None:
+        unknown = [math.nan] * len(slots)
         rows = zip(
             np.asarray(slots).tolist(),
             np.asarray(indices).tolist(),
-            *(column.tolist() for column in values),
+            *(unknown if column is None else column.tolist() for column in values),
             strict=True,
         )
         for slot, index, *measured in rows:

@@ -17,6 +17,7 @@ from tests.unit.server.engine.support import (
     asking,
     make_controller,
     random_logits,
+    while_thinking,
 )
 
 
@@ -96,6 +97,35 @@ def test_a_malformed_histogram_fails_its_own_request_alone() -> None:
         controller.publish(controller.control(logits, group, np.zeros(len(group.slots), np.int64)))
     torch.testing.assert_close(logits, before / torch.tensor([[1.0], [0.5]]))
     assert math.isnan(record[7, 0, 0][1])
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_phase_draws_from_the_histogram_and_the_other_does_not(thinking: bool) -> None:
+    """The law of the thinking phase, from the histogram that the request has beside it."""
+    extra = asking(FIXED, phases=while_thinking(SHUFFLED, (1, 2), thinking=thinking))
+    extra["entropy"]["shuffled"] = asking(SHUFFLED, seed=3)["entropy"]["shuffled"]
+    controller, record = make_controller()
+    controller.add(0, extra, 1.0)
+    controller.flush()
+    (group,) = controller.groups(np.array([0]))
+    for index in range(50):
+        logits = random_logits(1, seed=index)
+        controller.publish(controller.control(logits, group, np.array([index])))
+    assert controller.failures == 0
+    assert drawn(record) == (run(seed=3, steps=50) if thinking else dict.fromkeys(range(50), 0.5))
+
+
+@pytest.mark.parametrize("phase", ["answer", "thinking"])
+def test_a_law_without_its_histogram_fails_its_own_request_alone(phase: str) -> None:
+    extra = asking(SHUFFLED)
+    if phase == "thinking":
+        extra = asking(FIXED, phases=while_thinking(SHUFFLED, (1, 2)))
+    extra["entropy"]["shuffled"] = None
+    controller, _ = make_controller()
+    controller.add(0, extra, 1.0)
+    controller.add(1, asking(FIXED, trace=8), 1.0)
+    assert controller.failures == 1
+    assert not controller.groups(np.arange(2))[0].shuffled
 
 
 def test_completions_of_one_request_draw_with_seeds_of_their_own_on_v1() -> None:

@@ -91,6 +91,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "with tools": ({"abstain": ABSTAIN}, {"has_tools": True}, "tools"),
     "on a route without choices": ({"abstain": ABSTAIN}, {"has_choices": False}, "entropy.abstain"),
     "without a trace": ({"abstain": ABSTAIN, "trace": "none"}, {}, "entropy.trace"),
+    "confidence without a report": ({"confidence": {}, "trace": "none"}, {}, "entropy.trace"),
     "with tokens in a stream": (
         {"abstain": ABSTAIN, "trace": "tokens"},
         {"streams": True},

@@ -83,19 +83,22 @@ async def test_a_truncation_reaches_the_worker_and_mirostat_replaces_the_models_
     assert 0 not in calls
 
 
+@pytest.mark.parametrize("phase", ["answer", "thinking"])
 @pytest.mark.parametrize("seed", [None, 0, 5])
 async def test_a_histogram_reaches_the_worker_with_the_seed_of_the_request(
-    seed: int | None,
+    seed: int | None, phase: str
 ) -> None:
     law = ShuffledLaw(temperatures=(0.5, 1.0), weights=(1.0, 3.0))
+    thinking = PhasePlan(law, law.tag, NO_ROW, ThinkingMarks(1, 2))
+    own: Any = {"law": law} if phase == "answer" else {"phases": thinking}
     messages = []
     for _ in range(2):
         run = Run(ONE_BY_ONE)
-        run.generation.plan = plan()._replace(law=law)
-        own = params(n=1)
-        own.seed = seed
+        run.generation.plan = plan()._replace(**own)
+        wanted = params(n=1)
+        wanted.seed = seed
         with run.generation.activate():
-            async for _output in run.controlled.generate("p", own, "r"):
+            async for _output in run.controlled.generate({}, wanted, "r"):
                 pass
         messages.append(run.engine.params[0].extra_args[KEY]["shuffled"])
     assert messages[0]["temperatures"] == [0.5, 1.0]

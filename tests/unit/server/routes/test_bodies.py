@@ -151,8 +151,8 @@ def test_prompts_times_answers_are_bounded(client: TestClient, prompts: Any) -> 
     """512 prompts with n = 1024 would be half a million engine requests in one turn."""
     for n in (17, "17", 17.0, " 17 "):
         assert refusal(client, json.dumps({**prompts, "n": n}).encode()) == (400, "n")
-    for n in (16, None, "16", True, "many", [17]):
-        assert post(client, json.dumps({**prompts, "n": n}).encode())[0] == 200
+    for other in (16, None, "16", True, "many", [17]):
+        assert post(client, json.dumps({**prompts, "n": other}).encode())[0] == 200
     assert post(client, b'{"prompt": [1, 2, 3], "n": 1024}')[0] == 200
 
 

@@ -10,12 +10,23 @@ from typing import Any, NamedTuple
 from probes.decisions.question import DecisionQuestion, choice, predicate, score
 from training.common.errors import TrainingError
 from training.common.files import parse_json_lines, read_text
+from training.datasets.choices import comparisons, quiz_choices
 from training.datasets.tickets import TEAM_QUESTION, tickets
 
 _VALUES = ("value", "ideal", "label", "answer", "expected", "ground_truth")
 """Names of the right value, in this order."""
 _INPUTS = ("input", "text", "prompt")
 MAX_OPTIONS = 255
+
+
+def _routed(number: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The tickets, each with the question for its team."""
+    for one in tickets(number, seed):
+        yield {"input": one["input"], "question": TEAM_QUESTION, "value": one["team"]}
+
+
+BUILT_IN = {"tickets": _routed, "comparisons": comparisons, "quiz": quiz_choices}
+"""Rows that come with the package, by number and seed."""
 
 
 class LabeledRow(NamedTuple):
@@ -31,24 +42,18 @@ def load_rows(source: str, instructions: str | None, limit: int, seed: int) -> l
     """Read labeled rows.
 
     Args:
-        source: `tickets`, or the path of a JSONL or CSV file.
+        source: A key of `BUILT_IN`, or the path of a JSONL or CSV file.
         instructions: The question of rows that have none.
-        limit: Number of tickets; files are read whole.
-        seed: Seed of the tickets.
+        limit: Number of built-in rows; files are read whole.
+        seed: Seed of built-in rows.
 
     Raises:
         TrainingError: The file cannot be read, or a row has no question or no right value; names
             the line.
     """
-    if source == "tickets":
-        found = (
-            (
-                f"ticket {number}",
-                {"input": one["input"], "question": TEAM_QUESTION, "value": one["team"]},
-            )
-            for number, one in enumerate(tickets(limit, seed))
-        )
-        return [_row(record, place, None) for place, record in found]
+    if source in BUILT_IN:
+        made = BUILT_IN[source](limit, seed)
+        return [_row(one, f"{source}: row {number}", None) for number, one in enumerate(made, 1)]
     path = Path(source)
     records = list(_records(read_text(path), source, is_csv=path.suffix.lower() == ".csv"))
     if not records:

@@ -5,7 +5,7 @@ and two orders) against one chat request per question, sent together, whose answ
 restricts to the options. Every repetition has an input of its own, so that no cache of an earlier
 one helps.
 
-    python -m benchmarks.decisions --url http://127.0.0.1:8000/v1 --out results/decisions-speed
+    python -m benchmarks.decisions.speed --url http://127.0.0.1:8000/v1 --out decisions-speed
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     options = parser.parse_args()
-    facts = describe("benchmarks.decisions")
+    facts = describe("benchmarks.decisions.speed")
     client = connect(options.url)
     found = measure(client, first_model(client), options.rounds)
     options.out.with_suffix(".json").write_text(json.dumps(facts | {"seconds": found}, indent=1))

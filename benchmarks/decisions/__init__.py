@@ -1,0 +1,1 @@
+"""Decisions: their speed, and what asking back is worth."""

@@ -1,0 +1,54 @@
+"""Rows of decisions that come with the package: right, different, and the same for a seed."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from training.common.errors import TrainingError
+from training.datasets.choices import LETTERS, comparisons, quiz_choices
+from training.datasets.loaders import load_problems
+from training.decisions.rows import BUILT_IN, load_rows
+
+
+@pytest.mark.parametrize("make", [comparisons, quiz_choices])
+def test_rows_follow_from_the_seed_and_are_all_different(
+    make: Callable[[int, int], Iterator[dict[str, Any]]],
+) -> None:
+    once, again, other = (list(make(200, seed)) for seed in (0, 0, 1))
+    assert once == again
+    assert once != other
+    assert len({one["input"] for one in once}) == 200
+
+
+def test_half_of_the_comparisons_are_true_and_all_are_right() -> None:
+    rows = list(comparisons(400, 3))
+    assert Counter(one["value"] for one in rows) == {True: 200, False: 200}
+    for one in rows:
+        first, second, third, fourth = map(int, re.findall(r"\d+", one["input"]))
+        assert (first + second > third + fourth) == one["value"]
+
+
+def test_one_option_of_every_quiz_row_is_right() -> None:
+    """Over every question that has options: no wrong option contains the right one."""
+    answers = {one.prompt: one.answer for one in load_problems(["quiz"], 10_000, 0)}
+    rows = list(quiz_choices(2000, 0))
+    for one in rows:
+        prompt, *options = one["input"].rsplit("\n", len(LETTERS))
+        texts = dict(option.split(") ", 1) for option in options)
+        assert tuple(texts) == LETTERS
+        assert texts.pop(one["value"]) == answers[prompt]
+        assert not any(answers[prompt].lower() in wrong.lower() for wrong in texts.values())
+    counts = Counter(one["value"] for one in rows)
+    assert all(400 < counts[letter] < 600 for letter in LETTERS)
+    with pytest.raises(TrainingError, match="the quiz has"):
+        list(quiz_choices(100_000, 0))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_rows_that_come_with_the_package_have_one_question(name: str) -> None:
+    rows = load_rows(name, None, 60, 0)
+    assert len(rows) == 60
+    assert len({one.question for one in rows}) == 1

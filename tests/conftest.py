@@ -255,8 +255,9 @@ def save_decisions(root: Path, checkpoint: Path) -> None:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
 ) -> Iterator[Server]:
-    """The default model under `entrostat serve` on a runner, shared by every engine test."""
+    """The default model under `entrostat serve` on an engine, shared by every engine test."""
     runner: str = request.param
+    engine = ENGINES[runner]
     folder = tmp_path_factory.mktemp("server")
     profiles = folder / "profiles.toml"
     profiles.write_text('[cool]\ntemperature = { type = "fixed", temperature = 0.3 }\n')
@@ -267,31 +268,41 @@ def server(
     save_decisions(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
-    command = entrostat("serve", *FLAGS, *tools, *own, *steerings, "--model-runner", runner)
+    chosen = (*engine.flags(), "--model-runner", "v2" if engine.v2 else "v1")
+    command = entrostat("serve", *FLAGS, *tools, *own, *steerings, *chosen)
     with run_server(command, folder / "server.log", env=runner_environment(runner)) as running:
         yield running._replace(runner=runner)
 
 
 def runner_environment(runner: str) -> dict[str, str]:
-    """What a server on a runner needs: V2 runs by Triton's interpreter here."""
+    """What a server on an engine needs: V2 runs by Triton's interpreter here."""
     return {} if runner == "v1" else ENGINES[runner].environment()
 
 
 def runners(item: pytest.Metafunc) -> list[Any]:
-    """The runners of an engine test: V1, and V2 if it is marked or if the long tests run.
+    """The engines of an engine test: V1, and V2 if it is marked or if the long tests run.
 
-    A mark `v1_only(reason)` skips it on V2.
+    `TEST_ENGINES` names others of `ENGINES`, by commas, for every test. A mark `no_drafts(reason)`
+    skips it on those that draft.
     """
     marks = {mark.name: mark for mark in item.definition.iter_markers()}
-    if "v1_only" in marks:
-        reason = marks["v1_only"].args[0]
-        other = [pytest.param("v2", marks=pytest.mark.skip(reason=reason), id="v2")]
-        return ["v1", *(other if is_long() else [])]
-    return ["v1", "v2"] if is_long() or "both_runners" in marks else ["v1"]
+    both = is_long() or "both_runners" in marks
+    asked = os.environ.get("TEST_ENGINES")
+    names = asked.split(",") if asked else ["v1", "v2"] if both else ["v1"]
+    return [
+        pytest.param(
+            name,
+            id=name,
+            marks=[pytest.mark.skip(reason=mark.args[0])]
+            if (mark := marks.get("no_drafts")) and ENGINES[name].num_drafts
+            else [],
+        )
+        for name in names
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of the shared server on each of their runners."""
+    """Run the tests of the shared server on each of their engines."""
     if "server" in metafunc.fixturenames:
         metafunc.parametrize("server", runners(metafunc), indirect=True, scope="session")
 

@@ -23,7 +23,10 @@ entropies, temperatures, probes and steering. `identity` compares tokens of unco
 with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
 request` divides the longest step of a law's first batch by that of its second. `overhead` is the
 median over rounds of the throughput over that of stock vLLM in the same round, 10 % to 90 % of the
-rounds in brackets. `drafts` counts tokens per step of one request on text that repeats itself."""
+rounds in brackets; `truncations` compares steps of 16 decoding requests with those under the law
+`hapo`. On a CPU time is CPU time of the engine's process, and Triton's interpreter runs vLLM's
+kernels, the same for both, so that the ratio of tokens per second outside of the interpreter
+decides. `drafts` counts tokens per step of one request on text that repeats itself."""
 
 CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
     "traffic": lambda setting: [checks.traffic(setting, drafts=False)],
@@ -33,6 +36,7 @@ CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
     "drafts": checks.draft_speed,
     "first": checks.first_request,
     "overhead": checks.overhead,
+    "truncations": checks.truncations,
 }
 
 
@@ -74,7 +78,7 @@ def settings_of(device: str, model: Path | None, runner: str = "v2") -> Setting:
     if device == "cuda":
         return Setting(device, checkpoint)
     small = Setting(device, checkpoint, batches=(1, 8), rounds=5, tokens=8, requests=6, prompts=6)
-    return small._replace(is_v1=runner == "v1")
+    return small._replace(is_v1=runner == "v1", truncation_rounds=20)
 
 
 def page(facts: dict[str, object], setting: Setting, verdicts: list[Verdict]) -> list[str]:

@@ -6,8 +6,11 @@ Reads lines of JSON from its input and answers each by a line that begins with `
 
 import json
 import random
+import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.integration.runners.engines import Engine
@@ -16,11 +19,33 @@ from tests.integration.runners.traffic import WORDS
 NUM_PROMPTS = 30
 
 
+@contextmanager
+def interpreted(clock: Callable[[], float]) -> Iterator[list[float]]:
+    """Collect the seconds of every kernel that Triton's interpreter runs: none on a GPU."""
+    from triton.runtime import interpreter
+
+    seconds: list[float] = []
+    launch = interpreter.GridExecutor.__call__
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin = clock()
+        try:
+            return launch(*args, **kwargs)
+        finally:
+            seconds.append(clock() - begin)
+
+    interpreter.GridExecutor.__call__ = timed
+    try:
+        yield seconds
+    finally:
+        interpreter.GridExecutor.__call__ = launch
+
+
 class Bench:
     """A started engine and the prompts that it is asked."""
 
     def __init__(self, llm: Any, *, ours: bool) -> None:
-        from tests.unit.server.engine.support import ALL_LAWS
+        from tests.unit.server.engine.support import ALL_LAWS, MIROSTAT, P_LESS, TOP_N_SIGMA
 
         self._llm, self._ours = llm, ours
         chance, tokenizer = random.Random(3), llm.get_tokenizer()
@@ -32,22 +57,36 @@ class Bench:
         texts = [text if i % 2 else f"{text[:20]} " * 4 for i, text in enumerate(texts)]
         self._prompts = [{"prompt_token_ids": tokenizer(text)["input_ids"]} for text in texts]
         self._laws = {"none": None} | {str(law.type): law for law in ALL_LAWS if law is not None}
+        self._truncations = {str(one.type): one for one in (MIROSTAT, P_LESS, TOP_N_SIGMA)}
 
-    def _params(self, max_tokens: int, law: str | None = None, **options: Any) -> Any:
+    def _params(self, max_tokens: int, name: str | None = None, **options: Any) -> Any:
+        """Sampling parameters of a request under a law or a truncation."""
         from vllm import SamplingParams
 
         from tests.integration.runners.inprocess import control
 
-        extra = control(self._laws[law]) if law is not None and self._ours else None
+        extra = None
+        if name is not None and self._ours:
+            truncation = self._truncations.get(name)
+            law = None if truncation else self._laws[name]
+            extra = control(law, truncation=truncation)
         options = {"temperature": 1.0, "ignore_eos": True, "detokenize": False, **options}
         return SamplingParams(max_tokens=max_tokens, extra_args=extra, **options)
 
-    def speed(self, batch: int, tokens: int, law: str | None) -> float:
-        """Output tokens per second of `batch` requests under a law; None asks for no control."""
+    def speed(self, batch: int, tokens: int, law: str | None, wall: bool) -> tuple[float, float]:
+        """Output tokens per second of `batch` requests under a law; None asks for no control.
+
+        Returns:
+            Per second by the clock or of CPU time, and per such second outside of Triton's
+            interpreter.
+        """
         prompts = [self._prompts[i % NUM_PROMPTS] for i in range(batch)]
-        begin = time.perf_counter()
-        self._llm.generate(prompts, self._params(tokens, law), use_tqdm=False)
-        return batch * tokens / (time.perf_counter() - begin)
+        clock = time.perf_counter if wall else time.process_time
+        with interpreted(clock) as kernels:
+            begin = clock()
+            self._llm.generate(prompts, self._params(tokens, law), use_tqdm=False)
+            seconds = clock() - begin
+        return batch * tokens / seconds, batch * tokens / (seconds - sum(kernels))
 
     def tokens(self, count: int, tokens: int, options: dict[str, Any], beside: bool) -> list[Any]:
         """Tokens of uncontrolled requests, alone or in one batch with as many controlled ones.
@@ -75,17 +114,25 @@ class Bench:
 
     def longest_step(self, batch: int, law: str | None, wall: bool) -> float:
         """Longest step of a batch under a law, in seconds by the clock or of CPU time."""
-        engine, longest = self._llm.llm_engine, 0.0
+        return max(self._steps(batch, 4, law, wall))
+
+    def decoding_step(self, batch: int, tokens: int, control: str | None, wall: bool) -> float:
+        """Median step in which every request of a batch gets a token, in such seconds."""
+        return statistics.median(self._steps(batch, tokens, control, wall)[1:])
+
+    def _steps(self, batch: int, tokens: int, control: str | None, wall: bool) -> list[float]:
+        """Seconds of every step of a batch."""
+        engine, found = self._llm.llm_engine, []
         clock = time.perf_counter if wall else time.process_time
         for number in range(batch):
             prompt = self._prompts[number % NUM_PROMPTS]
-            name = f"{law}-{batch}-{number}-{time.monotonic()}"
-            engine.add_request(name, prompt, self._params(4, law))
+            name = f"{control}-{batch}-{number}-{time.monotonic()}"
+            engine.add_request(name, prompt, self._params(tokens, control))
         while engine.has_unfinished_requests():
             begin = clock()
             engine.step()
-            longest = max(longest, clock() - begin)
-        return longest
+            found.append(clock() - begin)
+        return found
 
 
 def start(asked: dict[str, Any]) -> Bench:

@@ -30,7 +30,7 @@ PROMPTS = [
 
 def some(server: "Server", everything: list[str], few: int) -> list[str]:
     """All of them, and only a few where Triton's interpreter runs the engine, step by step."""
-    return everything if server.runner == "v1" or is_long() else everything[:few]
+    return everything if server.runner.startswith("v1") or is_long() else everything[:few]
 
 
 def ask(client: OpenAI, prompt: str, entropy: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import FLAGS, Server, run_server, runner_environment
+from tests.integration.runners.engines import ENGINES
 from tests.integration.support import MODEL, PROMPTS, ask, law, some, together
 
 WISHES = [f"{prompt} {ending}" for prompt in PROMPTS for ending in ("", "Be brief.", "Explain.")]
@@ -18,8 +19,9 @@ WISHES = [f"{prompt} {ending}" for prompt in PROMPTS for ending in ("", "Be brie
 def stock(
     server: Server, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
 ) -> Iterator[Server]:
-    """Stock vLLM with the same flags on the same runner."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *FLAGS]
+    """Stock vLLM with the same flags on the same engine."""
+    flags = [*FLAGS, *ENGINES[server.runner].flags()]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
     command += ["--model", str(checkpoint), "--served-model-name", MODEL]
     log = tmp_path_factory.mktemp("stock") / "server.log"
     env = {"VLLM_USE_V2_MODEL_RUNNER": "0", **runner_environment(server.runner)}

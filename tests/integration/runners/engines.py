@@ -1,5 +1,6 @@
 """The engines that the tests drive: a runner, its scheduling, whether it compiles and drafts."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,14 @@ class Engine(NamedTuple):
                 "prompt_lookup_min": 1,
             }
         return options
+
+    def flags(self) -> list[str]:
+        """The same for `vllm serve`; behind `--enforce-eager`, which a compiled one takes back."""
+        flags = ["--no-enforce-eager"] if self.compiled else []
+        flags += ["--async-scheduling"] if self.asynchronous else []
+        if self.num_drafts:
+            flags += ["--speculative-config", json.dumps(self.options()["speculative_config"])]
+        return flags
 
 
 ENGINES = {

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from benchmarks import machine
+from tests.integration.runners.engines import ENGINES
 
 TRAFFIC = """\
 `python -m tests.integration.runners.traffic ENGINE`: random laws, laws by phase, truncations,
@@ -26,7 +27,13 @@ SPECULATION = """\
 `python -m tests.integration.runners.speculation`: chi-square of the tokens that vLLM's rejection
 sampler lets through, against the controlled distribution, and against the uncontrolled one, which
 shows that the test can fail."""
-_ENGINE = re.compile(r"[\[-](v[12](?:-[a-z]+)?)[\]-]")
+ENGINE_TESTS = """\
+Passed, failed and skipped, and seconds, of which starts of servers and waiting for other work are a
+part; an empty cell was not run. `v1` and `v2` run with `LONG_TESTS=1 pytest --junitxml FILE.xml
+tests/integration`, the others with `TEST_ENGINES=v1-async` and so on."""
+_ENGINE = re.compile(rf"[\[-]({'|'.join(sorted(ENGINES, key=len, reverse=True))})[\]-]")
+_OF_FILE = {"own_server.test_drafts": "v2-drafts", "own_server.test_runners": "v2-drafts"}
+"""Engine of the tests whose names have none, where it is not V1."""
 _WORST = {"entropy": "dH", "temperature": "dT", "probability": "dP", "logprob": "dlogp"}
 """Deviations that have a column, and its name."""
 
@@ -35,7 +42,8 @@ class Case(NamedTuple):
     """One test of a JUnit file."""
 
     file: str
-    runner: str
+    name: str
+    engine: str
     outcome: str
     """`passed`, `failed`, or why it was skipped."""
     seconds: float
@@ -44,33 +52,54 @@ class Case(NamedTuple):
 def cases(junit: Path) -> Iterable[Case]:
     """The engine tests of a JUnit file."""
     for case in ElementTree.parse(junit).iter("testcase"):
-        file = case.get("classname", "").removeprefix("tests.integration.")
-        if not case.get("classname", "").startswith("tests.integration."):
+        file, name = case.get("classname", ""), case.get("name", "")
+        if not file.startswith("tests.integration."):
             continue
-        engine = _ENGINE.search(case.get("name", ""))
+        file = file.removeprefix("tests.integration.")
+        found = _ENGINE.search(name)
+        engine = _OF_FILE.get(file, "v1") if found is None else found[1]
         failed = case.find("failure") is not None or case.find("error") is not None
         skipped = case.find("skipped")
         outcome = "passed" if skipped is None else str(skipped.get("message"))
-        runner = "v2" if engine is not None and engine[1].startswith("v2") else "v1"
-        yield Case(file, runner, "failed" if failed else outcome, float(case.get("time", 0)))
+        yield Case(file, name, engine, "failed" if failed else outcome, float(case.get("time", 0)))
 
 
 def engine_table(found: Iterable[Case]) -> list[str]:
-    """A row for each file and runner."""
+    """A row for each file with a cell for each engine, and a line for each reason of a skip.
+
+    Of a test that ran more than once, the last run counts.
+    """
+    last = {(case.file, case.name): case for case in found}
     groups = defaultdict[tuple[str, str], list[Case]](list)
-    for case in found:
-        groups[case.file, case.runner].append(case)
-    lines = [
-        "| tests | runner | passed | failed | skipped | seconds |",
-        "|---|---|---|---|---|---|",
+    skips = Counter[tuple[str, str, str]]()
+    for case in last.values():
+        groups[case.file, case.engine].append(case)
+        if case.outcome not in ("passed", "failed"):
+            skips[case.file, case.engine, case.outcome] += 1
+    engines = [name for name in ENGINES if any(engine == name for _, engine in groups)]
+    lines = [f"| tests | {' | '.join(engines)} |", "|---" * (len(engines) + 1) + "|"]
+    for file in sorted({file for file, _ in groups}):
+        cells = [_cell(groups[file, name]) for name in engines]
+        lines.append(f"| {file} | {' | '.join(cells)} |")
+    total = [_cell([case for case in last.values() if case.engine == name]) for name in engines]
+    lines.append(f"| all | {' | '.join(total)} |")
+    if skips:
+        lines += ["", "Skipped:", ""]
+    return lines + [
+        f"- {file}, {name}, {count}: {reason}" for (file, name, reason), count in skips.items()
     ]
-    for (file, runner), own in sorted(groups.items()):
-        outcomes = Counter(case.outcome for case in own)
-        passed, failed = outcomes.pop("passed", 0), outcomes.pop("failed", 0)
-        skipped = "; ".join(f"{count}: {reason}" for reason, count in outcomes.items()) or "0"
-        seconds = sum(case.seconds for case in own)
-        lines.append(f"| {file} | {runner} | {passed} | {failed} | {skipped} | {seconds:.0f} |")
-    return lines
+
+
+def _cell(own: list[Case]) -> str:
+    """What the tests of a file did on an engine; nothing if there are none."""
+    if not own:
+        return ""
+    outcomes = Counter(case.outcome for case in own)
+    passed, failed = outcomes["passed"], outcomes["failed"]
+    skipped = len(own) - passed - failed
+    parts = [f"{passed} passed" if passed else "", f"{failed} failed" if failed else ""]
+    parts += [f"{skipped} skipped" if skipped else "", f"{sum(c.seconds for c in own):.0f} s"]
+    return ", ".join(part for part in parts if part)
 
 
 def traffic_table(found: Iterable[dict[str, Any]]) -> list[str]:
@@ -131,7 +160,7 @@ def main() -> None:
         "",
         "## Engine tests",
         "",
-        "Seconds include starts of servers and waiting for the other worker.",
+        *ENGINE_TESTS.splitlines(),
         "",
         *engine_table(case for file in junit for case in cases(file)),
     ]

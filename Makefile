@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Two workers: one runs every test that uses the shared engine, the other runs the rest.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25
 # CPU wheels of torch are on PyTorch's own index; use it only if pip finds no such wheel elsewhere.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 

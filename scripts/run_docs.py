@@ -1,13 +1,17 @@
 """Run every shell block of README, CONTRIBUTING and docs: `python -m scripts.run_docs [PAGE]...`.
 
 Each page gets a folder with links to the checkout and the files that the page shows, and each block
-a fresh `bash` in it; `scripts.doc_blocks` has the rules. Prints a line per block; the exit code is
-1 if one fails. A page with a server takes one to two minutes.
+a fresh `bash` in it; `scripts.doc_blocks` has the rules. A block fails if a command in it does, or
+if a server answers with an error. Prints a line per block; the exit code is 1 if one fails, 2 if
+port 8000 is in use. A page with a server takes one to two minutes.
 """
 
 import argparse
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +23,20 @@ from pathlib import Path
 from scripts.doc_blocks import ACTIVATE, OURS, ROOT, Block, blocks, files, pages
 
 _LINKED = (
-    *(".venv", "server", "probes", "training", "clients", "benchmarks", "artifacts", "tests"),
+    *(".venv", "server", "probes", "training", "clients", "benchmarks", "tests"),
     *("scripts", "requirements", "docs", "deploy", "pyproject.toml", "README.md", "Makefile"),
 )
-_BLOCK_LIMIT, _START_LIMIT = 900, 600
-"""Seconds that a block, and that the start of a server, may take."""
-_READY = "http://127.0.0.1:8000/ready"
+_BLOCK_LIMIT, _START_LIMIT, _STOP_LIMIT = 900, 600, 60
+"""Seconds that a block, and that start and stop of a server, may take."""
+PORT = 8000
+"""Where the servers of the pages listen."""
+_READY = f"http://127.0.0.1:{PORT}/ready"
+_PRELUDE = f"""set -euo pipefail
+{ACTIVATE}
+curl() {{ command curl --fail-with-body "$@"; }}
+"""
+_STREAMED_ERROR = re.compile(r'^(data: )?\{"error":', re.MULTILINE)
+"""An error of a stream, whose status is 200."""
 
 
 def main() -> int:
@@ -32,31 +44,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.run_docs", description=__doc__)
     parser.add_argument("pages", nargs="*", type=Path, help="pages; all without one")
     chosen = [page.resolve() for page in parser.parse_args().pages] or pages()
-    failed = sum(_run_page(page) for page in chosen if blocks(page))
+    if _port_is_busy():
+        print(f"Port {PORT} is in use: stop the server there, the pages start their own.")
+        return 2
+    failed = sum(run_page(page) for page in chosen if blocks(page))
     print(f"{failed} blocks failed")
     return 1 if failed else 0
 
 
-def _run_page(page: Path) -> int:
-    """How many blocks of a page failed."""
+def run_page(page: Path) -> int:
+    """Run the blocks of a page, print a line for each; return how many failed."""
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="entrostat-docs-") as folder, _Server() as server:
+    with tempfile.TemporaryDirectory(prefix="entrostat-docs-") as folder, PageServer() as server:
         for name in _LINKED:
             if (ROOT / name).exists():
                 Path(folder, name).symlink_to(ROOT / name)
+        shutil.copytree(ROOT / "artifacts", Path(folder, "artifacts"))  # commands write to it
         for name, text in files(page).items():
             Path(folder, name).write_text(text)
         for block in blocks(page):
             begin = time.monotonic()
-            problem = _run_block(block, Path(folder), server)
+            problem = run_block(block, Path(folder), server)
             failed += problem is not None
             seconds = f"{time.monotonic() - begin:.0f} s"
             print(block.place, problem or f"ok ({seconds}) {block.rule}", flush=True)
     return failed
 
 
-def _run_block(block: Block, folder: Path, server: "_Server") -> str | None:
-    """None if the block succeeded or is skipped, else what went wrong."""
+def run_block(block: Block, folder: Path, server: "PageServer") -> str | None:
+    """Run a block; return None if it succeeded or is skipped, else what went wrong."""
     if block.rule.startswith("skip, "):
         return None
     script = _with_flags(block)
@@ -68,7 +84,9 @@ def _run_block(block: Block, folder: Path, server: "_Server") -> str | None:
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)
         return f"took more than {_BLOCK_LIMIT} s"
-    return None if shell.returncode == 0 else f"exit code {shell.returncode}\n{out[-2000:]}"
+    if shell.returncode == 0 and not _STREAMED_ERROR.search(out):
+        return None
+    return f"exit code {shell.returncode}\n{out[-2000:]}"
 
 
 def _with_flags(block: Block) -> str:
@@ -85,9 +103,8 @@ def _with_flags(block: Block) -> str:
 
 
 def _shell(script: str, folder: Path) -> "subprocess.Popen[str]":
-    lines = f"set -eu\n{ACTIVATE}\n{script}"
     return subprocess.Popen(
-        ["bash", "-c", lines],
+        ["bash", "-c", _PRELUDE + script],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,13 +114,13 @@ def _shell(script: str, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-class _Server:
-    """The server that a page started last."""
+class PageServer:
+    """The server that a page started last; stopped at the end of the `with` block."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> "_Server":
+    def __enter__(self) -> "PageServer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,6 +129,8 @@ class _Server:
     def start(self, script: str, folder: Path) -> str | None:
         """Replace the server; None once it is ready, else what went wrong."""
         self.stop()
+        if _port_is_busy():
+            return f"port {PORT} is in use"
         self._process = _shell(f"{script} >server.txt 2>&1", folder)
         deadline = time.monotonic() + _START_LIMIT
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -124,12 +143,27 @@ class _Server:
         """End the server and whatever it started."""
         if self._process is None:
             return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        group, deadline = self._process.pid, time.monotonic() + _STOP_LIMIT
+        signaled = _signal(group, signal.SIGTERM)
+        self._process.wait()  # the shell; the server in its group takes longer
+        while signaled and time.monotonic() < deadline and _signal(group, 0):
+            time.sleep(0.2)
+        _signal(group, signal.SIGKILL)
         self._process = None
+
+
+def _signal(group: int, number: int) -> bool:
+    """Whether a process of the group was there to get it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _port_is_busy() -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", PORT)) == 0
 
 
 def _is_ready() -> bool:

@@ -4,7 +4,7 @@
 the shape (questions, answers); resamples weight whole questions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,11 +69,12 @@ def compare_scores(
             None if name == reference else interval(value - own, gap),
             smallest_difference(gap),
             tuple(
-                interval(
-                    float(accuracy_at_coverage(score, wrong, coverage, once)[0]),
-                    accuracy_at_coverage(score, wrong, coverage, weights),
+                interval(float(covered), resampled)
+                for (covered,), resampled in zip(
+                    accuracy_at_coverages(score, wrong, COVERAGES, once),
+                    accuracy_at_coverages(score, wrong, COVERAGES, weights),
+                    strict=True,
                 )
-                for coverage in COVERAGES
             ),
             excess_aurc(score.ravel(), wrong.ravel()),
             None if estimate is None else calibration_error(estimate, right),
@@ -135,17 +136,19 @@ def excess_aurc(score: Floats, wrong: Floats) -> float:
     return aurc(score, wrong) - aurc(wrong.astype(float), wrong)
 
 
-def accuracy_at_coverage(score: Floats, wrong: Floats, coverage: float, weights: Floats) -> Floats:
-    """Accuracy of the share `coverage` of the answers with the lowest score.
+def accuracy_at_coverages(
+    score: Floats, wrong: Floats, coverages: Sequence[float], weights: Floats
+) -> Floats:
+    """Accuracy of some shares of the answers, those with the lowest score.
 
     Args:
         score: Shape (questions, answers).
         wrong: Likewise.
-        coverage: Between 0 and 1.
+        coverages: The shares, between 0 and 1.
         weights: Shape (resamples, questions).
 
     Returns:
-        One value for each resample.
+        Shape (coverages, resamples).
     """
     _, tie = np.unique(score, return_inverse=True)
     tie = tie.reshape(score.shape)
@@ -154,9 +157,18 @@ def accuracy_at_coverage(score: Floats, wrong: Floats, coverage: float, weights:
     right = np.zeros_like(size)
     np.add.at(size, (by_question, tie), 1.0)
     np.add.at(right, (by_question, tie), 1.0 - wrong)
-    kept, hits = np.cumsum(weights @ size, 1), np.cumsum(weights @ right, 1)
-    values = []
-    for row_kept, row_hits in zip(kept, hits, strict=True):
-        limit = coverage * row_kept[-1]
-        values.append(np.interp(limit, np.r_[0.0, row_kept], np.r_[0.0, row_hits]) / limit)
+    nothing = np.zeros((len(weights), 1))
+    kept, hits = (np.cumsum(np.hstack([nothing, weights @ part]), axis=1) for part in (size, right))
+    values = [_interpolate(coverage * kept[:, -1:], kept, hits) for coverage in coverages]
     return np.asarray(values, dtype=np.float64)
+
+
+def _interpolate(limit: Floats, kept: Floats, hits: Floats) -> Floats:
+    """Share of hits among the first `limit` answers of each row."""
+    last = (kept < limit).sum(1, keepdims=True)  # the tie that reaches the limit, partly taken
+    (low, high), (below, above) = (
+        (np.take_along_axis(part, last - 1, 1), np.take_along_axis(part, last, 1))
+        for part in (kept, hits)
+    )
+    share = (below + (above - below) * (limit - low) / (high - low)) / limit
+    return np.asarray(share[:, 0], dtype=np.float64)

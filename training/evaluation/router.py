@@ -12,7 +12,14 @@ from training.common.metrics import (
     resample_weights,
     smallest_difference,
 )
-from training.common.strategy_choice import PREDICTORS, PRICES, Predictor, QuestionTexts, choose
+from training.common.strategy_choice import (
+    PREDICTORS,
+    PRICES,
+    Predictor,
+    QuestionTexts,
+    choose,
+    split_oracle,
+)
 from training.evaluation.answers import ArmAnswers
 from training.evaluation.laws import Difference
 
@@ -34,8 +41,6 @@ class RoutedQuestions(NamedTuple):
     accuracy: Floats
     """Shape (strategies, questions)."""
     tokens: Floats
-    halves: Floats
-    """Accuracy of even and of odd samples, shape (2, strategies, questions)."""
     router: ArmAnswers
     chosen: np.ndarray[tuple[int], np.dtype[np.int64]]
     """Strategy that the router chose for every question."""
@@ -73,7 +78,6 @@ def routed_questions(
         kinds,
         right.mean(2),
         np.stack([arm.tokens.mean(1) for arm in strategies.values()]),
-        np.stack([right[:, :, 0::2].mean(2), right[:, :, 1::2].mean(2)]),
         router,
         np.array([names.index(label) if label in names else 1 for label in router.labels]),
     )
@@ -91,6 +95,7 @@ def measure_router(
         "router, as served", new.router.right.mean(1), new.router.tokens.mean(1)
     )
     shares = np.bincount(new.chosen, minlength=len(names)) / len(new.chosen)
+    samples = new.router.right.shape[1]
     controls = [
         *(
             StrategyChoice(f"always {name}", new.accuracy[row], new.tokens[row])
@@ -98,7 +103,7 @@ def measure_router(
         ),
         StrategyChoice("random at the same rates", shares @ new.accuracy, shares @ new.tokens),
         *(_predicted(name, guess, seen, new) for name, guess in PREDICTORS.items()),
-        _oracle(new),
+        StrategyChoice("split oracle", *split_oracle(new.accuracy, new.tokens, samples, seed)),
     ]
     weights = resample_weights(len(new.texts), seed)
     everything = {choice.name: choice for choice in (router, *controls)}
@@ -139,15 +144,3 @@ def _predicted(
     price = float(PRICES[int(np.abs(np.array(spent) - wanted).argmin())])
     chosen, rows = choose(*forecast(after), price), np.arange(len(new.texts))
     return StrategyChoice(name, new.accuracy[chosen, rows], new.tokens[chosen, rows])
-
-
-def _oracle(new: RoutedQuestions) -> StrategyChoice:
-    """The best strategy of every question, chosen on half of its answers, scored on the others."""
-    rows = np.arange(len(new.texts))
-    accuracy, tokens = np.zeros(len(rows)), np.zeros(len(rows))
-    for chooses, scores in ((0, 1), (1, 0)):
-        worth = new.halves[chooses] - 1e-6 * new.tokens  # of equally good ones the cheapest
-        chosen = worth.argmax(0)
-        accuracy += new.halves[scores][chosen, rows] / 2
-        tokens += new.tokens[chosen, rows] / 2
-    return StrategyChoice("split oracle", accuracy, tokens)

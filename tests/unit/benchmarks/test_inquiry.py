@@ -31,15 +31,16 @@ def test_games_about_one_label_do_not_make_the_interval_narrower() -> None:
 
 def test_a_band_holds_for_all_columns_at_once() -> None:
     """Twelve columns without an effect: a pointwise interval misses one of them far too often."""
-    draw, labels, games = torch.Generator().manual_seed(1), torch.arange(40), 200
+    draw, labels, games, few = torch.Generator().manual_seed(1), torch.arange(40), 200, 40
     alone = together = 0
-    for _ in range(games):
+    for game in range(games):
         values = torch.randn(40, 12, generator=draw, dtype=torch.float64)
-        bounds = [interval(column, labels) for column in values.T]
-        alone += any(low > 0 or high < 0 for low, high in bounds)
         low, high = band(values, labels)
         together += bool((low > 0).any() or (high < 0).any())
-    assert alone > 0.3 * games
+        if game < few:
+            bounds = [interval(column, labels) for column in values.T]
+            alone += any(low > 0 or high < 0 for low, high in bounds)
+    assert alone > 0.3 * few
     assert together < 0.12 * games
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import vllm.engine.arg_utils
 import vllm.triton_utils
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.commands.model_runner import VARIABLE, Runner, choose_runner
 from server.worker.supported import EngineSettings, refuse_controls, refuse_steering
@@ -140,18 +142,38 @@ def test_steering_is_refused_beside_adaptive_verification() -> None:
         refuse_steering(settings)
 
 
-def test_the_command_refuses_with_one_sentence_before_anything_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "runner", "named"),
+    [
+        (["--watermark-config", "{}"], Runner.V1, "--watermark-config"),
+        (["--spec-method", "ngram"], None, "--speculative-config"),
+        (["--enable-batch-sharded-sampling"], None, "--enable-batch-sharded-sampling"),
+        (["--pipeline-parallel-size", "2"], Runner.V2, "--pipeline-parallel-size"),
+    ],
+)
+def test_flags_of_vllm_are_refused_by_name(
+    flags: list[str], runner: Runner | None, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With vLLM's real parser, whose arguments the check reads."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    parser = FlexibleArgumentParser()
+    ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+    args = parser.parse_args(["serve", *flags])
+    chosen = choose_runner(args, runner)
+    with pytest.raises(ValueError, match=f"^{named} "):
+        refuse_controls(EngineSettings.of_arguments(args, is_v2=chosen == Runner.V2))
+
+
+def test_the_command_refuses_with_one_sentence_before_anything_loads(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     command = [str(Path(sys.executable).with_name("entrostat")), "serve", str(tmp_path)]
-    for flags, named in (
-        (["--model-runner", "v1", "--watermark-config", "{}"], "--watermark-config"),
-        (["--spec-method", "ngram"], "--speculative-config"),
-        (["--enable-batch-sharded-sampling"], "--enable-batch-sharded-sampling"),
-        (["--model-runner", "v2", "--pipeline-parallel-size", "2"], "--pipeline-parallel-size"),
-    ):
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
-        assert done.returncode == 2, done.stderr[-2000:]
-        said = [line for line in done.stderr.splitlines() if line.startswith("entrostat serve:")]
-        assert len(said) == 1
-        assert said[0].startswith(f"entrostat serve: {named} ")
+    done = subprocess.run(
+        [*command, "--model-runner", "v1", "--watermark-config", "{}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    said = [line for line in done.stderr.splitlines() if line.startswith("entrostat serve:")]
+    assert len(said) == 1
+    assert said[0].startswith("entrostat serve: --watermark-config ")

@@ -10,7 +10,7 @@ from training.common.metrics import (
     resample_weights,
 )
 from training.common.selective import (
-    accuracy_at_coverage,
+    accuracy_at_coverages,
     aurc,
     auroc,
     error_by_coverage,
@@ -35,8 +35,8 @@ def test_figures_have_the_golden_values_of_five_answers() -> None:
     assert auroc(score, wrong, weights)[0] == pytest.approx(0.833333, abs=1e-6)
     assert aurc(GOLDEN_SCORE, GOLDEN_WRONG) == pytest.approx(0.196667, abs=1e-6)
     assert excess_aurc(GOLDEN_SCORE, GOLDEN_WRONG) == pytest.approx(0.066667, abs=1e-6)
-    assert accuracy_at_coverage(score, wrong, 0.4, weights)[0] == pytest.approx(1.0)
-    assert accuracy_at_coverage(score, wrong, 0.6, weights)[0] == pytest.approx(2 / 3)
+    assert accuracy_at_coverages(score, wrong, (0.4,), weights)[0, 0] == pytest.approx(1.0)
+    assert accuracy_at_coverages(score, wrong, (0.6,), weights)[0, 0] == pytest.approx(2 / 3)
 
 
 @given(st.integers(0, 50))
@@ -51,7 +51,7 @@ def test_a_resample_weights_whole_questions() -> None:
     score, wrong = grid(3)
     weights = resample_weights(len(score), seed=1, resamples=20)
     found = auroc(score, wrong, weights)
-    covered = accuracy_at_coverage(score, wrong, 1.0, weights)
+    (covered,) = accuracy_at_coverages(score, wrong, (1.0,), weights)
     for row, value, accuracy in zip(weights, found, covered, strict=True):
         times = np.round(row * len(score)).astype(int)
         drawn = np.repeat(np.arange(len(score)), times)

@@ -1,5 +1,6 @@
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from probes.difficulty.strategies import Difficulty, Outcomes, Thresholds
 from tests.unit.training.fake import GREETING, Fake, Json, running
 from tests.unit.training.tiny import HIDDEN, save_tiny
 from training.cli.probe import train_probe
+from training.difficulty import job
+from training.difficulty.baselines import compare_with_baselines
 
 # Kinds of questions that a random model's states tell apart, and how each is answered.
 KINDS = {"easy": "aaaa", "normal": "zzzz", "hard": "????"}
@@ -105,6 +108,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    once = partial(compare_with_baselines, repeats=1)  # of three, which take most of a run
+    monkeypatch.setattr(job, "compare_with_baselines", once)
     with running(weights) as fake:
         fake.reply = by_entropy
         yield Bench(tmp_path, fake)

@@ -45,6 +45,8 @@ check curl bash "$here/curl_client.sh"
 check node in_node node_client.mjs
 check vercel-ai in_node vercel_client.mjs
 check langchain in_python langchain langchain-openai==1.7.4 python "$here/langchain_client.py"
+check langchain-decisions in_python langchain langchain-openai==1.7.4 \
+  python "$here/langchain_decisions.py"
 check litellm in_python litellm litellm==1.110.2 python "$here/litellm_client.py"
 check llama-index in_python llamaindex llama-index-llms-openai-like==0.8.1 \
   python "$here/llamaindex_client.py"

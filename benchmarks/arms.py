@@ -38,13 +38,20 @@ class Arm(NamedTuple):
     """Instead of `control`, one for each request of the batch."""
     peer: str | None = None
     """An arm whose throughput this one is also compared with."""
+    samples: int = 1
+    """Answers that each request samples; so many fewer requests are sent, so that as many answers
+    are decoded at once."""
+
+    def fits(self, batch: int) -> bool:
+        """Whether so many answers at once can be asked for in this way."""
+        return batch >= max(self.every, self.samples)
 
     def bodies(self, model: str, batch: int, max_tokens: int) -> list[dict[str, Any]]:
         """The batch's requests."""
         fixed = {"model": model, "max_tokens": max_tokens, "temperature": 1, "ignore_eos": True}
         return [
             {**fixed, "messages": [{"role": "user", "content": prompt}], **self._entropy(i)}
-            for i, prompt in enumerate(PROMPTS[:batch])
+            for i, prompt in enumerate(PROMPTS[: batch // self.samples])
         ]
 
     def _entropy(self, number: int) -> dict[str, Any]:
@@ -81,6 +88,11 @@ def arms(*, hapo: bool) -> list[Arm]:
             for name in _TRUNCATIONS
         ),
         Arm(f"{law}, summary", "ours", {"temperature": adaptive, "trace": "summary"}, peer=law),
+        Arm("summary", "ours", {"trace": "summary"}),
+        Arm("confidence", "ours", {"confidence": {}}, peer="summary"),
+        Arm("vote of 4", "ours", {"vote": {"n": 4}, "trace": "none"}, samples=4),
+        Arm("vote of 4, summary", "ours", {"vote": {"n": 4}}, samples=4, peer="summary"),
+        Arm("semantic of 3", "ours", {"semantic": {"n": 3}}, samples=4, peer="summary"),
         Arm(f"half {law}, half none", "ours", {"temperature": adaptive, "trace": "none"}, 0.98, 2),
         Arm("entropy target", "ours", {"temperature": target, "trace": "none"}, 0.94),
         Arm("trace", "ours", {"trace": "tokens"}, 0.96),

@@ -112,7 +112,7 @@ def measure(
         task = progress.add_task(mode, total=(rounds + 1) * len(batches) * len(everything))
         for lap in range(rounds + 1):
             for batch in batches:
-                fitting = [arm for arm in everything if arm.every <= batch]
+                fitting = [arm for arm in everything if arm.fits(batch)]
                 for arm in chance.sample(fitting, len(fitting)):
                     speed = _visit(servers[arm.server], arm, batch)
                     if lap > 0:  # the first lap fills caches and compiles the remaining kernels
@@ -120,7 +120,7 @@ def measure(
                     progress.advance(task)
             idle = idle or {name: _idle_load(server) for name, server in servers.items()}
     for batch in batches:
-        fitting = [arm for arm in everything if arm.every <= batch]
+        fitting = [arm for arm in everything if arm.fits(batch)]
         estimates = [estimate(arm, samples[batch]) for arm in fitting]
         peers = [
             estimate_peer(arm, samples[batch]) for arm in fitting if arm.peer in samples[batch]
@@ -171,7 +171,7 @@ async def _send(server: Server, arm: Arm, batch: int, max_tokens: int) -> float:
         )
         elapsed = time.perf_counter() - begin
     for body, answer in zip(bodies, answers, strict=True):
-        _check(json.loads(body), answer, max_tokens)
+        _check(json.loads(body), answer, max_tokens * arm.samples)
     return batch * max_tokens / elapsed
 
 

@@ -44,3 +44,11 @@ def test_thepage_says_what_a_truncation_costs_beside_its_peer() -> None:
     row = page(facts, [section], "overhead", "")[-1]
     assert row.startswith("| p_less over hapo | 60.8 | 0.900 | 0.900 to 0.900 |")
     assert row.endswith(f"| >= {PEER_TARGET} | fail |")
+
+
+def test_an_arm_that_samples_sends_fewer_requests_for_as_many_answers() -> None:
+    vote = next(arm for arm in EVERYTHING if arm.name == "vote of 4")
+    assert [vote.fits(batch) for batch in (1, 2, 4, 16)] == [False, False, True, True]
+    bodies = vote.bodies("m", 16, 8)
+    assert len(bodies) == 4
+    assert bodies[0]["entropy"]["vote"] == {"n": 4}

@@ -14,6 +14,7 @@ from openai import OpenAI
 from tests.conftest import PLAIN_PROBE, PUSH, Server
 from tests.integration.support import MODEL, PROMPTS, ask
 from tests.long import is_long
+from tests.selective_artifacts import CONFIDENCE, DECLINES
 
 HELLO: Any = [{"role": "user", "content": PROMPTS[0]}]
 CONTROLS: list[dict[str, Any]] = [
@@ -198,9 +199,12 @@ def test_every_client_of_the_how_to_works(server: Server) -> None:
     """CLIENT_ENVIRONMENTS names a folder whose installations are used again."""
     script = Path(__file__).with_name("clients") / "run.sh"
     environment = os.environ | {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none"}
+    environment |= {"CONFIDENCE": CONFIDENCE, "ABSTENTION": DECLINES}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         ["bash", str(script)], env=environment, capture_output=True, text=True, check=False
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+    for client in ("node", "langchain"):
+        assert f"{client}, declined at confidence" in done.stdout

@@ -78,6 +78,19 @@ def main() -> None:
     assert isinstance(color, Color)
     print("langchain, structured:", color)
 
+    if "CONFIDENCE" in os.environ and "ABSTENTION" in os.environ:
+        declines = {"calibration": os.environ["ABSTENTION"], "promise": "joint", "alpha": 0.1}
+        sure = {"probe": os.environ["CONFIDENCE"]}
+        doubted = model({"confidence": sure, "abstain": declines}).invoke([HELLO])
+        headers: dict[str, str] = doubted.response_metadata["headers"]
+        assert 0 < float(headers["x-entropy-confidence"]) < 1
+        assert headers["x-entropy-abstained"] == "true"
+        assert doubted.content == "I don't know."
+        print("langchain, declined at confidence", headers["x-entropy-confidence"])
+        given = model({"confidence": sure}).invoke([HELLO])
+        assert given.content != doubted.content
+        assert "x-entropy-abstained" not in given.response_metadata["headers"]
+
     try:
         model({"temperature": {"type": "entropy_target", "entropy_target": -1}}).invoke("Hello.")
     except openai.BadRequestError as error:

@@ -50,6 +50,20 @@ const named = await client.chat.completions.create({
 });
 assert.equal(named.choices[0].entropy.profile, "adaptive");
 
+if (process.env.CONFIDENCE && process.env.ABSTENTION) {
+  const confidence = { probe: process.env.CONFIDENCE };
+  const abstain = { calibration: process.env.ABSTENTION, promise: "joint", alpha: 0.1 };
+  const asked = { ...request, entropy: { confidence, abstain } };
+  const declined = (await client.chat.completions.create(asked)).choices[0];
+  assert.equal(declined.message.content, "I don't know.");
+  assert.equal(declined.entropy.abstain.abstained, true);
+  assert.ok(declined.entropy.confidence.probability > 0);
+  assert.equal(declined.entropy.fallback, null);
+  const given = await client.chat.completions.create({ ...asked, entropy: { confidence } });
+  assert.notEqual(given.choices[0].message.content, declined.message.content);
+  console.log("node, declined at confidence", declined.entropy.confidence.probability);
+}
+
 const parameters = {
   type: "object",
   properties: { city: { type: "string", enum: ["Paris", "Rome"] } },

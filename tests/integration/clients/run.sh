@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the clients of the how-to against a running server:
 #   OPENAI_BASE_URL=http://127.0.0.1:8000/v1 tests/integration/clients/run.sh
+# CONFIDENCE and ABSTENTION name artifacts of the server, for the clients that ask for a verdict.
 # Installs what they need into a throwaway folder, or into CLIENT_ENVIRONMENTS, which is kept. Needs
 # curl, node with npm, and PYTHON (python3).
 set -uo pipefail

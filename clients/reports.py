@@ -134,9 +134,15 @@ class Confidence(_Reading):
     probe: str | None = None
     """Id of the probe that made the probability."""
     probability: float | None = None
-    """Calibrated probability that the answer is right; None without a probe."""
+    """Calibrated probability that the answer is right; None without a probe that predicts it."""
+    high_entropy: float | None = None
+    """Probability that answers to this prompt disagree; None without a probe that predicts it."""
     outside: tuple[str, ...] | None = None
     """Scores beyond those of all answers that the probe was fitted to."""
+    state_distance: float | None = None
+    """Mahalanobis distance of the prompt to the questions that the probe was fitted to."""
+    out_of_distribution: bool | None = None
+    """Whether the prompt is unlike these questions; None without a probe that reads the state."""
 
 
 class AbstentionVerdict(_Reading):
@@ -182,6 +188,8 @@ class Vote(_Reading):
     """Rule that aborted the rest."""
     tokens: int | None = None
     """Of all samples."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the samples found in the prefix cache."""
     table: tuple[VoteRow, ...] = ()
     """Answers by votes."""
     no_answer: int | None = None
@@ -210,6 +218,8 @@ class SemanticEntropy(_Reading):
     n: int | None = None
     tokens: int | None = None
     """Of the samples and the answer."""
+    cached_tokens: int | None = None
+    """Prompt tokens that they found in the prefix cache."""
 
 
 class Measurements(_Reading):

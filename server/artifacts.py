@@ -25,6 +25,7 @@ from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
 from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
+from probes.selective.state import StateReader
 from probes.steering import STEERABLE_MODELS, SteeringVector, contents_hash
 from server.errors import BadControl
 from server.metrics import observe
@@ -165,11 +166,13 @@ class Artifacts:
 
     def heads(self) -> dict[str, Head]:
         """Heads of all usable difficulty probes, by id."""
-        return {
-            name: one.contents
-            for name, one in self._usable.items()
-            if isinstance(one.contents, Head)
-        }
+        found = {name: one.contents for name, one in self._usable.items()}
+        return {name: head for name, head in found.items() if isinstance(head, Head)}
+
+    def state_readers(self) -> dict[str, StateReader]:
+        """What usable confidence probes read from the hidden state, by id."""
+        found = {name: _reader(one.contents) for name, one in self._usable.items()}
+        return {name: reader for name, reader in found.items() if reader is not None}
 
     def steering_vector(
         self, name: str, param: str, adapter: Adapter | None = None
@@ -197,7 +200,7 @@ class Artifacts:
             if not card.usable
         }
         for name, (artifact, contents) in self._usable.items():
-            if isinstance(contents, Head | SteeringVector):
+            if isinstance(contents, Head | SteeringVector) or _reader(contents) is not None:
                 layers = sorted(contents.layers) if isinstance(contents, SteeringVector) else []
                 digest = contents_hash(artifact.tensors)
                 found[name] = WorkerArtifact(hash=digest, layers=layers, reason=None)
@@ -256,9 +259,7 @@ class Artifacts:
         Raises:
             BadControl: It does not exist or is incompatible.
         """
-        found = self._find(name, "abstention", param, adapter).contents
-        assert isinstance(found, Abstention)
-        return found
+        return self._contents(Abstention, name, "abstention", param, adapter)
 
     def confidence(
         self, name: str, param: str, adapter: Adapter | None = None
@@ -303,6 +304,10 @@ class Artifacts:
         raise BadControl(
             f"`{param}`: unknown artifact `{name}`; GET /v1/entropy/artifacts lists them", param
         )
+
+
+def _reader(contents: Contents) -> StateReader | None:
+    return contents.reader if isinstance(contents, ConfidenceProbe) else None
 
 
 def _other_model(manifest: Manifest, adapter: Adapter | None) -> str | None:
@@ -370,6 +375,9 @@ def _misfit(manifest: Manifest, contents: Contents, model: ModelFacts) -> str | 
                 f"hidden size is {model.hidden_size}"
             )
         return _unfit_vector(contents, model)
+    read = None if manifest.confidence is None else manifest.confidence.state
+    if read is not None and (reason := read.unreadable(model.hidden_size)):
+        return f"manifest.json: confidence.state.{reason}"
     if manifest.probe is not None and (reason := manifest.probe.unreadable(model.hidden_size)):
         return f"manifest.json: probe.{reason}"
     return None

@@ -176,6 +176,7 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
         Name(f"{_E}.serve.utils.api_utils", "load_aware_call"),
         Name(f"{_E}.serve.utils.api_utils", "validate_json_request"),
         Name(f"{_E}.serve.utils.api_utils", "with_cancellation"),
+        Name(f"{_E}.serve.utils.sse_keep_alive", "with_sse_keep_alive"),
         Name("vllm.v1.engine.core_client", "AsyncMPClient.call_utility_all_async", ("method",)),
         Name("vllm.lora.request", "LoRARequest", (), ("lora_path",)),
     ),

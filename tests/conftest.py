@@ -152,7 +152,7 @@ class OfflineProbe(NamedTuple):
 @lru_cache(maxsize=1)
 def offline_probe(checkpoint: Path) -> OfflineProbe:
     """A random linear head over the standardised states of the questions, by transformers."""
-    from training.difficulty.hidden_states import hidden_states
+    from training.common.hidden_states import hidden_states
 
     states, _ = hidden_states(checkpoint, QUESTIONS, lambda _: None)
     draw = torch.Generator().manual_seed(4)

@@ -28,11 +28,11 @@ from clients.entropy import controls, difficulty, report
 from probes.artifact import Artifact
 from probes.difficulty.strategies import Difficulty
 from probes.graders import GraderName
+from training.common.hidden_states import hidden_states
 from training.common.server_pool import request_seed
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
 from training.difficulty.config import AnswersConfig
-from training.difficulty.hidden_states import hidden_states
 from training.difficulty.labels import draw_answers, grade_answers
 
 _HOW = """\

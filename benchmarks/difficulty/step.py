@@ -117,7 +117,7 @@ class _Stopwatch:
 
     def __init__(self, control: Any) -> None:
         self.seconds = 0.0
-        for name in ("classify_prompts", "base", "may_end", "limit"):
+        for name in ("read_prompts", "base", "may_end", "limit"):
             setattr(control, name, self._timed(getattr(control, name)))
 
     def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:

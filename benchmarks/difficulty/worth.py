@@ -26,6 +26,7 @@ from benchmarks.difficulty.arms import (
 from benchmarks.difficulty.worth_page import RouterSection, WorthPage, write
 from probes.difficulty.strategies import Difficulty
 from training.common.files import read_tensors, write_tensors
+from training.common.hidden_states import hidden_states
 from training.common.strategy_choice import (
     PREDICTORS,
     PRICES,
@@ -35,7 +36,6 @@ from training.common.strategy_choice import (
 )
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
-from training.difficulty.hidden_states import hidden_states
 from training.difficulty.router import StrategyOutcomes, fit_router
 
 FOLDS = 5

@@ -1,4 +1,4 @@
-"""Calibrated confidence: the probability that an answer is right, from the scores of its report."""
+"""Calibrated confidence: the probability that an answer is right, from scores and its prompt."""
 
 import bisect
 import math
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from probes.selective.scores import ScoreName, score_value
+from probes.selective.scores import Predicted, ScoreName, score_value
+from probes.selective.state import PromptState, StateReader, StateSpec
 from probes.tensors import check_tensors
 
 Calibrator = Literal["platt", "isotonic"]
@@ -22,8 +23,12 @@ class ConfidenceSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    features: tuple[ScoreName, ...] = Field(min_length=1, max_length=20)
-    """Scores of the report, in the order of the weights."""
+    predicts: Predicted = "probability"
+    """Field of the report that the probability is for."""
+    features: tuple[ScoreName, ...] = Field(max_length=20)
+    """Scores of the report, in the order of the weights; none if only the state is used."""
+    state: StateSpec | None = None
+    """What is read from the hidden state at the end of the prompt; None reads nothing."""
     calibrator: Calibrator
     """How the linear score becomes a probability."""
     knots: int = Field(0, ge=0, le=10_000)
@@ -35,12 +40,19 @@ class ConfidenceSpec(BaseModel):
     window: int | None = None
     """`window` of the control `confidence`."""
 
+    @model_validator(mode="after")
+    def _uses_something(self) -> Self:
+        if not self.features and self.state is None:
+            raise ValueError("a probe needs features or a state")
+        return self
+
 
 class ConfidenceProbe(NamedTuple):
     """A loaded `confidence` artifact.
 
-    The features are standardized, weighted and summed; the sum becomes a probability by a logistic
-    curve (`platt`) or by interpolation between the knots of an isotonic regression.
+    The features are standardized, weighted and summed, and the score of the prompt's state is
+    added; the sum becomes a probability by a logistic curve (`platt`) or by interpolation between
+    the knots of an isotonic regression.
     """
 
     spec: ConfidenceSpec
@@ -52,6 +64,8 @@ class ConfidenceProbe(NamedTuple):
     low: list[float]
     """Smallest value of each feature among the rows."""
     high: list[float]
+    reader: StateReader | None = None
+    """Reads the state; a server does so in its workers."""
 
     @classmethod
     def from_tensors(cls, spec: ConfidenceSpec, tensors: Mapping[str, Tensor]) -> Self:
@@ -63,8 +77,14 @@ class ConfidenceProbe(NamedTuple):
         size = len(spec.features)
         curve = 2 * spec.knots if spec.calibrator == "isotonic" else 2
         names = ("mean", "scale", "weight", "low", "high")
-        check_tensors(tensors, {**dict.fromkeys(names, (size,)), "curve": (curve,)})
-        found = {name: tensor.double().tolist() for name, tensor in tensors.items()}
+        shapes: dict[str, tuple[int, ...]] = {**dict.fromkeys(names, (size,)), "curve": (curve,)}
+        reader = None
+        if spec.state is not None:
+            shapes |= StateReader.shapes(spec.state)
+        check_tensors(tensors, shapes)
+        if spec.state is not None:
+            reader = StateReader.from_tensors(tensors)
+        found = {name: tensors[name].double().tolist() for name in (*names, "curve")}
         if not all(value > 0 for value in found["scale"]):
             raise ValueError("the tensor `scale` must be larger than 0")
         if spec.calibrator == "isotonic":
@@ -74,22 +94,32 @@ class ConfidenceProbe(NamedTuple):
                 raise ValueError("the tensor `curve` must rise")
             if not inside:
                 raise ValueError("the tensor `curve` holds numbers that are no probabilities")
-        return cls(spec, **found)
+        return cls(spec, **found, reader=reader)
 
     def tensors(self) -> dict[str, Tensor]:
         """What `from_tensors` reads."""
-        return {
+        own = {
             name: torch.tensor(getattr(self, name), dtype=torch.float64)
             for name in ("mean", "scale", "weight", "curve", "low", "high")
         }
+        return own if self.reader is None else own | self.reader.tensors()
 
-    def probability(self, scores: Mapping[str, Any]) -> float:
-        """Probability that the answer is right; NaN if a feature is missing."""
+    def probability(self, scores: Mapping[str, Any], state: PromptState | None = None) -> float:
+        """The predicted probability; NaN if a feature or the state is missing.
+
+        Args:
+            scores: By name; other keys do not matter.
+            state: What was read at the end of the prompt; None if nothing was.
+        """
         values = [score_value(scores, name) for name in self.spec.features]
+        if self.spec.state is not None:
+            values.append(math.nan if state is None else state.score)
         if not all(map(math.isfinite, values)):
             return math.nan
-        rows = zip(values, self.mean, self.scale, self.weight, strict=True)
+        rows = zip(values, self.mean, self.scale, self.weight, strict=False)
         total = math.fsum((value - mean) / scale * weight for value, mean, scale, weight in rows)
+        if self.spec.state is not None:
+            total += values[-1]
         return min(max(self._curve(total), _LEAST), 1 - _LEAST)
 
     def outside(self, scores: Mapping[str, Any]) -> list[ScoreName]:

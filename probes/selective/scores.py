@@ -23,12 +23,19 @@ ScoreName = Literal[
     "self_certainty_window_min",
     "collision_mean",
     "probability",
+    "high_entropy",
 ]
-"""Fields of a report; the last five are fields of its `confidence`."""
+"""Fields of a report; the last six are fields of its `confidence`."""
+Predicted = Literal["probability", "high_entropy"]
+"""What a confidence probe predicts: that the answer is right, or that answers disagree."""
 
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 CONFIDENCE_SCORES: tuple[ScoreName, ...] = SCORE_NAMES[SCORE_NAMES.index("logprob_min") :]
 """Scores that a request gets with the control `confidence` only."""
+PREDICTED: tuple[Predicted, ...] = get_args(Predicted)
+"""Scores that a request gets with a probe only."""
+MEASURED: tuple[ScoreName, ...] = tuple(name for name in SCORE_NAMES if name not in PREDICTED)
+"""Scores that are measured at the tokens of an answer."""
 
 _RISES_WITH_CERTAINTY = {
     "logprob_mean",

@@ -21,7 +21,8 @@ from vllm.logger import init_logger
 
 from probes.difficulty.probe import Head
 from probes.laws import ShuffledLaw
-from server.engine.difficulty import DifficultySlots
+from probes.selective.state import StateReader
+from server.engine.difficulty import DifficultySlots, Tap
 from server.engine.kernels import Kernels
 from server.engine.phases import Fed, PhaseSlots
 from server.engine.publisher import Publisher
@@ -35,6 +36,7 @@ from server.engine.slots import (
     TraceTable,
     reported_temperature,
 )
+from server.engine.states import StateSlots
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured, Odds, logprobs, on_device, record
 from server.engine.truncation import TruncationSlots
@@ -65,6 +67,9 @@ class Controller:
         self.phases = PhaseSlots(num_slots, device)
         self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
+        self.readers: list[DifficultySlots | StateSlots] = []
+        """Tables that read the end of a prompt: of difficulty and of confidence."""
+        self.tap = Tap()
         self.steering: SteeringControl | None = None
         """Set by the plugin; None where no vector fits the model."""
         self.weight_updates = 0
@@ -73,22 +78,19 @@ class Controller:
         """What this worker has loaded, by id; set by the plugin."""
 
     def read_difficulty(self, model: Any, heads: Mapping[str, Head]) -> None:
-        """Read these probes on a loaded model.
-
-        Args:
-            model: Its output head is tapped.
-            heads: By artifact id.
-        """
+        """Read these probes, by artifact id, on a loaded model: its output head is tapped."""
         self.difficulty = DifficultySlots(self._num_slots, self._device, heads)
-        self.difficulty.tap.attach(model)
+        self.readers = [*(r for r in self.readers if isinstance(r, StateSlots)), self.difficulty]
+        self.tap.attach(model)
 
-    def report_to(self, publisher: Publisher) -> None:
-        """Set the publisher that sends traces."""
+    def read_states(self, model: Any, readers: Mapping[str, StateReader]) -> None:
+        """Read these confidence probes on a loaded model; arguments as of `read_difficulty`."""
+        self.readers.append(StateSlots(self._num_slots, self._device, readers))
+        self.tap.attach(model)
+
+    def report_to(self, publisher: Publisher | None) -> None:
+        """Set the publisher that sends traces; None if another rank with the same rows does."""
         self.publisher = publisher
-
-    def stop_publishing(self) -> None:
-        """Send no traces; another rank with the same rows sends them."""
-        self.publisher = None
 
     @property
     def lost_records(self) -> dict[str, int]:
@@ -128,9 +130,9 @@ class Controller:
 
     def fail(self, slot: int) -> None:
         """Disable the controls of a request; its trace says that they failed."""
-        if self.difficulty is not None:
+        for reader in self.readers:
             with self.contain_failures():
-                self.difficulty.remove(slot)
+                reader.remove(slot)
         if self.steering is not None:
             with self.contain_failures():
                 self.steering.fail(slot)
@@ -141,9 +143,8 @@ class Controller:
 
     @property
     def _tables(self) -> list[SlotTable]:
-        optional = (self.difficulty, self.steering)
-        present = (table for table in optional if table is not None)
-        return [self.traces, self.laws, self.shuffled, self.truncation, self.phases, *present]
+        always = (self.traces, self.laws, self.shuffled, self.truncation, self.phases)
+        return [*always, *self.readers, *([] if self.steering is None else [self.steering])]
 
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
         """Assign a request to a slot and reset the slot's state.
@@ -212,8 +213,8 @@ class Controller:
         return bool(self.laws.active[slots].any())
 
     def has_probes(self, slots: NDArray[np.int64] | slice) -> bool:
-        """Whether any of these slots has a difficulty probe."""
-        return self.difficulty is not None and self.difficulty.is_active(slots)
+        """Whether any of these slots has a probe that reads the end of its prompt."""
+        return any(reader.is_active(slots) for reader in self.readers)
 
     def groups(self, slot_of_row: NDArray[np.int64]) -> list[Group]:
         """Split a batch into groups of rows that need the same computations.
@@ -271,14 +272,14 @@ class Controller:
 
     # -- the step --------------------------------------------------------------------------
 
-    def classify_prompts(
+    def read_prompts(
         self,
         hidden: Tensor,
         rows: NDArray[np.int64],
         slots: NDArray[np.int64],
         indices: NDArray[np.int64],
     ) -> None:
-        """Run difficulty probes on the prompts that ended in this step.
+        """Run the probes of the prompts that ended in this step.
 
         Args:
             hidden: Final hidden states, shape (any number of rows, hidden size).
@@ -286,14 +287,10 @@ class Controller:
             slots: Of these rows.
             indices: Token that each row draws next; negative while its prompt is still read.
         """
-        assert self.difficulty is not None
-        try:
-            directory = self.traces.directory
-            self.difficulty.classify_prompts(
-                hidden, rows, slots, indices, directory, self.publisher
-            )
-        except Exception as error:  # as in `control`: the answer then has no class
-            self.count_failure(error)
+        directory = self.traces.directory
+        for reader in self.readers:
+            with self.contain_failures():  # the answer then has no class, or no probability
+                reader.read_prompts(hidden, rows, slots, indices, directory, self.publisher)
 
     def control(
         self,

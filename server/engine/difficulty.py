@@ -29,9 +29,13 @@ class Tap:
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
+        self._model: Any = None
 
     def attach(self, model: Any) -> None:
-        """Register the hook on a loaded model."""
+        """Register the hook on a loaded model, once."""
+        if model is self._model:
+            return
+        self._model = model
         compute_logits: Callable[..., Any] = model.compute_logits
 
         def tapped(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +49,6 @@ class DifficultySlots:
     """Probes, classes and strategies of every slot."""
 
     def __init__(self, num_slots: int, device: torch.device, heads: Mapping[str, Head]) -> None:
-        self.tap = Tap()
         self._heads = {name: head.to(device) for name, head in heads.items()}
         self._device = device
         self._probes = np.full(num_slots, None, dtype=object)
@@ -110,7 +113,7 @@ class DifficultySlots:
 
     # -- the step --------------------------------------------------------------------------
 
-    def classify_prompts(
+    def read_prompts(
         self,
         hidden: Tensor,
         rows: NDArray[np.int64],

@@ -106,11 +106,13 @@ def bind(runner: Any) -> Any | None:
             )
             if heads := artifacts.heads():
                 processor.controller.read_difficulty(runner.model, heads)
+            if readers := artifacts.state_readers():
+                processor.controller.read_states(runner.model, readers)
             if vectors := artifacts.steering_vectors():
                 processor.steer(steer(runner, vectors))
             processor.controller.artifacts = artifacts.for_workers()
             if get_tensor_model_parallel_rank() != 0:  # all ranks sample the same rows
-                processor.controller.stop_publishing()
+                processor.controller.report_to(None)
             if hasattr(runner, "input_batch"):
                 _prepare_v1(runner, alone=len(processors) == 1)
             return processor

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.logger import init_logger
 
-from server.worker.records import DECISION, TOKEN, Records, write_frame
+from server.worker.records import DECISION, STATE, TOKEN, Records, write_frame
 
 logger = init_logger("vllm.entrostat")
 
@@ -103,6 +103,18 @@ class Publisher:
             directory: The receiver of each slot's decision.
         """
         self._queue(DECISION, slots, [classes, *figures.unbind(1)], directory)
+
+    def publish_states(
+        self, figures: Tensor, slots: NDArray[np.int64], directory: Directory
+    ) -> None:
+        """Queue what confidence probes read at the end of prompts.
+
+        Args:
+            figures: Score and distance, shape (rows, 2), on the device.
+            slots: Slot of each row.
+            directory: The receiver of each slot's trace.
+        """
+        self._queue(STATE, slots, [*figures.unbind(1)], directory)
 
     def _queue(
         self,

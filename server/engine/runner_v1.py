@@ -164,11 +164,10 @@ class EntropyProcessorV1(LogitsProcessor):
         for group in self._groups:
             indices = self._token_indices(group)
             if group.has_probe:
-                assert controller.difficulty is not None
-                hidden, slots = controller.difficulty.tap.hidden, group.host_slots
+                hidden, slots = controller.tap.hidden, group.host_slots
                 assert hidden is not None
                 assert slots is not None
-                controller.classify_prompts(hidden, slots, slots, indices)
+                controller.read_prompts(hidden, slots, slots, indices)
             measured = controller.control(logits, group, indices)
             if measured.awaits_token:
                 self._measured.append(measured)

@@ -116,7 +116,7 @@ class EntropyProcessorV2(LogitsProcessor):
         self.controller.flush()
 
     def _before_sampling(self, hidden: Tensor, batch: Any) -> None:
-        """Let difficulty probes read the prompts that end in this step, before any row is decided.
+        """Let probes read the prompts that end in this step, before any row is decided.
 
         Args:
             hidden: Final hidden states of every token of the step, shape (tokens, hidden size).
@@ -132,7 +132,7 @@ class EntropyProcessorV2(LogitsProcessor):
             last = batch.query_start_loc_np[1 : len(slots) + 1].astype(np.int64) - 1
             seen = batch.seq_lens_cpu_upper_bound.numpy()[: len(slots)]
             drawn = seen - self._req_states.prompt_len.np[slots]
-            controller.classify_prompts(hidden, last, slots.astype(np.int64), drawn)
+            controller.read_prompts(hidden, last, slots.astype(np.int64), drawn)
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Control a batch, or a part of one, in place and without a host sync."""

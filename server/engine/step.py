@@ -24,7 +24,7 @@ class Group(NamedTuple):
     traced: bool
     """Whether any of them sends a trace."""
     has_probe: bool = False
-    """Whether any of them has a difficulty probe."""
+    """Whether any of them has a probe that reads the end of its prompt."""
     shuffled: bool = False
     """Whether any of them follows the law `shuffled`."""
     truncated: bool = False

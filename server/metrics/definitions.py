@@ -175,6 +175,11 @@ ABSTENTIONS = _counter(
     "Answers under the control `abstain`.",
     outcome=("answered", "abstained"),
 )
+PROMPT_STATES = _counter(
+    "entrostat_prompt_states",
+    "Prompts that a confidence probe compared with its training questions.",
+    out_of_distribution=RIGHT,
+)
 DECISION_SET_SIZE = _histogram(
     "entrostat_decision_set_size",
     "Values in the prediction set of a calibrated answer to a question.",

@@ -66,6 +66,11 @@ def count_verdict(abstained: bool) -> None:
     m.ABSTENTIONS.labels("abstained" if abstained else "answered").inc()
 
 
+def count_prompt_state(out_of_distribution: bool) -> None:
+    """Count one prompt that a confidence probe compared with its training questions."""
+    m.PROMPT_STATES.labels("true" if out_of_distribution else "false").inc()
+
+
 def count_refusal(param: str) -> None:
     """Count one request refused with 400.
 

@@ -71,6 +71,11 @@ class Plan(NamedTuple):
         )
         return self.trace == "none" and not any(controls)
 
+    @property
+    def holds_stream(self) -> bool:
+        """Whether a stream sends its text only when the answer is complete."""
+        return any(one is not None for one in (self.abstain, self.vote, self.semantic))
+
     def without_inquiry(self) -> "Plan":
         """The same plan for a conversation that is not an inquiry."""
         return self._replace(inquiry=None, skipped=(*self.skipped, "inquiry_skipped"))

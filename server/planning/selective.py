@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from probes.selective.scores import CONFIDENCE_SCORES, ScoreName
+from probes.selective.scores import CONFIDENCE_SCORES, PREDICTED, ScoreName
 from server.errors import BadControl
 from server.planning.refusals import RequestParams
 from server.wire.request import AbstentionControl, Control
@@ -23,6 +23,11 @@ class ConfidencePlan(NamedTuple):
     """Id of the probe."""
     probe: "ConfidenceProbe | None" = None
     probe_hash: str | None = None
+
+    @property
+    def state(self) -> str | None:
+        """Id of the probe if it reads the hidden state at the end of the prompt."""
+        return self.name if self.probe is not None and self.probe.reader is not None else None
 
 
 class AbstentionPlan(NamedTuple):
@@ -98,7 +103,7 @@ def plan_abstain(
     if spec.score in CONFIDENCE_SCORES:
         if confidence is None:
             _refuse("entropy.abstain", f"the score `{spec.score}` needs the control `confidence`")
-        if spec.score == "probability" and confidence.probe_hash != spec.probe_hash:
+        if spec.score in PREDICTED and confidence.probe_hash != spec.probe_hash:
             _refuse(param, "made with another probe than `entropy.confidence.probe`")
         if spec.window is not None and confidence.window != spec.window:
             _refuse("entropy.confidence.window", f"`{wanted.calibration}` needs {spec.window}")

@@ -235,6 +235,7 @@ class Generation:
                 steering=self.plan.steering and self.plan.steering.control,
                 shuffled=_shuffle_control(self.plan.laws, params.seed),
                 confidence=self.plan.confidence is not None,
+                state=None if self.plan.confidence is None else self.plan.confidence.state,
                 truncation=_truncation_control(self.plan.truncation, call.trace.id),
                 phases=phases and phase_message(phases, call.phases[0], call.trace.id),
             ),

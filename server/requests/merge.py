@@ -16,7 +16,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from probes.selective.state import PromptState
 from server.metrics import observe
 from server.requests.generation import AnswerChoice, Generation, current_generation
 from server.requests.report import summarize, token_reports
@@ -24,6 +26,9 @@ from server.requests.selective import HeldStream, replace_answer
 from server.requests.sse import only_sets_role, parse, sse
 from server.wire.report import Report, join_fallbacks
 
+KEEP_ALIVE_SECONDS = 15.0
+"""A stream that holds back its text sends a comment so often: many proxies close a connection that
+is silent for 30 or 60 seconds."""
 Handler = Callable[..., Awaitable[Any]]
 
 HANDLERS = {
@@ -54,7 +59,10 @@ def add_reports(handle: Handler) -> Handler:
             return result
         merge = Merge(generation)
         if isinstance(result, AsyncGenerator):
-            return merge.stream(result)
+            events = merge.stream(result)
+            if generation.plan.holds_stream:
+                return with_sse_keep_alive(events, KEEP_ALIVE_SECONDS)
+            return events
         return await merge.answer(result)
 
     return handle_and_report
@@ -125,7 +133,8 @@ class Merge:
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
         thinking = call.phases[completion].thinking if call.phases else ()
-        report = summarize(self._plan, tokens, produced, base, thinking)
+        state = await self._prompt_state(choice)
+        report = summarize(self._plan, tokens, produced, base, thinking, state)
         if (sampled := self._generation.sampled) is not None:
             report.vote, report.semantic = sampled.vote, sampled.semantic
             if report.vote is not None and report.vote.answer is None:
@@ -136,6 +145,18 @@ class Merge:
                 report.fallback = join_fallbacks(report.fallback, "probe_unavailable")
         self._generation.finish(index, report)
         return report
+
+    async def _prompt_state(self, choice: AnswerChoice) -> PromptState | None:
+        """What the confidence probe read at the end of the prompt; None if nothing or lost."""
+        confidence, (call, completion) = self._plan.confidence, choice
+        if confidence is None or confidence.state is None:
+            return None
+        if self._lost:
+            return call.trace.states.get(completion)
+        deadline = time.monotonic() + self._generation.timeout
+        found = await call.trace.wait_state(completion, deadline)
+        self._lost = found is None
+        return found
 
     def _add_usage(self, usage: Any) -> bool:
         """Add the tokens of all other samples to `usage`; returns whether it changed."""

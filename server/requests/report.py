@@ -6,6 +6,7 @@ from typing import Any
 
 from probes.confidence import lowest_window
 from probes.laws import EntropyTargetLaw, TemperatureLaw
+from probes.selective.state import PromptState
 from server.planning.plan import Plan
 from server.planning.selective import ConfidencePlan
 from server.requests.selective import add_probability, add_verdict
@@ -36,6 +37,7 @@ def summarize(
     produced: int,
     base: float | None = None,
     thinking: Sequence[bool] = (),
+    state: PromptState | None = None,
 ) -> Report:
     """Build the report of one completion.
 
@@ -45,6 +47,7 @@ def summarize(
         produced: Number of tokens of the completion.
         base: Base temperature T0; None if unknown.
         thinking: Whether each token of the completion is thinking; empty without laws by phase.
+        state: What the confidence probe read at the end of the prompt; None if nothing.
     """
     fallback = _fallback(tokens, produced)
     report = Report(
@@ -59,7 +62,7 @@ def summarize(
     )
     if plan.confidence is not None:
         report.confidence = _confidence(plan.confidence, tokens)
-        add_probability(report, plan.confidence, complete=fallback is None)
+        add_probability(report, plan.confidence, state, complete=fallback is None)
     if plan.abstain is not None:
         add_verdict(report, plan.abstain, complete=fallback is None)
     return report

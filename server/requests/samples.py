@@ -78,6 +78,11 @@ class Samples:
         """Of all samples so far."""
         return sum(call.produced[0] for call in self.calls.values())
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens of all samples that the prefix cache had."""
+        return sum(output.num_cached_tokens or 0 for output in self.latest.values())
+
     async def draw(self, generation: "Generation") -> None:
         """Sample until all have ended or the vote is decided; abort the rest.
 

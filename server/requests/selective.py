@@ -4,31 +4,39 @@ import math
 from typing import Any
 
 from probes.selective.scores import score_value, uncertainty
+from probes.selective.state import PromptState
 from server.metrics import observe
 from server.planning.selective import AbstentionPlan, ConfidencePlan
 from server.requests.sse import only_sets_role, sse
 from server.wire.report import AbstentionReport, Report, join_fallbacks
 
 
-def add_probability(report: Report, plan: ConfidencePlan, *, complete: bool) -> None:
-    """Add the probability that the answer is right.
+def add_probability(
+    report: Report, plan: ConfidencePlan, state: PromptState | None, *, complete: bool
+) -> None:
+    """Add the probability that the probe predicts, and whether the prompt is unlike its questions.
 
     Args:
         report: Has `confidence` with its scores.
         plan: Adds nothing if it has no probe.
+        state: What the probe read at the end of the prompt; None if nothing.
         complete: Whether every token was measured; otherwise there is no probability.
     """
-    found = report.confidence
-    if plan.probe is None or found is None:
+    found, probe = report.confidence, plan.probe
+    if probe is None or found is None:
         return
     scores = _scores(report)
-    probability = plan.probe.probability(scores) if complete else math.nan
+    probability = probe.probability(scores, state) if complete else math.nan
     found.probe = plan.name
+    if probe.spec.state is not None and state is not None and math.isfinite(state.distance):
+        found.state_distance = state.distance
+        found.out_of_distribution = state.distance > probe.spec.state.threshold
+        observe.count_prompt_state(found.out_of_distribution)
     if math.isnan(probability):
         report.fallback = join_fallbacks(report.fallback, "uncalibrated")
-    else:
-        found.probability = probability
-        found.outside = plan.probe.outside(scores)
+        return
+    setattr(found, probe.spec.predicts, probability)
+    found.outside = probe.outside(scores)
 
 
 def add_verdict(report: Report, plan: AbstentionPlan, *, complete: bool) -> None:

@@ -36,7 +36,7 @@ async def semantic(
         deadline = time.monotonic() + generation.timeout
         calls = [samples.calls[number] for number in range(control.n)]
         logprobs = [await _mean_logprob(call, deadline) for call in calls]
-    report = _report(control, keys, ids, logprobs, samples.tokens)
+    report = _report(control, keys, ids, logprobs, samples)
     counts = [ids.count(one) for one in ids]
     number = control.n if control.reply == "answer" else counts.index(max(counts))
     yield samples.choose(generation, number, semantic=report)
@@ -68,7 +68,7 @@ def _report(
     keys: Sequence[str | None],
     ids: Sequence[int],
     logprobs: Sequence[float],
-    tokens: int,
+    samples: Samples,
 ) -> SemanticReport:
     counts = cluster_shares(ids, "discrete")
     known = not any(map(math.isnan, logprobs))
@@ -85,5 +85,6 @@ def _report(
             for one, answer in zip(order[:MAX_ROWS], answers, strict=False)
         ],
         n=control.n,
-        tokens=tokens,
+        tokens=samples.tokens,
+        cached_tokens=samples.cached_tokens,
     )

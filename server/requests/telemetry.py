@@ -22,8 +22,9 @@ import zmq
 import zmq.asyncio
 
 from probes.difficulty.strategies import Difficulty
+from probes.selective.state import PromptState
 from server.metrics import observe
-from server.worker.records import DECISION, read_frame
+from server.worker.records import DECISION, STATE, read_frame
 
 logger = logging.getLogger("vllm.entrostat")
 
@@ -80,6 +81,8 @@ class TraceBuffer:
         self.tokens = defaultdict[int, _Tokens](_Tokens)
         self.decisions: dict[int, Decision] = {}
         """By completion."""
+        self.states: dict[int, PromptState] = {}
+        """By completion."""
         self._arrived = asyncio.Event()
 
     def put(self, choice: int, index: int, token: TracedToken) -> None:
@@ -123,6 +126,16 @@ class TraceBuffer:
     def store_decision(self, choice: int, decision: Decision) -> None:
         """Store a difficulty decision."""
         self.decisions[choice] = decision
+        self._arrived.set()
+
+    async def wait_state(self, choice: int, deadline: float) -> PromptState | None:
+        """Wait for what was read at the end of a completion's prompt; None after the deadline."""
+        await self._wait(lambda: choice in self.states, deadline)
+        return self.states.get(choice)
+
+    def store_state(self, choice: int, state: PromptState) -> None:
+        """Store what was read at the end of the prompt."""
+        self.states[choice] = state
         self._arrived.set()
 
     async def _wait(self, arrived: Callable[[], bool], deadline: float) -> bool:
@@ -209,13 +222,15 @@ class Telemetry:
 
     def _distribute(self, frame: bytes) -> None:
         records = read_frame(frame)
-        decides = records.dtype == DECISION
+        kind = records.dtype
         for identifier, choice, what, *values in records.tolist():
             if (trace := self._open.get(identifier)) is None:
                 continue
-            if decides:
+            if kind == DECISION:
                 figures = (tuple(values[start : start + 3]) for start in (0, 3, 6))
                 trace.store_decision(choice, Decision(Difficulty(what), *figures))
+            elif kind == STATE:
+                trace.store_state(choice, PromptState(what, *values))
             else:
                 trace.put(choice, what, TracedToken._make(values))
 

@@ -38,6 +38,7 @@ async def vote(
         agreement=len(groups[0].members) / len(ended) if groups else None,
         stopped=samples.stopped,
         tokens=samples.tokens,
+        cached_tokens=samples.cached_tokens,
         table=table,
         no_answer=sum(samples.keys[number] is None for number in ended),
     )

@@ -191,10 +191,18 @@ class ConfidenceReport(ReportModel):
     probe: str | None = None
     """Id of the probe; None unless requested."""
     probability: float | None = None
-    """Calibrated probability that the answer is right; None without a probe, or if a score is
-    missing."""
+    """Calibrated probability that the answer is right; None without a probe that predicts it, or if
+    a score is missing."""
+    high_entropy: float | None = None
+    """Calibrated probability that answers to this prompt disagree (high semantic entropy); None
+    without a probe that predicts it."""
     outside: list[ScoreName] | None = None
     """Scores beyond those of all answers that the probe was fitted to; None without a probe."""
+    state_distance: float | None = None
+    """Mahalanobis distance of the hidden state at the end of the prompt to the questions that the
+    probe was fitted to; None without a probe that reads the state."""
+    out_of_distribution: bool | None = None
+    """Whether the distance is above that of nearly all such questions; None likewise."""
 
 
 class AbstentionReport(ReportModel):
@@ -246,6 +254,9 @@ class VoteReport(ReportModel):
     """Rule that aborted the rest; `none` if nothing was aborted."""
     tokens: int
     """Tokens of all samples, as in `usage`."""
+    cached_tokens: int
+    """Prompt tokens that the samples found in the prefix cache, of all together: the samples after
+    the first share its prompt up to a whole block."""
     table: list[VoteGroupReport]
     """Answers by votes, at most 20."""
     no_answer: int
@@ -278,6 +289,8 @@ class SemanticReport(ReportModel):
     """As requested."""
     tokens: int
     """Tokens of the samples and the answer, as in `usage`."""
+    cached_tokens: int
+    """Prompt tokens that they found in the prefix cache, of all together."""
 
 
 class MeasuredReport(ReportModel):

@@ -104,6 +104,8 @@ class RequestMessage(TypedDict):
     truncation: TruncationMessage | None
     confidence: bool
     """Whether its trace has self-certainty and collision probability."""
+    state: str | None
+    """Id of the confidence probe that reads the end of its prompt; None reads nothing."""
     phases: PhaseMessage | None
 
 
@@ -147,6 +149,7 @@ def engine_control(
     shuffled: ShuffledMessage | None = None,
     truncation: TruncationMessage | None = None,
     confidence: bool = False,
+    state: str | None = None,
     phases: PhaseMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
@@ -162,6 +165,7 @@ def engine_control(
         shuffled: From `shuffled_control`; None draws no temperatures.
         truncation: From `truncation_control`; None keeps every token.
         confidence: Whether the trace has self-certainty and collision probability.
+        state: Id of the confidence probe that reads the end of the prompt; None reads nothing.
         phases: From `phase_control`; None has one law for the whole answer.
     """
     assert len(parameters) == NUM_PARAMETERS
@@ -176,6 +180,7 @@ def engine_control(
         shuffled=shuffled,
         truncation=truncation,
         confidence=confidence,
+        state=state,
         phases=phases,
     )
 

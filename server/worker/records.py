@@ -1,4 +1,4 @@
-"""What travels from the worker to the API server: a record per sampled token, one per decision.
+"""What travels from the worker to the API server: a record per sampled token, one per probe.
 
 A frame is one byte that says which kind of record, and a packed array of such records and nothing
 else. Writing one is a copy and reading one is a view; there is no code in it.
@@ -41,18 +41,28 @@ DECISION = np.dtype(
 )
 """The decision of a difficulty probe on the prompt of one completion."""
 
+STATE = np.dtype(
+    [
+        ("trace", "<u8"),
+        ("choice", "<u4"),
+        ("score", "<f4"),  # what the state adds to the sum of a confidence probe; NaN if not finite
+        ("distance", "<f4"),  # Mahalanobis distance to its training questions; the same
+    ]
+)
+"""What a confidence probe read at the end of the prompt of one completion."""
+
 Records = NDArray[np.void]
-_KINDS = {b"t": TOKEN, b"d": DECISION}
+_KINDS = {b"t": TOKEN, b"d": DECISION, b"s": STATE}
 _TAGS = {dtype: tag for tag, dtype in _KINDS.items()}
 
 
 def write_frame(records: Records) -> bytes:
-    """The frame that carries an array of `TOKEN` or `DECISION`."""
+    """The frame that carries an array of `TOKEN`, `DECISION` or `STATE`."""
     return _TAGS[records.dtype] + records.tobytes()
 
 
 def read_frame(frame: bytes) -> Records:
-    """View a frame as an array of `TOKEN` or `DECISION`.
+    """View a frame as an array of `TOKEN`, `DECISION` or `STATE`.
 
     Raises:
         ValueError: It is of no known kind, or not a whole number of records.

@@ -96,8 +96,8 @@ def test_mixed_probes_classify_200_prompts_as_transformers_does(
     client: OpenAI, checkpoint: Path
 ) -> None:
     from server.artifacts import shipped_artifacts
+    from training.common.hidden_states import hidden_states
     from training.datasets.loaders import load_problems
-    from training.difficulty.hidden_states import hidden_states
 
     shipped = Artifact.load(shipped_artifacts() / MODEL / "difficulty")
     heads = {

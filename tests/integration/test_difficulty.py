@@ -54,7 +54,7 @@ def test_the_worker_classifies_as_transformers_does(client: OpenAI, checkpoint: 
 
 @pytest.mark.both_runners
 def test_a_chunked_prompt_is_classified_at_its_last_token(client: OpenAI, checkpoint: Path) -> None:
-    from training.difficulty.hidden_states import hidden_states
+    from training.common.hidden_states import hidden_states
 
     question = "Sum up: " + "the fox runs over the hill and " * 150  # three steps of 512 tokens
     states, _ = hidden_states(checkpoint, [question], lambda _: None)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.metrics.definitions import METRICS
 from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
 from tests.integration.support import MODEL, ask, report
-from tests.selective_artifacts import DECLINES
+from tests.selective_artifacts import DECLINES, STATE
 
 NEED_A_FAULT = {
     "entrostat_fallbacks_total": "tests/unit/server/requests/test_generation_faults.py",
@@ -77,6 +77,7 @@ def use_every_control(server: Server, client: OpenAI) -> None:
     assert tell(server, answer.id, value=label)["covered"] is True
     decline = {"abstain": {"calibration": DECLINES, "promise": "joint", "alpha": 0.1}}
     ask(client, "hi", decline, max_tokens=2)
+    ask(client, "hi", {"confidence": {"probe": STATE}}, max_tokens=2)
     name, decision = decide(client)
     told = tell(server, name, value=decision.choice)
     assert told["covered"] == (decision.choice in decision.entropy["prediction_set"])

@@ -20,7 +20,14 @@ from clients.entropy import (
 )
 from tests.conftest import Server
 from tests.integration.support import MODEL, PROMPTS, ask
-from tests.selective_artifacts import ANSWERS, CONFIDENCE, DECLINES
+from tests.selective_artifacts import (
+    ANSWERS,
+    CONFIDENCE,
+    DECLINES,
+    HIDDEN_SIZE,
+    STATE,
+    state_reader,
+)
 
 SURE = confidence(CONFIDENCE)
 ANSWERED = abstain(ANSWERS, 0.1, promise="joint")
@@ -53,6 +60,25 @@ def test_scores_of_an_answer_are_those_of_transformers(server: Server, checkpoin
     }
     for name, value in expected.items():
         assert getattr(measured, name) == pytest.approx(float(value), abs=5e-3), name
+
+
+def test_the_state_of_the_prompt_is_that_of_transformers(server: Server, checkpoint: Path) -> None:
+    from training.common.hidden_states import hidden_states
+
+    states, _ = hidden_states(checkpoint, [PROMPTS[0]], lambda _: None)
+    score, distance = state_reader(HIDDEN_SIZE).read(states)[0].tolist()
+    for number in range(2):  # the second prompt is in the prefix cache
+        asked = {"confidence": confidence(STATE)}
+        answer = ask(server.client, PROMPTS[0], asked, max_tokens=2, n=2, seed=number)
+        for choice in answer.choices:
+            found = report(choice)
+            assert found is not None
+            assert found.fallback is None
+            assert found.confidence is not None
+            expected = 1 / (1 + math.exp(-score))
+            assert found.confidence.high_entropy == pytest.approx(expected, abs=0.02)
+            assert found.confidence.state_distance == pytest.approx(distance, rel=0.02)
+            assert found.confidence.out_of_distribution is True
 
 
 def test_every_choice_and_the_last_chunk_of_a_stream_have_a_probability(server: Server) -> None:
@@ -153,6 +179,17 @@ def test_semantic_entropy_comes_with_an_unchanged_answer(server: Server) -> None
     assert 0 <= found.semantic.entropy <= math.log(4)
     assert answer.usage.completion_tokens == found.semantic.tokens
     assert sum(cluster.share for cluster in found.semantic.clusters) == pytest.approx(1)
+
+
+def test_the_samples_of_a_vote_share_the_prompt(server: Server) -> None:
+    prompt = f"Here is a list: {' '.join(map(str, range(120)))}. What is 2 plus 3?"
+    answer = ask(server.client, prompt, {"vote": vote(4)}, max_tokens=2, temperature=0.7)
+    found = report(answer.choices[0])
+    assert found is not None
+    assert found.vote is not None
+    assert found.vote.cached_tokens is not None
+    whole = 3 * answer.usage.prompt_tokens
+    assert 0.8 * whole < found.vote.cached_tokens < whole
 
 
 WRONG: dict[str, dict[str, Any]] = {

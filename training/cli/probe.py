@@ -9,7 +9,7 @@ from training.cli.options import add_job, print_settings
 from training.decisions.config import DecisionsConfig
 from training.difficulty.config import DifficultyConfig
 from training.inquiry.config import InquiryConfig
-from training.selective.config import AbstainConfig, ConfidenceConfig
+from training.selective.config import AbstainConfig, ConfidenceConfig, SemanticConfig
 from training.temperature.config import TemperatureConfig
 
 app = typer.Typer(
@@ -152,6 +152,32 @@ def confidence(config: ConfidenceConfig, dry_run: bool) -> None:
         train_confidence(config, Console())
 
 
+def semantic(config: SemanticConfig, dry_run: bool) -> None:
+    """Fit a probe that predicts from the prompt alone whether answers will disagree (SEP).
+
+    Draws several answers to each question through a server, or reads them from the rows of such a
+    run, takes the semantic entropy of all but the first, and fits the hidden state at the end of
+    the prompt to it. Writes a `confidence` artifact that reports `high_entropy`, and a report that
+    compares it with a probe of accuracy on the same states. What follows `--` goes to
+    `entrostat serve`.
+
+    For example:
+
+        train-probe semantic quiz
+
+        train-probe semantic mine.jsonl --grader numeric --server http://127.0.0.1:8000
+    """
+    from rich.console import Console
+
+    from training.selective.answers import check, cost
+    from training.selective.semantic import train_semantic
+
+    if dry_run:
+        print_settings(config, cost(config, check(config), config.samples + 1))
+    else:
+        train_semantic(config, Console())
+
+
 def abstain(config: AbstainConfig, dry_run: bool) -> None:
     """Calibrate when to decline, with a promise about wrong answers.
 
@@ -183,4 +209,5 @@ add_job(app, "difficulty", DifficultyConfig, difficulty)
 add_job(app, "inquiry", InquiryConfig, inquiry)
 add_job(app, "decisions", DecisionsConfig, decisions)
 add_job(app, "confidence", ConfidenceConfig, confidence)
+add_job(app, "semantic", SemanticConfig, semantic)
 add_job(app, "abstain", AbstainConfig, abstain)

@@ -15,6 +15,7 @@ from probes.difficulty.probe import Head, classify, classify_by_outcomes, defaul
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors, write_text
+from training.common.hidden_states import hidden_states
 from training.common.job import check_served_job, identify_served, job_servers, served_folder
 from training.common.progress import progress_bar
 from training.common.rollout_store import content_hash
@@ -25,7 +26,6 @@ from training.datasets.problem import Problem
 from training.difficulty.baselines import compare_with_baselines
 from training.difficulty.config import DifficultyConfig
 from training.difficulty.fit import MIN_QUESTIONS, Data, DifficultyFit, fit_difficulty
-from training.difficulty.hidden_states import hidden_states
 from training.difficulty.labels import (
     AnswerStatistics,
     StrategyRollouts,

@@ -1,6 +1,7 @@
 """What both jobs begin with: graded answers, and the model that gave them."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from training.common.job import (
     job_servers,
     make_writable,
     model_identity,
+    served_folder,
 )
 from training.common.sampling import run_folder, sample_missing
-from training.common.server_pool import Sampling, ServerPool
+from training.common.server_pool import RolloutRecord, Sampling, ServerPool
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
 from training.selective.config import GradedAnswersConfig
@@ -31,6 +33,7 @@ from training.selective.rows import (
     missing_answers,
     save_rows,
 )
+from training.selective.self_report import missing_reports, self_reports
 
 WINDOW = 2048
 """Of the control `confidence` while answers are drawn: the server's default."""
@@ -43,6 +46,8 @@ class AnsweredTask(NamedTuple):
 
     answers: GradedAnswers
     identity: ModelIdentity
+    checkpoint: Path
+    """Folder of the model's files."""
     model: str
     """Name of the model."""
     vllm: str | None
@@ -106,7 +111,12 @@ def cost(job: GradedAnswersConfig, found: GradedAnswers | list[Problem], samples
 
 
 def graded_answers(
-    job: GradedAnswersConfig, samples: int, control: dict[str, Any], console: Console
+    job: GradedAnswersConfig,
+    samples: int,
+    control: dict[str, Any],
+    console: Console,
+    *,
+    ask_itself: bool = False,
 ) -> AnsweredTask:
     """Read the rows, or draw the answers and grade them.
 
@@ -115,6 +125,7 @@ def graded_answers(
         samples: Answers to each question.
         control: Value of the control `confidence`.
         console: For progress.
+        ask_itself: Whether the model is asked about every answer that is drawn.
 
     Raises:
         TrainingError: It cannot be done; what was drawn stays in the run folder.
@@ -124,7 +135,7 @@ def graded_answers(
     if isinstance(found, GradedAnswers):
         return _from_rows(job, found)
     with job_servers(job, console) as urls:
-        return asyncio.run(_draw(job, found, samples, control, urls, console))
+        return asyncio.run(_draw(job, found, samples, control, urls, console, ask_itself))
 
 
 def _from_rows(job: GradedAnswersConfig, answers: GradedAnswers) -> AnsweredTask:
@@ -132,11 +143,12 @@ def _from_rows(job: GradedAnswersConfig, answers: GradedAnswers) -> AnsweredTask
     for folder in (job.out, job.runs):
         make_writable(folder)
     own = job.checkpoint or (None if job.model is None else Path(job.model))
-    identity = model_identity(own or default_checkpoint())
+    checkpoint = own or default_checkpoint()
+    identity = model_identity(checkpoint)
     assert job.name is not None
     run = job.runs / f"selective-{Path(job.task).stem}"
     run.mkdir(exist_ok=True)
-    return AnsweredTask(answers, identity, job.name.split("/")[0], None, run)
+    return AnsweredTask(answers, identity, checkpoint, job.name.split("/")[0], None, run)
 
 
 async def _draw(
@@ -146,6 +158,7 @@ async def _draw(
     control: dict[str, Any],
     urls: tuple[str, ...],
     console: Console,
+    ask_itself: bool,
 ) -> AnsweredTask:
     sampling = Sampling(job.temperature, job.max_tokens, {"confidence": control})
     async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
@@ -175,10 +188,34 @@ async def _draw(
             done=lambda store: len(store.rollouts),
         )
         probe_hash = await _probe_hash(fleet, control.get("probe"))
-    rows = grade(problems, samples, store)
+        rows = grade(problems, samples, store)
+        if ask_itself:
+            drawn = [store.rollouts[number] for number in range(len(rows))]
+            reports = await _self_reports(fleet, run, drawn, job.fresh, console)
+            rows = [row._replace(reports=found) for row, found in zip(rows, reports, strict=True)]
     answers = GradedAnswers(rows, job.temperature, WINDOW, probe_hash)
     save_rows(answers, run / "rows.jsonl")
-    return AnsweredTask(answers, identity, Path(served.model).name, served.vllm, run)
+    checkpoint = served_folder(served, job.checkpoint)
+    return AnsweredTask(answers, identity, checkpoint, Path(served.model).name, served.vllm, run)
+
+
+async def _self_reports(
+    fleet: ServerPool, run: Path, answers: list[RolloutRecord], fresh: bool, console: Console
+) -> list[Mapping[str, float]]:
+    """Ask the model about every answer; what was asked before is not asked again."""
+    folder = run / "self-reports"
+    folder.mkdir(exist_ok=True)
+    store = await sample_missing(
+        fleet,
+        folder,
+        lambda store: missing_reports(answers, store),
+        console,
+        fresh=fresh,
+        total=2 * len(answers),
+        unit="replies",
+        done=lambda store: len(store.rollouts),
+    )
+    return self_reports(len(answers), store)
 
 
 async def _probe_hash(fleet: ServerPool, probe: str | None) -> str | None:

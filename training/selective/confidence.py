@@ -8,27 +8,32 @@ from rich.console import Console
 
 from probes.artifact import Artifact
 from probes.selective.confidence import ConfidenceProbe
-from probes.selective.scores import SCORE_NAMES, ScoreName
+from probes.selective.scores import MEASURED, SCORE_NAMES, ScoreName
 from training.common.errors import TrainingError
-from training.common.report import markdown_table, provenance, write_page
+from training.common.metrics import Floats
+from training.common.report import provenance, write_page
 from training.common.selective import ScoreFigures
 from training.selective.answers import AnsweredTask, graded_answers
 from training.selective.config import ConfidenceConfig
-from training.selective.figures import PROBE, REFERENCE, compare, compare_elsewhere
+from training.selective.figures import (
+    PROBE,
+    REFERENCE,
+    compare,
+    compare_elsewhere,
+    figures_table,
+)
 from training.selective.fit import (
+    STATE,
+    Feature,
     FitData,
     ProbeChoice,
     candidates,
     cross_fitted,
-    fit_probe,
+    final_probe,
     probabilities,
 )
+from training.selective.prompt_state import coordinates, read_states
 from training.selective.rows import GradedAnswers, load_rows
-
-_HEADER = (
-    *("score", "AUROC", "minus `logprob_mean`", "surest 25, 50, 75 % right", "E-AURC", "ECE"),
-    *("ECE by chance", "Brier"),
-)
 
 
 def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
@@ -40,23 +45,23 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
     Raises:
         TrainingError: It cannot be done; what was drawn stays in the run folder.
     """
-    task = graded_answers(job, job.samples, {}, console)
+    task = graded_answers(job, job.samples, {}, console, ask_itself=job.self_report)
     other = None if job.test is None else load_rows(job.test)
     if job.test is not None and other is not None:
         refuse_shared_questions(task.answers, other, job.test)
     data = fit_data(task.answers)
+    if job.state:
+        data = data._replace(states=read_states(task, task.answers, job, console))
     sets = feature_sets(data, job)
     with console.status("fitting"):
         probability, chosen = cross_fitted(data, sets, job.seed)
         figures = compare(task.answers.rows, data, probability, job.seed)
         best = candidates(data, sets, job.seed)[0]
-        made = task.answers
-        probe = fit_probe(
-            data, best.features, best.calibrator, job.seed, made.temperature, made.window
-        )
+        probe = final_probe(data, best, task.answers, job.seed)
     elsewhere = ""
     if job.test is not None and other is not None:
-        elsewhere = _elsewhere(probe, job.test.name, other, job.seed)
+        states = read_states(task, other, job, console) if job.state else None
+        elsewhere = _elsewhere(probe, job.test.name, other, states, job.seed)
     artifact = Artifact(
         id=job.name or f"{task.model}/confidence",
         manifest=task.manifest(
@@ -94,10 +99,10 @@ def fit_data(answers: GradedAnswers) -> FitData:
     Raises:
         TrainingError: `logprob_mean` is missing.
     """
-    known = set.intersection(*(set(row.scores) for row in answers.rows)) - {"probability"}
+    known = set.intersection(*(set(row.scores) for row in answers.rows))
     columns: dict[ScoreName, np.ndarray] = {
         name: np.array([row.scores[name] for row in answers.rows])
-        for name in SCORE_NAMES
+        for name in MEASURED
         if name in known
     }
     if REFERENCE not in columns:
@@ -108,19 +113,22 @@ def fit_data(answers: GradedAnswers) -> FitData:
     return FitData(columns, right, groups)
 
 
-def feature_sets(data: FitData, job: ConfidenceConfig) -> list[tuple[ScoreName, ...]]:
+def feature_sets(data: FitData, job: ConfidenceConfig) -> list[tuple[Feature, ...]]:
     """The features to choose from: those of the job, or each score alone and all together.
+
+    If states were read: also the state alone, and beside the scores.
 
     Raises:
         TrainingError: A feature of the job is missing in the answers.
     """
     known = tuple(data.columns)
-    if not job.features:
-        return [(name,) for name in known] + ([known] if len(known) > 1 else [])
-    chosen = tuple(name for name in known if name in job.features)
+    chosen = tuple(name for name in known if not job.features or name in job.features)
     if missing := set(job.features) - set(chosen):
         raise TrainingError(f"--features: the answers have no `{sorted(missing)[0]}`")
-    return [chosen]
+    sets: list[tuple[Feature, ...]] = [chosen]
+    if not job.features and len(known) > 1:
+        sets = [*((name,) for name in known), known]
+    return sets if data.states is None else [*sets, (STATE,), (*chosen, STATE)]
 
 
 def verdict(figures: dict[str, ScoreFigures]) -> str:
@@ -161,7 +169,7 @@ def _page(
     rows = task.answers.rows
     questions = len({row.question for row in rows})
     right = sum(row.right for row in rows) / len(rows)
-    table = _table(figures)
+    table = figures_table(figures)
     counts = Counter(f"{_names(one, figures)}, {one.calibrator}" for one in chosen)
     folds = "; ".join(f"{choice} ({count} of {len(chosen)})" for choice, count in counts.items())
     return f"""# Confidence of {task.model} on {Path(job.task).name}
@@ -176,7 +184,8 @@ So many questions could show a difference of {figures[PROBE].smallest:.3f}.
 AUROC is the probability that a wrong answer has more doubt than a right one. Intervals are 95 %
 bootstraps over questions. The row `probe` is cross-fitted: features, calibrator and weights come
 from the other four fifths of the questions. ECE and Brier of a single score are those of a logistic
-curve fitted in the same way; "ECE by chance" is what an exact probability would show on so few
+curve fitted in the same way, of p(True) and the verbalized confidence those of the numbers
+themselves; "ECE by chance" is what an exact probability would show on so few
 answers. E-AURC: area under the risk-coverage curve above a perfect order.
 
 The artifact `{artifact.id}` uses {_names(best, figures)} with {best.calibrator} and was fitted to
@@ -187,14 +196,18 @@ all answers. The folds chose: {folds}.
 def _names(choice: ProbeChoice, figures: dict[str, ScoreFigures]) -> str:
     """The features, or that all scores were chosen."""
     known = [name for name in figures if name in SCORE_NAMES]
-    if 1 < len(choice.features) == len(known):
-        return f"all {len(known)} scores"
-    return ", ".join(f"`{name}`" for name in choice.features)
+    scores = [name for name in choice.features if name != STATE]
+    names = [f"`{name}`" for name in scores]
+    if 1 < len(scores) == len(known):
+        names = [f"all {len(known)} scores"]
+    return ", ".join([*names, *(["the state of the prompt"] if STATE in choice.features else [])])
 
 
-def _elsewhere(probe: ConfidenceProbe, name: str, answers: GradedAnswers, seed: int) -> str:
+def _elsewhere(
+    probe: ConfidenceProbe, name: str, answers: GradedAnswers, states: Floats | None, seed: int
+) -> str:
     """The finished probe on other questions."""
-    data = fit_data(answers)
+    data = fit_data(answers)._replace(states=states)
     figures = compare_elsewhere(data, probabilities(probe, data), seed)
     return f"""
 ## On {name}
@@ -202,25 +215,17 @@ def _elsewhere(probe: ConfidenceProbe, name: str, answers: GradedAnswers, seed: 
 {len(data.right):,} answers to questions that had no part in the fit, {data.right.mean():.3f} of
 them right. {verdict(figures)}
 
-{_table(figures)}
+{figures_table(figures)}
+{_flagged(probe, states)}"""
+
+
+def _flagged(probe: ConfidenceProbe, states: Floats | None) -> str:
+    """How many of other questions are out of distribution."""
+    state, reader = probe.spec.state, probe.reader
+    if state is None or reader is None or states is None:
+        return ""
+    far = coordinates(reader, states)[1] > state.threshold
+    return f"""
+{int(far.sum()):,} of the {len(far):,} questions are out of distribution: their Mahalanobis distance
+is above {state.threshold:.1f}, the {state.quantile:.2f} quantile of questions left out of a fit.
 """
-
-
-def _table(figures: dict[str, ScoreFigures]) -> str:
-    """One line for each score, the best first."""
-    ordered = sorted(figures.items(), key=lambda item: -item[1].auroc.value)
-    return markdown_table(_HEADER, (_line(name, one) for name, one in ordered))
-
-
-def _line(name: str, one: ScoreFigures) -> list[str]:
-    ahead = one.ahead
-    return [
-        f"`{name}`" if name in SCORE_NAMES else name,
-        f"{one.auroc.value:.3f} ({one.auroc.low:.3f} to {one.auroc.high:.3f})",
-        "" if ahead is None else f"{ahead.value:+.3f} ({ahead.low:+.3f} to {ahead.high:+.3f})",
-        ", ".join(f"{share.value:.2f}" for share in one.accuracy),
-        f"{one.excess_aurc:.3f}",
-        "" if one.ece is None else f"{one.ece:.3f}",
-        "" if one.chance_ece is None else f"{one.chance_ece:.3f}",
-        "" if one.brier is None else f"{one.brier:.3f}",
-    ]

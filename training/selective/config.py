@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from probes.graders import GraderName
-from probes.selective.scores import SCORE_NAMES, ScoreName
+from probes.selective.scores import MEASURED, PREDICTED, ScoreName
 from training.common.config import CommaSeparated, ServedJobConfig
 
 
@@ -42,23 +42,43 @@ class ConfidenceConfig(GradedAnswersConfig):
     """Answers to each question."""
     features: CommaSeparated = ()
     """Scores to use, separated by commas; default: what predicts best, of single scores and all."""
+    state: bool = False
+    """Whether the hidden state at the end of the prompt may be used as well, if it predicts better,
+    and prompts unlike the questions are flagged. Reads the questions through the checkpoint."""
 
+    self_report: bool = False
+    """Whether to ask the model about each of its answers as well, by two short requests, for the
+    baselines p(True) and verbalized confidence of the report."""
     test: Path | None = None
     """Graded answers to other questions, on which the finished probe is measured as well."""
 
     @model_validator(mode="after")
     def _are_scores(self) -> "ConfidenceConfig":
         for name in self.features:
-            if name not in SCORE_NAMES or name == "probability":
-                raise ValueError(f"--features: unknown score `{name}`; known: {_KNOWN}")
+            if name not in MEASURED:
+                raise ValueError(
+                    f"--features: unknown score `{name}`; known: {', '.join(MEASURED)}"
+                )
         return self
+
+
+class SemanticConfig(GradedAnswersConfig):
+    """A probe that predicts from the prompt alone whether answers will disagree."""
+
+    quick: ClassVar[Mapping[str, Any]] = {"questions": 40, "samples": 4, "max_tokens": 24}
+    minutes: ClassVar[str] = "about 15 minutes with the defaults, 3 with --quick"
+
+    questions: int = Field(200, ge=20)
+    """Number of questions."""
+    samples: int = Field(10, ge=2, le=64)
+    """Answers to each question whose semantic entropy is taken, besides the one that is graded."""
 
 
 class AbstainConfig(GradedAnswersConfig):
     """The calibration of an abstention."""
 
     score: ScoreName = "logprob_mean"
-    """The score that decides. `probability` needs --probe."""
+    """The score that decides. `probability` and `high_entropy` need --probe."""
     probe: str | None = None
     """Id of a `confidence` artifact of the server."""
     delta: float = Field(0.1, gt=0.0, lt=1.0)
@@ -66,9 +86,6 @@ class AbstainConfig(GradedAnswersConfig):
 
     @model_validator(mode="after")
     def _has_its_probe(self) -> "AbstainConfig":
-        if (self.score == "probability") != (self.probe is not None):
-            raise ValueError("--score probability and --probe belong together")
+        if (self.score in PREDICTED) != (self.probe is not None):
+            raise ValueError(f"--score {' or '.join(PREDICTED)} and --probe belong together")
         return self
-
-
-_KNOWN = ", ".join(name for name in SCORE_NAMES if name != "probability")

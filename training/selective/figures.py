@@ -2,12 +2,21 @@
 
 import numpy as np
 
+from probes.selective.scores import SCORE_NAMES, uncertainty
 from training.common.metrics import Floats, resample_weights
+from training.common.report import markdown_table
 from training.common.selective import ScoreFigures, compare_scores
-from training.selective.fit import FitData, fit_probe, folds, probabilities
+from training.selective.fit import STATE, Feature, FitData, fit_probe, folds, probabilities
 from training.selective.rows import GradedAnswer
+from training.selective.self_report import P_TRUE, VERBALIZED
 
-PROBE, REFERENCE = "probe", "logprob_mean"
+_SAID = {P_TRUE: "p(True)", VERBALIZED: "verbalized confidence"}
+PROBE, REFERENCE, PROMPT = "probe", "logprob_mean", "state of the prompt"
+
+_HEADER = (
+    *("score", "AUROC", "minus `logprob_mean`", "surest 25, 50, 75 % right", "E-AURC", "ECE"),
+    *("ECE by chance", "Brier"),
+)
 
 
 def compare(
@@ -28,6 +37,13 @@ def compare(
         alone = _alone(data, name, seed)
         estimates[name] = alone
         doubts.setdefault(name, _turned(data, name))
+    if data.states is not None:
+        estimates[PROMPT] = _alone(data, STATE, seed)
+        doubts[PROMPT] = -estimates[PROMPT]
+    for reported, label in _SAID.items():
+        if all(reported in row.reports for row in rows):
+            estimates[label] = np.array([row.reports[reported] for row in rows])
+            doubts[label] = -estimates[label]
     doubts["question length"] = np.array([float(len(row.question)) for row in rows])
     doubts["kind of question"] = _by_kind(rows, data, seed)
     doubts["probe, shuffled"] = np.random.default_rng(seed).permutation(-probability)
@@ -64,17 +80,15 @@ def _compared(
 
 
 def _turned(data: FitData, name: str) -> Floats:
-    from probes.selective.scores import uncertainty
-
     values = data.columns[name]  # type: ignore[index]
     return np.array([uncertainty(name, value) for value in values.tolist()])  # type: ignore[arg-type]
 
 
-def _alone(data: FitData, name: str, seed: int) -> Floats:
-    """Probability from one score, fitted on other questions."""
+def _alone(data: FitData, name: Feature, seed: int) -> Floats:
+    """Probability from one feature, fitted on other questions."""
     found = np.zeros(len(data.right))
     for fitted, left_out in folds(data, seed + 1):
-        probe = fit_probe(data.take(fitted), (name,), "platt", seed)  # type: ignore[arg-type]
+        probe = fit_probe(data.take(fitted), (name,), "platt", seed)
         found[left_out] = probabilities(probe, data.take(left_out))
     return found
 
@@ -89,3 +103,23 @@ def _by_kind(rows: list[GradedAnswer], data: FitData, seed: int) -> Floats:
             seen = same if len(same) else fitted
             found[left_out[kinds[left_out] == kind]] = 1 - data.right[seen].mean()
     return found
+
+
+def figures_table(figures: dict[str, ScoreFigures]) -> str:
+    """One line for each score, the best first."""
+    ordered = sorted(figures.items(), key=lambda item: -item[1].auroc.value)
+    return markdown_table(_HEADER, (_line(name, one) for name, one in ordered))
+
+
+def _line(name: str, one: ScoreFigures) -> list[str]:
+    ahead = one.ahead
+    return [
+        f"`{name}`" if name in SCORE_NAMES else name,
+        f"{one.auroc.value:.3f} ({one.auroc.low:.3f} to {one.auroc.high:.3f})",
+        "" if ahead is None else f"{ahead.value:+.3f} ({ahead.low:+.3f} to {ahead.high:+.3f})",
+        ", ".join(f"{share.value:.2f}" for share in one.accuracy),
+        f"{one.excess_aurc:.3f}",
+        "" if one.ece is None else f"{one.ece:.3f}",
+        "" if one.chance_ece is None else f"{one.chance_ece:.3f}",
+        "" if one.brier is None else f"{one.brier:.3f}",
+    ]

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from probes.artifact import text_hash
 from probes.selective.scores import SCORE_NAMES
+from probes.selective.votes import answer_key
 from training.common.errors import TrainingError
 from training.common.files import read_json_lines, write_text
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import SampleRequest, request_seed
 from training.datasets.problem import Problem
+from training.selective.self_report import SELF_REPORTS
 
 
 class GradedAnswer(NamedTuple):
@@ -24,6 +26,10 @@ class GradedAnswer(NamedTuple):
     right: bool
     scores: Mapping[str, float]
     """Those of `SCORE_NAMES` that are known."""
+    answer: str | None = None
+    """In a spelling that equal answers share; None if there is none, or it is not known."""
+    reports: Mapping[str, float] = {}
+    """Those of `SELF_REPORTS` that are known."""
 
 
 class GradedAnswers(NamedTuple):
@@ -34,6 +40,8 @@ class GradedAnswers(NamedTuple):
     window: int | None
     probe_hash: str | None = None
     """Fingerprint of the confidence probe that made `probability`."""
+    named: bool = True
+    """Whether every answer's question is known."""
 
     @property
     def hash(self) -> str:
@@ -60,7 +68,7 @@ def load_rows(path: Path) -> GradedAnswers:
     Raises:
         TrainingError: A line has no `right` or no score, or lines were made in different ways.
     """
-    rows, made = [], set[tuple[float | None, int | None, str | None]]()
+    rows, made, named = [], set[tuple[float | None, int | None, str | None]](), True
     for place, record in read_json_lines(path):
         right = record.get("right")
         if right not in (0, 1):
@@ -69,16 +77,21 @@ def load_rows(path: Path) -> GradedAnswers:
         if not scores:
             raise TrainingError(f"{place}: has no score; known: {', '.join(SCORE_NAMES)}")
         question = str(record.get("question", place))
+        named = named and "question" in record
         known: dict[str, float] = {
             name: value for name, value in scores.items() if not math.isnan(value)
         }
-        rows.append(GradedAnswer(question, str(record.get("kind", "")), bool(right), known))
+        answer = record.get("answer")
+        answer = None if answer is None else str(answer)
+        kind = str(record.get("kind", ""))
+        reports = {name: _number(record, name, place) for name in SELF_REPORTS if name in record}
+        rows.append(GradedAnswer(question, kind, bool(right), known, answer, reports))
         made.add((record.get("temperature"), record.get("window"), record.get("probe_hash")))
     if not rows:
         raise TrainingError(f"{path}: has no rows")
     if len(made) > 1:
         raise TrainingError(f"{path}: its lines differ in `temperature`, `window` or `probe_hash`")
-    return GradedAnswers(rows, *made.pop())
+    return GradedAnswers(rows, *made.pop(), named)
 
 
 def _number(record: dict[str, Any], name: str, place: str) -> float:
@@ -97,10 +110,14 @@ def missing_answers(
     for number in range(len(problems) * samples):
         if number in store.rollouts:
             continue
-        prompt = problems[number // samples].prompt
-        content = f"{prompt}\n\n{instruction}" if instruction else prompt
+        content = with_instruction(problems[number // samples].prompt, instruction)
         messages = [{"role": "user", "content": content}]
         yield SampleRequest(number, messages, request_seed(seed, number))
+
+
+def with_instruction(question: str, instruction: str) -> str:
+    """The user message of a question."""
+    return f"{question}\n\n{instruction}" if instruction else question
 
 
 def grade(problems: Sequence[Problem], samples: int, store: RolloutStore) -> list[GradedAnswer]:
@@ -110,7 +127,9 @@ def grade(problems: Sequence[Problem], samples: int, store: RolloutStore) -> lis
         record, problem = store.rollouts[number], problems[number // samples]
         scores = {name: one for name, one in (record.scores or {}).items() if one is not None}
         kind = f"{problem.task} {problem.level}" if problem.level else problem.task
-        rows.append(GradedAnswer(problem.prompt, kind, problem.is_right(record.text), scores))
+        answer = answer_key(record.text, "auto")
+        right = problem.is_right(record.text)
+        rows.append(GradedAnswer(problem.prompt, kind, right, scores, answer))
     return rows
 
 
@@ -127,7 +146,9 @@ def save_rows(answers: GradedAnswers, path: Path) -> None:
                 "question": one.question,
                 "kind": one.kind,
                 "right": one.right,
+                **({} if one.answer is None else {"answer": one.answer}),
                 **one.scores,
+                **one.reports,
                 **made,
             }
         )

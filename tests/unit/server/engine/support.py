@@ -60,6 +60,7 @@ def asking(
     seed: int = 0,
     truncation: Truncation | None = None,
     confidence: bool = False,
+    state: str | None = None,
     phases: PhaseMessage | None = None,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
@@ -81,6 +82,7 @@ def asking(
         shuffled=shuffled,
         truncation=cut,
         confidence=confidence,
+        state=state,
         phases=phases,
     )
     return {KEY: dict(control)}

@@ -46,7 +46,7 @@ class OnV1:
         batch.swap_states(0, 1)
         self.runner.refresh()
         self.runner._prepare_inputs(None, counts)  # type: ignore[attr-defined]
-        self.controller.difficulty.tap.hidden = torch.zeros(2, 8)  # type: ignore[union-attr]
+        self.controller.tap.hidden = torch.zeros(2, 8)
         logits = random_logits(2)
         for rows in (logits, random_logits(2)):
             self.processor.before_sampling(rows)
@@ -80,7 +80,7 @@ class OnV2:
         batch.idx_mapping_np = np.array([1, 0])
         batch.num_scheduled_tokens = np.ones(2, dtype=np.int64)
         self.runner.prepare_inputs(None, batch)  # type: ignore[attr-defined]
-        self.controller.difficulty.tap.hidden = torch.zeros(2, 8)  # type: ignore[union-attr]
+        self.controller.tap.hidden = torch.zeros(2, 8)
         logits = self.runner.step(random_logits(2), [(1, 5), (0, 5)])
         self.runner.step(random_logits(2), [(1, 6), (0, 6)])
         del self.runner.req_states.index_to_req_id[1]
@@ -103,7 +103,7 @@ ENTRIES = [
     ),
     *(
         ("difficulty", name)
-        for name in ("add", "remove", "swap", "flush", "is_active", "classify_prompts")
+        for name in ("add", "remove", "swap", "flush", "is_active", "read_prompts")
     ),
     *(("difficulty", name) for name in ("base", "may_end", "limit")),
     *(("kernels", "decide"), ("kernels", "sampled_entropy"), ("publisher", "publish")),
@@ -112,7 +112,7 @@ ENTRIES = [
 
 UNHEARD = {
     ("publisher", "publish"),  # then the answer's trace is incomplete, and says so
-    ("difficulty", "classify_prompts"),  # then the answer has no class, and says so
+    ("difficulty", "read_prompts"),  # then the answer has no class, and says so
     ("laws", "remove"),  # its request has left
 }
 """Faults that another fallback reports."""

@@ -331,7 +331,7 @@ def test_an_untraced_group_is_controlled_and_measures_and_publishes_nothing_more
 
 def test_a_muted_controller_controls_and_publishes_nothing() -> None:
     controller, record = make_controller()
-    controller.stop_publishing()
+    controller.report_to(None)
     controller.add(0, asking(FIXED), 1.0)
     before = random_logits(1)
     after = before.clone()

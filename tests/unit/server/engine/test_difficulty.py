@@ -298,7 +298,7 @@ def test_completions_of_one_request_are_read_one_by_one(bench: Bench) -> None:
 
 
 def test_a_muted_rank_decides_like_the_one_that_reports(bench: Bench) -> None:
-    bench.controller.stop_publishing()
+    bench.controller.report_to(None)
     bench.runner.add("a", with_probe(), temperature=1.0)
     before = random_logits(1)
     torch.testing.assert_close(bench.step([state(EASY)], before), before / TEMPERATURES[EASY])

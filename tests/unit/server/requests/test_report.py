@@ -180,7 +180,10 @@ def test_features_of_confidence_are_reported_if_requested() -> None:
         "window": 2,
         "probe": None,
         "probability": None,
+        "high_entropy": None,
         "outside": None,
+        "state_distance": None,
+        "out_of_distribution": None,
     }
     nothing = summarize(asked, [], produced=0).confidence
     assert nothing is not None

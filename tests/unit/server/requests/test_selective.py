@@ -1,21 +1,28 @@
 """Withheld answers: responses, streams, several choices, answers without a score."""
 
+import asyncio
 import json
+import math
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionResponseChoice,
     ChatMessage,
 )
 
 from probes.selective.confidence import ConfidenceProbe, ConfidenceSpec
+from probes.selective.state import PromptState, StateSpec
 from server.planning.plan import Plan
 from server.planning.selective import AbstentionPlan, ConfidencePlan
+from server.requests import merge
 from server.requests.report import summarize
 from server.requests.selective import replace_answer
 from server.wire.request import AbstentionControl
+from tests.selective_artifacts import state_reader
 from tests.unit.server.fake_engine import DONE, ONE_BY_ONE, chat_stream, params, plan
 from tests.unit.server.requests.generation_run import Run, bodies, fallbacks
 from tests.unit.server.requests.test_telemetry import token
@@ -134,3 +141,77 @@ def test_the_probability_is_in_the_report_and_in_the_header() -> None:
     declined = summarize(abstaining(0.5), [token(1.0, 0.5)], 1)
     one.generation.reports = [declined]
     assert one.generation.headers()["x-entropy-abstained"] == "true"
+
+
+def flagged(value: str) -> float:
+    found = REGISTRY.get_sample_value(
+        "entrostat_prompt_states_total", {"out_of_distribution": value}
+    )
+    assert found is not None
+    return found
+
+
+def test_the_state_of_the_prompt_is_used_and_a_far_one_is_flagged_and_counted() -> None:
+    state = StateSpec(features=4, axes=2, threshold=3.0, quantile=0.99, questions=9)
+    spec = ConfidenceSpec(
+        predicts="high_entropy", features=(), calibrator="platt", rows=9, state=state
+    )
+    probe = ConfidenceProbe(spec, [], [], [], [1.0, 0.0], [], [], state_reader(4, 2))
+    made = plan("summary")._replace(confidence=ConfidencePlan(8, "m/c", probe, "h"))
+    assert made.confidence is not None
+    assert made.confidence.state == "m/c"
+    before = flagged("true"), flagged("false")
+    for distance, far in ((2.9, False), (3.1, True)):
+        read = PromptState(0.0, distance)
+        found = summarize(made, [token(1.0, 0.5)], 1, state=read).confidence
+        assert found is not None
+        assert (found.high_entropy, found.probability) == (0.5, None)
+        assert (found.state_distance, found.out_of_distribution) == (distance, far)
+    assert (flagged("true"), flagged("false")) == (before[0] + 1, before[1] + 1)
+    for lost in (None, PromptState(math.nan, math.nan)):
+        report = summarize(made, [token(1.0, 0.5)], 1, state=lost)
+        assert report.confidence is not None
+        assert report.confidence.high_entropy is None
+        assert report.confidence.out_of_distribution is None
+        assert report.fallback == "uncalibrated"
+
+
+async def test_a_report_waits_for_the_state_and_reports_its_loss() -> None:
+    state = StateSpec(features=4, axes=2, threshold=3.0, quantile=0.99, questions=9)
+    spec = ConfidenceSpec(features=(), calibrator="platt", rows=9, state=state)
+    probe = ConfidenceProbe(spec, [], [], [], [1.0, 0.0], [], [], state_reader(4, 2))
+    made = plan("summary")._replace(confidence=ConfidencePlan(8, "m/c", probe, "h"))
+    lost = run(made)
+    events = await lost.stream(chat_stream, params())
+    report = bodies(events)[-2]["choices"][0]["entropy"]
+    assert report["confidence"]["probability"] is None
+    assert report["fallback"] == "uncalibrated"
+    assert texts(events) == "ééé"
+
+
+async def test_a_held_stream_sends_comments_while_it_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merge, "KEEP_ALIVE_SECONDS", 0.01)
+    commented = asyncio.Event()
+
+    async def silent(*arguments: Any) -> AsyncIterator[Any]:
+        async for event in chat_stream(*arguments):
+            await commented.wait()
+            yield event
+
+    async def short(*arguments: Any) -> AsyncIterator[Any]:
+        async for event in chat_stream(*arguments):
+            await asyncio.sleep(0.05)
+            yield event
+
+    held, events = run(abstaining(2.0)), list[str]()
+    async for event in await held.events(silent, params()):
+        if event.startswith(":"):
+            commented.set()
+        events.append(event)
+    comments = [event for event in events if event.startswith(":")]
+    assert set(comments) == {": keep-alive\n\n"}
+    assert texts([event for event in events if event not in comments]) == "ééé"
+    plain = [event async for event in await run(plan("summary")).events(short, params())]
+    assert not any(event.startswith(":") for event in plain)

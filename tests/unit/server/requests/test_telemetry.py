@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from probes.selective.state import PromptState
 from server.requests.telemetry import Telemetry, TraceBuffer, TracedToken, remove_stale_sockets
-from server.worker.records import DECISION, TOKEN, read_frame, write_frame
+from server.worker.records import DECISION, STATE, TOKEN, read_frame, write_frame
 from tests.unit.server.support import frame
 
 
@@ -355,3 +356,11 @@ def test_checking_a_trace_for_completeness_takes_constant_time(count: int) -> No
         trace.put(0, index, token(1.0, 1.0))
         assert trace.has(0, 0, index + 1)
     assert found.looked <= 4 * count
+
+
+def test_the_state_of_a_prompt_reaches_its_completion() -> None:
+    telemetry = Telemetry()
+    trace = telemetry.open()
+    records = np.array([(trace.id, 1, 0.25, 4.0), (99, 0, 1.0, 1.0)], dtype=STATE)
+    telemetry.handle_frame(write_frame(records))
+    assert trace.states == {1: PromptState(0.25, 4.0)}

@@ -59,7 +59,10 @@ class Choir:
         one = SimpleNamespace(
             index=0, text=text, token_ids=[7] * count, finish_reason="stop" if ends else None
         )
-        return SimpleNamespace(outputs=[one], request_id=request_id, finished=ends)
+        cached = 0 if request_id.endswith("-0") else 16  # of the prompt of the first sample
+        return SimpleNamespace(
+            outputs=[one], request_id=request_id, finished=ends, num_cached_tokens=cached
+        )
 
 
 def generation(stop: Any = "none", n: int = 5, **control: Any) -> Generation:
@@ -93,6 +96,7 @@ async def test_the_most_frequent_answer_is_the_only_output() -> None:
     assert (report.answer, report.finished, report.agreement) == ("5", 5, 0.6)
     assert [(row.answer, row.votes) for row in report.table] == [("5", 3), ("4", 2)]
     assert report.tokens == 3 + 4 + 1 + 4 + 1
+    assert report.cached_tokens == 4 * 16
     assert len(one.choices) == 1
     assert one.choices[0].call.produced == [4]
 
@@ -169,6 +173,7 @@ async def test_semantic_samples_do_not_change_the_answer() -> None:
     assert [cluster.answer for cluster in report.clusters] == ["4", "5"]
     assert (report.agreement, report.saturated) == (2 / 3, False)
     assert report.tokens == 3 + 1 + 1 + 3
+    assert report.cached_tokens == 3 * 16
 
 
 async def test_the_largest_cluster_can_be_the_answer() -> None:

@@ -9,17 +9,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from probes.artifact import Artifact
 from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
+from training.common import hidden_states
 from training.common.errors import TrainingError
+from training.selective import fit
 from training.selective.abstain import SHARES, abstention, split_rates, train_abstention
 from training.selective.confidence import fit_data, train_confidence
 from training.selective.config import AbstainConfig, ConfidenceConfig
 from training.selective.figures import compare
-from training.selective.fit import candidates, cross_fitted, fit_probe, folds
+from training.selective.fit import (
+    Feature,
+    FitData,
+    candidates,
+    cross_fitted,
+    final_probe,
+    fit_probe,
+    folds,
+    probabilities,
+)
+from training.selective.prompt_state import coordinates
 from training.selective.rows import GradedAnswer, GradedAnswers, load_rows, save_rows
 
 QUIET = Console(quiet=True)
@@ -217,3 +230,70 @@ def test_options_that_contradict_are_refused(settings: dict[str, Any]) -> None:
         AbstainConfig(score="probability")
     with pytest.raises(TrainingError, match="--name MODEL/NAME"):
         train_abstention(AbstainConfig(**{**settings, "name": None}), QUIET)
+
+
+def with_states(found: GradedAnswers, informative: bool, size: int = 12) -> FitData:
+    """States in which one direction is the skill of the question, or nothing is."""
+    data, draw = fit_data(found), np.random.default_rng(5)
+    states = draw.normal(size=(int(data.groups.max()) + 1, size))
+    if informative:
+        np.add.at(states[:, 2], data.groups.astype(int), 4.0 * data.right)
+    return data._replace(states=states)
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_the_state_is_chosen_only_if_it_predicts_questions_left_out(informative: bool) -> None:
+    data = with_states(answers(300), informative)
+    sets: list[tuple[Feature, ...]] = [("logprob_mean",), ("prompt_state",)]
+    sets.append(("logprob_mean", "prompt_state"))
+    best = candidates(data, sets, 0)[0]
+    assert ("prompt_state" in best.features) is informative
+    made = GradedAnswers([], 0.7, 2048)
+    probe = final_probe(data, best, made, 0)
+    assert probe.reader is not None
+    assert bool(probe.reader.weight.any()) is informative
+    read = ConfidenceProbe.from_tensors(probe.spec, probe.tensors())
+    assert np.array_equal(probabilities(read, data), probabilities(probe, data))
+
+
+def test_only_prompts_unlike_the_questions_are_out_of_distribution() -> None:
+    data = with_states(answers(400), informative=False)
+    choice = candidates(data, [("logprob_mean",)], 0)[0]
+    probe = final_probe(data, choice, GradedAnswers([], None, None), 0)
+    state, reader = probe.spec.state, probe.reader
+    assert state is not None
+    assert reader is not None
+    draw = np.random.default_rng(6)
+    alike, other = draw.normal(size=(400, 12)), draw.normal(size=(400, 12)) + 3.0
+    flagged = [(coordinates(reader, one)[1] > state.threshold).mean() for one in (alike, other)]
+    assert flagged[0] < 0.04
+    assert flagged[1] > 0.9
+
+
+def test_states_of_rows_are_read_through_the_checkpoint(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def states(checkpoint: Path, prompts: list[str], advance: Any) -> Any:
+        asked.append((checkpoint, len(prompts)))
+        return torch.randn(len(prompts), 8, generator=torch.Generator().manual_seed(0)), None
+
+    monkeypatch.setattr(hidden_states, "hidden_states", states)
+    monkeypatch.setattr(fit, "FOLDS", 2)  # this test is about files
+    other = settings["runs"].parent / "other.jsonl"
+    save_rows(answers(60, 1, 1), other)
+    job = ConfidenceConfig(**settings, state=True, test=other, features="logprob_mean")
+    for _ in range(2):  # the second run finds the states
+        found = Artifact.load(train_confidence(job, QUIET)).manifest.confidence
+    assert asked == [(settings["checkpoint"], 150), (settings["checkpoint"], 60)]
+    assert found is not None
+    assert found.state is not None
+    assert (found.state.features, found.state.questions) == (8, 150)
+    page = (settings["runs"] / "selective-rows" / "confidence.md").read_text()
+    assert "| state of the prompt |" in page
+    assert "of the 60 questions are out of distribution" in page
+    nameless = settings["runs"].parent / "nameless.jsonl"
+    nameless.write_text("\n".join(['{"right": 1, "logprob_mean": -1}'] * 30))
+    with pytest.raises(TrainingError, match="every row needs a `question`"):
+        train_confidence(ConfidenceConfig(**{**settings, "task": str(nameless)}, state=True), QUIET)

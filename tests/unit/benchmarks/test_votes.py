@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks.machine import describe
 from benchmarks.votes import NONE, RANDOM, compare, page, winner
 from training.selective.rows import GradedAnswer, GradedAnswers
 
@@ -36,6 +37,6 @@ def test_only_a_weight_that_knows_beats_the_majority() -> None:
     assert found["self-certainty, mean"].ahead == (0.0, 0.0, 0.0)  # equal weights: the majority
     assert found[RANDOM].ahead.value < 0
     assert found[NONE].accuracy.value > 0.45
-    text = page("a task", answers(), {})
+    text = page("a task", answers(), describe("benchmarks.votes"))
     assert "60 questions with 8 samples each at T = 0.7" in text
     assert text.count("| none (majority) |") == 3

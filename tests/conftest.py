@@ -1,5 +1,6 @@
 """One real server for the whole session: starting an engine costs most of a minute."""
 
+import gc
 import os
 import re
 import signal
@@ -36,6 +37,8 @@ from tests.selective_artifacts import save_selective
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# vLLM binds each engine to the same cores, of two the first, and several engines run at once here.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 # vLLM closes a connection that was idle for 5 s; who sends at that very moment is cut off.
 os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "300")
 
@@ -61,6 +64,13 @@ FLAGS = [
     *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "32"),
     *("--kv-cache-memory-bytes", str(160 << 20), "--block-size", "128"),  # as stock vLLM has it
 ]
+
+
+ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""The worker is in the engine's process, as on one GPU. By default vLLM gives it its own on a CPU:
+vLLM is imported once more, and each of the two spins while it waits for the other."""
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}
+"""For servers on which no law is measured: compiling the laws takes a third of a start."""
 
 
 class Server(NamedTuple):
@@ -276,7 +286,7 @@ def server(
 
 def runner_environment(runner: str) -> dict[str, str]:
     """What a server on an engine needs: V2 runs by Triton's interpreter here."""
-    return {} if runner == "v1" else ENGINES[runner].environment()
+    return ONE_PROCESS if runner == "v1" else ENGINES[runner].environment()
 
 
 def runners(item: pytest.Metafunc) -> list[Any]:
@@ -322,25 +332,48 @@ def checkpoint() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below tests/integration needs the real engine."""
+    """Everything below tests/integration needs the real engine, and is first: it takes longest."""
     for item in items:
         if item.nodeid.startswith("tests/integration/"):
             item.add_marker(pytest.mark.engine)
+    items.sort(key=_turn)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the imported modules from garbage collection: trainers collect for a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let extensions be freed at exit, or they print what leaked."""
+    gc.unfreeze()
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("engine") is None:
+        return 2
+    return int(not _shares_the_engine(item.nodeid))
+
+
+def _shares_the_engine(nodeid: str) -> bool:
+    return nodeid.startswith("tests/integration/test_")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2` one process has the tests that share the engine, the other the rest.
+    """With `-n 2` one process begins with the tests that share the engine, the other with the rest.
 
-    Those on runner V2 share another engine, and are a third part. Tests that start servers of their
-    own (tests/integration/own_server) belong to the rest, so that both halves take about as long.
+    Those on runner V2 share another engine, and are a third part. A process takes the next file
+    when it is done, in the order of `pytest_collection_modifyitems`, so both end together.
     """
+    config.option.loadscopereorder = False
     return _OneEngine(config, log)
 
 
 class _OneEngine(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        if not file.startswith("tests/integration/test_"):
+        if not _shares_the_engine(nodeid):
             return file
         return "engine v2" if re.search(r"[\[-]v2[\]-]", test) else "engine"

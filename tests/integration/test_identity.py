@@ -11,6 +11,7 @@ from openai import OpenAI
 from tests.conftest import FLAGS, Server, run_server, runner_environment
 from tests.integration.runners.engines import ENGINES
 from tests.integration.support import MODEL, PROMPTS, ask, law, some, together
+from tests.long import is_long
 
 WISHES = [f"{prompt} {ending}" for prompt in PROMPTS for ending in ("", "Be brief.", "Explain.")]
 
@@ -43,7 +44,7 @@ def tokens(client: OpenAI, index: int, **options: Any) -> list[int]:
 def test_uncontrolled_requests_equal_stock_vllm(
     stock: Server, server: Server, options: dict[str, Any]
 ) -> None:
-    wishes, client = some(server, WISHES, 6), server.client
+    wishes, client = some(server, WISHES if is_long() else WISHES[:12], 6), server.client
 
     def in_sixes(of: OpenAI) -> list[list[int]]:
         # Few enough that no prompt is chunked: stock vLLM crashes on chunks with a seed.

@@ -14,7 +14,7 @@ import torch
 
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.steering import SteeringSpec, tensor_name
-from tests.conftest import FLAGS, MODEL, Server, entrostat, run_server
+from tests.conftest import FLAGS, MODEL, UNCOMPILED, Server, entrostat, run_server
 from tests.integration.support import PROMPTS, together
 
 
@@ -67,7 +67,7 @@ def changing_server(folder: Path, checkpoint: Path) -> Iterator[Server]:
     save(folder / "artifacts", checkpoint, "kept", seed=0)
     command = entrostat("serve", *FLAGS, "--artifacts", str(folder / "artifacts"))
     with changing(folder / "artifacts", checkpoint):
-        started = run_server(command, folder / "server.log")
+        started = run_server(command, folder / "server.log", env=UNCOMPILED)
         running = started.__enter__()
     try:
         yield running

@@ -16,7 +16,7 @@ import torch
 from probes.artifact import Artifact, Manifest, ModelIdentity
 from probes.entropy import entropy_from_logits
 from probes.steering import SteeringSpec, tensor_name
-from tests.conftest import Server, entrostat, run_server, runner_environment
+from tests.conftest import UNCOMPILED, Server, entrostat, run_server, runner_environment
 from tests.integration.support import PROMPTS, hooked, together
 from tests.long import is_long
 from tests.unit.server.engine.tiny import build
@@ -77,8 +77,7 @@ def ranks(
     where = ("--artifacts", str(folder.parent / "own"))
     command = entrostat("serve", str(folder), *FLAGS, *own, *where)
     log = tmp_path_factory.mktemp("-".join(request.param)) / "server.log"
-    env = {**runner_environment(runner), "TORCHDYNAMO_DISABLE": "1"}
-    env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # one core may be all there is
+    env = {**runner_environment(runner), **UNCOMPILED}
     with run_server(command, log, env=env) as running:
         yield running
 

@@ -13,7 +13,7 @@ import torch
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
 from probes.laws import DynatempLaw, law_row
-from tests.conftest import Server, entrostat, run_server, runner_environment
+from tests.conftest import UNCOMPILED, Server, entrostat, run_server, runner_environment
 from tests.integration.support import PROMPTS, together
 from tests.long import is_long
 from tests.unit.server.engine.support import thinks
@@ -67,7 +67,7 @@ def thinker(
 ) -> Iterator[Server]:
     command = entrostat("serve", str(folder), *FLAGS, "--model-runner", request.param)
     log = tmp_path_factory.mktemp(request.param) / "server.log"
-    env = {**runner_environment(request.param), "TORCHDYNAMO_DISABLE": "1"}
+    env = {**runner_environment(request.param), **UNCOMPILED}
     with run_server(command, log, env=env) as running:
         yield running
 

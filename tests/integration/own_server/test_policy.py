@@ -10,7 +10,16 @@ import torch
 from openai import BadRequestError, NotFoundError
 from rich.console import Console
 
-from tests.conftest import FLAGS, PLAIN_PROBE, Server, entrostat, run_server, save_probes
+from tests.conftest import (
+    FLAGS,
+    ONE_PROCESS,
+    PLAIN_PROBE,
+    UNCOMPILED,
+    Server,
+    entrostat,
+    run_server,
+    save_probes,
+)
 
 SMALL = [
     *("rollout.prompts_per_step=1", "rollout.num_generations=4", "rollout.max_tokens=6"),
@@ -49,7 +58,7 @@ def test_a_tuned_checkpoint_is_served_and_refuses_the_probe_of_its_base(
     save_probes(tmp_path / "artifacts", checkpoint)
     command = entrostat("serve", str(target), "--served-model-name", "tuned", *FLAGS)
     command += ["--artifacts", str(tmp_path / "artifacts")]
-    with run_server(command, tmp_path / "server.log") as server:
+    with run_server(command, tmp_path / "server.log", env=ONE_PROCESS | UNCOMPILED) as server:
         assert ask(server, "tuned")
         with pytest.raises((BadRequestError, NotFoundError)) as refusal:
             ask(server, "tuned", difficulty={"probe": PLAIN_PROBE})
@@ -74,23 +83,13 @@ def base(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     slots = ("--max-loras", "3")  # vLLM's CPU kernels give rows without an adapter the last one
     command = entrostat("serve", str(checkpoint), "--served-model-name", "base", *FLAGS, *adapter)
     command += [*slots, "--logprobs-mode", "processed_logprobs"]
-    env = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    env = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", **ONE_PROCESS, **UNCOMPILED}
     with run_server(command, folder / "server.log", env=env) as server:
         yield server
 
 
 def test_a_trained_adapter_is_served_beside_its_base(base: Server) -> None:
     assert ask(base, "tuned") != ask(base, "base")
-
-
-def test_a_server_that_reports_raw_logprobs_is_refused(server: Server, tmp_path: Path) -> None:
-    """Importance weights computed from them would be silently wrong."""
-    from training.common.errors import TrainingError
-    from training.policy.rollouts.served import ServedPolicy
-    from training.policy.rollouts.settings import ServedConfig
-
-    with pytest.raises(TrainingError, match=r"before the temperature.*processed_logprobs"):
-        ServedPolicy(ServedConfig(url=server.url), tmp_path).connect()
 
 
 class Rollouts:

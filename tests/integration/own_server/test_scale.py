@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.conftest import FLAGS, PUSH, Server, entrostat, run_server, save_vectors
+from tests.conftest import FLAGS, PUSH, UNCOMPILED, Server, entrostat, run_server, save_vectors
 from tests.integration.support import MODEL, PROMPTS, ask, law, report, together
 
 
@@ -24,7 +24,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterato
         *("--artifacts", str(folder / "artifacts"), "--max-steering-vectors", "2"),
         *("--api-server-count", "2", "--data-parallel-size", "2"),
     )
-    with run_server(command, folder / "server.log") as running:
+    with run_server(command, folder / "server.log", env=UNCOMPILED) as running:
         yield running
 
 

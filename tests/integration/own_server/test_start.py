@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import FLAGS, entrostat, free_port
+from tests.long import is_long
 from tests.waiting import wait_until
 
 
@@ -59,7 +60,16 @@ def wait_for(process: subprocess.Popen[bytes], word: str) -> psutil.Process:
     return found[0]
 
 
-@pytest.mark.parametrize("moment", ["1", "4", "8", "EngineCore", "EngineCore+2", "EngineCore+8"])
+RARE = pytest.mark.skipif(not is_long(), reason="three of six moments; all with LONG_TESTS=1")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("1", "EngineCore", "EngineCore+8"),
+        *(pytest.param(moment, marks=RARE) for moment in ("4", "8", "EngineCore+2")),
+    ],
+)
 def test_sigterm_stops_a_start_at_any_moment(moment: str, tmp_path: Path) -> None:
     """A supervisor kills after 3 s what is left; a start that ignores the signal becomes ready."""
     with starting(tmp_path / "log") as process:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from probes.artifact import Artifact
 from server.artifacts import STALE, shipped_artifacts
-from tests.conftest import FLAGS, MODEL, Server, entrostat, run_server
+from tests.conftest import FLAGS, MODEL, ONE_PROCESS, UNCOMPILED, Server, entrostat, run_server
 
 FOREIGN = "foreign"
 
@@ -39,7 +39,8 @@ def updatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("update")
     save_foreign(folder / "artifacts")
     command = entrostat("serve", *FLAGS, "--artifacts", str(folder / "artifacts"))
-    with run_server(command, folder / "server.log", env={"VLLM_SERVER_DEV_MODE": "1"}) as running:
+    env = {"VLLM_SERVER_DEV_MODE": "1", **ONE_PROCESS, **UNCOMPILED}
+    with run_server(command, folder / "server.log", env=env) as running:
         yield running
 
 

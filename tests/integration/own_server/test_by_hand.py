@@ -14,7 +14,16 @@ from safetensors.torch import save_file
 from probes.artifact import Artifact
 from probes.difficulty.probe import Head, predicted_class
 from probes.difficulty.strategies import Difficulty
-from tests.conftest import FLAGS, MODEL, PLAIN_PROBE, offline_probe, run_server, save_probes
+from tests.conftest import (
+    FLAGS,
+    MODEL,
+    ONE_PROCESS,
+    PLAIN_PROBE,
+    UNCOMPILED,
+    offline_probe,
+    run_server,
+    save_probes,
+)
 from tests.integration.support import PROMPTS, ask, law, report, together
 
 RANK = 8
@@ -61,6 +70,8 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "VLLM_PLUGINS": "entrostat",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "ENTROSTAT_ARTIFACTS": str(folder / "artifacts"),
+        **ONE_PROCESS,
+        **UNCOMPILED,
     }
     with run_server(command, folder / "server.log", env=env) as server:
         yield server.client

@@ -65,7 +65,7 @@ def decide(client: OpenAI) -> tuple[str, Any]:
 
 
 def use_every_control(server: Server, client: OpenAI) -> None:
-    target = {"type": "entropy_target", "entropy_target": 5.0, "side": "floor"}
+    target = {"type": "entropy_target", "entropy_target": 10.7, "side": "floor"}  # out of reach
     answer = ask(client, "hi", {"temperature": target}, max_tokens=6)
     assert tell(server, answer.id, right=False)["kind"] == "completion"
     ask(client, "hi", {"temperature": {"type": "edt"}}, max_tokens=6, temperature=1.0)

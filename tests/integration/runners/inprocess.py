@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from server.requests.telemetry import TracedToken
 from server.worker.message import CONFIG_KEY, KEY, EngineControl, PhaseMessage
 from tests.integration.runners.engines import Engine
 from tests.unit.server.engine.support import asking
+
+if TYPE_CHECKING:
+    from server.engine.controller import Controller
 
 
 class Kept:
@@ -63,7 +66,7 @@ class InProcess(NamedTuple):
     engine: Engine
     llm: Any
     runner: Any
-    controller: Any
+    controller: "Controller"
     kept: Kept
 
 

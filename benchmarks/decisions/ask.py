@@ -143,6 +143,10 @@ def main() -> None:
     facts = describe("benchmarks.decisions.ask")
     client, found = connect(chosen.url), new_tickets(chosen.tickets)
     options = {"calibration": chosen.calibration, "confidence_level": chosen.level}
+    settings = (
+        f"calibration `{chosen.calibration}`, level {chosen.level}, at most {chosen.questions} "
+        "questions"
+    )
     games: dict[str, list[Game]] = {}
     for way in WAYS:
         with ThreadPoolExecutor(chosen.concurrency) as pool:
@@ -152,12 +156,8 @@ def main() -> None:
                 )
             )
         print(way, sum(one.right for one in games[way]), "right of", len(found), flush=True)
-    settings = (
-        f"calibration `{chosen.calibration}`, level {chosen.level}, at most {chosen.questions} "
-        "questions"
-    )
-    chosen.out.with_suffix(".json").write_text(json.dumps(facts | {"games": games}, indent=1))
-    chosen.out.with_suffix(".md").write_text(page(facts, games, settings))
+        chosen.out.with_suffix(".json").write_text(json.dumps(facts | {"games": games}, indent=1))
+        chosen.out.with_suffix(".md").write_text(page(facts, games, settings))
 
 
 if __name__ == "__main__":

@@ -178,6 +178,21 @@ def _ticket(problems: Sequence[str], mood: int, urgent: bool, chance: random.Ran
     return " ".join(filter(None, parts))
 
 
+def dialogues(number: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Tickets with the customer's answers to none, one, two or three follow-ups.
+
+    A calibration of them holds for tickets with and without answers.
+
+    Yields:
+        As `tickets`; the answers are part of `input`.
+    """
+    chance = random.Random(f"dialogues:{seed}")
+    for place, one in enumerate(tickets(number, seed)):
+        asked = chance.sample(list(FOLLOW_UPS), place % 4)
+        said = [f"{question}\n{one['facts'][question]}" for question in asked]
+        yield {**one, "input": "\n\n".join([one["input"], *said])}
+
+
 def rows(number: int = 720, seed: int = 0) -> list[dict[str, Any]]:
     """Labeled rows for three questions about each ticket."""
     questions = [TEAM_QUESTION, URGENT_QUESTION, MOOD_QUESTION]

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from probes.decisions.question import DecisionQuestion, choice, predicate, score
 from training.common.errors import TrainingError
 from training.common.files import parse_json_lines, read_text
 from training.datasets.choices import comparisons, quiz_choices
-from training.datasets.tickets import TEAM_QUESTION, tickets
+from training.datasets.tickets import TEAM_QUESTION, dialogues, tickets
 
 _VALUES = ("value", "ideal", "label", "answer", "expected", "ground_truth")
 """Names of the right value, in this order."""
@@ -19,13 +19,18 @@ _INPUTS = ("input", "text", "prompt")
 MAX_OPTIONS = 255
 
 
-def _routed(number: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The tickets, each with the question for its team."""
-    for one in tickets(number, seed):
+def _routed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tickets, each with the question for its team."""
+    for one in rows:
         yield {"input": one["input"], "question": TEAM_QUESTION, "value": one["team"]}
 
 
-BUILT_IN = {"tickets": _routed, "comparisons": comparisons, "quiz": quiz_choices}
+BUILT_IN: dict[str, Callable[[int, int], Iterator[dict[str, Any]]]] = {
+    "tickets": lambda number, seed: _routed(tickets(number, seed)),
+    "dialogues": lambda number, seed: _routed(dialogues(number, seed)),
+    "comparisons": comparisons,
+    "quiz": quiz_choices,
+}
 """Rows that come with the package, by number and seed."""
 
 

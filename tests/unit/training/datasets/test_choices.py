@@ -10,6 +10,7 @@ import pytest
 from training.common.errors import TrainingError
 from training.datasets.choices import LETTERS, comparisons, quiz_choices
 from training.datasets.loaders import load_problems
+from training.datasets.tickets import dialogues, tickets
 from training.decisions.rows import BUILT_IN, load_rows
 
 
@@ -45,6 +46,15 @@ def test_one_option_of_every_quiz_row_is_right() -> None:
     assert all(400 < counts[letter] < 600 for letter in LETTERS)
     with pytest.raises(TrainingError, match="the quiz has"):
         list(quiz_choices(100_000, 0))
+
+
+def test_a_quarter_of_the_dialogues_has_no_answers_and_the_others_have_the_customers() -> None:
+    plain, rows = list(tickets(80, 0)), list(dialogues(80, 0))
+    for place, (ticket, one) in enumerate(zip(plain, rows, strict=True)):
+        text, *said = one["input"].split("\n\n")
+        assert text == ticket["input"]
+        assert len(said) == place % 4
+        assert all(ticket["facts"][q] == a for q, a in (one.split("\n") for one in said))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -142,7 +142,7 @@ def start(asked: dict[str, Any]) -> Bench:
         from tests.integration.runners.inprocess import start as start_ours
 
         started = start_ours(engine, asked["model"], **asked["options"])
-        started.controller.stop_publishing()
+        started.controller.report_to(None)
         return Bench(started.llm, ours=True)
     from vllm import LLM
 

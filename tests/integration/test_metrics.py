@@ -118,7 +118,8 @@ def test_every_metric_moves(server: Server, client: OpenAI) -> None:
     before = scraped(server)
     names = {one.name for one in METRICS}
     steering = {"steering": [{"vector": PUSH, "strength": 0.2}]}
-    stream = ask(client, "hi", steering, stream=True, max_tokens=400)
+    endless = {"ignore_eos": True}  # a short answer would end before the metrics are read
+    stream = ask(client, "hi", steering, stream=True, max_tokens=400, extra_body=endless)
     next(iter(stream))
     running = scraped(server)
     stream.close()

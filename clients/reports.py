@@ -35,6 +35,8 @@ class AppliedStrategy(_Reading):
     max_tokens: int = 0
     prompt: bool = False
     """Whether text was added after the question."""
+    thinking_tokens: int | None = None
+    """Limit of the thinking; None if the strategy set none."""
 
 
 class DifficultyDecision(_Reading):

@@ -4,7 +4,7 @@ import math
 from enum import IntEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from probes.strict import RequestModel
 
@@ -12,6 +12,12 @@ MIN_TOKENS = 16
 """Smallest budget, in tokens."""
 MAX_PRICE = 100.0
 """Highest price of a normal answer's worth of tokens, in accuracy; above 1 the cheapest wins."""
+
+
+THINKING_SHARE = 0.75
+"""Share of a strategy's tokens for the thinking, where it names none."""
+_ANSWER_SHARE, _MIN_ANSWER, _MAX_ANSWER = 0.25, 64, 1024
+"""Tokens that the thinking leaves to the answer: a share, and its limits."""
 
 
 class Difficulty(IntEnum):
@@ -42,6 +48,20 @@ class Strategy(RequestModel):
     """T0 of a request that names none."""
     budget: float = Field(gt=0.0, le=1.0)
     """Share of the request's `max_tokens`."""
+    thinking: StrictBool | Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """On a model that thinks before it answers: false ends the thinking where it starts, a number
+    is the largest share of the strategy's tokens for it, true means 0.75. A quarter of the tokens,
+    but 64 to 1,024, always remains for the answer. Unset is true where the server knows the tokens
+    that start and end the thinking; elsewhere there is no limit."""
+
+    def thinking_tokens(self, ceiling: int) -> int:
+        """Largest number of tokens for the thinking, out of a request's `max_tokens`."""
+        if self.thinking is False:
+            return 0
+        total = self.max_tokens(ceiling)
+        share = self.thinking if isinstance(self.thinking, float) else THINKING_SHARE
+        answer = min(max(math.floor(_ANSWER_SHARE * total), _MIN_ANSWER), _MAX_ANSWER)
+        return max(0, min(math.floor(share * total), total - answer - 1))  # 1: ends the thinking
 
     def max_tokens(self, ceiling: int) -> int:
         """Tokens out of `ceiling`, rounded down, at least `MIN_TOKENS`, at most `ceiling`."""

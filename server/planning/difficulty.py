@@ -34,6 +34,8 @@ class DifficultyPlan(NamedTuple):
     """Whether the strategy sets the base temperature: only if the request does not."""
     router: RouterPlan | None = None
     """None: the class of the question chooses."""
+    limits_thinking: bool = False
+    """Whether the strategies limit the tokens of the thinking: if the model's marks are known."""
 
 
 def plan_difficulty(
@@ -50,13 +52,33 @@ def plan_difficulty(
     probe, spec = artifacts.difficulty_probe(
         control.probe, "entropy.difficulty.probe", params.adapter
     )
+    strategies = control.strategies or spec.strategies
+    _refuse_thinking(strategies, control, params)
     return DifficultyPlan(
         probe=probe,
-        strategies=control.strategies or spec.strategies,
+        strategies=strategies,
         shadow=control.mode == "shadow",
         picked=picked,
         sets_temperature=params.temperature is None,
         router=_plan_router(control, probe, spec.router),
+        limits_thinking=params.thinking is not None,
+    )
+
+
+def _refuse_thinking(
+    strategies: Strategies, control: DifficultyControl, params: RequestParams
+) -> None:
+    """Refuse strategies that limit a thinking whose tokens are not known."""
+    names = [one.word for one in Difficulty if strategies.for_class(one).thinking is not None]
+    if not names or params.thinking is not None or control.mode == "shadow":
+        return
+    param = "entropy.difficulty"
+    if control.strategies is not None:
+        param += f".strategies.{names[0]}.thinking"
+    raise BadControl(
+        f"`{param}`: the tokens that start and end this model's thinking are not known: start the "
+        "server with the model's --reasoning-parser, or use strategies without `thinking`",
+        param,
     )
 
 

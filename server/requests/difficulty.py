@@ -83,6 +83,8 @@ class DifficultyRun:
         self._verdict: Verdict | None = None
         """Set before the answer; None if the engine decides while it answers."""
         self._prepass_tokens: int | None = None
+        self._thinking_tokens: int | None = None
+        """Limit of the thinking; None if no strategy sets one."""
         self._lost = False
 
     async def prepare(
@@ -141,6 +143,9 @@ class DifficultyRun:
         params.max_tokens = max(params.min_tokens, strategy.max_tokens(self._ceiling))
         if self._plan.sets_temperature and params.temperature > 0:
             params.temperature = strategy.temperature
+        if self._plan.limits_thinking and params.thinking_token_budget is None:
+            self._thinking_tokens = strategy.thinking_tokens(self._ceiling)
+            params.thinking_token_budget = self._thinking_tokens
         if not strategy.prompt or self._extend is None:
             return prompt
         longer = await self._extend(strategy.prompt)
@@ -180,14 +185,16 @@ class DifficultyRun:
     async def report(self, choice: int) -> DifficultyReport:
         """Build the difficulty report of a completion."""
         verdict = self._verdict or Verdict.from_decision(await self._decision(choice))
-        return _describe(self._plan, verdict, self._ceiling, self._prepass_tokens)
+        return _describe(
+            self._plan, verdict, self._ceiling, self._prepass_tokens, self._thinking_tokens
+        )
 
 
 def _engine_can_classify(plan: DifficultyPlan, params: SamplingParams, end: int | None) -> bool:
     """Whether the engine can classify while it answers, without a pre-pass.
 
-    A pre-pass is needed if a strategy changes the prompt, or if the answer cannot be ended at its
-    budget: the class is known too late to change `max_tokens` in the engine.
+    A pre-pass is needed if a strategy changes the prompt or limits the thinking, or if the answer
+    cannot be ended at its budget: the class is known too late to change `max_tokens` in the engine.
 
     Args:
         plan: The difficulty plan of the request.
@@ -197,7 +204,8 @@ def _engine_can_classify(plan: DifficultyPlan, params: SamplingParams, end: int 
     if plan.shadow:
         return True
     cannot_end = params.ignore_eos or params.min_tokens > 0 or params.structured_outputs is not None
-    return not plan.strategies.change_prompt and not cannot_end and end is not None
+    changes = plan.strategies.change_prompt or plan.limits_thinking
+    return not changes and not cannot_end and end is not None
 
 
 def _engine_control(
@@ -231,7 +239,11 @@ def _price(plan: DifficultyPlan) -> float:
 
 
 def _describe(
-    plan: DifficultyPlan, verdict: Verdict, ceiling: int, prepass_tokens: int | None
+    plan: DifficultyPlan,
+    verdict: Verdict,
+    ceiling: int,
+    prepass_tokens: int | None,
+    thinking_tokens: int | None,
 ) -> DifficultyReport:
     """Build the difficulty report.
 
@@ -240,6 +252,7 @@ def _describe(
         verdict: The class and its source.
         ceiling: The request's `max_tokens`.
         prepass_tokens: Prompt tokens of the pre-pass; None without one.
+        thinking_tokens: Limit of the thinking that was set; None without one.
     """
     applied = None
     if verdict.difficulty is not None:
@@ -248,6 +261,7 @@ def _describe(
             temperature=strategy.temperature if plan.sets_temperature else None,
             max_tokens=strategy.max_tokens(ceiling),
             prompt=bool(strategy.prompt),
+            thinking_tokens=thinking_tokens,
         )
     router = plan.router if verdict.source == "probe" else None
     rule: Rule = "diffadapt" if router is None else "worth"

@@ -65,6 +65,9 @@ class StrategyReport(ReportModel):
     """Maximum number of tokens of the answer."""
     prompt: bool
     """Whether the strategy added text after the question."""
+    thinking_tokens: int | None = None
+    """Largest number of tokens for the thinking; None if the strategy did not limit it: the model
+    does not think, the request has a `thinking_token_budget`, or the mode is `shadow`."""
 
 
 class DifficultyReport(ReportModel):

@@ -60,7 +60,9 @@ async def draw_answers(
     Raises:
         TrainingError: A server is not usable, or a request failed; finished answers are kept.
     """
-    sampling = Sampling(strategy.temperature, strategy.max_tokens(job.max_tokens))
+    sampling = Sampling(
+        strategy.temperature, strategy.max_tokens(job.max_tokens), further=_limits(strategy, job)
+    )
     async with ServerPool(urls, sampling, concurrency=job.concurrency) as fleet:
         served = await fleet.connect()
         check_name(artifact_id(job, served))
@@ -87,6 +89,13 @@ async def draw_answers(
             done=lambda traces: len(traces.rollouts),
         )
         return StrategyRollouts(served, run, traces)
+
+
+def _limits(strategy: Strategy, job: AnswersConfig) -> dict[str, object]:
+    """Limit of the thinking, as vLLM takes it; nothing if the strategy names none."""
+    if strategy.thinking is None:
+        return {}
+    return {"thinking_token_budget": strategy.thinking_tokens(job.max_tokens)}
 
 
 def artifact_id(job: JobConfig, served: ServedModel) -> str:

@@ -1,5 +1,6 @@
-"""Laws by phase over HTTP, on a tiny random model whose tokenizer has marks of thinking."""
+"""Laws by phase and limits of the thinking over HTTP, on a random model with marks of thinking."""
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import httpx
 import pytest
 import torch
 
+from probes.artifact import Artifact, Manifest, ModelIdentity
+from probes.difficulty.probe import Head
+from probes.difficulty.strategies import Outcomes, ProbeSpec, Strategies
 from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
 from probes.laws import DynatempLaw, law_row
@@ -30,6 +34,14 @@ FLAGS = [
     *("--max-num-batched-tokens", "32", "--kv-cache-memory-bytes", str(16 << 20)),
     *("--served-model-name", "tiny", "--reasoning-parser", "deepseek_r1"),
 ]
+STRATEGIES = {
+    "easy": {"temperature": 0.8, "budget": 1.0, "thinking": False},
+    "normal": {"temperature": 0.8, "budget": 1.0, "thinking": 0.05},
+    "hard": {"temperature": 0.8, "budget": 1.0, "thinking": True},
+}
+EFFORTS = {"easy": "low", "normal": "medium", "hard": "high"}
+LONG = 88
+"""Tokens of an answer of which a strategy keeps 64 back."""
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +77,41 @@ def marks(folder: Path) -> tuple[int, int]:
 def thinker(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    save_random_probe(artifacts, folder)
     command = entrostat("serve", str(folder), *FLAGS, "--model-runner", request.param)
+    command += ["--artifacts", str(artifacts)]
     log = tmp_path_factory.mktemp(request.param) / "server.log"
     env = {**runner_environment(request.param), **UNCOMPILED}
     with run_server(command, log, env=env) as running:
         yield running
+
+
+def save_random_probe(root: Path, model: Path) -> None:
+    size = int(json.loads((model / "config.json").read_text())["hidden_size"])
+    manifest = Manifest(
+        kind="difficulty-probe",
+        model="tiny",
+        identity=ModelIdentity.from_checkpoint(model),
+        data_hash="none",
+        seed=0,
+        probe=ProbeSpec(
+            layer="final",
+            normalized=True,
+            position="last_prompt_token",
+            features=size,
+            labels=Outcomes(),
+            strategies=Strategies(),
+        ),
+    )
+    head = Head(
+        mean=torch.zeros(size),
+        scale=torch.ones(size),
+        weight=torch.zeros(3, size),
+        bias=torch.tensor([0.0, 9.0, 0.0]),
+        temperature=torch.tensor(1.0),
+    )
+    Artifact(id="tiny/probe", manifest=manifest, tensors=head.tensors()).save(root)
 
 
 def ask(server: Server, marks: tuple[int, int], index: int, laws: Any, inside: bool) -> Any:
@@ -133,6 +175,69 @@ def test_every_token_follows_the_law_of_its_phase(
                     )
             changes += int((inside[1:] != inside[:-1]).sum())
     assert changes > 12, "the phases must really change"
+
+
+def think(server: Server, marks: tuple[int, int], seed: int, **fields: Any) -> Any:
+    start, end = marks
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Why?"}],
+        "max_tokens": LONG,
+        "seed": seed,
+        "temperature": 0.8,
+        "ignore_eos": True,
+        "logit_bias": {str(start): OFTEN, str(end): OFTEN / 2},
+        "return_token_ids": True,
+        **fields,
+    }
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300)
+    assert answer.status_code == 200, answer.text
+    (choice,) = answer.json()["choices"]
+    return choice
+
+
+def thoughts(tokens: list[int], marks: tuple[int, int]) -> list[int]:
+    """Length of every piece of thinking, the last one included even if it does not end."""
+    start, end = marks
+    found, length = list[int](), -1
+    for token in tokens:
+        if length >= 0 and token == end:
+            found.append(length)
+            length = -1
+        elif length >= 0:
+            length += 1
+        elif token == start:
+            length = 0
+    return [*found, length] if length >= 0 else found
+
+
+@pytest.mark.timeout(900)
+def test_a_strategy_ends_the_thinking_in_time(thinker: Server, marks: tuple[int, int]) -> None:
+    jobs: dict[str, list[Any]] = {}
+    for word, effort in EFFORTS.items():
+        control = {"difficulty": {"effort": True, "strategies": STRATEGIES}}
+        fields = {"entropy": control, "reasoning_effort": effort}
+        jobs[word] = [
+            lambda i=i, fields=fields: think(thinker, marks, i, **fields) for i in range(4)
+        ]
+    jobs["probe"] = [
+        lambda i=i: think(thinker, marks, i, entropy={"difficulty": {"strategies": STRATEGIES}})
+        for i in range(4)
+    ]
+    jobs["plain"] = [lambda i=i: think(thinker, marks, i) for i in range(4)]
+    drawn = together([job for group in jobs.values() for job in group])
+    longest = {"easy": 0, "normal": 4, "hard": 23, "probe": 4}
+    for at, word in enumerate(jobs):
+        choices = drawn[4 * at : 4 * at + 4]
+        lengths = [one for choice in choices for one in thoughts(choice["token_ids"], marks)]
+        assert len(lengths) >= 4, "the model must think"
+        if word == "plain":
+            assert max(lengths) > longest["hard"], "without a limit it thinks longer"
+            continue
+        assert max(lengths) <= longest[word]
+        for choice in choices:
+            applied = choice["entropy"]["difficulty"]["strategy"]
+            assert applied["thinking_tokens"] == longest[word]
 
 
 @pytest.mark.timeout(900)

@@ -1,1 +1,1 @@
-"""What steering costs."""
+"""What steering costs, and what it does in other wordings and to behavior."""

@@ -17,7 +17,7 @@ from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 from training.steering.model import load_model
 from training.steering.reader import EpisodeReader, TokenizedEpisode, tokenize_episode
-from training.steering.tasks import BANDITS, bandit_episodes
+from training.steering.wordings import BANDITS, bandit_episodes
 
 _METHOD = """\
 Cosine of the residual stream behind each decoder layer (from 0) at the last prompt token, between

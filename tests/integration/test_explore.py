@@ -16,7 +16,8 @@ from tests.integration.support import MODEL, report
 from training.steering.fit import Vector
 from training.steering.model import LoadedModel, load_model
 from training.steering.reader import PLAIN, Condition, EpisodeReader, tokenize_episode
-from training.steering.tasks import BANDITS, AgentStep, bandit_episodes
+from training.steering.tasks import AgentStep
+from training.steering.wordings import BANDITS, bandit_episodes
 
 RUNS = bandit_episodes(BANDITS["fruits"], 4, runs=3, steps=4, seed=1234)
 

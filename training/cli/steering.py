@@ -28,13 +28,18 @@ def east(config: SteeringConfig, dry_run: bool) -> None:
     """Make a vector that raises the entropy over an agent's actions (EAST).
 
     Reads the residual stream and the entropy over actions at every step of an agent's episodes; the
-    vector is their entropy-weighted mean, centered within each episode. Layer and strength are
-    chosen on other episodes, and tested on others again beside shuffled and random vectors. Writes
-    a `steering-vector` artifact and a report.
+    vector is their entropy-weighted mean, centered within each episode.
+
+    By default the episodes are bandits in many wordings: stories, names of arms and layouts of the
+    history. Some wordings make the vector, others choose layer and strength, and the effect is
+    tested on wordings that did neither, beside shuffled and random vectors: the report begins with
+    whether the vector transfers. Writes a `steering-vector` artifact.
 
     For example:
 
         train-steering east
+
+        train-steering east --wordings mine.jsonl --layers 10-25
 
         train-steering east ./checkpoint --task log.jsonl --estimator sampled --max-tokens 60
 

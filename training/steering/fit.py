@@ -51,6 +51,21 @@ class Vector(NamedTuple):
         return self._replace(direction=direction.double())
 
 
+def equal_weights(entropy: Tensor, groups: Tensor) -> Tensor:
+    """Entropies with the same sum in every group of steps, shape (steps,).
+
+    EAST with these weights is the mean of the vectors of the groups: a wording whose steps are
+    uncertain does not count for more than another. Groups without any entropy keep none.
+
+    Args:
+        entropy: Of every step, nats; NaN where there is none.
+        groups: Number of each step's group, from 0, shape (steps,).
+    """
+    known = entropy.nan_to_num(0.0).double()
+    sums = known.new_zeros(int(groups.max()) + 1).index_add_(0, groups, known)
+    return entropy / sums.clamp_min(1e-12)[groups]
+
+
 def fit_vectors(read: UnsteeredSteps, entropy: Tensor, layers: Sequence[int]) -> dict[int, Vector]:
     """EAST at every layer.
 

@@ -21,34 +21,28 @@ from training.common.job import (
 from training.steering.cache import BatchCache, run_folder
 from training.steering.config import EpisodeSplit, SteeringConfig, episodes_hash, split_episodes
 from training.steering.fit import (
-    TRIALS,
-    Candidate,
     Choice,
-    StrengthCurve,
     UnsteeredSteps,
     Vector,
-    candidates,
     control_vectors,
+    equal_weights,
     fit_vectors,
-    shuffled_trials,
     uniform_residue,
 )
 from training.steering.generations import generate_steered
+from training.steering.measure import compare_candidates, measure_vector, strength_curves
 from training.steering.model import LoadedModel, load_model
 from training.steering.reader import (
     PLAIN,
-    Condition,
     EpisodeReader,
     TokenizedEpisode,
     count_actions,
     end_token,
 )
 from training.steering.report import write_report, write_summary
-from training.steering.results import ControlResult, SteeringResult, TaskResult
+from training.steering.results import SteeringResult, TaskResult
 from training.steering.tasks import Episode
 from training.steering.token_tree import attention_windows, decoder_layers
-
-TEMPERATURES = (1.5, 2.0, 3.0)
 
 
 def train_steering(job: SteeringConfig, console: Console) -> Path:
@@ -82,12 +76,13 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
 
     read = _read_unsteered(readings, loaded.texts(split.train), layers)
     entropy = _entropy(job, readings, loaded, split.train, read)
+    weights = _weights(split, entropy)
     try:
-        vectors = fit_vectors(read, entropy, layers)
+        vectors = fit_vectors(read, weights, layers)
     except ValueError as error:
         raise TrainingError(f"--task {job.task}: {error}") from error
-    curves = _strength_curves(job, readings, loaded.texts(split.validation), vectors)
-    compared = _compare_candidates(job, readings, loaded.texts(split.validation), vectors, curves)
+    curves = strength_curves(job, readings, loaded.texts(split.validation), vectors)
+    compared = compare_candidates(job, readings, loaded.texts(split.validation), vectors, curves)
     if not compared:
         raise TrainingError(
             "no strength raises the entropy while answers stay valid, at no layer: try other "
@@ -95,17 +90,25 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
         )
     choice = max(compared, key=lambda candidate: candidate.margin).choice
     vector, place = vectors[choice.layer], layers.index(choice.layer)
-    controls = control_vectors(read, entropy, place, vector)
+    controls = control_vectors(read, weights, place, vector)
     tests = {
-        task: _test_vector(
-            readings, task, loaded.texts(runs), vector, choice, controls, job.strengths
+        task: measure_vector(
+            readings,
+            task,
+            loaded.texts(runs),
+            vector,
+            choice,
+            controls,
+            job.strengths,
+            labels=[run[0].answer_prefix if run[0].wording else "" for run in runs],
+            seed=job.seed,
         )
         for task, runs in split.tests.items()
     }
     generations = generate_steered(
         readings,
         loaded.tokenizer,
-        split.tests[job.task],
+        split.tests[split.counts],
         vector,
         choice,
         job.strengths,
@@ -115,7 +118,7 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
     )
     artifact = Artifact(
         id=name,
-        manifest=_manifest(job, loaded, split, vector, choice, tests[job.task]),
+        manifest=_manifest(job, loaded, split, vector, choice, tests[split.counts]),
         tensors={tensor_name(vector.layer): vector.direction.float()},
     )
     facts = SteeringResult(
@@ -130,6 +133,7 @@ def train_steering(job: SteeringConfig, console: Console) -> Path:
         size=float(vector.direction.norm()) / vector.norm,
         residue=uniform_residue(read, place) / vector.norm,
         command=job.command,
+        num_wordings=split.num_wordings,
     )
     target = artifact.save(job.out)
     report = write_report(facts, folder)
@@ -179,6 +183,7 @@ def _cache_settings(job: SteeringConfig) -> dict[str, float | int | str]:
     """The settings on which the readings depend."""
     return {
         "task": Path(job.task).name,
+        "wordings": "" if job.wordings is None else job.wordings.name,
         "transfer": ",".join(job.transfer),
         "arms": job.arms,
         "histories": job.histories,
@@ -206,6 +211,14 @@ def _read_unsteered(
     return UnsteeredSteps(found["logprobs"], found["states"], runs)
 
 
+def _weights(split: EpisodeSplit, entropy: Tensor) -> Tensor:
+    """The entropies; with many wordings so that each counts the same."""
+    if not split.num_wordings:
+        return entropy
+    numbers = {one: number for number, one in enumerate(dict.fromkeys(split.wordings))}
+    return equal_weights(entropy, torch.tensor([numbers[one] for one in split.wordings]))
+
+
 def _entropy(
     job: SteeringConfig,
     readings: BatchCache,
@@ -225,97 +238,6 @@ def _entropy(
 
     counts = readings.map_batches("sampling answers", loaded.texts(runs), sample)["counts"]
     return sampled_entropy(counts, miller_madow=job.miller_madow)
-
-
-def _steered_logprobs(
-    readings: BatchCache,
-    name: str,
-    texts: Sequence[TokenizedEpisode],
-    conditions: Sequence[Condition],
-) -> Tensor:
-    """Log-probabilities of the actions, shape (conditions, steps, actions)."""
-
-    def read(reader: EpisodeReader, _: int) -> dict[str, Tensor]:
-        return {"logprobs": reader.sweep(conditions)}
-
-    return readings.map_batches(name, texts, read)["logprobs"].transpose(0, 1)
-
-
-def _strength_curves(
-    job: SteeringConfig,
-    readings: BatchCache,
-    texts: Sequence[TokenizedEpisode],
-    vectors: dict[int, Vector],
-) -> dict[int, StrengthCurve]:
-    """Of every layer, on the validation runs."""
-    conditions = [
-        Condition(vector.offsets(strength))
-        for vector in vectors.values()
-        for strength in job.strengths
-    ]
-    found = _steered_logprobs(readings, "choosing a layer", texts, conditions)
-    parts = torch.split(found, len(job.strengths))
-    return {
-        layer: StrengthCurve.from_logprobs(job.strengths, part)
-        for layer, part in zip(vectors, parts, strict=True)
-    }
-
-
-def _compare_candidates(
-    job: SteeringConfig,
-    readings: BatchCache,
-    texts: Sequence[TokenizedEpisode],
-    vectors: dict[int, Vector],
-    curves: dict[int, StrengthCurve],
-) -> list[Candidate]:
-    """Candidates and shuffled vectors, on the validation episodes."""
-    found = candidates(curves, job.valid_share)
-    conditions = [
-        Condition(trial.offsets(one.choice.strength))
-        for one in found
-        for trial in shuffled_trials(vectors[one.choice.layer])
-    ]
-    if not conditions:
-        return []
-    logprobs = _steered_logprobs(readings, "comparing with shuffled vectors", texts, conditions)
-    entropy = action_entropy(logprobs).entropy.mean(1).view(len(found), TRIALS)
-    return [
-        one._replace(shuffled=tuple(mine))
-        for one, mine in zip(found, entropy.tolist(), strict=True)
-    ]
-
-
-def _test_vector(
-    readings: BatchCache,
-    task: str,
-    texts: Sequence[TokenizedEpisode],
-    vector: Vector,
-    choice: Choice,
-    controls: dict[str, list[Vector]],
-    strengths: Sequence[float],
-) -> TaskResult:
-    """Effect of the chosen vector and its controls on test episodes."""
-    others = [control.offsets(choice.strength) for group in controls.values() for control in group]
-    conditions = [
-        *(Condition(vector.offsets(strength)) for strength in strengths),
-        *(Condition(move) for move in others),
-        *(Condition(temperature=temperature) for temperature in TEMPERATURES),
-    ]
-    found = _steered_logprobs(readings, f"testing {Path(task).name}", texts, conditions)
-    curve = StrengthCurve.from_logprobs(strengths, found[: len(strengths)])
-    rest = action_entropy(found[len(strengths) :])
-    entropy, action_probability_mass = (
-        rest.entropy.mean(1).tolist(),
-        rest.action_probability_mass.mean(1).tolist(),
-    )
-    groups = dict[str, ControlResult]()
-    for name, group in controls.items():
-        size = len(group)
-        groups[name] = ControlResult(tuple(entropy[:size]), tuple(action_probability_mass[:size]))
-        entropy, action_probability_mass = entropy[size:], action_probability_mass[size:]
-    warm = {one: (entropy[i], action_probability_mass[i]) for i, one in enumerate(TEMPERATURES)}
-    most = max(len(run.actions[0]) for run in texts)
-    return TaskResult(len(found[0]), most, curve, groups, warm)
 
 
 def _manifest(
@@ -344,7 +266,7 @@ def _manifest(
 
 
 def _metrics(test: TaskResult, choice: Choice, share: float) -> dict[str, float | int]:
-    """Metrics for the manifest, on the task's own test episodes."""
+    """Metrics for the manifest, on the test that counts."""
     entropy, action_probability_mass = test.curve.interpolate(choice.strength)
     return {
         "entropy_unsteered": round(test.curve.interpolate(0.0)[0], 4),
@@ -354,5 +276,7 @@ def _metrics(test: TaskResult, choice: Choice, share: float) -> dict[str, float 
         "spearman": round(test.curve.spearman_correlation(share), 4),
         "shuffled_mean": round(test.controls["shuffled"].mean, 4),
         "shuffled_sd": round(test.controls["shuffled"].spread, 4),
+        "above_shuffled_low": round(test.effect.above_shuffled.low, 4),
+        "above_shuffled_high": round(test.effect.above_shuffled.high, 4),
         "num_steps": test.steps,
     }

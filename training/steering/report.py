@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from training.common.metrics import Interval
 from training.common.report import MIN_POINTS, markdown_table, provenance, write_page
 from training.steering.figure import draw
 from training.steering.fit import StrengthCurve
@@ -22,23 +23,26 @@ def write_report(facts: SteeringResult, folder: Path) -> Path:
 
 def write_summary(facts: SteeringResult, console: Console) -> None:
     """Print the results."""
-    shown = (0, 2, 3, 5, 7)
+    shown = (0, 3, 5, 7, 9, 10)
     table = Table(*(_TESTED[place] for place in shown), title=f"{facts.artifact.id}, nats")
     for row in _test_rows(facts):
         table.add_row(*(row[place] for place in shown))
     console.print(table)
-    console.print(f"layer {facts.choice.layer}, strength {facts.choice.strength:g}")
+    console.print(_verdict(facts).replace("\n", " ").replace("**", ""), highlight=False)
 
 
 _TESTED = (
-    "held-out task",
+    "test",
+    "episodes",
     "largest",
     "unsteered",
     "steered",
-    "negated",
+    "change",
+    "change, negated",
     "20 shuffled",
     "20 Gaussian",
-    "beats both",
+    "above shuffled",
+    "effect",
     "Spearman",
     "action probability",
 )
@@ -55,17 +59,23 @@ def _test_rows(facts: SteeringResult) -> list[tuple[str, ...]]:
         rows.append(
             (
                 task,
+                str(test.episodes),
                 f"{log(test.actions):.2f}",
                 f"{plain:.3f}",
                 f"{moved:.3f}",
-                f"{test.curve.interpolate(-strength)[0]:.3f}",
+                *(_interval(one) for one in (test.effect.change, test.effect.negated)),
                 *(_mean_and_spread(test.controls[name]) for name in ("shuffled", "Gaussian")),
-                "yes" if test.beats_controls(facts.choice) else "no",
+                _interval(test.effect.above_shuffled),
+                "yes" if test.transfers(facts.choice) else "not shown",
                 _correlation(test.curve, facts.share, 2),
                 f"{before:.2f} → {after:.2f}",
             )
         )
     return rows
+
+
+def _interval(one: Interval) -> str:
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
 
 
 def _mean_and_spread(control: ControlResult) -> str:
@@ -80,11 +90,10 @@ def _page(facts: SteeringResult) -> str:
 
 {provenance(manifest, facts.command)}
 
-Entropic activation steering (EAST, arXiv 2406.00244). Learned from the task `{settings["task"]}`:
-{settings["histories"]} runs of {settings["steps"]} steps, {settings["arms"]} arms
-(seed {manifest.seed}). Layer and strength were chosen on {settings["held_out"]} other runs, and
-everything under "Held-out runs" was measured on runs that neither saw. Strengths are multiples of
-the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer});
+{_verdict(facts)}
+
+Entropic activation steering (EAST, arXiv 2406.00244). {_learned_from(facts)} Strengths are
+multiples of the mean norm of the residual stream ({_norm(facts):.1f} at layer {choice.layer});
 {facts.size:.4f} of it is the length of the vector itself. Entropies are over the actions,
 renormalized, in nats; "action probability" is that of any action at all.
 
@@ -94,25 +103,27 @@ renormalized, in nats; "action probability" is that of any action at all.
 
 ![Layers, validity, held-out tasks, drift]({_NAME}.png)
 
-## Held-out runs
+## Tests
 
-At strength {choice.strength:g}. A shuffled vector has the same entries in another order, a Gaussian
-one the same length; mean ± standard deviation of 20. "Beats both" means more than mean + 2 sd.
-"Spearman" is of strength and entropy where the task's answers stay valid ({facts.share:.0%} of the
-unsteered action probability).
+At strength {choice.strength:g}, on episodes that neither made nor chose the vector. A shuffled
+vector has the same entries in another order, a Gaussian one the same length; mean ± standard
+deviation of 20. Intervals are 95 % bootstraps over episodes, paired. An effect is shown where the
+entropy rises, the intervals against the unsteered model and against the mean of either control are
+above 0, and the vector is above all 40 of them. "Spearman" is of strength and entropy where the
+task's answers stay valid ({facts.share:.0%} of the unsteered action probability).
 
 {markdown_table(_TESTED, _test_rows(facts))}
-
+{_stories(facts, main)}
 ## Controls
 
-On `{next(iter(facts.tests))}`, at the same length. Equal weights give a vector of
+On {next(iter(facts.tests))}, at the same length. Equal weights give a vector of
 {facts.residue:.1e} of the stream's norm: nothing but rounding.
 
 {markdown_table(("", "entropy", "action probability"), _controls(facts, main))}
 
 ## Strengths
 
-On `{next(iter(facts.tests))}`. KL is the drift of the next token from the unsteered model's, along
+On {next(iter(facts.tests))}. KL is the drift of the next token from the unsteered model's, along
 its own answers to neutral prompts.
 
 {markdown_table(_STRENGTHS, _strength_rows(facts, main))}
@@ -132,9 +143,9 @@ Likeliest answers, 40 tokens.
 
 ## How layer and strength were chosen
 
-On the validation runs: of the layers at which entropy follows strength steadily, the five at which
-it rises most, beside ten other shuffled vectors. The largest margin over mean + 2 sd of those is
-taken.
+On the validation episodes: of the layers at which entropy follows strength steadily, the five at
+which it rises most, beside ten other shuffled vectors. The largest margin over mean + 2 sd of those
+is taken.
 
 {markdown_table(("layer", "strength", "entropy", "shuffled", "margin", ""), _candidates(facts))}
 
@@ -143,6 +154,55 @@ All layers, up to the last valid strength on either side:
 {markdown_table(_LAYERS, _layer_rows(facts))}
 
 Artifact `{facts.artifact.id}`; sha256 of the runs `{manifest.data_hash}`.
+"""
+
+
+def _verdict(facts: SteeringResult) -> str:
+    """What the test that counts shows, in a sentence or two."""
+    name, test = next(iter(facts.tests.items()))
+    below, size = test.below(facts.choice, "shuffled"), len(test.controls["shuffled"].entropy)
+    shown = test.transfers(facts.choice)
+    found = "The vector raises the entropy" if shown else "No effect of the vector is shown"
+    means = (
+        ""
+        if facts.num_wordings == 0
+        else (
+            " It transfers to wordings that it was neither made nor chosen on."
+            if shown
+            else " It does not transfer to wordings that it was neither made nor chosen on."
+        )
+    )
+    return f"""**{found} on {name}: {_interval(test.effect.change)} nats, and
+{_interval(test.effect.above_shuffled)} beyond shuffled vectors of the same length, {below} of
+{size} of which it exceeds.{means}**
+Layer {facts.choice.layer}, strength {facts.choice.strength:g}."""
+
+
+def _learned_from(facts: SteeringResult) -> str:
+    settings, number = facts.artifact.manifest.settings, facts.num_wordings
+    if number:
+        text = f"""Learned from `{settings["task"]}`: episodes in {number} wordings, each of
+equal weight. Layer and strength were chosen on episodes in other wordings, and the first test is in
+wordings that neither saw."""
+    else:
+        text = f"""Learned from the task `{settings["task"]}`; layer and strength were chosen on
+other episodes, and the tests are on episodes that neither saw."""
+    return f"""{text} {settings["histories"]} episodes of {settings["steps"]} steps and
+{settings["arms"]} arms where the task is a bandit (seed {facts.artifact.manifest.seed})."""
+
+
+def _stories(facts: SteeringResult, test: TaskResult) -> str:
+    if not test.by_story:
+        return ""
+    rows = [
+        (story, *(f"{one:.3f}" for one in found), f"{found[1] - found[0]:+.3f}")
+        for story, found in test.by_story.items()
+    ]
+    head = ("answer begins with", "unsteered", "steered", "20 shuffled", "change")
+    return f"""
+{next(iter(facts.tests)).capitalize()} by story:
+
+{markdown_table(head, rows)}
 """
 
 
@@ -161,10 +221,9 @@ def _effect(facts: SteeringResult, main: TaskResult) -> str:
     unsteered, steered, negated = (
         curve.interpolate(strength)[0] for strength in (0.0, choice.strength, -choice.strength)
     )
-    return f"""**Layer {choice.layer}, strength {choice.strength:g}.** On held-out runs of the same
-task the entropy goes from {unsteered:.3f} to {steered:.3f} nats, and to {negated:.3f} with the
-vector negated. Strength and entropy have a Spearman correlation of
-{_correlation(curve, facts.share, 3)} where answers are valid, from
+    return f"""On {next(iter(facts.tests))} the entropy goes from {unsteered:.3f} to {steered:.3f}
+nats, and to {negated:.3f} with the vector negated. Strength and entropy have a Spearman correlation
+of {_correlation(curve, facts.share, 3)} where answers are valid, from
 {curve.strengths[curve.valid(facts.share)[0]]:g} to
 {curve.largest_valid_strength(facts.share):g}."""
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from probes.artifact import Artifact
 from probes.steering import ActionEntropy
+from training.common.metrics import Interval
 from training.steering.fit import Candidate, Choice, StrengthCurve
 from training.steering.generations import SteeredGenerations
 
@@ -28,23 +29,44 @@ class ControlResult(NamedTuple):
         return float(np.std(self.entropy, ddof=1)) if len(self.entropy) > 1 else 0.0
 
 
+class Effect(NamedTuple):
+    """Differences in entropy at the chosen strength, nats, with intervals over episodes."""
+
+    change: Interval
+    """Of the vector, against the unsteered model."""
+    negated: Interval
+    """Of the negated vector, likewise."""
+    above_shuffled: Interval
+    """Of the vector, against the mean of the shuffled vectors."""
+    above_gaussian: Interval
+
+
 class TaskResult(NamedTuple):
     """Results on the held-out episodes of one task."""
 
     steps: int
+    episodes: int
     actions: int
     curve: StrengthCurve
     controls: dict[str, ControlResult]
     temperatures: dict[float, tuple[float, float]]
     """Entropy and probability of any action without a vector, at other temperatures."""
+    effect: Effect
+    by_story: dict[str, tuple[float, float, float]]
+    """Unsteered, steered and shuffled entropy by the story of the episodes; empty for a task of one
+    wording."""
 
-    def beats_controls(self, choice: Choice) -> bool:
-        """Whether the vector beats the mean and 2 sd of the shuffled and the Gaussian ones."""
+    def transfers(self, choice: Choice) -> bool:
+        """Whether the entropy rises, more than with all controls and more than chance explains."""
         entropy = self.curve.interpolate(choice.strength)[0]
-        return all(
-            entropy > self.controls[name].mean + 2 * self.controls[name].spread
-            for name in ("shuffled", "Gaussian")
-        )
+        controls = [one for name in ("shuffled", "Gaussian") for one in self.controls[name].entropy]
+        lowest = min(self.effect.change.low, self.effect.above_shuffled.low)
+        return min(lowest, self.effect.above_gaussian.low) > 0 and entropy > max(controls)
+
+    def below(self, choice: Choice, control: str) -> int:
+        """How many vectors of a control have less entropy than the vector."""
+        entropy = self.curve.interpolate(choice.strength)[0]
+        return sum(one < entropy for one in self.controls[control].entropy)
 
 
 class SteeringResult(NamedTuple):
@@ -67,3 +89,5 @@ class SteeringResult(NamedTuple):
     residue: float
     """Length of the vector of equal weights, likewise."""
     command: str
+    num_wordings: int
+    """Different wordings that were learned from; 0 if the episodes name none."""

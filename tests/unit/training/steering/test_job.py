@@ -19,8 +19,25 @@ from training.steering.gguf import write_control_vector
 from training.steering.reader import EpisodeReader
 
 SMALL = (
-    *("--histories", 4, "--held-out", 4, "--steps", 3, "--arms", 3, "--completions", 3),
+    *(
+        "--task",
+        "fruits",
+        "--histories",
+        4,
+        "--held-out",
+        4,
+        "--steps",
+        3,
+        "--arms",
+        3,
+        "--completions",
+        3,
+    ),
     *("--transfer", "slots:2", "--layers", 1, "--strengths", "0.2,0.4"),
+)
+WORDINGS = (
+    *("--task", "wordings", "--layers", "0,1"),
+    *("--valid-share", 0, "--strengths", "0.2,0.5,1"),  # a random model names no arm anyway
 )
 Run = Callable[..., Path]
 
@@ -76,6 +93,35 @@ def test_a_run_leaves_a_vector_and_a_report(run: Run) -> None:
     assert (folder / "steering.png").stat().st_size > 10_000
 
 
+def test_a_vector_of_many_wordings_is_chosen_and_tested_on_others(run: Run) -> None:
+    root = run("east", "tiny", *SMALL, *WORDINGS, "--transfer", "questions:3")
+    (folder,) = (root / "runs").iterdir()
+    page = (folder / "steering.md").read_text()
+    for word in ("in 4 wordings", "held-out wordings", "training wordings", "questions:3"):
+        assert word in page
+    assert "transfer to wordings that it was neither made nor chosen on" in " ".join(page.split())
+    artifact = Artifact.load(root / "artifacts/tiny/explore")
+    assert artifact.manifest.metrics["num_steps"] == 12  # one step of 3 x 4 episodes
+
+
+def test_wordings_of_ones_own(run: Run) -> None:
+    lines = [
+        {
+            "opening": f"Game {n}: " + "{arms}?",
+            "feedback": "{reward}.",
+            "question": "Which?",
+            "answer_prefix": f"Take{n}",
+            "arms": ["x", "y", "z"],
+        }
+        for n in range(4)
+    ]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ("--wordings", "mine.jsonl", "--transfer", "")
+    root = run("east", "tiny", *SMALL, *WORDINGS, *words)
+    (page,) = (root / "runs").glob("*/steering.md")
+    assert "| Take2 |" in page.read_text()  # of every four, the third is held out
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     root = run("east", "tiny", *SMALL)
     first = Artifact.load(root / "artifacts/tiny/explore")
@@ -124,6 +170,8 @@ def test_a_log_of_ones_own_is_read_by_sampling(run: Run) -> None:
     [
         (("--task", "nothing"), "nothing: cannot be read"),
         (("--transfer", "chess"), "`chess` is not a task"),
+        (("--wordings", "mine.jsonl"), "--wordings: belongs to --task wordings, not to `fruits`"),
+        (("--task", "wordings", "--wordings", "mine.jsonl"), "mine.jsonl: cannot be read"),
         (("--transfer", "slots:9"), "`slots:9`: a bandit has 2 to 8 arms"),
         (("--arms", "1"), "2 to 8 arms"),
         (("--layers", "1,7"), "there is no layer 7: the model's layers are 0 to 1"),

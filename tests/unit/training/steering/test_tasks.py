@@ -5,7 +5,8 @@ import pytest
 
 from training.common.errors import TrainingError
 from training.steering.reader import named_action
-from training.steering.tasks import BANDITS, bandit_episodes, load_episodes
+from training.steering.tasks import load_episodes
+from training.steering.wordings import BANDITS, bandit_episodes
 
 LINE = {"episode": 1, "step": 0, "prompt": "Which?", "actions": ["left", "right"]}
 

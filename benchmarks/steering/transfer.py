@@ -64,6 +64,7 @@ def main(
         "artifacts/smollm2-135m/explore"
     ),
     strength: Annotated[float, typer.Option(help="In multiples of the stream's norm.")] = 0.1,
+    transfer: Annotated[str, typer.Option(help="Other tasks, as for `train-steering`.")] = "",
     output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path(
         "benchmarks/results"
     ),
@@ -74,7 +75,7 @@ def main(
     """Measure and write steering-transfer-NAME.md."""
     facts = machine.describe("benchmarks.steering.transfer")
     artifact, found = load_vector(vector)
-    job = SteeringConfig(transfer=("questions", "fruits", "slots"))
+    job = SteeringConfig(transfer=tuple(filter(None, transfer.split(","))))
     loaded, choice = load_model(None), Choice(found.layer, strength)
     controls = {
         name: [found.with_direction(make(found.direction, seed)) for seed in range(CONTROLS)]

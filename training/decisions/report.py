@@ -1,5 +1,6 @@
 """The page of a decision calibration: quality, coverage, and how sure is how right."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -229,7 +230,7 @@ def _sets(one: QuestionResult, splits: int) -> str:
                 f"{found.kept:.1%}",
                 f"{found.size:.2f}",
                 f"{found.single:.1%}",
-                f"{found.risk:.1%}",
+                "-" if math.isnan(found.risk) else f"{found.risk:.1%}",
             ]
         )
     head = ("level", "coverage", "95 % of halves", "kept", "set size", "single", "risk")

@@ -1,9 +1,10 @@
 """Reference pages that come from code: `python -m scripts.docs`; `--check` fails if one is stale.
 
 Writes `cli.md`, the help of every command, `objectives.md`, what `train-policy` can act with,
-`policy-config.md`, what its config can say, `metrics.md`, every metric, `routes.md`, every route,
-`wire-schema.json`, the JSON schema of what a request may ask for and of what comes back, and
-`inquiry-task.schema.json`, the one of a task file.
+`policy-config.md`, what its config can say, `metrics.md`, every metric, `decision-log.md`, every
+field of a line of the decision log, `routes.md`, every route, `wire-schema.json`, the JSON schema
+of what a request may ask for and of what comes back, and `inquiry-task.schema.json`, the one of a
+task file.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typer.main import get_command
 
 from probes.inquiry.task import Task
 from scripts.config_page import config_page, settings_table
+from scripts.decision_log_page import decision_log_page
 from scripts.metrics_page import metrics_page
 from scripts.routes_page import routes_page
 from server.wire import schema
@@ -90,6 +92,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "objectives.md": objectives_page(),
         FOLDER / "policy-config.md": config_page(),
         FOLDER / "metrics.md": metrics_page(),
+        FOLDER / "decision-log.md": decision_log_page(),
         FOLDER / "routes.md": routes_page(),
         FOLDER / "wire-schema.json": wire_schema(),
         FOLDER / "inquiry-task.schema.json": task_schema(),

@@ -85,6 +85,7 @@ class Artifacts:
             any_template: Whether to accept artifacts for any chat template.
         """
         self.dtype = model.dtype
+        self.served = served
         self._usable: dict[str, _Usable] = {}
         self._cards: dict[str, ArtifactCard] = {}
         for name, folder in find_artifacts(roots).items():

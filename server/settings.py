@@ -45,6 +45,14 @@ class Settings(BaseSettings):
     """Maximum number of answers that a request may sample for a vote."""
     max_body: int = Field(32 << 20, ge=1024)
     """Maximum size of a JSON request body in bytes; larger ones receive a 413."""
+    decision_log: Path | None = None
+    """File of the decision log; `--decision-log` sets it."""
+    decision_log_max_bytes: int = Field(64 << 20, ge=1024)
+    """Size at which the decision log is rotated."""
+    decision_log_files: int = Field(5, ge=1, le=1000)
+    """Rotated files of the decision log that are kept."""
+    log_prompts: bool = False
+    """Whether the decision log has the bodies of requests."""
     cache_secret: SecretStr = Field(default_factory=_new_secret, min_length=16)
     """Secret in the prefix-cache salts of steered requests, so that clients cannot compute them.
     `entrostat serve` generates one for all API servers of a deployment."""

@@ -83,6 +83,11 @@ class Server(NamedTuple):
     """Of `ENGINES`."""
 
     @property
+    def decisions(self) -> Path:
+        """The decision log of the shared server."""
+        return self.log.with_name("decisions.jsonl")
+
+    @property
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
@@ -278,8 +283,9 @@ def server(
     save_decisions(folder / "artifacts", checkpoint)
     own = ("--profiles", str(profiles), "--artifacts", str(folder / "artifacts"))
     steerings = ("--max-steering-vectors", str(MAX_STEERINGS))
+    log = ("--decision-log", str(folder / "decisions.jsonl"), "--log-prompts")
     chosen = (*engine.flags(), "--model-runner", "v2" if engine.v2 else "v1")
-    command = entrostat("serve", *FLAGS, *tools, *own, *steerings, *chosen)
+    command = entrostat("serve", *FLAGS, *tools, *own, *steerings, *log, *chosen)
     with run_server(command, folder / "server.log", env=runner_environment(runner)) as running:
         yield running._replace(runner=runner)
 

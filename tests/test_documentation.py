@@ -33,6 +33,7 @@ OTHER_PROGRAMS = {
         "node",
         "llm",
         "curl",
+        "tail",
         "printf",
         "kill",
         "docker",

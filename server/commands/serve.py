@@ -68,6 +68,24 @@ def serve(
     no_playground: Annotated[
         bool, typer.Option("--no-playground", help="Do not serve the playground at `/`.")
     ] = False,
+    decision_log: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON for each controlled request to this file."),
+    ] = None,
+    decision_log_max_bytes: Annotated[
+        int | None,
+        typer.Option(min=1024, help="Size at which the decision log is rotated; default: 64 MiB."),
+    ] = None,
+    decision_log_files: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Rotated decision logs that are kept; default: 5."),
+    ] = None,
+    log_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--log-prompts", help="Write the body of each request, with its prompts, to that log."
+        ),
+    ] = False,
 ) -> None:
     """Serve a model behind an OpenAI API that controls entropy at every token.
 
@@ -90,7 +108,15 @@ def serve(
         os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
     if no_playground:
         os.environ["ENTROSTAT_PLAYGROUND"] = "0"
-    os.environ["ENTROSTAT_CACHE_SECRET"] = _cache_secret()
+    if decision_log is not None:
+        os.environ["ENTROSTAT_DECISION_LOG"] = str(decision_log.resolve())
+    if decision_log_max_bytes is not None:
+        os.environ["ENTROSTAT_DECISION_LOG_MAX_BYTES"] = str(decision_log_max_bytes)
+    if decision_log_files is not None:
+        os.environ["ENTROSTAT_DECISION_LOG_FILES"] = str(decision_log_files)
+    if log_prompts:
+        os.environ["ENTROSTAT_LOG_PROMPTS"] = "1"
+    _check_settings()
     os.environ.setdefault("VLLM_MAX_N_SEQUENCES", MAX_CHOICES)
     os.environ["VLLM_PLUGINS"] = ",".join(allowed_plugins(os.environ.get("VLLM_PLUGINS")))
     steering = SteeringFlags(_parse_layers(steering_layers), max_steering_vectors)
@@ -121,16 +147,25 @@ def _check_own_flags(profiles: Path | None, artifacts: Path | None) -> None:
         _fail(f"--artifacts {artifacts}: no such folder")
 
 
-def _cache_secret() -> str:
-    """The secret of this deployment: the configured one, else a new one for all API servers."""
+def _check_settings() -> None:
+    """Check all settings, and give all API servers the same secret."""
     from pydantic import ValidationError
 
+    from server.audit.files import refuse_unwritable
     from server.settings import Settings
 
     try:
-        return Settings().cache_secret.get_secret_value()
+        settings = Settings()
     except ValidationError as error:
         _fail(_one_sentence(error))
+    if settings.decision_log is not None:
+        try:
+            refuse_unwritable(settings.decision_log)
+        except OSError as error:
+            _fail(f"--decision-log: {error}")
+    elif settings.log_prompts:
+        _fail("--log-prompts needs --decision-log")
+    os.environ["ENTROSTAT_CACHE_SECRET"] = settings.cache_secret.get_secret_value()
 
 
 def allowed_plugins(allowed: str | None) -> list[str]:

@@ -267,6 +267,13 @@ WORKER_FAILURES = _gauge(
     "max",
     cause=("control", *(f"trace_{cause}" for cause in LOST)),
 )
+LOG_LINES = _counter("entrostat_decision_log_lines", "Lines written to the decision log.")
+LOG_LOST = _counter(
+    "entrostat_decision_log_lost_lines",
+    "Lines that the decision log lost: too many waited, the file could not be written, or the line "
+    "could not be built.",
+    reason=("queue_full", "file", "error"),
+)
 DROPPED_FRAMES = _counter(
     "entrostat_telemetry_dropped_frames", "Frames of the workers that could not be read."
 )

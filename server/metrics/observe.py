@@ -140,3 +140,13 @@ def count_refused_feedback(reason: str) -> None:
 def count_lost_answers(count: int) -> None:
     """Count answers whose ids could not be kept for feedback."""
     m.FEEDBACK_LOST.inc(count)
+
+
+def count_written_line() -> None:
+    """Count a line of the decision log."""
+    m.LOG_LINES.inc()
+
+
+def count_lost_line(reason: str) -> None:
+    """Count a line that the decision log lost, by a value of the label `reason`."""
+    m.LOG_LOST.labels(reason).inc()

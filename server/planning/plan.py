@@ -48,6 +48,8 @@ class Plan(NamedTuple):
     """The law while the model thinks; None if one law holds for the whole answer."""
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
+    control: Control | None = None
+    """The profile's controls, overridden by the body's, without those that are skipped."""
 
     @property
     def law_type(self) -> str | None:
@@ -78,7 +80,9 @@ class Plan(NamedTuple):
 
     def without_inquiry(self) -> "Plan":
         """The same plan for a conversation that is not an inquiry."""
-        return self._replace(inquiry=None, skipped=(*self.skipped, "inquiry_skipped"))
+        control = self.control and self.control.model_copy(update={"inquiry": None})
+        skipped = (*self.skipped, "inquiry_skipped")
+        return self._replace(inquiry=None, skipped=skipped, control=control)
 
 
 class ControlSources(NamedTuple):
@@ -184,7 +188,8 @@ class _Planner:
         """
         self._make_room_for_an_inquiry()
         if not self._check_or_skip("all", lambda: refuse_beam_search(params)):
-            return self._result(Control(trace="none"), None)
+            nothing = Control(trace="none")
+            return self._result(nothing, None)._replace(control=nothing)
         control = self._control
         inquiry = self._plan_or_skip("inquiry", lambda: self._inquiry(params))
         laws = self._plan_or_skip("temperature", lambda: self._laws(params))
@@ -200,7 +205,8 @@ class _Planner:
         vote = self._plan_or_skip("vote", lambda: plan_vote(self._control, params))
         semantic = self._plan_or_skip("semantic", lambda: plan_semantic(self._control, params))
         plan = self._result(control, laws, difficulty, steering, inquiry, truncation)
-        return plan._replace(confidence=confidence, abstain=abstain, vote=vote, semantic=semantic)
+        plan = plan._replace(confidence=confidence, abstain=abstain, vote=vote, semantic=semantic)
+        return plan._replace(control=self._applied(control))
 
     def _result(
         self,
@@ -225,6 +231,11 @@ class _Planner:
             phases=laws.phases,
             skipped=tuple(self._skipped),
         )
+
+    def _applied(self, control: Control) -> Control:
+        """The controls without those that are skipped, and without the name of the profile."""
+        fields = {one for one in Control.model_fields if f"{one}_skipped" in self._skipped}
+        return control.model_copy(update=dict.fromkeys({*fields, "profile"}))
 
     def _plan_or_skip(self, field: str, make: Callable[[], T]) -> T | None:
         """Plan one control; None if it is skipped, which is recorded in `_skipped`."""

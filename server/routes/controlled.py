@@ -25,6 +25,7 @@ from server.requests.difficulty import Extend
 from server.requests.generation import Generation
 from server.requests.merge import ClosingStream
 from server.routes.access import key_of
+from server.routes.audit import record_completion
 from server.routes.inquiry import answer_inquiry, unsupported_by_inquiry
 from server.routes.state import ServerState, state_of
 from server.served_model import find_adapter
@@ -69,7 +70,8 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
     timeout = state.settings.trace_timeout
     keep = partial(_keep, state, owner_of(key_of(raw_request)))
-    generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)
+    recorder = await record_completion(request, raw_request, state, plan)
+    generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep, recorder)
     observe.count_request(plan.law_type, plan.profile)
     try:
         with nullcontext() if plan.is_empty else generation.activate():
@@ -78,6 +80,8 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
         generation.close()
         raise
     if isinstance(response, Response):  # None if the client disconnected
+        if recorder is not None:
+            recorder.status = response.status_code
         response.headers.update(generation.headers())
     if isinstance(response, StreamingResponse):
         return ClosingStream(response, generation)

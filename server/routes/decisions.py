@@ -25,6 +25,7 @@ from server.inquiry.engine_reads import BATCH, ReadError, Reads
 from server.metrics import observe
 from server.planning.decisions import DecisionPlan, plan_decision
 from server.routes.access import key_of
+from server.routes.audit import end_decision, record_decision
 from server.routes.bodies import BoundedRoute, Bounds
 from server.routes.parsing import body_of, parsed
 from server.routes.state import ServerState, state_of
@@ -105,6 +106,7 @@ async def _run(request: Any, raw_request: Request) -> Response:
         plan_decision, task.control, task.questions, state.artifacts, named
     )
     state.engine.check_admission(min(len(task.questions), BATCH))
+    recorder = await record_decision(request, raw_request, state, plan)
     name = f"decision-{raw_request.headers.get('x-request-id') or uuid4().hex}"
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, task.salt, adapter)
     try:
@@ -113,6 +115,12 @@ async def _run(request: Any, raw_request: Request) -> Response:
     except ReadError as failed:
         body = error_body(str(failed), "InternalServerError", None, 500)
         return JSONResponse(body, status_code=500)
+    else:
+        if recorder is not None:
+            end_decision(recorder, name, outcome, reads)
+    finally:
+        if recorder is not None:
+            recorder.discard()
     for verdict in outcome.verdicts:
         _observe(verdict)
     owner = owner_of(key_of(raw_request))

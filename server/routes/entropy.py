@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from server.profiles import warning
 from server.routes.state import state_of
-from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness
+from server.wire.cards import ArtifactList, ProfileCard, ProfileList, Readiness, ServerFacts
 from server.wire.schema import wire_schema
 
 router = APIRouter()
@@ -27,6 +27,12 @@ async def list_profiles(raw_request: Request) -> ProfileList:
 async def list_artifacts(raw_request: Request) -> ArtifactList:
     """List all artifacts and whether they are compatible with the served model."""
     return ArtifactList(data=state_of(raw_request).artifacts.cards)
+
+
+@router.get("/v1/entropy/server")
+async def server_facts(raw_request: Request) -> ServerFacts:
+    """Versions and fingerprints that answers depend on beside their request."""
+    return state_of(raw_request).facts(raw_request)
 
 
 @router.get("/v1/entropy/schema")

@@ -19,6 +19,7 @@ from server.metrics import observe
 from server.planning.plan import Plan
 from server.requests.sse import sse
 from server.routes.access import key_of
+from server.routes.audit import end_inquiry, record_completion
 from server.routes.state import ServerState
 from server.wire.report import Report, join_fallbacks
 
@@ -56,13 +57,20 @@ async def answer_inquiry(
     lora = models.lora_requests.get(request.model)
     name = f"chatcmpl-{raw_request.headers.get('x-request-id') or uuid4().hex}"
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt, lora)
-    text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
+    recorder = await record_completion(request, raw_request, state, plan)
+    try:
+        text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
+    finally:
+        if recorder is not None:
+            recorder.discard()
     fallback = join_fallbacks(*plan.skipped, reason)
     report = Report(profile=plan.profile, inquiry=inquiry, fallback=fallback)
     observe.observe_completion(report)
     observe.observe_inquiry(inquiry)
     kept = KeptAnswer(owner_of(key_of(raw_request)), name, 0, completion_facts(report))
     state.feedback.keep([kept])
+    if recorder is not None:
+        end_inquiry(recorder, name, report, reads)
     (completion,) = await reads.tokens([text], start=False)
     usage: dict[str, Any] = {
         "prompt_tokens": reads.prompt_tokens,

@@ -1,11 +1,17 @@
 """State shared by the routes of one API server."""
 
 import asyncio
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
+import torch
+import vllm.version
 from fastapi import Request
 
 from server.artifacts import load_artifacts
+from server.audit.files import file_of_server
+from server.audit.log import DecisionLog
 from server.decisions.frame import ChatFrame
 from server.feedback.service import FeedbackService
 from server.inquiry.engine_reads import ReadCache
@@ -16,6 +22,7 @@ from server.requests.admission import Admission
 from server.requests.telemetry import Telemetry
 from server.requests.workers import merge_status, on_all_workers
 from server.settings import Settings
+from server.wire.cards import ServerFacts
 from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY, WorkerStatus
 
 
@@ -39,6 +46,7 @@ class ServerState:
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None
         """The chat template around a question of `/v1/decisions`, once it was rendered."""
+        self.decision_log = open_decision_log(settings, engine.vllm_config.parallel_config)
         self.worker_status: WorkerStatus | None = None
         """What the workers answered last."""
         self.watch: asyncio.Task[None] | None = None
@@ -48,6 +56,18 @@ class ServerState:
         """Valid values of `model`: names of the base model and the loaded adapters."""
         models = request.app.state.openai_serving_models
         return {path.name for path in models.base_model_paths} | set(models.lora_requests)
+
+    def facts(self, request: Request) -> ServerFacts:
+        """What answers depend on beside their request."""
+        models = request.app.state.openai_serving_models
+        status = self.worker_status
+        return ServerFacts(
+            **versions(),
+            model=models.base_model_paths[0].name,
+            dtype=str(self.artifacts.dtype).removeprefix("torch."),
+            **self.artifacts.served.model_dump(),
+            weight_updates=0 if status is None else status["weight_updates"],
+        )
 
     async def ask_workers(self) -> WorkerStatus:
         """Ask all workers for their status; update the metrics; refuse artifacts of old weights.
@@ -66,6 +86,33 @@ class ServerState:
         self.artifacts.count_states()
         self.worker_status = status
         return status
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Entrostat, vLLM and PyTorch."""
+    return {
+        "entrostat": version("entrostat"),
+        "vllm": vllm.version.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def open_decision_log(settings: Settings, parallel: Any) -> DecisionLog | None:
+    """The decision log of this API server, if there is to be one.
+
+    Raises:
+        OSError: Its file cannot be written.
+    """
+    if settings.decision_log is None:
+        return None
+    rank, servers = max(parallel._api_process_rank, 0), parallel._api_process_count
+    return DecisionLog(
+        file_of_server(settings.decision_log, rank, servers),
+        settings.decision_log_max_bytes,
+        settings.decision_log_files,
+        prompts=settings.log_prompts,
+    )
 
 
 def _admission(vectors: int | None, servers: int, max_waiting: int) -> Admission | None:

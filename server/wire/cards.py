@@ -55,6 +55,32 @@ class ProfileList(ReportModel):
     """All profiles."""
 
 
+class ServerFacts(ReportModel):
+    """`GET /v1/entropy/server`: what answers depend on beside their request."""
+
+    entrostat: str
+    """Version of Entrostat."""
+    vllm: str
+    """Version of vLLM."""
+    torch: str
+    """Version of PyTorch."""
+    model: str
+    """First name of the served base model."""
+    dtype: str
+    """Type of its weights and activations."""
+    config_hash: str | None
+    """SHA-256 of the model's config; null if its files cannot be read."""
+    weights_hash: str | None
+    """SHA-256 of samples of the weights on the disk when the server started."""
+    tokenizer_hash: str | None
+    """SHA-256 of the tokenizer's files."""
+    chat_template_hash: str | None
+    """SHA-256 of the served chat template."""
+    weight_updates: int
+    """Loads of weights after the start; above 0, `weights_hash` is not that of the weights in
+    use."""
+
+
 class Readiness(ReportModel):
     """`GET /ready`."""
 

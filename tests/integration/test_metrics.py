@@ -15,6 +15,7 @@ from tests.selective_artifacts import DECLINES, STATE
 NEED_A_FAULT = {
     "entrostat_fallbacks_total": "tests/unit/server/requests/test_generation_faults.py",
     "entrostat_coverage_alarm": "tests/unit/server/feedback/test_route.py",
+    "entrostat_decision_log_lost_lines_total": "tests/unit/server/audit/test_log.py",
     "entrostat_feedback_lost_answers_total": "tests/unit/server/feedback/test_route.py",
     "entrostat_steering_queue_full_total": "tests/unit/server/routes/test_table.py",
     "entrostat_telemetry_dropped_frames_total": "tests/unit/server/requests/test_telemetry.py",

@@ -94,6 +94,8 @@ class FakeEngine:
     def output(params: Any, step: Step, produced: list[int], ends: set[int]) -> Any:
         delta = params.output_kind == RequestOutputKind.DELTA
         return SimpleNamespace(
+            prompt_token_ids=[1, 2],
+            num_cached_tokens=1,
             outputs=[
                 SimpleNamespace(
                     index=choice,
@@ -102,7 +104,7 @@ class FakeEngine:
                     stop_reason=None,
                 )
                 for choice, count in step
-            ]
+            ],
         )
 
 

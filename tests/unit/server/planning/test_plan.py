@@ -60,7 +60,7 @@ def test_a_request_without_controls_has_no_plan() -> None:
 
 
 def test_an_empty_control_measures_and_changes_nothing() -> None:
-    assert plan({}) == Plan(None, None, NO_LAW, NO_ROW, "summary")
+    assert plan({}) == Plan(None, None, NO_LAW, NO_ROW, "summary", control=Control())
 
 
 @pytest.mark.parametrize(

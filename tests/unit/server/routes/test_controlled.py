@@ -50,6 +50,7 @@ class Route:
             artifacts=artifacts(),
             settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
             admission=None,
+            decision_log=None,
             feedback=SimpleNamespace(keep=self.kept.extend),
             speculative=False,
             thinking=None,

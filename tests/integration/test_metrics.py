@@ -7,6 +7,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from clients.top import top
 from server.metrics.definitions import METRICS
 from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
 from tests.integration.support import MODEL, ask, report
@@ -113,6 +114,19 @@ def test_feedback_finds_the_answer_of_every_route(server: Server, client: OpenAI
     }
     message = httpx.post(f"{server.url}/v1/messages", json=body, timeout=60).json()
     tell(server, message["id"], right=True)
+
+
+def test_top_shows_the_metrics_of_the_server(
+    server: Server, client: OpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(client, "hi", {"temperature": {"type": "edt"}}, max_tokens=2, temperature=1.0)
+    top(f"{server.url}/v1", interval=2.0, once=True)
+    shown = capsys.readouterr().out
+    requests = scraped(server)["entrostat_requests_total"]
+    assert f"{requests:.0f}" in next(
+        line for line in shown.splitlines() if "requests with controls" in line
+    )
+    assert "nats in" in next(line for line in shown.splitlines() if "entropy per token" in line)
 
 
 def test_every_metric_moves(server: Server, client: OpenAI) -> None:

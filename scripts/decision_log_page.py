@@ -21,11 +21,12 @@ UTF-8 and in one line. Fields without a value are absent; numbers that are not f
 
 def decision_log_page() -> str:
     """The page."""
-    from server.audit.lines import AdapterLine, ChoiceLine, DecisionLine, UsageLine
+    from server.audit.lines import AdapterLine, AdminLine, ChoiceLine, DecisionLine, UsageLine
     from server.wire.cards import ServerFacts
 
     sections = (
         ("Line", DecisionLine),
+        ("Line of a change by the operator", AdminLine),
         ("choices[i]", ChoiceLine),
         ("usage", UsageLine),
         ("adapter", AdapterLine),
@@ -42,5 +43,5 @@ def _section(title: str, model: type) -> str:
         f"| `{name}` | {' '.join((field.description or '').split())} |\n"
         for name, field in model.model_fields.items()
     ]
-    head = title if title == "Line" else f"`{title}`"
+    head = title if title.startswith("Line") else f"`{title}`"
     return f"\n## {head}\n\n| field | meaning |\n|---|---|\n" + "".join(rows)

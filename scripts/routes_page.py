@@ -13,7 +13,8 @@ _HEAD = """\
 Every route of the server, ours and vLLM's.
 
 - *key*: with `--api-key` (or `VLLM_API_KEY`) the route answers 401 without
-  `Authorization: Bearer KEY`.
+  `Authorization: Bearer KEY`. Routes under `/v1/entropy/admin` need the admin key too, in
+  `X-Entropy-Admin-Key`.
 - *generates*: it runs the model for the client.
 - *controls*: "takes" the field `entropy`, the header `X-Entropy-Profile` and `NAME@PROFILE`;
   "own" takes a field `entropy` with other keys and refuses profiles; "refuses" all three with 400
@@ -32,6 +33,7 @@ _SWITCHES: dict[str, tuple[list[str], dict[str, str]]] = {
     "`--enable-fault-tolerance`": (["--enable-fault-tolerance"], {}),
     "`VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`": ([], {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}),
     "`VLLM_SERVER_DEV_MODE=1`": ([], {"VLLM_SERVER_DEV_MODE": "1"}),
+    "`ENTROSTAT_ADMIN_KEY`": ([], {"ENTROSTAT_ADMIN_KEY": "a key of sixteen letters"}),
     "`--enable-offline-docs`": (["--enable-offline-docs"], {}),
     "`--enable-tokenizer-info-endpoint`": (["--enable-tokenizer-info-endpoint"], {}),
 }
@@ -49,12 +51,17 @@ def build_app(*flags: str, env: dict[str, str] | None = None) -> FastAPI:
     from vllm.entrypoints.launchers.app import build_app as build
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    from server.settings import settings
     from server.surface import CLI_MODULES, first_module
 
     make_arg_parser = first_module(CLI_MODULES, "make_arg_parser")
     with patch.dict(os.environ, {"VLLM_PLUGINS": "entrostat", **(env or {})}):
+        settings.cache_clear()  # it has the variables of the last app
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(flags))
-        app: FastAPI = build(args, ("generate",), None)
+        try:
+            app: FastAPI = build(args, ("generate",), None)
+        finally:
+            settings.cache_clear()
         return app
 
 

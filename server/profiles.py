@@ -3,7 +3,7 @@
 import logging
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from server.wire.request import Control, PhaseLaws
 
 logger = logging.getLogger("vllm.entrostat")
 
-_NAME = re.compile(r"[!-?A-~]+( +[!-?A-~]+)*")
+NAME = re.compile(r"[!-?A-~]+( +[!-?A-~]+)*")
 """Valid in a header and as the suffix of a model name."""
 
 
@@ -39,7 +39,7 @@ def parse_profiles(text: str, source: str) -> dict[str, Control]:
             raise ProfileError(
                 f"{source}: `{name}` is not a profile: write `[{name}]` and its keys"
             )
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ProfileError(
                 f"{source}: `{name}` cannot name a profile, which a header carries: write visible "
                 "ASCII characters but `@`, with blanks between them at most"
@@ -85,15 +85,23 @@ def _heats_errors(points: str) -> str:
 
 
 class Profiles(Mapping[str, Control]):
-    """The built-in profiles, overridden by those of a file."""
+    """The built-in profiles, overridden by those of a file and by uploaded ones."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        uploaded: Callable[[], Mapping[str, Control]] | None = None,
+    ) -> None:
         """Load profiles.
+
+        Args:
+            path: TOML file.
+            uploaded: Gives the profiles that override both, as they are now.
 
         Raises:
             ProfileError: The file is missing or invalid.
         """
-        self._path = path
+        self._path, self._uploaded = path, uploaded
         self._profiles = self._read()
 
     def _read(self) -> dict[str, Control]:
@@ -115,11 +123,15 @@ class Profiles(Mapping[str, Control]):
         else:
             logger.info("entrostat: profiles reloaded: %s", ", ".join(self._profiles))
 
+    def _all(self) -> Mapping[str, Control]:
+        uploaded = None if self._uploaded is None else self._uploaded()
+        return {**self._profiles, **uploaded} if uploaded else self._profiles
+
     def __getitem__(self, name: str) -> Control:
-        return self._profiles[name]
+        return self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._profiles)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._profiles)
+        return len(self._all())

@@ -54,6 +54,9 @@ PLAIN_PROBE, SPOKEN_PROBE = f"{MODEL}/plain", f"{MODEL}/spoken"
 ROUTED_PROBE = f"{MODEL}/worth"
 PUSH, PUSH_AGAIN, TURN = f"{MODEL}/push", f"{MODEL}/push-again", f"{MODEL}/turn"
 
+ADMIN_KEY = "the key of the tests"
+"""Of the shared server's operator."""
+
 MAX_STEERINGS = 4
 """Kinds of steering that the shared server takes at once; further ones wait."""
 
@@ -286,7 +289,8 @@ def server(
     log = ("--decision-log", str(folder / "decisions.jsonl"), "--log-prompts")
     chosen = (*engine.flags(), "--model-runner", "v2" if engine.v2 else "v1")
     command = entrostat("serve", *FLAGS, *tools, *own, *steerings, *log, *chosen)
-    with run_server(command, folder / "server.log", env=runner_environment(runner)) as running:
+    environment = {**runner_environment(runner), "ENTROSTAT_ADMIN_KEY": ADMIN_KEY}
+    with run_server(command, folder / "server.log", env=environment) as running:
         yield running._replace(runner=runner)
 
 

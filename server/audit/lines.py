@@ -101,3 +101,20 @@ class DecisionLine(AuditLine):
     """All [fallback codes](wire.md#fallbacks) of the answer."""
     body: dict[str, JsonValue] | None = None
     """The body of the request as it was sent; with `--log-prompts` only."""
+
+
+class AdminLine(AuditLine):
+    """One change by the operator, who has the admin key."""
+
+    kind: Literal["admin"] = "admin"
+    """Tells these lines apart."""
+    action: Literal["profile_uploaded", "profile_removed", "switched_off", "switched_on"]
+    """What was done."""
+    subject: str
+    """Name of the profile or the control."""
+    control: dict[str, Any] | None = None
+    """Controls of an uploaded profile."""
+    client: str | None = None
+    """Address that the request came from."""
+    request_id: str | None = None
+    """The header `X-Request-Id` of the request."""

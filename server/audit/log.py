@@ -52,6 +52,7 @@ class DecisionLog:
         self.in_flight = 0
         """Controlled requests whose line is not complete yet."""
         self._waiting = 0
+        self._closed = False
         self._lock = Lock()
         lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_LINES)
         self._queue = _LineQueue(lines)
@@ -67,7 +68,7 @@ class DecisionLog:
             size: Bytes that it holds until then.
         """
         with self._lock:
-            if size and self._waiting + size > MAX_BYTES:
+            if self._closed or (size and self._waiting + size > MAX_BYTES):
                 observe.count_lost_line("queue_full")
                 return
             self._waiting += size
@@ -76,7 +77,10 @@ class DecisionLog:
             self._release(size)
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits and close the file; again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._thread.stop()
         self._file.close()
 

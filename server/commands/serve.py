@@ -157,7 +157,8 @@ def _check_settings() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        _fail(_one_sentence(error))
+        variable = f"{Settings.model_config['env_prefix']}{error.errors()[0]['loc'][0]}".upper()
+        _fail(f"{variable}: {_one_sentence(error)}")
     if settings.decision_log is not None:
         try:
             refuse_unwritable(settings.decision_log)

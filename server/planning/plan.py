@@ -127,6 +127,7 @@ def make_plan(
     profiles: Mapping[str, Control],
     artifacts: "Artifacts",
     params: RequestParams,
+    off: Collection[str] = (),
 ) -> Plan | None:
     """Make a plan; the body overrides the model suffix, which overrides the header.
 
@@ -135,6 +136,7 @@ def make_plan(
         profiles: By name.
         artifacts: Artifacts of the served model.
         params: The request's other parameters.
+        off: Controls that the operator switched off; they are skipped, whoever asks for them.
 
     Returns:
         None when the request names no controls.
@@ -146,12 +148,11 @@ def make_plan(
     """
     profile = _chosen_profile(sources, profiles)
     if profile is None:
-        return (
-            None if sources.body is None else _Planner(sources.body, None, artifacts).plan(params)
-        )
+        body = sources.body
+        return None if body is None else _Planner(body, None, artifacts, off=off).plan(params)
     own = {} if sources.body is None else _fields_set(sources.body)
     control = profiles[profile.name].model_copy(update=own)
-    return _Planner(control, profile, artifacts, frozenset(own)).plan(params)
+    return _Planner(control, profile, artifacts, frozenset(own), off).plan(params)
 
 
 def _fields_set(control: Control) -> dict[str, object]:
@@ -167,6 +168,7 @@ class _Planner:
         profile: _Profile | None,
         artifacts: "Artifacts",
         own: frozenset[str] = frozenset(),
+        off: Collection[str] = (),
     ) -> None:
         """Create a planner.
 
@@ -175,10 +177,12 @@ class _Planner:
             profile: None if all controls come from the body.
             artifacts: Artifacts of the served model.
             own: Fields set in the body.
+            off: Controls that are skipped in any case.
         """
         self._control, self._profile = control, profile
         self._artifacts, self._own = artifacts, own
         self._skipped: list[str] = []
+        self._skip(off)
 
     def plan(self, params: RequestParams) -> Plan:
         """Plan every control.
@@ -262,6 +266,14 @@ class _Planner:
             return True
 
         return self._plan_or_skip(field, passes) is not None
+
+    def _skip(self, off: Collection[str]) -> None:
+        """Skip controls, and what needs them: an abstention may need the confidence."""
+        fields = {*off, "abstain"} if "confidence" in off and self._control.confidence else {*off}
+        for field in sorted(fields):
+            if getattr(self._control, field) is not None:
+                self._control = self._control.model_copy(update={field: None})
+                self._skipped.append(f"{field}_skipped")
 
     def _make_room_for_an_inquiry(self) -> None:
         """Skip the profile's sampling controls if the body requests an inquiry."""

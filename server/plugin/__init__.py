@@ -86,6 +86,8 @@ async def _telemetry_until_shutdown(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
     await app.state.entrostat.telemetry.stop()
     await asyncio.to_thread(app.state.entrostat.feedback.close)
+    if (overrides := app.state.entrostat.overrides) is not None:
+        overrides.close()
     if (log := app.state.entrostat.decision_log) is not None:
         await asyncio.to_thread(log.close)
 

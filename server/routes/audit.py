@@ -1,6 +1,8 @@
 """Begins the line of a request in the decision log."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -11,11 +13,14 @@ from server.audit.recorder import Recorder, sampling_parameters
 from server.decisions.answers import Answer, JudgedQuestion
 from server.decisions.decide import DecisionOutcome
 from server.inquiry.engine_reads import Reads
+from server.metrics import observe
 from server.planning.decisions import DecisionPlan
 from server.planning.plan import Plan
 from server.routes.state import ServerState
 from server.served_model import find_adapter
 from server.wire.report import Report
+
+logger = logging.getLogger("vllm.entrostat")
 
 
 async def record_completion(
@@ -24,10 +29,17 @@ async def record_completion(
     """Begin the line of a completion or of a turn of an inquiry; None without a decision log."""
     if state.decision_log is None:
         return None
+    facts = partial(_completion_facts, request, raw_request, state, plan)
+    return await _begin(request, raw_request, state, facts)
+
+
+def _completion_facts(
+    request: Any, raw_request: Request, state: ServerState, plan: Plan
+) -> dict[str, Any]:
     models = raw_request.app.state.openai_serving_models
     loaded = find_adapter(request.model, models.lora_requests)
     adapter = None if loaded is None else loaded.adapter
-    facts = {
+    return {
         "kind": "completion" if plan.inquiry is None else "inquiry",
         "adapter": adapter and AdapterLine(name=adapter.name, hash=adapter.hash),
         "profile": plan.profile,
@@ -36,7 +48,6 @@ async def record_completion(
         "artifacts": used_artifacts(plan, state.artifacts.cards, adapter),
         "skipped": plan.skipped,
     }
-    return await _begin(request, raw_request, state, facts)
 
 
 async def record_decision(
@@ -45,33 +56,43 @@ async def record_decision(
     """Begin the line of a request for decisions; None without a decision log."""
     if state.decision_log is None:
         return None
+    facts = partial(_decision_facts, plan, state, texts=state.decision_log.prompts)
+    return await _begin(request, raw_request, state, facts)
+
+
+def _decision_facts(plan: DecisionPlan, state: ServerState, *, texts: bool) -> dict[str, Any]:
     calibration = plan.control.calibration
-    control = (
-        plan.control
-        if state.decision_log.prompts
-        else plan.control.model_copy(update={"ask": None})
-    )
-    facts = {
+    control = plan.control if texts else plan.control.model_copy(update={"ask": None})
+    return {
         "kind": "decision",
         "control": dumped(control) if plan.reported else None,
         "plan": {"calibrated": sum(one.calibration is not None for one in plan.questions)},
         "artifacts": fingerprints([calibration] if calibration else [], state.artifacts.cards),
     }
-    return await _begin(request, raw_request, state, facts)
 
 
 async def _begin(
-    request: Any, raw_request: Request, state: ServerState, facts: Mapping[str, Any]
-) -> Recorder:
+    request: Any,
+    raw_request: Request,
+    state: ServerState,
+    facts: Callable[[], dict[str, Any]],
+) -> Recorder | None:
+    """Begin a line; one that cannot be begun is counted, and its request is answered."""
     assert state.decision_log is not None
-    common = {
-        "server": state.facts(raw_request),
-        "request_id": raw_request.headers.get("x-request-id"),
-        "route": raw_request.url.path,
-        "model": request.model,
-        "parameters": sampling_parameters(request),
-    }
-    return Recorder(state.decision_log, await raw_request.body(), {**common, **facts})
+    try:
+        common = {
+            "server": state.facts(raw_request),
+            "request_id": raw_request.headers.get("x-request-id"),
+            "route": raw_request.url.path,
+            "model": request.model,
+            "parameters": sampling_parameters(request),
+        }
+        body = await raw_request.body()  # it was read already
+        return Recorder(state.decision_log, body, {**common, **facts()})
+    except Exception:
+        observe.count_lost_line("error")
+        logger.exception("entrostat: a line of the decision log could not be begun")
+        return None
 
 
 def end_decision(recorder: Recorder, name: str, outcome: DecisionOutcome, reads: Reads) -> None:

@@ -123,9 +123,8 @@ def _plan_request(request: Any, raw_request: Request, state: ServerState) -> Pla
     sources = ControlSources(control, suffix, profile_header(raw_request.headers))
     if not any(source is not None for source in sources):
         return None
-    return make_plan(
-        sources, state.profiles, state.artifacts, _request_params(request, raw_request)
-    )
+    params = _request_params(request, raw_request)
+    return make_plan(sources, state.profiles, state.artifacts, params, state.switched_off)
 
 
 def _request_params(request: Any, raw_request: Request) -> RequestParams:

@@ -1,6 +1,7 @@
 """State shared by the routes of one API server."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 import vllm.version
 from fastapi import Request
 
+from server.admin.overrides import OverrideFile
 from server.artifacts import load_artifacts
 from server.audit.files import file_of_server
 from server.audit.log import DecisionLog
@@ -23,6 +25,7 @@ from server.requests.telemetry import Telemetry
 from server.requests.workers import merge_status, on_all_workers
 from server.settings import Settings
 from server.wire.cards import ServerFacts
+from server.wire.request import Control
 from server.worker.message import CONFIG_KEY, LAYERS_KEY, VECTORS_KEY, WorkerStatus
 
 
@@ -32,7 +35,10 @@ class ServerState:
     def __init__(self, settings: Settings, engine: Any, chat_template: str | None = None) -> None:
         self.settings = settings
         self.engine = engine
-        self.profiles = Profiles(settings.profiles)
+        shared = None if settings.supervisor is None else settings.supervisor.parent
+        self.overrides = None if settings.admin_key is None else OverrideFile(shared)
+        """Changes by the operator; None if there can be none."""
+        self.profiles = Profiles(settings.profiles, self._uploaded_profiles())
         ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
         servers = engine.vllm_config.parallel_config._api_process_count
@@ -41,8 +47,7 @@ class ServerState:
         """Whether the engine verifies draft tokens."""
         self.thinking = find_thinking_marks(engine.vllm_config)
         self.telemetry = Telemetry()
-        shared = settings.supervisor
-        self.feedback = FeedbackService(None if shared is None else shared.parent)
+        self.feedback = FeedbackService(shared)
         self.readings = ReadCache()
         self.chat_frame: ChatFrame | None = None
         """The chat template around a question of `/v1/decisions`, once it was rendered."""
@@ -51,6 +56,15 @@ class ServerState:
         """What the workers answered last."""
         self.watch: asyncio.Task[None] | None = None
         """The task that checks the workers."""
+
+    def _uploaded_profiles(self) -> Callable[[], Mapping[str, Control]] | None:
+        overrides = self.overrides
+        return None if overrides is None else lambda: overrides.current().profiles
+
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Controls that the operator switched off."""
+        return () if self.overrides is None else self.overrides.current().off
 
     def served_names(self, request: Request) -> set[str]:
         """Valid values of `model`: names of the base model and the loaded adapters."""

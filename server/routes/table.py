@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
-from server.routes import anthropic, decisions, entropy, feedback, models, openai, playground
+from server.routes import admin, anthropic, decisions, entropy, feedback, models, openai, playground
 from server.routes.access import guard, is_public
 from server.routes.bodies import MAX_DIGITS
 from server.routes.failures import shape_errors
@@ -83,6 +83,8 @@ def attach_routes(app: FastAPI, args: Namespace) -> None:
     refusing = routes_that_refuse_controls(app, _OURS)
     for router in (*_OURS, refusing):
         app.include_router(router)
+    if settings().admin_key is not None:
+        app.include_router(admin.router)
     if settings().playground:
         app.include_router(playground.router)
     shape_errors(app)

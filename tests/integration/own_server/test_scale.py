@@ -1,5 +1,6 @@
 """Several API servers and engines: trace routing and shared steering slots."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -9,8 +10,18 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.conftest import FLAGS, PUSH, UNCOMPILED, Server, entrostat, run_server, save_vectors
+from tests.conftest import (
+    ADMIN_KEY,
+    FLAGS,
+    PUSH,
+    UNCOMPILED,
+    Server,
+    entrostat,
+    run_server,
+    save_vectors,
+)
 from tests.integration.support import MODEL, PROMPTS, ask, law, report, together
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +34,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterato
         *("serve", *FLAGS, "--profiles", str(profiles)),
         *("--artifacts", str(folder / "artifacts"), "--max-steering-vectors", "2"),
         *("--api-server-count", "2", "--data-parallel-size", "2"),
+        *("--decision-log", str(folder / "decisions.jsonl")),
     )
-    with run_server(command, folder / "server.log", env=UNCOMPILED) as running:
+    environment = {**UNCOMPILED, "ENTROSTAT_ADMIN_KEY": ADMIN_KEY}
+    with run_server(command, folder / "server.log", env=environment) as running:
         yield running
 
 
@@ -67,3 +80,51 @@ def test_profiles_reload_in_every_api_server(fleet: Server) -> None:
     for _ in range(12):  # new connections reach either server
         models = httpx.get(f"{fleet.url}/v1/models").json()["data"]
         assert f"{MODEL}@late" in {model["id"] for model in models}
+
+
+def counted(fleet: Server, name: str) -> float:
+    """Sum of a counter over its labels."""
+    lines = httpx.get(f"{fleet.url}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+
+
+def test_metrics_feedback_and_decision_logs_cover_all_api_servers(fleet: Server) -> None:
+    """Feedback goes over new connections, so that half of it reaches another API server."""
+    before = [counted(fleet, f"entrostat_{name}_total") for name in ("requests", "feedback")]
+
+    def job(index: int) -> str:
+        client = OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
+        return str(ask(client, PROMPTS[index % 10], {"trace": "summary"}, max_tokens=2).id)
+
+    ids = together([lambda i=i: job(i) for i in range(24)], workers=12)
+    for name in ids:
+        body = {"id": name, "right": True}
+        answer = httpx.post(f"{fleet.url}/v1/entropy/feedback", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+    after = [counted(fleet, f"entrostat_{name}_total") for name in ("requests", "feedback")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [24, 24]
+    logs = [fleet.log.with_name(f"decisions.{rank}.jsonl") for rank in range(2)]
+
+    def logged() -> list[set[str]]:
+        texts = [log.read_text().splitlines() for log in logs]
+        return [{*ids} & {json.loads(line)["id"] for line in text} for text in texts]
+
+    wait_until(lambda: set().union(*logged()) == {*ids})
+    assert all(logged())
+
+
+def test_a_switch_acts_on_every_api_server(fleet: Server) -> None:
+    def switch(on: bool) -> None:
+        url = f"{fleet.url}/v1/entropy/admin/switches/temperature"
+        headers = {"X-Entropy-Admin-Key": ADMIN_KEY}
+        assert httpx.put(url, json={"on": on}, headers=headers).status_code == 200
+
+    def job() -> str | None:
+        client = OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
+        found: str | None = report(ask(client, "hi", law("edt"), max_tokens=1))["fallback"]
+        return found
+
+    switch(False)
+    assert {job() for _ in range(12)} == {"temperature_skipped"}
+    switch(True)
+    assert {job() for _ in range(12)} == {None}

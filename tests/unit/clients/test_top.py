@@ -29,8 +29,8 @@ def page(
     fallbacks.labels("trace_lost").inc(3)
     fallbacks.labels("no_entropy").inc(0)
     for name, value in (("sets", 10), ("covered", 8), ("levels", 9)):
-        one = Counter(f"entrostat_feedback_{name}", "x", ["artifact"], registry=registry)
-        one.labels("m/teams").inc(value)
+        told = Counter(f"entrostat_feedback_{name}", "x", ["artifact"], registry=registry)
+        told.labels("m/teams").inc(value)
     alarm = Gauge("entrostat_coverage_alarm", "x", ["artifact"], registry=registry)
     alarm.labels("m/teams").set(1)
     return generate_latest(registry).decode()

@@ -3,6 +3,7 @@
 import math
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -25,7 +26,7 @@ def test_lines_are_whole_in_order_and_readable_by_their_owner_only(tmp_path: Pat
     before = value("entrostat_decision_log_lines_total")
     log = DecisionLog(path, 1 << 20, 2, prompts=False)
     for number in range(50):
-        log.write(lambda number=number: line(f"ß{number}\n"))  # type: ignore[misc]
+        log.write(partial(line, f"ß{number}\n"))
     log.close()
     assert [one["id"] for one in read(path)] == [f"ß{number}\n" for number in range(50)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -45,7 +46,7 @@ def test_the_file_is_rotated_by_size_and_old_files_go(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     log = DecisionLog(path, 2048, 2, prompts=False)
     for number in range(40):
-        log.write(lambda number=number: line(str(number)))  # type: ignore[misc]
+        log.write(partial(line, str(number)))
     log.close()
     files = [path.with_name("log.jsonl.2"), path.with_name("log.jsonl.1"), path]
     assert sorted(tmp_path.iterdir()) == sorted(files)
@@ -71,7 +72,7 @@ def test_a_full_queue_loses_lines_and_counts_them(
     log.write(slow)
     begun.wait()
     for number in range(5):
-        log.write(lambda number=number: line(str(number)))  # type: ignore[misc]
+        log.write(partial(line, str(number)))
     go.set()
     log.close()
     assert [one["id"] for one in read(path)] == ["slow", "0", "1", "2"]
@@ -120,7 +121,7 @@ def test_a_full_disk_is_counted_and_raises_nothing() -> None:
     before = lost("file")
     log = DecisionLog(Path("/dev/full"), 1 << 20, 2, prompts=False)
     for number in range(3):
-        log.write(lambda number=number: line(str(number)))  # type: ignore[misc]
+        log.write(partial(line, str(number)))
     log.close()
     assert lost("file") == before + 3
 
@@ -154,3 +155,11 @@ def test_every_api_server_has_a_file_of_its_own() -> None:
         "logs/decisions.0.jsonl",
         "logs/decisions.1.jsonl",
     }
+
+
+def test_a_closed_log_counts_what_comes_late(tmp_path: Path) -> None:
+    log, before = DecisionLog(tmp_path / "log.jsonl", 1 << 20, 2, prompts=False), lost("queue_full")
+    log.close()
+    log.write(partial(line, "late"))
+    log.close()
+    assert lost("queue_full") == before + 1

@@ -298,3 +298,36 @@ def test_every_served_name_can_be_combined_with_every_profile(name: str, profile
 
 def test_an_empty_suffix_is_an_unknown_profile() -> None:
     assert refusal(suffix="").param == "model"
+
+
+@pytest.mark.parametrize("name", ["temperature", "truncation", "steering", "vote", "abstain"])
+def test_a_control_that_is_switched_off_is_skipped_whoever_asks_for_it(name: str) -> None:
+    """Even one that would be refused: the operator's word comes first."""
+    bodies: dict[str, Any] = {
+        "temperature": {"type": "edt"},
+        "truncation": {"type": "top_n_sigma"},
+        "steering": [{"vector": "m/nowhere", "strength": 1.0}],
+        "vote": {"n": 3},
+        "abstain": {"calibration": "m/nowhere", "promise": "joint", "alpha": 0.1},
+    }
+    control = Control.model_validate({name: bodies[name]})
+    sources = ControlSources(control, None, None)
+    suffix = ControlSources(None, "mine", None)
+    for wanted, profiles in ((sources, PROFILES), (suffix, {"mine": control})):
+        got = make_plan(wanted, profiles, artifacts(), RequestParams(), off=(name,))
+        assert got is not None
+        assert got.skipped == (f"{name}_skipped",)
+        assert getattr(got, "law" if name == "temperature" else name) is None
+
+
+def test_switching_the_confidence_off_takes_its_abstention_along() -> None:
+    control = Control.model_validate(
+        {
+            "confidence": {"probe": "m/p"},
+            "abstain": {"calibration": "m/a", "promise": "joint", "alpha": 0.1},
+        }
+    )
+    off = ("confidence",)
+    got = make_plan(ControlSources(control, None, None), {}, artifacts(), RequestParams(), off)
+    assert got is not None
+    assert got.skipped == ("abstain_skipped", "confidence_skipped")

@@ -51,6 +51,7 @@ class Route:
             settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
             admission=None,
             decision_log=None,
+            switched_off=(),
             feedback=SimpleNamespace(keep=self.kept.extend),
             speculative=False,
             thinking=None,

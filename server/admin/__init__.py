@@ -1,0 +1,1 @@
+"""What an operator changes in a running server: profiles and switched-off controls."""

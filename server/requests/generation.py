@@ -82,7 +82,6 @@ class Generation:
         extend: Extend | None = None,
         admission: Admission | None = None,
         on_report: OnReport | None = None,
-        recorder: Recorder | None = None,
     ) -> None:
         """Create a generation.
 
@@ -93,7 +92,6 @@ class Generation:
             extend: Renders the prompt with a text after the question; None if not possible.
             admission: Queue of steered requests; None if their number is not limited.
             on_report: Called with each final report before the client receives it.
-            recorder: Writes the line of the decision log; None without one.
 
         Raises:
             QueueFull: Too many steered requests are waiting.
@@ -111,8 +109,9 @@ class Generation:
         self.response_id = ""
         """Id of the response, once it is known."""
         self.closed = False
+        self.recorder: Recorder | None = None
+        """Writes the line of the decision log; None without one."""
         self._on_report = on_report
-        self._recorder = recorder
         self._admission = admission
         self._extend = extend
         self._telemetry = telemetry
@@ -139,9 +138,9 @@ class Generation:
         """Close the traces and refuse further engine calls."""
         self.closed = True
         self.release()
-        if self._recorder is not None:
-            self._recorder.end_completion(self._calls, self.choices)
-            self._recorder = None
+        if self.recorder is not None:
+            self.recorder.end_completion(self._calls, self.choices)
+            self.recorder = None
         for call in self._calls:
             self._telemetry.close(call.trace)
 
@@ -158,8 +157,8 @@ class Generation:
         observe.observe_completion(report)
         if self._on_report is not None and index is not None:
             self._on_report(self.response_id, index, report)
-        if self._recorder is not None and index is not None:
-            self._recorder.add(self.response_id, index, report)
+        if self.recorder is not None and index is not None:
+            self.recorder.add(self.response_id, index, report)
 
     def headers(self) -> dict[str, str]:
         """Response headers, for clients that drop unknown fields."""
@@ -282,8 +281,8 @@ class Generation:
         admitted = outputs if place is None else _hold_steering_slot(place, outputs)
         async with aclosing(admitted):
             async for output in admitted:
-                if self._recorder is not None:
-                    self._recorder.see(call, output, delta)
+                if self.recorder is not None:
+                    self.recorder.see(call, output, delta)
                 for completion in output.outputs:
                     count = len(completion.token_ids)
                     before = call.produced[completion.index] if delta else 0

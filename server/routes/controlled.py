@@ -70,10 +70,11 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
     extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
     timeout = state.settings.trace_timeout
     keep = partial(_keep, state, owner_of(key_of(raw_request)))
-    recorder = await record_completion(request, raw_request, state, plan)
-    generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep, recorder)
+    generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)
     observe.count_request(plan.law_type, plan.profile)
     try:
+        recorder = await record_completion(request, raw_request, state, plan)
+        generation.recorder = recorder
         with nullcontext() if plan.is_empty else generation.activate():
             response = await vllm_route(request, raw_request=raw_request)
     except BaseException:
@@ -87,6 +88,9 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
         return ClosingStream(response, generation)
     if getattr(request, "background", False) and response is not None:
         generation.release()  # the engine is called later, in the background
+        if recorder is not None:
+            generation.recorder = None
+            recorder.end_completion((), ())
     else:
         generation.close()
     return response

@@ -152,3 +152,10 @@ async def test_a_delta_stream_and_a_whole_answer_have_the_same_digest(tmp_path: 
         (line,) = await route.lines(handler)
         found.add(line["choices"][0]["answer_hash"])
     assert len(found) == 1
+
+
+async def test_an_answer_in_the_background_has_a_line_without_choices(tmp_path: Path) -> None:
+    control = Control(trace="none", temperature=EdtLaw())
+    (line,) = await (route := Logged(tmp_path, entropy=control, background=True)).lines()
+    assert line["choices"] == []
+    assert route.log.in_flight == 0

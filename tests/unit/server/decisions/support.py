@@ -108,6 +108,7 @@ def client_of(engine: CharacterEngine, known: Any = None) -> TestClient:
         engine=engine,
         artifacts=known or artifacts(),
         profiles={"cool": None},
+        decision_log=None,
         served_names=lambda _: {"m"},
         readings=ReadCache(),
         feedback=SimpleNamespace(keep=KEPT.extend),

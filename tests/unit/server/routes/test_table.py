@@ -28,7 +28,10 @@ REFUSING = [one for one in FACTS if one.controls == "refuses"]
 def client() -> TestClient:
     """A client of the app without engine and handlers."""
     APP.state.entrostat = SimpleNamespace(
-        profiles={"watch": Control(trace="summary")}, served_names=lambda _: {"m"}
+        profiles={"watch": Control(trace="summary")},
+        served_names=lambda _: {"m"},
+        switched_off=(),
+        decision_log=None,
     )
     APP.state.args.log_error_stack = False
     return TestClient(APP, raise_server_exceptions=False)
@@ -155,6 +158,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
 
     APP.state.entrostat = SimpleNamespace(
         profiles={"watch": Control(trace="summary")},
+        switched_off=(),
         served_names=lambda _: {"m"},
         artifacts=None,
         telemetry=None,

@@ -23,7 +23,7 @@ def logged(server: Server, ids: set[str]) -> list[dict[str, Any]]:
     def complete() -> bool:
         for text in server.decisions.read_text().splitlines():
             line = json.loads(text)
-            if line["id"] in ids:
+            if line.get("id") in ids:
                 found[line["id"]] = line
         return set(found) == ids
 

@@ -55,6 +55,7 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "shuffled": None,
         "truncation": None,
         "confidence": False,
+        "state": None,
         "phases": None,
     }
 

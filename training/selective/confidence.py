@@ -200,7 +200,10 @@ def _names(choice: ProbeChoice, figures: dict[str, ScoreFigures]) -> str:
     names = [f"`{name}`" for name in scores]
     if 1 < len(scores) == len(known):
         names = [f"all {len(known)} scores"]
-    return ", ".join([*names, *(["the state of the prompt"] if STATE in choice.features else [])])
+    used = ", ".join(names)
+    if STATE not in choice.features:
+        return used
+    return f"{used} and the state of the prompt" if used else "the state of the prompt"
 
 
 def _elsewhere(

@@ -139,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = describe("benchmarks.votes")
     found = page(options.title, load_rows(options.rows), facts)
-    options.out.with_suffix(".md").write_text(found)
+    Path(f"{options.out}.md").write_text(found)  # a name such as model-0.5b has no suffix
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ sampler lets through, against the controlled distribution, and against the uncon
 shows that the test can fail."""
 ENGINE_TESTS = """\
 Passed, failed and skipped, and seconds, of which starts of servers and waiting for other work are a
-part; an empty cell was not run. `v1` and `v2` run with `LONG_TESTS=1 pytest --junitxml FILE.xml
-tests/integration`, the others with `TEST_ENGINES=v1-async` and so on."""
+part; an empty cell was not run. `TEST_ENGINES=ENGINE pytest -m both_runners --junitxml FILE.xml
+tests/integration` runs the core on an engine, without `-m` every test of the shared server."""
 _ENGINE = re.compile(rf"[\[-]({'|'.join(sorted(ENGINES, key=len, reverse=True))})[\]-]")
 _OF_FILE = {"own_server.test_drafts": "v2-drafts", "own_server.test_runners": "v2-drafts"}
 """Engine of the tests whose names have none, where it is not V1."""

@@ -156,8 +156,8 @@ def main() -> None:
                 )
             )
         print(way, sum(one.right for one in games[way]), "right of", len(found), flush=True)
-        chosen.out.with_suffix(".json").write_text(json.dumps(facts | {"games": games}, indent=1))
-        chosen.out.with_suffix(".md").write_text(page(facts, games, settings))
+        Path(f"{chosen.out}.json").write_text(json.dumps(facts | {"games": games}, indent=1))
+        Path(f"{chosen.out}.md").write_text(page(facts, games, settings))
 
 
 if __name__ == "__main__":

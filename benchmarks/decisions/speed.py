@@ -134,8 +134,8 @@ def main() -> None:
     facts = describe("benchmarks.decisions.speed")
     client = connect(options.url)
     found = measure(client, first_model(client), options.rounds)
-    options.out.with_suffix(".json").write_text(json.dumps(facts | {"seconds": found}, indent=1))
-    options.out.with_suffix(".md").write_text(page(facts, found))
+    Path(f"{options.out}.json").write_text(json.dumps(facts | {"seconds": found}, indent=1))
+    Path(f"{options.out}.md").write_text(page(facts, found))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
@@ -67,6 +68,8 @@ class LoggedDecision(BaseModel):
             again["entropy"] = self.control
         if self.route in _WITH_TOKEN_IDS and self.kind == "completion":
             again["return_token_ids"] = True
+            if not self.usage.get("cached_tokens"):
+                again["cache_salt"] = uuid4().hex  # compute the whole prompt, as then
         return again
 
 

@@ -50,12 +50,19 @@ def answer(**report: Any) -> dict[str, Any]:
 
 
 def test_the_request_is_repeated_with_the_resolved_control_and_whole() -> None:
-    assert line().request() == {
+    cached = line(usage={"cached_tokens": 32})
+    assert cached.request() == {
         "model": "m",
         "messages": [],
         "entropy": {"trace": "summary"},
         "return_token_ids": True,
     }
+
+
+def test_a_prompt_that_was_not_cached_is_computed_again() -> None:
+    """A cached prompt rounds differently: 33 of 50 replays differed in bfloat16."""
+    first, second = (line().request()["cache_salt"] for _ in range(2))
+    assert first != second
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,11 @@ class Kept:
         self.decisions: dict[tuple[int, int], list[tuple[int, list[float]]]] = defaultdict(list)
         """By trace and choice: class and its figures."""
 
-    def publish(self, values: Sequence[Tensor], slots: Any, indices: Any, directory: Any) -> None:
-        columns: tuple[Any, ...] = (slots, indices, *values)
+    def publish(
+        self, values: Sequence[Tensor | None], slots: Any, indices: Any, directory: Any
+    ) -> None:
+        unknown = torch.full((len(slots),), torch.nan)
+        columns: list[Any] = [slots, indices, *(unknown if c is None else c for c in values)]
         for slot, index, *measured in zip(*(c.tolist() for c in columns), strict=True):
             if index >= 0 and directory.traces[slot]:
                 key = int(directory.traces[slot]), int(directory.choices[slot]), index

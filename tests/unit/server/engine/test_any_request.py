@@ -146,7 +146,9 @@ class Worker:
             self.plain[occupant], self.tokens[occupant] = own.extra_args is None, [0, PROMPT]
             self.join(occupant, own.extra_args, **{key: getattr(own, key) for key in SAMPLING})
         answer = SimpleNamespace(index=0, text="", token_ids=[], finish_reason="length")
-        yield SimpleNamespace(outputs=[answer], prompt_token_ids=[1] * PROMPT)
+        yield SimpleNamespace(
+            outputs=[answer], prompt_token_ids=[1] * PROMPT, num_cached_tokens=None
+        )
 
     def step(self, logits: Tensor, most: int, drawn: int) -> None:
         names, slots = zip(*self.occupied().items(), strict=True)

@@ -243,6 +243,7 @@ def main(root: Path) -> dict[str, Any]:
     os.environ |= {
         "ENTROSTAT_ARTIFACTS": str(root / "artifacts"),
         "VLLM_CACHE_ROOT": str(root / "cache"),
+        "VLLM_CPU_OMP_THREADS_BIND": "auto",  # vLLM needs it for two ranks
         "VLLM_PLUGINS": "entrostat",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

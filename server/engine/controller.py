@@ -256,6 +256,7 @@ class Controller:
             solve=bool((self.laws.solving(host_slots) | self.phases.solving(host_slots)).any()),
             traced=self.traces.is_traced(host_slots),
             has_probe=self.has_probes(host_slots),
+            classified=self.difficulty is not None and self.difficulty.is_active(host_slots),
             shuffled=self.shuffled.is_active(host_slots),
             truncated=bool(self.truncation.truncates(host_slots).any()),
             confident=bool(self.traces.confident[host_slots].any()),
@@ -315,7 +316,7 @@ class Controller:
             What was measured, for `publish`.
         """
         mine = logits if group.rows is None else logits[group.rows]
-        difficulty = self.difficulty if group.has_probe else None
+        difficulty = self.difficulty if group.classified else None
         sends = group.traced and self.publisher is not None
         try:
             tables = (self.laws, self.shuffled, self.truncation, self.phases, difficulty)

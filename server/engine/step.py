@@ -25,6 +25,8 @@ class Group(NamedTuple):
     """Whether any of them sends a trace."""
     has_probe: bool = False
     """Whether any of them has a probe that reads the end of its prompt."""
+    classified: bool = False
+    """Whether any of them has a difficulty probe, whose class holds for the whole answer."""
     shuffled: bool = False
     """Whether any of them follows the law `shuffled`."""
     truncated: bool = False

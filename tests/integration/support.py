@@ -90,3 +90,19 @@ def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def decide(client: OpenAI, calibration: str) -> tuple[str, Any]:
+    """Ask which team a ticket belongs to; return id and answer."""
+    question: Any = {
+        "type": "choice",
+        "instructions": "Which team?",
+        "choices": [{"value": one} for one in ("billing", "shipping", "returns")],
+    }
+    raw = client.decisions.with_raw_response.create(
+        model=MODEL,
+        input="I was charged twice.",
+        questions=[question],
+        extra_body={"entropy": {"calibration": calibration}},
+    )
+    return raw.headers["x-entropy-id"], raw.parse().answers[0]

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from clients.top import top
 from server.metrics.definitions import METRICS
 from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
-from tests.integration.support import MODEL, ask, report
+from tests.integration.support import MODEL, ask, decide, report
 from tests.selective_artifacts import DECLINES, STATE
 
 NEED_A_FAULT = {
@@ -50,22 +50,6 @@ def tell(server: Server, name: str, **feedback: Any) -> dict[str, Any]:
     return found
 
 
-def decide(client: OpenAI) -> tuple[str, Any]:
-    """Ask which team a ticket belongs to; return id and answer."""
-    question: Any = {
-        "type": "choice",
-        "instructions": "Which team?",
-        "choices": [{"value": one} for one in ("billing", "shipping", "returns")],
-    }
-    raw = client.decisions.with_raw_response.create(
-        model=MODEL,
-        input="I was charged twice.",
-        questions=[question],
-        extra_body={"entropy": {"calibration": TEAMS}},
-    )
-    return raw.headers["x-entropy-id"], raw.parse().answers[0]
-
-
 def use_every_control(server: Server, client: OpenAI) -> None:
     target = {"type": "entropy_target", "entropy_target": 10.7, "side": "floor"}  # out of reach
     answer = ask(client, "hi", {"temperature": target}, max_tokens=6)
@@ -80,7 +64,7 @@ def use_every_control(server: Server, client: OpenAI) -> None:
     decline = {"abstain": {"calibration": DECLINES, "promise": "joint", "alpha": 0.1}}
     ask(client, "hi", decline, max_tokens=2)
     ask(client, "hi", {"confidence": {"probe": STATE}}, max_tokens=2)
-    name, decision = decide(client)
+    name, decision = decide(client, TEAMS)
     told = tell(server, name, value=decision.choice)
     assert told["covered"] == (decision.choice in decision.entropy["prediction_set"])
     fixed = {"type": "fixed", "temperature": 0.3}

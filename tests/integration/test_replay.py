@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from clients.replay import replay
 from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
-from tests.integration.support import MODEL, PROMPTS, ask
+from tests.integration.support import MODEL, PROMPTS, ask, decide
 from tests.waiting import wait_until
 
 ANIMALS = f"{MODEL}/animals"
@@ -46,21 +46,6 @@ def run(server: Server, path: Path) -> int:
     return 0
 
 
-def decide(client: OpenAI) -> str:
-    question: Any = {
-        "type": "choice",
-        "instructions": "Which team?",
-        "choices": [{"value": one} for one in ("billing", "shipping", "returns")],
-    }
-    raw = client.decisions.with_raw_response.create(
-        model=MODEL,
-        input="I was charged twice.",
-        questions=[question],
-        extra_body={"entropy": {"calibration": TEAMS}},
-    )
-    return str(raw.headers["x-entropy-id"])
-
-
 def requests_of_every_kind(server: Server, client: OpenAI) -> set[str]:
     """Ids of answers under each kind of control, on each route, seeded or greedy."""
     target = {"type": "entropy_target", "entropy_target": 1.0}
@@ -74,7 +59,7 @@ def requests_of_every_kind(server: Server, client: OpenAI) -> set[str]:
         ask(client, PROMPTS[3], {"steering": [{"vector": PUSH, "strength": 0.1}]}, **seeded).id,
         ask(client, "hi", {"inquiry": {"task": ANIMALS}}).id,
         ask(client, PROMPTS[4], None, model=f"{MODEL}@cool", **seeded).id,
-        decide(client),
+        decide(client, TEAMS)[0],
     }
     stream = ask(client, PROMPTS[5], {"trace": "tokens"}, stream=True, temperature=0, max_tokens=6)
     ids |= {chunk.id for chunk in stream}

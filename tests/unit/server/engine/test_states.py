@@ -11,7 +11,7 @@ from server.worker.message import KEY
 from tests.selective_artifacts import state_reader
 from tests.unit.server.engine import test_runner_v2 as v2
 from tests.unit.server.engine.support import asking, bits, random_logits
-from tests.unit.server.engine.test_difficulty import Model
+from tests.unit.server.engine.test_difficulty import Model, head
 from tests.unit.server.engine.test_runner_v1 import Runner
 
 SIZE = 5
@@ -74,6 +74,20 @@ def test_each_request_is_read_by_its_probe_at_its_first_token_only() -> None:
         (2, 0): expected("m/two", hidden[2]),
     }
     assert bench.runner.controller.failures == 0
+
+
+def test_a_request_without_a_class_pays_for_no_difficulty_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.runner.controller.read_difficulty(bench.model, {"m/probe": head()})
+    assert bench.runner.controller.difficulty is not None
+    monkeypatch.setattr(bench.runner.controller.difficulty, "base", None)
+    bench.runner.add("a", reading())
+    for _ in range(2):
+        bench.step(torch.randn(1, SIZE))
+    assert bench.runner.controller.failures == 0
+    assert len(bench.published) == 1
 
 
 def test_a_prompt_in_chunks_is_read_at_its_end_and_a_resumed_one_not_again() -> None:

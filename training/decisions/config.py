@@ -12,7 +12,7 @@ class DecisionsConfig(ServedJobConfig):
     """Which rows, how they are read, and the level that is reported."""
 
     quick: ClassVar[Mapping[str, Any]] = {"limit": 120, "read": "letters", "level": 0.8}
-    minutes: ClassVar[str] = "an estimated 15 minutes with the defaults, 2 with --quick"
+    minutes: ClassVar[str] = "about 15 minutes with the defaults, 2 with --quick (not measured)"
     arguments: ClassVar[tuple[str, ...]] = ("rows",)
 
     rows: str = "tickets"

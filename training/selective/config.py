@@ -66,7 +66,7 @@ class SemanticConfig(GradedAnswersConfig):
     """A probe that predicts from the prompt alone whether answers will disagree."""
 
     quick: ClassVar[Mapping[str, Any]] = {"questions": 40, "samples": 4, "max_tokens": 24}
-    minutes: ClassVar[str] = "an estimated 15 minutes with the defaults, 3 with --quick"
+    minutes: ClassVar[str] = "about 15 minutes with the defaults, 3 with --quick (not measured)"
 
     questions: int = Field(200, ge=20)
     """Number of questions."""

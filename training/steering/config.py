@@ -73,7 +73,7 @@ class SteeringConfig(JobConfig):
         "transfer": "questions",
         "completions": 5,
     }
-    minutes: ClassVar[str] = "an estimated 40 minutes with the defaults, 3 with --quick"
+    minutes: ClassVar[str] = "about 40 minutes with the defaults, 3 with --quick (not measured)"
 
     model: Path | None = None
     """Checkpoint folder; without it the embedded default."""

@@ -38,7 +38,7 @@ from server.engine.slots import (
 )
 from server.engine.states import StateSlots
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured, Odds, logprobs, on_device, record
+from server.engine.step import Group, Measured, Odds, PromptRows, logprobs, on_device, record
 from server.engine.truncation import TruncationSlots
 from server.engine.weights import refuse_unusable
 from server.worker.message import KEY, WorkerArtifact
@@ -273,25 +273,12 @@ class Controller:
 
     # -- the step --------------------------------------------------------------------------
 
-    def read_prompts(
-        self,
-        hidden: Tensor,
-        rows: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        indices: NDArray[np.int64],
-    ) -> None:
-        """Run the probes of the prompts that ended in this step.
-
-        Args:
-            hidden: Final hidden states, shape (any number of rows, hidden size).
-            rows: Row of `hidden` of each request that may have ended its prompt.
-            slots: Of these rows.
-            indices: Token that each row draws next; negative while its prompt is still read.
-        """
+    def read_prompts(self, prompts: PromptRows) -> None:
+        """Run the probes of the prompts that ended in this step."""
         directory = self.traces.directory
         for reader in self.readers:
             with self.contain_failures():  # the answer then has no class, or no probability
-                reader.read_prompts(hidden, rows, slots, indices, directory, self.publisher)
+                reader.read_prompts(prompts, directory, self.publisher)
 
     def control(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head, predicted_class, route
 from server.engine.publisher import Directory, Publisher
-from server.engine.step import on_device
+from server.engine.step import PromptRows, on_device
 from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
@@ -114,24 +114,16 @@ class DifficultySlots:
     # -- the step --------------------------------------------------------------------------
 
     def read_prompts(
-        self,
-        hidden: Tensor,
-        rows: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        indices: NDArray[np.int64],
-        directory: Directory,
-        publisher: Publisher | None,
+        self, prompts: PromptRows, directory: Directory, publisher: Publisher | None
     ) -> None:
         """Classify requests whose prompt just ended; restore the class of preempted ones.
 
         Args:
-            hidden: Final hidden states, shape (any number of rows, hidden size).
-            rows: Row of `hidden` of each request.
-            slots: Slot of each request.
-            indices: Token each row is about to draw; negative while its prompt is still read.
+            prompts: Those that may have ended.
             directory: The receiver of each slot's trace.
             publisher: Sends the decisions to the API servers.
         """
+        slots, indices = prompts.slots, prompts.indices
         waiting = ~self._settled[slots] & (indices >= 0)
         if not waiting.any():
             return
@@ -139,28 +131,20 @@ class DifficultySlots:
         for slot in slots[waiting & (indices > 0)].tolist():
             if (known := self.memory.get(self._key(slot, directory))) is not None:
                 self._classes[slot] = known
-        first = waiting & (indices == 0)
-        for name in sorted(set(self._probes[slots[first]])):
-            mine = first & (self._probes[slots] == name)
-            self._classify(name, hidden, rows[mine], slots[mine], directory, publisher)
+        names, first = self._probes[slots], waiting & (indices == 0)
+        for name in sorted(set(names[first])):
+            self._classify(name, prompts.where(first & (names == name)), directory, publisher)
 
     def _classify(
-        self,
-        name: str,
-        hidden: Tensor,
-        rows: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        directory: Directory,
-        publisher: Publisher | None,
+        self, name: str, prompts: PromptRows, directory: Directory, publisher: Publisher | None
     ) -> None:
-        read, their = on_device(rows, self._device), on_device(slots, self._device)
+        head, states, slots = self._heads[name], prompts.states(), prompts.slots
         prices = torch.from_numpy(self._prices[slots]).to(self._device, non_blocking=True)
-        head, states = self._heads[name], hidden[read]
         probabilities, forecast = head.probabilities(states), head.forecast(states)
         classes = predicted_class(probabilities)
         if head.router_kept is not None:
             classes = torch.where(prices < 0, classes, route(forecast, head.router_kept, prices))
-        self._classes[their] = classes
+        self._classes[on_device(slots, self._device)] = classes
         for position, slot in enumerate(slots.tolist()):
             self.memory[self._key(slot, directory)] = classes[position]
         while len(self.memory) > _REMEMBERED:

@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from server.engine.controller import Controller
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured
+from server.engine.step import Group, Measured, PromptRows
 from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class EntropyProcessorV1(LogitsProcessor):
                 hidden, slots = controller.tap.hidden, group.host_slots
                 assert hidden is not None
                 assert slots is not None
-                controller.read_prompts(hidden, slots, slots, indices)
+                controller.read_prompts(PromptRows(hidden, slots, slots, indices))
             measured = controller.control(logits, group, indices)
             if measured.awaits_token:
                 self._measured.append(measured)

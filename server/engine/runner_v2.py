@@ -23,7 +23,7 @@ from server.engine.controller import Controller
 from server.engine.phases import Fed
 from server.engine.publisher import Publisher
 from server.engine.steering import SteeringControl
-from server.engine.step import Group, Measured, on_device
+from server.engine.step import Group, Measured, PromptRows, on_device
 from server.worker.message import KEY, refuse_reserved
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class EntropyProcessorV2(LogitsProcessor):
             last = batch.query_start_loc_np[1 : len(slots) + 1].astype(np.int64) - 1
             seen = batch.seq_lens_cpu_upper_bound.numpy()[: len(slots)]
             drawn = seen - self._req_states.prompt_len.np[slots]
-            controller.read_prompts(hidden, last, slots.astype(np.int64), drawn)
+            controller.read_prompts(PromptRows(hidden, last, slots.astype(np.int64), drawn))
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Control a batch, or a part of one, in place and without a host sync."""

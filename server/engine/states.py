@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from probes.selective.state import StateReader
 from server.engine.publisher import Directory, Publisher
+from server.engine.step import PromptRows
 from server.worker.message import RequestMessage
 
 
@@ -23,7 +23,6 @@ class StateSlots:
         self, num_slots: int, device: torch.device, readers: Mapping[str, StateReader]
     ) -> None:
         self._readers = {name: reader.to(device) for name, reader in readers.items()}
-        self._device = device
         self._probes = np.full(num_slots, None, dtype=object)
 
     def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
@@ -51,32 +50,23 @@ class StateSlots:
         self._probes[[one, two]] = self._probes[[two, one]]
 
     def read_prompts(
-        self,
-        hidden: Tensor,
-        rows: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        indices: NDArray[np.int64],
-        directory: Directory,
-        publisher: Publisher | None,
+        self, prompts: PromptRows, directory: Directory, publisher: Publisher | None
     ) -> None:
         """Read the prompts that just ended. One that resumes after a preemption was read before.
 
         Args:
-            hidden: Final hidden states, shape (any number of rows, hidden size).
-            rows: Row of `hidden` of each request.
-            slots: Slot of each request.
-            indices: Token each row is about to draw; negative while its prompt is still read.
+            prompts: Those that may have ended.
             directory: The receiver of each slot's trace.
             publisher: Sends what was read to the API servers.
         """
-        names = self._probes[slots]
-        ended = (names != None) & (indices >= 0)  # noqa: E711, elementwise
+        names = self._probes[prompts.slots]
+        ended = (names != None) & (prompts.indices >= 0)  # noqa: E711, elementwise
         if not ended.any():
             return
-        self._probes[slots[ended]] = None
-        for name in sorted(set(names[ended & (indices == 0)])):
-            mine = (names == name) & (indices == 0)
-            where = torch.from_numpy(rows[mine]).to(self._device, non_blocking=True)
-            figures = self._readers[name].read(hidden[where])
+        self._probes[prompts.slots[ended]] = None
+        first = ended & (prompts.indices == 0)
+        for name in sorted(set(names[first])):
+            mine = prompts.where(first & (names == name))
+            figures = self._readers[name].read(mine.states())
             if publisher is not None:
-                publisher.publish_states(figures, slots[mine], directory)
+                publisher.publish_states(figures, mine.slots, directory)

@@ -46,6 +46,27 @@ def on_device(values: NDArray[np.int64] | Tensor, device: torch.device) -> Tenso
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
+class PromptRows(NamedTuple):
+    """Requests of one step whose prompt may have ended."""
+
+    hidden: Tensor
+    """Final hidden states of the step, shape (any number of rows, hidden size)."""
+    rows: NDArray[np.int64]
+    """Row of `hidden` of each request."""
+    slots: NDArray[np.int64]
+    """Slot of each request."""
+    indices: NDArray[np.int64]
+    """Token that each request draws next; negative while its prompt is still read."""
+
+    def where(self, mask: NDArray[np.bool_]) -> "PromptRows":
+        """Those that a mask selects."""
+        return PromptRows(self.hidden, self.rows[mask], self.slots[mask], self.indices[mask])
+
+    def states(self) -> Tensor:
+        """The hidden state of each, shape (requests, hidden size)."""
+        return self.hidden[on_device(self.rows, self.hidden.device)]
+
+
 class Odds(NamedTuple):
     """What turns sampled tokens into their log-probabilities."""
 

@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import Server
-from tests.integration.support import MODEL, PROMPTS, ask, law, preemptions, report, together
+from tests.integration.support import MODEL, PROMPTS, ask, law, report, together
 
 
 def test_every_trace_is_complete_under_concurrent_requests(client: OpenAI) -> None:
@@ -36,28 +36,6 @@ def test_every_trace_is_complete_under_concurrent_requests(client: OpenAI) -> No
                 body = report(answer, position)
                 assert len(body["tokens"]) == len(choice.token_ids)
                 assert body["fallback"] is None
-
-
-def test_preempted_requests_report_each_token_once(server: Server, client: OpenAI) -> None:
-    """More tokens than the KV cache holds, so requests are preempted and resumed."""
-    before = preemptions(server)
-    jobs = [
-        lambda i=i: ask(
-            client,
-            PROMPTS[i % 10],
-            law("dynatemp", range=0.3),
-            seed=i,
-            max_tokens=220,
-            extra_body={"ignore_eos": True},
-        )
-        for i in range(24)
-    ]
-    answers = together(jobs, workers=24)
-    assert preemptions(server) > before, "the test must really preempt"
-    for answer in answers:
-        body = report(answer)
-        assert len(body["tokens"]) == answer.usage.completion_tokens == 220
-        assert body["fallback"] is None
 
 
 def test_disconnecting_clients_do_not_affect_the_others(server: Server, client: OpenAI) -> None:

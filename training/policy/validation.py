@@ -56,6 +56,11 @@ class TrlSettings(NamedTuple):
     step_sequences: int = 64
     """Completions per optimizer step, over all processes."""
 
+    @property
+    def ratio_per_sequence(self) -> bool:
+        """Whether the importance ratio is one of a whole completion, not of each token."""
+        return self.loss_type == "luspo" or self.importance_sampling_level == "sequence"
+
 
 def refuse_settings(
     configs: Sequence[ObjectiveConfig],
@@ -99,8 +104,7 @@ def _refuse_losses(
     configs: Sequence[ObjectiveConfig], settings: TrlSettings, controller: ControllerConfig | None
 ) -> None:
     names = [config.type for config in configs]
-    sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
-    if any("tokens" in config.acts_on for config in configs) and sequences:
+    if any("tokens" in config.acts_on for config in configs) and settings.ratio_per_sequence:
         raise ValueError(
             f"{names} act on single tokens and need a ratio per token: set "
             'importance_sampling_level = "token" and a loss_type other than "luspo"'
@@ -163,8 +167,7 @@ def _refuse_own_rollouts(
             f"rollout_func draws the completions and would ignore {', '.join(ignored)}: remove one "
             "of them"
         )
-    sequences = settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence"
-    if settings.corrects and sequences:
+    if settings.corrects and settings.ratio_per_sequence:
         raise ValueError(
             "the importance weights for rollout_func are per token: pass importance_cap = None, or "
             'importance_sampling_level = "token" and a loss_type other than "luspo"'
@@ -225,7 +228,7 @@ def _refuse_rollouts(
             )
         if (law is not None or drives) and (settings.served or not settings.samples_itself):
             raise ValueError(f'{who} needs rollouts in this process: set backend = "transformers"')
-        if settings.importance_sampling_level == "sequence" or settings.loss_type == "luspo":
+        if settings.ratio_per_sequence:
             raise ValueError(
                 f"{who} needs importance weights per token: set importance_sampling_level = "
                 '"token" and a loss_type other than "luspo"'
@@ -267,7 +270,7 @@ def _refuse_extra_rollouts(
             raise ValueError('"aepo" and branch both change which samples are drawn: remove one')
         if settings.splits_groups:
             raise ValueError('"aepo" needs whole groups on each process: raise micro_batch')
-        if settings.loss_type == "luspo" or settings.importance_sampling_level == "sequence":
+        if settings.ratio_per_sequence:
             raise ValueError('"aepo" needs importance weights per token: use token-level ratios')
         shared = [one.type for one in configs if one.batch_needs]
         if settings.accumulates and shared and "lp_reg" not in shared:

@@ -22,10 +22,11 @@ METHOD = """\
 entropies, temperatures, probes and steering. `identity` compares tokens of uncontrolled requests
 with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
 request` divides the longest step of a law's first batch by that of its second. `overhead` is the
-median over rounds of the throughput over that of stock vLLM in the same round, 10 % to 90 % of the
-rounds in brackets; `truncations` compares steps of 16 decoding requests with those under the law
-`hapo`. On a CPU time is CPU time of the engine's process, and Triton's interpreter runs vLLM's
-kernels, the same for both, so that the ratio of tokens per second outside of the interpreter
+median over rounds of the throughput over the mean of two processes of stock vLLM in the same round,
+its 95 % interval in brackets; it is `unsure` where the target lies in the interval, widened by what
+the two processes differ by. `truncations` compares steps of 16 decoding requests with those under
+the law `hapo`. On a CPU time is CPU time of the engine's process, and Triton's interpreter runs
+vLLM's kernels, the same for all, so that the ratio of tokens per second outside of the interpreter
 decides. `drafts` counts tokens per step of one request on text that repeats itself."""
 
 CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
@@ -47,6 +48,10 @@ def main(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     only: Annotated[str, typer.Option(help="Checks to run, by commas.")] = ",".join(CHECKS),
     runner: Annotated[str, typer.Option(help="v2, or v1 on a CPU.")] = "v2",
+    batches: Annotated[
+        str | None, typer.Option(help="Batch sizes, by commas; default: what suits the device.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Of the overhead.")] = None,
     output: Annotated[Path, typer.Option(help="Page to write, without suffix.")] = Path(
         "benchmarks/results/gpu"
     ),
@@ -55,18 +60,32 @@ def main(
     if device not in ("cuda", "cpu") or not set(only.split(",")) <= set(CHECKS):
         raise typer.BadParameter(f"--device is cuda or cpu, --only of {', '.join(CHECKS)}")
     facts, setting = machine.describe("benchmarks.gpu"), settings_of(device, model, runner)
+    setting = setting._replace(
+        batches=sizes_of(batches) if batches else setting.batches, rounds=rounds or setting.rounds
+    )
     verdicts: list[Verdict] = []
     for name in only.split(","):
         began = time.monotonic()
         found = CHECKS[name](setting)
         seconds = time.monotonic() - began
         for one in found:
-            Console().print(f"{'pass' if one.passed else 'FAIL'}  {one.check}: {one.figures}")
+            Console().print(f"{one.word}  {one.check}: {one.figures}")
         Console().print(f"      {name} took {seconds:.0f} s")
         verdicts += found
         output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".md").write_text("\n".join(page(facts, setting, verdicts)) + "\n")
     raise SystemExit(0 if all(one.passed for one in verdicts) else 1)
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """Batch sizes of a list by commas.
+
+    Raises:
+        typer.BadParameter: One is no positive whole number.
+    """
+    if not all(size.isascii() and size.isdigit() and int(size) > 0 for size in text.split(",")):
+        raise typer.BadParameter("positive whole numbers, by commas", param_hint="--batches")
+    return tuple(map(int, text.split(",")))
 
 
 def settings_of(device: str, model: Path | None, runner: str = "v2") -> Setting:
@@ -99,10 +118,7 @@ def page(facts: dict[str, object], setting: Setting, verdicts: list[Verdict]) ->
         "",
         "| check | verdict | figures |",
         "|---|---|---|",
-        *(
-            f"| {one.check} | {'pass' if one.passed else 'FAIL'} | {one.figures} |"
-            for one in verdicts
-        ),
+        *(f"| {one.check} | {one.word} | {one.figures} |" for one in verdicts),
     ]
 
 

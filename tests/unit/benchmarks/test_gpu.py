@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from benchmarks import machine
 from benchmarks.gpu import checks
-from benchmarks.gpu.__main__ import page
+from benchmarks.gpu.__main__ import page, sizes_of
 from benchmarks.gpu.checks import Child, Setting, Verdict
 
 SETTING = Setting("cpu", Path("model"))
@@ -19,40 +20,73 @@ def test_the_page_has_a_row_for_every_verdict() -> None:
     assert lines[-2:] == ["| truth | pass | 0 wrong |", "| identity | FAIL | 3 of 4 |"]
 
 
-def test_the_overhead_is_the_median_over_rounds_of_the_ratio_in_the_same_round(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A machine that gets slower hits both alike; a law that misses its target fails.
+def test_batch_sizes_are_positive_whole_numbers() -> None:
+    assert sizes_of("8,64") == (8, 64)
+    for wrong in ("8,", "0", "-1", "1.5", "², 1"):
+        with pytest.raises(typer.BadParameter, match="positive whole numbers"):
+            sizes_of(wrong)
+
+
+class Drifting:
+    """An engine on a machine that gets slower; `share` is how fast it is beside another.
 
     The interpreter has half of the time of stock vLLM, and more of ours.
     """
-    clock = {"now": 100.0}
 
-    class Engine:
-        def __init__(self, share: float) -> None:
-            self.share = share
+    now = 100.0
 
-        def ask(self, name: str, *, law: str | None, **rest: int) -> list[float]:
-            clock["now"] *= 0.999
-            outside = clock["now"] * (0.9 if law == "dynatemp" else 1.0) * self.share
-            return [outside * (0.5 if self.share == 1.0 else 0.4), outside]
+    def __init__(self, share: float, *, ours: bool) -> None:
+        self.share, self.ours = share, ours
 
-        def stop(self) -> None:
-            pass
+    def ask(self, name: str, *, law: str | None, **rest: int) -> list[float]:
+        Drifting.now *= 0.999
+        outside = Drifting.now * (0.9 if law == "dynatemp" else 1.0) * self.share
+        return [outside * (0.4 if self.ours else 0.5), outside]
 
-        def result(self) -> str:
-            return "ready"
+    def stop(self) -> None:
+        pass
 
-    shares = iter([1.0, 0.999] * 2)
-    monkeypatch.setattr(checks, "Child", lambda *_: Engine(next(shares)))
-    small = SETTING._replace(batches=(1,), rounds=4)
-    found = {one.check.rpartition(", ")[2]: one for one in checks.overhead(small)}
-    verdicts = {law: one.passed for law, one in found.items()}
-    assert verdicts == {"no control": True, "dynatemp": False, "entropy_target": True}
-    assert found["no control"].figures.startswith("0.79")
+    def result(self) -> str:
+        return "ready"
+
+
+def overhead(
+    monkeypatch: pytest.MonkeyPatch, setting: Setting, *, twin: float
+) -> dict[str, Verdict]:
+    """Verdicts by law; the second process of stock vLLM is `twin` times as fast as the first."""
+    speeds = iter([1.0, twin, (1 + twin) / 2])
+    monkeypatch.setattr(
+        checks, "Child", lambda asked, *_: Drifting(next(speeds), ours=asked["ours"])
+    )
+    return {one.check.rpartition(", ")[2]: one for one in checks.overhead(setting)}
+
+
+SMALL = SETTING._replace(batches=(1,), rounds=8)
+
+
+def test_the_overhead_is_the_median_over_rounds_of_the_ratio_in_the_same_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that gets slower hits all alike; a law that misses its target fails."""
+    found = overhead(monkeypatch, SMALL, twin=1.0)
+    words = {law: one.word for law, one in found.items()}
+    assert words == {"no control": "pass", "dynatemp": "FAIL", "entropy_target": "pass"}
+    assert found["no control"].figures.startswith(("0.79", "0.80"))
     assert "interpreter, which is 50% of stock's time" in found["no control"].figures
-    on_gpu = checks.overhead(small._replace(device="cuda"))
-    assert not any(one.passed for one in on_gpu), "there every second counts"
+    on_gpu = overhead(monkeypatch, SMALL._replace(device="cuda"), twin=1.0)
+    assert {one.word for one in on_gpu.values()} == {"FAIL"}, "there every second counts"
+
+
+@pytest.mark.parametrize("twin", [0.9, 1.1])
+def test_a_verdict_within_what_two_stock_processes_differ_by_is_unsure(
+    monkeypatch: pytest.MonkeyPatch, twin: float
+) -> None:
+    found = overhead(monkeypatch, SMALL, twin=twin)
+    words = {law: one.word for law, one in found.items()}
+    assert words["no control"] == "pass, unsure"
+    assert words["dynatemp"] == "FAIL, unsure", "noise makes no failure pass"
+    told = found["dynatemp"].figures.partition("a second process of stock over the first: ")[2]
+    assert float(told.partition(" ")[0]) == pytest.approx(twin, abs=0.01)
 
 
 def test_a_truncation_that_costs_more_than_its_share_fails(

@@ -302,23 +302,12 @@ def runner_environment(runner: str) -> dict[str, str]:
 def runners(item: pytest.Metafunc) -> list[Any]:
     """The engines of an engine test: V1, and V2 if it is marked or if the long tests run.
 
-    `TEST_ENGINES` names others of `ENGINES`, by commas, for every test. A mark `no_drafts(reason)`
-    skips it on those that draft.
+    `TEST_ENGINES` names others of `ENGINES`, by commas, for every test.
     """
-    marks = {mark.name: mark for mark in item.definition.iter_markers()}
-    both = is_long() or "both_runners" in marks
+    both = is_long() or item.definition.get_closest_marker("both_runners") is not None
     asked = os.environ.get("TEST_ENGINES")
     names = asked.split(",") if asked else ["v1", "v2"] if both else ["v1"]
-    return [
-        pytest.param(
-            name,
-            id=name,
-            marks=[pytest.mark.skip(reason=mark.args[0])]
-            if (mark := marks.get("no_drafts")) and ENGINES[name].num_drafts
-            else [],
-        )
-        for name in names
-    ]
+    return [pytest.param(name, id=name) for name in names]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

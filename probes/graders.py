@@ -31,6 +31,7 @@ _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
 )
 """Scripts without spaces between words, and Hangul, which appends particles to words."""
+_NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 _NEGATION = re.compile(
     r"\b(?:(?:not|never|nor|neither|isn t|wasn t|aren t|weren t|cannot be|rather than|instead of)"
     r"(?: (?:in|at|by|called|named|from))?|\w{2,5}n t be) $|(?:不是|并非|並非|不在)$"
@@ -136,6 +137,27 @@ def stated_answer(text: str, grader: GraderName) -> str | None:
     return plain_words(without_latex_text(" ".join(sentences(stated)[:1]))) or None
 
 
+def final_span(text: str, grader: GraderName) -> tuple[int, int] | None:
+    """Where the final answer stands in a text: its first character and the one after its last.
+
+    That of `numeric` is the number alone. None where the text has no answer, where the answer is
+    not marked and is no number, or where Markdown within it was removed before grading.
+    """
+    answer = stated_answer(text, grader)
+    if answer is None:
+        return None
+    shown = graded_text(text)
+    groups = statements(shown)
+    stated = groups[0][-1].text if groups else shown
+    if grader == "numeric":
+        numbers = reversed(_NUMBER.findall(stated))
+        stated = next((one for one in numbers if _size(one) == abs(Fraction(answer))), "")
+    elif not groups:
+        return None
+    start = text.rfind(stated)
+    return (start, start + len(stated)) if stated and start >= 0 else None
+
+
 def _holds_for_statements(text: str, read: Callable[[str], bool]) -> bool:
     """Whether `read` holds for all statements of the first rank or, if none, for the whole text."""
     shown = graded_text(text)
@@ -163,6 +185,11 @@ def _states_only(stated: str, answer: str) -> bool:
 def _number(answer: str) -> Fraction | None:
     number = single_number(answer)
     return number if isinstance(number, Fraction) else None
+
+
+def _size(literal: str) -> Fraction | None:
+    number = _number(literal)
+    return None if number is None else abs(number)
 
 
 def _stated_number(text: str) -> Reading:

@@ -1,11 +1,15 @@
 """`entrostat evaluate` on the shared server: refused for its budget, then answered and resumed."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 from rich.console import Console
 
+from clients.entropy import controls, report
+from clients.parts import part_figures
 from server.profiles import parse_profiles
 from tests.conftest import Server
 from training.common.errors import TrainingError
@@ -22,6 +26,52 @@ SIZE = {
     "profiles": ("steady",),
     "concurrency": 16,
 }
+
+
+def test_against_plain_the_answers_of_all_arms_are_weighted(server: Server, tmp_path: Path) -> None:
+    folders = {"out": tmp_path / "pages", "runs": tmp_path / "runs", "server": (server.url,)}
+    size = {**SIZE, "against": "plain", "profiles": ("steady", "dynamic"), "budget": 3000}
+    (page,) = evaluate(EvaluateConfig.model_validate({**size, **folders}), Console())
+    raw = json.loads(page.with_suffix(".json").read_text())
+    assert [name for name, _ in raw["arms"]] == ["T = 0.7", "steady", "dynamic"]
+    assert raw["result"]["num_scoring"] == 8
+    for name in ("steady", "dynamic"):
+        figures = [one["figure"] for one in raw["result"]["profiles"][name]]
+        assert figures[:2] == ["accuracy", "accuracy by all answers, weighted"]
+    assert tomllib.loads((page.parent / "recommended.toml").read_text()).keys() <= {
+        "recommended-flag"
+    }
+
+
+def test_the_figures_of_the_parts_of_an_answer_add_up_to_those_of_the_whole(
+    server: Server,
+) -> None:
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    answer = client.chat.completions.create(
+        model=client.models.list().data[0].id,
+        messages=[{"role": "user", "content": "Count from 1 to 9."}],
+        max_tokens=12,
+        seed=3,
+        logprobs=True,
+        extra_body=controls(trace="tokens"),
+    )
+    (choice,) = answer.choices
+    text, measured = choice.message.content or "", report(choice)
+    assert measured is not None
+    assert choice.logprobs is not None
+    pieces = [token.token for token in choice.logprobs.content or ()]
+    cut = len("".join(pieces[:5]))
+    first, rest = part_figures(choice, 0, cut), part_figures(choice, cut, len(text))
+    assert first is not None
+    assert rest is not None
+    assert first.num_tokens == 5
+    assert choice.finish_reason == "length"  # so that every token is in the text
+    assert first.num_tokens + rest.num_tokens == measured.num_tokens == 12
+    assert measured.logprob_sum == pytest.approx(first.logprob_sum + rest.logprob_sum, abs=1e-3)
+    means = (first.entropy_mean, rest.entropy_mean)
+    assert None not in means
+    total = 5 * (means[0] or 0.0) + 7 * (means[1] or 0.0)
+    assert measured.entropy_mean == pytest.approx(total / 12, abs=1e-5)
 
 
 def test_an_evaluation_resumes_compares_and_writes_what_the_server_loads(

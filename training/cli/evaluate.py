@@ -12,6 +12,9 @@ def _evaluate(config: EvaluateConfig, dry_run: bool) -> None:
     Half of the questions choose, the other half score. Also measures how well the entropy report
     tells wrong answers from right ones.
 
+    With `--against plain` each profile is compared with the plain request only. That costs a third
+    or less and shows whether a profile loses accuracy, but recommends no law and no router.
+
     Writes a folder for each task: a page with a figure, the raw numbers as JSON, and
     `recommended.toml`, the profiles that beat their controls, for `entrostat serve --profiles`. An
     interrupted run is resumed by the same command.
@@ -23,6 +26,8 @@ def _evaluate(config: EvaluateConfig, dry_run: bool) -> None:
         entrostat evaluate words --max-tokens 256 --url http://127.0.0.1:8000
 
         entrostat evaluate mine.jsonl --grader numeric --profiles adaptive,steady
+
+        entrostat evaluate quiz --against plain --questions 400 --samples 2
     """
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import openai
+from openai.types.chat import ChatCompletionTokenLogprob
 from openai.types.chat.chat_completion import Choice
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,6 +64,11 @@ class RolloutRecord(BaseModel):
     temperatures: list[float | None]
     logprobs: list[float] | None = Field(None, exclude_if=_is_absent)
     """Of the tokens, as stock vLLM reports them; None unless they were asked for."""
+    pieces: list[str] | None = Field(None, exclude_if=_is_absent)
+    """Text of every token; None unless log-probabilities were asked for."""
+    top_logprobs: list[list[float]] | None = Field(None, exclude_if=_is_absent)
+    """Those of the most probable tokens at every place, the sampled one among them; None unless the
+    request had `top_logprobs`."""
     scores: dict[str, float | None] | None = Field(None, exclude_if=_is_absent)
     """Scores of the answer by name; None unless the request had the control `confidence`."""
     difficulty: str | None = Field(None, exclude_if=_is_absent)
@@ -260,6 +266,8 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         entropies=[token.entropy for token in tokens],
         temperatures=[token.temperature for token in tokens],
         logprobs=None if logprobs is None else [token.logprob for token in logprobs],
+        pieces=None if logprobs is None else [token.token for token in logprobs],
+        top_logprobs=_alternatives(logprobs or []),
         scores=_scores(measured),
         difficulty=None if decision is None else decision.label,
         prepass=decision is not None and decision.prepass_tokens is not None,
@@ -269,6 +277,11 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         reason = measured.fallback or "no token was measured"
         raise RetryableError(f"{server} sent an incomplete trace: {reason}")
     return rollout
+
+
+def _alternatives(logprobs: Sequence[ChatCompletionTokenLogprob]) -> list[list[float]] | None:
+    found = [[round(one.logprob, 5) for one in token.top_logprobs] for token in logprobs]
+    return found if any(found) else None
 
 
 def _scores(measured: EntropyReport) -> dict[str, float | None] | None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probes.graders import stated_answer
+from clients.parts import tokens_of
+from probes.graders import GraderName, final_span, stated_answer
 from training.common.metrics import Floats
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import RolloutRecord
@@ -28,6 +29,11 @@ class ArmAnswers(NamedTuple):
     logprob_mean: Floats
     """NaN where the arm did not ask for log-probabilities."""
     logprob_sum: Floats
+    final_entropy_mean: Floats
+    """Of the part that the grader reads as the answer, of the whole where it finds none; NaN where
+    the arm did not ask for log-probabilities."""
+    final_logprob_mean: Floats
+    """Likewise."""
     cut: Floats
     """Whether the answer reached the limit of tokens."""
     wrong_votes: list[tuple[int, ...]]
@@ -87,6 +93,8 @@ def join(first: ArmAnswers, second: ArmAnswers) -> ArmAnswers:
         entropy_max=both(lambda arm: arm.entropy_max),
         logprob_mean=both(lambda arm: arm.logprob_mean),
         logprob_sum=both(lambda arm: arm.logprob_sum),
+        final_entropy_mean=both(lambda arm: arm.final_entropy_mean),
+        final_logprob_mean=both(lambda arm: arm.final_logprob_mean),
         cut=both(lambda arm: arm.cut),
         wrong_votes=[*first.wrong_votes, *second.wrong_votes],
         temperatures=both(lambda arm: arm.temperatures),
@@ -146,14 +154,19 @@ def read_answers(
         [problems[q].is_right(record.text) for record in row]
         for q, row in zip(questions, records, strict=True)
     ]
-    figures = np.array([[_figures(record) for record in row] for row in records])
+    figures = np.array(
+        [
+            [_figures(record, problems[q].grader) for record in row]
+            for q, row in zip(questions, records, strict=True)
+        ]
+    )
     columns = np.moveaxis(figures.reshape(len(questions), grid.num_samples, -1), -1, 0)
     votes = [
         _wrong_votes(problems[q], row, right)
         for q, row, right in zip(questions, records, graded, strict=True)
     ]
     temperatures = [t for row in records for one in row for t in one.temperatures if t is not None]
-    tokens, entropy_mean, entropy_max, logprob_mean, logprob_sum, cut = columns
+    tokens, entropy_mean, entropy_max, logprob_mean, logprob_sum, *final, cut = columns
     return ArmAnswers(
         right=np.array(graded, dtype=np.float64),
         tokens=tokens,
@@ -161,6 +174,8 @@ def read_answers(
         entropy_max=entropy_max,
         logprob_mean=logprob_mean,
         logprob_sum=logprob_sum,
+        final_entropy_mean=final[0],
+        final_logprob_mean=final[1],
         cut=cut,
         wrong_votes=votes,
         temperatures=np.array(temperatures),
@@ -169,8 +184,8 @@ def read_answers(
     )
 
 
-def _figures(record: RolloutRecord) -> tuple[float, ...]:
-    """Tokens, mean and maximum of the entropy, mean and sum of the log-probability, cut."""
+def _figures(record: RolloutRecord, grader: GraderName) -> tuple[float, ...]:
+    """Tokens, entropy (mean, maximum), logprob (mean, sum), means of the final part, cut."""
     logprobs = record.logprobs or [float("nan")]
     return (
         len(record.entropies) + record.prepass,
@@ -178,8 +193,21 @@ def _figures(record: RolloutRecord) -> tuple[float, ...]:
         max(record.finite_entropies),
         float(np.mean(logprobs)),
         sum(logprobs),
+        *_final_means(record, grader),
         record.finish_reason == "length",
     )
+
+
+def _final_means(record: RolloutRecord, grader: GraderName) -> tuple[float, float]:
+    """Means of the entropy and the log-probability over the part that the grader reads."""
+    span = final_span(record.text, grader)
+    part = None if span is None else tokens_of(record.pieces or (), record.text, *span)
+    tokens = slice(None) if part is None else part
+    entropies = [one for one in record.entropies[tokens] if one is not None]
+    logprobs = (record.logprobs or [])[tokens]
+    if not entropies or not logprobs:
+        return float("nan"), float("nan")
+    return float(np.mean(entropies)), float(np.mean(logprobs))
 
 
 def _wrong_votes(

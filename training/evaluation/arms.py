@@ -8,12 +8,15 @@ import numpy as np
 from training.common.server_pool import Sampling
 from training.evaluation.config import EvaluateConfig
 
-ArmKind = Literal["fixed", "min_p", "law", "mean", "shuffled", "strategy", "router"]
-"""`mean` and `shuffled` are controls of a law, `strategy` those of a router."""
+ArmKind = Literal["fixed", "min_p", "law", "mean", "shuffled", "strategy", "router", "profile"]
+"""`mean` and `shuffled` are controls of a law, `strategy` those of a router; a `profile` has none
+and is compared with the plain request."""
 STRATEGIES = {"easy": "low", "normal": "medium", "hard": "high"}
 """Names of strategies, and the `reasoning_effort` that selects each."""
 MAX_BINS = 64
 """Most temperatures that the law `shuffled` takes."""
+NUM_ALTERNATIVES = 20
+"""Most probable tokens that a plain comparison records at every place: vLLM's default limit."""
 
 Json = Mapping[str, Any]
 
@@ -52,6 +55,8 @@ def make_arms(
         config: The settings.
         profiles: Controls by the name of the profile.
     """
+    if config.against == "plain":
+        return _plain_arms(config, profiles)
     length = config.max_tokens
     plain = [
         EvaluationArm(fixed_name(t), "fixed", Sampling(t, length, logprobs=t == config.temperature))
@@ -63,7 +68,7 @@ def make_arms(
     arms, skipped = plain, list[SkippedProfile]()
     routed = False
     for name, control in profiles.items():
-        asked = {key: value for key, value in control.items() if value not in (None, "summary")}
+        asked = _asked(control)
         if set(asked) == {"temperature"} and asked["temperature"].get("type") != "fixed":
             arms += _law_arms(name, asked, config)
         elif set(asked) == {"difficulty"} and not routed:
@@ -72,6 +77,29 @@ def make_arms(
         else:
             skipped.append(SkippedProfile(name, _why_not(asked)))
     return arms, skipped
+
+
+def _plain_arms(
+    config: EvaluateConfig, profiles: Mapping[str, Json]
+) -> tuple[list[EvaluationArm], list[SkippedProfile]]:
+    """The plain request and each profile; all report the alternatives, for `evaluation.weights`."""
+    length, further = config.max_tokens, {"top_logprobs": NUM_ALTERNATIVES}
+    plain = Sampling(config.temperature, length, further=further, logprobs=True)
+    arms, skipped = [EvaluationArm(fixed_name(config.temperature), "fixed", plain)], []
+    for name, control in profiles.items():
+        asked = _asked(control)
+        if asked:
+            base = None if "difficulty" in asked else config.temperature
+            sampling = Sampling(base, length, asked, further, logprobs=True)
+            arms.append(EvaluationArm(name, "profile", sampling, name, asked))
+        else:
+            skipped.append(SkippedProfile(name, "sets nothing that changes an answer"))
+    return arms, skipped
+
+
+def _asked(control: Json) -> dict[str, Any]:
+    """The parts of a control that a profile sets, without those that only report."""
+    return {key: value for key, value in control.items() if value not in (None, "summary")}
 
 
 def _why_not(asked: Json) -> str:

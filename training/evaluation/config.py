@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,7 +34,12 @@ class EvaluateConfig(ServedJobConfig):
     """Grader of JSONL questions that name none."""
     profiles: CommaSeparated = ()
     """Profiles of the server to measure, separated by commas; default: all that set a temperature
-    law or the control `difficulty`."""
+    law or the control `difficulty`, and every one against `plain`."""
+    against: Literal["controls", "plain"] = "controls"
+    """What profiles are compared with: their matched controls, or only the plain request with the
+    same seeds. `plain` needs one arm for each profile, takes every profile and scores all
+    questions: it shows whether a profile costs accuracy. It recommends no law and no router,
+    because without matched controls a gain may be that of a lower temperature or more tokens."""
     questions: int = Field(120, ge=8)
     """Number of questions; half of them choose, the other half score."""
     samples: int = Field(4, ge=2, le=64)
@@ -75,7 +80,9 @@ class EvaluateConfig(ServedJobConfig):
 
     @property
     def curve(self) -> tuple[float, ...]:
-        """The fixed temperatures, ascending, T0 among them."""
+        """The fixed temperatures, ascending, T0 among them; T0 alone against `plain`."""
+        if self.against == "plain":
+            return (self.temperature,)
         return tuple(sorted({*map(float, self.temperatures), self.temperature}))
 
     @property

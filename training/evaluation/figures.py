@@ -17,6 +17,7 @@ _LOOKS: dict[ArmKind, tuple[str, str]] = {
     "shuffled": ("x", "C3"),
     "strategy": ("^", "C5"),
     "router": ("*", "C1"),
+    "profile": ("s", "C0"),
 }
 """Marker and color of every kind of arm."""
 

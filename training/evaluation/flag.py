@@ -58,6 +58,7 @@ def measure_flag(
         "entropy_max": answers.entropy_max,
         "mean logprob (stock)": -answers.logprob_mean,
         "sum of logprobs (stock)": -answers.logprob_sum,
+        **_final_part(answers),
         "answer length": answers.tokens,
         "question length": np.array(lengths, dtype=np.float64)[:, None] * columns,
         "kind of question": _by_kind(wrong, kinds, half)[:, None] * columns,
@@ -78,6 +79,16 @@ def measure_flag(
         num_answers=wrong.size,
         thresholds=tuple(np.quantile(answers.entropy_mean, COVERAGES).tolist()),
     )
+
+
+def _final_part(answers: ArmAnswers) -> dict[str, Floats]:
+    """Scores over the part that the grader reads; none where that is always the whole answer."""
+    if np.array_equal(answers.final_entropy_mean, answers.entropy_mean):
+        return {}
+    return {
+        "entropy_mean, final part": answers.final_entropy_mean,
+        "mean logprob, final part (stock)": -answers.final_logprob_mean,
+    }
 
 
 def _compare(

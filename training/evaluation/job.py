@@ -19,29 +19,24 @@ from training.common.files import write_text
 from training.common.job import check_served_job, job_servers, model_identity
 from training.common.machine import describe_machine
 from training.common.report import write_page
-from training.common.rollout_store import RolloutStore
-from training.common.sampling import run_folder, sample_missing
+from training.common.sampling import run_folder
 from training.common.server_pool import SampleRequest, Sampling, ServedModel, ServerPool
 from training.datasets.loaders import load_problems
 from training.datasets.problem import Problem
-from training.evaluation.answers import graded_lines, read_answers
+from training.evaluation.answers import graded_lines
 from training.evaluation.arms import (
     EvaluationArm,
     SkippedProfile,
     fixed_name,
     make_arms,
-    matched,
     shuffled_law,
 )
-from training.evaluation.collect import AnswerDraw, AnswerGrid, halves, pending
 from training.evaluation.config import EvaluateConfig
+from training.evaluation.draw import MIN_QUESTIONS, AnswerSource, draw_all, draw_halves
 from training.evaluation.figures import draw_figure
 from training.evaluation.page import write_text_of
 from training.evaluation.recommend import Recommendation, profile_file, recommend
 from training.evaluation.results import DrawnAnswers, EvaluationResult, analyze, kind_of
-
-MIN_QUESTIONS = 4
-"""Least questions of a half that every arm has answered."""
 
 
 class _Sampled(NamedTuple):
@@ -133,26 +128,11 @@ async def _sample(
         arms, refused = await _accepted(fleet, wanted)
         settings = _run_settings(config, problems, arms, served)
         run = run_folder(config.runs, f"evaluation-{_name(task)}", served, settings)
-        grid = AnswerGrid(len(problems), config.samples)
-        choosing, scoring = halves([kind_of(problem) for problem in problems])
-        first = {i: arm for i, arm in enumerate(arms) if arm.sampling and arm.kind != "min_p"}
-        share = len(first) / (len(first) + len(arms))
-        one = AnswerDraw(grid, first, choosing, int(share * config.budget), config.max_tokens)
         with _stopwatch(run) as seconds:
-            store = await _draw(fleet, run, one, problems, config, console, fresh=config.fresh)
-            seen = _enough(one.complete(store), config)
-            arms = _with_matched(arms, grid, seen, store, config)
-            two = AnswerDraw(grid, dict(enumerate(arms)), scoring, config.budget, config.max_tokens)
-            store = await _draw(fleet, run, two, problems, config, console, fresh=False)
-            new = _enough(two.complete(store), config)
-    console.print("grading and comparing the answers")
-    drawn = DrawnAnswers(
-        {arm.name: read_answers(problems, seen, i, grid, store) for i, arm in first.items()},
-        {arm.name: read_answers(problems, new, i, grid, store) for i, arm in enumerate(arms)},
-        ([problems[q] for q in seen], [problems[q] for q in new]),
-    )
-    found = skipped + refused
-    return _Sampled(served, run, arms, found, drawn, store.num_tokens, seconds())
+            source = AnswerSource(fleet, run, problems, config, console)
+            draw = draw_all if config.against == "plain" else draw_halves
+            arms, drawn, tokens = await draw(source, arms)
+    return _Sampled(served, run, arms, skipped + refused, drawn, tokens, seconds())
 
 
 async def _profiles(fleet: ServerPool, config: EvaluateConfig) -> dict[str, Mapping[str, Any]]:
@@ -205,60 +185,6 @@ def _run_settings(
         "instruction": config.instruction,
         "seed": config.seed,
     }
-
-
-async def _draw(
-    fleet: ServerPool,
-    run: Path,
-    wanted: AnswerDraw,
-    problems: list[Problem],
-    config: EvaluateConfig,
-    console: Console,
-    *,
-    fresh: bool,
-) -> RolloutStore:
-    return await sample_missing(
-        fleet,
-        run,
-        lambda store: pending(wanted, problems, config.instruction, config.seed, store),
-        console,
-        fresh=fresh,
-        total=100,
-        unit="%",
-        done=wanted.meter(),
-    )
-
-
-def _enough(questions: list[int], config: EvaluateConfig) -> list[int]:
-    if len(questions) < MIN_QUESTIONS:
-        raise TrainingError(
-            f"--budget {config.budget} covers only {len(questions)} questions of a half, at least "
-            f"{MIN_QUESTIONS} are needed: raise it and re-run, or take fewer --samples, --profiles "
-            "or --max-tokens"
-        )
-    return questions
-
-
-def _with_matched(
-    arms: Sequence[EvaluationArm],
-    grid: AnswerGrid,
-    questions: Sequence[int],
-    store: RolloutStore,
-    config: EvaluateConfig,
-) -> list[EvaluationArm]:
-    """All arms; controls get the temperatures that their laws applied to these questions."""
-    index = {arm.name: number for number, arm in enumerate(arms)}
-
-    def temperatures(law: str) -> list[float]:
-        numbers = (
-            grid.number(index[law], question, sample)
-            for question in questions
-            for sample in range(grid.num_samples)
-        )
-        found = (t for n in numbers for t in store.rollouts[n].temperatures)
-        return [temperature for temperature in found if temperature is not None]
-
-    return [arm if arm.sampling else matched(arm, temperatures(arm.of), config) for arm in arms]
 
 
 @contextmanager

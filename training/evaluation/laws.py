@@ -15,6 +15,10 @@ from training.common.metrics import (
 from training.evaluation.answers import ArmAnswers
 from training.evaluation.estimators import at_equal
 
+PLAIN = "plain request"
+ACCURACY, WEIGHTED = "accuracy", "accuracy by all answers, weighted"
+"""Figures of a difference."""
+
 
 class ArmFigures(NamedTuple):
     """Figures of one arm."""
@@ -101,7 +105,7 @@ def differences(
             gain = law.right.mean(1) - answers[arm].right.mean(1)
             values = weights @ gain
             value = interval(float(gain.mean()), values)
-            found.append(Difference(called, "accuracy", value, smallest_difference(values)))
+            found.append(Difference(called, ACCURACY, value, smallest_difference(values)))
     once = np.full((1, len(law.right)), 1 / len(law.right))
     fixed = [answers[arm] for arm in curve]
     values = _beyond_curve(law, fixed, k, weights)
@@ -115,6 +119,33 @@ def differences(
             smallest_difference(values),
         ),
     ]
+
+
+def beside_plain(
+    answers: ArmAnswers, plain: ArmAnswers, weighted: Floats | None, k: int, seed: int
+) -> list[Difference]:
+    """A profile against the plain request, paired.
+
+    Args:
+        answers: Of the profile.
+        plain: Of the plain request, to the same questions.
+        weighted: The difference by question that `evaluation.weights` found, if any.
+        k: Of pass@k.
+        seed: Of the resamples.
+    """
+    gains = {
+        ACCURACY: answers.right.mean(1) - plain.right.mean(1),
+        WEIGHTED: weighted,
+        f"pass@{k}": answers.pass_at(k) - plain.pass_at(k),
+        "tokens": answers.tokens.mean(1) - plain.tokens.mean(1),
+    }
+    found = []
+    for figure, gain in gains.items():
+        if gain is not None:
+            values = resample_weights(len(gain), seed) @ gain
+            value = interval(float(gain.mean()), values)
+            found.append(Difference(PLAIN, figure, value, smallest_difference(values)))
+    return found
 
 
 def _beyond_curve(law: ArmAnswers, curve: list[ArmAnswers], k: int, weights: Floats) -> Floats:

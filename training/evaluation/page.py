@@ -21,6 +21,7 @@ _KINDS: dict[ArmKind, str] = {
     "shuffled": "control: the law's temperatures in random order",
     "strategy": "control: one strategy for all",
     "router": "router",
+    "profile": "profile",
 }
 
 
@@ -50,9 +51,10 @@ def write_text_of(
         _flag(result.flag),
         _arms(result, arms, config),
         _laws(result, config),
+        _profiles(result),
         *(_router(name, router) for name, router in result.routers.items()),
         _skipped(result),
-        _method(result, config),
+        _plain_method(result, config) if result.profiles else _method(result, config),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,7 +77,8 @@ def _flag(flag: FlagResult | None) -> str:
 
 How well a score tells wrong answers from right ones: {flag.num_answers:,} plain answers to
 {flag.num_questions} questions, of which {cell(flag.accuracy)} are right. AUROC .5 is chance. ECE is
-that of a logistic curve fitted on the other half of the questions.
+that of a logistic curve fitted on the other half of the questions. The final part is what the
+grader reads as the answer; where it finds none, the whole answer counts.
 
 {markdown_table(_FLAG_HEAD, _flag_rows(flag.scores))}"""
     if not flag.votes:
@@ -108,9 +111,10 @@ def _arms(result: EvaluationResult, arms: Sequence[EvaluationArm], config: Evalu
         for arm in arms
         if arm.name in result.arms
     ]
+    chose = "" if result.profiles else " that chose nothing"
     return f"""## Arms
 
-{result.num_scoring} questions that chose nothing, {config.samples} answers to each by every arm.
+{result.num_scoring} questions{chose}, {config.samples} answers to each by every arm.
 `distinct` counts different answers to a question, `cut` is the share of answers that reached
 `--max-tokens {config.max_tokens}`, `same` the share with the very text of the plain request of the
 same seed. Entropies are in nats per token, at temperature 1.
@@ -172,6 +176,21 @@ The last column is the difference that so many questions show in 80 % of experim
 {_differences(rows)}"""
 
 
+def _profiles(result: EvaluationResult) -> str:
+    if not result.profiles:
+        return ""
+    rows = [(name, one) for name, found in result.profiles.items() for one in found]
+    return f"""## Profiles beside the plain request
+
+Every row is the profile minus the plain request on the same questions. This shows whether a profile
+costs accuracy, not whether its law is worth anything: a gain may be that of a lower temperature,
+which matched controls would tell. In the weighted rows an answer of any law or of the plain request
+counts for every law, by how probable the law makes it.
+The last column is the difference that so many questions show in 80 % of experiments.
+
+{_differences(rows)}"""
+
+
 def _chosen(result: EvaluationResult) -> str:
     return "" if result.best_law is None else f", `{result.best_law}` the most accurate law"
 
@@ -198,6 +217,18 @@ def _skipped(result: EvaluationResult) -> str:
         return ""
     lines = [f"- `{one.name}`: {one.reason}" for one in result.skipped]
     return "## Not measured\n\n" + "\n".join(lines)
+
+
+def _plain_method(result: EvaluationResult, config: EvaluateConfig) -> str:
+    k = config.votes
+    return f"""## How it was measured
+
+Requests have T0 = {config.temperature:g} unless a profile says otherwise; the same sample of a
+question has the same seed in every arm. All {result.num_scoring} questions score.
+pass@{k} is unbiased from {config.samples} answers. Weights are the probabilities of an answer under
+the laws, from its entropies and the log-probabilities of the most probable tokens, over their mean
+(balance heuristic). Intervals are 95 % paired bootstraps over questions; "above" and "below" mean
+that the interval leaves out 0. Nothing is corrected for looking at many rows."""
 
 
 def _method(result: EvaluationResult, config: EvaluateConfig) -> str:

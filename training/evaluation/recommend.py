@@ -9,7 +9,7 @@ from training.common.metrics import Interval
 from training.common.selective import COVERAGES
 from training.evaluation.arms import EvaluationArm
 from training.evaluation.flag import CONTROLS, ENTROPY, FlagResult
-from training.evaluation.laws import Difference
+from training.evaluation.laws import ACCURACY, WEIGHTED, Difference
 from training.evaluation.results import MIN_P, EvaluationResult
 from training.evaluation.router import RouterResult
 
@@ -39,16 +39,17 @@ def recommend(
     """
     controls = {arm.name: arm.control for arm in arms}
     profiles: dict[str, Mapping[str, Any]] = {}
-    sentences = {}
-    law, law_sentence = _law(result)
-    sentences["more accurate answers by a temperature law"] = law_sentence
-    if law is not None:
-        profiles[f"recommended-{law}"] = controls[law]
-    better, sentences["more accurate answers by a fixed temperature"] = _fixed(result, temperature)
-    if better is not None:
-        profiles["recommended-temperature"] = {
-            "temperature": {"type": "fixed", "temperature": better}
-        }
+    sentences = {f"no loss by `{name}`": _loss(found) for name, found in result.profiles.items()}
+    if not result.profiles:
+        law, sentences["more accurate answers by a temperature law"] = _law(result)
+        if law is not None:
+            profiles[f"recommended-{law}"] = controls[law]
+        better, said = _fixed(result, temperature)
+        sentences["more accurate answers by a fixed temperature"] = said
+        if better is not None:
+            profiles["recommended-temperature"] = {
+                "temperature": {"type": "fixed", "temperature": better}
+            }
     for name, router in result.routers.items():
         wins, sentence = _router(name, router)
         sentences[f"fewer tokens or more accurate answers by the router `{name}`"] = sentence
@@ -65,11 +66,21 @@ def interval_text(value: Interval) -> str:
     return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
 
 
+def _loss(found: Sequence[Difference]) -> str:
+    """How far a profile may be below the plain request, by its narrower interval of accuracy."""
+    accuracies = [one for one in found if one.figure in (ACCURACY, WEIGHTED)]
+    best = min(accuracies, key=lambda one: one.value.high - one.value.low)
+    says = f"{best.figure} minus the plain request {interval_text(best.value)}"
+    if best.is_below:
+        return f"**Loss shown**: {says}."
+    return f"No loss shown; more than {max(0.0, -best.value.low):.3f} is excluded: {says}."
+
+
 def _law(result: EvaluationResult) -> tuple[str | None, str]:
     law = result.best_law
     if law is None:
         return None, "None proven: no law was measured."
-    needed = [one for one in result.laws[law] if one.figure == "accuracy" and one.control != MIN_P]
+    needed = [one for one in result.laws[law] if one.figure == ACCURACY and one.control != MIN_P]
     missing = [one for one in needed if not one.is_above]
     if not missing:
         return law, f"`{law}` is above every control."
@@ -149,7 +160,7 @@ def profile_file(recommendation: Recommendation, head: str, flag: FlagResult | N
     for goal, sentence in recommendation.sentences.items():
         lines += ["#", f"# {goal}: {sentence}"]
     if not recommendation.profiles:
-        lines += ["#", "# No control beats its controls on this task, so there is no profile."]
+        lines += ["#", "# No control is proven to beat its controls here, so there is no profile."]
     for name, control in recommendation.profiles.items():
         lines += ["", f"[{name if _BARE.fullmatch(name) else json.dumps(name)}]"]
         if name == "recommended-flag" and flag is not None:

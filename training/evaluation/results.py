@@ -5,16 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.common.metrics import resample_weights
+from training.common.metrics import Floats, resample_weights
 from training.datasets.problem import Problem
 from training.evaluation.answers import ArmAnswers, join
 from training.evaluation.arms import STRATEGIES, EvaluationArm, SkippedProfile, fixed_name
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.flag import FlagResult, measure_flag
 from training.evaluation.laws import (
+    PLAIN,
     ArmFigures,
     Difference,
     arm_figures,
+    beside_plain,
     differences,
     most_accurate,
 )
@@ -34,13 +36,16 @@ class DrawnAnswers(NamedTuple):
     scoring: dict[str, ArmAnswers]
     problems: tuple[list[Problem], list[Problem]]
     """Questions that choose and questions that score."""
+    weighted: Mapping[str, Floats] = {}
+    """Accuracy of a profile minus that of the plain request, from the weights of all answers, by
+    question; empty unless profiles are compared with the plain request only."""
 
 
 class EvaluationResult(NamedTuple):
-    """Results of an evaluation."""
+    """Results of an evaluation; `profiles` and `laws` exclude each other."""
 
     arms: dict[str, ArmFigures]
-    """On the questions that score."""
+    """On the questions that score; against `plain`, on all."""
     best_fixed: str
     """The fixed temperature that is most accurate on the questions that choose."""
     best_law: str | None
@@ -53,9 +58,10 @@ class EvaluationResult(NamedTuple):
     skipped: list[SkippedProfile]
     num_choosing: int
     num_scoring: int
+    profiles: Mapping[str, list[Difference]] = {}
+    """Profiles minus the plain request."""
 
 
-PLAIN = "plain request"
 SHUFFLED = "its temperatures in random order"
 MEAN = "its mean temperature"
 BEST = "best fixed temperature"
@@ -73,7 +79,9 @@ def analyze(
     drawn: DrawnAnswers,
     skipped: list[SkippedProfile],
 ) -> EvaluationResult:
-    """Compare every control with its matched controls."""
+    """Compare every control with its matched controls, or with the plain request."""
+    if config.against == "plain":
+        return _analyze_plain(config, arms, drawn, skipped)
     scoring, seed = drawn.scoring, config.seed
     curve = [fixed_name(t) for t in config.curve]
     plain, laws = fixed_name(config.temperature), [a.name for a in arms if a.kind == "law"]
@@ -99,6 +107,37 @@ def analyze(
         skipped,
         len(drawn.problems[0]),
         len(drawn.problems[1]),
+    )
+
+
+def _analyze_plain(
+    config: EvaluateConfig,
+    arms: Sequence[EvaluationArm],
+    drawn: DrawnAnswers,
+    skipped: list[SkippedProfile],
+) -> EvaluationResult:
+    answers = {name: join(one, drawn.scoring[name]) for name, one in drawn.choosing.items()}
+    plain, k, seed = fixed_name(config.temperature), config.votes, config.seed
+    number = len(answers[plain].right)
+    weights = resample_weights(number, seed)
+    return EvaluationResult(
+        arms={name: arm_figures(one, answers[plain], k, weights) for name, one in answers.items()},
+        best_fixed=plain,
+        best_law=None,
+        fixed=[],
+        laws={},
+        flag=_flag(drawn, plain, seed),
+        routers={},
+        skipped=skipped,
+        num_choosing=0,
+        num_scoring=number,
+        profiles={
+            arm.name: beside_plain(
+                answers[arm.name], answers[plain], drawn.weighted.get(arm.name), k, seed
+            )
+            for arm in arms
+            if arm.kind == "profile"
+        },
     )
 
 

@@ -3,9 +3,11 @@ from collections.abc import Callable
 import pytest
 
 from probes.graders import (
+    GraderName,
     choice,
     contains,
     exact,
+    final_span,
     math,
     numeric,
 )
@@ -243,3 +245,38 @@ def test_emphasis_may_hold_asterisks() -> None:
 
 def test_a_formula_below_the_mark_is_the_answer() -> None:
     assert math("The final answer is:\n\\[\n\\boxed{5}\n\\]", "5")
+
+
+@pytest.mark.parametrize(
+    ("text", "grader", "part"),
+    [
+        ("12 + 7 = 19 apples.", "numeric", "19"),
+        ("The answer is 1,200 cards, not 12.", "numeric", "1,200"),
+        ("So \\boxed{42} it is, of 50.", "numeric", "42"),
+        ("7 <think>9</think> then 5", "numeric", "5"),
+        ("Paris is large.\nAnswer: Rome", "contains", "Rome"),
+        ("It is 3. Answer: B", "choice", "B"),
+    ],
+)
+def test_the_final_part_is_where_the_grader_reads_the_answer(
+    text: str, grader: GraderName, part: str
+) -> None:
+    span = final_span(text, grader)
+    assert span is not None
+    assert text[slice(*span)] == part
+    assert not text[span[1] :].count(part)
+
+
+@pytest.mark.parametrize(
+    ("text", "grader"),
+    [
+        ("no number", "numeric"),
+        ("Answer: 3. Answer: 4", "numeric"),
+        ("The capital is Rome.", "contains"),
+        ("", "exact"),
+    ],
+)
+def test_without_a_marked_answer_or_a_number_there_is_no_final_part(
+    text: str, grader: GraderName
+) -> None:
+    assert final_span(text, grader) is None

@@ -46,6 +46,27 @@ def test_a_profile_without_matched_controls_is_named_with_the_reason() -> None:
     assert "steering" in skipped[0].reason
 
 
+def test_against_plain_every_profile_is_one_arm_without_controls() -> None:
+    config = EvaluateConfig(tasks=("quiz",), against="plain")
+    profiles: dict[str, Json] = {
+        "steady": STEADY,
+        "cool": {"temperature": {"type": "fixed", "temperature": 0.2}},
+        "thrifty": ROUTED,
+        "second": ROUTED,
+        "push": {"steering": [{"vector": "v", "strength": 1.0}], "trace": "summary"},
+        "watch": {"trace": "summary"},
+    }
+    arms, skipped = make_arms(config, profiles)
+    assert [(arm.name, arm.kind) for arm in arms] == [
+        ("T = 0.7", "fixed"),
+        *((name, "profile") for name in ("steady", "cool", "thrifty", "second", "push")),
+    ]
+    assert [one.name for one in skipped] == ["watch"]
+    samplings = [arm.sampling for arm in arms if arm.sampling is not None]
+    assert [one.temperature for one in samplings] == [0.7, 0.7, 0.7, None, None, 0.7]
+    assert all(one.logprobs and one.further["top_logprobs"] == 20 for one in samplings)
+
+
 def test_only_the_plain_arm_asks_for_log_probabilities() -> None:
     arms, _ = make_arms(CONFIG, {})
     plain = [arm for arm in arms if arm.sampling is not None and arm.sampling.logprobs]

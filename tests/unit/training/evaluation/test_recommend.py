@@ -15,6 +15,7 @@ from training.evaluation.results import DrawnAnswers, EvaluationResult, analyze
 
 QUESTIONS = 150
 CONFIG = EvaluateConfig(tasks=("quiz",), temperatures=("0.3", "0.7", "1.3"), min_p=0)
+PLAIN_ONLY = CONFIG.model_copy(update={"against": "plain"})
 PROFILES: dict[str, Json] = {
     "steady": {
         "temperature": {"type": "entropy_target", "entropy_target": 1.0, "side": "ceiling"},
@@ -113,6 +114,42 @@ def test_a_flag_that_works_is_a_profile_with_its_thresholds() -> None:
     assert "recommended-flag" in parse_profiles(text, "recommended.toml")
     assert "surest 25%" in text
     assert "None proven: no law" in text
+
+
+def beside_plain(share: float) -> tuple[EvaluationResult, list[EvaluationArm]]:
+    arms, skipped = make_arms(PLAIN_ONLY, {"steady": PROFILES["steady"]})
+    problems = [
+        Problem(task="t", prompt=f"number {n}?", answer="1", grader="numeric")
+        for n in range(QUESTIONS)
+    ]
+    shares = {"T = 0.7": 0.5, "steady": share}
+    drawn = DrawnAnswers(
+        answers(shares, 0),
+        answers(shares, 100),
+        (problems, problems),
+        {"steady": np.full(2 * QUESTIONS, share - 0.5)},
+    )
+    return analyze(PLAIN_ONLY, arms, drawn, skipped), arms
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.9, "No loss shown"), (0.2, "**Loss shown**")])
+def test_against_plain_all_questions_score_and_no_law_is_recommended(
+    share: float, says: str
+) -> None:
+    result, arms = beside_plain(share)
+    assert result.num_scoring == 2 * QUESTIONS
+    counted, weighted, *_ = result.profiles["steady"]
+    assert counted.is_above == (share > 0.5)
+    assert counted.is_below == (share < 0.5)
+    assert weighted.value.value == pytest.approx(share - 0.5)
+    chosen = recommend(result, arms, PLAIN_ONLY.temperature)
+    assert chosen.profiles == {}
+    assert says in chosen.sentences["no loss by `steady`"]
+    assert not any("law" in goal for goal in chosen.sentences)
+    page = write_text_of(result, arms, PLAIN_ONLY, chosen, "# Model on task", "figure.png")
+    assert "## Profiles beside the plain request" in page
+    assert "random order" not in page
+    assert "that chose" not in page
 
 
 def test_the_page_names_every_arm_and_every_control() -> None:

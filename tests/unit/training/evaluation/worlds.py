@@ -22,6 +22,8 @@ def made_up(
         entropy_max=measured * 2,
         logprob_mean=-measured,
         logprob_sum=-measured * 10,
+        final_entropy_mean=measured,
+        final_logprob_mean=-measured,
         cut=column * 0,
         wrong_votes=[(1,) * int((1 - row).sum()) for row in right],
         temperatures=np.array([0.5, 0.7]),

@@ -1,0 +1,206 @@
+"""What a law is worth by the answers of all arms, each weighted by its probability under the law.
+
+An answer of any arm says something about every law: let p_a be its probability under arm a and m
+the mean of p_a over the arms. Then (p_law - p_plain) / m * (right - c), averaged over the answers
+of all arms, is the difference of the accuracies without bias, for any c that the answer has no part
+in. The weights are at most the number of arms, and close to 0 where a law changes little: there the
+interval is narrower than that of counted answers.
+
+Probabilities come from what the server reports at every token: its entropy, its log-probability and
+those of the most probable tokens. The rest of the vocabulary counts as equally probable tokens with
+the mass and the entropy that are missing.
+
+Source: the balance heuristic of Veach and Guibas 1995 ("Optimally combining sampling techniques for
+Monte Carlo rendering").
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.laws import EntropyTargetLaw
+from training.common.metrics import Floats
+from training.common.server_pool import RolloutRecord
+from training.evaluation.arms import EvaluationArm
+
+OF_ENTROPY = frozenset(("hapo", "edt", "dynatemp"))
+"""Laws whose temperature is a function of the token's entropy alone, given the model and T0."""
+_BISECTIONS = 40
+_LEAST_MASS = 1e-12
+
+
+class WeighedTokens(NamedTuple):
+    """The tokens of many answers, one after another."""
+
+    entropy: Floats
+    """Nats at temperature 1, shape (tokens,)."""
+    temperature: Floats
+    """That the token was drawn at, shape (tokens,)."""
+    logprob: Floats
+    """At temperature 1, shape (tokens,)."""
+    top: Floats
+    """Log-probabilities of the most probable tokens, descending, shape (tokens, width)."""
+    rest_mass: Floats
+    """ln of the probability of all other tokens, shape (tokens,)."""
+    rest_logprob: Floats
+    """Mean log-probability of those, shape (tokens,)."""
+    answer: NDArray[np.int64]
+    """Index of the token's answer, shape (tokens,)."""
+
+    def log_normalizer(self, beta: Floats) -> Floats:
+        """ln of the sum of p^beta over the vocabulary, shape (tokens,)."""
+        return np.asarray(np.logaddexp.reduce(self._powers(beta), axis=1))
+
+    def entropy_at(self, beta: Floats) -> Floats:
+        """Entropy at the inverse temperature beta, shape (tokens,)."""
+        powers = self._powers(beta)
+        total = np.logaddexp.reduce(powers, axis=1)
+        logprobs = np.column_stack((self.top, self.rest_logprob))
+        mean = (np.exp(powers - total[:, None]) * np.maximum(logprobs, -1e3)).sum(1)
+        return np.asarray(total - beta * mean)
+
+    def _powers(self, beta: Floats) -> Floats:
+        rest = self.rest_mass + (beta - 1.0) * self.rest_logprob
+        return np.column_stack((self.top * beta[:, None], rest))
+
+
+def read_tokens(records: Sequence[RolloutRecord]) -> WeighedTokens:
+    """The tokens of answers that `is_complete`."""
+    top = _padded([row for record in records for row in record.top_logprobs or ()])
+    entropy = np.array([value for record in records for value in record.entropies], np.float64)
+    mass = np.clip(1.0 - np.exp(top).sum(1), _LEAST_MASS, None)
+    shown = (np.exp(top) * np.maximum(top, -1e3)).sum(1)
+    most = top[:, -2]  # if the sampled token is not among the most probable ones it is the last
+    rest = np.clip(-(entropy + shown) / mass, -40.0, np.maximum(most, -40.0))
+    return WeighedTokens(
+        entropy,
+        np.array([value for record in records for value in record.temperatures], np.float64),
+        np.array([value for record in records for value in record.logprobs or ()], np.float64),
+        top,
+        np.log(mass),
+        rest,
+        np.repeat(np.arange(len(records)), [len(record.entropies) for record in records]),
+    )
+
+
+def is_complete(record: RolloutRecord) -> bool:
+    """Whether every token has its entropy, temperature, log-probability and alternatives."""
+    length = len(record.entropies)
+    columns = (record.logprobs or (), record.top_logprobs or ())
+    measured = None not in record.entropies and None not in record.temperatures
+    return measured and all(len(column) == length for column in columns)
+
+
+def _padded(rows: Sequence[Sequence[float]]) -> Floats:
+    width = max(2, *(len(row) for row in rows))
+    table = np.full((len(rows), width), -np.inf)
+    for place, row in zip(table, rows, strict=True):
+        place[: len(row)] = sorted(row, reverse=True)
+    return table
+
+
+def law_temperatures(
+    control: Mapping[str, Any], base: float, tokens: WeighedTokens, own: NDArray[np.bool_]
+) -> Floats | None:
+    """Temperature of every token under a profile; None if it is more than a law of the entropy.
+
+    Args:
+        control: Of the profile; empty for the plain request.
+        base: T0.
+        tokens: Of all arms.
+        own: Which tokens are of the profile's own answers: they tell what a law that depends on the
+            statistics of the model does with an entropy.
+    """
+    if not control:
+        return np.full(len(tokens.entropy), base)
+    law = control.get("temperature")
+    if set(control) != {"temperature"} or not isinstance(law, Mapping) or "type" not in law:
+        return None
+    if law["type"] == "fixed":
+        return np.full(len(tokens.entropy), float(law["temperature"]))
+    if law["type"] == "entropy_target":
+        return _of_target(EntropyTargetLaw.model_validate(law), base, tokens)
+    if law["type"] not in OF_ENTROPY:
+        return None
+    x = np.log(np.maximum(tokens.entropy, 1e-6))
+    order = np.argsort(x[own])
+    return np.asarray(np.interp(x, x[own][order], tokens.temperature[own][order]), np.float64)
+
+
+def _of_target(law: EntropyTargetLaw, base: float, tokens: WeighedTokens) -> Floats:
+    low = np.full(len(tokens.entropy), law.temperature_min)
+    high = np.full(len(tokens.entropy), law.temperature_max)
+    for _ in range(_BISECTIONS):
+        middle = np.sqrt(low * high)
+        above = tokens.entropy_at(1 / middle) > law.entropy_target
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    solved = np.sqrt(low * high)
+    if law.side == "both":
+        return np.asarray(solved)
+    bound = np.minimum if law.side == "ceiling" else np.maximum
+    return np.asarray(bound(solved, base))
+
+
+def weigh(
+    arms: Mapping[str, EvaluationArm],
+    plain: str,
+    base: float,
+    records: Mapping[str, Sequence[Sequence[RolloutRecord]]],
+    right: Mapping[str, Floats],
+) -> dict[str, Floats]:
+    """Accuracy of every law minus that of the plain request, by question.
+
+    Args:
+        arms: By name.
+        plain: Name of the plain request.
+        base: T0.
+        records: Answers of every arm, by question and sample.
+        right: Whether they are right, shape (questions, samples).
+
+    Returns:
+        By the name of the arm, shape (questions,). Arms that are no law of the entropy are left
+        out, as are questions with an answer that was not measured in full.
+    """
+    whole = [
+        question
+        for question in range(len(right[plain]))
+        if all(is_complete(one) for rows in records.values() for one in rows[question])
+    ]
+    if not whole:
+        return {}
+    names = list(records)
+    tokens = read_tokens([one for name in names for q in whole for one in records[name][q]])
+    verdicts = np.stack([right[name][whole] for name in names])
+    source = tokens.answer // verdicts[0].size  # which arm a token is of
+    logprobs = {}
+    for number, name in enumerate(names):
+        control = {} if name == plain else arms[name].control
+        found = law_temperatures(control, base, tokens, source == number)
+        if found is not None:
+            logprobs[name] = _answer_logprobs(tokens, found, verdicts.shape)
+    kept = [number for number, name in enumerate(names) if name in logprobs]
+    own = {name: table[kept] for name, table in logprobs.items()}
+    return {
+        name: _difference(own[name], own[plain], list(own.values()), verdicts[kept])
+        for name in own
+        if name != plain
+    }
+
+
+def _answer_logprobs(tokens: WeighedTokens, temperatures: Floats, shape: tuple[int, ...]) -> Floats:
+    """Log-probability of every answer at the temperatures of its tokens."""
+    beta = 1 / temperatures
+    each = beta * tokens.logprob - tokens.log_normalizer(beta)
+    sums = np.bincount(tokens.answer, each, minlength=int(np.prod(shape)))
+    return np.asarray(sums, np.float64).reshape(shape)
+
+
+def _difference(law: Floats, plain: Floats, mixed: Sequence[Floats], right: Floats) -> Floats:
+    """By question; all of the shape (arms, questions, samples)."""
+    mixture = np.logaddexp.reduce(np.stack(mixed), axis=0) - np.log(len(mixed))
+    weight = np.exp(law - mixture) - np.exp(plain - mixture)
+    by_sample = right.mean(0)
+    others = (by_sample.sum(1, keepdims=True) - by_sample) / (by_sample.shape[1] - 1)
+    return np.asarray((weight * (right - others)).mean((0, 2)))

@@ -77,6 +77,7 @@ coverage: install      ## unit tests with coverage; fails below the floor
 	$(PYTEST) -m "not engine and not gpu" --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
 
 audit: install         ## bandit, and known vulnerabilities of the locked versions (needs a network)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements/audit.lock
 	$(BIN)/python -m scripts.audit
 
 package: install       ## build the wheel and try it in an empty environment

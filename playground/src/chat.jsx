@@ -1,19 +1,20 @@
 /** The chat: settings, one or two conversations, and the form of every control. */
 
-import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
+import { useMemo, useReducer, useRef, useState } from 'preact/hooks';
 import { addChunk, newAnswer } from './answer.js';
 import { chat } from './api.js';
 import { CopyAs } from './copy.jsx';
-import { Fields, FormContext } from './form.jsx';
+import { Fields, FormContext, located, useFocus } from './form.jsx';
+import { Header } from './header.jsx';
 import { Lane } from './lane.jsx';
-import { REQUEST_FIELDS, START, STREAM, bodyOf, inquires, messagesOf } from './request.js';
-import { fieldsOf, ownerOf } from './schema.js';
+import { REQUEST_FIELDS, START, STREAM, answersAtOnce, bodyOf, messagesOf } from './request.js';
+import { fieldsOf } from './schema.js';
+import * as snippets from './snippets.js';
 
 const newLane = (name, profile = '') => ({ name, profile, turns: [] });
 const REPLIES = ['Yes', 'No', 'I do not know'];
 
-export function Chat({ models, profiles, artifacts, schema }) {
-  const [model, setModel] = useState(models[0]);
+export function Chat({ model, header, profiles, artifacts, schema }) {
   const [settings, setSettings] = useState(START);
   const [control, setControl] = useState({});
   const [system, setSystem] = useState('');
@@ -23,10 +24,10 @@ export function Chat({ models, profiles, artifacts, schema }) {
   const [running, setRunning] = useState(null);
   const redraw = useFrames();
 
-  const body = (lane, text, logprobs = true) => bodyOf({
+  const body = (lane, text) => bodyOf({
     model, settings, control, profile: lane.profile,
     messages: messagesOf(system, lane.turns.filter((turn) => turn.answer.content), text),
-    logprobs: logprobs && !inquires(control, profiles.find((one) => one.id === lane.profile)),
+    atOnce: answersAtOnce(control, profiles.find((one) => one.id === lane.profile)),
   });
 
   const send = async (text) => {
@@ -47,12 +48,7 @@ export function Chat({ models, profiles, artifacts, schema }) {
     if (failures.length) setError(located(failures[0]));
   };
 
-  useEffect(() => {
-    if (!error?.path) return;
-    const field = document.querySelector(`[data-path="${CSS.escape(error.path)}"]`);
-    field.closest('details')?.setAttribute('open', '');
-    field.querySelector('input, select, textarea')?.focus();
-  }, [error]);
+  useFocus(error);
 
   const form = useMemo(() => (
     <FormContext.Provider value={{ error, artifacts }}>
@@ -88,20 +84,14 @@ export function Chat({ models, profiles, artifacts, schema }) {
 
   return (
     <>
-      <header>
-        <h1>Entrostat playground</h1>
-        <label>
-          Model <select value={model} onChange={(event) => setModel(event.currentTarget.value)}>
-            {models.map((name) => <option key={name} value={name}>{name}</option>)}
-          </select>
-        </label>
+      <Header {...header}>
         <button type="button" disabled={Boolean(running)} onClick={compare}>
           {lanes.length === 1 ? 'Compare two profiles' : 'One profile'}
         </button>
         <button type="button" disabled={Boolean(running)} onClick={() => setLanes(lanes.map((lane) => ({ ...lane, turns: [] })))}>
           Clear
         </button>
-      </header>
+      </Header>
       <main aria-busy={Boolean(running)} onKeyDown={(event) => event.key === 'Escape' && running?.abort()}>
         <aside aria-label="Settings">
           <label class="field">
@@ -109,7 +99,7 @@ export function Chat({ models, profiles, artifacts, schema }) {
             <textarea rows="2" value={system} onChange={(event) => setSystem(event.currentTarget.value)} />
           </label>
           {form}
-          <CopyAs body={() => body(lanes[0], prompt || 'Hello')} />
+          <CopyAs languages={snippets.CHAT} body={() => body(lanes[0], prompt || 'Hello')} />
         </aside>
         <div class="chat">
           <div class={lanes.length === 1 ? 'lanes' : 'lanes two'}>
@@ -159,12 +149,6 @@ async function fill(answer, request, signal, redraw) {
   answer.done = true;
   redraw();
   return failure;
-}
-
-/** Where the form shows an error: at the field that the server names, if the form has it. */
-function located({ message, param }) {
-  const paths = [...document.querySelectorAll('[data-path]')].map((one) => one.dataset.path);
-  return { message, path: ownerOf(param, paths) };
 }
 
 /** A function that draws the page again, at most once per frame. */

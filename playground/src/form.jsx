@@ -1,11 +1,27 @@
 /** A form generated from the schema: one component for each kind of field. */
 
 import { createContext } from 'preact';
-import { useContext } from 'preact/hooks';
-import { initial, initialVariant, variantOf, withKey } from './schema.js';
+import { useContext, useEffect } from 'preact/hooks';
+import { initial, initialVariant, ownerOf, variantOf, withKey } from './schema.js';
 
 /** `{error: {path, message} | null, artifacts: [...]}` */
 export const FormContext = createContext({ error: null, artifacts: [] });
+
+/** The error at the field that the server names, if the form has it; `prefix` starts its path. */
+export function located({ message, param }, prefix = '') {
+  const paths = [...document.querySelectorAll('[data-path]')].map((one) => one.dataset.path);
+  return { message, path: ownerOf(prefix + param, paths) };
+}
+
+/** Show the field of an error and put the cursor there. */
+export function useFocus(error) {
+  useEffect(() => {
+    if (!error?.path) return;
+    const field = document.querySelector(`[data-path="${CSS.escape(error.path)}"]`);
+    field.closest('details')?.setAttribute('open', '');
+    field.querySelector('input, select, textarea')?.focus();
+  }, [error]);
+}
 
 const idOf = (path) => `field-${path.replaceAll(/[^\w]/g, '-')}`;
 
@@ -83,18 +99,19 @@ function UnionBody({ field, path, value, onChange }) {
 }
 
 function ListBody({ field, path, value = [], onChange }) {
+  const Item = GROUPS[field.item.kind];
   const set = (i, next) => onChange(value.map((one, j) => (i === j ? next : one)));
   const remove = (i) => onChange(value.length > 1 ? value.filter((_, j) => i !== j) : undefined);
   return (
     <>
       {value.map((one, i) => (
         <div class="item" key={i}>
-          <Fields fields={field.item.fields} path={`${path}.${i}`} value={one} onChange={(next) => set(i, next)} />
+          <Item field={field.item} path={`${path}.${i}`} value={one} onChange={(next) => set(i, next)} />
           <button type="button" onClick={() => remove(i)}>Remove {path.split('.').pop()} {i + 1}</button>
         </div>
       ))}
       {value.length < field.max && (
-        <button type="button" onClick={() => onChange([...value, {}])}>Add another</button>
+        <button type="button" onClick={() => onChange([...value, initial(field.item)])}>Add another</button>
       )}
     </>
   );
@@ -120,6 +137,7 @@ function Scalar({ field, path, value, onChange, label }) {
   const ids = artifacts.filter((one) => one.usable && one.kind === field.artifact).map((one) => one.id);
   const options = field.options ?? (ids.length ? ids : null);
   const Input = options ? Select : field.kind === 'json' ? Json : Text;
+  const standard = field.default ?? field.slider?.[0];
   return (
     <div class="field" data-path={path}>
       <label for={idOf(path)}>{label}</label>
@@ -132,6 +150,17 @@ function Scalar({ field, path, value, onChange, label }) {
           'aria-required': field.required || undefined,
         }}
       />
+      {field.slider && (
+        <input
+          type="range"
+          aria-label={`${label}, slider`}
+          min={field.slider[0]}
+          max={field.slider[1]}
+          step={(field.slider[1] - field.slider[0]) / 100}
+          value={value ?? standard}
+          onInput={(event) => onChange(Number(event.currentTarget.value))}
+        />
+      )}
       <Note path={path} field={field} />
     </div>
   );
@@ -151,10 +180,11 @@ function Select({ field, options, value, onChange, attributes }) {
 
 function Text({ field, value, onChange, attributes }) {
   const isNumber = field.kind === 'number';
-  const shown = Array.isArray(value) ? value.join(', ') : value ?? '';
+  const shown = Array.isArray(value) ? value.join(', ') : String(value ?? '');
   const read = (text) => {
     if (text.trim() === '') return undefined;
     if (field.kind === 'values') return text.split(',').map((part) => parsed(part.trim(), field.item.kind));
+    if (field.kind === 'switch' && ['true', 'false'].includes(text.trim())) return text.trim() === 'true';
     return parsed(text, field.kind);
   };
   return (
@@ -172,7 +202,7 @@ function Text({ field, value, onChange, attributes }) {
 
 /** A number if the text is one; otherwise the text, which the server refuses with a reason. */
 function parsed(text, kind) {
-  return kind === 'number' && text !== '' && !Number.isNaN(Number(text)) ? Number(text) : text;
+  return (kind === 'number' || kind === 'switch') && text !== '' && !Number.isNaN(Number(text)) ? Number(text) : text;
 }
 
 /** For a schema that this form does not know: the value as JSON. */

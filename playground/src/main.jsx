@@ -4,6 +4,7 @@ import { render } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { get, setKey } from './api.js';
 import { Chat } from './chat.jsx';
+import { Decisions, EMPTY } from './decisions.jsx';
 import './app.css';
 
 const ROUTES = ['v1/entropy/profiles', 'v1/entropy/artifacts', 'v1/entropy/schema'];
@@ -22,7 +23,7 @@ function App() {
   const [error, setError] = useState(null);
   const start = () => load().then((loaded) => { setOffer(loaded); setError(null); }, setError);
   useEffect(() => void start(), []);
-  if (offer) return <Chat {...offer} />;
+  if (offer) return <Views {...offer} />;
   if (error?.status === 401) return <KeyForm onKey={(key) => { setKey(key); start(); }} />;
   return (
     <main class="gate">
@@ -31,6 +32,20 @@ function App() {
         ? <><p role="alert" class="error">{error.message}</p><button type="button" onClick={start}>Try again</button></>
         : <p role="status">Loading…</p>}
     </main>
+  );
+}
+
+/** The chat keeps its conversation while the decisions are shown, and these their questions. */
+function Views({ models, ...offer }) {
+  const [view, setView] = useState('chat');
+  const [model, setModel] = useState(models[0]);
+  const [draft, setDraft] = useState(EMPTY);
+  const header = { view, onView: setView, models, model, onModel: setModel };
+  return (
+    <>
+      <div hidden={view !== 'chat'}><Chat {...{ ...offer, model, header }} /></div>
+      {view === 'decisions' && <Decisions {...{ ...offer, model, header, draft }} onDraft={setDraft} />}
+    </>
   );
 }
 

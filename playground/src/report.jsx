@@ -1,6 +1,8 @@
 /** What the server reports about a finished answer. */
 
 import { fixed, inWords, mean, percent } from './answer.js';
+import { Labels, byProbability } from './labels.jsx';
+import { Abstention, Confidence, Semantic, Vote } from './selective.jsx';
 
 export function Summary({ answer }) {
   if (!answer.done) return null;
@@ -19,6 +21,7 @@ export function Summary({ answer }) {
     heated: percent(report?.share_heated),
     cooled: percent(report?.share_cooled),
     ...(report?.law && { law: report.law }),
+    ...(report?.truncation && { truncation: report.truncation }),
     ...(report?.profile && { profile: report.profile }),
     ...(report?.num_clamped != null && { 'not at target': `${report.num_clamped} tokens` }),
     end: answer.finish ?? 'stopped',
@@ -26,6 +29,10 @@ export function Summary({ answer }) {
   return (
     <>
       {report?.difficulty && <Difficulty report={report.difficulty} />}
+      {report?.abstain && <Abstention report={report.abstain} />}
+      {report?.confidence && <Confidence report={report.confidence} />}
+      {report?.vote && <Vote report={report.vote} />}
+      {report?.semantic && <Semantic report={report.semantic} />}
       <dl class="summary">
         {Object.entries(rows).map(([name, value]) => (
           <div key={name}>
@@ -54,6 +61,12 @@ function Difficulty({ report }) {
         </>
       )}
       , decided by {source}
+      {report.price != null && ` at price ${report.price}`}
+      {Object.entries(report.expected_accuracy ?? {}).map(([name, accuracy]) => (
+        <span key={name} class="row">
+          {name}: predicted accuracy {percent(accuracy)}, {fixed(report.expected_tokens?.[name], 0)} tokens
+        </span>
+      ))}
     </p>
   );
 }
@@ -67,35 +80,22 @@ function Steering({ report }) {
   );
 }
 
-const SHOWN = 12;
-
 function Inquiry({ report, seconds }) {
-  const sorted = Object.entries(report.probabilities).sort((a, b) => b[1] - a[1]);
   const inSet = new Set(report.prediction_set);
-  const rest = sorted.length - SHOWN;
+  const labels = Object.entries(report.probabilities)
+    .map(([label, probability]) => ({ label, probability, inSet: inSet.has(label) }));
   return (
     <section class="inquiry" aria-label="Inquiry">
       <p class="badge">
         <strong>
           {report.action === 'answer' ? `Answer: ${report.label}` : `Question ${report.turn}`}
         </strong>
-        , {report.prediction_set.length} of {sorted.length} labels in the prediction set at
+        , {report.prediction_set.length} of {labels.length} labels in the prediction set at
         {' '}{percent(report.confidence_level)}, {seconds.toFixed(2)} s
         {report.reason && `, stopped: ${report.reason}`}
         {!report.calibrated && ', not calibrated for this history'}
       </p>
-      <ul class="labels" aria-label="Labels by probability">
-        {sorted.slice(0, SHOWN).map(([label, probability]) => (
-          <li
-            key={label}
-            class={inSet.has(label) ? 'in' : 'out'}
-            style={{ '--share': `${100 * probability}%` }}
-          >
-            {label} {percent(probability)}{inSet.has(label) ? '' : ' (not in the set)'}
-          </li>
-        ))}
-      </ul>
-      {rest > 0 && <p class="note">and {rest} less probable labels</p>}
+      <Labels name="Labels by probability" options={byProbability(labels)} />
       {report.expected_size != null && (
         <p class="note">Expected size of the set after the next answer: {fixed(report.expected_size)}</p>
       )}

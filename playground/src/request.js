@@ -22,15 +22,17 @@ export const START = Object.fromEntries(
   REQUEST_FIELDS.filter((field) => field.start !== undefined).map((field) => [field.name, field.start]),
 );
 
-/** Whether a control, or the profile that it starts from, is an inquiry. */
-export function inquires(control, profile) {
-  return Boolean(control.inquiry ?? profile?.control.inquiry);
+const WHOLE = ['inquiry', 'vote', 'semantic', 'abstain'];
+
+/** Whether a control, or the profile that it starts from, sends an answer as a whole, untraced. */
+export function answersAtOnce(control, profile) {
+  return WHOLE.some((name) => control[name] ?? profile?.control[name]);
 }
 
-export function bodyOf({ model, settings, control, profile, messages, logprobs }) {
+export function bodyOf({ model, settings, control, profile, messages, atOnce }) {
   const { top_logprobs: alternatives, ...own } = settings;
-  const entropy = { trace: 'tokens', ...(profile && { profile }), ...control };
-  const wanted = logprobs && alternatives ? { logprobs: true, top_logprobs: alternatives } : {};
+  const entropy = { trace: atOnce ? 'summary' : 'tokens', ...(profile && { profile }), ...control };
+  const wanted = alternatives && !atOnce ? { logprobs: true, top_logprobs: alternatives } : {};
   return { model, messages, ...own, ...wanted, entropy };
 }
 

@@ -20,6 +20,7 @@ export function fieldOf(root, property) {
     optional,
     description,
     default: property.default ?? null,
+    slider: property['x-slider'] ?? null,
     artifact: ARTIFACT.exec(description)?.[1] ?? null,
   };
   return { ...base, ...kindOf(root, schema) };
@@ -40,6 +41,7 @@ function kindOf(root, schema) {
   if (schema.oneOf?.[0].discriminator) return { kind: 'union', ...withoutTag(root, schema.oneOf) };
   if (schema.const !== undefined) return { kind: 'choice', options: [schema.const] };
   if (schema.enum) return { kind: 'choice', options: schema.enum };
+  if (schema.type === undefined) return alternatives(root, schema.anyOf ?? []);
   switch (schema.type) {
     case 'boolean':
       return { kind: 'choice', options: [true, false] };
@@ -53,6 +55,15 @@ function kindOf(root, schema) {
     case 'object':
       if (schema.properties) return { kind: 'object', fields: fieldsOf(root, schema) };
   }
+  return { kind: 'json' };
+}
+
+/** A value of several types: its text if it may have one, or a switch that may also be a number. */
+function alternatives(root, options) {
+  const types = options.map((one) => resolve(root, one).schema.type);
+  if (types.includes('string')) return { kind: 'text', limits: '' };
+  const number = options.find((one) => one.type === 'number');
+  if (number && types.includes('boolean')) return { kind: 'switch', limits: `true, false, or ${limits(number)}` };
   return { kind: 'json' };
 }
 
@@ -83,7 +94,9 @@ function list(root, schema) {
     return { kind: 'tuple', items: schema.prefixItems.map((item) => fieldOf(root, item)) };
   }
   const item = fieldOf(root, schema.items ?? {});
-  if (item.kind === 'object') return { kind: 'list', item, max: schema.maxItems ?? Infinity };
+  if (item.kind === 'object' || item.kind === 'union') {
+    return { kind: 'list', item, min: schema.minItems ?? 1, max: schema.maxItems ?? Infinity };
+  }
   if (item.kind === 'number' || item.kind === 'text') return { kind: 'values', item };
   return { kind: 'json' };
 }
@@ -100,14 +113,16 @@ function limits(schema) {
 /** The value that a field starts with when somebody switches it on. */
 export function initial(field) {
   if (field.kind === 'union') return initialVariant(field, field.variants[0]);
-  if (field.kind === 'list') return [{}];
+  if (field.kind === 'list') return Array.from({ length: field.min }, () => initial(field.item));
   if (field.kind === 'tuple') return field.items.map(() => null);
-  return field.kind === 'object' ? {} : undefined;
+  if (field.kind !== 'object') return undefined;
+  const lists = field.fields.filter((one) => one.required && one.kind === 'list');
+  return Object.fromEntries(lists.map((one) => [one.name, initial(one)]));
 }
 
 /** The value that a variant of a union starts with. */
 export function initialVariant(field, variant) {
-  if (!variant.hasNoTag) return { [field.tag]: variant.value };
+  if (!variant.hasNoTag) return { [field.tag]: variant.value, ...initial({ kind: 'object', fields: variant.fields }) };
   const [first] = variant.fields;
   return { [first.name]: initial(first) };
 }

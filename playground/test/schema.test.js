@@ -76,8 +76,27 @@ test('artifact ids, limits and defaults come from the schema', () => {
 });
 
 test('a schema that the form does not know becomes a JSON field', () => {
-  const odd = { anyOf: [{ type: 'number' }, { type: 'string' }], description: 'Odd.' };
+  const odd = { anyOf: [{ type: 'number' }, { type: 'array' }], description: 'Odd.' };
   assert.equal(fieldOf(schema, odd).kind, 'json');
+  assert.equal(fieldOf(schema, { description: 'Anything.' }).kind, 'json');
+});
+
+test('a switch may also be a number, and a text needs no other form', () => {
+  const found = new Map([...all(controls)].map(({ path, field }) => [path, field]));
+  const thinking = found.get('difficulty.strategies.easy.thinking');
+  assert.equal(thinking.kind, 'switch');
+  assert.equal(thinking.limits, 'true, false, or above 0 below 1');
+  assert.deepEqual(found.get('difficulty.price').slider, [0, 1]);
+  assert.equal(found.get('difficulty.price').limits, 'from 0 to 100');
+});
+
+test('a decision starts with one question, and a choice with two options', () => {
+  const fields = fieldsOf(schema, schema.$defs.DecisionRequest);
+  const questions = fields.find((field) => field.name === 'questions');
+  for (const { path, field } of all([questions])) assert.notEqual(field.kind, 'json', path);
+  assert.deepEqual(initial({ kind: 'object', fields: [questions] }), { questions: [{ type: 'choice', choices: [{}, {}] }] });
+  const predicate = questions.item.variants.find((one) => one.value === 'predicate');
+  assert.deepEqual(initialVariant(questions.item, predicate), { type: 'predicate' });
 });
 
 test('a key without a value is absent', () => {

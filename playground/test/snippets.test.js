@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test from 'node:test';
-import { bodyOf, inquires, messagesOf } from '../src/request.js';
-import { curl, node, python } from '../src/snippets.js';
+import { answersAtOnce, bodyOf, messagesOf } from '../src/request.js';
+import { CHAT, DECISIONS } from '../src/snippets.js';
+
+const { curl, Node: node, Python: python } = CHAT;
 
 const BODY = {
   model: 'm',
@@ -37,14 +39,17 @@ test('Node passes the body to the SDK', () => {
   assert.deepEqual(JSON.parse(out), BODY);
 });
 
-test('the request has the profile, the control and the conversation; an inquiry asks for no logprobs', () => {
+test('the request has the profile, the control and the conversation; what comes at once has none', () => {
   const turns = [{ user: 'hi', answer: { content: 'hello' } }];
   const messages = messagesOf('be kind', turns, 'more');
   assert.deepEqual(messages.map((one) => one.role), ['system', 'user', 'assistant', 'user']);
   const parts = { model: 'm', settings: { seed: 1, top_logprobs: 3 }, control: { trace: 'none' }, profile: 'p', messages };
-  const body = bodyOf({ ...parts, logprobs: true });
+  const body = bodyOf({ ...parts, atOnce: false });
   assert.deepEqual(body, { model: 'm', messages, seed: 1, logprobs: true, top_logprobs: 3, entropy: { trace: 'none', profile: 'p' } });
-  assert.equal(bodyOf({ ...parts, logprobs: false }).logprobs, undefined);
-  assert.equal(inquires({}, { control: { inquiry: { task: 't' } } }), true);
-  assert.equal(inquires({}, undefined), false);
+  assert.equal(bodyOf({ ...parts, atOnce: true }).logprobs, undefined);
+  const traced = (atOnce) => bodyOf({ ...parts, control: {}, atOnce }).entropy.trace;
+  assert.deepEqual([traced(false), traced(true)], ['tokens', 'summary']);
+  assert.equal(answersAtOnce({}, { control: { inquiry: { task: 't' } } }), true);
+  assert.equal(answersAtOnce({ vote: {} }, undefined), true);
+  assert.equal(answersAtOnce({ steering: [] }, undefined), false);
 });

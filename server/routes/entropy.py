@@ -37,7 +37,7 @@ async def server_facts(raw_request: Request) -> ServerFacts:
 
 @router.get("/v1/entropy/schema")
 async def schema() -> dict[str, Any]:
-    """JSON schema of the field `entropy` of requests and responses, in `$defs`."""
+    """JSON schema of requests with `entropy`, of decisions, and of their reports, in `$defs`."""
     return wire_schema()
 
 

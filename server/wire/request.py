@@ -23,7 +23,9 @@ class DifficultyControl(RequestModel):
     """What chooses the strategy: `worth`, by expected accuracy and tokens, or `diffadapt`, by the
     class of the question as in the paper. Default: `worth` if the probe can and `strategies` is not
     set."""
-    price: float | None = Field(None, ge=0.0, le=MAX_PRICE)
+    price: float | None = Field(
+        None, ge=0.0, le=MAX_PRICE, json_schema_extra={"x-slider": [0.0, 1.0]}
+    )
     """With `worth`: accuracy that as many tokens as a normal answer has may cost; 0 takes the most
     accurate strategy, 1 nearly always the shortest. Default: the probe's own."""
     effort: bool = False

@@ -1,11 +1,22 @@
 """What a person does on the page, and what they see."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-from tests.browser.conftest import AXE
+from tests.browser.conftest import AXE, KEY, PACKAGES
 
 QUICK = {"max_tokens": "24", "seed": "1"}
+PROGRAMS = {
+    "Python": [sys.executable, "-c"],
+    "Node": ["node", "--input-type=module", "-e"],
+    "curl": ["bash", "-c"],
+}
+"""How a program of each language is run."""
 
 
 def expect(found: Any) -> Any:
@@ -18,7 +29,7 @@ def expect(found: Any) -> Any:
 def open_panel(page: Any, name: str) -> None:
     """Open `Request`, `Controls` or `Copy the request as a program`."""
     title = page.locator("summary").filter(has_text=re.compile(f"^{name}"))
-    panel = page.locator("details").filter(has=title)
+    panel = page.locator("details:visible").filter(has=title)
     if panel.get_attribute("open") is None:
         panel.locator("summary").click()
 
@@ -67,10 +78,39 @@ def ask(page: Any, text: str = "Why is the sky blue?") -> None:
     answered(page)
 
 
+def sent(page: Any) -> dict[str, Any]:
+    """Ask, and return the field `entropy` of the request."""
+    with page.expect_request("**/v1/chat/completions") as found:
+        ask(page)
+    control: dict[str, Any] = json.loads(found.value.post_data)["entropy"]
+    return control
+
+
 def summary(page: Any, lane: str = "A") -> dict[str, str]:
     """The table below the answer of a lane."""
     rows = page.get_by_label(f"Conversation {lane}").locator(".summary > div").all()
     return {row.locator("dt").inner_text(): row.locator("dd").inner_text() for row in rows}
+
+
+def programs(page: Any) -> Iterator[tuple[str, str]]:
+    """Language and output of each program that the page gives for the current request."""
+    open_panel(page, "Copy")
+    for name, command in PROGRAMS.items():
+        page.get_by_role("button", name=name, exact=True).click()
+        expect(page.locator("details:visible [role=status]")).to_have_text(f"{name} copied.")
+        program = page.evaluate("navigator.clipboard.readText()")
+        assert KEY not in program
+        done = subprocess.run(
+            [*command, program],
+            capture_output=True,
+            text=True,
+            env={"OPENAI_API_KEY": KEY, "PATH": os.environ["PATH"]},
+            cwd=PACKAGES,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, (name, done.stderr)
+        yield name, done.stdout
 
 
 def serious_findings(page: Any) -> list[str]:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import FLAGS, entrostat, run_server
+from probes.artifact import ModelIdentity
+from tests.conftest import FLAGS, entrostat, run_server, save_decisions, save_probes
+from tests.selective_artifacts import save_selective
 
 KEY = "secret"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-AXE = Path(__file__).parents[2] / "playground" / "node_modules" / "axe-core" / "axe.min.js"
+PACKAGES = Path(__file__).parents[2] / "playground"
+AXE = PACKAGES / "node_modules" / "axe-core" / "axe.min.js"
 OFFLINE = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -44,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the server: with an API key, and a profile whose name is markup.
+def url(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[str]:
+    """Address of the server: with an API key, artifacts, and a profile whose name is markup.
 
     `PLAYGROUND_URL` names a running server with the same key and profiles instead.
     """
@@ -54,7 +57,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     folder = tmp_path_factory.mktemp("browser")
     (folder / "profiles.toml").write_text(PROFILES)
-    own = ("--profiles", str(folder / "profiles.toml"), "--api-key", KEY)
+    artifacts = folder / "artifacts"
+    save_probes(artifacts, checkpoint)
+    save_selective(artifacts, ModelIdentity.from_checkpoint(checkpoint))
+    save_decisions(artifacts, checkpoint)
+    files = ("--profiles", str(folder / "profiles.toml"), "--artifacts", str(artifacts))
+    own = (*files, "--api-key", KEY)
     with run_server(entrostat("serve", *FLAGS, *own), folder / "server.log") as server:
         yield server.url
 

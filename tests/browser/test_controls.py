@@ -1,6 +1,5 @@
 """Every generated control, two profiles side by side, and an inquiry, on the real model."""
 
-import json
 import re
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.browser.actions import (
     open_panel,
     request,
     send,
+    sent,
     summary,
     switch_on,
 )
@@ -41,14 +41,6 @@ def form(page: Any) -> Any:
     request(page)
     open_panel(page, "Controls")
     return page
-
-
-def sent(page: Any) -> dict[str, Any]:
-    """Ask, and return the field `entropy` of the request."""
-    with page.expect_request("**/v1/chat/completions") as found:
-        ask(page)
-    control: dict[str, Any] = json.loads(found.value.post_data)["entropy"]
-    return control
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -80,6 +80,48 @@ def test_markup_in_model_output_is_text(page: Any) -> None:
     assert_no_markup(page)
 
 
+SELECTIVE: dict[str, dict[str, Any]] = {
+    "vote": {
+        "answer": PAYLOADS[0],
+        "n": 10,
+        "finished": 10,
+        "agreement": 0.1,
+        "stopped": "lead",
+        "tokens": 9,
+        "table": [{"answer": text, "votes": 1} for text in PAYLOADS],
+        "no_answer": 0,
+    },
+    "semantic": {
+        "entropy": 1.0,
+        "agreement": 0.1,
+        "n": 10,
+        "tokens": 9,
+        "saturated": True,
+        "clusters": [{"answer": text, "share": 0.1} for text in PAYLOADS],
+    },
+    "confidence": {"probe": PAYLOADS[1], "probability": 0.5, "outside": PAYLOADS},
+    "abstain": {
+        "abstained": True,
+        "uncertainty": 1.0,
+        "threshold": 0.5,
+        "promise": "joint",
+        "alpha": 0.1,
+        "questions": 9,
+        "answer": "".join(PAYLOADS),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SELECTIVE)
+def test_markup_in_reports_of_uncertainty_is_text(page: Any, kind: str) -> None:
+    end = {"delta": {}, "finish_reason": "stop", "entropy": {kind: SELECTIVE[kind]}}
+    answer_with(page, streamed(saying("hi"), end))
+    ask(page)
+    for text in PAYLOADS:
+        expect(page.get_by_label("Conversation A")).to_contain_text(text)
+    assert_no_markup(page)
+
+
 def test_markup_in_task_texts_and_errors_is_text(page: Any) -> None:
     inquiry = {
         "task": PAYLOADS[0],

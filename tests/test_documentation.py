@@ -56,6 +56,14 @@ def test_a_page_activates_the_environment_before_its_first_command_of_ours(page:
             assert words[0] not in OURS, f"{block.place}: {ACTIVATE} is missing above"
 
 
+@pytest.mark.parametrize(
+    "term", ["artifact", "calibration", "fallback", "law", "pivot", "report", "T0", "usable"]
+)
+def test_words_of_reports_and_tables_are_in_the_glossary(term: str) -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    assert f"**{term}**" in text or f"`{term}` (" in text
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_that_does_not_run_as_printed_says_why(block: Block) -> None:
     assert RULES.fullmatch(block.rule), f"{block.place}: {block.rule}"

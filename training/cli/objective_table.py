@@ -9,11 +9,27 @@ from rich.console import Console
 from rich.table import Table
 
 from training.objectives.catalog import SETTINGS
-from training.objectives.core.requirements import ObjectiveSettings
+from training.objectives.core.requirements import ObjectiveSettings, RequiredTensor
 from training.policy.config import shipped_configs
 
 _LEAST_WIDTH = 120
 """Columns of a terminal below which a table would cut names."""
+
+
+_MEASURED = {
+    RequiredTensor.OLD_LOGPROBS: "log-probabilities of the sampling policy",
+    RequiredTensor.OLD_ENTROPY: "entropies of the sampling policy",
+    RequiredTensor.RESCORED_LOGPROBS: "log-probabilities at a temperature of its own",
+    RequiredTensor.PROXY_LOGPROBS: "the sampling policy's full logits",
+    RequiredTensor.NUCLEUS_ENTROPY: "the full logits of the training pass",
+    RequiredTensor.CORRECT: "which answers are right",
+    RequiredTensor.ANSWERS: "which final answers are equivalent",
+    RequiredTensor.STEPS: "which tokens belong to which step",
+    RequiredTensor.PLANNING: "which tokens belong to a strategy phrase",
+    RequiredTensor.PHASES: "which tokens are thinking and which the answer",
+    RequiredTensor.BELIEFS: "probabilities of hypotheses before and after each completion",
+}
+"""What the trainer measures for an objective, in words."""
 
 
 class ObjectiveRow(NamedTuple):
@@ -34,7 +50,7 @@ def objective_rows() -> list[ObjectiveRow]:
 
 def _row(name: str, kind: type[ObjectiveSettings]) -> ObjectiveRow:
     summary = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-    notes = [f"measures {need}" for need in sorted(kind.needs)]
+    notes = [f"measures {_MEASURED[need]}" for need in sorted(kind.needs)]
     if kind.batch_needs:
         notes.append("one more scoring pass with gradient accumulation")
     if kind.inert_on_policy:

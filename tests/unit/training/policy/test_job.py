@@ -322,6 +322,11 @@ def test_the_table_marks_experimental_objectives() -> None:
     assert rows["hicra"].checked == "nothing"
 
 
+def test_the_table_says_in_words_what_is_measured() -> None:
+    for row in objective_rows():
+        assert not re.search(r"measures \w+(;|$)", row.notes), row
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_list_of_objectives_never_truncates_a_name(width: int, terminal: bool) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from probes.grading import mathematics
-from probes.grading.choices import boxed_choice, choice_of, stated_choice
+from probes.grading.choices import boxed_choice, choice_of
 from probes.grading.final_answer import Rank, Several, agreed_reading, graded_text, statements
 from probes.grading.numerals import (
     Expression,
@@ -22,6 +22,8 @@ from probes.grading.numerals import (
 )
 from probes.grading.wording import plain_words, sentences, without_latex_text
 
+_BASE = re.compile(r"(?<=\d)_\s{0,3}\{?\s{0,3}(\d{1,3})")
+_FACTORIAL = re.compile(r"\d!\s*$")
 GraderName = Literal["exact", "contains", "numeric", "math", "choice"]
 
 _INTERJECTION = re.compile(
@@ -32,10 +34,21 @@ _UNSPACED = re.compile(
 )
 """Scripts without spaces between words, and Hangul, which appends particles to words."""
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
-_NEGATION = re.compile(
-    r"\b(?:(?:not|never|nor|neither|isn t|wasn t|aren t|weren t|cannot be|rather than|instead of)"
-    r"(?: (?:in|at|by|called|named|from))?|\w{2,5}n t be) $|(?:不是|并非|並非|不在)$"
+_DENIED_BEFORE = re.compile(
+    r"\b(?:not|never|nor|neither|cannot|hardly|unlikely|\w{2,6}n t|rather than|instead of|except"
+    r"|excluding|anything but|nicht|kein|keine|pas|no es|nao e|non e)"
+    r"(?: (?:be|in|at|by|from|called|named|really|actually|of|(?:city|town|country|state) of))* $"
+    r"|\b(?:do not|don t|doubt)(?: think| believe)?(?: that)?(?: (?:it|he|she|this)(?: i?s| was)"
+    r"| the answer is)? $|(?:不是|并非|並非|不在)$"
 )
+_DENIED_AFTER = re.compile(
+    r"^ ?(?:(?:is|was|are|were|would be)(?: \w{1,12})? (?:wrong|incorrect|false)\b"
+    r"|(?:is|was|are|were) not (?:it|correct|right)\b|(?:では|じゃ)(?:ありません|ない)"
+    r"|(?:가|이) 아(?:닙니다|니))"
+)
+_OR_BEFORE = re.compile(r"\beither (?:\S+ ){0,6}?$|^ (?:\S+ ){1,3}or $")
+_INITIALS = re.compile(r"\b[^\W\d_](?: [^\W\d_]\b)+")
+"""Single letters in a row, in plain words."""
 
 
 def exact(text: str, answer: str) -> bool:
@@ -43,17 +56,17 @@ def exact(text: str, answer: str) -> bool:
 
     Signs and symbols count: `-5` is not `5`, and `C++` is not `C`.
     """
-    right = plain_words(without_latex_text(answer))
-    return _holds_for_statements(
-        text, lambda stated: plain_words(without_latex_text(stated)) == right
-    )
+    right = _joined_words(answer)
+    return _holds_for_statements(text, lambda stated: _joined_words(stated) == right)
 
 
 def contains(text: str, answer: str) -> bool:
     """Whether the first sentence of the final answer contains `answer` in whole words.
 
-    Later guesses do not count, nor does a name after "not". An interjection such as "Sure!" is not
-    a sentence. Scripts without spaces need no word boundaries.
+    Later guesses do not count, nor does a name that is denied, as in "not Paris" and "Paris is
+    wrong", or is offered beside another, as in "either Paris or Lyon" and a bare "Paris or Lyon".
+    An interjection such as "Sure!" is not a sentence. Scripts without spaces need no word
+    boundaries.
     """
     return _holds_for_statements(
         text, lambda stated: _states_only(without_latex_text(stated), answer)
@@ -82,7 +95,7 @@ def choice(text: str, answer: str) -> bool:
     for group in statements(shown):
         strict = group[0].rank in (Rank.BOXED, Rank.HASHES)
         found = agreed_reading(
-            shown, group, partial(boxed_choice if strict else stated_choice, answer=answer)
+            shown, group, partial(boxed_choice if strict else choice_of, answer=answer)
         )
         if found is not None:
             return found == right
@@ -172,14 +185,33 @@ def _states_only(stated: str, answer: str) -> bool:
     length = len(sentences(answer))
     first = stated[:start] + " ".join(sentences(stated[start:])[:length])
     words, name = plain_words(first), plain_words(answer)
+    return _has_name(words, name) or _has_name(_join_initials(words), _join_initials(name))
+
+
+def _has_name(words: str, name: str) -> bool:
+    """Whether the words contain the name where they neither deny it nor offer another."""
     text, name = (words, name) if _UNSPACED.search(name) else (f" {words} ", f" {name} ")
     found = text.find(name)
     while found >= 0:
         before = text[max(0, found - 40) : found + (name[0] == " ")]
-        if not _NEGATION.search(before):
+        end = found + len(name)
+        after = text[end - (name[-1] == " ") : end + 40]
+        is_one_of_two = _OR_BEFORE.search(before) or (
+            not before.strip() and after.startswith(" or ")
+        )
+        if not (is_one_of_two or _DENIED_BEFORE.search(before) or _DENIED_AFTER.search(after)):
             return True
         found = text.find(name, found + 1)
     return False
+
+
+def _joined_words(text: str) -> str:
+    return _join_initials(plain_words(without_latex_text(text)))
+
+
+def _join_initials(words: str) -> str:
+    """`j k rowling` as `jk rowling`, and `u s a` as `usa`."""
+    return _INITIALS.sub(lambda run: run[0].replace(" ", ""), words)
 
 
 def _number(answer: str) -> Fraction | None:
@@ -209,12 +241,26 @@ def _same_mathematics(stated: str, gold: str) -> bool | None:
     if _spelling(stated) == _spelling(gold):
         return True
     number, right = single_number(stated), _number(gold)
-    if right is not None and not isinstance(number, Expression) and number is not None:
+    is_formula = _FACTORIAL.search(stated) or _FACTORIAL.search(gold)
+    if (
+        not is_formula
+        and right is not None
+        and not isinstance(number, Expression)
+        and number is not None
+    ):
         return number == right
-    if len(stated) > mathematics.MAX_CHARACTERS:
+    if len(stated) > mathematics.MAX_CHARACTERS or _bases(stated) != (
+        _bases(gold) or _bases(stated)
+    ):
         return False
-    text = str(number) if isinstance(number, Fraction) else stated.replace("$", "")
+    is_number = isinstance(number, Fraction) and not is_formula
+    text = str(number) if is_number else stated.replace("$", "")
     return mathematics.equal(f"${text}$", f"${gold}$")
+
+
+def _bases(text: str) -> list[str]:
+    """The bases of numbers such as `101_2`, which math-verify ignores."""
+    return _BASE.findall(text)
 
 
 def _spelling(text: str) -> str:

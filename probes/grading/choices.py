@@ -1,6 +1,7 @@
 """The choice of a text: a letter, or a digit, of multiple choice."""
 
 import re
+from typing import NamedTuple
 
 from probes.grading.final_answer import Several
 from probes.grading.wording import without_latex_text
@@ -9,14 +10,44 @@ _LATIN = "0-9A-Za-z_\u00c0-\u024f"  # a letter may touch other scripts
 _ARTICLE = (
     r"(?<=A) (?!(?:is|because|since|and|or|as|but|seems)\b)[a-z]"  # "A cat", not "A is right"
 )
-_AFTER = rf"(?![{_LATIN}+#]|['\u2019-]\w|\.[a-z]|{_ARTICLE}|(?<=I) [a-z])"
+_AFTER = rf"(?![{_LATIN}+#]|['\u2019-]\w|\.[a-z0-9]|,\d|{_ARTICLE}|(?<=I) [a-z])"
+_DENIAL = (
+    r"(?i:\b(?:not|never|neither|nor|cannot|\w{2,6}n['\u2019]t|except|excluding|eliminate|rule out"
+    r"|rather than|instead of|nicht|pas)\s{1,3}"
+    r"(?:(?:be|the|an?|option|choice|answer|in|it)\s{1,3}){0,3})"
+)
+_REFUTED = (
+    r"(?i:\s{1,3}(?:(?:is|are|was|were|would be|ist|sind|est|sont|es|[\u00e9\u00e8])"
+    r"(?:\s\w{1,12})?\s{1,3}"
+    r"(?:wrong|incorrect|false|not|eliminated|ruled out|falsch|nicht|fausse?|incorrecta?|falsa?)"
+    r"|(?:isn|aren|wasn|weren|can)['\u2019]t|cannot|can not)\b)(?!\s(?:only|just)\b)"
+)
+
+
+class _Choice(NamedTuple):
+    """A letter that a text chooses."""
+
+    letter: str
+    start: int
+    """Its index in the text."""
 
 
 def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     letter = rf"(?<![{_LATIN}.-])(?<![{_LATIN}]['\u2019])([{letters}])"
     choice = letter + _AFTER
+    bracketed = (
+        rf"[(\[\"'\u201c$]{{0,2}}(?<![{_LATIN}.-])[{letters}](?![{_LATIN}+#])[)\]\"'\u201d$]{{0,2}}"
+    )
+    and_or = r"\s{0,3}(?:/|&|,?\s{0,3}\b(?:and|or|nor)\b)\s{0,3}"
+    several = rf"{bracketed}(?:(?:,\s{{0,3}}{bracketed}){{0,8}}{and_or}{bracketed})?"
     return {
-        "alone": re.compile(rf"\W*([{letters}])\W*", re.IGNORECASE),
+        "alone": re.compile(rf"\W*(?<![.\u2212-])([{letters}])(?![+#])\W*", re.IGNORECASE),
+        "lower": re.compile(
+            rf"^\W{{0,8}}([{letters.lower()}])[).:](?=\s|$)"
+            rf"|\b(?:option|choice|Option|Choice)\s{{1,3}}[(\"']?([{letters.lower()}])"
+            r"(?=\W*$|[).:,\"']|\s(?:is|because|since|as)\b)",
+            re.MULTILINE,
+        ),
         "stated": re.compile(
             r"(?i:answer|option|choice)\s{1,3}(?i:is|must be)\s{1,3}(?i:option\s{1,3})?"
             rf"(?:\\boxed\{{|[($\"'\u201c]){{0,4}}{choice}"
@@ -26,8 +57,9 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "any": re.compile(choice),
         "list": re.compile(
             rf"{letter}[)\].:]?\s{{0,3}}(?:,|/|&|\band\b|\bor\b|\+)\s{{0,3}}(?:(?:and|or)\s)?"
-            rf"[(\[]?(?![{_LATIN}])?([{letters}])(?![{_LATIN}'\u2019])"
+            rf"(?=[(\[]?(?![{_LATIN}])?([{letters}])(?![{_LATIN}'\u2019]))"
         ),
+        "denied": re.compile(rf"{_DENIAL}{several}|{several}{_REFUTED}"),
     }
 
 
@@ -41,22 +73,18 @@ def choice_of(text: str, answer: str | None = None) -> str | Several | None:
 
     In this order: the letter that the text calls the answer; if it does not discuss several
     choices, the letter that it begins with, or that is in brackets or before `)`, `.` or `:`; the
-    last single letter that is not a word, unlike in "A cat" or "I think".
+    last single letter that is not a word, unlike in "A cat" or "I think". A letter that the text
+    denies, as in "not A" or "A is wrong", is no choice; "A or B" is several.
     """
     found = _patterns_of(answer or "A")
-    text = without_latex_text(text)
-    if alone := found["alone"].fullmatch(text):
-        return alone[1].upper()
-    if stated := found["stated"].findall(text):
-        return str(stated[-1])
-    marked: list[str] = found["marked"].findall(text)
-    if len(set(marked)) <= 1:  # not where a text goes through the choices
-        if first := found["first"].match(text):
-            return first[1]
-        if marked:
-            return marked[0]
-    letters = [letter for letter in found["any"].findall(text) if not marked or letter in marked]
-    return letters[-1] if letters else None
+    text = found["denied"].sub(" ", without_latex_text(text))
+    chosen = _chosen(text, found)
+    if chosen is None:
+        return None
+    for pair in found["list"].finditer(text):
+        if chosen.start in (pair.start(1), pair.start(2)) and pair[1] != pair[2]:
+            return Several.ANSWERS
+    return chosen.letter
 
 
 def boxed_choice(text: str, answer: str | None = None) -> str | None:
@@ -68,12 +96,28 @@ def boxed_choice(text: str, answer: str | None = None) -> str | None:
     return label[1] if label and not text[: label.start()].strip(" ($") else None
 
 
-def stated_choice(text: str, answer: str | None = None) -> str | Several | None:
-    """The letter that a statement of the final answer chooses; several are no choice."""
-    pairs = _patterns_of(answer or "A")["list"].search(without_latex_text(text))
-    if pairs and pairs[1].upper() != pairs[2].upper():
-        return Several.ANSWERS
-    return choice_of(text, answer)
+def _chosen(text: str, found: dict[str, re.Pattern[str]]) -> _Choice | None:
+    if alone := found["alone"].fullmatch(text):
+        return _choice(alone)
+    if stated := list(found["stated"].finditer(text)):
+        return _choice(stated[-1])
+    marked = list(found["marked"].finditer(text))
+    if len({one[1] for one in marked}) <= 1:  # not where a text goes through the choices
+        if first := found["first"].match(text):
+            return _choice(first)
+        if marked:
+            return _choice(marked[0])
+        small = list(found["lower"].finditer(text))
+        if len({one[1] or one[2] for one in small}) == 1:
+            return _choice(small[0])
+    names = {one[1] for one in marked}
+    letters = [one for one in found["any"].finditer(text) if not names or one[1] in names]
+    return _choice(letters[-1]) if letters else None
+
+
+def _choice(found: re.Match[str]) -> _Choice:
+    group = 1 if found[1] else 2
+    return _Choice(found[group].upper(), found.start(group))
 
 
 def _patterns_of(answer: str) -> dict[str, re.Pattern[str]]:

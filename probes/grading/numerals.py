@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from probes.grading.final_answer import Several
-from probes.grading.spelling import OPAQUE, normalized
+from probes.grading.spelling import COMPARISON, OPAQUE, normalized
 from probes.grading.tokens import TextToken, tokens
 from probes.grading.wording import sentences
 
@@ -32,6 +32,10 @@ _MAGNITUDES = {"hundred": 100} | {
     for name in names
 }
 _NEGATIVE = frozenset(("minus", "negative"))
+_DENIALS = frozenset(("not", "never", "cannot"))
+_DENIED_PAIRS = frozenset((("rather", "than"), ("instead", "of")))
+_BETWEEN = frozenset(("be", "equal", "equals", "to", "exactly", "the", "a"))
+"""Words that may stand between a denial and its number."""
 _CHOICE_WORDS = re.compile(r"\b(?:or|oder|ou|maybe|perhaps|possibly)\b", re.IGNORECASE)
 _LIST = frozenset((",", "and", ", and", "&", "/", ";", "und", "et", "y"))
 _SUBORDINATE = re.compile(
@@ -39,7 +43,8 @@ _SUBORDINATE = re.compile(
     re.IGNORECASE,
 )
 _NUMERIC = re.compile("[\\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2079\u2150-\u215e\u2189]")
-_BULLET = re.compile(r"^\s{0,8}[-*•]\s+(?=\S)")
+_INFINITY = re.compile(r"\u221e|\\infty")
+_BULLET = re.compile(r"^\s{0,8}[-*•>]\s+(?=\S)")
 
 
 class _Item(NamedTuple):
@@ -58,7 +63,7 @@ def single_number(text: str) -> Reading:
     An equation such as `x = 5` or `6 * 7 = 42` states its last number. Numbers in brackets count
     only if there is no other.
     """
-    return _agreed(normalized(text))
+    return Expression.FORMULA if _INFINITY.search(text) else _agreed(normalized(text))
 
 
 def stated_number(text: str) -> Reading:
@@ -67,6 +72,8 @@ def stated_number(text: str) -> Reading:
     Where it begins with the number, that is its first sentence; else it is the last number, as in
     "Answer: 3 boxes of 5 are 15".
     """
+    if _INFINITY.search(text):
+        return Expression.FORMULA
     line = normalized(text)
     first = sentences(line)[0]
     number = _agreed(first)
@@ -175,9 +182,19 @@ class _Parser:
             if value is not None:
                 value *= sign
             span = (tokens[index].start, tokens[end - 1].end)
-            if not index or tokens[index - 1].text.casefold() != "not":
+            if not self._is_denied(index):
                 yield _Item(None if is_part else value, *span, max(0, depth))
             index = end
+
+    def _is_denied(self, index: int) -> bool:
+        """Whether a word such as "not" stands before the number."""
+        index -= 1
+        while index >= 0 and self._tokens[index].text.casefold() in _BETWEEN:
+            index -= 1
+        before = tuple(
+            token.text.casefold() for token in self._tokens[max(0, index - 1) : index + 1]
+        )
+        return before[-1:] in {(word,) for word in _DENIALS} or before in _DENIED_PAIRS
 
     def _value(self, index: int) -> tuple[int, Fraction | None]:
         """The index after the number that begins here, and its value."""
@@ -249,7 +266,7 @@ class _Parser:
         other = self._tokens[index + step] if 0 <= index + step < len(self._tokens) else None
         if "\n" in self._text[min(token.end, number.end) : max(token.start, number.start)]:
             return False
-        if token.text == OPAQUE or token.text == "^":
+        if token.text in (OPAQUE, COMPARISON, "^"):
             return True
         if token.kind == "word":
             tight = step > 0 and token.start == number.end and token.text in _TIGHT_VARIABLES

@@ -22,6 +22,8 @@ _VULGAR = re.compile(r"(?<=\d)[ ]?\ue000")
 """A vulgar fraction behind a whole number; U+E000 marks where one begins."""
 OPAQUE = "\ufffc"
 """Stands for a part of a formula that is no number."""
+COMPARISON = "\u2276"
+"""Stands for every sign that compares two numbers, other than an equals sign."""
 
 _LATEX: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
@@ -29,19 +31,27 @@ _LATEX: list[tuple[re.Pattern[str], str]] = [
         (r"\\\\", "\n"),
         (r"\{,\}|,\\![ ]{0,3}", ","),
         (r"\\(?:begin|end)[ ]?\{[a-zA-Z*]{1,20}\}", " "),
-        (r"\\(?:therefore|because|boxed|fbox|checkmark|square|[lcd]?dots|bullet|star)\b", " "),
-        (r"\\(?:Omega|mu|ell|AA|euro|pounds|prime)\b", " "),
+        (
+            r"\\(?:therefore|because|boxed|fbox|checkmark|square|[lcd]?dots|bullet|star)(?![a-zA-Z])",
+            " ",
+        ),
+        (r"\\(?:Omega|mu|ell|AA|euro|pounds|prime)(?![a-zA-Z])", " "),
         (r"\\!|\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])", ""),
         (r"\\[,;:> ]|~", THIN),
         (r"\\q?quad\b|\\[()\[\]&]", " "),
-        (r"\^[ ]?\{?[ ]?\\circ[ ]?\}?|\\degree\b|°", " deg "),
+        (r"\^[ ]?\{?[ ]?\\circ[ ]?\}?|\\degree(?![a-zA-Z])|°", " deg "),
         (r"\\(?:text|math|mbox|operatorname|emph|rm|bf|it)[a-z]{0,6}\*?[ ]{0,3}\{", " {"),
         (r"\\([%$#_])", r"\1"),
         (r"\\[dtc]?frac", r"\\frac "),
-        (r"\\(?:times|cdot|ast)\b", "\u00d7"),
-        (r"\\div\b", "÷"),
-        (r"\\(?:approx|simeq|sim|implies|Rightarrow|Longrightarrow|rightarrow|to)\b", "≈"),
-        (r"\\(?:leq?|geq?|lt|gt|in|cup|cap|pm|neq?)\b", " ; "),
+        (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "\u00d7"),
+        (r"\\div(?![a-zA-Z])", "÷"),
+        (
+            r"\\(?:approx|simeq|sim|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![a-zA-Z])",
+            "≈",
+        ),
+        (r"\\(?:leq?|geq?|lt|gt|neq?|leqslant|geqslant)(?![a-zA-Z])", f" {COMPARISON} "),
+        (r"\\pm(?![a-zA-Z])", "±"),
+        (r"\\(?:in|cup|cap)(?![a-zA-Z])", " ; "),
     )
 ]
 _SIMPLE = r"[-+]?(?:\d[\d,]{0,60}(?:\.\d{1,60})?|\.\d{1,60})"
@@ -56,6 +66,19 @@ _FORMULA = re.compile(
     r"[ ]?(?:\[[^\]]{0,20}\])?[ ]?(?:\{[^{}]{0,200}\}|\([^()]{0,200}\)|[ ]?\d{1,60})?"
     r"|\\pi\b|π|∞|\\infty\b|\\[a-zA-Z]{1,30}"
 )
+_SIGNS: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"</?[A-Za-z]{1,20}[ ]?/?>|<\|[^|<>]{1,40}\|>|<<|>>", " "),  # tags; GSM8K's calculator
+        (r"[-=]{1,3}>", "→"),
+        (r"[<>!]=|[<>≤≥≠≦≧⩽⩾]", COMPARISON),
+        (r"(?<=[a-z])n't\b", " not"),
+        (r"([$€£¥₹][ ]?\d[\d.,]{0,30})[ ]?[kK]\b|(?<![\w.,])(\d[\d.,]{0,30})k\b", r"\1\2 thousand"),
+        (r"([$€£¥₹][ ]?\d[\d.,]{0,30})[ ]?(?:[mM]|mn|mio)\b", r"\1 million"),
+        (r"([$€£¥₹][ ]?\d[\d.,]{0,30})[ ]?(?:[bB]|bn|mrd)\b", r"\1 billion"),
+    )
+]
+"""Signs and short forms behind LaTeX."""
 _CURRENCY_SIGN = re.compile(r"(?<![\w)\]}])-[ ]?[$€£¥₹][ ]?(?=[\d.])")
 _GROUPS = r"\d{1,3}(?:\.\d{3}){1,20}(?![\d.,]?\d|[eE][-+]?\d|[ ]{0,3}[x\u00d7*^])"
 _EURO = re.compile(
@@ -84,6 +107,8 @@ def normalized(text: str) -> str:
     """The text with one spelling of digits, signs, separators, powers and fractions."""
     text = _one_alphabet(without_marks(text))
     for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    for pattern, replacement in _SIGNS:
         text = pattern.sub(replacement, text)
     text = _FRACTION.sub(_slash, text)
     text = _BRACED_POWER.sub(r"^\1", text)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from probes.grading.spelling import OPAQUE, THIN
+from probes.grading.spelling import COMPARISON, OPAQUE, THIN
 
 _MAX_DIGITS = 300
 _MAX_EXPONENT = 1000
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     r"|[ ]{0,2}\^[ ]{0,2}(?P<power>[-+]?\d{1,9})(?![.,]?\d))?"
     rf"|(?P<word>[{_LATIN}][{_LATIN}0-9_]*)"
     r"|(?P<equals>[=≈→⇒])"
-    rf"|(?P<always>[\u00d7÷*^+±√_{OPAQUE}]|(?<=\d)![=]?(?=\s?[-+\u00d7*/=]))"
+    rf"|(?P<always>[\u00d7÷*^+±√_{OPAQUE}{COMPARISON}]|(?<=\d)![=]?(?=\s?[-+\u00d7*/=]))"
     r"|(?P<between>[-/:])"
     r"|(?P<open>[(\[])|(?P<close>[)\]])"
     r"|(?P<other>[^\s{}])"
@@ -49,7 +49,7 @@ def tokens(text: str) -> Iterator[TextToken]:
             before = text[max(0, found.start() - 2) : found.start()]
             pair = before.endswith(("(", "[", "\\{"))
             value = _value_of(
-                found, in_brackets=pair and text[found.end() : found.end() + 1] in (")", "]", "}")
+                found, in_brackets=pair and text.startswith((")", "]", "}", "\\}"), found.end())
             )
             yield TextToken("number", found[0], *found.span(), value)
         else:

@@ -7,8 +7,12 @@ from typing import Literal
 _EMPHASIS = re.compile(
     r"(?<![\w*])(\*{2,3})(?=\S)((?:[^*\n]|\*(?!\*))+)(?<=\S)\1(?![\w*])"
     r"|(?<![\w*])(\*)(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])"
+    r"|(?<!\w)(__?)(?=[^\s_])([^_\n]+)(?<=\S)\5(?!\w)"
 )
-_ABBREVIATIONS = r"(?<!\b(?:St|Mt|Dr|Mr|Ms|Jr|Sr|Ft|vs|ca)\.)(?<!\b(?:Mrs|etc|Rev|Gen)\.)"
+_ABBREVIATIONS = (
+    r"(?<!\b(?:St|Mt|Dr|Mr|Ms|Jr|Sr|Ft|vs|ca)\.)(?<!\b(?:Mrs|etc|Rev|Gen)\.)"
+    r"(?<!\b(?:Prof|Capt)\.)(?<!\bapprox\.)(?<!\b(?:e\.g|i\.e)\.)"
+)
 _FUNCTION_WORDS = (
     "An?|And|Another|But|Else|Her?|His|However|I[fnt]?|Its|Maybe|Not?|Of|Or|Perhaps|She|So|That|The"
     "|Then|There|These|They|This|Those|To|We|Yes|You"
@@ -23,6 +27,12 @@ _BULLET = re.compile(r"^\s*[-*•#]+\s+(?=[^\W\d])")
 _JOINT = re.compile(r"(?<=[^\W\d])[-/](?=\w)|(?<=\w)[-/](?=[^\W\d])")
 _LATEX = re.compile(r"\\[()\[\]]")
 _STOP = re.compile(r"\.(?!\w)|(?<=\.)\.|(?<=[^\W\d])\.|(?<=\d)\.(?!\d)")
+_ARTICLES = ("a", "an", "the")
+_NAME = "\ue000"
+"""Marks a capital A within a sentence, which is a name, as in "vitamin A"."""
+_LETTER_NAME = re.compile(r"(?<=[a-z] )A(?![\w'\u2019])")
+_OPTIONAL_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670]")
+"""Accents, and the vowel signs of Hebrew and Arabic. Marks of other scripts tell letters apart."""
 _APART = re.compile(r"[=%°$€£¥]")
 _SYMBOLS = "-#%&*/@\\_."
 """Characters of Unicode's punctuation that are part of a word."""
@@ -42,8 +52,8 @@ def after_thinking(text: str) -> str:
 
 
 def without_emphasis(text: str) -> str:
-    """The text without the asterisks of Markdown."""
-    return _EMPHASIS.sub(r"\2\4", text)
+    """The text without the asterisks and underscores around emphasis in Markdown."""
+    return _EMPHASIS.sub(r"\2\4\6", text)
 
 
 def without_marks(text: str) -> str:
@@ -75,24 +85,33 @@ def sentences(text: str) -> list[str]:
 
 
 def without_accents(text: str, form: Literal["NFD", "NFKD"] = "NFKD") -> str:
-    """The text without combining marks; NFKD also replaces variants, such as ² by 2."""
+    """The text without accents and vowel signs; NFKD also replaces variants, such as ² by 2.
+
+    Marks that make another letter stay, as in Japanese, Hindi and Thai.
+    """
     letters = unicodedata.normalize(form, text)
-    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", _OPTIONAL_MARKS.sub("", letters))
 
 
 def plain_words(text: str) -> str:
     """The words of a text without case, accents, articles and the punctuation of sentences.
 
     Signs and symbols stay with their word, as in `-5`, `c++` and `.fr`. A text of nothing but
-    articles and punctuation stays as it is.
+    articles and punctuation stays as it is. "A" is no article where it ends the text, follows
+    another single letter, or is a capital within a sentence.
     """
-    letters = without_accents(without_emphasis(without_marks(text)).casefold())
+    named = _LETTER_NAME.sub(f"A{_NAME}", without_emphasis(without_marks(text)))
+    letters = without_accents(named.casefold())
     letters = re.sub("[\u2212\u2013]", "-", letters.replace("\u2044", "/"))
     for separator in (_BULLET, _LATEX, _JOINT, _STOP):
         letters = separator.sub(" ", letters)
     letters = _APART.sub(r" \g<0> ", letters)
     words = "".join(" " if _is_punctuation(letter) else letter for letter in letters).split()
-    kept = [word for word in words if word not in ("a", "an", "the")]
+    kept = [
+        word.replace(_NAME, "")
+        for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False)
+        if word not in _ARTICLES or not after or (len(before) == 1 and before.isalpha())
+    ]
     return " ".join(kept or words) or text.strip().casefold()
 
 

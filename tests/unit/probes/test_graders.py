@@ -207,7 +207,7 @@ def test_contains_wants_whole_words_of_the_first_sentence(
         ("Not (A). So (C) is left, said I", "C", True),
         ("The answer is B as E. coli show", "B", True),
         ("B", "B) Paris", True),
-        ("(b) Paris", "B", False),
+        ("(b) Paris", "B", True),
         ("Paris", "Paris", False),
         ("Answer: none\n", "B", False),
     ],

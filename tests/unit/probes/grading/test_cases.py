@@ -24,7 +24,8 @@ PATHOLOGICAL = (
     "1,", "1 ", "1 000 ", "9", "5^", "(", "{", "$", "*a ", "**a", "* ", "- ", "A. ", "a. ", "`",
     "\\boxed{", "\\boxed{3} ", "\\frac{", "\\text{", "\\left(", "\\sqrt{", "\\frac{1}{", "\\",
     "answer is ", "Answer: 5 ", "#### 5 ", "Answer:\n", "\nQ: ", "```\n", "not A ", "wait ",
-    "July 4, ", "€1.000", "\u200f", "\u0661", "<think>", "</think>", "\n", "\t", "=", "1e", "or ",
+    "July 4, ", "A is wrong ", "A, ", "option a ", "b) ", "<b>", "$5k ", "_a ", "not to ", "\u221e",
+    "€1.000", "\u200f", "\u0661", "<think>", "</think>", "\n", "\t", "=", "1e", "or ",
 )  # fmt: skip
 
 

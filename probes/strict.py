@@ -14,6 +14,10 @@ MAX_KEYS = 100
 """Of an object in a request; no model has as many fields."""
 
 
+MAX_ITEMS = 1000
+"""Numbers of a list that are read; no field has as many."""
+
+_UNCONVERTED = ("int", "float", "bool")
 _LISTS = ("list", "set", "frozenset", "tuple")
 
 
@@ -57,8 +61,18 @@ class StrictModel(BaseModel):
 class RequestModel(FirstError, StrictModel):
     """A strict model that clients send as JSON: a key whose value is null counts as absent.
 
-    An object with more than `MAX_KEYS` keys is refused before each of its keys is.
+    `true` and `"1"` are no numbers, and 1 is not `true`; an integer may be written `1.0`, as JSON
+    schema has it. An object with more than `MAX_KEYS` keys is refused before each of its keys is.
     """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The model's schema, whose numbers and booleans are not converted from other types."""
+        schema = super().__get_pydantic_core_schema__(source, handler)
+        for node in _nodes(schema):
+            if node.get("type") in _UNCONVERTED:
+                node["strict"] = True
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -66,5 +80,14 @@ class RequestModel(FirstError, StrictModel):
         if isinstance(value, Mapping):
             if len(value) > MAX_KEYS:
                 raise ValueError(f"more than {MAX_KEYS} keys")
-            return {key: item for key, item in value.items() if item is not None}
+            return {key: _numbers(item) for key, item in value.items() if item is not None}
         return value
+
+
+def _numbers(value: Any) -> Any:
+    """A whole number as an integer, which a strict field of either type takes; in lists as well."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple) and len(value) <= MAX_ITEMS:
+        return [_numbers(item) if isinstance(item, float) else item for item in value]
+    return value

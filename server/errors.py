@@ -58,6 +58,9 @@ def _sentence(finding: Mapping[str, Any]) -> str:
         key = str(finding["loc"][-1])
         return f"unknown key{_hint(key, known)}; known: {', '.join(known)}"
     message = _shorten(str(finding["msg"]).removeprefix("Value error, "))
+    message = message.replace("valid tuple", "valid list").replace(
+        "valid dictionary", "valid object"
+    )
     return message[0].lower() + message[1:]
 
 

@@ -116,11 +116,12 @@ class BoundedRequest(Request):
             try:
                 parsed = json.loads(body)
             except RecursionError as error:
-                raise RefusedBody(400, "the body is nested too deeply") from error
+                raise RefusedBody(400, "the body is nested too deeply", "body") from error
             except json.JSONDecodeError:
                 raise
             except ValueError as error:
-                raise RefusedBody(400, f"the body cannot be read: {error}"[:200]) from error
+                message = f"the body cannot be read: {error}"[:200]
+                raise RefusedBody(400, message, "body") from error
             _refuse_items(parsed)
             self._json = parsed
         return self._json

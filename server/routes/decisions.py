@@ -19,7 +19,7 @@ from server.decisions.decide import DecisionOutcome, decide
 from server.decisions.frame import ChatFrame, chat_frame
 from server.decisions.kept import decision_facts
 from server.decisions.task import openai_task
-from server.errors import error_body
+from server.errors import BadControl, error_body
 from server.feedback.store import KeptAnswer, owner_of
 from server.inquiry.engine_reads import BATCH, ReadError, Reads
 from server.metrics import observe
@@ -164,7 +164,13 @@ async def _frame(request: Any, handler: Any, state: ServerState, reads: Reads) -
     if not options and state.chat_frame is not None:
         return state.chat_frame
     served = handler.default_chat_template_kwargs
-    frame = await chat_frame(state.engine, handler.chat_template, {**served, **options}, reads)
+    try:
+        frame = await chat_frame(state.engine, handler.chat_template, {**served, **options}, reads)
+    except NotImplementedError as error:
+        if not options:
+            raise
+        param = "chat_template_kwargs"
+        raise BadControl(f"`{param}`: {error}", param) from error
     if not options:
         state.chat_frame = frame
     return frame

@@ -56,7 +56,7 @@ async def _body(raw_request: Request) -> Mapping[str, Any]:
     except ValueError:  # the route itself refuses malformed JSON
         return {}
     if not isinstance(body, Mapping):  # some of vLLM's routes would answer 500
-        raise RefusedBody(400, "the body must be a JSON object")
+        raise RefusedBody(400, "the body must be a JSON object", "body")
     return body
 
 

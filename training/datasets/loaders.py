@@ -153,7 +153,7 @@ def _check_answer(problem: Problem, place: str) -> None:
     reply = f"${problem.answer}$" if is_math else problem.answer
     if not problem.is_right(reply):
         raise TrainingError(
-            f"{place}: answer: `{problem.answer}` can never be given, because the grader "
+            f"{place}: answer: `{problem.answer[:100]}` can never be given, because the grader "
             f"`{problem.grader}` wants {_WANTED[problem.grader]}"
         )
 

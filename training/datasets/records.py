@@ -39,7 +39,7 @@ def read_record(record: Record, place: str) -> dict[str, Any]:
     """
     chat = _chat(record, place)
     question = chat[0] if chat else _question(record, place)
-    if choices := _choices(record):
+    if choices := _choices(record, place):
         labels, texts = choices
         lines = [f"{label}) {text}" for label, text in zip(labels, texts, strict=True)]
         prompt = "\n".join(
@@ -68,7 +68,7 @@ def read_level(record: Record, place: str) -> int | None:
         raise TrainingError(f"{place}: `grade` is called `level`")
     level = record.get("level")
     if isinstance(level, str):
-        found = re.fullmatch(r"(?:level\s*)?(\d+)", level.strip(), re.IGNORECASE)
+        found = re.fullmatch(r"(?:level\s*)?(\d{1,9})", level.strip(), re.IGNORECASE)
         return int(found[1]) if found else None
     return level
 
@@ -155,7 +155,9 @@ def _role(message: Any, place: str) -> str:
     return _ROLES.get(role, role)
 
 
-def _content(message: Mapping[str, Any], place: str) -> str:
+def _content(message: Any, place: str) -> str:
+    if not isinstance(message, Mapping):
+        raise TrainingError(f"{place}: a message must be an object with `role` and `content`")
     content = message.get("content", message.get("value"))
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         if any(part.get("type", "text") != "text" for part in content):
@@ -166,30 +168,49 @@ def _content(message: Mapping[str, Any], place: str) -> str:
     return content
 
 
-def _choices(record: Record) -> tuple[Sequence[str], Sequence[str]] | None:
-    """The labels and texts of a multiple-choice question."""
+def _choices(record: Record, place: str) -> tuple[Sequence[str], Sequence[str]] | None:
+    """The labels and texts of a multiple-choice question; None if it is none.
+
+    Raises:
+        TrainingError: The choices have none of the known shapes; the message starts with the place.
+    """
     nested = record.get("question")
     sources = [record, nested] if isinstance(nested, Mapping) else [record]
-    found = next((source[key] for source in sources for key in _CHOICES if source.get(key)), None)
+    key, found = next(
+        ((key, source[key]) for source in sources for key in _CHOICES if source.get(key)),
+        ("", None),
+    )
     if isinstance(found, Mapping) and "text" in found:
-        return _labels(found.get("label"), found["text"]), list(map(str, found["text"]))
+        return _labeled(found.get("label"), found["text"], f"{place}: {key}")
     if isinstance(found, Mapping):
-        return list(found), list(map(str, found.values()))
-    if isinstance(found, list) and isinstance(found[0], Mapping):
-        return _labels([one.get("label") for one in found], found), [
-            str(one["text"]) for one in found
-        ]
+        return _labeled(list(found), list(found.values()), f"{place}: {key}")
+    if isinstance(found, list) and any(isinstance(one, Mapping) for one in found):
+        if not all(isinstance(one, Mapping) and "text" in one for one in found):
+            raise TrainingError(f"{place}: {key}: every choice needs a `text`")
+        labels = [one.get("label") for one in found]
+        return _labeled(labels, [one["text"] for one in found], f"{place}: {key}")
     if isinstance(found, list):
-        return _LETTERS[: len(found)], [re.sub(r"^[A-Z][).:]\s+", "", str(one)) for one in found]
+        texts = [re.sub(r"^[A-Z][).:]\s+", "", str(one)) for one in found]
+        return _labeled(None, texts, f"{place}: {key}")
     lettered = [letter for letter in _LETTERS[:10] if isinstance(record.get(letter), str)]
     if lettered[:2] == ["A", "B"]:
         return lettered, [record[letter] for letter in lettered]
     return None
 
 
-def _labels(given: Any, texts: Sequence[Any]) -> Sequence[str]:
-    labels = list(map(str, given)) if given and all(given) else list(_LETTERS[: len(texts)])
-    return _LETTERS[: len(labels)] if all(label.isdigit() for label in labels) else labels
+def _labeled(given: Any, texts: Any, where: str) -> tuple[Sequence[str], Sequence[str]]:
+    """Labels and texts of choices: the given labels, or letters where there are none."""
+    if not isinstance(texts, list):
+        raise TrainingError(f"{where}: must be a list of texts")
+    if len(texts) > len(_LETTERS):
+        raise TrainingError(f"{where}: has {len(texts)} choices, at most {len(_LETTERS)} are read")
+    is_labeled = isinstance(given, list) and given and all(given)
+    labels = list(map(str, given)) if is_labeled else list(_LETTERS[: len(texts)])
+    if len(labels) != len(texts):
+        raise TrainingError(f"{where}: has {len(texts)} choices and {len(labels)} labels")
+    if all(label.isdecimal() for label in labels):
+        labels = list(_LETTERS[: len(texts)])
+    return labels, list(map(str, texts))
 
 
 def _right_label(record: Record, labels: Sequence[str], texts: Sequence[str], place: str) -> str:
@@ -201,9 +222,9 @@ def _right_label(record: Record, labels: Sequence[str], texts: Sequence[str], pl
     letter = text.strip("(). ")
     if letter in labels:
         return letter
-    if text.isdigit() and "answerKey" in record and 1 <= int(text) <= len(labels):
+    if text.isdecimal() and "answerKey" in record and 1 <= int(text) <= len(labels):
         return labels[int(text) - 1]
-    if text.isdigit() and int(text) < len(labels):
+    if text.isdecimal() and int(text) < len(labels):
         return labels[int(text)]
     if text in texts:
         return labels[list(texts).index(text)]

@@ -369,6 +369,7 @@ def test_systemone_answers_vllms_schema_in_vllms_schema() -> None:
             {"chat_template_kwargs": {"enable_thinking": True}},
             "chat_template_kwargs.enable_thinking",
         ),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "chat_template_kwargs"),
         ({"entropy": {"read": "x"}}, "entropy.read"),
     ],
 )

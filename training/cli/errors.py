@@ -23,9 +23,11 @@ def one_sentence_errors(command: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         _fail(command, f"needs {error.name}: run `pip install 'entrostat[train]'`")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(command, f"{error}: free some space and re-run the same command to resume")
+        if error.filename is None:  # of a socket or a pipe, not of a path that the user named
             raise
-        _fail(command, f"{error}: free some space and re-run the same command to resume")
+        _fail(command, f"{str(error.filename)[:200]}: {error.strerror}")
     except KeyboardInterrupt:
         print("stopped: re-run the same command to resume", file=sys.stderr)
         raise SystemExit(130) from None
@@ -37,5 +39,7 @@ def _exit(signum: int, frame: object) -> None:
 
 
 def _fail(command: str, message: object) -> None:
-    print(f"{command}: {message}", file=sys.stderr)
+    from clients.render import printable
+
+    print(printable(f"{command}: {message}"), file=sys.stderr)
     raise SystemExit(2)

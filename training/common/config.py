@@ -34,7 +34,7 @@ class JobConfig(StrictModel):
     minutes: ClassVar[str] = ""
     """How long the defaults and the quick size take for the default model on two cores."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)
     """Seed of everything random: the same seed makes the same requests."""
     out: Path = Path("artifacts")
     """Folder of artifacts."""

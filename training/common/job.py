@@ -19,6 +19,8 @@ from training.common.config import JobConfig, ServedJobConfig
 from training.common.errors import TrainingError
 from training.common.server_pool import ServedModel
 
+_MAX_ID = 200
+"""Characters of an artifact's id that a request can name."""
 _ARTIFACT_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -92,10 +94,10 @@ def check_name(artifact_id: str) -> None:
     Raises:
         TrainingError: It is not MODEL/NAME.
     """
-    if not _ARTIFACT_ID.fullmatch(artifact_id):
+    if not _ARTIFACT_ID.fullmatch(artifact_id) or len(artifact_id) > _MAX_ID:
         raise TrainingError(
-            f"--name `{artifact_id}`: write MODEL/NAME in letters, digits and `._-`, "
-            "such as smollm2-135m/entropy"
+            f"--name `{artifact_id[:_MAX_ID]}`: write MODEL/NAME in letters, digits and `._-`, "
+            f"such as smollm2-135m/entropy, {_MAX_ID} characters at most"
         )
 
 
@@ -106,8 +108,11 @@ def check_writable(folder: Path) -> None:
         TrainingError: It, or the nearest folder above it that exists, cannot be written.
     """
     existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:  # a name is too long
+        raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
     if not existing.is_dir():
         raise TrainingError(f"{folder}: cannot be written: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -33,7 +33,7 @@ class DifficultyConfig(AnswersConfig):
     and `answer`, openai/gsm8k, HuggingFaceH4/MATH-500."""
     grader: GraderName | None = None
     """Grader of JSONL questions that name none."""
-    problems: int = Field(450, ge=50)
+    problems: int = Field(450, ge=50, le=1_000_000)
     """Number of questions, 50 or more; every class needs ten or more of them."""
     strategies: str = "think"
     """How each class is answered: `think` (the answer alone, step by step, or an outline), `short`

@@ -40,7 +40,7 @@ class EvaluateConfig(ServedJobConfig):
     same seeds. `plain` needs one arm for each profile, takes every profile and scores all
     questions: it shows whether a profile costs accuracy. It recommends no law and no router,
     because without matched controls a gain may be that of a lower temperature or more tokens."""
-    questions: int = Field(120, ge=8)
+    questions: int = Field(120, ge=8, le=1_000_000)
     """Number of questions; half of them choose, the other half score."""
     samples: int = Field(4, ge=2, le=64)
     """Answers to each question by every arm."""

@@ -30,7 +30,7 @@ class TaskConfig(StrictModel):
     """Built-in names, JSONL files with `prompt` and `answer`, or ids of data sets on the hub."""
     grader: GraderName | None = None
     """Grader for JSONL files whose lines have no `grader`."""
-    num_problems: int = Field(400, ge=8)
+    num_problems: int = Field(400, ge=8, le=1_000_000)
     """Number of problems over all tasks, including the held-out ones. For a data set of the hub,
     held-out problems come from its test split and the others from its training split."""
     held_out: int = Field(48, ge=4)
@@ -163,7 +163,7 @@ class PolicyConfig(StrictModel):
     """Run folder."""
     model: str | None = None
     """Folder of a checkpoint; None uses the embedded default model."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
     """Seed of the split, the order of the problems, and sampling."""
     objectives: ObjectiveList = (PlainConfig(),)
     """Objectives in the order in which they are applied: names, or tables with `type` and

@@ -25,7 +25,7 @@ class GradedAnswersConfig(ServedJobConfig):
     a line without it counts as a question of its own."""
     grader: GraderName | None = None
     """Grader of JSONL questions that name none."""
-    questions: int = Field(300, ge=20)
+    questions: int = Field(300, ge=20, le=1_000_000)
     """Number of questions."""
     max_tokens: int = Field(48, ge=1)
     """Maximum length of an answer, in tokens."""
@@ -68,7 +68,7 @@ class SemanticConfig(GradedAnswersConfig):
     quick: ClassVar[Mapping[str, Any]] = {"questions": 40, "samples": 4, "max_tokens": 24}
     minutes: ClassVar[str] = "about 15 minutes with the defaults, 3 with --quick (not measured)"
 
-    questions: int = Field(200, ge=20)
+    questions: int = Field(200, ge=20, le=1_000_000)
     """Number of questions."""
     samples: int = Field(10, ge=2, le=64)
     """Answers to each question whose semantic entropy is taken, besides the one that is graded."""

@@ -56,7 +56,7 @@ def test_a_refusal_has_the_format_of_the_openai_api() -> None:
             "entropy.temperature",
             "temperature_min (3.0) must be smaller than temperature_max (2.0)",
         ),
-        ("adaptive", "entropy", "input should be a valid dictionary"),
+        ("adaptive", "entropy", "input should be a valid object"),
         (
             {"temperature": {"thinking": {"type": "fixed", "temperature": 9}}},
             "entropy.temperature.thinking.temperature",

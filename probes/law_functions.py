@@ -60,7 +60,7 @@ def dynatemp(entropy: Rows, base: Rows, parameters: RowParameters, log_vocab: fl
     """
     reach, exponent = parameters[..., 0], parameters[..., 1]
     low = (base - reach).clamp_min(0.0)
-    share = (entropy / log_vocab).clamp(0.0, 1.0)
+    share = (entropy / max(log_vocab, 1e-6)).clamp(0.0, 1.0)  # ln 1 = 0 for a single token
     return low + (base + reach - low) * share.pow(exponent)
 
 

@@ -152,14 +152,15 @@ class Objectives:
     def end_step(self, ranks: Ranks | None = None) -> StepStatistics:
         """Finish an optimizer step and return its statistics, equal on all processes.
 
-        If no token of the step has a loss, all means are NaN and the objectives keep their state.
+        If no token of the step has a loss, all means are NaN. The objectives keep their state then,
+        and where a sampled token has probability 0: their states are saved and must stay finite.
         """
         if self._totals is None:
             raise RuntimeError("end_step was called before plan")
         ranks = ranks or SingleProcess()
         step = _step(ranks.sum(self._totals))
         self._totals = None
-        if step.num_tokens:
+        if all(map(math.isfinite, step)):
             for member in self.members.values():
                 member.on_step_end(step, ranks)
         return step

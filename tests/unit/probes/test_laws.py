@@ -199,6 +199,11 @@ def test_a_row_without_entropy_is_drawn_at_the_base(law: TemperatureLaw | None) 
 
 
 @pytest.mark.parametrize("law", ALL_LAWS)
+def test_a_vocabulary_of_one_token_has_a_temperature(law: TemperatureLaw | None) -> None:
+    assert all(map(math.isfinite, applied(law, [0.0], log_vocab=0.0)))
+
+
+@pytest.mark.parametrize("law", ALL_LAWS)
 def test_a_greedy_row_stays_greedy(law: TemperatureLaw | None) -> None:
     assert applied(law, [0.0, 1.0, math.nan], t0=0.0) == [0.0, 0.0, 0.0]
 

@@ -22,9 +22,18 @@ from server.wire.request import (
 )
 
 MODELS: list[type[BaseModel]] = [
-    *(*LAWS.values(), *TRUNCATIONS.values(), DifficultyControl, Steer, InquiryControl),
-    *(ConfidenceControl, AbstentionControl, SemanticControl, VoteControl),
-    *(DecisionControl, AbstainControl, FeedbackRequest),
+    *LAWS.values(),
+    *TRUNCATIONS.values(),
+    DifficultyControl,
+    Steer,
+    InquiryControl,
+    ConfidenceControl,
+    AbstentionControl,
+    SemanticControl,
+    VoteControl,
+    DecisionControl,
+    AbstainControl,
+    FeedbackRequest,
 ]
 WRONG: dict[str, list[Any]] = {
     "number": [True, False, "1", "NaN", [1.0], {}],

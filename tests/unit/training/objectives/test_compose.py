@@ -374,3 +374,14 @@ def test_a_batch_without_tokens_is_supported(name: str) -> None:
     plan, tokens = plan_of(composed, one)
     assert bool(trainer_loss(plan, tokens, 1.0).detach().isfinite())
     assert composed.end_step().num_tokens == 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_sampled_token_of_probability_zero_leaves_no_infinity_in_a_checkpoint(name: str) -> None:
+    one = case()
+    logits = one.logits.detach().clone()
+    logits[0, 0, one.ids[0, 0]] = -torch.inf
+    composed = objectives({"type": name})
+    plan_of(composed, one._replace(logits=logits.requires_grad_()))
+    composed.end_step()
+    json.dumps(composed.state_dict(), allow_nan=False)

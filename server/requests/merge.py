@@ -6,6 +6,7 @@ reports are added to vLLM's own events and no event is appended, because clients
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -29,6 +30,8 @@ from server.wire.report import Report, join_fallbacks
 KEEP_ALIVE_SECONDS = 15.0
 """A stream that holds back its text sends a comment so often: many proxies close a connection that
 is silent for 30 or 60 seconds."""
+_FINISHES = re.compile(r'"finish_reason":\s?"')
+"""In the text of an answer, JSON escapes these quotes."""
 Handler = Callable[..., Awaitable[Any]]
 
 HANDLERS = {
@@ -197,11 +200,26 @@ class Merge:
                 elif (added := await self._add_to_event(event)) != "":
                     yield added
 
+    def _stays(self, event: str) -> bool:
+        """Whether an event surely gets nothing added, told without parsing it.
+
+        Of a trace in summary, only the last chunk of a choice gets something, and there is one
+        event for each token.
+        """
+        plan = self._plan
+        if plan.trace != "summary" or plan.vote or plan.semantic or self._held is not None:
+            return False
+        if event.startswith("event: "):
+            return event.startswith("event: content_block_")
+        return bool(self._generation.response_id) and not _FINISHES.search(event)
+
     async def _add_to_event(self, event: Any) -> Any:
         if not isinstance(event, str):
             if getattr(event, "type", None) == "response.completed" and self._generation.choices:
                 self._generation.response_id = event.response.id
                 event.response.entropy = await self.report(self._generation.choices[-1])
+            return event
+        if self._stays(event):
             return event
         kind, data = parse(event)
         if not isinstance(data, dict):  # a keep-alive comment, or [DONE]

@@ -16,6 +16,7 @@ from vllm.sampling_params import RequestOutputKind
 from probes.difficulty.strategies import Difficulty, Strategies
 from server.planning.difficulty import DifficultyPlan
 from server.requests.merge import add_reports
+from server.requests.sse import parse
 from server.requests.telemetry import Telemetry
 from server.wire.request import Trace
 from tests.unit.server.fake_engine import (
@@ -207,6 +208,22 @@ async def test_a_trace_level_reports_no_more_than_requested(trace: Trace) -> Non
     assert (token_chunks(events, 0) != []) == (trace == "tokens")
     assert any("entropy" in event for event in events) == (trace != "none")
     assert run.generation.headers() == {"x-entropy-profile": "steady"}
+
+
+@pytest.mark.parametrize(("handler", "most"), [(chat_stream, 2), (messages_stream, 3)])
+async def test_a_summary_parses_no_event_but_those_that_it_needs(
+    handler: Any, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def counted(event: str) -> Any:
+        parsed.append(event)
+        return parse(event)
+
+    monkeypatch.setattr("server.requests.merge.parse", counted)
+    events = await Run([[(0, 1)]] * 50, trace="summary").stream(handler, params())
+    assert len(events) > 50
+    assert len(parsed) <= most
 
 
 # -- other streams -----------------------------------------------------------------------------

@@ -47,6 +47,7 @@ _DENIED_AFTER = re.compile(
     r"|(?:가|이) 아(?:닙니다|니))"
 )
 _OR_BEFORE = re.compile(r"\beither (?:\S+ ){0,6}?$|^ (?:\S+ ){1,3}or $")
+_DOTTED = re.compile(r"(?:\b[^\W\d_]\.\s?){2}")
 _INITIALS = re.compile(r"\b[^\W\d_](?: [^\W\d_]\b)+")
 """Single letters in a row, in plain words."""
 
@@ -185,7 +186,9 @@ def _states_only(stated: str, answer: str) -> bool:
     length = len(sentences(answer))
     first = stated[:start] + " ".join(sentences(stated[start:])[:length])
     words, name = plain_words(first), plain_words(answer)
-    return _has_name(words, name) or _has_name(_join_initials(words), _join_initials(name))
+    return _has_name(words, name) or _has_name(
+        _join_initials(words, first), _join_initials(name, answer)
+    )
 
 
 def _has_name(words: str, name: str) -> bool:
@@ -206,11 +209,13 @@ def _has_name(words: str, name: str) -> bool:
 
 
 def _joined_words(text: str) -> str:
-    return _join_initials(plain_words(without_latex_text(text)))
+    return _join_initials(plain_words(without_latex_text(text)), text)
 
 
-def _join_initials(words: str) -> str:
-    """`j k rowling` as `jk rowling`, and `u s a` as `usa`."""
+def _join_initials(words: str, text: str) -> str:
+    """The words of a text, `j k rowling` as `jk rowling`, if it has "J. K." or "J.K."."""
+    if not _DOTTED.search(text):
+        return words
     return _INITIALS.sub(lambda run: run[0].replace(" ", ""), words)
 
 

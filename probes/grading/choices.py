@@ -13,15 +13,21 @@ _ARTICLE = (
 _AFTER = rf"(?![{_LATIN}+#]|['\u2019-]\w|\.[a-z0-9]|,\d|{_ARTICLE}|(?<=I) [a-z])"
 _DENIAL = (
     r"(?i:\b(?:not|never|neither|nor|cannot|\w{2,6}n['\u2019]t|except|excluding|eliminate|rule out"
-    r"|rather than|instead of|nicht|pas)\s{1,3}"
+    r"|rather than|instead of|(?:any|every)thing but|all but|nicht|pas)\s{1,3}"
     r"(?:(?:be|the|an?|option|choice|answer|in|it)\s{1,3}){0,3})"
 )
-_REFUTED = (
-    r"(?i:\s{1,3}(?:(?:is|are|was|were|would be|ist|sind|est|sont|es|[\u00e9\u00e8])"
-    r"(?:\s\w{1,12})?\s{1,3}"
-    r"(?:wrong|incorrect|false|not|eliminated|ruled out|falsch|nicht|fausse?|incorrecta?|falsa?)"
-    r"|(?:isn|aren|wasn|weren|can)['\u2019]t|cannot|can not)\b)(?!\s(?:only|just)\b)"
+_WRONG = (
+    r"(?:\s\w{1,12})?\s{1,3}(?:wrong|incorrect|false|not|eliminated|ruled out|falsch|nicht|fausse?"
+    r"|incorrecta?|falsa?)|can['\u2019]t|can ?not"
+    r"|(?:can|could|should|must) be (?:ruled out|eliminated|excluded|rejected)"
 )
+_REFUTED = (
+    r"(?i:\s{1,3}(?:(?:is|was|would be|ist|est|es|[\u00e9\u00e8])"
+    rf"{_WRONG}|(?:isn|wasn)['\u2019]t)\b)(?!\s(?:only|just)\b)"
+)
+"""Behind one letter."""
+_ALL_REFUTED = rf"(?i:\s{{1,3}}(?:(?:are|were|sind|sont){_WRONG}|(?:aren|weren)['\u2019]t)\b)"
+"""Behind several."""
 
 
 class _Choice(NamedTuple):
@@ -39,18 +45,24 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         rf"[(\[\"'\u201c$]{{0,2}}(?<![{_LATIN}.-])[{letters}](?![{_LATIN}+#])[)\]\"'\u201d$]{{0,2}}"
     )
     and_or = r"\s{0,3}(?:/|&|,?\s{0,3}\b(?:and|or|nor)\b)\s{0,3}"
-    several = rf"{bracketed}(?:(?:,\s{{0,3}}{bracketed}){{0,8}}{and_or}{bracketed})?"
+    several = rf"{bracketed}(?:,\s{{0,3}}{bracketed}){{0,8}}{and_or}{bracketed}"
+    named = rf"(?i:option\s{{1,3}})?[(\"']?{choice}"
     return {
         "alone": re.compile(rf"\W*(?<![.\u2212-])([{letters}])(?![+#])\W*", re.IGNORECASE),
         "lower": re.compile(
-            rf"^\W{{0,8}}([{letters.lower()}])[).:](?=\s|$)"
-            rf"|\b(?:option|choice|Option|Choice)\s{{1,3}}[(\"']?([{letters.lower()}])"
+            rf"^\W{{0,8}}([{letters.lower()}])(?:[).:](?=\s|$)|\s(?=(?:because|since|as)\b))"
+            rf"|\b(?:option|choice|Option|Choice)(?:\s{{0,3}}[:=])?\s{{1,3}}[(\"']?([{letters.lower()}])"
             r"(?=\W*$|[).:,\"']|\s(?:is|because|since|as)\b)",
             re.MULTILINE,
         ),
         "stated": re.compile(
             r"(?i:answer|option|choice)\s{1,3}(?i:is|must be)\s{1,3}(?i:option\s{1,3})?"
             rf"(?:\\boxed\{{|[($\"'\u201c]){{0,4}}{choice}"
+        ),
+        "chosen": re.compile(
+            rf"(?i:go with|going with|choose|pick|select|opt for)\s{{1,3}}{named}"
+            rf"|{choice}[)\]]?\s(?i:is|must be|would be)\s(?i:the\s)?"
+            r"(?i:best|correct|right|answer)\b"
         ),
         "first": re.compile(rf"\W*{choice}"),
         "marked": re.compile(rf"{letter}(?=[)\]:]|\.(?!\w))"),
@@ -59,7 +71,9 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
             rf"{letter}[)\].:]?\s{{0,3}}(?:,|/|&|\band\b|\bor\b|\+)\s{{0,3}}(?:(?:and|or)\s)?"
             rf"(?=[(\[]?(?![{_LATIN}])?([{letters}])(?![{_LATIN}'\u2019]))"
         ),
-        "denied": re.compile(rf"{_DENIAL}{several}|{several}{_REFUTED}"),
+        "denied": re.compile(
+            rf"{_DENIAL}(?:{several}|{bracketed})|{several}{_ALL_REFUTED}|{bracketed}{_REFUTED}"
+        ),
     }
 
 
@@ -99,8 +113,9 @@ def boxed_choice(text: str, answer: str | None = None) -> str | None:
 def _chosen(text: str, found: dict[str, re.Pattern[str]]) -> _Choice | None:
     if alone := found["alone"].fullmatch(text):
         return _choice(alone)
-    if stated := list(found["stated"].finditer(text)):
-        return _choice(stated[-1])
+    for pattern in (found["stated"], found["chosen"]):
+        if stated := list(pattern.finditer(text)):
+            return _choice(stated[-1])
     marked = list(found["marked"].finditer(text))
     if len({one[1] for one in marked}) <= 1:  # not where a text goes through the choices
         if first := found["first"].match(text):

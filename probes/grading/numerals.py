@@ -32,7 +32,7 @@ _MAGNITUDES = {"hundred": 100} | {
     for name in names
 }
 _NEGATIVE = frozenset(("minus", "negative"))
-_DENIALS = frozenset(("not", "never", "cannot"))
+_DENIALS = frozenset(("not", "never", "cannot", "nor", "neither"))
 _DENIED_PAIRS = frozenset((("rather", "than"), ("instead", "of")))
 _BETWEEN = frozenset(("be", "equal", "equals", "to", "exactly", "the", "a"))
 """Words that may stand between a denial and its number."""

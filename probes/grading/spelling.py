@@ -41,6 +41,11 @@ _LATEX: list[tuple[re.Pattern[str], str]] = [
         (r"\\q?quad\b|\\[()\[\]&]", " "),
         (r"\^[ ]?\{?[ ]?\\circ[ ]?\}?|\\degree(?![a-zA-Z])|°", " deg "),
         (r"\\(?:text|math|mbox|operatorname|emph|rm|bf|it)[a-z]{0,6}\*?[ ]{0,3}\{", " {"),
+        (r"\\(?:underline|[lL]arge|LARGE|[hH]uge|bm|boldsymbol)(?![a-zA-Z])", " "),
+        (
+            r"\{[ ]?([^{}\\]{1,60}?)[ ]?\\over(?![a-zA-Z])[ ]?([^{}\\]{1,60}?)[ ]?\}",
+            r"\\frac{\1}{\2}",
+        ),
         (r"\\([%$#_])", r"\1"),
         (r"\\[dtc]?frac", r"\\frac "),
         (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "\u00d7"),

@@ -16,6 +16,7 @@ from probes.artifact import (
     ModelIdentity,
     find_artifacts,
     text_hash,
+    without_controls,
 )
 from probes.artifact.contents import Contents
 from probes.decisions.calibration import DecisionCalibration
@@ -114,7 +115,7 @@ class Artifacts:
         self._cards[name] = ArtifactCard(
             id=name,
             kind="unknown" if manifest is None else manifest.kind,
-            model="unknown" if manifest is None else manifest.model,
+            model="unknown" if manifest is None else without_controls(manifest.model),
             adapter=None if manifest is None else manifest.adapter_hash,
             hash=None if manifest is None else manifest.fingerprint,
             usable=reason is None,

@@ -56,6 +56,8 @@ _SPECS: dict[Kind, str | None] = {
 """Field of the manifest that describes the tensors of each kind."""
 
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
+_MAX_MESSAGE = 500
+"""Characters of an error, which may repeat a value of the manifest."""
 _MAX_BYTES = {_MANIFEST: 1 << 26, _WEIGHTS: 1 << 30}
 
 
@@ -153,7 +155,8 @@ class Artifact(BaseModel):
             artifact = cls(id=name, manifest=manifest, tensors=tensors)
             artifact.contents()
         except ValueError as error:
-            raise ArtifactError(f"{name}: {error}", manifest) from error
+            message = without_controls(f"{name}: {error}")
+            raise ArtifactError(message[:_MAX_MESSAGE], manifest) from error
         return artifact
 
     def contents(self) -> Contents:
@@ -209,7 +212,12 @@ def _replace(target: Path, staging: Path) -> None:
 
 def artifact_id(folder: Path) -> str:
     """Id of the artifact in a folder; a question mark for each character that does not print."""
-    name = f"{folder.parent.name}/{folder.name}".encode(errors="replace").decode()
+    return without_controls(f"{folder.parent.name}/{folder.name}")
+
+
+def without_controls(text: str) -> str:
+    """A text from a foreign artifact; a question mark for each character that does not print."""
+    name = text.encode(errors="replace").decode()
     return "".join(one if one.isprintable() else "?" for one in name)
 
 

@@ -291,6 +291,22 @@ def test_a_link_to_a_good_file_is_read(tmp_path: Path) -> None:
     assert Artifact.load(weights.parent).tensors
 
 
+def test_a_manifest_cannot_control_a_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_statistics(tmp_path, "m/entropy")
+    edit(tmp_path / "m" / "entropy", ("model",), "a\x1b]52;c;eA==\x07")
+    save_inquiry(tmp_path, "m/pets")
+    label = "\x1b[31m" + "x" * 10_000
+    edit(tmp_path / "m" / "pets", ("inquiry", "task", "queries", 0, "yes", 0), label)
+    entropy, pets = Artifacts([tmp_path], SERVED, ModelFacts(HIDDEN_SIZE)).cards
+    assert entropy.model == "a?]52;c;eA==?"
+    assert pets.reason is not None
+    assert pets.reason.isprintable()
+    assert len(pets.reason) <= 500
+    assert all(one.getMessage().isprintable() for one in caplog.records)
+
+
 @pytest.mark.parametrize("name", ["\x1b]52;c;eA==\x07", "a\nb", "\u202etxt", "a\u200db", "\x7f"])
 def test_a_name_cannot_control_a_terminal(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

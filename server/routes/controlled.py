@@ -1,7 +1,8 @@
 """Shared logic of the controlled routes: make a plan, run vLLM's route, merge the report."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,8 @@ from server.served_model import find_adapter
 from server.wire.report import Report
 from server.worker.message import reserved_keys
 
+_LONGEST_MISSPELLING = 10
+"""Characters of a key that may be meant as `entropy`."""
 VllmRoute = Callable[..., Awaitable[Any]]
 _OFF = {"top_k": (None, 0, -1), "top_p": (None, 1), "min_p": (None, 0)}
 """Values with which vLLM's own truncations keep every token."""
@@ -120,6 +123,7 @@ def _plan_request(request: Any, raw_request: Request, state: ServerState) -> Pla
             f"`vllm_xargs.{key}` is reserved: send the `entropy` field instead",
             f"vllm_xargs.{key}",
         )
+    _refuse_misspelled(getattr(request, "model_extra", None) or ())
     request.model, suffix = split_model(
         request.model, state.served_names(raw_request), state.profiles
     )
@@ -129,6 +133,19 @@ def _plan_request(request: Any, raw_request: Request, state: ServerState) -> Pla
         return None
     params = _request_params(request, raw_request)
     return make_plan(sources, state.profiles, state.artifacts, params, state.switched_off)
+
+
+def _refuse_misspelled(keys: Iterable[str]) -> None:
+    """Refuse unknown keys that look like `entropy`; vLLM ignores unknown keys.
+
+    Raises:
+        BadControl: Names the key.
+    """
+    for key in keys:
+        if len(key) <= _LONGEST_MISSPELLING and get_close_matches(
+            key.casefold(), ("entropy",), cutoff=0.85
+        ):
+            raise BadControl(f"`{key}`: unknown key, did you mean `entropy`?", key)
 
 
 def _request_params(request: Any, raw_request: Request) -> RequestParams:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from training.common.job import load_tokenizer, make_writable
 from training.datasets.problem import Problem
 from training.policy.config import PolicyConfig
 from training.policy.grading import ProblemGrader
-from training.policy.preparation import accumulation_steps, conversation, prepare
+from training.policy.preparation import Prepared, accumulation_steps, conversation, prepare
 from training.policy.run_folder import (
     AFTER,
     BEFORE,
@@ -23,6 +24,7 @@ from training.policy.run_folder import (
     make_servable,
     model_folder,
     num_trained,
+    only_run,
     refuse_full_disk,
     step_of,
     write_config,
@@ -43,10 +45,18 @@ def train_policy(config: PolicyConfig, console: Console, *, fresh: bool = False)
     Raises:
         TrainingError: The run cannot start or continue.
     """
-    questions, checkpoint = prepare(config, fresh=fresh)
-    run = config.run
-    make_writable(run)
+    prepared = prepare(config, fresh=fresh)
+    make_writable(config.run)
     is_main = int(os.environ.get("RANK", "0")) == 0
+    with only_run(config.run) if is_main else nullcontext():
+        return _train(config, prepared, console, fresh=fresh, is_main=is_main)
+
+
+def _train(
+    config: PolicyConfig, prepared: Prepared, console: Console, *, fresh: bool, is_main: bool
+) -> Path:
+    """Train and evaluate; the arguments are those of `train_policy`."""
+    (questions, checkpoint), run = prepared, config.run
     if is_main:
         write_config(config, fresh=fresh)
     target = model_folder(config)

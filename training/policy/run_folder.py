@@ -1,8 +1,11 @@
 """The folder of a policy run: ownership, checkpoints and cleanup."""
 
+import fcntl
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,24 @@ _BYTES_TO_RESUME = 12
 _BYTES_TO_SERVE = 4
 KEPT = 2
 """Number of checkpoints that a run keeps; there are three while a new one is written."""
+
+
+@contextmanager
+def only_run(run: Path) -> Iterator[None]:
+    """Hold the lock of a run folder while a block runs: one process at a time writes to it.
+
+    Raises:
+        TrainingError: Another process holds it.
+    """
+    with (run / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"{run}: another process trains in this folder: wait for its end, or name another "
+                "folder with --set run=FOLDER"
+            ) from error
+        yield
 
 
 def refuse_another_run(config: PolicyConfig, *, fresh: bool) -> None:

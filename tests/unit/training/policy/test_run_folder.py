@@ -7,7 +7,13 @@ import pytest
 
 from training.common.errors import TrainingError
 from training.policy.config import PolicyConfig, load_config
-from training.policy.run_folder import STATE_FILE, last_checkpoint, refuse_full_disk, write_config
+from training.policy.run_folder import (
+    STATE_FILE,
+    last_checkpoint,
+    only_run,
+    refuse_full_disk,
+    write_config,
+)
 
 
 def config_in(run: Path, *changes: str) -> PolicyConfig:
@@ -29,6 +35,17 @@ def test_too_little_disk_space_is_refused_at_the_start(
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"1")  # its disk space can be reused
     refuse_full_disk(config, 2**30)
+
+
+def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
+    with (
+        only_run(tmp_path),
+        pytest.raises(TrainingError, match="another process trains"),
+        only_run(tmp_path),
+    ):
+        pass
+    with only_run(tmp_path):
+        pass
 
 
 def test_starting_over_removes_the_run_and_nothing_else(tmp_path: Path) -> None:

@@ -142,9 +142,9 @@ def _refuse_misspelled(keys: Iterable[str]) -> None:
         BadControl: Names the key.
     """
     for key in keys:
-        if len(key) <= _LONGEST_MISSPELLING and get_close_matches(
-            key.casefold(), ("entropy",), cutoff=0.85
-        ):
+        if key == "entropy" or len(key) > _LONGEST_MISSPELLING:
+            continue
+        if get_close_matches(key.casefold(), ("entropy",), cutoff=0.85):
             raise BadControl(f"`{key}`: unknown key, did you mean `entropy`?", key)
 
 

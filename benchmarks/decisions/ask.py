@@ -1,15 +1,17 @@
-"""What asking back is worth: tickets decided at once, or after questions to the customer.
+"""What asking back is worth: decided at once, or after questions.
 
-A calibration of the tickets is served. New tickets are decided at once, with the questions that the
-server chooses, and with questions in random order under the same rule to stop. A customer answers
-yes or no, as the ticket's team has it.
+A calibration of `dialogues` or `triage` is served. New cases are decided at once, with the
+questions that the server chooses, and with questions in random order under the same rule to stop.
+The answers come from the case. With `--minutes` no case begins after that time; the same command
+continues.
 
-    python -m benchmarks.decisions.ask --calibration smollm2-135m/tickets --out decisions-ask
+    python -m benchmarks.decisions.ask --calibration smollm2-135m/dialogues --out decisions-ask
 """
 
 import argparse
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -22,142 +24,175 @@ from benchmarks.difficulty.page import interval_cell
 from benchmarks.machine import describe, markdown
 from clients.connection import connect
 from clients.decisions import DecidedAnswer, decide, decide_or_ask
-from training.common.metrics import Interval, interval, resample_weights
+from training.common.files import write_text
+from training.common.metrics import Floats, interval, resample_weights
 from training.common.report import markdown_table
-from training.datasets.tickets import FOLLOW_UPS, TEAM_QUESTION, tickets
+from training.datasets.tickets import TEAM_QUESTION, tickets
+from training.datasets.triage import CONDITION_QUESTION, patients
 
 _SEED_OF_CALIBRATION = 0
-_LEGEND = """tickets that the calibration has not seen, and a customer who answers yes or no.
-"Wrong" counts the most probable team of every ticket; "acted on" is the share whose prediction set
-has one team. Intervals are 95 %, a paired bootstrap over tickets."""
+_LEGEND = """cases that the calibration has not seen; every case is decided in all ways. "Wrong"
+counts the most probable value of every case, "left" the values in the prediction set at the end;
+"acted on" is the share whose set has one value. Intervals are 95 %, a paired bootstrap over
+cases."""
+AT_ONCE, RANDOM, CHOSEN = WAYS = (
+    "at once",
+    "questions in random order",
+    "questions that the server chooses",
+)
+
+
+class Case(NamedTuple):
+    """One input to decide."""
+
+    text: str
+    right: str
+    facts: dict[str, str]
+    """Answers to the questions that may be asked."""
 
 
 class Game(NamedTuple):
-    """How one ticket ended."""
+    """How one case ended."""
 
     right: bool
-    """Whether the most probable team is the right one."""
-    abstained: bool
-    """Whether the prediction set still has several teams."""
+    """Whether the most probable value is the right one."""
+    left: int
+    """Values in the prediction set."""
     asked: int
     """Number of questions."""
 
 
-WAYS = ("at once", "questions in random order", "questions that the server chooses")
-
-
 def play(
-    client: OpenAI, ticket: dict[str, Any], way: str, limit: int, options: dict[str, Any]
+    client: OpenAI, question: dict[str, Any], case: Case, way: str, limit: int, **options: Any
 ) -> Game:
-    """Decide one ticket.
+    """Decide one case.
 
     Args:
         client: Connected to the server.
-        ticket: From `training.datasets.tickets`.
+        question: The question to decide.
+        case: The input and the answers.
         way: One of `WAYS`.
         limit: Most questions.
-        options: As for `clients.decisions.decide`.
+        **options: As for `clients.decisions.decide`.
     """
-    facts: dict[str, str] = ticket["facts"]
-    if way == WAYS[2]:
+    if way == CHOSEN:
+        asks, reply = list(case.facts), case.facts.__getitem__
         turn = decide_or_ask(
-            client,
-            ticket["input"],
-            TEAM_QUESTION,
-            list(FOLLOW_UPS),
-            facts.__getitem__,
-            max_questions=limit,
-            **options,
+            client, case.text, question, asks, reply, max_questions=limit, **options
         )
-        return _game(turn.answer, ticket, len(turn.asked))
-    order = random.Random(ticket["input"]).sample(list(FOLLOW_UPS), len(FOLLOW_UPS))
-    text, asked = ticket["input"], 0
+        return _game(turn.answer, case, len(turn.asked))
+    order = random.Random(case.text).sample(list(case.facts), len(case.facts))
+    text, asked = case.text, 0
     while True:
-        (answer,) = decide(client, text, [TEAM_QUESTION], **options).values()
-        if not answer.abstained or way == WAYS[0] or asked == limit:
-            return _game(answer, ticket, asked)
-        text = f"{text}\n\n{order[asked]}\n{facts[order[asked]]}"
+        (answer,) = decide(client, text, [question], **options).values()
+        if not answer.abstained or way == AT_ONCE or asked == limit:
+            return _game(answer, case, asked)
+        text = f"{text}\n\n{order[asked]}\n{case.facts[order[asked]]}"
         asked += 1
 
 
-def _game(answer: DecidedAnswer, ticket: dict[str, Any], asked: int) -> Game:
-    return Game(answer.value == ticket["team"], answer.abstained, asked)
+def _game(answer: DecidedAnswer, case: Case, asked: int) -> Game:
+    return Game(answer.value == case.right, len(answer.prediction_set or ()), asked)
 
 
-def new_tickets(number: int) -> list[dict[str, Any]]:
-    """Tickets that no calibration with the default seed has seen."""
-    seen = {one["input"] for one in tickets(720, _SEED_OF_CALIBRATION)}
-    fresh = (one for one in tickets(2 * number, 1) if one["input"] not in seen)
-    return list(islice(fresh, number))
+def new_cases(task: str, number: int) -> tuple[dict[str, Any], list[Case]]:
+    """The question, and cases that no calibration with the default seed has seen."""
+    triage = task == "triage"
+    make, value = (patients, "condition") if triage else (tickets, "team")
+    seen = {one["input"] for one in make(720, _SEED_OF_CALIBRATION)}
+    cases = (Case(one["input"], one[value], one["facts"]) for one in make(4 * number, 1))
+    if triage:  # few complaints: the patients differ in their answers
+        return CONDITION_QUESTION, list(islice(cases, number))
+    return TEAM_QUESTION, list(islice((one for one in cases if one.text not in seen), number))
 
 
-def page(facts: dict[str, Any], games: dict[str, list[Game]], settings: str) -> str:
-    """The result as Markdown."""
-    weights = resample_weights(len(games[WAYS[0]]), 0)
-    base = np.array([not one.right for one in games[WAYS[0]]], dtype=float)
+def page(facts: dict[str, Any], games: list[dict[str, Game]], settings: str) -> str:
+    """The result as Markdown.
+
+    Args:
+        facts: From `benchmarks.machine.describe`.
+        games: How each case ended, by way.
+        settings: A line about the run.
+    """
+    weights = resample_weights(len(games), 0)
+    ended = {way: [one[way] for one in games] for way in WAYS}
+    wrong = {way: _column([not one.right for one in found]) for way, found in ended.items()}
+    left = {way: _column([one.left for one in found]) for way, found in ended.items()}
+
+    def cell(values: Floats, form: str) -> str:
+        return interval_cell(interval(float(values.mean()), weights @ values), form)
+
     lines = []
-    for way, ended in games.items():
-        wrong = np.array([not one.right for one in ended], dtype=float)
-        acted = np.array([not one.abstained for one in ended], dtype=float)
-        bad = (wrong * acted).sum()
-        lines.append(
-            [
-                way,
-                interval_cell(interval(wrong.mean(), weights @ wrong), ".3f"),
-                "" if way == WAYS[0] else interval_cell(_difference(wrong, base, weights), "+.3f"),
-                f"{acted.mean():.3f}",
-                f"{bad / acted.sum():.3f}" if acted.any() else "",
-                f"{np.mean([one.asked for one in ended]):.2f}",
-            ]
-        )
-    head = ("way", "wrong", "minus at once", "acted on", "wrong among them", "questions")
-    return "\n".join(
-        [
-            "# Decide at once, or ask first\n",
-            *markdown(facts),
-            f"- {settings}",
-            "",
-            f"{len(base)} {_LEGEND}",
-            "",
-            markdown_table(head, lines),
-            "",
-        ]
-    )
+    for number, way in enumerate(WAYS):
+        acted = left[way] == 1
+        bad = f"{wrong[way][acted].mean():.3f}" if acted.any() else ""
+        line = [way, cell(wrong[way], ".3f")]
+        for base in WAYS[:2]:
+            known = WAYS.index(base) < number
+            line.append(cell(wrong[way] - wrong[base], "+.3f") if known else "")
+        line += [f"{left[way].mean():.2f}"]
+        line.append(cell(left[way] - left[RANDOM], "+.2f") if way == CHOSEN else "")
+        asked = np.mean([one.asked for one in ended[way]])
+        lines.append([*line, f"{acted.mean():.3f}", bad, f"{asked:.2f}"])
+    head = ("way", "wrong", "minus at once", "minus random", "left", "left minus random")
+    table = markdown_table((*head, "acted on", "wrong among them", "questions"), lines)
+    made = "\n".join(markdown(facts))
+    return f"""# Decide at once, or ask first
+
+{made}
+- {settings}
+
+{len(games)} {_LEGEND}
+
+{table}
+"""
 
 
-def _difference(wrong: Any, base: Any, weights: Any) -> Interval:
-    return interval((wrong - base).mean(), weights @ (wrong - base))
+def _column(values: list[Any]) -> Floats:
+    return np.array(values, dtype=float)
 
 
 def main() -> None:
     """Play and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--calibration", required=True, help="id of a calibration of the tickets")
+    parser.add_argument("--task", choices=("tickets", "triage"), default="tickets")
+    parser.add_argument("--calibration", required=True, help="id of a calibration of such inputs")
     parser.add_argument("--level", type=float, default=0.8)
-    parser.add_argument("--tickets", type=int, default=150)
-    parser.add_argument("--questions", type=int, default=3, help="most questions to a customer")
+    parser.add_argument("--cases", type=int, default=150)
+    parser.add_argument("--questions", type=int, default=3, help="most questions")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     chosen = parser.parse_args()
-    facts = describe("benchmarks.decisions.ask")
-    client, found = connect(chosen.url), new_tickets(chosen.tickets)
-    options = {"calibration": chosen.calibration, "confidence_level": chosen.level}
+    facts, deadline = describe("benchmarks.decisions.ask"), time.monotonic() + 60 * chosen.minutes
+    client = connect(chosen.url)
+    question, cases = new_cases(chosen.task, chosen.cases)
     settings = (
-        f"calibration `{chosen.calibration}`, level {chosen.level}, at most {chosen.questions} "
-        "questions"
+        f"calibration `{chosen.calibration}`, level {chosen.level}, at most {chosen.questions} of "
+        f"{len(cases[0].facts)} questions"
     )
-    games: dict[str, list[Game]] = {}
-    for way in WAYS:
-        with ThreadPoolExecutor(chosen.concurrency) as pool:
-            games[way] = list(
-                pool.map(
-                    lambda one, way=way: play(client, one, way, chosen.questions, options), found
-                )
-            )
-        print(way, sum(one.right for one in games[way]), "right of", len(found), flush=True)
-        Path(f"{chosen.out}.json").write_text(json.dumps(facts | {"games": games}, indent=1))
-        Path(f"{chosen.out}.md").write_text(page(facts, games, settings))
+    store = Path(f"{chosen.out}.json")
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    known = kept["games"] if kept.get("settings") == settings else {}
+
+    def all_ways(number: int) -> dict[str, Game] | None:
+        if str(number) in known:
+            return {way: Game(*one) for way, one in known[str(number)].items()}
+        if time.monotonic() > deadline:
+            return None
+        options = {"calibration": chosen.calibration, "confidence_level": chosen.level}
+        return {
+            way: play(client, question, cases[number], way, chosen.questions, **options)
+            for way in WAYS
+        }
+
+    with ThreadPoolExecutor(chosen.concurrency) as pool:
+        found = list(pool.map(all_ways, range(len(cases))))
+    ended = {number: one for number, one in enumerate(found) if one is not None}
+    write_text(store, json.dumps(facts | {"settings": settings, "games": ended}, indent=1))
+    write_text(Path(f"{chosen.out}.md"), page(facts, list(ended.values()), settings))
+    print(f"{len(ended)} of {len(cases)} cases", flush=True)
 
 
 if __name__ == "__main__":

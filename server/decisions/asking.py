@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probes.decisions.question import choice
-from probes.decisions.scores import ReadSettings, features, probabilities
+from probes.decisions.scores import OptionLogprobs, ReadSettings, features, probabilities
 from probes.inquiry.lookahead import expected_entropy, expected_size, information_gain
 from probes.inquiry.pursuit import MIN_GAIN
 from server.decisions.answers import JudgedQuestion
@@ -19,10 +19,11 @@ from server.decisions.reading import (
     build_trees,
     num_reads,
     read_options,
+    read_variants,
 )
 from server.errors import BadControl
 from server.inquiry.engine_reads import Reads
-from server.planning.decisions import DecisionPlan, QuestionPlan
+from server.planning.decisions import DecisionPlan
 from server.wire.decisions import FollowUp
 
 
@@ -69,16 +70,20 @@ async def next_questions(
             "entropy.ask",
         )
     weights = await _answer_probabilities(asked, before, frame, reads)
-    futures: list[list[Tensor]] = []  # for each follow-up and answer, every question's posterior
-    for one in asked:
-        futures.append([])
-        for answer in one.answers:
-            said = await frame.content(f"\n\n{one.question}\n{answer}", reads)
-            found = await read_options((*before, *said), [two.trees for two in uncertain], reads)
-            for two, logprobs in zip(uncertain, found, strict=True):
-                whole = logprobs._replace(letters_prior=two.prior[0], statements_prior=two.prior[1])
-                evidence = features(whole, two.verdict.plan.settings)
-                futures[-1].append(_posterior(two.verdict.plan, evidence))
+    variants = [
+        (*before, *await frame.content(f"\n\n{one.question}\n{answer}", reads))
+        for one in asked
+        for answer in one.answers
+    ]
+    found = iter(await read_variants(variants, [one.trees for one in uncertain], reads))
+    futures = [  # for each follow-up and answer, every question's posterior
+        [
+            _posterior(two, logprobs)
+            for _ in one.answers
+            for two, logprobs in zip(uncertain, next(found), strict=True)
+        ]
+        for one in asked
+    ]
     width = len(uncertain)
     return [
         _best(plan, two, asked, weights, [row[place::width] for row in futures])
@@ -100,10 +105,12 @@ async def _answer_probabilities(
     return [probabilities(features(one, settings)) for one in found]
 
 
-def _posterior(question: QuestionPlan, evidence: Tensor) -> Tensor:
-    if question.calibration is None:
-        return probabilities(evidence)
-    return question.calibration.scaled(evidence)
+def _posterior(one: UncertainQuestion, found: OptionLogprobs) -> Tensor:
+    """Probabilities of the options from reads without a prior."""
+    whole = found._replace(letters_prior=one.prior[0], statements_prior=one.prior[1])
+    evidence = features(whole, one.verdict.plan.settings)
+    calibration = one.verdict.plan.calibration
+    return probabilities(evidence) if calibration is None else calibration.scaled(evidence)
 
 
 def _best(

@@ -110,16 +110,55 @@ async def read_options(
     Raises:
         ReadError: The engine failed, or a prompt is too long.
     """
-    flat = [tree for one in trees for tree in (*one.letters, *one.statements)]
+    flat = _flat(trees)
     wanted, places = await asyncio.to_thread(_requests, before, flat)
     # The first alone, so that the others find the input in the prefix cache.
     rows = await reads.next_tokens(wanted[:1])
     rows += await reads.next_tokens(wanted[1:])
-    found = iter(await asyncio.to_thread(_assembled, flat, rows, places))
+    return _by_question(trees, await asyncio.to_thread(_assembled, flat, rows, places))
+
+
+async def read_variants(
+    variants: Sequence[tuple[int, ...]], trees: Sequence[QuestionTrees], reads: Reads
+) -> list[list[OptionLogprobs]]:
+    """As `read_options` after several inputs, in one batch.
+
+    Args:
+        variants: Inputs whose common beginning is in the prefix cache already.
+        trees: From `build_trees`.
+        reads: Reads from the engine.
+
+    Raises:
+        ReadError: The engine failed, or a prompt is too long.
+    """
+    flat = _flat(trees)
+
+    def requests() -> tuple[list[NextToken], list[list[tuple[Tokens, int]]]]:
+        found = [_requests(before, flat) for before in variants]
+        return [read for wanted, _ in found for read in wanted], found[0][1]
+
+    def assembled() -> list[list[OptionLogprobs]]:
+        size = len(rows) // len(variants)
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        return [_by_question(trees, _assembled(flat, part, places)) for part in parts]
+
+    wanted, places = await asyncio.to_thread(requests)
+    rows = await reads.next_tokens(wanted)
+    return await asyncio.to_thread(assembled)
+
+
+def _flat(trees: Sequence[QuestionTrees]) -> list[ReplyTree]:
+    return [tree for one in trees for tree in (*one.letters, *one.statements)]
+
+
+def _by_question(
+    trees: Sequence[QuestionTrees], found: Sequence[list[float]]
+) -> list[OptionLogprobs]:
+    left = iter(found)
     return [
         OptionLogprobs(
-            letters=[next(found) for _ in one.letters],
-            statements=next(found) if one.statements else (),
+            letters=[next(left) for _ in one.letters],
+            statements=next(left) if one.statements else (),
         )
         for one in trees
     ]
@@ -128,20 +167,13 @@ async def read_options(
 def num_reads(trees: Sequence[QuestionTrees]) -> int:
     """Engine requests that `read_options` makes."""
     return sum(
-        _num_parts(choices)
-        for one in trees
-        for tree in (*one.letters, *one.statements)
-        for choices in branches(tree.replies).values()
+        _num_parts(choices) for tree in _flat(trees) for choices in branches(tree.replies).values()
     )
 
 
 def longest_prompt(trees: Sequence[QuestionTrees]) -> int:
     """Tokens of the longest prompt after the input."""
-    return max(
-        len(tree.rest) + max(map(len, tree.replies)) - 1
-        for one in trees
-        for tree in (*one.letters, *one.statements)
-    )
+    return max(len(tree.rest) + max(map(len, tree.replies)) - 1 for tree in _flat(trees))
 
 
 def _num_parts(choices: Sequence[int]) -> int:

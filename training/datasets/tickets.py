@@ -188,7 +188,7 @@ def dialogues(number: int, seed: int) -> Iterator[dict[str, Any]]:
     """
     chance = random.Random(f"dialogues:{seed}")
     for place, one in enumerate(tickets(number, seed)):
-        asked = chance.sample(list(FOLLOW_UPS), place % 4)
+        asked = chance.sample(list(FOLLOW_UPS), place // len(TEAMS) % 4)
         said = [f"{question}\n{one['facts'][question]}" for question in asked]
         yield {**one, "input": "\n\n".join([one["input"], *said])}
 

@@ -16,8 +16,9 @@ class DecisionsConfig(ServedJobConfig):
     arguments: ClassVar[tuple[str, ...]] = ("rows",)
 
     rows: str = "tickets"
-    """tickets, dialogues (tickets with answered follow-ups), comparisons, quiz (four options), or a
-    JSONL or CSV file of labeled rows; see docs/reference/decisions.md."""
+    """tickets, dialogues (tickets with answered follow-ups), triage (patients with answered
+    questions), comparisons, quiz (four options), or a JSONL or CSV file of labeled rows; see
+    docs/reference/decisions.md."""
     instructions: str | None = None
     """The question, for rows that have none: their values become the options of a choice."""
     limit: int = Field(720, ge=20)

@@ -12,6 +12,7 @@ from training.common.errors import TrainingError
 from training.common.files import parse_json_lines, read_text
 from training.datasets.choices import comparisons, quiz_choices
 from training.datasets.tickets import TEAM_QUESTION, dialogues, tickets
+from training.datasets.triage import CONDITION_QUESTION, consultations
 
 _VALUES = ("value", "ideal", "label", "answer", "expected", "ground_truth")
 """Names of the right value, in this order."""
@@ -25,11 +26,17 @@ def _routed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"input": one["input"], "question": TEAM_QUESTION, "value": one["team"]}
 
 
+def _triage(number: int, seed: int) -> Iterator[dict[str, Any]]:
+    for one in consultations(number, seed):
+        yield {"input": one["input"], "question": CONDITION_QUESTION, "value": one["condition"]}
+
+
 BUILT_IN: dict[str, Callable[[int, int], Iterator[dict[str, Any]]]] = {
     "tickets": lambda number, seed: _routed(tickets(number, seed)),
     "dialogues": lambda number, seed: _routed(dialogues(number, seed)),
     "comparisons": comparisons,
     "quiz": quiz_choices,
+    "triage": _triage,
 }
 """Rows that come with the package, by number and seed."""
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from probes.inquiry.task import load_task
 from training.common.errors import TrainingError
 from training.datasets.choices import LETTERS, comparisons, quiz_choices
 from training.datasets.loaders import load_problems
 from training.datasets.tickets import dialogues, tickets
+from training.datasets.triage import consultations, patients
 from training.decisions.rows import BUILT_IN, load_rows
+
+TRIAGE = load_task("triage")
 
 
 @pytest.mark.parametrize("make", [comparisons, quiz_choices])
@@ -48,13 +52,33 @@ def test_one_option_of_every_quiz_row_is_right() -> None:
         list(quiz_choices(100_000, 0))
 
 
-def test_a_quarter_of_the_dialogues_has_no_answers_and_the_others_have_the_customers() -> None:
-    plain, rows = list(tickets(80, 0)), list(dialogues(80, 0))
-    for place, (ticket, one) in enumerate(zip(plain, rows, strict=True)):
+def test_dialogues_are_tickets_with_answers_of_their_customers() -> None:
+    for ticket, one in zip(tickets(80, 0), dialogues(80, 0), strict=True):
         text, *said = one["input"].split("\n\n")
         assert text == ticket["input"]
-        assert len(said) == place % 4
         assert all(ticket["facts"][q] == a for q, a in (one.split("\n") for one in said))
+
+
+def test_consultations_are_patients_with_answers_by_the_table() -> None:
+    for patient, one in zip(patients(120, 0), consultations(120, 0), strict=True):
+        text, *said = one["input"].split("\n\n")
+        assert text == patient["input"]
+        assert len(patient["facts"]) == 6
+        for question, answer in (one.split("\n") for one in said):
+            (query,) = [one for one in TRIAGE.queries if one.question == question]
+            known = {name: "yes" if name in (query.yes or ()) else "no" for name in TRIAGE.names}
+            varies = patient["condition"] in query.varies
+            assert patient["facts"][question] == answer
+            assert varies or answer == known[patient["condition"]]
+
+
+@pytest.mark.parametrize(("make", "value"), [(dialogues, "team"), (consultations, "condition")])
+def test_the_number_of_answers_says_nothing_about_the_right_value(make: Any, value: str) -> None:
+    rows = list(make(240, 0))
+    assert [one["input"] for one in rows] == [one["input"] for one in make(240, 0)]
+    found = Counter((one[value], one["input"].count("\n\n")) for one in rows)
+    assert len(found) == 4 * len({one[value] for one in rows})
+    assert len(set(found.values())) == 1
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -89,16 +89,20 @@ def test_coverage_over_random_halves_is_what_the_level_promises() -> None:
             assert figures.coverage == pytest.approx(level, abs=0.02)
 
 
-def test_the_artifact_is_read_back_as_it_was_fitted_and_the_page_has_its_figures(
-    tmp_path: Path,
-) -> None:
-    rows, one = result(400)
+def made_of(rows: Any, one: Any) -> tuple[Artifact, Any]:
+    """The artifact of a calibrated question, and the question."""
     served: Any = type("S", (), {"model": "m/x", "vllm": "0", "root": ""})
     identity = ModelIdentity.unknown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.decisions.job.identify_served", lambda *_: identity)
         manifest = build_manifest(DecisionsConfig(), served, rows, [one])
-    artifact = Artifact(id="x/which", manifest=manifest, tensors=artifact_tensors([one]))
+    return Artifact(id="x/which", manifest=manifest, tensors=artifact_tensors([one])), one
+
+
+def test_the_artifact_is_read_back_as_it_was_fitted_and_the_page_has_its_figures(
+    tmp_path: Path,
+) -> None:
+    artifact, one = made_of(*result(400))
     saved = Artifact.load(artifact.save(tmp_path))
     assert saved.manifest.decision is not None
     again = DecisionCalibration.from_tensors(saved.manifest.decision, saved.tensors)
@@ -108,6 +112,17 @@ def test_the_artifact_is_read_back_as_it_was_fitted_and_the_page_has_its_figures
     page = write_report([one], artifact, 0.9, "train-probe decisions", tmp_path, 20).read_text()
     assert "vLLM's letters" in page
     assert (tmp_path / "decisions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_risk_of_a_level_at_which_no_set_has_one_value_is_a_dash(tmp_path: Path) -> None:
+    found, labels = reads(200)
+    rows = [LabeledRow("x", ASKED, QUESTION, label) for label in labels.roll(1).tolist()]
+    one = calibrate_question(DecisionsConfig(), 0, QUESTION, range(200), rows, found)
+    artifact, _ = made_of(rows, one)
+    page = write_report([one], artifact, 0.9, "train-probe decisions", tmp_path, 20).read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| 0.95 |")]
+    assert line.endswith("| 0.0% | - |")
+    assert "nan" not in page
 
 
 def load(tmp_path: Path, name: str, text: str, instructions: str | None = None) -> Any:

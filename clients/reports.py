@@ -211,6 +211,12 @@ class SemanticEntropy(_Reading):
     entropy: float | None = None
     """Nats."""
     estimator: str = "discrete"
+    cluster: str = "answer"
+    """What grouped the samples."""
+    judged: int | None = None
+    """Pairs that the model was asked about."""
+    judge_agreement: float | None = None
+    """Share of these pairs of which it says the same in both orders."""
     agreement: float | None = None
     """Share of the samples in the largest cluster."""
     saturated: bool = False
@@ -219,7 +225,7 @@ class SemanticEntropy(_Reading):
     """The most probable first."""
     n: int | None = None
     tokens: int | None = None
-    """Of the samples and the answer."""
+    """Of the samples, the answer and the replies about pairs."""
     cached_tokens: int | None = None
     """Prompt tokens that they found in the prefix cache."""
 

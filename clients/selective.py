@@ -73,6 +73,7 @@ def semantic(
     top_k: int | None = None,
     top_p: float | None = None,
     answer: Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"] | None = None,
+    cluster: Literal["answer", "judge", "entailment"] | None = None,
     estimator: Literal["discrete", "likelihood"] | None = None,
     reply: Literal["answer", "largest"] | None = None,
 ) -> dict[str, object]:
@@ -84,6 +85,7 @@ def semantic(
         top_k: Of the samples; None uses 50.
         top_p: Of the samples; None uses 1.
         answer: How answers are read and compared.
+        cluster: "answer" groups equal answers; "judge" and "entailment" ask the model about pairs.
         estimator: "discrete" counts samples, "likelihood" weighs them.
         reply: "answer" sends an answer by the request's own parameters, "largest" a sample of the
             largest cluster.
@@ -94,6 +96,7 @@ def semantic(
         "top_k": top_k,
         "top_p": top_p,
         "answer": answer,
+        "cluster": cluster,
         "estimator": estimator,
         "reply": reply,
     }

@@ -9,6 +9,8 @@ AnswerKind = Literal["auto", "boxed", "numeric", "choice", "line", "exact", "jso
 """How the answers of a vote are compared; see `probes.selective.votes`."""
 StopRule = Literal["none", "lead", "beta"]
 """When a vote ends early; see `probes.selective.votes`."""
+Cluster = Literal["answer", "judge", "entailment"]
+"""How samples are grouped: by their answers, or by what the model says of pairs of them."""
 Estimator = Literal["discrete", "likelihood"]
 """How the probability of a cluster is estimated; see `probes.selective.semantic`."""
 ScoreName = Literal[

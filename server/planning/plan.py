@@ -74,6 +74,12 @@ class Plan(NamedTuple):
         return self.trace == "none" and not any(controls)
 
     @property
+    def extends_prompt(self) -> bool:
+        """Whether the conversation may be rendered again with a text after the question."""
+        judged = self.semantic is not None and self.semantic.cluster != "answer"
+        return self.difficulty is not None or judged
+
+    @property
     def holds_stream(self) -> bool:
         """Whether a stream sends its text only when the answer is complete."""
         return any(one is not None for one in (self.abstain, self.vote, self.semantic))

@@ -129,17 +129,23 @@ def refuse_missing_question(params: RequestParams) -> None:
     Raises:
         BadControl: Names `entropy.difficulty`.
     """
-    reason, last = None, params.last_message or {}
+    reason = missing_question(params)
     if not params.answers_one_chat:
         reason = (
             "the difficulty of a question is read in /v1/chat/completions and /v1/messages only"
         )
-    elif last.get("role") != "user":
-        reason = "the last message must be the user's: it is the question"
-    elif not _has_text(last.get("content")):
-        reason = "the last message has no text: there is no question"
     if reason is not None:
         raise BadControl(f"`entropy.difficulty`: {reason}", "entropy.difficulty")
+
+
+def missing_question(params: RequestParams) -> str | None:
+    """Why the conversation does not end with a question of the user; None if it does."""
+    last = params.last_message or {}
+    if last.get("role") != "user":
+        return "the last message must be the user's: it is the question"
+    if not _has_text(last.get("content")):
+        return "the last message has no text: there is no question"
+    return None
 
 
 def _has_text(content: object) -> bool:

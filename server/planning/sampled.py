@@ -3,9 +3,11 @@
 from typing import Literal, NoReturn
 
 from server.errors import BadControl
-from server.planning.refusals import RequestParams
+from server.planning.refusals import RequestParams, missing_question
 from server.wire.request import EXCLUDED_BY, Control, SemanticControl, VoteControl
 
+MAX_JUDGED = 16
+"""Samples that the model compares in pairs: 240 short requests at most."""
 _MODEL_LENGTHS = 8
 """Tokens that all samples together may have, in lengths of the model."""
 
@@ -36,6 +38,15 @@ def plan_semantic(control: Control, params: RequestParams) -> SemanticControl | 
     if control.trace == "none":
         _refuse("entropy.trace", '"none" leaves out the report of `entropy.semantic`')
     _refuse_samples("semantic", wanted.n + (wanted.reply == "answer"), control, params)
+    if wanted.cluster == "answer":
+        return wanted
+    if wanted.n > MAX_JUDGED:
+        _refuse(
+            "entropy.semantic.n",
+            f"`cluster` {wanted.cluster} compares the samples in pairs: at most {MAX_JUDGED}",
+        )
+    if reason := missing_question(params):
+        _refuse("entropy.semantic.cluster", reason)
     return wanted
 
 

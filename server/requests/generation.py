@@ -113,7 +113,7 @@ class Generation:
         """Writes the line of the decision log; None without one."""
         self._on_report = on_report
         self._admission = admission
-        self._extend = extend
+        self.extend = extend
         self._telemetry = telemetry
         self._calls: list[Call] = []
         self._reservation: Reservation | None = None
@@ -217,7 +217,7 @@ class Generation:
         run = None
         if difficulty is not None:
             decisions = DecisionSource(trace, self._telemetry.address, self.timeout)
-            run = DifficultyRun(difficulty, params.max_tokens, decisions, self._extend)
+            run = DifficultyRun(difficulty, params.max_tokens, decisions, self.extend)
         call = Call(trace, params.n, run)
         self._calls.append(call)
         self.choices += [AnswerChoice(call, completion) for completion in range(params.n)]

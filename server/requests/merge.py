@@ -140,6 +140,7 @@ class Merge:
         report = summarize(self._plan, tokens, produced, base, thinking, state)
         if (sampled := self._generation.sampled) is not None:
             report.vote, report.semantic = sampled.vote, sampled.semantic
+            report.fallback = join_fallbacks(report.fallback, sampled.fallback)
             if report.vote is not None and report.vote.answer is None:
                 report.fallback = join_fallbacks(report.fallback, "no_answer")
         if difficulty is not None:

@@ -29,6 +29,7 @@ class SampledOutcome(NamedTuple):
     """Tokens of all other samples."""
     vote: VoteReport | None = None
     semantic: SemanticReport | None = None
+    fallback: str | None = None
 
 
 class EngineArguments(NamedTuple):
@@ -70,13 +71,15 @@ class Samples:
         """Last output of each sample, its whole text so far."""
         self.keys: dict[int, str | None] = {}
         """Answers of the samples that ended."""
+        self.reply_tokens = 0
+        """Tokens of what the model says about the samples."""
         self.stopped: StopRule = "none"
         self._begun = asyncio.Event()
 
     @property
     def tokens(self) -> int:
-        """Of all samples so far."""
-        return sum(call.produced[0] for call in self.calls.values())
+        """Of all samples so far, and of what the model says about them."""
+        return sum(call.produced[0] for call in self.calls.values()) + self.reply_tokens
 
     @property
     def cached_tokens(self) -> int:
@@ -127,10 +130,11 @@ class Samples:
         number: int,
         vote: VoteReport | None = None,
         semantic: SemanticReport | None = None,
+        fallback: str | None = None,
     ) -> Any:
         """Make a sample the answer; returns the output to send."""
         call, output = self.calls[number], self.latest[number]
         extra = self.tokens - call.produced[0]
-        generation.choose_sample(SampledOutcome(call, extra, vote, semantic))
+        generation.choose_sample(SampledOutcome(call, extra, vote, semantic, fallback))
         output.request_id = self._arguments.request_id
         return output

@@ -1,17 +1,23 @@
 """Samples several answers to one prompt, measures how much they disagree, and yields one answer."""
 
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from probes.selective.scores import Cluster
 from probes.selective.semantic import cluster_ids, cluster_shares, semantic_entropy
+from server.inquiry.engine_reads import ReadError
+from server.requests.judging import JudgedClusters, judged_clusters
 from server.requests.samples import MAX_ANSWER, MAX_ROWS, EngineArguments, Samples
 from server.wire.report import ClusterReport, SemanticReport
 from server.wire.request import SemanticControl
 
 if TYPE_CHECKING:  # it imports this module
     from server.requests.generation import Call, Generation
+
+logger = logging.getLogger("vllm.entrostat")
 
 
 async def semantic(
@@ -29,17 +35,47 @@ async def semantic(
         params.append(arguments.seeded(0))
     samples = Samples(arguments, params, control.answer, "none")
     await samples.draw(generation)
-    keys = [samples.keys[number] for number in range(control.n)]
-    ids = cluster_ids(keys)
+    found = await _clusters(generation, control, samples, arguments)
     logprobs: Sequence[float] = ()
     if control.estimator == "likelihood":
         deadline = time.monotonic() + generation.timeout
         calls = [samples.calls[number] for number in range(control.n)]
         logprobs = [await _mean_logprob(call, deadline) for call in calls]
-    report = _report(control, keys, ids, logprobs, samples)
-    counts = [ids.count(one) for one in ids]
+    report = _report(control, found, logprobs, samples)
+    counts = [found.ids.count(one) for one in found.ids]
     number = control.n if control.reply == "answer" else counts.index(max(counts))
-    yield samples.choose(generation, number, semantic=report)
+    failed = "judge_failed" if found.cluster != control.cluster else None
+    yield samples.choose(generation, number, semantic=report, fallback=failed)
+
+
+class _Clusters(NamedTuple):
+    cluster: Cluster
+    """What grouped the samples."""
+    ids: list[int]
+    answers: list[str | None]
+    """What each sample says."""
+    judged: JudgedClusters | None = None
+
+
+async def _clusters(
+    generation: "Generation",
+    control: SemanticControl,
+    samples: Samples,
+    arguments: EngineArguments,
+) -> _Clusters:
+    """Group the samples; by their answers where the model cannot be asked."""
+    if control.cluster != "answer" and generation.extend is not None:
+        texts = [samples.latest[number].outputs[0].text for number in range(control.n)]
+        try:
+            judged = await judged_clusters(texts, control.cluster, arguments, generation.extend)
+        except ReadError as error:
+            logger.warning("entrostat: samples are grouped by their answers: %s", error)
+        else:
+            samples.reply_tokens = judged.reads
+            spoken = [" ".join(text.split()) or None for text in texts]
+            return _Clusters(control.cluster, judged.ids, spoken, judged)
+    keys = [samples.keys[number] for number in range(control.n)]
+    return _Clusters("answer", cluster_ids(keys), keys)
 
 
 def _sample_params(control: SemanticControl, arguments: EngineArguments, number: int) -> Any:
@@ -65,19 +101,22 @@ async def _mean_logprob(call: "Call", deadline: float) -> float:
 
 def _report(
     control: SemanticControl,
-    keys: Sequence[str | None],
-    ids: Sequence[int],
+    found: _Clusters,
     logprobs: Sequence[float],
     samples: Samples,
 ) -> SemanticReport:
+    ids, judged = found.ids, found.judged
     counts = cluster_shares(ids, "discrete")
     known = not any(map(math.isnan, logprobs))
     shares = cluster_shares(ids, control.estimator, logprobs) if known else counts
     order = sorted(range(len(shares)), key=lambda one: (-shares[one], one))
-    answers = [keys[ids.index(one)] for one in order]
+    answers = [found.answers[ids.index(one)] for one in order]
     return SemanticReport(
         entropy=semantic_entropy(shares) if known else None,
         estimator=control.estimator,
+        cluster=found.cluster,
+        judged=judged and judged.pairs,
+        judge_agreement=judged.agreed / judged.pairs if judged and judged.pairs else None,
         agreement=max(counts),
         saturated=len(shares) == len(ids),
         clusters=[

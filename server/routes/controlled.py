@@ -70,7 +70,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
 async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan) -> Any:
     """Run vLLM's route under a plan; None if the client disconnected."""
     state = state_of(raw_request)
-    extend = None if plan.difficulty is None else _prompt_extender(request, raw_request)
+    extend = _prompt_extender(request, raw_request) if plan.extends_prompt else None
     timeout = state.settings.trace_timeout
     keep = partial(_keep, state, owner_of(key_of(raw_request)))
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from probes.difficulty.strategies import DifficultyWord, Rule
 from probes.inquiry.words import Policy, Predictor, Queries, StopReason
-from probes.selective.scores import Estimator, Promise, ScoreName, StopRule
+from probes.selective.scores import Cluster, Estimator, Promise, ScoreName, StopRule
 
 
 class ReportModel(BaseModel):
@@ -35,6 +35,7 @@ FALLBACKS = (
     "no_proposals",
     "open_unavailable",
     "no_answer",
+    "judge_failed",
     "uncalibrated",
     "trace_lost",
 )
@@ -282,6 +283,8 @@ class SemanticReport(ReportModel):
     """Entropy of the clusters in nats, 0 to ln n; None if a likelihood is missing."""
     estimator: Estimator
     """As requested."""
+    cluster: Cluster
+    """What grouped the samples; `answer` if the model could not be asked."""
     agreement: float
     """Share of the samples in the largest cluster: what a plain vote shows."""
     saturated: bool
@@ -290,8 +293,12 @@ class SemanticReport(ReportModel):
     """The most probable first, at most 20."""
     n: int
     """As requested."""
+    judged: int | None = None
+    """Pairs of samples that the model was asked about; None if it was not asked."""
+    judge_agreement: float | None = None
+    """Share of these pairs of which it says the same in both orders; None without a pair."""
     tokens: int
-    """Tokens of the samples and the answer, as in `usage`."""
+    """Tokens of the samples, the answer and the replies about pairs, as in `usage`."""
     cached_tokens: int
     """Prompt tokens that they found in the prefix cache, of all together."""
 

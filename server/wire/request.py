@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, mod
 from probes.difficulty.strategies import MAX_PRICE, Rule, Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
-from probes.selective.scores import AnswerKind, Estimator, Promise, StopRule
+from probes.selective.scores import AnswerKind, Cluster, Estimator, Promise, StopRule
 from probes.strict import RequestModel
 from probes.truncations import Truncation
 
@@ -156,6 +156,9 @@ class SemanticControl(RequestModel):
     """The samples keep the most probable tokens up to this mass."""
     answer: AnswerKind = "auto"
     """How samples are read and compared, as in `vote`."""
+    cluster: Cluster = "answer"
+    """What groups samples: equal `answer`; or the served model, which is asked of pairs of them
+    whether both say the same (`judge`) or each follows from the other (`entailment`)."""
     estimator: Estimator = "discrete"
     """`discrete` counts samples; `likelihood` weighs them by their mean token probability."""
     reply: Literal["answer", "largest"] = "answer"

@@ -181,6 +181,20 @@ def test_semantic_entropy_comes_with_an_unchanged_answer(server: Server) -> None
     assert sum(cluster.share for cluster in found.semantic.clusters) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("cluster", ["judge", "entailment"])
+def test_the_model_says_which_samples_say_the_same(server: Server, cluster: Any) -> None:
+    asked = {"semantic": semantic(3, cluster=cluster, temperature=2)}
+    answer = ask(server.client, PROMPTS[5], asked, max_tokens=4)
+    found = report(answer.choices[0])
+    assert found is not None
+    assert found.semantic is not None
+    assert (found.semantic.cluster, found.fallback) == (cluster, None)
+    assert found.semantic.judged is not None
+    assert 1 <= found.semantic.judged <= 3
+    assert answer.usage.completion_tokens == found.semantic.tokens
+    assert sum(one.share for one in found.semantic.clusters) == pytest.approx(1)
+
+
 def test_the_samples_of_a_vote_share_the_prompt(server: Server) -> None:
     prompt = f"Here is a list: {' '.join(map(str, range(120)))}. What is 2 plus 3?"
     answer = ask(server.client, prompt, {"vote": vote(4)}, max_tokens=2, temperature=0.7)

@@ -31,6 +31,11 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "semantic without a report": ({"semantic": {}, "trace": "none"}, {}, "entropy.trace"),
     "semantic with too many samples": ({"semantic": {"n": 32}}, {}, "entropy.semantic.n"),
+    "compared samples without a question": (
+        {"semantic": {"cluster": "judge"}},
+        {"last_message": {"role": "assistant", "content": "?"}},
+        "entropy.semantic.cluster",
+    ),
     "semantic with several choices": ({"semantic": {}}, {"num_choices": 2}, "n"),
     "beam search": (VOTE, {"beam_search": True}, "use_beam_search"),
 }

@@ -174,6 +174,8 @@ class VoteRow(_Reading):
 
     answer: str = ""
     votes: int = 0
+    weight: float = 0.0
+    """Sum of the weights of the votes."""
 
 
 class Vote(_Reading):
@@ -181,6 +183,8 @@ class Vote(_Reading):
 
     answer: str | None = None
     """None if no sample has an answer."""
+    weight: str = "none"
+    """What a vote counted."""
     n: int | None = None
     finished: int | None = None
     """Samples that ended; the others were aborted."""
@@ -193,7 +197,7 @@ class Vote(_Reading):
     cached_tokens: int | None = None
     """Prompt tokens that the samples found in the prefix cache."""
     table: tuple[VoteRow, ...] = ()
-    """Answers by votes."""
+    """The heaviest answers first."""
     no_answer: int | None = None
     """Samples without an answer."""
 

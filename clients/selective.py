@@ -53,6 +53,7 @@ def vote(
     n: int | None = None,
     *,
     answer: Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"] | None = None,
+    weight: Literal["none", "probability"] | None = None,
     stop: Literal["none", "lead", "beta"] | None = None,
 ) -> dict[str, object]:
     """Sample several answers and return the most frequent one.
@@ -60,9 +61,10 @@ def vote(
     Args:
         n: Number of answers; None uses the server's 8.
         answer: How answers are read and compared; None compares numbers by value, words otherwise.
+        weight: "probability" weighs each vote by the probability of a token of its sample.
         stop: When the rest is aborted: "lead" if the majority is certain, "beta" if it is probable.
     """
-    asked = {"n": n, "answer": answer, "stop": stop}
+    asked = {"n": n, "answer": answer, "weight": weight, "stop": stop}
     return {key: value for key, value in asked.items() if value is not None}
 
 

@@ -11,6 +11,8 @@ StopRule = Literal["none", "lead", "beta"]
 """When a vote ends early; see `probes.selective.votes`."""
 Cluster = Literal["answer", "judge", "entailment"]
 """How samples are grouped: by their answers, or by what the model says of pairs of them."""
+VoteWeight = Literal["none", "probability"]
+"""What a vote counts: one, or the probability of a token of its sample."""
 Estimator = Literal["discrete", "likelihood"]
 """How the probability of a cluster is estimated; see `probes.selective.semantic`."""
 ScoreName = Literal[

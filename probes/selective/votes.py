@@ -49,16 +49,29 @@ class VoteGroup(NamedTuple):
     key: str
     members: list[int]
     """Indices of the samples, ascending."""
+    weight: float
+    """Sum of their weights."""
 
 
-def count_votes(keys: Sequence[str | None]) -> list[VoteGroup]:
-    """Groups of equal answers, the most votes first; of equal ones that of the lowest index."""
+def count_votes(
+    keys: Sequence[str | None], weights: Sequence[float] | None = None
+) -> list[VoteGroup]:
+    """Groups of equal answers, the heaviest first; of equal ones that of the lowest index.
+
+    Args:
+        keys: From `answer_key`.
+        weights: Of the votes, above 0; by default all weigh 1.
+    """
     groups: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
             groups.setdefault(key, []).append(index)
-    found = [VoteGroup(key, members) for key, members in groups.items()]
-    return sorted(found, key=lambda group: (-len(group.members), group.members[0]))
+    each = [1.0] * len(keys) if weights is None else weights
+    found = [
+        VoteGroup(key, members, math.fsum(each[one] for one in members))
+        for key, members in groups.items()
+    ]
+    return sorted(found, key=lambda group: (-group.weight, group.members[0]))
 
 
 def is_decided(keys: Sequence[str | None], left: int, rule: StopRule) -> bool:

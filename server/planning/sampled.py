@@ -23,6 +23,11 @@ def plan_vote(control: Control, params: RequestParams) -> VoteControl | None:
     _refuse_samples("vote", control.vote.n, control, params)
     if params.temperature == 0:
         _refuse("temperature", "all samples of a greedy `entropy.vote` would be equal")
+    if control.vote.weight != "none":
+        if control.trace == "none":
+            _refuse("entropy.trace", '"none" measures no weights of `entropy.vote`')
+        if control.vote.stop != "none":
+            _refuse("entropy.vote.stop", "counts votes: leave out `weight` or `stop`")
     return control.vote
 
 

@@ -1,7 +1,9 @@
 """Samples several answers to one prompt; the base of `vote` and `semantic`."""
 
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,6 +126,16 @@ class Samples:
         text = self.latest[number].outputs[0].text
         self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
 
+    async def mean_logprobs(self, numbers: Iterable[int], timeout: float) -> list[float]:
+        """Mean log-probability of the tokens of samples at T = 1; NaN if a token was not measured.
+
+        Args:
+            numbers: Of the samples.
+            timeout: Seconds to wait for all measurements together.
+        """
+        deadline = time.monotonic() + timeout
+        return [await _mean_logprob(self.calls[number], deadline) for number in numbers]
+
     def choose(
         self,
         generation: "Generation",
@@ -138,3 +150,10 @@ class Samples:
         generation.choose_sample(SampledOutcome(call, extra, vote, semantic, fallback))
         output.request_id = self._arguments.request_id
         return output
+
+
+async def _mean_logprob(call: "Call", deadline: float) -> float:
+    await call.trace.wait(0, 0, call.produced[0], deadline)
+    found = [token.logprob for token in call.trace.get(0, 0, call.produced[0])]
+    complete = len(found) == call.produced[0] and found and all(map(math.isfinite, found))
+    return math.fsum(found) / len(found) if complete else math.nan

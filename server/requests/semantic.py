@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from server.wire.report import ClusterReport, SemanticReport
 from server.wire.request import SemanticControl
 
 if TYPE_CHECKING:  # it imports this module
-    from server.requests.generation import Call, Generation
+    from server.requests.generation import Generation
 
 logger = logging.getLogger("vllm.entrostat")
 
@@ -38,9 +37,7 @@ async def semantic(
     found = await _clusters(generation, control, samples, arguments)
     logprobs: Sequence[float] = ()
     if control.estimator == "likelihood":
-        deadline = time.monotonic() + generation.timeout
-        calls = [samples.calls[number] for number in range(control.n)]
-        logprobs = [await _mean_logprob(call, deadline) for call in calls]
+        logprobs = await samples.mean_logprobs(range(control.n), generation.timeout)
     report = _report(control, found, logprobs, samples)
     counts = [found.ids.count(one) for one in found.ids]
     number = control.n if control.reply == "answer" else counts.index(max(counts))
@@ -89,14 +86,6 @@ def _sample_params(control: SemanticControl, arguments: EngineArguments, number:
     if control.reply == "answer":  # otherwise one of the samples is sent
         params.logprobs = None
     return params
-
-
-async def _mean_logprob(call: "Call", deadline: float) -> float:
-    """Mean log-probability of a sample's tokens at T = 1; NaN if a token was not measured."""
-    await call.trace.wait(0, 0, call.produced[0], deadline)
-    found = [token.logprob for token in call.trace.get(0, 0, call.produced[0])]
-    complete = len(found) == call.produced[0] and found and all(map(math.isfinite, found))
-    return math.fsum(found) / len(found) if complete else math.nan
 
 
 def _report(

@@ -1,5 +1,6 @@
 """Samples several answers to one prompt and yields the one that wins the vote."""
 
+import math
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,21 @@ async def vote(
     samples = Samples(arguments, params, control.answer, control.stop)
     await samples.draw(generation)
     ended = sorted(samples.keys)
-    groups = count_votes([samples.keys[number] for number in ended])
+    weights: list[float] | None = None
+    if control.weight == "probability":
+        logprobs = await samples.mean_logprobs(ended, generation.timeout)
+        if not any(map(math.isnan, logprobs)):
+            weights = list(map(math.exp, logprobs))
+    groups = count_votes([samples.keys[number] for number in ended], weights)
     table = [
-        VoteGroupReport(answer=group.key[:MAX_ANSWER], votes=len(group.members))
+        VoteGroupReport(
+            answer=group.key[:MAX_ANSWER], votes=len(group.members), weight=group.weight
+        )
         for group in groups[:MAX_ROWS]
     ]
     report = VoteReport(
         answer=table[0].answer if table else None,
+        weight="none" if weights is None else control.weight,
         n=control.n,
         finished=len(ended),
         agreement=len(groups[0].members) / len(ended) if groups else None,
@@ -42,5 +51,7 @@ async def vote(
         table=table,
         no_answer=sum(samples.keys[number] is None for number in ended),
     )
-    winner = ended[groups[0].members[0] if groups else 0]
+    members = groups[0].members if groups else range(len(ended))
+    best = members[0] if weights is None else max(members, key=weights.__getitem__)
+    winner = ended[best]
     yield samples.choose(generation, winner, vote=report)

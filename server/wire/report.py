@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from probes.difficulty.strategies import DifficultyWord, Rule
 from probes.inquiry.words import Policy, Predictor, Queries, StopReason
-from probes.selective.scores import Cluster, Estimator, Promise, ScoreName, StopRule
+from probes.selective.scores import Cluster, Estimator, Promise, ScoreName, StopRule, VoteWeight
 
 
 class ReportModel(BaseModel):
@@ -241,6 +241,8 @@ class VoteGroupReport(ReportModel):
     """Their common spelling, at most 200 characters."""
     votes: int
     """How many there are."""
+    weight: float
+    """Sum of their weights; the number of votes if all weigh the same."""
 
 
 class VoteReport(ReportModel):
@@ -248,6 +250,8 @@ class VoteReport(ReportModel):
 
     answer: str | None
     """The winner; None if no sample has an answer."""
+    weight: VoteWeight
+    """What a vote counted; `none` if a sample was not measured."""
     n: int
     """As requested."""
     finished: int
@@ -262,7 +266,7 @@ class VoteReport(ReportModel):
     """Prompt tokens that the samples found in the prefix cache, of all together: the samples after
     the first share its prompt up to a whole block."""
     table: list[VoteGroupReport]
-    """Answers by votes, at most 20."""
+    """The heaviest answers first, at most 20."""
     no_answer: int
     """Samples that ended without an answer."""
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, mod
 from probes.difficulty.strategies import MAX_PRICE, Rule, Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
-from probes.selective.scores import AnswerKind, Cluster, Estimator, Promise, StopRule
+from probes.selective.scores import AnswerKind, Cluster, Estimator, Promise, StopRule, VoteWeight
 from probes.strict import RequestModel
 from probes.truncations import Truncation
 
@@ -174,6 +174,9 @@ class VoteControl(RequestModel):
     answer: AnswerKind = "auto"
     """How answers are read and compared: numbers by value and words otherwise (`auto`), or only
     `boxed`, `numeric`, `choice`, the last `line`, `exact` words, or the text as `json`."""
+    weight: VoteWeight = "none"
+    """What a vote counts: one, or the probability of a token of its sample, the exponential of its
+    mean log-probability (`probability`)."""
     stop: StopRule = "none"
     """When the rest is aborted: never, when the lead cannot be lost (`lead`), or when it is
     probably not lost (`beta`: adaptive consistency at .95)."""

@@ -195,6 +195,16 @@ def test_the_model_says_which_samples_say_the_same(server: Server, cluster: Any)
     assert sum(one.share for one in found.semantic.clusters) == pytest.approx(1)
 
 
+def test_votes_weigh_by_the_probability_of_their_tokens(server: Server) -> None:
+    asked = {"vote": vote(3, weight="probability")}
+    found = report(ask(server.client, PROMPTS[5], asked, max_tokens=3, temperature=1).choices[0])
+    assert found is not None
+    assert found.vote is not None
+    assert found.vote.weight == "probability"
+    assert all(0 < row.weight < row.votes for row in found.vote.table)
+    assert found.vote.table[0].weight == max(row.weight for row in found.vote.table)
+
+
 def test_the_samples_of_a_vote_share_the_prompt(server: Server) -> None:
     prompt = f"Here is a list: {' '.join(map(str, range(120)))}. What is 2 plus 3?"
     answer = ask(server.client, prompt, {"vote": vote(4)}, max_tokens=2, temperature=0.7)

@@ -34,6 +34,23 @@ def test_a_text_without_an_answer_has_no_key(kind: AnswerKind, text: str) -> Non
     assert answer_key(text, kind) is None
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.01, 1)), min_size=1, max_size=9),
+)
+def test_the_heaviest_group_wins_and_weights_are_those_of_its_members(
+    votes: list[tuple[str, float]],
+) -> None:
+    keys, weights = [key for key, _ in votes], [weight for _, weight in votes]
+    groups = count_votes(keys, weights)
+    for group in groups:
+        assert group.weight == pytest.approx(sum(weights[one] for one in group.members))
+        assert {keys[one] for one in group.members} == {group.key}
+    assert groups[0].weight == max(group.weight for group in groups)
+    assert sum(len(group.members) for group in groups) == len(votes)
+    equal = [(one.key, one.members) for one in count_votes(keys, [0.5] * len(keys))]
+    assert equal == [(one.key, one.members) for one in count_votes(keys)]
+
+
 def test_the_first_of_equally_many_votes_wins() -> None:
     groups = count_votes(["b", None, "a", "a", "b", "c"])
     assert [(group.key, group.members) for group in groups] == [

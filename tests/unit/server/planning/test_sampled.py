@@ -23,6 +23,16 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"max_tokens": None, "max_model_len": 100},
         "entropy.vote.n",
     ),
+    "weights without measurements": (
+        {"vote": {"weight": "probability"}, "trace": "none"},
+        {},
+        "entropy.trace",
+    ),
+    "weights with an early stop": (
+        {"vote": {"weight": "probability", "stop": "lead"}},
+        {},
+        "entropy.vote.stop",
+    ),
     "semantic beside a vote": ({**VOTE, "semantic": {}}, {}, "entropy.vote"),
     "semantic with a law": (
         {"semantic": {}, "temperature": {"type": "edt"}},

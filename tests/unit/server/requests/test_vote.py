@@ -1,6 +1,7 @@
 """Votes and semantic samples on a scripted engine: winner, usage, early ends, errors."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,31 @@ async def test_the_most_frequent_answer_is_the_only_output() -> None:
     assert report.cached_tokens == 4 * 16
     assert len(one.choices) == 1
     assert one.choices[0].call.produced == [4]
+
+
+async def test_weights_decide_and_the_heaviest_of_the_winners_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def measured(self: Any, numbers: Any, timeout: float) -> list[float]:
+        return [-2.0, -3.0, -0.5, -0.1, -4.0]
+
+    monkeypatch.setattr("server.requests.samples.Samples.mean_logprobs", measured)
+    one = generation(weight="probability")
+    (output,) = await run(Choir(["It is 4", "4", "Sure. It is 5", "5", "4"]), one)
+    assert output.outputs[0].text == "5"
+    report = voted(one)
+    assert (report.answer, report.weight, report.agreement) == ("5", "probability", 0.4)
+    assert [(row.answer, row.votes) for row in report.table] == [("5", 2), ("4", 3)]
+    weights = [math.exp(-0.5) + math.exp(-0.1), math.exp(-2) + math.exp(-3) + math.exp(-4)]
+    assert [row.weight for row in report.table] == pytest.approx(weights)
+
+
+async def test_without_measurements_all_votes_weigh_the_same() -> None:
+    one = generation(weight="probability", n=3)
+    (output,) = await run(Choir(["It is 4", "5", "5"]), one)
+    assert output.outputs[0].text == "5"
+    assert voted(one).weight == "none"
+    assert [row.weight for row in voted(one).table] == [2, 1]
 
 
 async def test_the_rest_is_aborted_when_the_lead_is_safe_and_its_tokens_count() -> None:

@@ -217,7 +217,7 @@ class SemanticEntropy(_Reading):
     estimator: str = "discrete"
     cluster: str = "answer"
     """What grouped the samples."""
-    judged: int | None = None
+    pairs: int | None = None
     """Pairs that the model was asked about."""
     judge_agreement: float | None = None
     """Share of these pairs of which it says the same in both orders."""

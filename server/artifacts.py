@@ -286,7 +286,9 @@ class Artifacts:
         found = self._get(name, param)
         manifest = found.artifact.manifest
         if manifest.kind != kind:
-            raise BadControl(f"`{param}`: `{name}` is a {manifest.kind}, not {kind}", param)
+            raise BadControl(
+                f"`{param}`: `{name}` is of the kind {manifest.kind}, not {kind}", param
+            )
         if (reason := _other_model(manifest, adapter)) is not None:
             raise BadControl(f"`{param}`: `{name}` {reason}", param)
         return found

@@ -76,8 +76,8 @@ class Plan(NamedTuple):
     @property
     def extends_prompt(self) -> bool:
         """Whether the conversation may be rendered again with a text after the question."""
-        judged = self.semantic is not None and self.semantic.cluster != "answer"
-        return self.difficulty is not None or judged
+        compared = self.semantic is not None and self.semantic.cluster != "answer"
+        return self.difficulty is not None or compared
 
     @property
     def holds_stream(self) -> bool:

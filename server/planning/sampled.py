@@ -4,10 +4,8 @@ from typing import Literal, NoReturn
 
 from server.errors import BadControl
 from server.planning.refusals import RequestParams, missing_question
-from server.wire.request import EXCLUDED_BY, Control, SemanticControl, VoteControl
+from server.wire.request import EXCLUDED_BY, MAX_JUDGED, Control, SemanticControl, VoteControl
 
-MAX_JUDGED = 16
-"""Samples that the model compares in pairs: 240 short requests at most."""
 _MODEL_LENGTHS = 8
 """Tokens that all samples together may have, in lengths of the model."""
 

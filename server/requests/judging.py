@@ -21,7 +21,7 @@ _ASKED = {
 }
 
 
-class JudgedClusters(NamedTuple):
+class ComparedClusters(NamedTuple):
     """Groups of samples, and what it took to find them."""
 
     ids: list[int]
@@ -34,9 +34,9 @@ class JudgedClusters(NamedTuple):
     """Tokens that it generated."""
 
 
-async def judged_clusters(
+async def compared_clusters(
     texts: Sequence[str], how: Cluster, arguments: EngineArguments, extend: Extend
-) -> JudgedClusters:
+) -> ComparedClusters:
     """Put each answer into the first group whose first answer says the same.
 
     Answers in the same words are not compared, and an answer without words is a group of its own.
@@ -66,7 +66,7 @@ async def judged_clusters(
         left = [other for other, one in zip(others, same, strict=True) if not one]
     number = {place: one for one, members in enumerate(groups) for place in members}
     ids = [number[place] for place in range(len(texts))]
-    return JudgedClusters(ids, judge.pairs, judge.agreed, judge.reads.forwards)
+    return ComparedClusters(ids, judge.pairs, judge.agreed, judge.reads.forwards)
 
 
 class _Judge:

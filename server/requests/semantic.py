@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from probes.selective.scores import Cluster
 from probes.selective.semantic import cluster_ids, cluster_shares, semantic_entropy
 from server.inquiry.engine_reads import ReadError
-from server.requests.judging import JudgedClusters, judged_clusters
+from server.requests.judging import ComparedClusters, compared_clusters
 from server.requests.samples import MAX_ANSWER, MAX_ROWS, EngineArguments, Samples
 from server.wire.report import ClusterReport, SemanticReport
 from server.wire.request import SemanticControl
@@ -51,7 +51,7 @@ class _Clusters(NamedTuple):
     ids: list[int]
     answers: list[str | None]
     """What each sample says."""
-    judged: JudgedClusters | None = None
+    compared: ComparedClusters | None = None
 
 
 async def _clusters(
@@ -64,13 +64,13 @@ async def _clusters(
     if control.cluster != "answer" and generation.extend is not None:
         texts = [samples.latest[number].outputs[0].text for number in range(control.n)]
         try:
-            judged = await judged_clusters(texts, control.cluster, arguments, generation.extend)
+            compared = await compared_clusters(texts, control.cluster, arguments, generation.extend)
         except ReadError as error:
             logger.warning("entrostat: samples are grouped by their answers: %s", error)
         else:
-            samples.reply_tokens = judged.reads
+            samples.reply_tokens = compared.reads
             spoken = [" ".join(text.split()) or None for text in texts]
-            return _Clusters(control.cluster, judged.ids, spoken, judged)
+            return _Clusters(control.cluster, compared.ids, spoken, compared)
     keys = [samples.keys[number] for number in range(control.n)]
     return _Clusters("answer", cluster_ids(keys), keys)
 
@@ -94,7 +94,7 @@ def _report(
     logprobs: Sequence[float],
     samples: Samples,
 ) -> SemanticReport:
-    ids, judged = found.ids, found.judged
+    ids, compared = found.ids, found.compared
     counts = cluster_shares(ids, "discrete")
     known = not any(map(math.isnan, logprobs))
     shares = cluster_shares(ids, control.estimator, logprobs) if known else counts
@@ -104,8 +104,8 @@ def _report(
         entropy=semantic_entropy(shares) if known else None,
         estimator=control.estimator,
         cluster=found.cluster,
-        judged=judged and judged.pairs,
-        judge_agreement=judged.agreed / judged.pairs if judged and judged.pairs else None,
+        pairs=compared and compared.pairs,
+        judge_agreement=compared.agreed / compared.pairs if compared and compared.pairs else None,
         agreement=max(counts),
         saturated=len(shares) == len(ids),
         clusters=[

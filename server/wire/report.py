@@ -297,7 +297,7 @@ class SemanticReport(ReportModel):
     """The most probable first, at most 20."""
     n: int
     """As requested."""
-    judged: int | None = None
+    pairs: int | None = None
     """Pairs of samples that the model was asked about; None if it was not asked."""
     judge_agreement: float | None = None
     """Share of these pairs of which it says the same in both orders; None without a pair."""

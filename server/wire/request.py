@@ -143,8 +143,23 @@ class AbstentionControl(RequestModel):
     """Whether to leave the replaced answer out of the report."""
 
 
+def _not_together(**fields: dict[str, Any]) -> dict[str, Any]:
+    """A schema that no object satisfies whose fields all have these values."""
+    return {"not": {"properties": fields, "required": list(fields)}}
+
+
+MAX_JUDGED = 16
+"""Samples that the model compares in pairs: 240 short requests at most."""
+
+
 class SemanticControl(RequestModel):
     """Measure how much several answers disagree in what they say (semantic entropy)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_not_together(
+            n={"minimum": MAX_JUDGED + 1}, cluster={"enum": ["judge", "entailment"]}
+        )
+    )
 
     n: int = Field(10, ge=2, le=32)
     """Number of samples, besides the answer."""
@@ -168,6 +183,12 @@ class SemanticControl(RequestModel):
 
 class VoteControl(RequestModel):
     """Sample several answers and return the most frequent one."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_not_together(
+            weight={"const": "probability"}, stop={"enum": ["lead", "beta"]}
+        )
+    )
 
     n: int = Field(8, ge=2, le=256)
     """Number of answers."""
@@ -229,6 +250,10 @@ def _no_contradictions(schema: dict[str, Any]) -> None:
     schema["allOf"] = [
         *({"not": {"required": list(pair)}} for pair in pairs),
         *({"not": {**unreported, "required": ["trace", name]}} for name in NEEDS_REPORT),
+        _not_together(
+            trace={"const": "none"},
+            vote={"properties": {"weight": {"const": "probability"}}, "required": ["weight"]},
+        ),
     ]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)
     array["anyOf"] = [

@@ -189,8 +189,8 @@ def test_the_model_says_which_samples_say_the_same(server: Server, cluster: Any)
     assert found is not None
     assert found.semantic is not None
     assert (found.semantic.cluster, found.fallback) == (cluster, None)
-    assert found.semantic.judged is not None
-    assert 1 <= found.semantic.judged <= 3
+    assert found.semantic.pairs is not None
+    assert 1 <= found.semantic.pairs <= 3
     assert answer.usage.completion_tokens == found.semantic.tokens
     assert sum(one.share for one in found.semantic.clusters) == pytest.approx(1)
 

@@ -11,11 +11,11 @@ from probes.selective.semantic import DirectedAnswer, agree, is_same
 from server.errors import BadControl
 from server.planning.plan import Plan
 from server.planning.refusals import RequestParams
-from server.planning.sampled import MAX_JUDGED, plan_semantic
+from server.planning.sampled import plan_semantic
 from server.requests.generation import ControlledEngine, Generation
 from server.requests.telemetry import Telemetry
 from server.wire.report import SemanticReport
-from server.wire.request import Control, SemanticControl
+from server.wire.request import MAX_JUDGED, Control, SemanticControl
 from tests.unit.server.fake_engine import plan
 from tests.unit.server.requests.test_vote import Choir
 
@@ -82,7 +82,7 @@ async def test_answers_in_other_words_are_one_group_if_the_model_says_so(how: An
         ("Rome", pytest.approx(0.2)),
     ]
     assert found.entropy == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2))
-    assert (found.cluster, found.judged, found.judge_agreement) == (how, 3, 1.0)
+    assert (found.cluster, found.pairs, found.judge_agreement) == (how, 3, 1.0)
     pairs = [("It is Paris.", other) for other in ("Rome", "Paris", "The city of Paris")]
     assert sorted(judge.asked) == sorted(pairs + [pair[::-1] for pair in pairs])
     assert found.tokens == 3 + 1 + 1 + 3 + 4 + 6  # the samples, and one for each read
@@ -97,13 +97,13 @@ async def test_each_sample_joins_the_first_group_whose_first_sample_says_the_sam
     found, _ = await run(judge, judge.extend, cluster="judge")
     assert [row.answer for row in found.clusters] == ["a", "b"]
     assert [row.share for row in found.clusters] == [0.5, 0.5]  # a and c; b and d
-    assert found.judged == 3 + 1
+    assert found.pairs == 3 + 1
 
 
 async def test_a_sample_without_words_is_a_group_of_its_own_and_not_compared() -> None:
     judge = Judge(["Paris", "\u200a", "paris"])
     found, _ = await run(judge, judge.extend, cluster="judge")
-    assert found.judged == 0
+    assert found.pairs == 0
     assert found.judge_agreement is None
     assert sorted(row.share for row in found.clusters) == pytest.approx([1 / 3, 2 / 3])
 
@@ -132,7 +132,7 @@ async def test_where_a_pair_is_too_long_the_answers_are_compared() -> None:
         return None
 
     found, one = await run(Judge(["5", "It is 5", "6"]), too_long, cluster="judge")
-    assert (found.cluster, found.judged) == ("answer", None)
+    assert (found.cluster, found.pairs) == ("answer", None)
     assert [row.share for row in found.clusters] == pytest.approx([2 / 3, 1 / 3])
     assert one.sampled is not None
     assert one.sampled.fallback == "judge_failed"

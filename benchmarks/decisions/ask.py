@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,25 +175,24 @@ def main() -> None:
     )
     store = Path(f"{chosen.out}.json")
     kept = json.loads(store.read_text()) if store.exists() else {}
-    known = kept["games"] if kept.get("settings") == settings else {}
+    ended = kept["games"] if kept.get("settings") == settings else {}
+    options = {"calibration": chosen.calibration, "confidence_level": chosen.level}
+    saving = Lock()
 
-    def all_ways(number: int) -> dict[str, Game] | None:
-        if str(number) in known:
-            return {way: Game(*one) for way, one in known[str(number)].items()}
-        if time.monotonic() > deadline:
-            return None
-        options = {"calibration": chosen.calibration, "confidence_level": chosen.level}
-        return {
-            way: play(client, question, cases[number], way, chosen.questions, **options)
-            for way in WAYS
-        }
+    def decide_all_ways(number: int) -> None:
+        if str(number) in ended or time.monotonic() > deadline:
+            return
+        case, limit = cases[number], chosen.questions
+        found = {way: play(client, question, case, way, limit, **options) for way in WAYS}
+        with saving:
+            ended[str(number)] = found
+            write_text(store, json.dumps(facts | {"settings": settings, "games": ended}))
 
     with ThreadPoolExecutor(chosen.concurrency) as pool:
-        found = list(pool.map(all_ways, range(len(cases))))
-    ended = {number: one for number, one in enumerate(found) if one is not None}
-    write_text(store, json.dumps(facts | {"settings": settings, "games": ended}, indent=1))
-    write_text(Path(f"{chosen.out}.md"), page(facts, list(ended.values()), settings))
-    print(f"{len(ended)} of {len(cases)} cases", flush=True)
+        list(pool.map(decide_all_ways, range(len(cases))))
+    games = [{way: Game(*one) for way, one in ways.items()} for ways in ended.values()]
+    write_text(Path(f"{chosen.out}.md"), page(facts, games, settings))
+    print(f"{len(games)} of {len(cases)} cases", flush=True)
 
 
 if __name__ == "__main__":

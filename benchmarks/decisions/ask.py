@@ -32,14 +32,13 @@ from training.datasets.tickets import TEAM_QUESTION, tickets
 from training.datasets.triage import CONDITION_QUESTION, patients
 
 _SEED_OF_CALIBRATION = 0
-_LEGEND = """cases that the calibration has not seen; every case is decided in all ways. "Wrong"
-counts the most probable value of every case, "left" the values in the prediction set at the end;
-"acted on" is the share whose set has one value. Intervals are 95 %, a paired bootstrap over
-cases."""
+_LEGEND = """cases; every case is decided in all ways. "Wrong" counts the most probable value of every
+case, "left" the values in the prediction set at the end; "acted on" is the share whose set has one
+value. Intervals are 95 %, a paired bootstrap over cases."""
 AT_ONCE, RANDOM, CHOSEN = WAYS = (
     "at once",
     "questions in random order",
-    "questions that the server chooses",
+    "questions chosen by expected set size",
 )
 
 
@@ -171,7 +170,7 @@ def main() -> None:
     question, cases = new_cases(chosen.task, chosen.cases)
     settings = (
         f"calibration `{chosen.calibration}`, level {chosen.level}, at most {chosen.questions} of "
-        f"{len(cases[0].facts)} questions"
+        f"{len(cases[0].facts)} questions, cases that the calibration has not seen"
     )
     store = Path(f"{chosen.out}.json")
     kept = json.loads(store.read_text()) if store.exists() else {}

@@ -32,9 +32,9 @@ from training.datasets.tickets import TEAM_QUESTION, tickets
 from training.datasets.triage import CONDITION_QUESTION, patients
 
 _SEED_OF_CALIBRATION = 0
-_LEGEND = """cases; every case is decided in all ways. "Wrong" counts the most probable value of every
-case, "left" the values in the prediction set at the end; "acted on" is the share whose set has one
-value. Intervals are 95 %, a paired bootstrap over cases."""
+_LEGEND = """cases; every case is decided in all ways. "Wrong" counts the most probable value of
+every case, "left" the values in the prediction set at the end; "acted on" is the share whose set
+has one value. Intervals are 95 %, a paired bootstrap over cases."""
 AT_ONCE, RANDOM, CHOSEN = WAYS = (
     "at once",
     "questions in random order",

@@ -1,0 +1,49 @@
+"""Which question a decision names before it is certain."""
+
+import math
+import operator
+from typing import Any
+
+from tests.unit.server.decisions.support import CharacterEngine, post
+from tests.unit.server.decisions.test_decisions import BODY, TEAM
+
+
+def test_a_follow_up_is_named_only_where_an_answer_abstains() -> None:
+    asks = {"ask": [{"question": "Is it big?"}, {"question": "Where?", "answers": ["in", "out"]}]}
+    sure = post(CharacterEngine(), BODY | {"entropy": asks}).json()["answers"]
+    assert [one["entropy"]["next_question"] for one in sure] == [None] * 3
+    unsure = {**asks, "abstain": {"min_probability": 0.99}}
+    found = post(CharacterEngine(), BODY | {"entropy": unsure}).json()["answers"]
+    named = {one["entropy"]["next_question"] for one in found}
+    assert named <= {"Is it big?", "Where?"}
+    assert named
+
+
+def test_the_follow_up_is_the_one_whose_answers_leave_the_least_entropy() -> None:
+    """Computed again from decisions on the input with each answer, weighted by the model."""
+    asks = {"Is it big?": ["yes", "no"], "Where?": ["in", "out", "up"], "Who?": ["me", "you"]}
+
+    def decided(text: str, question: Any) -> list[float]:
+        body = {"model": "m", "input": text, "questions": [question], "entropy": {"prior": False}}
+        found: list[float] = post(CharacterEngine(), body).json()["answers"][0]["entropy"]["raw"]
+        return found
+
+    named = set()
+    for text in ("a", "b", "c", "d", "e", "f"):
+        expected = {}
+        for question, answers in asks.items():
+            choices = [{"value": one} for one in answers]
+            follow_up = {"type": "choice", "instructions": question, "choices": choices}
+            after = [decided(f"{text}\n\n{question}\n{one}", TEAM) for one in answers]
+            left = [-math.fsum(p * math.log(p) for p in one) for one in after]
+            expected[question] = math.fsum(map(operator.mul, decided(text, follow_up), left))
+        control = {
+            "prior": False,
+            "abstain": {"min_probability": 0.99},
+            "ask": [{"question": one, "answers": answers} for one, answers in asks.items()],
+        }
+        body = {"model": "m", "input": text, "questions": [TEAM], "entropy": control}
+        answer = post(CharacterEngine(), body).json()["answers"][0]["entropy"]
+        assert answer["next_question"] == min(expected, key=expected.__getitem__)
+        named.add(answer["next_question"])
+    assert len(named) > 1

@@ -1,9 +1,10 @@
 """Artifacts of a server: loaded at start and checked against the served model."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from probes.artifact import (
     text_hash,
     without_controls,
 )
-from probes.artifact.contents import Contents
 from probes.decisions.calibration import DecisionCalibration
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
@@ -27,8 +27,9 @@ from probes.laws import HapoStatistics
 from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
 from probes.selective.state import StateReader
-from probes.steering import SteeringVector, contents_hash
+from probes.steering import SteeringVector
 from server.errors import BadControl
+from server.examined import ExaminedArtifact, UsableArtifact, differs
 from server.metrics import observe
 from server.misfit import misfit
 from server.served_model import ModelFacts, served_identity
@@ -60,13 +61,6 @@ def shipped_artifacts() -> Path:
     return Path(__file__).resolve().parent.parent / "artifacts"
 
 
-class _Usable(NamedTuple):
-    """A loaded artifact and the object that it describes."""
-
-    artifact: Artifact
-    contents: Contents
-
-
 class Artifacts:
     """Artifacts by id. Incompatible ones are listed with the reason."""
 
@@ -88,31 +82,55 @@ class Artifacts:
         """
         self.dtype = model.dtype
         self.served = served
-        self._usable: dict[str, _Usable] = {}
+        self._model, self._any_template = model, any_template
+        self._stale = False
+        # Replaced as a whole by every change: threads plan decisions with them.
+        self._usable: dict[str, UsableArtifact] = {}
         self._cards: dict[str, ArtifactCard] = {}
         for name, folder in find_artifacts(roots).items():
-            manifest = None
-            try:
-                artifact = Artifact.load(folder)
-                manifest = artifact.manifest
-                reason = manifest.identity.mismatch(served, any_template=any_template)
+            self.offer(name, self.examine(partial(Artifact.load, folder)))
+
+    def examine(self, load: Callable[[], Artifact]) -> ExaminedArtifact:
+        """Load an artifact and compare it with the model; never raises, whatever is wrong with it.
+
+        Args:
+            load: Reads it.
+        """
+        manifest = None
+        try:
+            artifact = load()
+            manifest = artifact.manifest
+            reason = manifest.identity.mismatch(self.served, any_template=self._any_template)
+            if reason is None and self._stale:
+                reason = STALE
+            if reason is None:
+                contents = artifact.contents()
+                reason = misfit(manifest, contents, self._model)
                 if reason is None:
-                    contents = artifact.contents()
-                    reason = misfit(manifest, contents, model)
-                    if reason is None:
-                        self._usable[name] = _Usable(artifact, contents)
-            except ArtifactError as error:
-                manifest, reason = error.manifest, str(error)
-            except Exception as error:  # the server starts whatever a foreign folder holds
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            self._list(name, manifest, reason)
+                    return ExaminedArtifact(manifest, UsableArtifact(artifact, contents), None)
+        except ArtifactError as error:
+            manifest, reason = error.manifest, str(error)
+        except Exception as error:  # the server runs on whatever a foreign folder holds
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return ExaminedArtifact(manifest, None, reason)
+
+    def offer(self, name: str, found: ExaminedArtifact) -> None:
+        """List an artifact, and use it if it can be."""
+        if found.usable is not None:
+            self._usable = {**self._usable, name: found.usable}
+        self._list(name, found.manifest, found.reason)
+
+    def withdraw(self, name: str) -> None:
+        """Forget an artifact."""
+        self._usable = _without(self._usable, name)
+        self._cards = _without(self._cards, name)
 
     def _list(self, name: str, manifest: Manifest | None, reason: str | None) -> None:
         if reason is not None:
             other = manifest is not None and reason.startswith("made for another model")
             level = logging.INFO if other else logging.WARNING
             logger.log(level, "entrostat: artifact %s is not used: %s", name, reason)
-        self._cards[name] = ArtifactCard(
+        card = ArtifactCard(
             id=name,
             kind="unknown" if manifest is None else manifest.kind,
             model="unknown" if manifest is None else without_controls(manifest.model),
@@ -121,6 +139,7 @@ class Artifacts:
             usable=reason is None,
             reason=reason,
         )
+        self._cards = {**self._cards, name: card}
 
     @property
     def cards(self) -> list[ArtifactCard]:
@@ -137,6 +156,7 @@ class Artifacts:
 
     def mark_stale(self) -> None:
         """Refuse all artifacts from now on: the weights they were made with are gone."""
+        self._stale = True
         for name in list(self._usable):
             self._refuse(name, STALE)
 
@@ -174,7 +194,7 @@ class Artifacts:
 
     def state_readers(self) -> dict[str, StateReader]:
         """What usable confidence probes read from the hidden state, by id."""
-        found = {name: _reader(one.contents) for name, one in self._usable.items()}
+        found = {name: one.reader for name, one in self._usable.items()}
         return {name: reader for name, reader in found.items() if reader is not None}
 
     def steering_vector(
@@ -202,12 +222,8 @@ class Artifacts:
             for card in self._cards.values()
             if not card.usable
         }
-        for name, (artifact, contents) in self._usable.items():
-            if isinstance(contents, Head | SteeringVector) or _reader(contents) is not None:
-                layers = sorted(contents.layers) if isinstance(contents, SteeringVector) else []
-                digest = contents_hash(artifact.tensors)
-                found[name] = WorkerArtifact(hash=digest, layers=layers, reason=None)
-        return found
+        needed = {name: one.for_workers() for name, one in self._usable.items()}
+        return found | {name: one for name, one in needed.items() if one is not None}
 
     def keep_common(self, workers: Iterable[Mapping[str, WorkerArtifact] | None]) -> None:
         """Keep only probes and vectors that every worker has loaded with the same contents.
@@ -222,14 +238,15 @@ class Artifacts:
             if theirs is None:
                 continue
             for name, mine in self.for_workers().items():
-                reason = _differs(mine, theirs.get(name))
+                reason = differs(mine, theirs.get(name))
                 if mine["reason"] is None and reason is not None:
                     self._refuse(name, reason)
 
     def _refuse(self, name: str, reason: str) -> None:
         logger.warning("entrostat: artifact %s is not used: %s", name, reason)
-        del self._usable[name]
-        self._cards[name] = self._cards[name].model_copy(update={"usable": False, "reason": reason})
+        self._usable = _without(self._usable, name)
+        card = self._cards[name].model_copy(update={"usable": False, "reason": reason})
+        self._cards = {**self._cards, name: card}
 
     def inquiry(self, name: str, param: str, adapter: Adapter | None = None) -> Inquiry:
         """Return the task with this id, its predictor and its calibration.
@@ -276,7 +293,9 @@ class Artifacts:
         assert isinstance(found.contents, ConfidenceProbe)
         return found.contents, found.artifact.manifest.fingerprint
 
-    def _find(self, name: str | None, kind: Kind, param: str, adapter: Adapter | None) -> _Usable:
+    def _find(
+        self, name: str | None, kind: Kind, param: str, adapter: Adapter | None
+    ) -> UsableArtifact:
         if name is None:
             for one in self._usable.values():
                 manifest = one.artifact.manifest
@@ -299,7 +318,7 @@ class Artifacts:
         hint = STALE if stale else f"make one with `{_COMMANDS[kind]}`"
         return f"no {kind.replace('-', ' ')} for {model}: {hint}"
 
-    def _get(self, name: str, param: str) -> _Usable:
+    def _get(self, name: str, param: str) -> UsableArtifact:
         if name in self._usable:
             return self._usable[name]
         if name in self._cards:
@@ -311,8 +330,8 @@ class Artifacts:
         )
 
 
-def _reader(contents: Contents) -> StateReader | None:
-    return contents.reader if isinstance(contents, ConfidenceProbe) else None
+def _without(items: Mapping[str, T], name: str) -> dict[str, T]:
+    return {key: one for key, one in items.items() if key != name}
 
 
 def _other_model(manifest: Manifest, adapter: Adapter | None) -> str | None:
@@ -324,16 +343,6 @@ def _other_model(manifest: Manifest, adapter: Adapter | None) -> str | None:
         return None
     other = "the base model" if made_for is None else "another LoRA adapter"
     return f"was made for {other}, not for the adapter `{adapter.name}`"
-
-
-def _differs(mine: WorkerArtifact, theirs: WorkerArtifact | None) -> str | None:
-    if theirs is None:
-        return "the engine has not loaded it: it was added while the server started; restart it"
-    if theirs["reason"] is not None:
-        return theirs["reason"]
-    if theirs != mine:
-        return "the engine loaded other contents: it was replaced while the server started; restart"
-    return None
 
 
 def load_artifacts(

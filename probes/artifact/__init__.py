@@ -10,8 +10,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Self
@@ -58,6 +59,8 @@ _SPECS: dict[Kind, str | None] = {
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 _MAX_MESSAGE = 500
 """Characters of an error, which may repeat a value of the manifest."""
+FILES = (_MANIFEST, _WEIGHTS)
+"""Names of the files of an artifact."""
 _MAX_BYTES = {_MANIFEST: 1 << 26, _WEIGHTS: 1 << 30}
 
 
@@ -147,11 +150,24 @@ class Artifact(BaseModel):
             ArtifactError: The folder is incomplete, malformed or of another schema version, or a
                 tensor cannot be used.
         """
-        name = artifact_id(folder)
+        files = (partial(_read, folder / name) for name in FILES)
+        return cls._of(artifact_id(folder), *files)
+
+    @classmethod
+    def parse(cls, name: str, manifest: bytes, weights: bytes) -> Self:
+        """Read an artifact from the contents of its two files.
+
+        Raises:
+            ArtifactError: As `load`.
+        """
+        return cls._of(name, lambda: manifest, lambda: weights)
+
+    @classmethod
+    def _of(cls, name: str, description: Callable[[], bytes], weights: Callable[[], bytes]) -> Self:
         manifest = None
         try:
-            manifest = _parse_manifest(_read(folder / _MANIFEST))
-            tensors = _parse_tensors(_read(folder / _WEIGHTS), manifest.tensors_hash)
+            manifest = _parse_manifest(description())
+            tensors = _parse_tensors(weights(), manifest.tensors_hash)
             artifact = cls(id=name, manifest=manifest, tensors=tensors)
             artifact.contents()
         except ValueError as error:

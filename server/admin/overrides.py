@@ -20,6 +20,8 @@ SWITCHES = tuple(name for name in Control.model_fields if name not in ("profile"
 """Controls that can be switched off."""
 MAX_PROFILES = 100
 """Profiles that can be uploaded."""
+MAX_ARTIFACTS = 100
+"""Artifacts that can be uploaded."""
 
 
 class Overrides(StrictModel):
@@ -27,6 +29,8 @@ class Overrides(StrictModel):
 
     profiles: dict[str, Control] = Field(default_factory=dict)
     """Uploaded profiles, which replace those of the same name."""
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    """Fingerprints of uploaded artifacts, by id."""
     off: tuple[str, ...] = ()
     """Controls that are switched off."""
 
@@ -55,6 +59,28 @@ class Overrides(StrictModel):
         del rest[name]
         return self.model_copy(update={"profiles": rest})
 
+    def with_artifact(self, name: str, fingerprint: str) -> "Overrides":
+        """Add an artifact.
+
+        Raises:
+            ValueError: There is another one of this name, or there are too many.
+        """
+        if self.artifacts.get(name, fingerprint) != fingerprint:
+            raise ValueError(f"`{name}` was uploaded with other contents: remove it first")
+        if name not in self.artifacts and len(self.artifacts) >= MAX_ARTIFACTS:
+            raise ValueError(f"at most {MAX_ARTIFACTS} artifacts can be uploaded: remove one")
+        return self.model_copy(update={"artifacts": {**self.artifacts, name: fingerprint}})
+
+    def without_artifact(self, name: str) -> "Overrides":
+        """Remove an uploaded artifact.
+
+        Raises:
+            KeyError: There is none with this name.
+        """
+        rest = dict(self.artifacts)
+        del rest[name]
+        return self.model_copy(update={"artifacts": rest})
+
     def switched(self, control: str, *, on: bool) -> "Overrides":
         """Switch a control on or off."""
         off = {*self.off} - {control} if on else {*self.off, control}
@@ -77,6 +103,11 @@ class OverrideFile:
         self._path = (folder or Path(self._own.name if self._own else "")) / "admin.json"
         self._seen: tuple[int, int] | None = None
         self._current = NOTHING
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the file, which all API servers and workers of the deployment share."""
+        return self._path.parent
 
     def current(self) -> Overrides:
         """The changes in force; reads the file only if it was replaced."""

@@ -108,12 +108,21 @@ class AdminLine(AuditLine):
 
     kind: Literal["admin"] = "admin"
     """Tells these lines apart."""
-    action: Literal["profile_uploaded", "profile_removed", "switched_off", "switched_on"]
+    action: Literal[
+        "profile_uploaded",
+        "profile_removed",
+        "artifact_uploaded",
+        "artifact_removed",
+        "switched_off",
+        "switched_on",
+    ]
     """What was done."""
     subject: str
-    """Name of the profile or the control."""
+    """Name of the profile, the artifact or the control."""
     control: dict[str, Any] | None = None
     """Controls of an uploaded profile."""
+    hash: str | None = None
+    """Fingerprint of an uploaded artifact."""
     client: str | None = None
     """Address that the request came from."""
     request_id: str | None = None

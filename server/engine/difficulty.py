@@ -68,6 +68,10 @@ class DifficultySlots:
         """Whether any of these slots has a probe."""
         return bool((self._probes[slots] != None).any())  # noqa: E711, elementwise
 
+    def add_head(self, name: str, head: Head) -> None:
+        """Add a probe."""
+        self._heads[name] = head.to(self._device)
+
     # -- slots -----------------------------------------------------------------------------
 
     def add(self, slot: int, request: RequestMessage) -> None:

@@ -15,6 +15,7 @@ from server.artifacts import load_artifacts
 from server.commands.startup import send_to_supervisor
 from server.engine.steering import Size, SteeringControl, Vectors, num_rows
 from server.engine.steering_hooks import HOOKS_VERSION, decoder_layers, guard_attention
+from server.engine.uploads import load_uploaded
 from server.engine.weights import count_weight_updates
 from server.surface import Side, UnsupportedVllm, require
 from server.worker.message import (
@@ -47,7 +48,7 @@ def attach(worker: Any) -> None:
     """Make a worker bind its entropy processor once the model is loaded.
 
     The worker also gains `entrostat_status`, which API servers call for readiness, and
-    `entrostat_artifacts`, which tells them what it has loaded.
+    `entrostat_artifacts`, which tells them what it has loaded; `entrostat_load` loads one more.
     """
     if CONFIG_KEY not in (worker.vllm_config.additional_config or {}):
         return
@@ -64,6 +65,9 @@ def attach(worker: Any) -> None:
     worker.load_model = load_model_and_bind
     worker.entrostat_status = lambda: status(worker)
     worker.entrostat_artifacts = lambda: loaded_artifacts(worker)
+    worker.entrostat_load = lambda folder: load_uploaded(
+        getattr(worker, "entrostat_processor", None), folder, steered_layers(worker.model_runner)
+    )
 
 
 def _refuse_unsupported(worker: Any) -> None:
@@ -111,6 +115,7 @@ def bind(runner: Any) -> Any | None:
             if vectors := artifacts.steering_vectors():
                 processor.steer(steer(runner, vectors))
             processor.controller.artifacts = artifacts.for_workers()
+            processor.examine, processor.uploaded = artifacts.examine, set()
             if get_tensor_model_parallel_rank() != 0:  # all ranks sample the same rows
                 processor.controller.report_to(None)
             if hasattr(runner, "input_batch"):

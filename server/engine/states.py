@@ -23,7 +23,12 @@ class StateSlots:
         self, num_slots: int, device: torch.device, readers: Mapping[str, StateReader]
     ) -> None:
         self._readers = {name: reader.to(device) for name, reader in readers.items()}
+        self._device = device
         self._probes = np.full(num_slots, None, dtype=object)
+
+    def add_reader(self, name: str, reader: StateReader) -> None:
+        """Add a probe."""
+        self._readers[name] = reader.to(self._device)
 
     def is_active(self, slots: NDArray[np.int64] | slice) -> bool:
         """Whether any of these slots waits for the end of its prompt."""

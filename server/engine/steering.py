@@ -71,7 +71,7 @@ class SteeringControl:
             vectors: The vectors that requests may name.
             stream: Any tensor with the type, device and last dimension of the residual stream.
         """
-        self._vectors = vectors
+        self._vectors = dict(vectors)
         self._rows = torch.zeros(size.tokens, dtype=torch.int64, device=stream.device)
         self._tables = {
             number: LayerTable(layer, size.rows + 1, stream, self._rows)
@@ -87,6 +87,10 @@ class SteeringControl:
         self._failed: set[str] = set()
         self._marked = 0
         """Tokens at the front of `_rows` that may not be 0."""
+
+    def add_vector(self, name: str, layers: Mapping[int, Tensor]) -> None:
+        """Add a vector; its layers are hooked."""
+        self._vectors[name] = layers
 
     # -- slots -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ _OURS = "entrostat_"
 """Prefix of the methods that our plugin adds to a worker."""
 
 
-async def on_all_workers(engine: Any, method: str) -> list[Any]:
+async def on_all_workers(engine: Any, method: str, *arguments: Any) -> list[Any]:
     """Call a method of every worker of every engine.
 
     With data parallelism, vLLM's `collective_rpc` returns the results of the first engine only.
@@ -24,12 +24,13 @@ async def on_all_workers(engine: Any, method: str) -> list[Any]:
     Args:
         engine: vLLM's engine client.
         method: Name of the method.
+        *arguments: Of the method.
     """
     everywhere = getattr(getattr(engine, "engine_core", None), "call_utility_all_async", None)
     if everywhere is None:
-        found: list[Any] = await engine.collective_rpc(method)
+        found: list[Any] = await engine.collective_rpc(method, args=arguments)
         return found
-    by_engine = await everywhere("collective_rpc", method, None, (), None)
+    by_engine = await everywhere("collective_rpc", method, None, arguments, None)
     return [answer for answers in by_engine for answer in answers]
 
 

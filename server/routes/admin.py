@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from server.admin.overrides import SWITCHES, Overrides
+from server.admin.uploads import MAX_BYTES
 from server.audit.lines import AdminLine
 from server.errors import BadControl, describe
 from server.profiles import warning
@@ -57,7 +58,9 @@ router = APIRouter(
 @router.get("/v1/entropy/admin/state")
 async def admin_state(raw_request: Request) -> AdminState:
     """List profiles, artifacts and switched-off controls."""
-    return _state(state_of(raw_request))
+    state = state_of(raw_request)
+    await state.sync_artifacts()
+    return _state(state)
 
 
 @router.put(
@@ -78,6 +81,43 @@ async def remove_profile(name: str, raw_request: Request) -> AdminState:
     return await _change(
         raw_request, "profile_removed", name, lambda old: old.without_profile(name)
     )
+
+
+_TAR: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.put("/v1/entropy/admin/artifacts/{model}/{name}", openapi_extra=_TAR)
+async def upload_artifact(model: str, name: str, raw_request: Request) -> AdminState:
+    """Add an artifact until the server stops: a tar of its two files."""
+    state, subject = state_of(raw_request), f"{model}/{name}"
+    assert state.uploads is not None
+    body = await raw_request.body()
+    if len(body) > MAX_BYTES:
+        raise RefusedBody(413, f"an artifact has at most {MAX_BYTES} bytes")
+    try:
+        digest = await state.uploads.add(subject, body)
+    except ValueError as error:
+        raise BadControl(f"`artifact`: {error}", "artifact") from error
+    _log(raw_request, "artifact_uploaded", subject, hash=digest)
+    return _state(state)
+
+
+@router.delete("/v1/entropy/admin/artifacts/{model}/{name}")
+async def remove_artifact(model: str, name: str, raw_request: Request) -> AdminState:
+    """Remove an uploaded artifact; requests in flight end with it."""
+    state, subject = state_of(raw_request), f"{model}/{name}"
+    assert state.uploads is not None
+    try:
+        await state.uploads.remove(subject)
+    except KeyError:
+        raise HTTPException(404, f"no artifact `{subject[:200]}` was uploaded") from None
+    _log(raw_request, "artifact_removed", subject)
+    return _state(state)
 
 
 @router.put("/v1/entropy/admin/switches/{control}", openapi_extra=body_of(SwitchRequest))
@@ -133,6 +173,14 @@ async def _change(
         raise HTTPException(404, f"no profile `{subject[:100]}` was uploaded") from None
     except ValueError as error:
         raise BadControl(str(error), "name") from error
+    set_fields = None if control is None else control.model_dump(mode="json", exclude_unset=True)
+    _log(raw_request, action, subject, control=set_fields)
+    return _state(state)
+
+
+def _log(raw_request: Request, action: str, subject: str, **facts: Any) -> None:
+    """Write a change to both logs."""
+    state = state_of(raw_request)
     client = None if raw_request.client is None else raw_request.client.host
     logger.warning("entrostat: admin %s %r, from %s", action, subject, client)
     if state.decision_log is not None:
@@ -144,16 +192,14 @@ async def _change(
             subject=subject,
             client=client,
             request_id=raw_request.headers.get("x-request-id"),
-            control=None
-            if control is None
-            else control.model_dump(mode="json", exclude_unset=True),
+            **facts,
         )
         state.decision_log.write(line)
-    return _state(state)
 
 
 def _state(state: ServerState) -> AdminState:
     assert state.overrides is not None
+    assert state.uploads is not None
     now = state.overrides.current()
     return AdminState(
         profiles=[
@@ -166,5 +212,6 @@ def _state(state: ServerState) -> AdminState:
             for name, control in state.profiles.items()
         ],
         artifacts=state.artifacts.cards,
+        uploaded_artifacts=state.uploads.names,
         switched_off=list(now.off),
     )

@@ -53,6 +53,7 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         QueueFull: Too many steered requests are waiting.
     """
     state = state_of(raw_request)
+    await state.sync_artifacts()
     plan = _plan_request(request, raw_request, state)
     if plan is None:
         return await vllm_route(request, raw_request=raw_request)

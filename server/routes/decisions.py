@@ -99,6 +99,7 @@ async def _run(request: Any, raw_request: Request) -> Response:
     if (error := await handler._check_model(request)) is not None:
         return JSONResponse(error.model_dump(), status_code=error.error.code)
     is_vllms = isinstance(request, SystemOneRequest)
+    await state.sync_artifacts()
     task = await asyncio.to_thread(systemone_task if is_vllms else openai_task, request)
     adapter = handler._maybe_get_adapters(request)
     named = None if adapter is None else request.model

@@ -26,7 +26,9 @@ async def list_profiles(raw_request: Request) -> ProfileList:
 @router.get("/v1/entropy/artifacts")
 async def list_artifacts(raw_request: Request) -> ArtifactList:
     """List all artifacts and whether they are compatible with the served model."""
-    return ArtifactList(data=state_of(raw_request).artifacts.cards)
+    state = state_of(raw_request)
+    await state.sync_artifacts()
+    return ArtifactList(data=state.artifacts.cards)
 
 
 @router.get("/v1/entropy/server")

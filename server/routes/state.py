@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +11,7 @@ import vllm.version
 from fastapi import Request
 
 from server.admin.overrides import OverrideFile
+from server.admin.uploads import Uploads
 from server.artifacts import load_artifacts
 from server.audit.files import file_of_server
 from server.audit.log import DecisionLog
@@ -41,6 +42,8 @@ class ServerState:
         self.profiles = Profiles(settings.profiles, self._uploaded_profiles())
         ours = (engine.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self.artifacts = load_artifacts(engine.model_config, chat_template, ours.get(LAYERS_KEY))
+        self.uploads = None if self.overrides is None else self._uploads(self.overrides)
+        """Artifacts of the operator; None if there can be none."""
         servers = engine.vllm_config.parallel_config._api_process_count
         self.admission = _admission(ours.get(VECTORS_KEY), servers, settings.steering_queue)
         self.speculative = engine.vllm_config.speculative_config is not None
@@ -60,6 +63,15 @@ class ServerState:
     def _uploaded_profiles(self) -> Callable[[], Mapping[str, Control]] | None:
         overrides = self.overrides
         return None if overrides is None else lambda: overrides.current().profiles
+
+    def _uploads(self, overrides: OverrideFile) -> Uploads:
+        load = partial(on_all_workers, self.engine, "entrostat_load")
+        return Uploads(overrides, self.artifacts, load)
+
+    async def sync_artifacts(self) -> None:
+        """Offer what the operator uploaded at any API server; done before a request is planned."""
+        if self.uploads is not None:
+            await self.uploads.sync()
 
     @property
     def switched_off(self) -> tuple[str, ...]:

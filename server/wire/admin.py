@@ -21,6 +21,8 @@ class AdminState(ReportModel):
     """All profiles."""
     artifacts: list[ArtifactCard]
     """All artifacts found."""
+    uploaded_artifacts: list[str]
+    """Ids of those that were uploaded."""
     switched_off: list[str]
     """Controls that no request gets."""
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from probes.artifact import Artifact
 from tests.conftest import (
     ADMIN_KEY,
     FLAGS,
@@ -21,6 +22,7 @@ from tests.conftest import (
     save_vectors,
 )
 from tests.integration.support import MODEL, PROMPTS, ask, law, report, together
+from tests.tars import packed
 from tests.waiting import wait_until
 
 
@@ -128,3 +130,30 @@ def test_a_switch_acts_on_every_api_server(fleet: Server) -> None:
     assert {job() for _ in range(12)} == {"temperature_skipped"}
     switch(True)
     assert {job() for _ in range(12)} == {None}
+
+
+def test_an_uploaded_vector_steers_at_every_api_server_and_engine(
+    fleet: Server, tmp_path: Path
+) -> None:
+    name = f"{MODEL}/late"
+    url = f"{fleet.url}/v1/entropy/admin/artifacts/{name}"
+    headers = {"X-Entropy-Admin-Key": ADMIN_KEY}
+    shared = Artifact.load(fleet.log.parent / "artifacts" / PUSH)
+    folder = Artifact(id=name, manifest=shared.manifest, tensors=shared.tensors).save(tmp_path)
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 1,
+        "entropy": {"steering": [{"vector": name, "strength": 0.2}]},
+    }
+
+    def job() -> tuple[int, str | None]:
+        answer = httpx.post(f"{fleet.url}/v1/chat/completions", json=body, timeout=120)
+        return answer.status_code, answer.json()["choices"][0]["entropy"]["fallback"]
+
+    answer = httpx.put(url, content=packed(folder), headers=headers, timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert {job() for _ in range(12)} == {(200, None)}
+    assert httpx.delete(url, headers=headers, timeout=60).status_code == 200
+    chat = f"{fleet.url}/v1/chat/completions"
+    assert {httpx.post(chat, json=body).status_code for _ in range(12)} == {400}

@@ -114,6 +114,10 @@ def artifacts(*roots: Path) -> Artifacts:
     return Artifacts(list(roots), SERVED, ModelFacts(HIDDEN_SIZE))
 
 
+async def nothing_uploaded() -> None:
+    """`ServerState.sync_artifacts` where the operator uploaded nothing."""
+
+
 def frame(*records: tuple[int, int, int, float, float]) -> bytes:
     """Pack records (trace, choice, index, entropy, temperature) like the worker.
 

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from scripts.routes_page import build_app
 from server.feedback.store import KeptAnswer
 from server.inquiry.engine_reads import ReadCache
-from tests.unit.server.support import artifacts
+from tests.unit.server.support import artifacts, nothing_uploaded
 
 KEPT: list[KeptAnswer] = []
 """What the requests of this process kept for feedback."""
@@ -111,6 +111,7 @@ def client_of(engine: CharacterEngine, known: Any = None) -> TestClient:
         decision_log=None,
         served_names=lambda _: {"m"},
         readings=ReadCache(),
+        sync_artifacts=nothing_uploaded,
         feedback=SimpleNamespace(keep=KEPT.extend),
         chat_frame=None,
     )

@@ -25,7 +25,7 @@ from tests.unit.server.engine.test_steering import make as steering_tables
 def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """One rank, no probes, no vectors and no compiler."""
     monkeypatch.setattr(plugin, "get_tensor_model_parallel_rank", lambda: 0)
-    names = ("heads", "state_readers", "steering_vectors", "for_workers")
+    names = ("heads", "state_readers", "steering_vectors", "for_workers", "examine")
     nothing = SimpleNamespace(**dict.fromkeys(names, dict))
     monkeypatch.setattr(plugin, "load_artifacts", lambda _, **options: nothing)
     monkeypatch.setattr(Kernels, "warm_up", lambda kernels: warmed.append(kernels))

@@ -23,7 +23,7 @@ from server.routes.controlled import profile_header, run_controlled
 from server.wire.request import Control
 from tests.unit.server.fake_engine import FakeEngine, Json, Step, chat_stream
 from tests.unit.server.requests.generation_run import Body
-from tests.unit.server.support import artifacts, save_inquiry
+from tests.unit.server.support import artifacts, nothing_uploaded, save_inquiry
 
 STEPS: list[Step] = [[(0, 1)], [(0, 1)], [(0, 1)]]
 
@@ -52,6 +52,7 @@ class Route:
             admission=None,
             decision_log=None,
             switched_off=(),
+            sync_artifacts=nothing_uploaded,
             feedback=SimpleNamespace(keep=self.kept.extend),
             speculative=False,
             thinking=None,

@@ -14,6 +14,7 @@ from server.requests.admission import QueueFull
 from server.routes.table import RouteFacts, route_facts
 from server.wire.request import Control
 from tests.unit.server.metrics.support import value
+from tests.unit.server.support import nothing_uploaded
 
 KEY = {"Authorization": "Bearer secret"}
 JSON = {"Content-Type": "application/json"}
@@ -31,6 +32,7 @@ def client() -> TestClient:
         profiles={"watch": Control(trace="summary")},
         served_names=lambda _: {"m"},
         switched_off=(),
+        sync_artifacts=nothing_uploaded,
         decision_log=None,
     )
     APP.state.args.log_error_stack = False
@@ -159,6 +161,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
     APP.state.entrostat = SimpleNamespace(
         profiles={"watch": Control(trace="summary")},
         switched_off=(),
+        sync_artifacts=nothing_uploaded,
         served_names=lambda _: {"m"},
         artifacts=None,
         telemetry=None,

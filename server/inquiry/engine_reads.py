@@ -14,6 +14,8 @@ from vllm.inputs import TextPrompt, tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
+from server.tracing import NO_SPAN
+
 T = TypeVar("T")
 
 MAX_SAMPLE = 160
@@ -133,6 +135,8 @@ class Reads:
         self._engine = engine
         self._request_id = request_id
         self._salt = engine_salt(cache_salt)
+        self.span = NO_SPAN
+        """Parent of the spans of the engine requests."""
         self._requests = 0
         self._counted: set[bytes] = set()
         self.forwards = 0
@@ -296,10 +300,10 @@ class Reads:
         self._refuse_long([len(prompt)], params.max_tokens or 1)
         self._requests += 1
         name = f"{self._request_id}-run{self._requests}"
-        output = None
+        output, arguments = None, self._arguments()
         try:
             async for state in self._engine.generate(
-                self._input(prompt), params, name, lora_request=self._adapter
+                self._input(prompt), params, name, **arguments
             ):
                 output = state
         except (*_REFUSALS, GenerationError) as error:
@@ -328,12 +332,15 @@ class Reads:
                 [self._input(prompt) for prompt in prompts],
                 params,
                 f"{self._request_id}-read{self._requests}",
-                lora_request=self._adapter,
+                **self._arguments(),
             )
         except (*_REFUSALS, GenerationError) as error:
             raise ReadError(str(error)) from error
         self.cached_tokens += sum(read.result.num_cached_tokens or 0 for read in reads)
         return [read.logprobs for read in reads]
+
+    def _arguments(self) -> dict[str, Any]:
+        return self.span.engine_arguments({"lora_request": self._adapter})
 
     def _input(self, prompt: Sequence[int]) -> Any:
         return tokens_input(list(prompt), cache_salt=self._salt)

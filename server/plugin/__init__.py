@@ -49,8 +49,10 @@ class EntrostatPlugin:
         from server.requests.merge import HANDLERS, add_reports
         from server.requests.workers import after_each_call, on_all_workers, watch
         from server.routes.state import ServerState
+        from server.tracing import start as start_tracing
 
         _check(engine_client.vllm_config)
+        start_tracing(engine_client.vllm_config)
         template = load_chat_template(getattr(args, "chat_template", None))
         server = ServerState(settings(), engine_client, template)
         server.artifacts.keep_common(await on_all_workers(engine_client, "entrostat_artifacts"))

@@ -13,6 +13,7 @@ from probes.laws import NO_LAW, NO_ROW
 from server.metrics import observe
 from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
+from server.tracing import NO_SPAN, Span
 from server.wire.report import DifficultyReport, StrategyReport
 from server.worker.message import KEY, DifficultyMessage, difficulty_control, engine_control
 
@@ -66,7 +67,12 @@ class DifficultyRun:
     """Applies a difficulty plan to one engine call."""
 
     def __init__(
-        self, plan: DifficultyPlan, ceiling: int, decisions: DecisionSource, extend: Extend | None
+        self,
+        plan: DifficultyPlan,
+        ceiling: int,
+        decisions: DecisionSource,
+        extend: Extend | None,
+        span: Span = NO_SPAN,
     ) -> None:
         """Create a run.
 
@@ -75,11 +81,13 @@ class DifficultyRun:
             ceiling: The request's `max_tokens`.
             decisions: Where decisions arrive.
             extend: Adds a strategy's text to the prompt; None if that is not possible.
+            span: Of the request.
         """
         self._plan = plan
         self._ceiling = ceiling
         self._decisions = decisions
         self._extend = extend
+        self._span = span
         self._verdict: Verdict | None = None
         """Set before the answer; None if the engine decides while it answers."""
         self._prepass_tokens: int | None = None
@@ -101,7 +109,13 @@ class DifficultyRun:
         if plan.picked is not None:
             self._verdict = Verdict(plan.picked, None, "effort")
         else:
-            self._verdict = await self._run_prepass(engine, prompt, request_id, **kwargs)
+            with self._span.open("prepass", probe=plan.probe) as span:
+                kwargs = span.engine_arguments(kwargs)
+                self._verdict = await self._run_prepass(engine, prompt, request_id, **kwargs)
+                span.set(
+                    difficulty=None if (found := self._verdict.difficulty) is None else found.word,
+                    gen_ai__usage__input_tokens=self._prepass_tokens,
+                )
         if plan.shadow:
             return prompt, None
         assert self._verdict.difficulty is not None

@@ -28,6 +28,7 @@ from server.requests.semantic import semantic
 from server.requests.telemetry import Telemetry, TraceBuffer
 from server.requests.vote import vote
 from server.settings import settings
+from server.tracing import NO_SPAN
 from server.wire.report import Report
 from server.worker.message import (
     KEY,
@@ -111,6 +112,8 @@ class Generation:
         self.closed = False
         self.recorder: Recorder | None = None
         """Writes the line of the decision log; None without one."""
+        self.span = NO_SPAN
+        """The span of the request."""
         self._on_report = on_report
         self._admission = admission
         self.extend = extend
@@ -138,11 +141,21 @@ class Generation:
         """Close the traces and refuse further engine calls."""
         self.closed = True
         self.release()
+        self._end_span()
         if self.recorder is not None:
             self.recorder.end_completion(self._calls, self.choices)
             self.recorder = None
         for call in self._calls:
             self._telemetry.close(call.trace)
+
+    def _end_span(self) -> None:
+        if self.span.is_recording:
+            tokens = sum(sum(call.produced) for call in self._calls)
+            self.span.set(
+                gen_ai__response__id=self.response_id or None, gen_ai__usage__output_tokens=tokens
+            )
+        if self.span.held:
+            self.span.end()
 
     def release(self) -> None:
         """Stop counting as waiting for a steering slot."""
@@ -155,6 +168,7 @@ class Generation:
     def finish(self, index: int | None, report: Report) -> None:
         """Record the final report of a choice; its index is None if the response is without it."""
         observe.observe_completion(report)
+        self.span.set(fallback=report.fallback)
         if self._on_report is not None and index is not None:
             self._on_report(self.response_id, index, report)
         if self.recorder is not None and index is not None:
@@ -183,6 +197,7 @@ class Generation:
         """
         if self.closed:
             raise RuntimeError("the controlled answer has ended: its plan applies to no other call")
+        kwargs = self.span.engine_arguments(kwargs)
         arguments = EngineArguments(engine, prompt, params, request_id, kwargs)
         if self.plan.vote is not None:
             return vote(self, self.plan.vote, arguments)
@@ -217,7 +232,7 @@ class Generation:
         run = None
         if difficulty is not None:
             decisions = DecisionSource(trace, self._telemetry.address, self.timeout)
-            run = DifficultyRun(difficulty, params.max_tokens, decisions, self.extend)
+            run = DifficultyRun(difficulty, params.max_tokens, decisions, self.extend, self.span)
         call = Call(trace, params.n, run)
         self._calls.append(call)
         self.choices += [AnswerChoice(call, completion) for completion in range(params.n)]

@@ -116,13 +116,16 @@ class Samples:
         arguments, params = self._arguments, self._params[number]
         call = self.calls[number] = generation.open_call(params)
         request_id = f"{arguments.request_id}-{number}"
-        outputs = generation.run_call(
-            call, arguments.engine, arguments.prompt, params, request_id, **arguments.further
-        )
-        async with aclosing(outputs):
-            async for output in outputs:
-                self.latest[number] = output
-                self._begun.set()
+        with generation.span.open("sample", number=number) as span:
+            further = span.engine_arguments(arguments.further)
+            outputs = generation.run_call(
+                call, arguments.engine, arguments.prompt, params, request_id, **further
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    self.latest[number] = output
+                    self._begun.set()
+            span.set(gen_ai__usage__output_tokens=call.produced[0])
         text = self.latest[number].outputs[0].text
         self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
 

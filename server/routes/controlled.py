@@ -30,6 +30,7 @@ from server.routes.audit import record_completion
 from server.routes.inquiry import answer_inquiry, unsupported_by_inquiry
 from server.routes.state import ServerState, state_of
 from server.served_model import find_adapter
+from server.tracing import Span, clock, request_span
 from server.wire.report import Report
 from server.worker.message import reserved_keys
 
@@ -52,29 +53,48 @@ async def run_controlled(request: Any, raw_request: Request, vllm_route: VllmRou
         BadControl: A control is invalid or cannot be applied.
         QueueFull: Too many steered requests are waiting.
     """
-    state = state_of(raw_request)
+    state, begin = state_of(raw_request), clock()
     await state.sync_artifacts()
     plan = _plan_request(request, raw_request, state)
     if plan is None:
         return await vllm_route(request, raw_request=raw_request)
-    if plan.inquiry is not None:
-        observe.count_request(plan.law_type, plan.profile)
-        try:
-            return await _run_inquiry(request, raw_request, state, plan)
-        except BadControl:
-            if not plan.inquiry.optional:
-                raise
-            plan = plan.without_inquiry()
-    return await _generate(request, raw_request, vllm_route, plan)
+    with request_span(raw_request.headers, begin) as span:
+        if span.is_recording:
+            _describe(span, begin, request, raw_request, plan)
+        if plan.inquiry is not None:
+            observe.count_request(plan.law_type, plan.profile)
+            try:
+                return await _run_inquiry(request, raw_request, state, plan, span)
+            except BadControl:
+                if not plan.inquiry.optional:
+                    raise
+                plan = plan.without_inquiry()
+        return await _generate(request, raw_request, vllm_route, plan, span)
 
 
-async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan) -> Any:
+def _describe(span: Span, begin: int, request: Any, raw_request: Request, plan: Plan) -> None:
+    """Set the attributes of the span of a request, and add that of its plan."""
+    span.set(
+        http__route=raw_request.url.path,
+        gen_ai__request__model=request.model,
+        profile=plan.profile,
+        law=plan.law_type,
+    )
+    controls = [] if plan.control is None else [name for name, one in plan.control if one]
+    with span.open("plan", begin, controls=controls):
+        pass
+
+
+async def _generate(
+    request: Any, raw_request: Request, vllm_route: VllmRoute, plan: Plan, span: Span
+) -> Any:
     """Run vLLM's route under a plan; None if the client disconnected."""
     state = state_of(raw_request)
     extend = _prompt_extender(request, raw_request) if plan.extends_prompt else None
     timeout = state.settings.trace_timeout
     keep = partial(_keep, state, owner_of(key_of(raw_request)))
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)
+    generation.span = span
     observe.count_request(plan.law_type, plan.profile)
     try:
         recorder = await record_completion(request, raw_request, state, plan)
@@ -89,6 +109,7 @@ async def _generate(request: Any, raw_request: Request, vllm_route: VllmRoute, p
             recorder.status = response.status_code
         response.headers.update(generation.headers())
     if isinstance(response, StreamingResponse):
+        span.held = True  # until the generation is closed
         return ClosingStream(response, generation)
     if getattr(request, "background", False) and response is not None:
         generation.release()  # the engine is called later, in the background
@@ -106,11 +127,13 @@ def _keep(state: ServerState, owner: bytes, response_id: str, index: int, report
     state.feedback.keep([KeptAnswer(owner, response_id, index, facts)])
 
 
-async def _run_inquiry(request: Any, raw_request: Request, state: ServerState, plan: Plan) -> Any:
+async def _run_inquiry(
+    request: Any, raw_request: Request, state: ServerState, plan: Plan, span: Span
+) -> Any:
     """Take one turn of an inquiry; None if the client disconnected."""
 
     async def turn(request: Any, raw_request: Request) -> Response:
-        return await answer_inquiry(request, raw_request, state, plan)
+        return await answer_inquiry(request, raw_request, state, plan, span)
 
     return await with_cancellation(turn)(request, raw_request)
 

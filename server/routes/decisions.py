@@ -1,6 +1,8 @@
 """OpenAI's `/v1/decisions` for any chat model, and `/v1/systemone` by the same handler."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +38,7 @@ from server.routes.systemone import (
     systemone_task,
 )
 from server.routes.uncontrolled import refuse_profiles
+from server.tracing import Span, clock, request_span
 from server.wire.decisions import DecisionRequest, DecisionResponse
 
 router = APIRouter(route_class=BoundedRoute)
@@ -93,7 +96,7 @@ async def _answer(request: Any, raw_request: Request) -> Any:
 
 
 async def _run(request: Any, raw_request: Request) -> Response:
-    state = state_of(raw_request)
+    state, begin = state_of(raw_request), clock()
     refuse_profiles(request.model, raw_request)
     handler = raw_request.app.state.openai_serving_chat
     if (error := await handler._check_model(request)) is not None:
@@ -111,8 +114,10 @@ async def _run(request: Any, raw_request: Request) -> Response:
     name = f"decision-{raw_request.headers.get('x-request-id') or uuid4().hex}"
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, task.salt, adapter)
     try:
-        frame = await _frame(request, handler, state, reads)
-        outcome = await decide(plan, task.text, task.names, frame, reads)
+        with _decision_span(request, raw_request, begin, plan) as reads.span:
+            frame = await _frame(request, handler, state, reads)
+            outcome = await decide(plan, task.text, task.names, frame, reads)
+            reads.span.set(gen_ai__response__id=name, **_decision_facts(outcome))
     except ReadError as failed:
         body = error_body(str(failed), "InternalServerError", None, 500)
         return JSONResponse(body, status_code=500)
@@ -132,6 +137,27 @@ async def _run(request: Any, raw_request: Request) -> Response:
     else:
         content = await asyncio.to_thread(_openai_json, model, plan, outcome)
     return Response(content, media_type="application/json", headers={"x-entropy-id": name})
+
+
+@contextmanager
+def _decision_span(
+    request: Any, raw_request: Request, begin: int, plan: DecisionPlan
+) -> Iterator[Span]:
+    """The span of the reads of a request, below that of the request and beside that of its plan."""
+    with request_span(raw_request.headers, begin) as span:
+        if span.is_recording:
+            span.set(http__route=raw_request.url.path, gen_ai__request__model=request.model)
+        with span.open("plan", begin, questions=len(plan.questions)):
+            pass
+        with span.open("decision", calibration=plan.control.calibration) as child:
+            yield child
+
+
+def _decision_facts(outcome: DecisionOutcome) -> dict[str, int]:
+    return {
+        "abstained": sum(one is not None and one.abstained for one in outcome.verdicts),
+        "gen_ai__usage__input_tokens": outcome.usage.input_tokens,
+    }
 
 
 def _openai_json(model: str, plan: DecisionPlan, outcome: DecisionOutcome) -> str:

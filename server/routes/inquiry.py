@@ -21,7 +21,8 @@ from server.requests.sse import sse
 from server.routes.access import key_of
 from server.routes.audit import end_inquiry, record_completion
 from server.routes.state import ServerState
-from server.wire.report import Report, join_fallbacks
+from server.tracing import Span
+from server.wire.report import InquiryReport, Report, join_fallbacks
 
 _ALONE = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
 """Fields that an inquiry does not support."""
@@ -36,7 +37,7 @@ def unsupported_by_inquiry(request: ChatCompletionRequest) -> tuple[str, ...]:
 
 
 async def answer_inquiry(
-    request: ChatCompletionRequest, raw_request: Request, state: ServerState, plan: Plan
+    request: ChatCompletionRequest, raw_request: Request, state: ServerState, plan: Plan, span: Span
 ) -> Response:
     """Answer with the next question or the final answer.
 
@@ -59,7 +60,9 @@ async def answer_inquiry(
     reads = Reads(state.engine, f"{name}-{uuid4().hex}", state.readings, request.cache_salt, lora)
     recorder = await record_completion(request, raw_request, state, plan)
     try:
-        text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
+        with span.open("turn", task=plan.inquiry.control.task) as reads.span:
+            text, inquiry, reason = await inquire(plan.inquiry, exchanges, reads)
+            _describe(reads, inquiry)
     finally:
         if recorder is not None:
             recorder.discard()
@@ -103,6 +106,17 @@ async def answer_inquiry(
         choice["entropy"] = shown
     body = {**envelope, "object": "chat.completion", "choices": [choice], "usage": usage}
     return JSONResponse(body, headers=headers)
+
+
+def _describe(reads: Reads, inquiry: InquiryReport) -> None:
+    """Attributes of the span of a turn."""
+    reads.span.set(
+        turn=inquiry.turn,
+        action=inquiry.action,
+        set_size=len(inquiry.prediction_set),
+        forwards=reads.forwards,
+        gen_ai__usage__input_tokens=reads.prompt_tokens,
+    )
 
 
 async def _events(

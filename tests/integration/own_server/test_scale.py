@@ -22,12 +22,21 @@ from tests.conftest import (
     save_vectors,
 )
 from tests.integration.support import MODEL, PROMPTS, ask, law, report, together
+from tests.span_collector import SpanCollector
 from tests.tars import packed
 from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
+def spans() -> Iterator[SpanCollector]:
+    with SpanCollector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, spans: SpanCollector
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fleet")
     save_vectors(folder / "artifacts", checkpoint)
     profiles = folder / "profiles.toml"
@@ -37,8 +46,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterato
         *("--artifacts", str(folder / "artifacts"), "--max-steering-vectors", "2"),
         *("--api-server-count", "2", "--data-parallel-size", "2"),
         *("--decision-log", str(folder / "decisions.jsonl")),
+        *("--otlp-traces-endpoint", spans.url),
     )
-    environment = {**UNCOMPILED, "ENTROSTAT_ADMIN_KEY": ADMIN_KEY}
+    environment = {**UNCOMPILED, **spans.environment, "ENTROSTAT_ADMIN_KEY": ADMIN_KEY}
     with run_server(command, folder / "server.log", env=environment) as running:
         yield running
 
@@ -130,6 +140,43 @@ def test_a_switch_acts_on_every_api_server(fleet: Server) -> None:
     assert {job() for _ in range(12)} == {"temperature_skipped"}
     switch(True)
     assert {job() for _ in range(12)} == {None}
+
+
+def test_spans_of_a_request_are_children_of_the_clients_span(
+    fleet: Server, spans: SpanCollector
+) -> None:
+    """A vote: the engine's own span of each sample is a child of that sample."""
+    trace = f"{time.time_ns():032x}"
+    headers = {"traceparent": f"00-{trace}-{'b' * 16}-01"}
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 2,
+        "entropy": {"vote": {"n": 2}},
+    }
+    for stream in (False, True):
+        asked = {**body, "stream": stream}
+        url = f"{fleet.url}/v1/chat/completions"
+        answer = httpx.post(url, json=asked, headers=headers, timeout=120)
+        assert answer.status_code == 200, answer.text
+
+    def names() -> list[str]:
+        return sorted(span.name for span in spans.of(trace))
+
+    one = ["entrostat.plan", "entrostat.request", *["entrostat.sample"] * 2, *["llm_request"] * 2]
+    wait_until(lambda: names() == sorted(one * 2))
+    by_id = {span.span_id: span for span in spans.of(trace)}
+    parents = {
+        (span.name, by_id[span.parent_span_id].name if span.parent_span_id in by_id else None)
+        for span in by_id.values()
+    }
+    assert parents == {
+        ("entrostat.request", None),
+        ("entrostat.plan", "entrostat.request"),
+        ("entrostat.sample", "entrostat.request"),
+        ("llm_request", "entrostat.sample"),
+    }
+    assert all(span.end_time_unix_nano >= span.start_time_unix_nano > 0 for span in by_id.values())
 
 
 def test_an_uploaded_vector_steers_at_every_api_server_and_engine(

@@ -3,13 +3,14 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from probes.artifact import ModelIdentity
-from tests.conftest import FLAGS, entrostat, run_server, save_decisions, save_probes
+from tests.conftest import FLAGS, Server, entrostat, run_server, save_decisions, save_probes
 from tests.selective_artifacts import save_selective
 
 KEY = "secret"
@@ -47,14 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[str]:
-    """Address of the server: with an API key, artifacts, and a profile whose name is markup.
-
-    `PLAYGROUND_URL` names a running server with the same key and profiles instead.
-    """
-    if running := os.environ.get("PLAYGROUND_URL"):
-        yield running
-        return
+def served(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
+    """The server: with an API key, artifacts, and a profile whose name is markup."""
     folder = tmp_path_factory.mktemp("browser")
     (folder / "profiles.toml").write_text(PROFILES)
     artifacts = folder / "artifacts"
@@ -64,7 +59,25 @@ def url(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[
     files = ("--profiles", str(folder / "profiles.toml"), "--artifacts", str(artifacts))
     own = (*files, "--api-key", KEY)
     with run_server(entrostat("serve", *FLAGS, *own), folder / "server.log") as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture(scope="session")
+def url(request: pytest.FixtureRequest) -> str:
+    """Its address; `PLAYGROUND_URL` names a running server with the same key and files instead."""
+    running = os.environ.get("PLAYGROUND_URL")
+    address: str = running or request.getfixturevalue("served").url
+    return address
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    found = [pid]
+    for one in found:
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):  # it ended
+                found += map(int, children.read_text().split())
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,20 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
         for other, modules in arrows[home].items()
         if other in circular
     } == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even where only types are imported."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in SOURCES
+    }
+    needs = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)}
+        & (modules.keys() - {module})
+        for module, path in modules.items()
+    }
+    TopologicalSorter(needs).prepare()  # raises an error that names the circle
 
 
 @pytest.mark.parametrize("heavy", WITHOUT)

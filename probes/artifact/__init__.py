@@ -11,50 +11,22 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from probes.artifact.contents import Contents, read_contents
 from probes.artifact.identity import Adapter, ModelIdentity, adapter_hash, text_hash
-from probes.decisions.calibration import DecisionSpec
-from probes.difficulty.strategies import ProbeSpec
-from probes.inquiry.artifact import InquirySpec
-from probes.selective.abstention import AbstentionSpec
-from probes.selective.confidence import ConfidenceSpec
-from probes.steering import SteeringSpec
+from probes.artifact.manifest import SCHEMA_VERSION, Kind, Manifest
 
-__all__ = ["Adapter", "ModelIdentity", "adapter_hash", "text_hash"]
-
-SCHEMA_VERSION = 1
-Kind = Literal[
-    "entropy-statistics",
-    "difficulty-probe",
-    "steering-vector",
-    "inquiry-calibration",
-    "decision-calibration",
-    "abstention",
-    "confidence",
-]
-
-_SPECS: dict[Kind, str | None] = {
-    "entropy-statistics": None,
-    "difficulty-probe": "probe",
-    "steering-vector": "steering",
-    "inquiry-calibration": "inquiry",
-    "decision-calibration": "decision",
-    "abstention": "abstention",
-    "confidence": "confidence",
-}
-"""Field of the manifest that describes the tensors of each kind."""
+__all__ = ["Adapter", "Kind", "Manifest", "ModelIdentity", "adapter_hash", "text_hash"]
 
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 _MAX_MESSAGE = 500
@@ -67,69 +39,10 @@ _MAX_BYTES = {_MANIFEST: 1 << 26, _WEIGHTS: 1 << 30}
 class ArtifactError(ValueError):
     """An artifact cannot be read; one sentence that names the file and the field or tensor."""
 
-    def __init__(self, message: str, manifest: "Manifest | None" = None) -> None:
+    def __init__(self, message: str, manifest: Manifest | None = None) -> None:
         super().__init__(message)
         self.manifest = manifest
         """Of the artifact, if that could be read."""
-
-
-class Manifest(BaseModel):
-    """Kind, origin and model of an artifact."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
-
-    kind: Kind
-    schema_version: int = SCHEMA_VERSION
-    model: str
-    """Name of the model it was made with; informative only."""
-    identity: ModelIdentity
-    """Fingerprints of that model, which are compared with the served one."""
-    adapter_hash: str | None = None
-    """Fingerprint of the LoRA adapter that it was made with; None for the base model."""
-    tensors_hash: str | None = None
-    """sha256 of `weights.safetensors`; None in artifacts of earlier releases."""
-    data_hash: str
-    """sha256 of the training data."""
-    seed: int
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    versions: dict[str, str] = Field(default_factory=dict)
-    """Package versions it was made with."""
-    settings: dict[str, float | int | str] = Field(default_factory=dict)
-    """Settings of the job that made it."""
-    probe: ProbeSpec | None = None
-    """For a difficulty probe: its input, labels and strategies."""
-    steering: SteeringSpec | None = None
-    """For a steering vector: its size and the norms of its layers."""
-    inquiry: InquirySpec | None = None
-    """For an inquiry calibration: its task and predictors."""
-    decision: DecisionSpec | None = None
-    """For a decision calibration: its questions."""
-    abstention: AbstentionSpec | None = None
-    """For an abstention: its score and what the answers were made with."""
-    confidence: ConfidenceSpec | None = None
-    """For a confidence probe: its features and what the answers were made with."""
-    metrics: dict[str, float | int] = Field(default_factory=dict)
-    """Measurements of the job."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The sha256 of what the artifact does: its spec and its tensors; None if unknown."""
-        if self.tensors_hash is None:
-            return None
-        field = _SPECS[self.kind]
-        spec = None if field is None else getattr(self, field).model_dump_json()
-        return text_hash(f"{self.kind}\n{spec}\n{self.tensors_hash}")
-
-    @model_validator(mode="after")
-    def _describes_its_kind(self) -> Self:
-        own = _SPECS[self.kind]
-        for field in filter(None, _SPECS.values()):
-            if (getattr(self, field) is not None) != (field == own):
-                what = "is missing" if field == own else f"does not belong to a {self.kind}"
-                raise ValueError(f"{field} {what}")
-        return self
 
 
 class Artifact(BaseModel):

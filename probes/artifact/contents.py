@@ -1,11 +1,11 @@
 """What the tensors of each kind of artifact mean, as the object that a server uses."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from probes.artifact.manifest import Manifest
 from probes.decisions.calibration import DecisionCalibration, DecisionSpec
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
@@ -15,9 +15,6 @@ from probes.selective.abstention import Abstention
 from probes.selective.confidence import ConfidenceProbe
 from probes.steering import SteeringVector
 from probes.tensors import check_floats, check_single_precision, check_tensors
-
-if TYPE_CHECKING:
-    from probes.artifact import Manifest
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -32,7 +29,7 @@ Contents = (
 )
 
 
-def read_contents(manifest: "Manifest", tensors: Mapping[str, Tensor]) -> Contents:
+def read_contents(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Contents:
     """Build the object that a manifest and its tensors describe.
 
     Raises:

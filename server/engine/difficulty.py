@@ -106,7 +106,9 @@ class DifficultySlots:
             return
         for column in (self._probes, self._settled, self._traces, self._prices, self._table):
             column[[one, two]] = column[[two, one]]
-        self._classes[[one, two]] = self._classes[[two, one]]
+        kept = self._classes[one].clone()  # a list as an index would be copied to the device
+        self._classes[one] = self._classes[two]
+        self._classes[two] = kept
         self.stale = True
 
     def flush(self) -> None:

@@ -8,8 +8,8 @@ from uuid import uuid4
 from probes.selective.scores import Cluster
 from probes.selective.semantic import DirectedAnswer, agree, is_same, normalized
 from server.inquiry.engine_reads import NextToken, ReadCache, ReadError, Reads
+from server.requests.calls import EngineArguments
 from server.requests.difficulty import Extend
-from server.requests.samples import EngineArguments
 
 _MAX_TEXT = 2000
 """Characters of an answer that the model is shown."""

@@ -5,16 +5,14 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from vllm.sampling_params import RequestOutputKind
 
 from probes.selective.scores import AnswerKind, StopRule
 from probes.selective.votes import answer_key, is_decided
+from server.requests.calls import Call, EngineArguments, EngineCalls
 from server.wire.report import SemanticReport, VoteReport
-
-if TYPE_CHECKING:  # it imports this module
-    from server.requests.generation import Call, Generation
 
 MAX_ROWS = 20
 """Groups of answers in a report."""
@@ -25,8 +23,10 @@ MAX_ANSWER = 200
 class SampledOutcome(NamedTuple):
     """What several samples came to."""
 
-    answer: "Call"
+    answer: Call
     """The call whose answer is sent."""
+    output: Any
+    """What vLLM's handler gets: the whole answer."""
     extra_tokens: int
     """Tokens of all other samples."""
     vote: VoteReport | None = None
@@ -34,39 +34,36 @@ class SampledOutcome(NamedTuple):
     fallback: str | None = None
 
 
-class EngineArguments(NamedTuple):
-    """Arguments of the engine call that is replaced."""
-
-    engine: Any
-    prompt: Any
-    params: Any
-    request_id: str
-    further: dict[str, Any]
-
-    def seeded(self, number: int) -> Any:
-        """Sampling parameters of one sample."""
-        params = self.params.clone()
-        params.output_kind = RequestOutputKind.CUMULATIVE
-        if params.seed is not None:
-            params.seed = (params.seed + number) % (1 << 63)
-        return params
+def seeded(params: Any, number: int) -> Any:
+    """The sampling parameters of one of several samples, from those of the request."""
+    params = params.clone()
+    params.output_kind = RequestOutputKind.CUMULATIVE
+    if params.seed is not None:
+        params.seed = (params.seed + number) % (1 << 63)
+    return params
 
 
 class Samples:
     """The answers to one prompt while they are sampled."""
 
     def __init__(
-        self, arguments: EngineArguments, params: Sequence[Any], kind: AnswerKind, stop: StopRule
+        self,
+        calls: EngineCalls,
+        arguments: EngineArguments,
+        params: Sequence[Any],
+        kind: AnswerKind,
+        stop: StopRule,
     ) -> None:
         """Start nothing yet.
 
         Args:
-            arguments: Of the call.
+            calls: Makes the calls.
+            arguments: Of the call that the samples replace.
             params: Sampling parameters of each sample.
             kind: How answers are read.
             stop: When the rest is aborted.
         """
-        self._arguments, self._params = arguments, params
+        self._calls, self._arguments, self._params = calls, arguments, params
         self._kind, self._stop = kind, stop
         self.calls: dict[int, Call] = {}
         self.latest: dict[int, Any] = {}
@@ -88,13 +85,13 @@ class Samples:
         """Prompt tokens of all samples that the prefix cache had."""
         return sum(output.num_cached_tokens or 0 for output in self.latest.values())
 
-    async def draw(self, generation: "Generation") -> None:
+    async def draw(self) -> None:
         """Sample until all have ended or the vote is decided; abort the rest.
 
         The first sample begins alone: the others find its prompt in the prefix cache.
         """
         numbers = range(len(self._params))
-        tasks = {asyncio.create_task(self._sample(generation, number)) for number in numbers}
+        tasks = {asyncio.create_task(self._sample(number)) for number in numbers}
         pending = set(tasks)
         try:
             while pending:
@@ -110,16 +107,17 @@ class Samples:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _sample(self, generation: "Generation", number: int) -> None:
+    async def _sample(self, number: int) -> None:
         if number:
             await self._begun.wait()
         arguments, params = self._arguments, self._params[number]
-        call = self.calls[number] = generation.open_call(params)
+        call = self.calls[number] = self._calls.open(params)
         request_id = f"{arguments.request_id}-{number}"
-        with generation.span.open("sample", number=number) as span:
+        with self._calls.span.open("sample", number=number) as span:
             further = span.engine_arguments(arguments.further)
-            outputs = generation.run_call(
-                call, arguments.engine, arguments.prompt, params, request_id, **further
+            outputs = self._calls.run(
+                call,
+                arguments._replace(params=params, request_id=request_id, further=further),
             )
             async with aclosing(outputs):
                 async for output in outputs:
@@ -129,33 +127,30 @@ class Samples:
         text = self.latest[number].outputs[0].text
         self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
 
-    async def mean_logprobs(self, numbers: Iterable[int], timeout: float) -> list[float]:
+    async def mean_logprobs(self, numbers: Iterable[int]) -> list[float]:
         """Mean log-probability of the tokens of samples at T = 1; NaN if a token was not measured.
 
         Args:
             numbers: Of the samples.
-            timeout: Seconds to wait for all measurements together.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + self._calls.timeout
         return [await _mean_logprob(self.calls[number], deadline) for number in numbers]
 
     def choose(
         self,
-        generation: "Generation",
         number: int,
         vote: VoteReport | None = None,
         semantic: SemanticReport | None = None,
         fallback: str | None = None,
-    ) -> Any:
-        """Make a sample the answer; returns the output to send."""
+    ) -> SampledOutcome:
+        """Make a sample the answer."""
         call, output = self.calls[number], self.latest[number]
         extra = self.tokens - call.produced[0]
-        generation.choose_sample(SampledOutcome(call, extra, vote, semantic, fallback))
         output.request_id = self._arguments.request_id
-        return output
+        return SampledOutcome(call, output, extra, vote, semantic, fallback)
 
 
-async def _mean_logprob(call: "Call", deadline: float) -> float:
+async def _mean_logprob(call: Call, deadline: float) -> float:
     await call.trace.wait(0, 0, call.produced[0], deadline)
     found = [token.logprob for token in call.trace.get(0, 0, call.produced[0])]
     complete = len(found) == call.produced[0] and found and all(map(math.isfinite, found))

@@ -1,48 +1,46 @@
-"""Samples several answers to one prompt, measures how much they disagree, and yields one answer."""
+"""Samples several answers to one prompt, measures how they disagree, and returns one answer."""
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from probes.selective.scores import Cluster
 from probes.selective.semantic import cluster_ids, cluster_shares, semantic_entropy
 from server.inquiry.engine_reads import ReadError
+from server.requests.calls import EngineArguments, EngineCalls
 from server.requests.judging import ComparedClusters, compared_clusters
-from server.requests.samples import MAX_ANSWER, MAX_ROWS, EngineArguments, Samples
+from server.requests.samples import MAX_ANSWER, MAX_ROWS, SampledOutcome, Samples, seeded
 from server.wire.report import ClusterReport, SemanticReport
 from server.wire.request import SemanticControl
-
-if TYPE_CHECKING:  # it imports this module
-    from server.requests.generation import Generation
 
 logger = logging.getLogger("vllm.entrostat")
 
 
 async def semantic(
-    generation: "Generation", control: SemanticControl, arguments: EngineArguments
-) -> AsyncGenerator[Any, None]:
-    """Replace an engine call by samples and an answer; yields one output, with the whole answer.
+    calls: EngineCalls, control: SemanticControl, arguments: EngineArguments
+) -> SampledOutcome:
+    """Replace an engine call by samples and an answer.
 
     Args:
-        generation: Of the request; gets the outcome.
+        calls: Makes the calls.
         control: How to sample.
         arguments: Of the engine call.
     """
     params = [_sample_params(control, arguments, number) for number in range(control.n)]
     if control.reply == "answer":
-        params.append(arguments.seeded(0))
-    samples = Samples(arguments, params, control.answer, "none")
-    await samples.draw(generation)
-    found = await _clusters(generation, control, samples, arguments)
+        params.append(seeded(arguments.params, 0))
+    samples = Samples(calls, arguments, params, control.answer, "none")
+    await samples.draw()
+    found = await _clusters(calls, control, samples, arguments)
     logprobs: Sequence[float] = ()
     if control.estimator == "likelihood":
-        logprobs = await samples.mean_logprobs(range(control.n), generation.timeout)
+        logprobs = await samples.mean_logprobs(range(control.n))
     report = _report(control, found, logprobs, samples)
     counts = [found.ids.count(one) for one in found.ids]
     number = control.n if control.reply == "answer" else counts.index(max(counts))
     failed = "judge_failed" if found.cluster != control.cluster else None
-    yield samples.choose(generation, number, semantic=report, fallback=failed)
+    return samples.choose(number, semantic=report, fallback=failed)
 
 
 class _Clusters(NamedTuple):
@@ -55,16 +53,16 @@ class _Clusters(NamedTuple):
 
 
 async def _clusters(
-    generation: "Generation",
+    calls: EngineCalls,
     control: SemanticControl,
     samples: Samples,
     arguments: EngineArguments,
 ) -> _Clusters:
     """Group the samples; by their answers where the model cannot be asked."""
-    if control.cluster != "answer" and generation.extend is not None:
+    if control.cluster != "answer" and calls.extend is not None:
         texts = [samples.latest[number].outputs[0].text for number in range(control.n)]
         try:
-            compared = await compared_clusters(texts, control.cluster, arguments, generation.extend)
+            compared = await compared_clusters(texts, control.cluster, arguments, calls.extend)
         except ReadError as error:
             logger.warning("entrostat: samples are grouped by their answers: %s", error)
         else:
@@ -76,7 +74,7 @@ async def _clusters(
 
 
 def _sample_params(control: SemanticControl, arguments: EngineArguments, number: int) -> Any:
-    params = arguments.seeded(number + 1)  # the answer has the request's own seed
+    params = seeded(arguments.params, number + 1)  # the answer has the request's own seed
     params.temperature, params.top_k, params.top_p = (
         control.temperature,
         control.top_k,

@@ -1,35 +1,31 @@
-"""Samples several answers to one prompt and yields the one that wins the vote."""
+"""Samples several answers to one prompt and returns the one that wins the vote."""
 
 import math
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
 
 from probes.selective.votes import count_votes
-from server.requests.samples import MAX_ANSWER, MAX_ROWS, EngineArguments, Samples
+from server.requests.calls import EngineArguments, EngineCalls
+from server.requests.samples import MAX_ANSWER, MAX_ROWS, SampledOutcome, Samples, seeded
 from server.wire.report import VoteGroupReport, VoteReport
 from server.wire.request import VoteControl
 
-if TYPE_CHECKING:  # it imports this module
-    from server.requests.generation import Generation
-
 
 async def vote(
-    generation: "Generation", control: VoteControl, arguments: EngineArguments
-) -> AsyncGenerator[Any, None]:
-    """Replace an engine call by a vote; yields one output, with the whole winning answer.
+    calls: EngineCalls, control: VoteControl, arguments: EngineArguments
+) -> SampledOutcome:
+    """Replace an engine call by a vote.
 
     Args:
-        generation: Of the request; gets the outcome.
+        calls: Makes the calls.
         control: The vote.
         arguments: Of the engine call.
     """
-    params = [arguments.seeded(number) for number in range(control.n)]
-    samples = Samples(arguments, params, control.answer, control.stop)
-    await samples.draw(generation)
+    params = [seeded(arguments.params, number) for number in range(control.n)]
+    samples = Samples(calls, arguments, params, control.answer, control.stop)
+    await samples.draw()
     ended = sorted(samples.keys)
     weights: list[float] | None = None
     if control.weight == "probability":
-        logprobs = await samples.mean_logprobs(ended, generation.timeout)
+        logprobs = await samples.mean_logprobs(ended)
         if not any(map(math.isnan, logprobs)):
             weights = list(map(math.exp, logprobs))
     groups = count_votes([samples.keys[number] for number in ended], weights)
@@ -54,4 +50,4 @@ async def vote(
     members = groups[0].members if groups else range(len(ended))
     best = members[0] if weights is None else max(members, key=weights.__getitem__)
     winner = ended[best]
-    yield samples.choose(generation, winner, vote=report)
+    return samples.choose(winner, vote=report)

@@ -94,11 +94,11 @@ async def _generate(
     timeout = state.settings.trace_timeout
     keep = partial(_keep, state, owner_of(key_of(raw_request)))
     generation = Generation(plan, state.telemetry, timeout, extend, state.admission, keep)
-    generation.span = span
+    generation.calls.span = span
     observe.count_request(plan.law_type, plan.profile)
     try:
         recorder = await record_completion(request, raw_request, state, plan)
-        generation.recorder = recorder
+        generation.calls.recorder = recorder
         with nullcontext() if plan.is_empty else generation.activate():
             response = await vllm_route(request, raw_request=raw_request)
     except BaseException:
@@ -112,9 +112,9 @@ async def _generate(
         span.held = True  # until the generation is closed
         return ClosingStream(response, generation)
     if getattr(request, "background", False) and response is not None:
-        generation.release()  # the engine is called later, in the background
+        generation.calls.release()  # the engine is called later, in the background
         if recorder is not None:
-            generation.recorder = None
+            generation.calls.recorder = None
             recorder.end_completion((), ())
     else:
         generation.close()

@@ -65,7 +65,7 @@ async def test_a_truncation_reaches_the_worker_and_mirostat_replaces_the_models_
     one: Truncation,
 ) -> None:
     run = Run(ONE_BY_ONE, trace="none")
-    run.generation.plan = run.generation.plan._replace(truncation=one)
+    run.generation.calls.plan = run.generation.plan._replace(truncation=one)
     calls = []
     for _ in range(2):
         own = params(n=1)
@@ -95,7 +95,7 @@ async def test_a_histogram_reaches_the_worker_with_the_seed_of_the_request(
     messages = []
     for _ in range(2):
         run = Run(ONE_BY_ONE)
-        run.generation.plan = plan()._replace(**own)
+        run.generation.calls.plan = plan()._replace(**own)
         wanted = params(n=1)
         wanted.seed = seed
         with run.generation.activate():
@@ -114,7 +114,7 @@ async def test_laws_by_phase_reach_the_worker_with_the_phase_of_the_prompt(
 ) -> None:
     run = Run(ONE_BY_ONE, trace="none")
     phases = PhasePlan(None, NO_LAW, NO_ROW, ThinkingMarks(1, 2))
-    run.generation.plan = run.generation.plan._replace(phases=phases)
+    run.generation.calls.plan = run.generation.plan._replace(phases=phases)
     calls = []
     for _ in range(2):
         own = params(n=2)

@@ -143,7 +143,7 @@ async def test_a_stream_with_a_class_and_without_a_trace_leaves_no_trace_open() 
     run = Run(ONE_BY_ONE, trace="none")
     run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
     picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
-    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    run.generation.calls.plan = run.generation.plan._replace(difficulty=picked)
     events = await run.stream(chat_stream, params())
     assert not any("entropy" in event for event in events)
     assert run.telemetry.num_open == 0

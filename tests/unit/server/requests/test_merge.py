@@ -347,7 +347,7 @@ async def test_a_class_without_a_trace_is_reported_without_waiting() -> None:
     run = Run(ONE_BY_ONE, trace="none", timeout=30)
     run.engine.renderer = SimpleNamespace(get_eos_token_id=lambda: 2)
     picked = DifficultyPlan("m/probe", Strategies(), False, Difficulty.EASY, True)
-    run.generation.plan = run.generation.plan._replace(difficulty=picked)
+    run.generation.calls.plan = run.generation.plan._replace(difficulty=picked)
     lost = fallbacks("trace_lost")
     async with asyncio.timeout(10):
         response = await run.answer({"choices": [{"index": 0}]}, params())

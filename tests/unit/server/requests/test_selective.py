@@ -38,7 +38,7 @@ def abstaining(threshold: float | None, **control: Any) -> Plan:
 
 def run(made: Plan, script: Any = ONE_BY_ONE, **faults: Any) -> Run:
     one = Run(script, **faults)
-    one.generation.plan = made
+    one.generation.calls.plan = made
     return one
 
 

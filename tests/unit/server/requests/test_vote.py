@@ -105,7 +105,7 @@ async def test_the_most_frequent_answer_is_the_only_output() -> None:
 async def test_weights_decide_and_the_heaviest_of_the_winners_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def measured(self: Any, numbers: Any, timeout: float) -> list[float]:
+    async def measured(self: Any, numbers: Any) -> list[float]:
         return [-2.0, -3.0, -0.5, -0.1, -4.0]
 
     monkeypatch.setattr("server.requests.samples.Samples.mean_logprobs", measured)
@@ -216,7 +216,7 @@ async def test_the_largest_cluster_can_be_the_answer() -> None:
 
 async def test_usage_counts_every_sample_and_the_report_has_the_vote() -> None:
     one = generation(n=3)
-    one.plan = one.plan._replace(trace="summary")
+    one.calls.plan = one.plan._replace(trace="summary")
     choir = Choir(["4", "It is 4", "It is 5"])
 
     async def handle() -> Any:

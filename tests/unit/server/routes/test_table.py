@@ -176,6 +176,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         difficulty=None,
         truncation=None,
         trace="none",
+        extends_prompt=False,
         is_empty=False,
     )
     config = SimpleNamespace(max_model_len=2048)

@@ -4,11 +4,13 @@ EAST is about behavior: an agent that is less certain of its next action should 
 model plays a bandit of four arms, one of which pays more; every pull is one token that the server
 samples among the arms. The same game, rewards included, is played plainly, with the vector, with
 the negated vector, with shuffled vectors, and at the temperature that gives the plain model the
-entropy of the steered one.
+entropy of the steered one. Pulls are kept in the run folder: the same command resumes.
 """
 
 import asyncio
+import json
 import random
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
+from matplotlib.figure import Figure
 from openai import AsyncOpenAI
 from rich.console import Console
 from scipy.optimize import brentq
@@ -42,6 +45,7 @@ from training.steering.wordings import (
 ARMS, GAP, SPREAD = 4, 10.0, 10.0
 """Arms, by how much the best one's mean exceeds the others' 90, and the reward's deviation."""
 _HELD_OUT: WordingSet = "held-out"
+_AT_ONCE = 28
 
 
 class Player(NamedTuple):
@@ -75,33 +79,39 @@ class Game(NamedTuple):
 
 
 async def play(
-    client: AsyncOpenAI, model: str, player: Player, game: Game, rounds: int, tokens: list[int]
-) -> list[int]:
-    """Play a game; returns the arm of every round."""
+    client: AsyncOpenAI,
+    model: str,
+    player: Player,
+    game: Game,
+    rounds: int,
+    tokens: list[int],
+    log: "PullLog",
+) -> None:
+    """Play the rounds of a game that the log does not have."""
     names = game.wording.arms[:ARMS]
     first = random.Random(game.number).randrange(ARMS)  # a pull that nobody was asked for
     history: list[Pull] = [(names[first], game.reward(-1, first))]
-    arms = list[int]()
     for turn in range(rounds):
-        step = game.wording.step(history, names, game.number)
-        answer = await client.chat.completions.create(
-            model=model,
-            messages=[*step.messages, {"role": "assistant", "content": step.answer_prefix}],  # type: ignore[list-item]
-            max_tokens=1,
-            temperature=player.temperature,
-            seed=game.number * 1000 + turn,
-            extra_body={
-                "add_generation_prompt": False,
-                "continue_final_message": True,
-                "return_token_ids": True,
-                "allowed_token_ids": tokens,
-                **player.control,
-            },
-        )
-        (token,) = answer.choices[0].token_ids  # type: ignore[attr-defined]
-        arms.append(tokens.index(token))
-        history.append((names[arms[-1]], game.reward(turn, arms[-1])))
-    return arms
+        pulled = log.pulls(player, game)
+        if turn == len(pulled):
+            step = game.wording.step(history, names, game.number)
+            answer = await client.chat.completions.create(
+                model=model,
+                messages=[*step.messages, {"role": "assistant", "content": step.answer_prefix}],  # type: ignore[list-item]
+                max_tokens=1,
+                temperature=player.temperature,
+                seed=game.number * 1000 + turn,
+                extra_body={
+                    "add_generation_prompt": False,
+                    "continue_final_message": True,
+                    "return_token_ids": True,
+                    "allowed_token_ids": tokens,
+                    **player.control,
+                },
+            )
+            (token,) = answer.choices[0].token_ids  # type: ignore[attr-defined]
+            log.add(player, game, tokens.index(token))
+        history.append((names[pulled[turn]], game.reward(turn, pulled[turn])))
 
 
 def _held_out() -> Wording:
@@ -158,21 +168,75 @@ def save_shuffled(vector: Artifact, count: int, root: Path) -> list[str]:
     return names
 
 
+class PullLog:
+    """Pulls of all games, one line of JSON for each, so that an interrupted run can be resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pulls: dict[tuple[str, int], list[int]] = {}
+        text = path.read_text() if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # the last line was cut
+            path.write_text(whole)
+        for line in whole.splitlines():
+            player, game, arm = json.loads(line)
+            self._pulls.setdefault((player, game), []).append(arm)
+
+    def pulls(self, player: Player, game: Game) -> list[int]:
+        """Arms of a game so far, in the order of the rounds; grows with `add`."""
+        return self._pulls.setdefault((player.name, game.number), [])
+
+    def add(self, player: Player, game: Game, arm: int) -> None:
+        """Keep a pull."""
+        with self._path.open("a") as file:
+            file.write(json.dumps([player.name, game.number, arm]) + "\n")
+        self.pulls(player, game).append(arm)
+
+    def arms(self, player: Player, games: list[Game], rounds: int) -> Floats:
+        """Arms of a player, shape (games, rounds)."""
+        rows = [self.pulls(player, game)[:rounds] for game in games]
+        return np.array(rows, dtype=np.float64)
+
+
 async def play_all(
-    url: str, players: list[Player], games: list[Game], rounds: int, tokens: list[int]
-) -> dict[str, Floats]:
-    """Arms by player, shape (games, rounds)."""
+    url: str,
+    players: list[Player],
+    games: list[Game],
+    rounds: int,
+    tokens: list[int],
+    log: PullLog,
+) -> None:
+    """Play what the log does not have, game after game, `_AT_ONCE` at a time."""
+    gate = asyncio.Semaphore(_AT_ONCE)
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600) as client:
         model = (await client.models.list()).data[0].id
-        played = await asyncio.gather(
-            *(
-                play(client, model, player, game, rounds, tokens)
-                for player in players
-                for game in games
-            )
-        )
-    rows = np.array(played, dtype=np.float64).reshape(len(players), len(games), rounds)
-    return {player.name: row for player, row in zip(players, rows, strict=True)}
+
+        async def one(player: Player, game: Game) -> None:
+            async with gate:
+                await play(client, model, player, game, rounds, tokens, log)
+
+        await asyncio.gather(*(one(player, game) for game in games for player in players))
+
+
+def regret_curves(arms: dict[str, Floats], games: list[Game]) -> Figure:
+    """Mean regret so far by round, with 95 % bootstraps over games; shuffled vectors are gray."""
+    best = np.array([game.best for game in games], dtype=np.float64)[:, None]
+    weights = resample_weights(len(games), seed=0)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, row in arms.items():
+        regret = GAP * np.cumsum(row != best, axis=1)
+        rounds = np.arange(1, regret.shape[1] + 1)
+        if name.startswith("shuffled"):
+            axes.plot(rounds, regret.mean(0), color="0.75", label=name)
+            continue
+        (line,) = axes.plot(rounds, regret.mean(0), label=name)
+        low, high = np.quantile(weights @ regret, (0.025, 0.975), axis=0)
+        axes.fill_between(rounds, low, high, alpha=0.15, color=line.get_color())
+    axes.plot(rounds, (1 - 1 / ARMS) * GAP * rounds, "k:", label="random pulls")
+    axes.set(xlabel="round", ylabel="regret so far")
+    axes.legend(fontsize=8)
+    return figure
 
 
 def table(arms: dict[str, Floats], games: list[Game], players: list[Player], seed: int = 0) -> str:
@@ -213,6 +277,15 @@ def _cell(values: Floats, weights: Floats, sign: str = "") -> str:
     return f"{one.value:{sign}.3f} ({one.low:{sign}.3f} to {one.high:{sign}.3f})"
 
 
+def _log_path(runs: Path, vector: Artifact, told: Wording, strength: float, matched: float) -> Path:
+    """Where the games of these settings are kept."""
+    tensors = {name: sha256(one.float().numpy().tobytes()) for name, one in vector.tensors.items()}
+    digests = sorted((name, digest.hexdigest()) for name, digest in tensors.items())
+    settings = json.dumps([vector.id, digests, repr(told), strength, round(matched, 3)])
+    runs.mkdir(parents=True, exist_ok=True)
+    return runs / f"bandit-{sha256(settings.encode()).hexdigest()[:8]}.jsonl"
+
+
 def main(
     vector: Annotated[Path, typer.Option(help="Folder of the steering vector.")] = Path(
         "artifacts/smollm2-135m/explore"
@@ -224,11 +297,12 @@ def main(
     games: Annotated[int, typer.Option(help="Games of every player.")] = 16,
     rounds: Annotated[int, typer.Option(help="Pulls of a game.")] = 50,
     copies: Annotated[int, typer.Option(help="Shuffled vectors.")] = 3,
+    runs: Annotated[Path, typer.Option(help="Folder of the pulls so far.")] = Path("runs"),
     output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path(
         "benchmarks/results"
     ),
 ) -> None:
-    """Play and write steering-bandit-WORDING.md."""
+    """Play and write steering-bandit-WORDING.md and .png."""
     facts = machine.describe("benchmarks.steering.bandit")
     artifact, found = load_vector(vector)
     told = _held_out() if wording == _HELD_OUT else BANDITS[wording]
@@ -253,7 +327,9 @@ def main(
         ]
         command = serve_command(None, ["--artifacts", f"{root}/artifacts", "--max-num-seqs", "32"])
         with local_server(command, Path(root, "server.log"), Console()) as url:
-            arms = asyncio.run(play_all(url, players, dealt, rounds, tokens))
+            log = PullLog(_log_path(runs, artifact, told, strength, matched))
+            asyncio.run(play_all(url, players, dealt, rounds, tokens, log))
+    arms = {player.name: log.arms(player, dealt, rounds) for player in players}
     name = f"steering-bandit-{wording}"
     lines = [f"# A bandit played with a steering vector: {wording}", "", *machine.markdown(facts)]
     lines += ["", f"""\
@@ -265,7 +341,8 @@ of the arms ({", ".join(told.arms[:ARMS])}; layout `{told.layout}`). "temperatur
 model at the temperature that gives it the steered model's entropy over the arms on random
 histories, {entropy:.3f} nats. Intervals are 95 % bootstraps over games; the last column is paired.
 """, table(arms, dealt, players)]  # fmt: skip
-    write_page(output, name, "\n".join(lines) + "\n", None)
+    lines += ["", f"![Regret by round]({name}.png)"]
+    write_page(output, name, "\n".join(lines) + "\n", regret_curves(arms, dealt))
     print("\n".join(lines))
 
 

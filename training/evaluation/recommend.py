@@ -67,13 +67,13 @@ def interval_text(value: Interval) -> str:
 
 
 def _loss(found: Sequence[Difference]) -> str:
-    """How far a profile may be below the plain request, by its narrower interval of accuracy."""
+    """How far a profile may be below the plain request, by the worse of its two accuracies."""
     accuracies = [one for one in found if one.figure in (ACCURACY, WEIGHTED)]
-    best = min(accuracies, key=lambda one: one.value.high - one.value.low)
-    says = f"{best.figure} minus the plain request {interval_text(best.value)}"
-    if best.is_below:
+    worst = min(accuracies, key=lambda one: one.value.low)
+    says = f"{worst.figure} minus the plain request {interval_text(worst.value)}"
+    if worst.is_below:
         return f"**Loss shown**: {says}."
-    return f"No loss shown; more than {max(0.0, -best.value.low):.3f} is excluded: {says}."
+    return f"No loss shown; more than {max(0.0, -worst.value.low):.3f} is excluded: {says}."
 
 
 def _law(result: EvaluationResult) -> tuple[str | None, str]:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import machine
-from benchmarks.arms import STOCK, Arm, arms
+from benchmarks.arms import Arm, arms
 from benchmarks.overhead.report import Samples, Section, estimate, estimate_peer, write
 from benchmarks.servers import Server, side_by_side
 from server.commands.default_model import DEFAULT_MODEL, default_model
@@ -73,7 +73,7 @@ def main(
 
 
 def choose(everything: list[Arm], names: list[str]) -> list[Arm]:
-    """Stock vLLM and the arms with these names; all without a name.
+    """The processes of stock vLLM and the arms with these names; all arms without a name.
 
     Raises:
         typer.BadParameter: No arm has the name.
@@ -82,7 +82,7 @@ def choose(everything: list[Arm], names: list[str]) -> list[Arm]:
     if unknown := set(names) - set(known):
         message = f"unknown: {', '.join(sorted(unknown))}; known: {'; '.join(known)}"
         raise typer.BadParameter(message, param_hint="--arm")
-    return [one for one in everything if not names or one.name in (STOCK.name, *names)]
+    return [one for one in everything if not names or one.server != "ours" or one.name in names]
 
 
 def measure(

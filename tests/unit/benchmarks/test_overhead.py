@@ -21,10 +21,11 @@ def test_every_truncation_has_an_arm_that_the_wire_accepts_and_is_compared_with_
     assert {by_name[name].peer for name in TRUNCATIONS} == {"hapo"}
 
 
-def test_stock_is_always_measured_beside_the_chosen_arms() -> None:
+def test_both_processes_of_stock_are_measured_beside_the_chosen_arms() -> None:
     assert choose(EVERYTHING, []) == EVERYTHING
     assert [arm.name for arm in choose(EVERYTHING, ["p_less", "hapo"])] == [
         STOCK.name,
+        "stock vLLM, second process",
         "hapo",
         "p_less",
     ]
@@ -32,9 +33,10 @@ def test_stock_is_always_measured_beside_the_chosen_arms() -> None:
         choose(EVERYTHING, ["no such arm"])
 
 
-def test_thepage_says_what_a_truncation_costs_beside_its_peer() -> None:
+def test_the_page_says_what_a_truncation_costs_beside_its_peer() -> None:
     """The machine slows down by half from round to round; the ratio of a round stays."""
-    samples = {STOCK.name: [100.0, 50.0], "hapo": [90.0, 45.0], "p_less": [81.0, 40.5]}
+    stock = {STOCK.name: [100.0, 50.0], "stock vLLM, second process": [100.0, 50.0]}
+    samples = {**stock, "hapo": [90.0, 45.0], "p_less": [81.0, 40.5]}
     chosen = choose(EVERYTHING, ["hapo", "p_less"])
     peer = next(arm for arm in chosen if arm.peer)
     estimates = [estimate(arm, samples) for arm in chosen]

@@ -42,11 +42,12 @@ def test_work_is_linear_in_the_length_of_a_text(unit: str, grader: str) -> None:
             steps += 1
             return trace
 
+        others = sys.gettrace()  # of coverage, which would measure nothing after this test
         sys.settrace(trace)  # type: ignore[arg-type]
         try:
             GRADERS[grader](text, "5" if grader == "numeric" else "A")  # type: ignore[index]
         finally:
-            sys.settrace(None)
+            sys.settrace(others)
         return steps
 
     short, long = count(unit * 100), count(unit * 400)

@@ -21,13 +21,13 @@ from probes.tensors import FLOATS
 from server.artifacts import Artifacts
 from server.served_model import ModelFacts
 from server.wire.cards import ArtifactList
-from tests.unit.server.planning.test_steering import save as save_vector
 from tests.unit.server.support import (
     HIDDEN_SIZE,
     SERVED,
     save_inquiry,
     save_probe,
     save_statistics,
+    save_vector,
 )
 
 KINDS: dict[str, Callable[[Path, str], object]] = {

@@ -14,6 +14,7 @@ from probes.inquiry.artifact import InquirySpec
 from probes.inquiry.task import Task
 from probes.inquiry.words import Predictor
 from probes.laws import HapoStatistics
+from probes.steering import SteeringSpec, tensor_name
 from server.artifacts import Artifacts
 from server.served_model import ModelFacts
 from server.worker.records import TOKEN, write_frame
@@ -72,6 +73,25 @@ def save_probe(root: Path, name: str, spec: Mapping[str, Any] = {}, **identity: 
             router_kept=torch.ones(3),
         )
     return Artifact(id=name, manifest=manifest, tensors=head.tensors()).save(root)
+
+
+def save_vector(
+    root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0, scale: float = 1.0
+) -> Path:
+    """Save a steering vector for the served model."""
+    draw = torch.Generator().manual_seed(seed)
+    manifest = Manifest(
+        kind="steering-vector",
+        model="m",
+        identity=SERVED,
+        data_hash="d",
+        seed=seed,
+        steering=SteeringSpec(features=HIDDEN_SIZE, norms=dict.fromkeys(layers, 8.0)),
+    )
+    tensors = {
+        tensor_name(layer): scale * torch.randn(HIDDEN_SIZE, generator=draw) for layer in layers
+    }
+    return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
 
 
 def save_inquiry(

@@ -15,7 +15,6 @@ from server.planning.plan import ControlSources, make_plan
 from server.planning.refusals import RequestParams
 from server.served_model import ModelFacts, find_adapter
 from server.wire.request import Control
-from tests.unit.server.planning.test_steering import save as save_vector
 from tests.unit.server.support import (
     HIDDEN_SIZE,
     SERVED,
@@ -23,6 +22,7 @@ from tests.unit.server.support import (
     save_inquiry,
     save_probe,
     save_statistics,
+    save_vector,
 )
 
 CONTROLS: dict[str, dict[str, object]] = {

@@ -9,31 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from probes.artifact import FILES, Artifact, Manifest
-from probes.steering import SteeringSpec, tensor_name
+from probes.artifact import FILES, Artifact
 from server.admin.overrides import MAX_ARTIFACTS, NOTHING, OverrideFile
 from server.admin.uploads import UnusableUpload, Uploads, read_tar
 from server.artifacts import STALE, Artifacts
 from server.errors import BadControl
 from server.worker.message import WorkerArtifact
 from tests.tars import packed, tar
-from tests.unit.server.support import HIDDEN_SIZE, SERVED, artifacts, save_probe, save_statistics
+from tests.unit.server.support import (
+    artifacts,
+    save_probe,
+    save_statistics,
+    save_vector,
+)
 
 
 def vector(root: Path, seed: int = 0, name: str = "m/push") -> Path:
-    draw = torch.Generator().manual_seed(seed)
-    manifest = Manifest(
-        kind="steering-vector",
-        model="m",
-        identity=SERVED,
-        data_hash="d",
-        seed=seed,
-        steering=SteeringSpec(features=HIDDEN_SIZE, norms={1: 1.0}),
-    )
-    tensors = {tensor_name(1): torch.randn(HIDDEN_SIZE, generator=draw)}
-    return Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
+    return save_vector(root, name, (1,), seed)
 
 
 class Deployment:

@@ -33,8 +33,13 @@ from tests.unit.server.engine import test_runner_v2 as v2
 from tests.unit.server.engine.support import VOCAB, bits, random_logits
 from tests.unit.server.engine.test_difficulty import END, Model
 from tests.unit.server.engine.test_steering import Layer
-from tests.unit.server.planning.test_steering import save as save_vector
-from tests.unit.server.support import HIDDEN_SIZE, artifacts, save_probe, save_statistics
+from tests.unit.server.support import (
+    HIDDEN_SIZE,
+    artifacts,
+    save_probe,
+    save_statistics,
+    save_vector,
+)
 
 ROWS, PROMPT = v2.NUM_SLOTS, 3  # requests at once, tokens of a prompt
 ODD = [sign * odd for odd in (0.0, 5e-324, 1e-45, 1.0, 1e39, math.inf) for sign in (1, -1)]

@@ -7,39 +7,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from probes.artifact import Artifact, Manifest
-from probes.steering import SteeringSpec, tensor_name
 from server.errors import BadControl
 from server.planning.steering import SteeringPlan, mark_unsteered, plan_steering
 from server.wire.request import Steer
-from tests.unit.server.support import HIDDEN_SIZE, SERVED, artifacts
+from tests.unit.server.support import HIDDEN_SIZE, artifacts, save_vector
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 
 
-def save(
-    root: Path, name: str, layers: tuple[int, ...] = (1, 2), seed: int = 0, scale: float = 1.0
-) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    manifest = Manifest(
-        kind="steering-vector",
-        model="m",
-        identity=SERVED,
-        data_hash="d",
-        seed=seed,
-        steering=SteeringSpec(features=HIDDEN_SIZE, norms=dict.fromkeys(layers, 8.0)),
-    )
-    tensors = {
-        tensor_name(layer): scale * torch.randn(HIDDEN_SIZE, generator=draw) for layer in layers
-    }
-    Artifact(id=name, manifest=manifest, tensors=tensors).save(root)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    save(tmp_path, "m/a")
-    save(tmp_path, "m/again")
-    save(tmp_path, "m/b", seed=1)
+    save_vector(tmp_path, "m/a")
+    save_vector(tmp_path, "m/again")
+    save_vector(tmp_path, "m/b", seed=1)
     return tmp_path
 
 
@@ -98,9 +78,9 @@ def test_other_contents_under_the_same_name_have_another_salt(root: Path) -> Non
     """Else blocks that outlive the server, on disk or remote, would be reused wrongly."""
     wanted = {"vector": "m/a", "strength": 1.0}
     before = salt(root, wanted)
-    save(root, "m/a", seed=7)
+    save_vector(root, "m/a", seed=7)
     assert salt(root, wanted) != before
-    save(root, "m/renamed", seed=0)
+    save_vector(root, "m/renamed", seed=0)
     assert salt(root, {"vector": "m/renamed", "strength": 1.0}) == before
 
 
@@ -145,7 +125,7 @@ def test_a_clamp_that_overflows_float32_is_refused(clamp: list[float]) -> None:
 
 
 def test_a_zero_vector_is_not_usable(root: Path) -> None:
-    save(root, "m/zero", seed=0, scale=0.0)
+    save_vector(root, "m/zero", seed=0, scale=0.0)
     card = next(card for card in artifacts(root).cards if card.id == "m/zero")
     assert not card.usable
     assert "has no direction" in str(card.reason)

@@ -13,8 +13,7 @@ from server.inquiry.engine_reads import ReadCache
 from server.requests import workers
 from server.requests.workers import after_each_call, merge_status, on_all_workers, watch
 from server.routes.state import ServerState
-from tests.unit.server.planning.test_steering import save as save_vector
-from tests.unit.server.support import artifacts
+from tests.unit.server.support import artifacts, save_vector
 
 
 class Engines:

@@ -108,6 +108,16 @@ async def test_a_profile_can_be_named_in_three_ways_that_vllm_never_sees(
     assert route.telemetry.num_open == 0
 
 
+async def test_many_unknown_keys_cost_as_little_as_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body may have 100,000 keys, and their comparison holds up all other requests."""
+    compared = list[str]()
+    monkeypatch.setattr(
+        "server.routes.controlled.get_close_matches", lambda key, *_, **__: compared.append(key)
+    )
+    await Route(model_extra={f"ent{n:06d}": 0 for n in range(100_000)}).run()
+    assert len(compared) == 1_000
+
+
 @pytest.mark.parametrize(
     ("request_fields", "param"),
     [

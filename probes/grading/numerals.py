@@ -33,7 +33,18 @@ _MAGNITUDES = {"hundred": 100} | {
 }
 _NEGATIVE = frozenset(("minus", "negative"))
 _DENIALS = frozenset(("not", "never", "cannot", "nor", "neither"))
-_DENIED_PAIRS = frozenset((("rather", "than"), ("instead", "of")))
+_COMPARATIVES = (
+    "rather",
+    "less",
+    "fewer",
+    "more",
+    "greater",
+    "larger",
+    "smaller",
+    "higher",
+    "lower",
+)
+_DENIED_PAIRS = frozenset((*((word, "than") for word in _COMPARATIVES), ("instead", "of")))
 _BETWEEN = frozenset(("be", "equal", "equals", "to", "exactly", "the", "a"))
 """Words that may stand between a denial and its number."""
 _CHOICE_WORDS = re.compile(r"\b(?:or|oder|ou|maybe|perhaps|possibly)\b", re.IGNORECASE)
@@ -147,8 +158,8 @@ def _chains(text: str) -> list[tuple[Fraction | None, _Item]]:
     chains: list[tuple[Fraction | None, _Item]] = []
     for before, item in pairwise([None, *items]):
         assert item is not None
-        joined = before and re.search("[=≈→⇒]", text[before.end : item.start])
-        if joined:
+        gap = text[before.end : item.start] if before else ""
+        if re.search("[=≈→⇒]", gap) and not _CHOICE_WORDS.search(gap):
             value, _ = chains.pop()
             chains.append((value if item.value is None else item.value, item))
         else:
@@ -182,12 +193,12 @@ class _Parser:
             if value is not None:
                 value *= sign
             span = (tokens[index].start, tokens[end - 1].end)
-            if not self._is_denied(index):
+            if not self._is_denied(index) and not self._is_of_name(index):
                 yield _Item(None if is_part else value, *span, max(0, depth))
             index = end
 
     def _is_denied(self, index: int) -> bool:
-        """Whether a word such as "not" stands before the number."""
+        """Whether "not", "less than" or the like stands before the number."""
         index -= 1
         while index >= 0 and self._tokens[index].text.casefold() in _BETWEEN:
             index -= 1
@@ -195,6 +206,14 @@ class _Parser:
             token.text.casefold() for token in self._tokens[max(0, index - 1) : index + 1]
         )
         return before[-1:] in {(word,) for word in _DENIALS} or before in _DENIED_PAIRS
+
+    def _is_of_name(self, index: int) -> bool:
+        """Whether the number is part of a name such as "Covid-19"."""
+        if index < 2:
+            return False
+        name, hyphen, number = self._tokens[index - 2 : index + 1]
+        is_tight = name.end == hyphen.start and hyphen.end == number.start
+        return hyphen.text == "-" and is_tight and name.kind == "word" and len(name.text) > 1
 
     def _value(self, index: int) -> tuple[int, Fraction | None]:
         """The index after the number that begins here, and its value."""

@@ -242,7 +242,7 @@ def test_preempted_and_chunked_requests_stay_steered(
     prompts = [f"{i} {long}" if i < 4 else PROMPTS[i % 10] for i in range(24)]
     before, end = preemptions(server), {"2": -100.0}
     jobs = [
-        lambda p=prompt: greedy(client, p, steering(), max_tokens=180, logit_bias=end)
+        lambda p=prompt: greedy(client, p, steering(), max_tokens=100, logit_bias=end)
         for prompt in prompts
     ]
     answers = together(jobs, workers=24)

@@ -25,6 +25,7 @@ from tests.conftest import (
     save_probes,
 )
 from tests.integration.support import PROMPTS, ask, law, report, together
+from tests.long import is_long
 
 RANK = 8
 
@@ -103,7 +104,7 @@ def test_a_difficulty_control_on_an_adapter_is_refused(client: OpenAI) -> None:
     assert body["param"].startswith("entropy.difficulty")
 
 
-def test_mixed_probes_classify_200_prompts_as_transformers_does(
+def test_mixed_probes_classify_prompts_as_transformers_does(
     client: OpenAI, checkpoint: Path
 ) -> None:
     from server.artifacts import shipped_artifacts
@@ -115,8 +116,9 @@ def test_mixed_probes_classify_200_prompts_as_transformers_does(
         shipped.id: Head.from_tensors(shipped.tensors, 576),
         PLAIN_PROBE: offline_probe(checkpoint).head,
     }
-    short = [problem.prompt for problem in load_problems(("facts",), 160, 3)]
-    stories = [problem.prompt for problem in load_problems(("words",), 40, 3)]  # over 64 tokens
+    size = 40 if is_long() else 15
+    short = [problem.prompt for problem in load_problems(("facts",), 4 * size, 3)]
+    stories = [problem.prompt for problem in load_problems(("words",), size, 3)]  # over 64 tokens
     prompts = short + stories
     states, lengths = hidden_states(checkpoint, prompts, lambda _: None)
     assert int((lengths > 64).sum()) >= 10

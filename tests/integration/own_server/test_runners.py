@@ -45,7 +45,7 @@ def assert_right(result: dict[str, Any]) -> None:
 
 @pytest.mark.timeout(1800)
 def test_random_traffic_is_right_on_v2_with_drafts() -> None:
-    result = traffic("v2-drafts", "--seed", "5", "--requests", "10")
+    result = traffic("v2-drafts", "--seed", "5", "--requests", "6")
     assert_right(result)
     assert result["drafts"] > 0
 

@@ -56,7 +56,7 @@ class Bench:
 
 
 def expected(probe: str, state: Tensor) -> Any:
-    return pytest.approx(READERS[probe].read(state[None])[0].tolist(), rel=1e-5)
+    return pytest.approx(READERS[probe].read(state[None])[0].tolist(), rel=1e-5, abs=1e-5)
 
 
 def test_each_request_is_read_by_its_probe_at_its_first_token_only() -> None:

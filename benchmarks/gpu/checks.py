@@ -121,8 +121,8 @@ class Child:
 
     def stop(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
+        with self._process as process:  # closes the pipes, and waits
+            process.kill()
 
 
 @contextmanager

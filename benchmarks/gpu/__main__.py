@@ -51,7 +51,7 @@ def main(
     batches: Annotated[
         str | None, typer.Option(help="Batch sizes, by commas; default: what suits the device.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=2, help="Of the overhead.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Of overhead and truncations.")] = None,
     output: Annotated[Path, typer.Option(help="Page to write, without suffix.")] = Path(
         "benchmarks/results/gpu"
     ),
@@ -61,7 +61,9 @@ def main(
         raise typer.BadParameter(f"--device is cuda or cpu, --only of {', '.join(CHECKS)}")
     facts, setting = machine.describe("benchmarks.gpu"), settings_of(device, model, runner)
     setting = setting._replace(
-        batches=sizes_of(batches) if batches else setting.batches, rounds=rounds or setting.rounds
+        batches=sizes_of(batches) if batches else setting.batches,
+        rounds=rounds or setting.rounds,
+        truncation_rounds=rounds or setting.truncation_rounds,
     )
     verdicts: list[Verdict] = []
     for name in only.split(","):

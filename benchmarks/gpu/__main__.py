@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.gpu import checks
+from benchmarks.gpu import checks, steps
 from benchmarks.gpu.checks import Setting, Verdict
 
 METHOD = """\
@@ -22,12 +22,13 @@ METHOD = """\
 entropies, temperatures, probes and steering. `identity` compares tokens of uncontrolled requests
 with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
 request` divides the longest step of a law's first batch by that of its second. `overhead` is the
-median over rounds of the throughput over the mean of two processes of stock vLLM in the same round,
-its 95 % interval in brackets; it is `unsure` where the target lies in the interval, widened by what
-the two processes differ by. `truncations` compares steps of 16 decoding requests with those under
-the law `hapo`. On a CPU time is CPU time of the engine's process, and Triton's interpreter runs
-vLLM's kernels, the same for all, so that the ratio of tokens per second outside of the interpreter
-decides. `drafts` counts tokens per step of one request on text that repeats itself."""
+median over rounds of the throughput over the mean of two processes of stock vLLM in the same
+round, its 95 % interval in brackets; it is `unsure` where the target lies in the interval,
+widened by what the two processes differ by. `truncations` compares steps of 16 decoding requests
+with those under the law `hapo`, `reports` those with a report with those without, and with
+`confidence` in it. On a CPU time is CPU time of the engine's process, and Triton's interpreter
+runs vLLM's kernels, the same for all, so that the ratio of tokens per second outside of the
+interpreter decides. `drafts` counts tokens per step of one request on text that repeats itself."""
 
 CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
     "traffic": lambda setting: [checks.traffic(setting, drafts=False)],
@@ -37,7 +38,8 @@ CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
     "drafts": checks.draft_speed,
     "first": checks.first_request,
     "overhead": checks.overhead,
-    "truncations": checks.truncations,
+    "truncations": steps.truncations,
+    "reports": steps.reports,
 }
 
 
@@ -51,7 +53,9 @@ def main(
     batches: Annotated[
         str | None, typer.Option(help="Batch sizes, by commas; default: what suits the device.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=2, help="Of overhead and truncations.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=2, help="Of overhead, truncations, reports.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Page to write, without suffix.")] = Path(
         "benchmarks/results/gpu"
     ),
@@ -63,7 +67,7 @@ def main(
     setting = setting._replace(
         batches=sizes_of(batches) if batches else setting.batches,
         rounds=rounds or setting.rounds,
-        truncation_rounds=rounds or setting.truncation_rounds,
+        step_rounds=rounds or setting.step_rounds,
     )
     verdicts: list[Verdict] = []
     for name in only.split(","):
@@ -99,7 +103,7 @@ def settings_of(device: str, model: Path | None, runner: str = "v2") -> Setting:
     if device == "cuda":
         return Setting(device, checkpoint)
     small = Setting(device, checkpoint, batches=(1, 8), rounds=5, tokens=8, requests=6, prompts=6)
-    return small._replace(is_v1=runner == "v1", truncation_rounds=20)
+    return small._replace(is_v1=runner == "v1", step_rounds=20)
 
 
 def page(facts: dict[str, object], setting: Setting, verdicts: list[Verdict]) -> list[str]:

@@ -17,12 +17,10 @@ from tests.integration.runners.engines import ENGINES, GPU_ENGINES, Engine
 ROOT = Path(__file__).parents[2]
 TARGETS = {None: 0.99, "dynatemp": 0.98, "entropy_target": 0.94}
 """Least throughput over stock vLLM's, by law; None is a request without control."""
-TRUNCATIONS = ("mirostat", "top_n_sigma", "p_less")
-TRUNCATION_TARGET = 0.97
-"""Least throughput under a truncation over that under the law `hapo`."""
-TRUNCATION_BATCH = 16
 STOCK = ("stock", "twin")
 """Processes of stock vLLM. What the second differs by from the first, no control has caused."""
+MAX_STEP_BATCH = 64
+"""Most requests of a step that `benchmarks.gpu.steps` measures."""
 FIRST_RATIO = 1.5
 """Most that the longest step of a first controlled request may take over that of a second."""
 
@@ -35,7 +33,7 @@ class Setting(NamedTuple):
     model: Path
     batches: tuple[int, ...] = (1, 16, 64, 256)
     rounds: int = 7
-    truncation_rounds: int = 30
+    step_rounds: int = 30
     tokens: int = 64
     requests: int = 40
     prompts: int = 30
@@ -62,7 +60,7 @@ class Setting(NamedTuple):
             "dtype": "auto" if self.device == "cuda" else "float32",
             "max_model_len": 512,
             "block_size": 32,
-            "max_num_seqs": max(*self.batches, 2 * self.prompts, TRUNCATION_BATCH),
+            "max_num_seqs": max(*self.batches, 2 * self.prompts, MAX_STEP_BATCH),
             "kv_cache_memory_bytes": (4 << 30) if self.device == "cuda" else (1 << 29),
             "distributed_executor_backend": "uni",
             "enable_prefix_caching": False,
@@ -233,43 +231,19 @@ def _overhead(
     interpreted = 1 - np.median(mean[:, 0] / mean[:, 1])
     for law, target in TARGETS.items():
         ratios = np.array(speeds["ours", law]) / mean
-        low, high = _interval(ratios[:, decides])
-        figures = f"{_spread(ratios[:, 0])} of stock's tokens/s"
+        low, high = interval(ratios[:, decides])
+        figures = f"{spread(ratios[:, 0])} of stock's tokens/s"
         if interpreted > 0:
             figures += (
-                f"; {_spread(ratios[:, 1])} outside of Triton's interpreter, which is "
+                f"; {spread(ratios[:, 1])} outside of Triton's interpreter, which is "
                 f"{interpreted:.0%} of stock's time"
             )
         yield Verdict(
             f"overhead, batch {batch}, {law or 'no control'}",
             bool(np.median(ratios[:, decides]) >= target),
-            f"{figures} (>= {target}; a second process of stock over the first: {_spread(apart)})",
+            f"{figures} (>= {target}; a second process of stock over the first: {spread(apart)})",
             unsure=low - unseen < target < high + unseen,
         )
-
-
-def truncations(setting: Setting) -> list[Verdict]:
-    """The step under the law `hapo` over that under each truncation, in turns."""
-    names, steps = ("hapo", *TRUNCATIONS), list[list[float]]()
-    asked = {"batch": TRUNCATION_BATCH, "tokens": 12, "wall": setting.wall}
-    with engines(setting, "ours", compiled_laws=True) as only:
-        for lap in range(setting.truncation_rounds + 1):
-            order = names if lap % 2 else names[::-1]
-            found = {one: only["ours"].ask("decoding_step", control=one, **asked) for one in order}
-            if lap:  # the first one fills caches
-                steps.append([found[one] for one in names])
-    verdicts = []
-    for name, seconds in zip(TRUNCATIONS, np.array(steps).T[1:], strict=True):
-        ratios = np.array(steps)[:, 0] / seconds
-        low, high = _interval(ratios)
-        middle = float(np.median(ratios))
-        figures = (
-            f"{middle:.3f} of the tokens/s under `hapo` (95 % interval of the median over "
-            f"{len(ratios)} rounds: {low:.3f} to {high:.3f}; >= {TRUNCATION_TARGET})"
-        )
-        check = f"truncation, batch {TRUNCATION_BATCH}, {name}"
-        verdicts.append(Verdict(check, middle >= TRUNCATION_TARGET, figures))
-    return verdicts
 
 
 def _speeds(
@@ -288,13 +262,13 @@ def _speeds(
     return speeds
 
 
-def _spread(ratios: Any) -> str:
+def spread(ratios: Any) -> str:
     """Median, and its interval."""
-    low, high = _interval(ratios)
+    low, high = interval(ratios)
     return f"{float(np.median(ratios)):.3f} ({low:.3f} to {high:.3f})"
 
 
-def _interval(ratios: Any) -> tuple[float, float]:
+def interval(ratios: Any) -> tuple[float, float]:
     """The 95 % interval of the median over rounds, by bootstrap."""
     draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975]).tolist()

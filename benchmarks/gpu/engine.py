@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.integration.runners.engines import Engine
 from tests.integration.runners.traffic import WORDS
+
+if TYPE_CHECKING:
+    from server.engine.controller import Controller
 
 NUM_PROMPTS = 30
 
@@ -44,10 +47,10 @@ def interpreted(clock: Callable[[], float]) -> Iterator[list[float]]:
 class Bench:
     """A started engine and the prompts that it is asked."""
 
-    def __init__(self, llm: Any, *, ours: bool) -> None:
+    def __init__(self, llm: Any, controller: "Controller | None" = None) -> None:
         from tests.unit.server.engine.support import ALL_LAWS, MIROSTAT, P_LESS, TOP_N_SIGMA
 
-        self._llm, self._ours = llm, ours
+        self._llm, self._ours, self._controller = llm, controller is not None, controller
         chance, tokenizer = random.Random(3), llm.get_tokenizer()
         texts = [
             " ".join(chance.choice(WORDS) for _ in range(chance.randint(4, 40)))
@@ -56,20 +59,24 @@ class Bench:
         # Half of them repeat themselves, so that drafts are accepted.
         texts = [text if i % 2 else f"{text[:20]} " * 4 for i, text in enumerate(texts)]
         self._prompts = [{"prompt_token_ids": tokenizer(text)["input_ids"]} for text in texts]
-        self._laws = {"none": None} | {str(law.type): law for law in ALL_LAWS if law is not None}
-        self._truncations = {str(one.type): one for one in (MIROSTAT, P_LESS, TOP_N_SIGMA)}
+        laws = {"none": None} | {str(law.type): law for law in ALL_LAWS if law is not None}
+        truncations = {str(one.type): one for one in (MIROSTAT, P_LESS, TOP_N_SIGMA)}
+        self._controls: dict[str, dict[str, Any]] = {
+            **{name: {"law": law} for name, law in laws.items()},
+            **{name: {"truncation": truncation} for name, truncation in truncations.items()},
+            "summary": {"trace": 1},
+            "confidence": {"trace": 1, "confidence": True},
+        }
 
     def _params(self, max_tokens: int, name: str | None = None, **options: Any) -> Any:
-        """Sampling parameters of a request under a law or a truncation."""
+        """Sampling parameters of a request under one of the controls; None asks for none."""
         from vllm import SamplingParams
 
         from tests.integration.runners.inprocess import control
 
         extra = None
         if name is not None and self._ours:
-            truncation = self._truncations.get(name)
-            law = None if truncation else self._laws[name]
-            extra = control(law, truncation=truncation)
+            extra = control(**self._controls[name])
         options = {"temperature": 1.0, "ignore_eos": True, "detokenize": False, **options}
         return SamplingParams(max_tokens=max_tokens, extra_args=extra, **options)
 
@@ -120,6 +127,13 @@ class Bench:
         """Median step in which every request of a batch gets a token, in such seconds."""
         return statistics.median(self._steps(batch, tokens, control, wall)[1:])
 
+    def publish(self) -> None:
+        """Send traces from now on, as in a server."""
+        from server.engine.publisher import Publisher
+
+        assert self._controller is not None
+        self._controller.report_to(Publisher())
+
     def _steps(self, batch: int, tokens: int, control: str | None, wall: bool) -> list[float]:
         """Seconds of every step of a batch."""
         engine, found = self._llm.llm_engine, []
@@ -143,10 +157,10 @@ def start(asked: dict[str, Any]) -> Bench:
 
         started = start_ours(engine, asked["model"], **asked["options"])
         started.controller.report_to(None)
-        return Bench(started.llm, ours=True)
+        return Bench(started.llm, started.controller)
     from vllm import LLM
 
-    return Bench(LLM(asked["model"], **engine.options(), **asked["options"]), ours=False)
+    return Bench(LLM(asked["model"], **engine.options(), **asked["options"]))
 
 
 def main() -> None:

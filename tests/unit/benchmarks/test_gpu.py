@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from benchmarks import machine
-from benchmarks.gpu import checks
+from benchmarks.gpu import checks, steps
 from benchmarks.gpu.__main__ import page, sizes_of
 from benchmarks.gpu.checks import Child, Setting, Verdict
 
@@ -103,7 +103,7 @@ def test_a_truncation_that_costs_more_than_its_share_fails(
             return "ready"
 
     monkeypatch.setattr(checks, "Child", lambda *_: Engine())
-    found = {one.check.rpartition(", ")[2]: one for one in checks.truncations(SETTING)}
+    found = {one.check.rpartition(", ")[2]: one for one in steps.truncations(SETTING)}
     assert [one.passed for one in found.values()] == [False, True, True]
     assert found["mirostat"].figures.startswith("0.952 ")
 
@@ -119,3 +119,22 @@ def test_an_engine_that_ends_is_an_error_with_its_log(
     with pytest.raises(RuntimeError, match="no device"):
         child.result()
     child.stop()
+
+
+def test_a_report_is_compared_with_no_control_and_confidence_with_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Engine:
+        def ask(self, name: str, *, control: str = "", **rest: int) -> float:
+            return {"summary": 1.02, "confidence": 1.12}.get(control, 1.0)
+
+        def stop(self) -> None:
+            pass
+
+        def result(self) -> str:
+            return "ready"
+
+    monkeypatch.setattr(checks, "Child", lambda *_: Engine())
+    found = steps.reports(SETTING)
+    assert [one.passed for one in found] == [True, False] * 3
+    assert [one.figures[:5] for one in found[:2]] == ["0.980", "0.911"]

@@ -112,7 +112,10 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
             "vllm.v1.engine.async_llm",
             "AsyncLLM",
             (),
-            ("generate", "check_health", "collective_rpc", "renderer", "model_config"),
+            (
+                *("generate", "add_request", "get_num_unfinished_requests"),
+                *("check_health", "collective_rpc", "renderer", "model_config"),
+            ),
         ),
         Name(f"{_E}.anthropic.api_router", "create_messages", ("request", "raw_request")),
         Name(f"{_E}.anthropic.api_router", "count_tokens", ("request", "raw_request")),

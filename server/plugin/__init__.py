@@ -47,7 +47,7 @@ class EntrostatPlugin:
         from server.metrics import observe
         from server.requests.generation import ControlledEngine
         from server.requests.merge import HANDLERS, add_reports
-        from server.requests.workers import after_each_call, on_all_workers, watch
+        from server.requests.workers import WorkerWatch, on_all_workers
         from server.routes.state import ServerState
         from server.tracing import start as start_tracing
 
@@ -58,7 +58,8 @@ class EntrostatPlugin:
         server.artifacts.keep_common(await on_all_workers(engine_client, "entrostat_artifacts"))
         server.artifacts.count_states()
         observe.set_versions(version("entrostat"), vllm_version)
-        after_each_call(engine_client, server.ask_workers)
+        alone = engine_client.vllm_config.parallel_config._api_process_count == 1
+        workers = WorkerWatch(engine_client, server.ask_workers, alone=alone)
         server.telemetry.start()
         controlled = ControlledEngine(engine_client)
         for name, method in HANDLERS.items():
@@ -67,7 +68,7 @@ class EntrostatPlugin:
                 setattr(handler, method, add_reports(getattr(handler, method)))
         state.entrostat = server
         loop = asyncio.get_running_loop()
-        server.watch = loop.create_task(watch(server.ask_workers), name="entrostat-workers")
+        server.watch = loop.create_task(workers.run(), name="entrostat-workers")
         loop.add_signal_handler(signal.SIGHUP, server.profiles.reload)
         models = [path.name for path in state.openai_serving_models.base_model_paths]
         self._announcement = loop.create_task(

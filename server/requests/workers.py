@@ -1,4 +1,4 @@
-"""Calls to the workers of every engine, and the task that watches their status."""
+"""Calls to the workers of every engine, and the checks of their status."""
 
 import asyncio
 import logging
@@ -44,32 +44,61 @@ def merge_status(answers: Sequence[WorkerStatus]) -> WorkerStatus:
     }
 
 
-def after_each_call(engine: Any, check: Callable[[], Awaitable[Any]]) -> None:
-    """Check the workers after every call that somebody else makes to them.
+class WorkerWatch:
+    """Checks the workers at intervals, and after every call that somebody else makes to them.
 
-    vLLM's routes that update weights, and any worker extension, go through `collective_rpc`.
+    An idle worker of vLLM sleeps; a call wakes the reader of its messages, which then spins for a
+    second. So a check at an interval is left out while nothing can have changed: no request and no
+    call since the last answer. Behind several API servers the others' are not known here.
     """
-    call = engine.collective_rpc
 
-    async def call_and_check(method: Any, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, engine: Any, check: Callable[[], Awaitable[Any]], *, alone: bool) -> None:
+        """Wrap the engine client; vLLM's routes that update weights go through `collective_rpc`.
+
+        Args:
+            engine: vLLM's engine client.
+            check: Asks the workers.
+            alone: Whether this is the engine's only API server.
+        """
+        self._engine, self._check, self._alone = engine, check, alone
+        self._uses = 0
+        """Requests and calls so far."""
+        add_request, call = engine.add_request, engine.collective_rpc
+
+        async def add_and_count(*args: Any, **kwargs: Any) -> Any:
+            self._uses += 1
+            return await add_request(*args, **kwargs)
+
+        async def call_and_check(method: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(method).startswith(_OURS):
+                return await call(method, *args, **kwargs)
+            self._uses += 1
+            try:
+                return await call(method, *args, **kwargs)
+            finally:
+                await self._quietly()
+
+        engine.add_request, engine.collective_rpc = add_and_count, call_and_check
+
+    async def run(self) -> None:
+        """Check the workers until cancelled."""
+        answered: int | None = None
+        while True:
+            await asyncio.sleep(STATUS_SECONDS)
+            uses = self._settled()
+            if uses is None or uses != answered:
+                answered = uses if await self._quietly() else None
+
+    def _settled(self) -> int | None:
+        """Number of uses that have all ended; None if one goes on, or if others are not known."""
+        is_settled = self._alone and self._engine.get_num_unfinished_requests() == 0
+        return self._uses if is_settled else None
+
+    async def _quietly(self) -> bool:
+        """Check; returns whether the workers answered."""
         try:
-            return await call(method, *args, **kwargs)
-        finally:
-            if not str(method).startswith(_OURS):
-                await _quietly(check)
-
-    engine.collective_rpc = call_and_check
-
-
-async def watch(check: Callable[[], Awaitable[Any]]) -> None:
-    """Check the workers until cancelled: another API server may have updated the weights."""
-    while True:
-        await asyncio.sleep(STATUS_SECONDS)
-        await _quietly(check)
-
-
-async def _quietly(check: Callable[[], Awaitable[Any]]) -> None:
-    try:
-        await check()
-    except Exception as error:  # `/ready` reports an engine that does not answer
-        logger.debug("entrostat: the workers did not tell their status: %s", error)
+            await self._check()
+        except Exception as error:  # `/ready` reports an engine that does not answer
+            logger.debug("entrostat: the workers did not tell their status: %s", error)
+            return False
+        return True

@@ -1,6 +1,7 @@
 """Status checks of the workers: every engine is asked, and updates of the weights are noticed."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from prometheus_client import REGISTRY
 from server.artifacts import Artifacts
 from server.inquiry.engine_reads import ReadCache
 from server.requests import workers
-from server.requests.workers import after_each_call, merge_status, on_all_workers, watch
+from server.requests.workers import WorkerWatch, merge_status, on_all_workers
 from server.routes.state import ServerState
 from tests.unit.server.support import artifacts, save_vector
 
@@ -24,9 +25,22 @@ class Engines:
         self.statuses = [{**usual, **one} for one in statuses]
         self.engine_core = SimpleNamespace(call_utility_all_async=self.everywhere)
         self.called: list[str] = []
+        self.asked = 0
+        """Status calls."""
+        self.turns = 0
+        """Of the watch, whether it makes a call or not."""
+        self.unfinished = 0
+
+    async def add_request(self, request_id: str) -> str:
+        return request_id
+
+    def get_num_unfinished_requests(self) -> int:
+        self.turns += 1
+        return self.unfinished
 
     async def everywhere(self, utility: str, method: str, *_: Any) -> list[list[dict[str, Any]]]:
         assert (utility, method) == ("collective_rpc", "entrostat_status")
+        self.asked += 1
         return [[one] for one in self.statuses]
 
     async def collective_rpc(self, method: str, *_: Any, **__: Any) -> list[dict[str, Any]]:
@@ -84,7 +98,7 @@ async def test_an_update_through_this_server_refuses_artifacts_before_the_call_r
     engine = Engines({}, {})
     server = state(engine, artifacts(tmp_path))
     server.readings.put(b"key", [1.0])
-    after_each_call(engine, server.ask_workers)
+    WorkerWatch(engine, server.ask_workers, alone=True)
     await server.ask_workers()
     assert len(server.artifacts) == 1
     engine.statuses[1]["weight_updates"] = 1
@@ -114,9 +128,67 @@ async def test_an_update_through_another_server_is_noticed_by_the_watch(
             raise RuntimeError("the engine does not answer")
         await server.ask_workers()
 
-    task = asyncio.create_task(watch(check))
+    task = asyncio.create_task(WorkerWatch(engine, check, alone=False).run())
     while len(server.artifacts):
         await asyncio.sleep(0.001)
     task.cancel()
     assert metric("entrostat_worker_failures", cause="control") == 7
     assert metric("entrostat_worker_failures", cause="trace_error") == 5
+
+
+async def further(engine: Engines, counter: str, count: int) -> None:
+    """Wait until a counter of the engine has grown so far."""
+    wanted = getattr(engine, counter) + count
+    while getattr(engine, counter) < wanted:
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Any]]:
+    """Starts the watch over an engine, with a turn every millisecond."""
+    monkeypatch.setattr(workers, "STATUS_SECONDS", 0.001)
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(engine: Any, *, alone: bool, fails: int = 0) -> None:
+        async def check() -> None:
+            answers = await on_all_workers(engine, "entrostat_status")
+            if engine.asked <= fails:
+                raise RuntimeError("the engine does not answer")
+            merge_status(answers)
+
+        watch = WorkerWatch(engine, check, alone=alone)
+        tasks.append(asyncio.create_task(watch.run()))
+
+    yield start
+    for task in tasks:
+        task.cancel()
+
+
+async def test_idle_workers_are_left_alone_until_the_next_request(
+    watched: Callable[..., Any],
+) -> None:
+    """A call to an idle worker costs a second of CPU: vLLM's reader spins."""
+    engine: Any = Engines({})
+    watched(engine, alone=True, fails=2)
+    await further(engine, "asked", 3)  # until they answered once
+    await further(engine, "turns", 20)
+    assert engine.asked == 3
+    await engine.add_request("a")
+    engine.unfinished = 1
+    await further(engine, "asked", 5)  # again and again while it runs
+    engine.unfinished = 0
+    await further(engine, "turns", 3)
+    asked = engine.asked
+    await further(engine, "turns", 20)
+    assert engine.asked == asked
+    await engine.collective_rpc("update_weights")  # checks at once; the watch once more
+    await further(engine, "turns", 20)
+    assert engine.asked == asked + 2
+
+
+async def test_behind_several_api_servers_workers_are_asked_at_every_interval(
+    watched: Callable[..., Any],
+) -> None:
+    engine = Engines({})
+    watched(engine, alone=False)
+    await further(engine, "asked", 5)

@@ -21,7 +21,7 @@ READY_TIMEOUT = 900.0
 """Seconds; a first compilation takes minutes."""
 _STOP_TIMEOUT = 20.0
 _MEMORY = 4.0
-"""GiB that a server of the default model takes."""
+"""GiB that a server of the default model takes with a GiB of KV cache."""
 _CORES = re.compile(r"core ids=\[([\d, ]*)\]")
 
 # Both use the same flags and environment, except for the plugin.
@@ -110,7 +110,9 @@ def side_by_side(
     *,
     twin: bool,
     own: Sequence[str] = (),
+    others: Mapping[str, Sequence[str]] | None = None,
     backwards: bool = False,
+    memory: float = _MEMORY,
 ) -> Iterator[dict[str, Server]]:
     """Run `stock`, perhaps a second stock server `twin`, and `ours` while the block runs, frozen.
 
@@ -121,7 +123,9 @@ def side_by_side(
         logs: Folder for the servers' output.
         twin: Whether to run the second stock server.
         own: Flags of `ours` alone.
+        others: Further servers of ours: their flags, by a name.
         backwards: Start ours first.
+        memory: GiB that a server takes.
 
     Raises:
         RuntimeError: Too little memory, or a server did not start.
@@ -131,10 +135,15 @@ def side_by_side(
     env.pop("VLLM_PLUGINS", None)
     # An empty allow-list keeps even the inert part of our plugin out of the baseline.
     stock: tuple[list[str], dict[str, str], list[str]] = (_STOCK, env | {"VLLM_PLUGINS": ""}, [])
-    kinds = {"stock": stock, "ours": (_OURS, env, own)}
+    kinds: dict[str, tuple[list[str], dict[str, str], Sequence[str]]] = {
+        "stock": stock,
+        "ours": (_OURS, env, own),
+    }
     if twin:
         kinds["twin"] = stock
-    _check_memory(_MEMORY * len(kinds))
+    for kind, more in (others or {}).items():
+        kinds[kind] = (_OURS, env, more)
+    _check_memory(memory * len(kinds))
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
         order = reversed(kinds) if backwards else iter(kinds)

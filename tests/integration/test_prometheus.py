@@ -2,19 +2,25 @@
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+import zmq
 from openai import OpenAI
 
-from tests.conftest import Server, free_port
-from tests.integration.test_metrics import use_every_control
+from tests.conftest import TEAMS, Server, free_port
+from tests.integration.support import ask, decide
+from tests.integration.test_metrics import tell, use_every_control
 from tests.long import is_long
+from tests.selective_artifacts import STATE
 from tests.unit.server.metrics.test_deploy import RULES, expressions
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     not is_long() or shutil.which("prometheus") is None,
@@ -68,10 +74,57 @@ def test_each_panel_has_data_and_no_alert_fires(
         if not values or all(value == "NaN" for value in values):
             empty.append(concrete)
     assert empty == []
-    firing = query(prometheus, 'ALERTS{alertstate="firing"}')
-    assert [one["metric"]["alertname"] for one in firing] == []
+    assert firing(prometheus) == set()
     groups = httpx.get(f"{prometheus}/api/v1/rules", timeout=10).json()["data"]["groups"]
-    assert [rule["health"] for group in groups for rule in group["rules"]] == ["ok"] * 8
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == RULES.read_text().count("- alert:")
+    assert {rule["health"] for rule in rules} == {"ok"}
+
+
+def test_alerts_fire_under_an_injected_shift_and_an_injected_loss(
+    server: Server, client: OpenAI, prometheus: str
+) -> None:
+    """Labels move out of the prediction sets, prompts out of the training data; frames break."""
+    use_every_control(server, client)
+    wait_until(lambda: query(prometheus, "entrostat_feedback_sets_total"))
+    assert firing(prometheus) == set()
+    miss(server, client, answers=10)
+    wait_until(lambda: "EntrostatCoverageLost" in firing(prometheus))
+    for _ in range(60):
+        ask(client, "hi", {"confidence": {"probe": STATE}}, max_tokens=1)
+    wait_until(lambda: "EntrostatPromptsShifted" in firing(prometheus))
+    send_broken_frames(server)
+    expected = {"EntrostatCoverageLost", "EntrostatPromptsShifted", "EntrostatTracesLost"}
+    wait_until(lambda: firing(prometheus) == expected)
+    print(query(prometheus, "entrostat_coverage_evidence"), firing(prometheus))
+
+
+def firing(url: str) -> set[str]:
+    return {one["metric"]["alertname"] for one in query(url, 'ALERTS{alertstate="firing"}')}
+
+
+def miss(server: Server, client: OpenAI, answers: int) -> None:
+    """Say of so many decisions that the right value is one outside of the prediction set."""
+    for _ in range(answers):
+        name, decision = decide(client, TEAMS)
+        outside = {"billing", "shipping", "returns"} - {*decision.entropy["prediction_set"]}
+        assert tell(server, name, value=min(outside))["covered"] is False
+
+
+def send_broken_frames(server: Server) -> None:
+    """Send what is no telemetry to the receiver of each API server."""
+    context = zmq.Context()
+    sockets = [
+        path
+        for process in psutil.Process(server.process.pid).children(recursive=True)
+        for path in Path(tempfile.gettempdir()).glob(f"entrostat-{process.pid}-*")
+    ]
+    assert sockets
+    for path in sockets:
+        with context.socket(zmq.PUSH) as sender:
+            sender.connect(f"ipc://{path}")
+            sender.send(b"broken")
+    context.term()
 
 
 def _is_scraped(url: str) -> bool:

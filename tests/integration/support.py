@@ -92,7 +92,7 @@ def hooked(reference: Any, change: dict[int, Any], start: int) -> Iterator[None]
             handle.remove()
 
 
-def decide(client: OpenAI, calibration: str) -> tuple[str, Any]:
+def decide(client: OpenAI, calibration: str, text: str = "I was charged twice.") -> tuple[str, Any]:
     """Ask which team a ticket belongs to; return id and answer."""
     question: Any = {
         "type": "choice",
@@ -101,7 +101,7 @@ def decide(client: OpenAI, calibration: str) -> tuple[str, Any]:
     }
     raw = client.decisions.with_raw_response.create(
         model=MODEL,
-        input="I was charged twice.",
+        input=text,
         questions=[question],
         extra_body={"entropy": {"calibration": calibration}},
     )

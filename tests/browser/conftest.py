@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +67,6 @@ def url(request: pytest.FixtureRequest) -> str:
     running = os.environ.get("PLAYGROUND_URL")
     address: str = running or request.getfixturevalue("served").url
     return address
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all that it started, directly or not."""
-    found = [pid]
-    for one in found:
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
-            with suppress(OSError):  # it ended
-                found += map(int, children.read_text().split())
-    return found
 
 
 @pytest.fixture(scope="session")

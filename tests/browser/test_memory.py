@@ -7,20 +7,22 @@ it.
 import os
 import statistics
 import time
+from contextlib import suppress
 from itertools import cycle
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from tests.browser.actions import ask, expect, fill, open_panel, request, switch_on
-from tests.browser.conftest import descendants
 from tests.conftest import Server
 from tests.long import is_long
 
 MINUTES = float(os.environ.get("MEMORY_MINUTES", "30"))
 MIB = 1 << 20
-UNDO_NODES = 2
-"""Nodes that Chromium keeps to undo the writing of one message, in any text area."""
+UNDO_NODES, UNDO_STEPS = 2, 1000
+"""Nodes that Chromium keeps to undo the writing of one message, in any text area; the last so many
+messages."""
 
 
 class Reading(NamedTuple):
@@ -37,20 +39,18 @@ class Reading(NamedTuple):
 
 def resident(server: Server) -> float:
     """Resident memory of the processes of a server, MiB."""
-    pages = 0
-    for pid in descendants(server.process.pid):
-        try:
-            with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-                pages += int(statm.read().split()[1])
-        except OSError:
-            continue  # it ended
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+    first = psutil.Process(server.process.pid)
+    found = 0
+    for process in (first, *first.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it ended
+            found += process.memory_info().rss
+    return found / MIB
 
 
 def read(page: Any, session: Any, server: Server, begin: float, messages: int) -> Reading:
     session.send("HeapProfiler.collectGarbage")
     heap = session.send("Runtime.getHeapUsage")["usedSize"] / MIB
-    nodes = session.send("Memory.getDOMCounters")["nodes"] - UNDO_NODES * messages
+    nodes = session.send("Memory.getDOMCounters")["nodes"] - UNDO_NODES * min(messages, UNDO_STEPS)
     minutes = (time.monotonic() - begin) / 60
     return Reading(round(minutes, 1), round(heap, 2), nodes, round(resident(server), 1))
 

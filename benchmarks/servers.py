@@ -91,12 +91,17 @@ class Server:
         time.sleep(seconds)
         return (self._cpu_seconds() - before) / seconds
 
-    def _cpu_seconds(self) -> float:
+    def api_seconds(self) -> float:
+        """Processor time so far of all processes that are not vLLM's engine or its workers."""
+        return self._cpu_seconds(without=("VLLM::Engine", "VLLM::Worker"))
+
+    def _cpu_seconds(self, without: tuple[str, ...] = ()) -> float:
         ticks = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):  # the process ended meanwhile
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[2]) == self._process.pid:
+                name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                if int(fields[2]) == self._process.pid and not name.startswith(without):
                     ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -153,13 +153,14 @@ def _visit(server: Server, arm: Arm, batch: int) -> float:
     """Output tokens per second of one batch, after a short one that warms the caches."""
     server.wake()
     try:
-        asyncio.run(_send(server, arm, batch, 4))
-        return asyncio.run(_send(server, arm, batch, MAX_TOKENS))
+        asyncio.run(send(server, arm, batch, 4))
+        return asyncio.run(send(server, arm, batch, MAX_TOKENS))
     finally:
         server.freeze()
 
 
-async def _send(server: Server, arm: Arm, batch: int, max_tokens: int) -> float:
+async def send(server: Server, arm: Arm, batch: int, max_tokens: int) -> float:
+    """Send a batch and check the answers; returns its output tokens per second."""
     bodies = [json.dumps(body) for body in arm.bodies(DEFAULT_MODEL, batch, max_tokens)]
     headers = {"content-type": "application/json"}
     async with httpx.AsyncClient(

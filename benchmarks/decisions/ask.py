@@ -1,9 +1,9 @@
 """What asking back is worth: decided at once, or after questions.
 
 A calibration of `dialogues` or `triage` is served. New cases are decided at once, with the
-questions that the server chooses, and with questions in random order under the same rule to stop.
-The answers come from the case. With `--minutes` no case begins after that time; the same command
-continues.
+questions that the server chooses, and with questions in random order, asked until the answer is
+certain enough and as many as were chosen. The answers come from the case. With `--minutes` no case
+begins after that time; the same command continues.
 
     python -m benchmarks.decisions.ask --calibration smollm2-135m/dialogues --out decisions-ask
 """
@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -33,12 +34,14 @@ from training.datasets.triage import CONDITION_QUESTION, patients
 
 _SEED_OF_CALIBRATION = 0
 _LEGEND = """cases; every case is decided in all ways. "Wrong" counts the most probable value of
-every case, "left" the values in the prediction set at the end; "acted on" is the share whose set
-has one value. Intervals are 95 %, a paired bootstrap over cases."""
-AT_ONCE, RANDOM, CHOSEN = WAYS = (
+every case, "right in it" the cases whose prediction set has the right value at the end, "left" the
+values in the set; "acted on" is the share whose set has one value. Intervals are 95 %, a paired
+bootstrap over cases."""
+AT_ONCE, MATCHED, RANDOM, CHOSEN = WAYS = (
     "at once",
-    "questions in random order",
-    "questions chosen by expected set size",
+    "in random order, as many as chosen",
+    "in random order",
+    "chosen by expected set size",
 )
 
 
@@ -56,6 +59,8 @@ class Game(NamedTuple):
 
     right: bool
     """Whether the most probable value is the right one."""
+    covered: bool
+    """Whether the right value is in the prediction set."""
     left: int
     """Values in the prediction set."""
     asked: int
@@ -63,36 +68,44 @@ class Game(NamedTuple):
 
 
 def play(
-    client: OpenAI, question: dict[str, Any], case: Case, way: str, limit: int, **options: Any
-) -> Game:
-    """Decide one case.
+    client: OpenAI, question: dict[str, Any], case: Case, limit: int, **options: Any
+) -> dict[str, Game]:
+    """Decide one case in all ways.
 
     Args:
         client: Connected to the server.
         question: The question to decide.
         case: The input and the answers.
-        way: One of `WAYS`.
         limit: Most questions.
         **options: As for `clients.decisions.decide`.
     """
-    if way == CHOSEN:
-        asks, reply = list(case.facts), case.facts.__getitem__
-        turn = decide_or_ask(
-            client, case.text, question, asks, reply, max_questions=limit, **options
-        )
-        return _game(turn.answer, case, len(turn.asked))
     order = random.Random(case.text).sample(list(case.facts), len(case.facts))
-    text, asked = case.text, 0
-    while True:
+    text, in_order = case.text, list[Game]()
+    for asked in [*order[:limit], None]:
         (answer,) = decide(client, text, [question], **options).values()
-        if not answer.abstained or way == AT_ONCE or asked == limit:
-            return _game(answer, case, asked)
-        text = f"{text}\n\n{order[asked]}\n{case.facts[order[asked]]}"
-        asked += 1
+        in_order.append(_game(answer, case, len(in_order)))
+        if not answer.abstained or asked is None:
+            break
+        text = f"{text}\n\n{asked}\n{case.facts[asked]}"
+    asks, reply = list(case.facts), case.facts.__getitem__
+    turn = decide_or_ask(client, case.text, question, asks, reply, max_questions=limit, **options)
+    return by_way(in_order, _game(turn.answer, case, len(turn.asked)))
+
+
+def by_way(in_order: Sequence[Game], chosen: Game) -> dict[str, Game]:
+    """One case in all ways.
+
+    Args:
+        in_order: After none, one, two, ... questions in random order.
+        chosen: After chosen questions.
+    """
+    matched = in_order[min(chosen.asked, len(in_order) - 1)]
+    return {AT_ONCE: in_order[0], MATCHED: matched, RANDOM: in_order[-1], CHOSEN: chosen}
 
 
 def _game(answer: DecidedAnswer, case: Case, asked: int) -> Game:
-    return Game(answer.value == case.right, len(answer.prediction_set or ()), asked)
+    left = answer.prediction_set or ()
+    return Game(answer.value == case.right, case.right in left, len(left), asked)
 
 
 def new_cases(task: str, number: int) -> tuple[dict[str, Any], list[Case]]:
@@ -117,6 +130,7 @@ def page(facts: dict[str, Any], games: list[dict[str, Game]], settings: str) -> 
     weights = resample_weights(len(games), 0)
     ended = {way: [one[way] for one in games] for way in WAYS}
     wrong = {way: _column([not one.right for one in found]) for way, found in ended.items()}
+    covered = {way: _column([one.covered for one in found]) for way, found in ended.items()}
     left = {way: _column([one.left for one in found]) for way, found in ended.items()}
 
     def cell(values: Floats, form: str) -> str:
@@ -125,17 +139,17 @@ def page(facts: dict[str, Any], games: list[dict[str, Game]], settings: str) -> 
     lines = []
     for number, way in enumerate(WAYS):
         acted = left[way] == 1
-        bad = f"{wrong[way][acted].mean():.3f}" if acted.any() else ""
         line = [way, cell(wrong[way], ".3f")]
-        for base in WAYS[:2]:
-            known = WAYS.index(base) < number
+        for base in WAYS[:3]:
+            known = WAYS.index(base) < number and (base == AT_ONCE or way == CHOSEN)
             line.append(cell(wrong[way] - wrong[base], "+.3f") if known else "")
-        line += [f"{left[way].mean():.2f}"]
-        line.append(cell(left[way] - left[RANDOM], "+.2f") if way == CHOSEN else "")
-        asked = np.mean([one.asked for one in ended[way]])
-        lines.append([*line, f"{acted.mean():.3f}", bad, f"{asked:.2f}"])
-    head = ("way", "wrong", "minus at once", "minus random", "left", "left minus random")
-    table = markdown_table((*head, "acted on", "wrong among them", "questions"), lines)
+        line += [cell(covered[way], ".3f"), f"{left[way].mean():.2f}"]
+        line.append(cell(left[way] - left[MATCHED], "+.2f") if way == CHOSEN else "")
+        line += [f"{acted.mean():.3f}", f"{wrong[way][acted].mean():.3f}" if acted.any() else ""]
+        lines.append([*line, cell(_column([one.asked for one in ended[way]]), ".2f")])
+    head = ("questions", "wrong", "minus at once", "minus as many", "minus random", "right in it")
+    more = ("left", "left minus as many", "acted on", "wrong among them", "number of questions")
+    table = markdown_table((*head, *more), lines)
     made = "\n".join(markdown(facts))
     return f"""# Decide at once, or ask first
 
@@ -182,7 +196,7 @@ def main() -> None:
         if str(number) in ended or time.monotonic() > deadline:
             return
         case, limit = cases[number], chosen.questions
-        found = {way: play(client, question, case, way, limit, **options) for way in WAYS}
+        found = play(client, question, case, limit, **options)
         with saving:
             ended[str(number)] = found
             write_text(store, json.dumps(facts | {"settings": settings, "games": ended}))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.decisions.ask import AT_ONCE, CHOSEN, WAYS, Case, Game, new_cases, page
+from benchmarks.decisions.ask import Case, Game, by_way, new_cases, page
 from benchmarks.machine import describe
 from probes.inquiry.likelihood import posterior
 from probes.inquiry.lookahead import answer_weights, expected_entropy, expected_size
@@ -29,27 +29,37 @@ _QUESTIONS = [one.question for one in _TASK.queries]
 _COMPLAINTS = {f"A patient {one.property}": place for place, one in enumerate(_TASK.queries)}
 
 
-def play(case: Case, way: str, level: float, limit: int, table: Tensor) -> Game:
-    """Decide one patient.
+def play(case: Case, level: float, limit: int, table: Tensor) -> dict[str, Game]:
+    """Decide one patient in all ways.
 
     Args:
         case: From `benchmarks.decisions.ask.new_cases`.
-        way: One of `WAYS`.
         level: Of the credible sets.
         limit: Most questions.
         table: ln P(answer | question, label), shape (Q, 2, K).
     """
-    sets = CredibleSets(level)
-    history = [(_COMPLAINTS[case.text], 0)]
+    return by_way(
+        games(case, level, limit, table, choose=False),
+        games(case, level, limit, table, choose=True)[-1],
+    )
+
+
+def games(case: Case, level: float, limit: int, table: Tensor, *, choose: bool) -> list[Game]:
+    """How a patient stands after none, one, two, ... questions, chosen or in random order."""
+    sets, right = CredibleSets(level), _TASK.names.index(case.right)
+    history, found = [(_COMPLAINTS[case.text], 0)], list[Game]()
     left = [_QUESTIONS.index(question) for question in case.facts]
     random.Random(case.text + case.right + repr(case.facts)).shuffle(left)
     while True:
         now = posterior(table, history)
-        size = int(sets.sets(now, len(history)).sum())
-        asked = len(history) - 1
-        place = left[0] if way != CHOSEN else best(left, history, now, size, sets, table)
-        if size == 1 or way == AT_ONCE or asked == limit or place is None:
-            return Game(_TASK.names[int(now.argmax())] == case.right, size, asked)
+        members = sets.sets(now, len(history))
+        size = int(members.sum())
+        found.append(Game(int(now.argmax()) == right, bool(members[right]), size, len(found)))
+        if size == 1 or len(found) > limit:
+            return found
+        place = best(left, history, now, size, sets, table) if choose else left[0]
+        if place is None:
+            return found
         left.remove(place)
         history.append((place, _TASK.answers.index(case.facts[_QUESTIONS[place]])))
 
@@ -93,15 +103,12 @@ def main() -> None:
     table = table_logprobs(_TASK)
     assert table is not None
     _, cases = new_cases("triage", chosen.cases)
-    games = [
-        {way: play(case, way, chosen.level, chosen.questions, table) for way in WAYS}
-        for case in cases
-    ]
+    found = [play(case, chosen.level, chosen.questions, table) for case in cases]
     settings = (
         f"`triage` by its table, level {chosen.level}, at most {chosen.questions} of "
         f"{len(cases[0].facts)} questions"
     )
-    write_text(Path(f"{chosen.out}.md"), page(facts, games, settings))
+    write_text(Path(f"{chosen.out}.md"), page(facts, found, settings))
 
 
 if __name__ == "__main__":

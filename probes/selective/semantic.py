@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from probes.selective.scores import Cluster, Estimator
+from probes.selective.scores import Estimator
 
 
 def cluster_ids(keys: Sequence[str | None]) -> list[int]:
@@ -55,39 +54,3 @@ def cluster_shares(
 def semantic_entropy(shares: Sequence[float]) -> float:
     """Entropy of the clusters in nats: from 0, one cluster, to ln n, all answers different."""
     return max(0.0, -math.fsum(share * math.log(share) for share in shares if share > 0))
-
-
-_KNOWN = 0.2
-"""Probability above which a reply counts as yes or no at all."""
-
-
-class DirectedAnswer(NamedTuple):
-    """Probabilities of the replies yes and no to a question about two answers in one order."""
-
-    yes: float
-    no: float
-
-    @property
-    def share(self) -> float:
-        """Probability of yes among the two; 0 if the reply is probably neither, or not a number."""
-        return self.yes / (self.yes + self.no) if max(self) > _KNOWN else 0.0
-
-
-def is_same(how: Cluster, forward: DirectedAnswer, backward: DirectedAnswer) -> bool:
-    """Whether two answers say the same, by what a model says of both orders.
-
-    `entailment` wants a yes in each order, `judge` in the mean of both. A reply that is neither yes
-    nor no counts as no.
-    """
-    shares = (forward.share, backward.share)
-    return (min(shares) if how == "entailment" else math.fsum(shares) / 2) >= 0.5
-
-
-def agree(forward: DirectedAnswer, backward: DirectedAnswer) -> bool:
-    """Whether the model says the same of two answers in both orders."""
-    return (forward.share >= 0.5) == (backward.share >= 0.5)
-
-
-def normalized(text: str) -> str:
-    """A text in lower case with single spaces."""
-    return " ".join(text.split()).casefold()

@@ -5,20 +5,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from probes.selective.pairs import (
+    REPLIES,
+    DirectedAnswer,
+    agree,
+    group_texts,
+    is_same,
+    pair_question,
+)
 from probes.selective.scores import Cluster
-from probes.selective.semantic import DirectedAnswer, agree, is_same, normalized
 from server.inquiry.engine_reads import NextToken, ReadCache, ReadError, Reads
 from server.requests.calls import EngineArguments
 from server.requests.difficulty import Extend
-
-_MAX_TEXT = 2000
-"""Characters of an answer that the model is shown."""
-_LABELS = ("Yes", "No")
-_ASKED = {
-    "judge": "Do both answers say the same? Reply with Yes or No only.",
-    "entailment": "If the first answer is right, does the second one follow from it? "
-    "Reply with Yes or No only.",
-}
 
 
 class ComparedClusters(NamedTuple):
@@ -37,10 +35,9 @@ class ComparedClusters(NamedTuple):
 async def compared_clusters(
     texts: Sequence[str], how: Cluster, arguments: EngineArguments, extend: Extend
 ) -> ComparedClusters:
-    """Put each answer into the first group whose first answer says the same.
+    """Group answers as `group_texts` does; the model reads every pair in both orders.
 
-    Answers in the same words are not compared, and an answer without words is a group of its own.
-    The model reads every pair in both orders; all pairs with one group's first answer are a batch.
+    All pairs with one group's first answer are a batch.
 
     Args:
         texts: The answers.
@@ -52,20 +49,7 @@ async def compared_clusters(
         ReadError: A pair is too long for the model, or the engine did not answer.
     """
     judge = _Judge(how, arguments, extend)
-    places: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(normalized(text), []).append(place)
-    groups = [[place] for place in places.pop("", [])]
-    left = list(places.values())
-    while left:
-        first, *others = left
-        pairs = [(texts[first[0]], texts[other[0]]) for other in others]
-        same = await judge.compare(pairs)
-        joined = [other for other, one in zip(others, same, strict=True) if one]
-        groups.append([place for one in (first, *joined) for place in one])
-        left = [other for other, one in zip(others, same, strict=True) if not one]
-    number = {place: one for one, members in enumerate(groups) for place in members}
-    ids = [number[place] for place in range(len(texts))]
+    ids = await group_texts(texts, judge.compare)
     return ComparedClusters(ids, judge.pairs, judge.agreed, judge.reads.forwards)
 
 
@@ -81,8 +65,6 @@ class _Judge:
 
     async def compare(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the two answers of each pair say the same."""
-        if not pairs:
-            return []
         ordered = [one for first, second in pairs for one in ((first, second), (second, first))]
         said = await self._said([await self._prompt(*one) for one in ordered])
         both = list(zip(said[::2], said[1::2], strict=True))
@@ -91,9 +73,7 @@ class _Judge:
         return [is_same(self._how, *one) for one in both]
 
     async def _prompt(self, first: str, second: str) -> Sequence[int]:
-        shown = (text.strip()[:_MAX_TEXT] for text in (first, second))
-        text = "First answer: {}\n\nSecond answer: {}\n\n".format(*shown) + _ASKED[self._how]
-        prompt: Any = await self._extend(text)
+        prompt: Any = await self._extend(pair_question(self._how, first, second))
         if prompt is None or "prompt_token_ids" not in prompt:
             raise ReadError("two answers are too long to be compared")
         found: Sequence[int] = prompt["prompt_token_ids"]
@@ -101,7 +81,7 @@ class _Judge:
 
     async def _said(self, prompts: Sequence[Sequence[int]]) -> list[DirectedAnswer]:
         if not self._labels:
-            self._labels = [one[0] for one in await self.reads.tokens(_LABELS, start=False)]
+            self._labels = [one[0] for one in await self.reads.tokens(REPLIES, start=False)]
         if self._labels[0] == self._labels[1]:
             raise ReadError("the tokenizer does not tell Yes from No")
         rows = await self.reads.next_tokens(

@@ -157,9 +157,10 @@ def semantic(config: SemanticConfig, dry_run: bool) -> None:
 
     Draws several answers to each question through a server, or reads them from the rows of such a
     run, takes the semantic entropy of all but the first, and fits the hidden state at the end of
-    the prompt to it. Writes a `confidence` artifact that reports `high_entropy`, and a report that
-    compares it with a probe of accuracy on the same states. What follows `--` goes to
-    `entrostat serve`.
+    the prompt to it. Answers are grouped as by `"cluster": "answer"`: numbers by value, others word
+    for word; the model is not asked which say the same. Writes a `confidence` artifact that reports
+    `high_entropy`, and a report that compares it with a probe of accuracy on the same states. What
+    follows `--` goes to `entrostat serve`.
 
     For example:
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from probes.selective.semantic import DirectedAnswer, agree, is_same
+from probes.selective.pairs import DirectedAnswer, agree, is_same
 from server.errors import BadControl
 from server.planning.plan import Plan
 from server.planning.refusals import RequestParams

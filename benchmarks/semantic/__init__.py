@@ -1,0 +1,1 @@
+"""Ways to group sampled answers, compared on the same samples."""

@@ -83,6 +83,7 @@ SURFACE: dict[Side, tuple[Name, ...]] = {
         Name("vllm.config", "VllmConfig", (), ("use_v2_model_runner",)),
         Name("vllm.logger", "init_logger"),
         Name("vllm.platforms", "current_platform.is_cpu"),
+        Name("vllm.utils.torch_utils", "async_tensor_h2d", ("data", "device", "out")),
         Name("vllm.distributed", "get_tensor_model_parallel_rank"),
         Name("vllm.v1.worker.worker_base", "WorkerWrapperBase.init_device"),
     ),

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from server.engine.step import on_device, update_on_device
+
 _CELLS_PER_SLOT = 4
 Completion = tuple[str, int, int]
 """Address of the API server, its number of the call, and which of the call's completions."""
@@ -80,12 +82,9 @@ class CompletionCells:
             self._known.move_to_end(completion)
             self._cells[slot] = self._known[completion]
         if cells:
-            target, starts = (
-                part.to(self._device, non_blocking=True)
-                for part in (torch.tensor(cells), torch.tensor(first, dtype=self.values.dtype))
-            )
-            self.values[target] = starts
-        self._device_cells.copy_(torch.from_numpy(self._cells.copy()), non_blocking=True)
+            starts = on_device(np.array(first), self._device).to(self.values.dtype)
+            self.values[on_device(np.array(cells), self._device)] = starts
+        update_on_device(self._device_cells, self._cells)
 
     def _free_cell(self) -> int:
         if len(self._known) < self._num_cells:

@@ -233,10 +233,7 @@ class Controller:
             host_rows = members.nonzero()[0]
             if len(host_rows):
                 host_slots = slot_of_row[host_rows]
-                rows, slots = (
-                    torch.from_numpy(part).to(self._device, non_blocking=True)
-                    for part in (host_rows, host_slots)
-                )
+                rows, slots = (on_device(part, self._device) for part in (host_rows, host_slots))
                 everyone = len(host_rows) == len(slot_of_row)
                 groups.append(self.group(None if everyone else rows, slots, host_slots))
         return groups

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head, predicted_class, route
 from server.engine.publisher import Directory, Publisher
-from server.engine.step import PromptRows, on_device
+from server.engine.step import PromptRows, on_device, update_on_device
 from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
@@ -114,7 +114,7 @@ class DifficultySlots:
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         if self.stale:
-            self._device_table.copy_(torch.from_numpy(self._table.copy()), non_blocking=True)
+            update_on_device(self._device_table, self._table)
             self.stale = False
 
     # -- the step --------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class DifficultySlots:
         self, name: str, prompts: PromptRows, directory: Directory, publisher: Publisher | None
     ) -> None:
         head, states, slots = self._heads[name], prompts.states(), prompts.slots
-        prices = torch.from_numpy(self._prices[slots]).to(self._device, non_blocking=True)
+        prices = on_device(self._prices[slots], self._device)
         probabilities, forecast = head.probabilities(states), head.forecast(states)
         classes = predicted_class(probabilities)
         if head.router_kept is not None:

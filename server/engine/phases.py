@@ -17,6 +17,7 @@ from torch import Tensor
 from probes.laws import NUM_PARAMETERS, EntropyTargetLaw
 from server.engine.completions import CompletionCells
 from server.engine.slots import LAW, PARAMETERS
+from server.engine.step import update_on_device
 from server.worker.message import RequestMessage
 
 _NO_TOKEN = -2
@@ -98,11 +99,8 @@ class PhaseSlots:
         """Bring the device's copy of the slots up to date."""
         if self.stale:
             self._phases.flush()
-            for target, source in (
-                (self._device_columns, self._rows),
-                (self._device_marks, self._marks),
-            ):
-                target.copy_(torch.from_numpy(source.T.copy()), non_blocking=True)
+            update_on_device(self._device_columns, self._rows.T)
+            update_on_device(self._device_marks, self._marks.T)
             self.stale = False
 
     # -- the step --------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class Publisher:
         if any(isinstance(part, Tensor) and part.device.type != "cpu" for part in columns):
             columns = [None if column is None else _to_host(column) for column in columns]
             slots = _to_host(slots)
-            copied = torch.Event()
+            copied = torch.Event(blocking=True)  # one that spins would hold the driver's lock
             copied.record()
         try:
             self._steps.put_nowait(_Step(kind, slots, columns, directory, copied))

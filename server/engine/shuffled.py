@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probes.laws import NUM_BINS, ShuffledLaw
 from probes.shuffled import counter_uniform, draw_temperature
-from server.engine.step import on_device
+from server.engine.step import on_device, update_on_device
 from server.worker.message import RequestMessage
 
 _SEED_MASK = 2**63 - 1
@@ -70,8 +70,8 @@ class ShuffledSlots:
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         if self.stale:
-            self._device_seeds.copy_(torch.from_numpy(self._seeds.copy()), non_blocking=True)
-            self._device_bins.copy_(torch.from_numpy(self._bins.copy()), non_blocking=True)
+            update_on_device(self._device_seeds, self._seeds)
+            update_on_device(self._device_bins, self._bins)
             self.stale = False
 
     def temperatures(self, slots: Tensor, indices: NDArray[np.int64] | Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probes.laws import NO_LAW, NO_ROW, NUM_PARAMETERS, EntropyTargetLaw
 from server.engine.publisher import Directory
+from server.engine.step import update_on_device
 from server.worker.message import RequestMessage
 
 LAW, BASE, FAILED = 0, 1, -1
@@ -86,8 +87,7 @@ class LawTable:
     def flush(self) -> None:
         """Copy the rows to the device if they changed."""
         if self.stale:
-            columns = torch.from_numpy(self.rows.T.copy())
-            self.device_columns.copy_(columns, non_blocking=True)
+            update_on_device(self.device_columns, self.rows.T)
             self.stale = False
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from probes.steering import unit_direction
 from server.engine.steering_hooks import LayerSteering, LayerTable
+from server.engine.step import update_on_device
 from server.worker.message import RequestMessage, SteeringMessage
 
 _FAILED_KEYS = 4096
@@ -161,10 +162,10 @@ class SteeringControl:
     def write_row(self, row: int, control: SteeringMessage) -> None:
         """Write a steering configuration into a row of every layer's table."""
         for layer, table in self._tables.items():
-            total = table.zeros()
+            total = torch.zeros(table.hidden_size)
             for name, number, factor in control["add"]:
                 if number == layer:  # others may be on another pipeline stage
-                    total += self._vectors[name][layer].to(total) * factor
+                    total += self._vectors[name][layer].float() * factor
             steering = LayerSteering(total)
             for name, number, low, high in control["clamp"]:
                 if number == layer:
@@ -205,6 +206,5 @@ class SteeringControl:
                 first = np.where(self._everywhere[slots], 0, prompts - 1)
                 steered = positions >= np.repeat(first, counts)
                 reads[:total] = np.where(steered, np.repeat(rows, counts), 0)
-            # A new pageable array: the copy of the previous one may still be in flight.
-            self._rows[:stale].copy_(torch.from_numpy(reads), non_blocking=True)
+            update_on_device(self._rows[:stale], reads)
             self._marked = total

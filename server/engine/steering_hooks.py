@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.steering import STEERABLE_MODELS, stream_limit
+from server.engine.step import update_on_device
 
 HOOKS_VERSION = 2
 """Part of the key of vLLM's compile cache: raise it when a hook changes."""
@@ -55,9 +56,10 @@ class LayerTable:
             layer.register_buffer(name, tensor, persistent=False)
         layer.register_forward_hook(steer_stream)
 
-    def zeros(self) -> Tensor:
-        """Zeros to add vectors to, float32, shape (hidden,)."""
-        return torch.zeros_like(self._sum[0], dtype=torch.float32)
+    @property
+    def hidden_size(self) -> int:
+        """Size of the residual stream."""
+        return self._sum.shape[1]
 
     def clear(self, row: int) -> None:
         """Reset a row, so that it changes nothing."""
@@ -66,20 +68,21 @@ class LayerTable:
         self._low[row], self._high[row] = -torch.inf, torch.inf
 
     def write(self, row: int, steering: LayerSteering) -> None:
-        """Fill a row.
+        """Fill a row. What it is filled with is on the host, where checking it waits for nothing.
 
         Raises:
             ValueError: A number is not finite in the type of the residual stream.
         """
-        total = steering.total.to(self._sum)
-        direction = None if steering.direction is None else steering.direction.to(self._sum)
+        dtype = self._sum.dtype
+        total = steering.total.to(dtype)
+        direction = None if steering.direction is None else steering.direction.to(dtype)
         for part in (total, direction):
             if part is not None and not bool(part.isfinite().all()):
-                raise ValueError(f"steering is not finite in {self._sum.dtype}")
+                raise ValueError(f"steering is not finite in {dtype}")
         self.clear(row)
-        self._sum[row] = total
+        update_on_device(self._sum[row], total)
         if direction is not None:
-            self._direction[row] = direction
+            update_on_device(self._direction[row], direction)
             self._low[row], self._high[row] = steering.low, steering.high
 
 

@@ -1,11 +1,12 @@
 """Data that one sampling step passes from its start to its end."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from probes.law_functions import GREEDY
 
@@ -39,11 +40,23 @@ class Group(NamedTuple):
     """Whether any of them has a law of its own while the model thinks."""
 
 
-def on_device(values: NDArray[np.int64] | Tensor, device: torch.device) -> Tensor:
-    """These values on the device; the host does not wait for the copy."""
-    if isinstance(values, Tensor):
-        return values
-    return torch.from_numpy(values).to(device, non_blocking=True)
+def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """These values on the device; the host does not wait for the copy.
+
+    Args:
+        values: On the host, or a tensor that is on the device already.
+        device: Of the worker.
+    """
+    return values if isinstance(values, Tensor) else async_tensor_h2d(values, device)
+
+
+def update_on_device(target: Tensor, values: NDArray[Any] | Tensor) -> None:
+    """Write the host's values over a tensor of the device; the host does not wait for the copy.
+
+    The values are copied to pinned memory first: the driver may wait for the device before it
+    copies from other memory, and the caller may change its own at once.
+    """
+    async_tensor_h2d(values, out=target)
 
 
 class PromptRows(NamedTuple):

@@ -14,6 +14,7 @@ from probes.truncation_functions import next_limit
 from probes.truncations import NO_TRUNCATION, NUM_PARAMETERS, Mirostat
 from server.engine.completions import CompletionCells
 from server.engine.kernels import Kernels, RowDecision
+from server.engine.step import update_on_device
 from server.worker.message import RequestMessage
 
 
@@ -76,7 +77,7 @@ class TruncationSlots:
         """Bring the device's copy of the slots up to date."""
         if self.stale:
             self._limits.flush()
-            self._device_rows.copy_(torch.from_numpy(self._rows.copy()), non_blocking=True)
+            update_on_device(self._device_rows, self._rows)
             self.stale = False
 
     def apply(

@@ -1,13 +1,17 @@
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import zmq
+from torch import Tensor
 
+from server.engine import publisher as module
 from server.engine.publisher import Directory, Publisher
 from server.worker.records import read_frame
 
@@ -121,6 +125,40 @@ def test_device_slots_and_indices_are_read_like_those_of_the_host(
         occupants,
     )
     assert one.frames(1) == [[(9, 2, 4, *measured(1))]]
+
+
+def test_records_of_a_device_are_sent_once_their_copies_have_ended(
+    publisher: Publisher, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine goes on meanwhile, and the sender's thread sleeps instead of spinning."""
+    one, copies, ended = receivers[0], list[Tensor](), threading.Event()
+
+    def start_copy(values: Any) -> Any:
+        if not isinstance(values, Tensor):
+            return values
+        copies.append(torch.zeros(values.shape, dtype=values.dtype))
+        return copies[-1]
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking
+
+        def record(self) -> None:
+            assert len(copies) == 8, "it is recorded behind all copies"
+
+        def synchronize(self) -> None:
+            ended.wait()
+
+    monkeypatch.setattr(module, "_to_host", start_copy)
+    monkeypatch.setattr(torch, "Event", Event)
+    columns = torch.zeros(7, 1, device="meta").unbind()
+    indices = torch.zeros(1, dtype=torch.int64, device="meta")
+    publisher.publish(columns, np.array([0]), indices, directory([(1, 0, one.address)]))
+    assert one.is_quiet()
+    for copy in copies:
+        copy.fill_(1)
+    ended.set()
+    assert one.frames(1) == [[(1, 0, 1, *[1.0] * 7)]]
 
 
 def test_unsampled_rows_and_empty_slots_are_dropped(

@@ -5,6 +5,8 @@ controlled request and the overhead; writes a page with a verdict for each. `--d
 same functions with Triton's interpreter, small and without CUDA graphs.
 """
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +22,16 @@ from benchmarks.gpu.checks import Setting, Verdict
 METHOD = """\
 `traffic` compares every answer with Transformers in float64, token by token: greedy tokens,
 entropies, temperatures, probes and steering. `identity` compares tokens of uncontrolled requests
-with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones. `first
-request` divides the longest step of a law's first batch by that of its second. `overhead` is the
-median over rounds of the throughput over the mean of two processes of stock vLLM in the same
-round, its 95 % interval in brackets; it is `unsure` where the target lies in the interval,
-widened by what the two processes differ by. `truncations` compares steps of 16 decoding requests
-with those under the law `hapo`, `reports` those with a report with those without, and with
-`confidence` in it. On a CPU time is CPU time of the engine's process, and Triton's interpreter
-runs vLLM's kernels, the same for all, so that the ratio of tokens per second outside of the
-interpreter decides. `drafts` counts tokens per step of one request on text that repeats itself."""
+with those of stock vLLM, greedy and seeded, alone and in one batch with controlled ones; on a GPU,
+those that two processes of stock vLLM give alike. `first request` divides the longest step of a
+law's first batch by that of its second. `overhead` is the median over rounds of the throughput over
+the mean of two processes of stock vLLM in the same round, its 95 % interval in brackets; it is
+`unsure` where the target lies in the interval, widened by what the two processes differ by.
+`truncations` compares steps of 16 decoding requests with those under the law `hapo`, `reports`
+those with a report with those without, and with `confidence` in it. On a CPU time is CPU time of
+the engine's process, and Triton's interpreter runs vLLM's kernels, the same for all, so that the
+ratio of tokens per second outside of the interpreter decides. `drafts` counts tokens per step of
+one request on text that repeats itself."""
 
 CHECKS: dict[str, Callable[[Setting], list[Verdict]]] = {
     "traffic": lambda setting: [checks.traffic(setting, drafts=False)],
@@ -69,17 +72,19 @@ def main(
         rounds=rounds or setting.rounds,
         step_rounds=rounds or setting.step_rounds,
     )
-    verdicts: list[Verdict] = []
+    verdicts, seconds = list[Verdict](), dict[str, float]()
     for name in only.split(","):
         began = time.monotonic()
         found = CHECKS[name](setting)
-        seconds = time.monotonic() - began
+        seconds[name] = time.monotonic() - began
         for one in found:
             Console().print(f"{one.word}  {one.check}: {one.figures}")
-        Console().print(f"      {name} took {seconds:.0f} s")
+        Console().print(f"      {name} took {seconds[name]:.0f} s")
         verdicts += found
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.with_suffix(".md").write_text("\n".join(page(facts, setting, verdicts)) + "\n")
+        output.with_suffix(".md").write_text(
+            "\n".join(page(facts, setting, verdicts, seconds)) + "\n"
+        )
     raise SystemExit(0 if all(one.passed for one in verdicts) else 1)
 
 
@@ -106,19 +111,33 @@ def settings_of(device: str, model: Path | None, runner: str = "v2") -> Setting:
     return small._replace(is_v1=runner == "v1", step_rounds=20)
 
 
-def page(facts: dict[str, object], setting: Setting, verdicts: list[Verdict]) -> list[str]:
-    """Markdown: what ran, and a row for each verdict."""
+def card() -> str:
+    """Name, memory and driver of the GPU, by `nvidia-smi`."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return "unknown"
+    asked = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return " and ".join(done.stdout.splitlines()) or "unknown"
+
+
+def page(
+    facts: dict[str, object],
+    setting: Setting,
+    verdicts: list[Verdict],
+    seconds: dict[str, float],
+) -> list[str]:
+    """Markdown: what ran on what and for how long, and a row for each verdict."""
     name, _ = setting.engine()
-    how = (
-        "V2 with asynchronous scheduling, compiled, with CUDA graphs"
-        if setting.device == "cuda"
-        else f"`{name}` of tests/integration/runners, eager, on a CPU"
-    )
+    device, how = "cpu", f"`{name}` of tests/integration/runners, eager, on a CPU"
+    if setting.device == "cuda":
+        device, how = card(), "V2 with asynchronous scheduling, compiled, with CUDA graphs"
+    took = ", ".join(f"{check} {spent:.0f} s" for check, spent in seconds.items())
     return [
         "# Controls on a GPU" if setting.device == "cuda" else "# The same checks on a CPU",
         "",
         *machine.markdown(facts),
-        f"- device: {setting.device}; model: {setting.model.name}; engine: {how}",
+        f"- device: {device}; model: {setting.model.name}; engine: {how}",
+        f"- time: {took}; {sum(seconds.values()):.0f} s in all",
         "",
         *METHOD.splitlines(),
         "",

@@ -49,6 +49,9 @@ class Engine(NamedTuple):
     def options(self) -> dict[str, Any]:
         """Arguments of `vllm.LLM`."""
         options: dict[str, Any] = {"enforce_eager": not self.compiled}
+        if self.cuda:
+            # vLLM refuses to start unless this share of the card is free; three engines share it.
+            options["gpu_memory_utilization"] = 0.3
         if self.asynchronous:
             options["async_scheduling"] = True
         if self.num_drafts:

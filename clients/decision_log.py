@@ -15,7 +15,15 @@ KINDS = ("completion", "inquiry", "decision")
 _WITH_TOKEN_IDS = ("/v1/chat/completions", "/v1/completions")
 _NOT_REPEATED = ("stream", "stream_options", "background")
 """Fields of a body that say how an answer is sent, not what it is."""
-_OF_THE_RUN = {"profile", "tokens", "seconds", "forwards", "prompt_tokens", "prepass_tokens"}
+_OF_THE_RUN = {
+    "profile",
+    "tokens",
+    "seconds",
+    "forwards",
+    "prompt_tokens",
+    "prepass_tokens",
+    "baseline",
+}
 """Fields of a report that say how it was made, or that lines do not have."""
 
 

@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Rotated files of the decision log that are kept."""
     log_prompts: bool = False
     """Whether the decision log has the bodies of requests."""
+    baseline_share: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the requests with `difficulty` whose answer is left alone; `--baseline-share`."""
     admin_key: SecretStr | None = Field(None, min_length=16)
     """Key of the routes under `/v1/entropy/admin`, which exist only with it."""
     cache_secret: SecretStr = Field(default_factory=_new_secret, min_length=16)

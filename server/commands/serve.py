@@ -68,6 +68,15 @@ def serve(
     no_playground: Annotated[
         bool, typer.Option("--no-playground", help="Do not serve the playground at `/`.")
     ] = False,
+    baseline_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the requests with difficulty, drawn at random, that are answered as if "
+            "without it, so that metrics tell how many tokens it saves; default: 0.",
+        ),
+    ] = None,
     decision_log: Annotated[
         Path | None,
         typer.Option(help="Append a line of JSON for each controlled request to this file."),
@@ -108,6 +117,8 @@ def serve(
         os.environ["ENTROSTAT_ARTIFACTS"] = str(artifacts.resolve())
     if no_playground:
         os.environ["ENTROSTAT_PLAYGROUND"] = "0"
+    if baseline_share is not None:
+        os.environ["ENTROSTAT_BASELINE_SHARE"] = str(baseline_share)
     if decision_log is not None:
         os.environ["ENTROSTAT_DECISION_LOG"] = str(decision_log.resolve())
     if decision_log_max_bytes is not None:

@@ -129,6 +129,13 @@ STRATEGIES = _counter(
     difficulty=DIFFICULTIES,
     source=("probe", "effort", "fallback"),
 )
+DIFFICULTY_TOKENS = _histogram(
+    "entrostat_difficulty_answer_tokens",
+    "Measured tokens of an answer whose strategy was applied, and of one left alone to compare "
+    "(`--baseline-share`).",
+    (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+    arm=("strategy", "baseline"),
+)
 PREPASS_SECONDS = _histogram(
     "entrostat_prepass_seconds",
     "Seconds of a separate pass that classifies a question before its answer.",

@@ -26,11 +26,19 @@ def observe_completion(report: Report) -> None:
     m.CLAMPED.inc(report.num_clamped or 0)
     if report.difficulty is not None:
         count_strategy(report.difficulty)
+        _observe_length(report.difficulty, report.num_tokens)
 
 
 def count_strategy(difficulty: DifficultyReport) -> None:
     """Count one answer by the class of its question."""
     m.STRATEGIES.labels(difficulty.label or "unknown", difficulty.source).inc()
+
+
+def _observe_length(difficulty: DifficultyReport, tokens: int | None) -> None:
+    """Record the length of an answer, if the server drew whether its strategy is applied."""
+    if tokens is not None and (difficulty.baseline or difficulty.mode == "act"):
+        arm = "baseline" if difficulty.baseline else "strategy"
+        m.DIFFICULTY_TOKENS.labels(arm).observe(tokens)
 
 
 def observe_prepass(seconds: float, tokens: int) -> None:

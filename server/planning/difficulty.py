@@ -36,6 +36,8 @@ class DifficultyPlan(NamedTuple):
     """None: the class of the question chooses."""
     limits_thinking: bool = False
     """Whether the strategies limit the tokens of the thinking: if the model's marks are known."""
+    baseline: bool = False
+    """Whether the server, not the request, chose `shadow`: to measure what the strategies save."""
 
 
 def plan_difficulty(
@@ -57,7 +59,8 @@ def plan_difficulty(
     return DifficultyPlan(
         probe=probe,
         strategies=strategies,
-        shadow=control.mode == "shadow",
+        shadow=control.mode == "shadow" or params.is_baseline,
+        baseline=control.mode == "act" and params.is_baseline,
         picked=picked,
         sets_temperature=params.temperature is None,
         router=_plan_router(control, probe, spec.router),

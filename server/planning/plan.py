@@ -216,7 +216,7 @@ class _Planner:
         semantic = self._plan_or_skip("semantic", lambda: plan_semantic(self._control, params))
         plan = self._result(control, laws, difficulty, steering, inquiry, truncation)
         plan = plan._replace(confidence=confidence, abstain=abstain, vote=vote, semantic=semantic)
-        return plan._replace(control=self._applied(control))
+        return plan._replace(control=self._applied(control, difficulty))
 
     def _result(
         self,
@@ -242,10 +242,16 @@ class _Planner:
             skipped=tuple(self._skipped),
         )
 
-    def _applied(self, control: Control) -> Control:
-        """The controls without those that are skipped, and without the name of the profile."""
+    def _applied(self, control: Control, difficulty: DifficultyPlan | None) -> Control:
+        """The controls without those that are skipped, and without the name of the profile.
+
+        A replay of an answer that was left alone leaves it alone again.
+        """
         fields = {one for one in Control.model_fields if f"{one}_skipped" in self._skipped}
-        return control.model_copy(update=dict.fromkeys({*fields, "profile"}))
+        update: dict[str, object] = dict.fromkeys({*fields, "profile"})
+        if difficulty is not None and difficulty.baseline and control.difficulty is not None:
+            update["difficulty"] = control.difficulty.model_copy(update={"mode": "shadow"})
+        return control.model_copy(update=update)
 
     def _plan_or_skip(self, field: str, make: Callable[[], T]) -> T | None:
         """Plan one control; None if it is skipped, which is recorded in `_skipped`."""

@@ -62,6 +62,8 @@ class RequestParams(NamedTuple):
     """Whether the server verifies draft tokens."""
     thinking: ThinkingMarks | None = None
     """Of the served model; None if they are not known."""
+    is_baseline: bool = False
+    """Whether the difficulty of the question changes nothing: what it saves is measured."""
     unsupported_by_inquiry: tuple[str, ...] = ()
     """Fields set in the request that an inquiry does not support."""
 

@@ -288,6 +288,7 @@ def _describe(
         expected_accuracy=None if router is None else _by_word(verdict.accuracy),
         expected_tokens=None if router is None else _by_word(verdict.tokens, unit),
         mode="shadow" if plan.shadow else "act",
+        baseline=plan.baseline or None,
         source=verdict.source,
         strategy=applied,
         prepass_tokens=prepass_tokens,

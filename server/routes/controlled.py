@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
+from random import random
 from typing import Any
 
 from fastapi import Request
@@ -202,6 +203,7 @@ def _request_params(request: Any, raw_request: Request) -> RequestParams:
             field for field, off in _OFF.items() if getattr(request, field, None) not in off
         ),
         speculative=state_of(raw_request).speculative,
+        is_baseline=random() < state_of(raw_request).settings.baseline_share,
         thinking=state_of(raw_request).thinking,
         unsupported_by_inquiry=unsupported_by_inquiry(request) if is_chat_completion else (),
     )

@@ -89,7 +89,10 @@ class DifficultyReport(ReportModel):
     """With `worth`: expected length of an answer by each strategy, on the training questions'
     `max_tokens`."""
     mode: Literal["act", "shadow"]
-    """As requested."""
+    """As requested; `shadow` also with `baseline`."""
+    baseline: bool | None = None
+    """True if the server left this answer alone to measure what the strategies save
+    (`--baseline-share`)."""
     source: Literal["probe", "effort", "fallback"]
     """Source of the class; `fallback` if the probe did not answer in time."""
     strategy: StrategyReport | None = None

@@ -37,6 +37,12 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     assert names("\n".join(expressions())) == set(KINDS) - {"entrostat_info"}
 
 
+def test_every_panel_has_an_id_and_a_place_of_its_own() -> None:
+    panels = json.loads((DEPLOY / "grafana" / "entrostat.json").read_text())["panels"]
+    assert len({one["id"] for one in panels}) == len(panels)
+    assert len({(one["gridPos"]["x"], one["gridPos"]["y"]) for one in panels}) == len(panels)
+
+
 def test_every_metric_and_label_in_an_alert_exists() -> None:
     text = "\n".join(re.findall(r"expr: .*(?:\n {10}.*)*", RULES.read_text()))
     assert names(text) <= set(KINDS)

@@ -68,13 +68,15 @@ class Run:
         longer: Any = LONGER,
         router: RouterPlan | None = None,
         limits_thinking: bool = False,
+        baseline: bool = False,
     ) -> None:
         self.decisions = DecisionSource(TraceBuffer(7), "ipc:///x", 0.05)
         self.engine = Engine(self.decisions, decided)
         self.longer = longer
         self.texts: list[str] = []
         plan = DifficultyPlan(
-            "m/probe", strategies, shadow, picked, sets_temperature, router, limits_thinking
+            *("m/probe", strategies, shadow, picked, sets_temperature, router, limits_thinking),
+            baseline=baseline,
         )
         self.ceiling = ceiling
         self.run = DifficultyRun(plan, ceiling, self.decisions, self.extend)

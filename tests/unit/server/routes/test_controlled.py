@@ -48,7 +48,7 @@ class Route:
             telemetry=self.telemetry,
             profiles={"watch": Control(trace="summary")},
             artifacts=artifacts(),
-            settings=SimpleNamespace(trace_timeout=0.2, max_samples=32),
+            settings=SimpleNamespace(trace_timeout=0.2, max_samples=32, baseline_share=0.0),
             admission=None,
             decision_log=None,
             switched_off=(),
@@ -106,6 +106,26 @@ async def test_a_profile_can_be_named_in_three_ways_that_vllm_never_sees(
     assert (choice["entropy"]["profile"], choice["entropy"]["num_tokens"]) == ("watch", 3)
     assert (route.request.model, route.request.entropy) == ("m", None)
     assert route.telemetry.num_open == 0
+
+
+async def test_the_share_of_answers_that_are_left_alone_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[bool] = []
+
+    def spy(*arguments: Any) -> None:
+        drawn.append(arguments[3].is_baseline)
+
+    monkeypatch.setattr("server.routes.controlled.make_plan", spy)
+    for share in (0.0, 0.3, 1.0):
+        route = Route(entropy=Control())
+        route.raw.app.state.entrostat.settings.baseline_share = share
+        for _ in range(400):
+            route.request.entropy = Control()
+            await route.run()
+    assert sum(drawn[:400]) == 0
+    assert 70 < sum(drawn[400:800]) < 170  # 120, and 5 standard deviations
+    assert sum(drawn[800:]) == 400
 
 
 async def test_many_unknown_keys_cost_as_little_as_some(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_a_full_queue_returns_503_with_retry_after(client: TestClient) -> None:
         served_names=lambda _: {"m"},
         artifacts=None,
         telemetry=None,
-        settings=SimpleNamespace(trace_timeout=1.0, max_samples=32),
+        settings=SimpleNamespace(trace_timeout=1.0, max_samples=32, baseline_share=0.0),
         speculative=False,
         thinking=None,
         admission=Full(),

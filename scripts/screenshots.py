@@ -19,8 +19,12 @@ from training.datasets.tickets import TEAMS
 _FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 _WIDE, _NARROW = {"width": 1200, "height": 900}, {"width": 1000, "height": 600}
 _PHONE = {"width": 390, "height": 844}
+_MARGIN = 12
 _COLORS = 128
 """Of a picture: text and flat areas have few."""
+
+
+_TICKET = "You took 59 euros from my card twice for the headphones. Please send one of them back."
 
 
 class _Shot(NamedTuple):
@@ -32,7 +36,7 @@ class _Shot(NamedTuple):
     size: dict[str, int]
     scheme: str = "light"
     part: str | None = None
-    """Selector of the part of the page that is shown; None shows all of it."""
+    """Selector of the part of the page that is shown, with a margin; None shows all of it."""
 
 
 def main() -> None:
@@ -54,10 +58,8 @@ def main() -> None:
             shot.take(page)
             page.evaluate("window.scrollTo(0, 0)")
             file = _FOLDER / f"playground-{shot.name}.png"
-            if shot.part is None:
-                page.screenshot(path=file, full_page=True)
-            else:
-                page.locator(shot.part).last.screenshot(path=file)
+            box = None if shot.part is None else page.locator(shot.part).last.bounding_box()
+            page.screenshot(path=file, full_page=True, clip=box and _with_margin(box))
             page.close()
             _shrink(file)
         browser.close()
@@ -76,7 +78,7 @@ def _shots(artifacts: dict[str, str]) -> list[_Shot]:
         _Shot("phone", _inquiry, _PHONE),
         _Shot("votes", _vote, _NARROW, part=".lane"),
         _Shot("confidence", confident, _NARROW, part=".lane"),
-        _Shot("decisions", decide, _WIDE, part="main:visible"),
+        _Shot("decisions", decide, _WIDE),
     ]
 
 
@@ -86,6 +88,15 @@ def _artifacts(url: str) -> dict[str, str]:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     cards = httpx.get(f"{url}/v1/entropy/artifacts", headers=headers).raise_for_status().json()
     return {one["kind"]: one["id"] for one in cards["data"] if one["usable"]}
+
+
+def _with_margin(box: dict[str, float]) -> dict[str, float]:
+    return {
+        "x": box["x"] - _MARGIN,
+        "y": box["y"] - _MARGIN,
+        "width": box["width"] + 2 * _MARGIN,
+        "height": box["height"] + 2 * _MARGIN,
+    }
 
 
 def _shrink(file: Path) -> None:
@@ -173,9 +184,9 @@ def _inquiry(page: Any) -> None:
 
 
 def _vote(page: Any) -> None:
-    _settings(page, 1, 4, temperature="0.7")
-    _controls(page, {"vote": "", "vote.n": "15", "vote.answer": "line", "vote.stop": "none"})
-    _send(page, "What is the capital of Italy? Answer with the name only.")
+    _settings(page, 1, 24, temperature="0.7")
+    _controls(page, {"vote": "", "vote.n": "15", "vote.answer": "number", "vote.stop": "none"})
+    _send(page, "What is 8 plus 5? Answer with one number.")
 
 
 def _confidence(page: Any, probe: str, calibration: str) -> None:
@@ -188,8 +199,12 @@ def _confidence(page: Any, probe: str, calibration: str) -> None:
 
 def _decide(page: Any, calibration: str) -> None:
     page.get_by_role("button", name="Decisions").click()
-    page.get_by_label("Text to decide about").fill("My card was charged twice for one parcel.")
+    page.get_by_label("Text to decide about").fill(_TICKET)
     _fill(page, "decision.entropy.calibration", calibration)
+    _fill(page, "decision.entropy.confidence_level", "0.6")
+    page.locator('[data-path="decision.entropy.ask"]').get_by_role("checkbox").first.check()
+    _fill(page, "decision.entropy.ask.0.question", "Is it about money?")
+    _fill(page, "decision.entropy.ask.0.answers", "yes, no")
     question = "decision.questions.0"
     _fill(page, f"{question}.name", "team")
     _fill(page, f"{question}.instructions", "Which team should handle this support ticket?")

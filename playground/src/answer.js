@@ -81,7 +81,7 @@ export const percent = (value) =>
 /** One sentence about a finished answer. */
 export function inWords(answer) {
   const count = answer.report?.num_tokens ?? answer.tokens.length;
-  const seconds = `${answer.seconds.toFixed(1)} s`;
+  const seconds = `${answer.seconds.toFixed(2)} s`;
   if (answer.report?.inquiry) return `Answered in ${seconds}.`;
   const h = answer.report?.entropy_mean ?? mean(answer.tokens.map((one) => one.entropy));
   const ending = answer.finish ? '' : 'Stopped. ';

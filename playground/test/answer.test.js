@@ -42,7 +42,7 @@ test('a token without text belongs to the next text, and the final one to none',
   assert.deepEqual(answer.pieces, [{ text: '🙂', from: 0, to: 2 }]);
   assert.equal(answer.tokens.length, 3);
   assert.equal(answer.finish, 'stop');
-  assert.match(inWords(answer), /^3 tokens in 3.0 s, mean entropy 1.00 nats\.$/);
+  assert.match(inWords(answer), /^3 tokens in 3.00 s, mean entropy 1.00 nats\.$/);
 });
 
 test('an answer without measurements has no heat', () => {

@@ -146,7 +146,8 @@ def test_a_switch_acts_on_every_api_server(fleet: Server) -> None:
 
 VOTE = {"max_tokens": 2, "entropy": {"vote": {"n": 2}}}
 PREPASS = {"max_tokens": 2, "ignore_eos": True, "entropy": {"difficulty": {}}}
-TURN = {"entropy": {"inquiry": {"task": f"{MODEL}/animals"}}}
+DIRECT = {"predictor": "direct", "max_candidates": 1}  # the table of answers needs no engine
+TURN = {"entropy": {"inquiry": {"task": f"{MODEL}/animals", **DIRECT}}}
 URGENT = {"type": "predicate", "name": "urgent", "instructions": "Is it urgent?"}
 DECISION = {"input": "The parcel is late.", "questions": [URGENT]}
 SAMPLES = ["sample of request", "sample of request", "llm_request of sample"]

@@ -86,7 +86,7 @@ def test_alerts_fire_under_an_injected_shift_and_an_injected_loss(
 ) -> None:
     """Labels move out of the prediction sets, prompts out of the training data; frames break."""
     use_every_control(server, client)
-    wait_until(lambda: query(prometheus, "entrostat_feedback_sets_total"))
+    wait_until(lambda: _is_scraped(prometheus))
     assert firing(prometheus) == set()
     miss(server, client, answers=10)
     wait_until(lambda: "EntrostatCoverageLost" in firing(prometheus))

@@ -1,9 +1,9 @@
-"""Run every shell block of README, CONTRIBUTING and docs: `python -m scripts.run_docs [PAGE]...`.
+"""Run the blocks of README, CONTRIBUTING and docs: `python -m scripts.run_docs [PAGE]...`.
 
 Each page gets a folder with links to the checkout and the files that the page shows, and each block
-a fresh `bash` in it; `scripts.doc_blocks` has the rules. A block fails if a command in it does, or
-if a server answers with an error. Prints a line per block; the exit code is 1 if one fails, 2 if
-port 8000 is in use. A page with a server takes one to two minutes.
+a fresh `bash` in it; `scripts.doc_blocks` has the rules. A block fails if a command in it does, if
+a server answers with an error, or if the page shows another output. Prints a line per block; the
+exit code is 1 if one fails, 2 if port 8000 is in use. A page with a server takes a minute or two.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from scripts.doc_blocks import ACTIVATE, OURS, ROOT, Block, blocks, files, pages
+from scripts.doc_outputs import difference
 
 _LINKED = (
     *(".venv", "server", "probes", "training", "clients", "benchmarks", "tests"),
@@ -33,8 +34,9 @@ PORT = 8000
 _READY = f"http://127.0.0.1:{PORT}/ready"
 _PRELUDE = f"""set -euo pipefail
 {ACTIVATE}
-curl() {{ command curl --fail-with-body "$@"; }}
+curl() {{ command curl --fail-with-body --no-progress-meter "$@"; }}
 """
+"""The meter of curl would be in the output: a terminal does not show it there."""
 _STREAMED_ERROR = re.compile(r'^(data: )?\{"error":', re.MULTILINE)
 """An error of a stream, whose status is 200."""
 
@@ -67,8 +69,14 @@ def run_page(page: Path) -> int:
             problem = run_block(block, Path(folder), server)
             failed += problem is not None
             seconds = f"{time.monotonic() - begin:.0f} s"
-            print(block.place, problem or f"ok ({seconds}) {block.rule}", flush=True)
+            print(block.place, problem or f"ok ({seconds}) {_remark(block)}", flush=True)
     return failed
+
+
+def _remark(block: Block) -> str:
+    if block.output is None or block.rule.startswith("skip, "):
+        return block.rule
+    return f"{block.rule} [output: {block.output.rule or 'compared'}]".strip()
 
 
 def run_block(block: Block, folder: Path, server: "PageServer") -> str | None:
@@ -84,15 +92,15 @@ def run_block(block: Block, folder: Path, server: "PageServer") -> str | None:
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)
         return f"took more than {_BLOCK_LIMIT} s"
-    if shell.returncode == 0 and not _STREAMED_ERROR.search(out):
-        return None
-    return f"exit code {shell.returncode}\n{out[-2000:]}"
+    if shell.returncode != 0 or _STREAMED_ERROR.search(out):
+        return f"exit code {shell.returncode}\n{out[-2000:]}"
+    return difference(block.output, out) if block.output else None
 
 
 def _with_flags(block: Block) -> str:
     kind, _, flags = block.rule.partition(" ")
     if kind != "with":
-        return block.text
+        return block.script
     lines = block.text.replace("\\\n", " ").splitlines()
     ours = [line.split()[0] in OURS if line.split() else False for line in lines]
     added = [

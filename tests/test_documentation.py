@@ -45,6 +45,7 @@ OTHER_PROGRAMS = {
     *("accelerate", "ps", "grep", "python", "pytest", "pre-commit", "make"),
 }
 RULES = re.compile(r"(server|with --.+|skip, .{15,}|)")
+OUTPUT_RULES = re.compile(r"((numbers|skip), .{5,}|)")
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -67,6 +68,16 @@ def test_words_of_reports_and_tables_are_in_the_glossary(term: str) -> None:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_that_does_not_run_as_printed_says_why(block: Block) -> None:
     assert RULES.fullmatch(block.rule), f"{block.place}: {block.rule}"
+
+
+@pytest.mark.parametrize(
+    "block", [one for one in BLOCKS if one.output], ids=lambda block: block.place
+)
+def test_an_output_that_is_not_compared_says_why(block: Block) -> None:
+    assert block.output is not None
+    assert OUTPUT_RULES.fullmatch(block.output.rule), f"{block.place}: {block.output.rule}"
+    never = block.rule == "server" or block.rule.startswith("skip, ")
+    assert not never or block.output.rule.startswith("skip, "), f"{block.place}: not compared"
 
 
 @pytest.mark.parametrize(("block", "words"), COMMANDS)

@@ -30,7 +30,7 @@ class Work:
         """Set the amount done."""
         self._done = min(done, self._total)
         left = self.seconds_left()
-        shown = "" if left is None else f"{format_duration(left)} left"
+        shown = f"{format_duration(left)} left" if left else ""
         self._progress.update(self._bar, completed=self._done, left=shown)
         if left is not None and left > LONG and not self._warned:
             self._warned = True

@@ -9,109 +9,41 @@ entropy of the steered one. Pulls are kept in the run folder: the same command r
 
 import asyncio
 import json
-import random
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
-from openai import AsyncOpenAI
 from rich.console import Console
 from scipy.optimize import brentq
 
 from benchmarks import machine
+from benchmarks.steering.games import ARMS, AT_ONCE, GAP, SPREAD, Game, Player, PullLog, play_all
 from benchmarks.steering.transfer import load_vector
 from clients.local_server import local_server, serve_command
 from probes.artifact import Artifact
 from probes.steering import action_entropy, shuffled
 from training.common.metrics import Floats, interval, resample_weights
+from training.common.progress import progress_bar
 from training.common.report import markdown_table, write_page
 from training.steering.fit import Vector
 from training.steering.model import LoadedModel, load_model
 from training.steering.reader import PLAIN, Condition, EpisodeReader, tokenize_episode
 from training.steering.wordings import (
     BANDITS,
-    Pull,
     Wording,
     WordingSet,
     bandit_episodes,
     built_in_wordings,
 )
 
-ARMS, GAP, SPREAD = 4, 10.0, 10.0
-"""Arms, by how much the best one's mean exceeds the others' 90, and the reward's deviation."""
 _HELD_OUT: WordingSet = "held-out"
-_AT_ONCE = 28
-
-
-class Player(NamedTuple):
-    """A way to play."""
-
-    name: str
-    temperature: float = 1.0
-    vector: str = ""
-    strength: float = 0.0
-
-    @property
-    def control(self) -> dict[str, Any]:
-        """The request's fields of Entrostat."""
-        if not self.vector:
-            return {}
-        steer = {"vector": self.vector, "strength_relative": self.strength}
-        return {"entropy": {"steering": [steer]}}
-
-
-class Game(NamedTuple):
-    """One game of one player."""
-
-    wording: Wording
-    number: int
-    best: int
-
-    def reward(self, turn: int, arm: int) -> int:
-        """Of an arm in a turn; the same for every player."""
-        chance = random.Random(f"{self.number}:{turn}:{arm}")
-        return round(chance.gauss(90.0 + GAP * (arm == self.best), SPREAD))
-
-
-async def play(
-    client: AsyncOpenAI,
-    model: str,
-    player: Player,
-    game: Game,
-    rounds: int,
-    tokens: list[int],
-    log: "PullLog",
-) -> None:
-    """Play the rounds of a game that the log does not have."""
-    names = game.wording.arms[:ARMS]
-    first = random.Random(game.number).randrange(ARMS)  # a pull that nobody was asked for
-    history: list[Pull] = [(names[first], game.reward(-1, first))]
-    for turn in range(rounds):
-        pulled = log.pulls(player, game)
-        if turn == len(pulled):
-            step = game.wording.step(history, names, game.number)
-            answer = await client.chat.completions.create(
-                model=model,
-                messages=[*step.messages, {"role": "assistant", "content": step.answer_prefix}],  # type: ignore[list-item]
-                max_tokens=1,
-                temperature=player.temperature,
-                seed=game.number * 1000 + turn,
-                extra_body={
-                    "add_generation_prompt": False,
-                    "continue_final_message": True,
-                    "return_token_ids": True,
-                    "allowed_token_ids": tokens,
-                    **player.control,
-                },
-            )
-            (token,) = answer.choices[0].token_ids  # type: ignore[attr-defined]
-            log.add(player, game, tokens.index(token))
-        history.append((names[pulled[turn]], game.reward(turn, pulled[turn])))
+PLAIN_PLAYER, STEERED, HEATED = "plain", "vector", "temperature"
+"""Players that others are compared with."""
 
 
 def _held_out() -> Wording:
@@ -168,70 +100,42 @@ def save_shuffled(vector: Artifact, count: int, root: Path) -> list[str]:
     return names
 
 
-class PullLog:
-    """Pulls of all games, one line of JSON for each, so that an interrupted run can be resumed."""
+class Played:
+    """What all players did, and the bootstrap over games that all figures share."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._pulls: dict[tuple[str, int], list[int]] = {}
-        text = path.read_text() if path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # the last line was cut
-            path.write_text(whole)
-        for line in whole.splitlines():
-            player, game, arm = json.loads(line)
-            self._pulls.setdefault((player, game), []).append(arm)
+    def __init__(
+        self, log: PullLog, players: Sequence[Player], games: Sequence[Game], rounds: int
+    ) -> None:
+        self.players = players
+        self.num_games, self.rounds = len(games), rounds
+        tables = {player.name: log.table(player, games, rounds) for player in players}
+        best = np.array([game.best for game in games], dtype=np.float64)[:, None]
+        self.arms = {name: arms for name, (arms, _) in tables.items()}
+        self.best = {name: arms == best for name, arms in self.arms.items()}
+        """Whether the best arm was pulled, shape (games, rounds)."""
+        self.regret = {name: GAP * np.cumsum(~row, axis=1) for name, row in self.best.items()}
+        """Regret so far, shape (games, rounds)."""
+        self.entropy = {name: entropies for name, (_, entropies) in tables.items()}
+        self.weights = resample_weights(len(games), seed=0)
 
-    def pulls(self, player: Player, game: Game) -> list[int]:
-        """Arms of a game so far, in the order of the rounds; grows with `add`."""
-        return self._pulls.setdefault((player.name, game.number), [])
-
-    def add(self, player: Player, game: Game, arm: int) -> None:
-        """Keep a pull."""
-        with self._path.open("a") as file:
-            file.write(json.dumps([player.name, game.number, arm]) + "\n")
-        self.pulls(player, game).append(arm)
-
-    def arms(self, player: Player, games: list[Game], rounds: int) -> Floats:
-        """Arms of a player, shape (games, rounds)."""
-        rows = [self.pulls(player, game)[:rounds] for game in games]
-        return np.array(rows, dtype=np.float64)
+    def cell(self, values: Floats, sign: str = "", digits: int = 3) -> str:
+        """Mean over games and its interval."""
+        one = interval(float(values.mean()), self.weights @ values)
+        shown = [f"{value:{sign}.{digits}f}" for value in one]
+        return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
-async def play_all(
-    url: str,
-    players: list[Player],
-    games: list[Game],
-    rounds: int,
-    tokens: list[int],
-    log: PullLog,
-) -> None:
-    """Play what the log does not have, game after game, `_AT_ONCE` at a time."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600) as client:
-        model = (await client.models.list()).data[0].id
-
-        async def one(player: Player, game: Game) -> None:
-            async with gate:
-                await play(client, model, player, game, rounds, tokens, log)
-
-        await asyncio.gather(*(one(player, game) for game in games for player in players))
-
-
-def regret_curves(arms: dict[str, Floats], games: list[Game]) -> Figure:
+def regret_curves(played: Played) -> Figure:
     """Mean regret so far by round, with 95 % bootstraps over games; shuffled vectors are gray."""
-    best = np.array([game.best for game in games], dtype=np.float64)[:, None]
-    weights = resample_weights(len(games), seed=0)
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for name, row in arms.items():
-        regret = GAP * np.cumsum(row != best, axis=1)
-        rounds = np.arange(1, regret.shape[1] + 1)
+    rounds = np.arange(1, played.rounds + 1)
+    for name, regret in played.regret.items():
         if name.startswith("shuffled"):
             axes.plot(rounds, regret.mean(0), color="0.75", label=name)
             continue
         (line,) = axes.plot(rounds, regret.mean(0), label=name)
-        low, high = np.quantile(weights @ regret, (0.025, 0.975), axis=0)
+        low, high = np.quantile(played.weights @ regret, (0.025, 0.975), axis=0)
         axes.fill_between(rounds, low, high, alpha=0.15, color=line.get_color())
     axes.plot(rounds, (1 - 1 / ARMS) * GAP * rounds, "k:", label="random pulls")
     axes.set(xlabel="round", ylabel="regret so far")
@@ -239,51 +143,73 @@ def regret_curves(arms: dict[str, Floats], games: list[Game]) -> Figure:
     return figure
 
 
-def table(arms: dict[str, Floats], games: list[Game], players: list[Player], seed: int = 0) -> str:
-    """Pulls of the best arm, regret and entropy of the pulls by player, with intervals."""
-    best = np.array([game.best for game in games], dtype=np.float64)[:, None]
-    weights = resample_weights(len(games), seed)
-    plain = (arms["plain"] == best).mean(1)
-    rows = []
-    for player in players:
-        pulled = arms[player.name] == best
-        share = pulled.mean(1)
-        regret = GAP * (~pulled).sum(1).astype(np.float64)
-        spread = np.array([_pull_entropy(row) for row in arms[player.name]])
-        seen = np.array([len(set(row)) for row in arms[player.name]], dtype=np.float64)
-        rows.append(
-            (
-                player.name,
-                f"{player.temperature:.2f}",
-                *(_cell(one, weights) for one in (share, regret, spread)),
-                f"{seen.mean():.2f}",
-                "" if player.name == "plain" else _cell(share - plain, weights, sign="+"),
-            )
+def table(played: Played) -> str:
+    """What every player did, with intervals over games."""
+    rows = [
+        (
+            player.name,
+            f"{player.temperature:.2f}",
+            played.cell(played.entropy[player.name].mean(1)),
+            f"{_distinct(played.arms[player.name]).mean():.2f}",
+            played.cell(played.best[player.name].mean(1)),
+            played.cell(played.best[player.name][:, played.rounds // 2 :].mean(1)),
+            played.cell(played.regret[player.name][:, -1], digits=0),
         )
-    chance = (1 - 1 / ARMS) * GAP * next(iter(arms.values())).shape[1]
-    rows.append(("random pulls", "", f"{1 / ARMS:.3f}", f"{chance:.3f}", "", "4.00", ""))
-    head = ("player", "T", "pulls of the best arm", "regret", "entropy of the pulls, nats",
-            "arms pulled", "best arm, minus plain")  # fmt: skip
+        for player in played.players
+    ]
+    chance = f"{1 / ARMS:.3f}"
+    regret = f"{(1 - 1 / ARMS) * GAP * played.rounds:.0f}"
+    rows.append(("random pulls", "", f"{np.log(ARMS):.3f}", "4.00", chance, chance, regret))
+    head = ("player", "T", "entropy of a pull, nats", "arms pulled", "pulls of the best arm",
+            "in the second half", "regret")  # fmt: skip
     return markdown_table(head, rows)
 
 
-def _pull_entropy(row: Floats) -> float:
-    counts = torch.bincount(torch.tensor(row, dtype=torch.long), minlength=ARMS).double()
-    return float(-torch.special.xlogy(counts / counts.sum(), counts / counts.sum()).sum())
+def comparisons(played: Played) -> str:
+    """Paired differences: the vector against every other player, and all against the plain one."""
+    names = [player.name for player in played.players]
+    pairs = [(STEERED, other) for other in names if other != STEERED]
+    pairs += [(name, PLAIN_PLAYER) for name in names if name not in (STEERED, PLAIN_PLAYER)]
+    rows = []
+    for one, other in pairs:
+        regret = played.regret[one][:, -1] - played.regret[other][:, -1]
+        best = played.best[one].mean(1) - played.best[other].mean(1)
+        entropy = played.entropy[one].mean(1) - played.entropy[other].mean(1)
+        distinct = _distinct(played.arms[one]) - _distinct(played.arms[other])
+        rows.append(
+            (
+                f"{one} minus {other}",
+                played.cell(entropy, "+"),
+                played.cell(distinct, "+", 2),
+                played.cell(best, "+"),
+                played.cell(regret, "+", 0),
+            )
+        )
+    head = ("", "entropy of a pull", "arms pulled", "pulls of the best arm", "regret")
+    return markdown_table(head, rows)
 
 
-def _cell(values: Floats, weights: Floats, sign: str = "") -> str:
-    one = interval(float(values.mean()), weights @ values)
-    return f"{one.value:{sign}.3f} ({one.low:{sign}.3f} to {one.high:{sign}.3f})"
+def _distinct(arms: Floats) -> Floats:
+    """Number of arms that a game pulled, shape (games,)."""
+    return np.array([len(set(row)) for row in arms], dtype=np.float64)
 
 
-def _log_path(runs: Path, vector: Artifact, told: Wording, strength: float, matched: float) -> Path:
-    """Where the games of these settings are kept."""
+def _matched(
+    path: Path, loaded: LoadedModel, found: Vector, strength: float, told: Wording
+) -> tuple[float, float]:
+    """`matched_temperature`, kept beside the pulls."""
+    if not path.is_file():
+        path.write_text(json.dumps(matched_temperature(loaded, found, strength, told)))
+    temperature, entropy = json.loads(path.read_text())
+    return float(temperature), float(entropy)
+
+
+def _settings_digest(vector: Artifact, told: Wording, strength: float) -> str:
+    """Names the files of the games of these settings."""
     tensors = {name: sha256(one.float().numpy().tobytes()) for name, one in vector.tensors.items()}
     digests = sorted((name, digest.hexdigest()) for name, digest in tensors.items())
-    settings = json.dumps([vector.id, digests, repr(told), strength, round(matched, 3)])
-    runs.mkdir(parents=True, exist_ok=True)
-    return runs / f"bandit-{sha256(settings.encode()).hexdigest()[:8]}.jsonl"
+    settings = json.dumps([vector.id, digests, repr(told), strength])
+    return sha256(settings.encode()).hexdigest()[:8]
 
 
 def main(
@@ -294,9 +220,9 @@ def main(
     wording: Annotated[
         str, typer.Option(help="A bandit, or `held-out`: one of that set.")
     ] = "fruits",
-    games: Annotated[int, typer.Option(help="Games of every player.")] = 16,
+    games: Annotated[int, typer.Option(help="Games of every player, a multiple of 4.")] = 24,
     rounds: Annotated[int, typer.Option(help="Pulls of a game.")] = 50,
-    copies: Annotated[int, typer.Option(help="Shuffled vectors.")] = 3,
+    copies: Annotated[int, typer.Option(help="Shuffled vectors.")] = 2,
     runs: Annotated[Path, typer.Option(help="Folder of the pulls so far.")] = Path("runs"),
     output: Annotated[Path, typer.Option(help="Folder of the result.")] = Path(
         "benchmarks/results"
@@ -306,44 +232,67 @@ def main(
     facts = machine.describe("benchmarks.steering.bandit")
     artifact, found = load_vector(vector)
     told = _held_out() if wording == _HELD_OUT else BANDITS[wording]
-    loaded = load_model(None)
-    matched, entropy = matched_temperature(loaded, found, strength, told)
+    loaded, digest = load_model(None), _settings_digest(artifact, told, strength)
+    runs.mkdir(parents=True, exist_ok=True)
+    file = runs / f"bandit-{digest}-temperature.json"
+    matched, entropy = _matched(file, loaded, found, strength, told)
     tokens = first_tokens(loaded.tokenizer, told)
-    numbers = range(games)
-    dealt = [
-        Game(told, number, random.Random(f"best:{number}").randrange(ARMS)) for number in numbers
-    ]
+    del loaded
+    dealt = [Game(told, number) for number in range(games)]
     with TemporaryDirectory() as root:
         shuffled_names = save_shuffled(artifact, copies, Path(root, "artifacts"))
         players = [
-            Player("plain"),
-            Player("vector", 1.0, artifact.id, strength),
+            Player(PLAIN_PLAYER),
+            Player(STEERED, 1.0, artifact.id, strength),
             Player("negated", 1.0, artifact.id, -strength),
-            Player("temperature", matched),
+            Player(HEATED, matched),
             *(
                 Player(f"shuffled {seed + 1}", 1.0, name, strength)
                 for seed, name in enumerate(shuffled_names)
             ),
         ]
-        command = serve_command(None, ["--artifacts", f"{root}/artifacts", "--max-num-seqs", "32"])
-        with local_server(command, Path(root, "server.log"), Console()) as url:
-            log = PullLog(_log_path(runs, artifact, told, strength, matched))
-            asyncio.run(play_all(url, players, dealt, rounds, tokens, log))
-    arms = {player.name: log.arms(player, dealt, rounds) for player in players}
+        log = PullLog(runs / f"bandit-{digest}.jsonl")
+        _play_rest(Path(root), players, dealt, rounds, tokens, log)
+    played = Played(log, players, dealt, rounds)
     name = f"steering-bandit-{wording}"
     lines = [f"# A bandit played with a steering vector: {wording}", "", *machine.markdown(facts)]
     lines += ["", f"""\
 Vector `{artifact.id}` (layer {found.layer}, strength {strength:g}; learned from
 `{artifact.manifest.settings["task"]}`). {games} games of {rounds} pulls among {ARMS} arms, the same
 for every player: rewards are Gaussian, with mean 100 for one arm, 90 for the others and deviation
-{SPREAD:g}. The answer begins "{told.answer_prefix}", and the server samples one token among those
-of the arms ({", ".join(told.arms[:ARMS])}; layout `{told.layout}`). "temperature" is the plain
-model at the temperature that gives it the steered model's entropy over the arms on random
-histories, {entropy:.3f} nats. Intervals are 95 % bootstraps over games; the last column is paired.
-""", table(arms, dealt, players)]  # fmt: skip
+{SPREAD:g}; each arm is the best one in a quarter of the games. The answer begins
+"{told.answer_prefix}", and the server samples one token among those of the arms
+({", ".join(told.arms[:ARMS])}; layout `{told.layout}`). "temperature" is the plain model at the
+temperature that gives it the steered model's entropy over the arms on random histories,
+{entropy:.3f} nats. The entropy of a pull is that of the distribution that it was drawn from, as the
+server reports it. Intervals are 95 % bootstraps over games.
+""", table(played)]  # fmt: skip
+    lines += ["", "Paired by game:", "", comparisons(played)]
     lines += ["", f"![Regret by round]({name}.png)"]
-    write_page(output, name, "\n".join(lines) + "\n", regret_curves(arms, dealt))
+    write_page(output, name, "\n".join(lines) + "\n", regret_curves(played))
     print("\n".join(lines))
+
+
+def _play_rest(
+    root: Path,
+    players: Sequence[Player],
+    games: Sequence[Game],
+    rounds: int,
+    tokens: list[int],
+    log: PullLog,
+) -> None:
+    """Play what the log does not have; starts a server only if something is left."""
+    total = len(players) * len(games) * rounds
+    done = sum(len(log.pulls(player, game)[:rounds]) for player in players for game in games)
+    if done == total:
+        return
+    console = Console()
+    flags = ["--artifacts", f"{root}/artifacts", "--max-num-seqs", str(AT_ONCE)]
+    with (
+        local_server(serve_command(None, flags), root / "server.log", console) as url,
+        progress_bar(console, "pulls", total, "pulls", done) as work,
+    ):
+        asyncio.run(play_all(url, players, games, rounds, tokens, log, lambda: work.advance(1)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.steering.bandit import ARMS, Game, Player, PullLog, play, regret_curves
+from benchmarks.steering.bandit import Played, comparisons, regret_curves
+from benchmarks.steering.games import ARMS, Game, Player, PullLog, play
 from training.steering.wordings import BANDITS
 
-GAME = Game(BANDITS["fruits"], 3, best=2)
+GAME = Game(BANDITS["fruits"], 2)
 PLAYER = Player("plain")
 TOKENS = [11, 22, 33, 44]
 ROUNDS = 9
@@ -28,7 +29,9 @@ class Model:
             raise KeyboardInterrupt
         self.asked.append(str(request["messages"]))
         token = TOKENS[(len(self.asked[-1]) + request["seed"]) % ARMS]
-        return SimpleNamespace(choices=[SimpleNamespace(token_ids=[token])])
+        return SimpleNamespace(
+            choices=[SimpleNamespace(token_ids=[token], entropy={"sampled_entropy_mean": 1.25})]
+        )
 
 
 def played(model: Any, path: Path) -> list[int]:
@@ -43,23 +46,36 @@ def test_an_interrupted_game_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         played(first, tmp_path / "pulls.jsonl")
     with (tmp_path / "pulls.jsonl").open("a") as file:
-        file.write('["plain", 3')  # cut while it was written
+        file.write('["plain", 2')  # cut while it was written
     assert played(rest, tmp_path / "pulls.jsonl") == expected
     assert first.asked + rest.asked == whole.asked
 
 
 def test_the_rewards_of_a_game_are_the_same_for_every_player_and_higher_for_the_best_arm() -> None:
     rewards = np.array([[GAME.reward(turn, arm) for arm in range(ARMS)] for turn in range(400)])
-    again = Game(BANDITS["slots"], 3, best=2).reward(7, 1)
+    again = Game(BANDITS["slots"], 2).reward(7, 1)
     assert again == rewards[7, 1]
     means = rewards.mean(0)
     assert means.argmax() == GAME.best
     assert means[GAME.best] - np.delete(means, GAME.best).mean() == pytest.approx(10.0, abs=2.0)
 
 
-def test_the_regret_of_the_best_arm_is_nothing_and_that_of_another_grows_by_the_gap() -> None:
-    arms = {"plain": np.full((1, 5), 2.0), "vector": np.zeros((1, 5))}
-    (axes,) = regret_curves(arms, [GAME]).axes
+def test_the_regret_of_the_best_arm_is_nothing_and_that_of_another_grows_by_the_gap(
+    tmp_path: Path,
+) -> None:
+    games = [Game(BANDITS["fruits"], number) for number in (2, 3)]
+    players = [Player("plain"), Player("vector")]
+    log = PullLog(tmp_path / "pulls.jsonl")
+    for game in games:
+        for _ in range(5):
+            log.add(players[0], game, game.best, 0.5)
+            log.add(players[1], game, 0, 0.75)
+    played = Played(log, players, games, 5)
+    (axes,) = regret_curves(played).axes
     curves = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
     assert not curves["plain"].any()
     assert curves["vector"].tolist() == [10.0, 20.0, 30.0, 40.0, 50.0]
+    (row,) = [line for line in comparisons(played).splitlines() if "vector minus plain" in line]
+    assert "+0.250 (+0.250 to +0.250)" in row
+    assert "-1.000 (-1.000 to -1.000)" in row
+    assert "+50 (+50 to +50)" in row

@@ -43,6 +43,25 @@ def test_against_plain_the_answers_of_all_arms_are_weighted(server: Server, tmp_
     }
 
 
+def test_with_trees_the_controls_of_a_law_are_computed_from_its_answers(
+    server: Server, tmp_path: Path
+) -> None:
+    folders = {"out": tmp_path / "pages", "runs": tmp_path / "runs", "server": (server.url,)}
+    size = {**SIZE, "min_p": 0.0, "trees": True, "budget": 3000}
+    (page,) = evaluate(EvaluateConfig.model_validate({**size, **folders}), Console())
+    raw = json.loads(page.with_suffix(".json").read_text())
+    drawn, controls = ["T = 0.3", "T = 0.7", "steady"], ["steady: mean T", "steady: shuffled T"]
+    assert list(raw["right"]) == drawn
+    trees = raw["result"]["trees"]
+    assert list(trees) == [*drawn, *controls]
+    assert all((one["counted_minus_tree"] is None) == (n in controls) for n, one in trees.items())
+    assert all(0 <= one["accuracy"]["value"] <= 1 for one in trees.values())
+    assert all(0 <= one["unseen"] < 1 for one in trees.values())
+    figures = [one["figure"] for one in raw["result"]["laws"]["steady"]]
+    assert figures.count("accuracy by answer trees") >= 3
+    assert "## Answer trees" in page.read_text()
+
+
 def test_the_figures_of_the_parts_of_an_answer_add_up_to_those_of_the_whole(
     server: Server,
 ) -> None:

@@ -15,8 +15,11 @@ STRATEGIES = {"easy": "low", "normal": "medium", "hard": "high"}
 """Names of strategies, and the `reasoning_effort` that selects each."""
 MAX_BINS = 64
 """Most temperatures that the law `shuffled` takes."""
+OF_ENTROPY = frozenset(("hapo", "edt", "dynatemp"))
+"""Laws whose temperature is a function of the token's entropy alone, given the model and T0."""
 NUM_ALTERNATIVES = 20
-"""Most probable tokens that a plain comparison records at every place: vLLM's default limit."""
+"""Most probable tokens that are recorded at every place for `weights` and `trees`: vLLM's default
+limit."""
 
 Json = Mapping[str, Any]
 
@@ -59,7 +62,7 @@ def make_arms(
         return _plain_arms(config, profiles)
     length = config.max_tokens
     plain = [
-        EvaluationArm(fixed_name(t), "fixed", Sampling(t, length, logprobs=t == config.temperature))
+        EvaluationArm(fixed_name(t), "fixed", _measured(Sampling(t, length), config, t))
         for t in config.curve
     ]
     if config.min_p:
@@ -77,6 +80,26 @@ def make_arms(
         else:
             skipped.append(SkippedProfile(name, _why_not(asked)))
     return arms, skipped
+
+
+def _measured(sampling: Sampling, config: EvaluateConfig, temperature: float | None) -> Sampling:
+    """What an arm needs: all alternatives for trees, log-probabilities for the flag."""
+    if config.trees:
+        return sampling._replace(further={"top_logprobs": NUM_ALTERNATIVES}, logprobs=True)
+    return sampling._replace(logprobs=temperature == config.temperature)
+
+
+def is_computed(arm: EvaluationArm, config: EvaluateConfig) -> bool:
+    """Whether an arm is a control that trees make it unnecessary to draw."""
+    return config.trees and arm.kind in ("mean", "shuffled") and is_law_of_entropy(arm.control)
+
+
+def is_law_of_entropy(control: Json) -> bool:
+    """Whether a control is one law whose temperature follows from the token's distribution."""
+    law = control.get("temperature")
+    if set(control) != {"temperature"} or not isinstance(law, Mapping):
+        return False
+    return law.get("type") in (*OF_ENTROPY, "entropy_target", "fixed")
 
 
 def _plain_arms(
@@ -111,11 +134,11 @@ def _why_not(asked: Json) -> str:
 
 
 def _law_arms(name: str, control: Json, config: EvaluateConfig) -> list[EvaluationArm]:
-    sampling = Sampling(config.temperature, config.max_tokens, control)
+    sampling = _measured(Sampling(config.temperature, config.max_tokens, control), config, None)
     return [
         EvaluationArm(name, "law", sampling, name, control),
-        EvaluationArm(f"{name}: mean T", "mean", None, name),
-        EvaluationArm(f"{name}: shuffled T", "shuffled", None, name),
+        EvaluationArm(f"{name}: mean T", "mean", None, name, control),
+        EvaluationArm(f"{name}: shuffled T", "shuffled", None, name, control),
     ]
 
 

@@ -11,13 +11,14 @@ from training.common.errors import TrainingError
 from training.common.metrics import Floats
 from training.common.rollout_store import RolloutStore
 from training.common.sampling import sample_missing
-from training.common.server_pool import ServerPool
+from training.common.server_pool import RolloutRecord, ServerPool
 from training.datasets.problem import Problem
 from training.evaluation.answers import ArmAnswers, read_answers
-from training.evaluation.arms import EvaluationArm, fixed_name, matched
+from training.evaluation.arms import EvaluationArm, fixed_name, is_computed, matched
 from training.evaluation.collect import AnswerDraw, AnswerGrid, halves, pending
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.results import DrawnAnswers, kind_of
+from training.evaluation.trees import TreeAnswers, has_probabilities, measure_trees
 from training.evaluation.weights import weigh
 
 MIN_QUESTIONS = 4
@@ -72,6 +73,19 @@ class AnswerSource(NamedTuple):
             for index, arm in arms.items()
         }
 
+    def records(
+        self, arms: Mapping[int, EvaluationArm], questions: Sequence[int], store: RolloutStore
+    ) -> dict[str, list[list[RolloutRecord]]]:
+        """The answers of arms themselves, by question and sample."""
+        grid = self.grid
+        return {
+            arm.name: [
+                [store.rollouts[grid.number(i, q, sample)] for sample in range(grid.num_samples)]
+                for q in questions
+            ]
+            for i, arm in arms.items()
+        }
+
     def of(self, questions: Sequence[int]) -> list[Problem]:
         """The questions themselves."""
         return [self.problems[question] for question in questions]
@@ -83,17 +97,34 @@ async def draw_halves(
     """One half of the questions chooses, the matched controls among others; the other scores."""
     config, (choosing, scoring) = source.config, source.halves()
     first = {i: arm for i, arm in enumerate(arms) if arm.sampling and arm.kind != "min_p"}
-    one = source.wanted(first, choosing, len(first) / (len(first) + len(arms)))
+    second = [i for i, arm in enumerate(arms) if not is_computed(arm, config)]
+    one = source.wanted(first, choosing, len(first) / (len(first) + len(second)))
     store = await source.draw(one, fresh=config.fresh)
     seen = _enough(one.complete(store), config)
     arms = _with_matched(arms, source.grid, seen, store, config)
-    two = source.wanted(dict(enumerate(arms)), scoring)
+    two = source.wanted({i: arms[i] for i in second}, scoring)
     store = await source.draw(two, fresh=False)
     new = _enough(two.complete(store), config)
     source.console.print("grading and comparing the answers")
-    old = source.read(first, seen, store)
-    drawn = DrawnAnswers(old, source.read(two.arms, new, store), (source.of(seen), source.of(new)))
+    old, scored = source.read(first, seen, store), source.read(two.arms, new, store)
+    trees = _trees(source, arms, new, store, scored) if config.trees else None
+    drawn = DrawnAnswers(old, scored, (source.of(seen), source.of(new)), trees=trees)
     return arms, drawn, store.num_tokens
+
+
+def _trees(
+    source: AnswerSource,
+    arms: Sequence[EvaluationArm],
+    questions: Sequence[int],
+    store: RolloutStore,
+    scored: Mapping[str, ArmAnswers],
+) -> TreeAnswers | None:
+    base = source.config.temperature
+    known = {i: arm for i, arm in enumerate(arms) if has_probabilities(arm)}
+    drawn = {i: arm for i, arm in known.items() if arm.name in scored}
+    records = source.records(drawn, questions, store)
+    right = {name: scored[name].right for name in records}
+    return measure_trees(list(known.values()), fixed_name(base), base, records, right)
 
 
 async def draw_all(
@@ -127,14 +158,8 @@ def _weighted(
     store: RolloutStore,
     parts: Sequence[Mapping[str, ArmAnswers]],
 ) -> dict[str, Floats]:
-    grid, base = source.grid, source.config.temperature
-    records = {
-        arm.name: [
-            [store.rollouts[grid.number(index, q, sample)] for sample in range(grid.num_samples)]
-            for q in questions
-        ]
-        for index, arm in enumerate(arms)
-    }
+    base = source.config.temperature
+    records = source.records(dict(enumerate(arms)), questions, store)
     right = {arm.name: np.concatenate([part[arm.name].right for part in parts]) for arm in arms}
     return weigh({arm.name: arm for arm in arms}, fixed_name(base), base, records, right)
 

@@ -14,9 +14,11 @@ from training.common.metrics import (
 )
 from training.evaluation.answers import ArmAnswers
 from training.evaluation.estimators import at_equal
+from training.evaluation.trees import TreeAnswers
 
 PLAIN = "plain request"
 ACCURACY, WEIGHTED = "accuracy", "accuracy by all answers, weighted"
+TREE = "accuracy by answer trees"
 """Figures of a difference."""
 
 
@@ -57,6 +59,56 @@ class Difference(NamedTuple):
     def is_below(self) -> bool:
         """Whether the whole interval is below 0."""
         return self.value.high < 0
+
+
+class TreeFigures(NamedTuple):
+    """What answer trees tell about one arm."""
+
+    accuracy: Interval
+    unseen: float
+    """Probability of the answers that nobody drew, mean over questions."""
+    counted_minus_tree: Interval | None
+    """The accuracy of its own answers minus that of the trees; None for an arm without answers."""
+
+
+def tree_figures(
+    trees: TreeAnswers | None, answers: Mapping[str, ArmAnswers], seed: int
+) -> dict[str, TreeFigures]:
+    """Figures of every arm, and whether they agree with its own answers where it has any."""
+    if trees is None:
+        return {}
+    weights = resample_weights(len(trees.questions), seed)
+
+    def over_questions(column: Floats) -> Interval:
+        return interval(float(column.mean()), weights @ column)
+
+    return {
+        name: TreeFigures(
+            over_questions(accuracy),
+            float(trees.unseen[name].mean()),
+            over_questions(answers[name].right[trees.questions].mean(1) - accuracy)
+            if name in answers
+            else None,
+        )
+        for name, accuracy in trees.accuracy.items()
+    }
+
+
+def by_trees(
+    law: str, controls: Mapping[str, str], trees: TreeAnswers | None, seed: int
+) -> list[Difference]:
+    """A law against its controls on the same answers, drawn or not."""
+    if trees is None or law not in trees.accuracy:
+        return []
+    weights = resample_weights(len(trees.questions), seed)
+    found = []
+    for called, arm in controls.items():
+        if arm in trees.accuracy:
+            gain = trees.accuracy[law] - trees.accuracy[arm]
+            values = weights @ gain
+            value = interval(float(gain.mean()), values)
+            found.append(Difference(called, TREE, value, smallest_difference(values)))
+    return found
 
 
 def arm_figures(answers: ArmAnswers, plain: ArmAnswers, k: int, weights: Floats) -> ArmFigures:

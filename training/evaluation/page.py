@@ -51,6 +51,7 @@ def write_text_of(
         _flag(result.flag),
         _arms(result, arms, config),
         _laws(result, config),
+        _trees(result),
         _profiles(result),
         *(_router(name, router) for name, router in result.routers.items()),
         _skipped(result),
@@ -174,6 +175,30 @@ temperature{_chosen(result)}.
 The last column is the difference that so many questions show in 80 % of experiments.
 
 {_differences(rows)}"""
+
+
+def _trees(result: EvaluationResult) -> str:
+    if not result.trees:
+        return ""
+    head = ("arm", "accuracy by trees", "unseen", "own answers minus trees")
+    rows = [
+        (
+            name,
+            cell(one.accuracy),
+            f"{one.unseen:.1%}",
+            "" if one.counted_minus_tree is None else interval_text(one.counted_minus_tree),
+        )
+        for name, one in result.trees.items()
+    ]
+    return f"""## Answer trees
+
+The answers of the fixed temperatures and the laws form a tree for each question, in which every
+answer has a probability under every arm: one that was drawn counts by it, and of the rest,
+`unseen`, the right share is estimated. Arms without a last column were computed, not drawn. Where
+its interval leaves out 0, do not rely on the trees: 20 alternatives tell too little about long
+answers at high temperatures.
+
+{markdown_table(head, rows)}"""
 
 
 def _profiles(result: EvaluationResult) -> str:

@@ -9,7 +9,7 @@ from training.common.metrics import Interval
 from training.common.selective import COVERAGES
 from training.evaluation.arms import EvaluationArm
 from training.evaluation.flag import CONTROLS, ENTROPY, FlagResult
-from training.evaluation.laws import ACCURACY, WEIGHTED, Difference
+from training.evaluation.laws import ACCURACY, TREE, WEIGHTED, Difference
 from training.evaluation.results import MIN_P, EvaluationResult
 from training.evaluation.router import RouterResult
 
@@ -80,7 +80,11 @@ def _law(result: EvaluationResult) -> tuple[str | None, str]:
     law = result.best_law
     if law is None:
         return None, "None proven: no law was measured."
-    needed = [one for one in result.laws[law] if one.figure == ACCURACY and one.control != MIN_P]
+    counted, by_trees = (
+        {one.control: one for one in result.laws[law] if one.figure == figure}
+        for figure in (ACCURACY, TREE)
+    )
+    needed = [one for name, one in (counted | by_trees).items() if name != MIN_P]
     missing = [one for one in needed if not one.is_above]
     if not missing:
         return law, f"`{law}` is above every control."

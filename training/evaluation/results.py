@@ -15,10 +15,13 @@ from training.evaluation.laws import (
     PLAIN,
     ArmFigures,
     Difference,
+    TreeFigures,
     arm_figures,
     beside_plain,
+    by_trees,
     differences,
     most_accurate,
+    tree_figures,
 )
 from training.evaluation.router import (
     RoutedQuestions,
@@ -26,6 +29,7 @@ from training.evaluation.router import (
     measure_router,
     routed_questions,
 )
+from training.evaluation.trees import TreeAnswers
 
 
 class DrawnAnswers(NamedTuple):
@@ -39,6 +43,8 @@ class DrawnAnswers(NamedTuple):
     weighted: Mapping[str, Floats] = {}
     """Accuracy of a profile minus that of the plain request, from the weights of all answers, by
     question; empty unless profiles are compared with the plain request only."""
+    trees: TreeAnswers | None = None
+    """Of the questions that score, if they were asked for."""
 
 
 class EvaluationResult(NamedTuple):
@@ -60,6 +66,8 @@ class EvaluationResult(NamedTuple):
     num_scoring: int
     profiles: Mapping[str, list[Difference]] = {}
     """Profiles minus the plain request."""
+    trees: Mapping[str, TreeFigures] = {}
+    """Of the arms that answer trees have figures of."""
 
 
 SHUFFLED = "its temperatures in random order"
@@ -88,7 +96,12 @@ def analyze(
     best = most_accurate(drawn.choosing, curve)
     weights = resample_weights(len(drawn.problems[1]), seed)
     compared = {
-        law: differences(law, scoring, _controls(law, arms, plain, best), curve, config.votes, seed)
+        law: [
+            *by_trees(law, _controls(law, arms, plain, best), drawn.trees, seed),
+            *differences(
+                law, scoring, _controls(law, arms, plain, best), curve, config.votes, seed
+            ),
+        ]
         for law in laws
     }
     figures = {
@@ -107,6 +120,7 @@ def analyze(
         skipped,
         len(drawn.problems[0]),
         len(drawn.problems[1]),
+        trees=tree_figures(drawn.trees, scoring, seed),
     )
 
 

@@ -23,10 +23,8 @@ from numpy.typing import NDArray
 from probes.laws import EntropyTargetLaw
 from training.common.metrics import Floats
 from training.common.server_pool import RolloutRecord
-from training.evaluation.arms import EvaluationArm
+from training.evaluation.arms import EvaluationArm, is_law_of_entropy
 
-OF_ENTROPY = frozenset(("hapo", "edt", "dynatemp"))
-"""Laws whose temperature is a function of the token's entropy alone, given the model and T0."""
 _BISECTIONS = 40
 _LEAST_MASS = 1e-12
 
@@ -115,15 +113,13 @@ def law_temperatures(
     """
     if not control:
         return np.full(len(tokens.entropy), base)
-    law = control.get("temperature")
-    if set(control) != {"temperature"} or not isinstance(law, Mapping) or "type" not in law:
+    if not is_law_of_entropy(control):
         return None
+    law = control["temperature"]
     if law["type"] == "fixed":
         return np.full(len(tokens.entropy), float(law["temperature"]))
     if law["type"] == "entropy_target":
         return _of_target(EntropyTargetLaw.model_validate(law), base, tokens)
-    if law["type"] not in OF_ENTROPY:
-        return None
     x = np.log(np.maximum(tokens.entropy, 1e-6))
     order = np.argsort(x[own])
     return np.asarray(np.interp(x, x[own][order], tokens.temperature[own][order]), np.float64)
@@ -179,7 +175,8 @@ def weigh(
         control = {} if name == plain else arms[name].control
         found = law_temperatures(control, base, tokens, source == number)
         if found is not None:
-            logprobs[name] = _answer_logprobs(tokens, found, verdicts.shape)
+            each = token_logprobs(tokens, found)
+            logprobs[name] = answer_logprobs(each, tokens, verdicts.shape)
     kept = [number for number, name in enumerate(names) if name in logprobs]
     own = {name: table[kept] for name, table in logprobs.items()}
     return {
@@ -189,10 +186,14 @@ def weigh(
     }
 
 
-def _answer_logprobs(tokens: WeighedTokens, temperatures: Floats, shape: tuple[int, ...]) -> Floats:
-    """Log-probability of every answer at the temperatures of its tokens."""
+def token_logprobs(tokens: WeighedTokens, temperatures: Floats) -> Floats:
+    """Log-probability of every token at its temperature, shape (tokens,)."""
     beta = 1 / temperatures
-    each = beta * tokens.logprob - tokens.log_normalizer(beta)
+    return np.asarray(beta * tokens.logprob - tokens.log_normalizer(beta))
+
+
+def answer_logprobs(each: Floats, tokens: WeighedTokens, shape: tuple[int, ...]) -> Floats:
+    """Sums over the tokens of every answer, of `shape`."""
     sums = np.bincount(tokens.answer, each, minlength=int(np.prod(shape)))
     return np.asarray(sums, np.float64).reshape(shape)
 

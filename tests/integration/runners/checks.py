@@ -12,6 +12,7 @@ from probes.entropy import entropy_from_logits
 from probes.law_functions import apply_laws
 from probes.laws import EntropyTargetLaw, ShuffledLaw, TemperatureLaw, law_row
 from probes.shuffled import counter_uniform, draw_temperature
+from tests.integration.runners.engines import Engine
 from tests.integration.runners.inprocess import InProcess
 from tests.integration.runners.traffic import TEMPERATURES_BY_CLASS, Request, Traffic
 from tests.integration.runners.truncated import truncated
@@ -69,6 +70,17 @@ def check(
     return counts | {"worst": dict(worst), "wrong": wrong}
 
 
+def most_behind(engine: Engine) -> int:
+    """Most records behind the end of an answer, which the API server ignores.
+
+    The scheduler cuts an answer at its limit, of which the sampler knows nothing: accepted drafts
+    may lie behind it. With asynchronous scheduling the next step is on its way by then; without
+    drafts the scheduler knows the length of the answer before.
+    """
+    drafts = engine.num_drafts
+    return 2 * drafts + 1 if drafts and engine.asynchronous else drafts
+
+
 def _reference_logits(
     reference: Any, one: Request, drawn: list[int], plan: Any, artifacts: Any
 ) -> tuple[Tensor, Tensor]:
@@ -108,9 +120,7 @@ def _deviations(
     if not one.controlled:
         return found
     kept = started.kept
-    # The scheduler cuts an answer at its limit, of which the sampler knows nothing: an accepted
-    # draft may lie behind it. The API server ignores such records.
-    beyond = len(kept.beyond(one.trace, choice, len(drawn))) - started.engine.num_drafts
+    beyond = len(kept.beyond(one.trace, choice, len(drawn))) - most_behind(started.engine)
     found["records behind the end"] = float(max(0, beyond))
     try:
         columns = kept.trace(one.trace, choice, len(drawn)).T

@@ -79,6 +79,7 @@ ENGINES = {
     "v2-async": Engine(v2=True, asynchronous=True),
     "v2-compiled": Engine(v2=True, compiled=True),
     "v2-drafts": Engine(v2=True, num_drafts=2),
+    "v2-async-drafts": Engine(v2=True, asynchronous=True, num_drafts=2),
 }
 
 GPU_ENGINES = {

@@ -1,9 +1,10 @@
 """Which way of grouping samples makes semantic entropy tell wrong answers best.
 
 Takes the run folder of `train-probe semantic`: several answers to each question, of which the first
-is graded and the others are grouped by their words, by their answers, and by what the served model
-says of pairs of them. All ways see the same samples. Pairs are read through a server and kept in
-the run folder; with `--minutes` the same command continues. Without `--url` nothing is asked.
+is graded and the others are grouped by their words, by their answers, and by what the model
+says of pairs of them. All ways see the same samples. Pairs are read through a server or from the
+files of the model, and kept in the run folder; with `--minutes` the same command continues. Without
+`--url` and `--checkpoint` nothing is asked.
 
     python -m benchmarks.semantic.clusters runs/selective-... --url http://127.0.0.1:8000/v1 \
         --title "the quiz, 0.5B" --out semantic-clusters-quiz
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks.machine import describe
 from benchmarks.semantic.page import RANDOM, Drawn, Grouping, page
-from benchmarks.semantic.reads import OutOfTimeError, PairReads
+from benchmarks.semantic.reads import OutOfTimeError, PairReads, Server
 from probes.selective.pairs import agree, group_texts, is_same
 from probes.selective.scores import AnswerKind, Cluster
 from probes.selective.semantic import cluster_ids
@@ -31,7 +32,7 @@ from training.datasets.problem import Problem
 from training.selective.rows import with_instruction
 
 KEYS: dict[str, AnswerKind] = {"answer, exact": "exact", "answer": "auto"}
-JUDGES: tuple[Cluster, ...] = ("entailment", "judge")
+JUDGES: tuple[Cluster, ...] = ("judge", "entailment")
 _RANDOM_DRAWS = 20
 _AT_ONCE = 8
 """Questions under way."""
@@ -117,7 +118,7 @@ async def at_random(question: Question, rate: float, seed: int) -> list[list[int
 
 
 async def model_groups(
-    questions: Sequence[Question], reads: PairReads
+    questions: Sequence[Question], reads: PairReads, ways: Sequence[Cluster] = JUDGES
 ) -> dict[int, dict[Cluster, ModelGroups]]:
     """By question, those that were read in every way; the others need more time."""
     found: dict[int, dict[Cluster, ModelGroups]] = {}
@@ -127,10 +128,10 @@ async def model_groups(
     async def one(number: int) -> None:
         async with free:  # a run that is ended has whole questions
             try:
-                both = [await by_model(questions[number], how, reads) for how in JUDGES]
+                both = [await by_model(questions[number], how, reads) for how in ways]
             except OutOfTimeError:
                 return
-        found[number] = dict(zip(JUDGES, both, strict=True))
+        found[number] = dict(zip(ways, both, strict=True))
 
     await asyncio.gather(*map(one, range(len(questions))))
     return dict(sorted(found.items()))
@@ -143,7 +144,7 @@ async def groupings(
     found = [
         Grouping(name, [[by_key(one, kind)] for one in questions]) for name, kind in KEYS.items()
     ]
-    for how in JUDGES:
+    for how in every[0]:
         each = [one[how] for one in every]
         same = [said for one in each for said in one.same]
         agreed = [said for one in each for said in one.agreed]
@@ -159,9 +160,14 @@ async def groupings(
 async def _run(options: argparse.Namespace) -> None:
     facts = describe("benchmarks.semantic.clusters")
     questions = load(options.run)[: options.questions]
-    url, minutes, places = options.url, options.minutes, options.concurrency
-    reads = PairReads(options.run / "pairs.jsonl", url, minutes, places)
-    found = await model_groups(questions, reads)
+    ask = None if options.url is None else Server(options.url).ask
+    if options.checkpoint is not None:
+        from benchmarks.semantic.local import LocalModel
+
+        ask = LocalModel(options.checkpoint).ask
+    path, minutes, places = options.run / "pairs.jsonl", options.minutes, options.concurrency
+    reads = PairReads(path, ask, minutes, places)
+    found = await model_groups(questions, reads, list(filter(None, options.ways.split(","))))
     print(f"{len(found)} of {len(questions)} questions", flush=True)
     if len(found) > 1:
         complete = [questions[number] for number in found]
@@ -175,6 +181,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--url", help="of a server with the model that gave the answers")
+    parser.add_argument("--checkpoint", type=Path, help="folder of that model, without a server")
+    parser.add_argument("--ways", default=",".join(JUDGES), help="to ask the model; may be empty")
     parser.add_argument("--questions", type=int, default=1000, help="at most")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=600.0)

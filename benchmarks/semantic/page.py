@@ -105,7 +105,7 @@ each are grouped, the same in every way.
 
 AUROC is the probability that a wrong answer has more doubt than a right one. Intervals are 95 %,
 a paired bootstrap over questions. "{RANDOM.capitalize()}" is a judge that says yes as often and
-looks at nothing, the mean of {len(ways[-1].ids[0])} draws: what equal words alone tell.
+looks at nothing, the mean of several draws: what equal words alone tell.
 
 ## The groups
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from probes.selective.scores import Cluster
 
 
 class OutOfTimeError(Exception):
-    """A pair is not in the file, and there is no server or no time to ask."""
+    """A pair is not in the file, and there is no model or no time to ask."""
 
 
 class PairRead(NamedTuple):
@@ -26,25 +26,24 @@ class PairRead(NamedTuple):
     prompt_tokens: int
 
 
+Ask = Callable[[str], Awaitable[PairRead]]
+
+
 class PairReads:
-    """Reads pairs as the server's control `semantic` does, through chat requests of one token.
+    """Reads pairs with the prompts of the server's control `semantic`."""
 
-    A reply outside the twenty most probable ones has the probability 0.
-    """
-
-    def __init__(self, path: Path, url: str | None, minutes: float, concurrency: int) -> None:
+    def __init__(self, path: Path, ask: Ask | None, minutes: float, concurrency: int) -> None:
         """Load what was read before.
 
         Args:
             path: JSON lines, appended to.
-            url: Of the server; None reads the file only.
+            ask: Puts a user message to the model; None reads the file only.
             minutes: After them nothing is asked.
             concurrency: Requests under way.
         """
         self._path, self._deadline = path, time.monotonic() + 60 * minutes
-        self._client = None if url is None else AsyncOpenAI(base_url=url, api_key="none")
+        self._ask = ask
         self._places = asyncio.Semaphore(concurrency)
-        self._model = ""
         self._found: dict[tuple[str, ...], PairRead] = {}
         for line in path.read_text("utf-8").splitlines() if path.exists() else ():
             *key, yes, no, tokens = json.loads(line)
@@ -59,6 +58,8 @@ class PairReads:
         key = (how, question, first, second)
         if key not in self._found:
             async with self._places:
+                if self._ask is None or time.monotonic() > self._deadline:
+                    raise OutOfTimeError
                 content = append_text(question, pair_question(how, first, second))
                 found = self._found[key] = await self._ask(content)
                 with self._path.open("a", encoding="utf-8") as file:
@@ -73,9 +74,23 @@ class PairReads:
         found = await asyncio.gather(*(self.read(how, question, *one) for one in ordered))
         return list(zip(found[::2], found[1::2], strict=True))
 
-    async def _ask(self, content: str) -> PairRead:
-        if self._client is None or time.monotonic() > self._deadline:
-            raise OutOfTimeError
+
+class Server:
+    """Reads replies through chat requests of one token.
+
+    A reply outside the twenty most probable ones has the probability 0.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect at the first request.
+
+        Args:
+            url: Of the server.
+        """
+        self._client, self._model = AsyncOpenAI(base_url=url, api_key="none"), ""
+
+    async def ask(self, content: str) -> PairRead:
+        """Probabilities of the replies to a user message."""
         if not self._model:
             self._model = (await self._client.models.list()).data[0].id
         answer = await self._client.chat.completions.create(

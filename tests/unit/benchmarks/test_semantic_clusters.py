@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from benchmarks.machine import describe
 from benchmarks.semantic.clusters import Question, drawn, groupings, load, model_groups
 from benchmarks.semantic.page import joined, page
@@ -42,23 +40,23 @@ def says(content: str) -> DirectedAnswer:
     return DirectedAnswer(0.9, 0.1) if same else DirectedAnswer(0.1, 0.9)
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    contents: list[str] = []
+class Model:
+    """Knows which answers name the same city."""
 
-    async def ask(self: PairReads, content: str) -> PairRead:
-        contents.append(content)
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def ask(self, content: str) -> PairRead:
+        self.asked.append(content)
         return PairRead(says(content), 7)
-
-    monkeypatch.setattr(PairReads, "_ask", ask)
-    return contents
 
 
 async def test_a_judge_that_knows_joins_equal_answers_and_no_others(
-    tmp_path: Path, asked: list[str]
+    tmp_path: Path,
 ) -> None:
+    model = Model()
     questions = [question(number) for number in range(20)]
-    found = await model_groups(questions, PairReads(tmp_path / "pairs.jsonl", "x", 1, 4))
+    found = await model_groups(questions, PairReads(tmp_path / "pairs.jsonl", model.ask, 1, 4))
     ways = {one.name: one for one in await groupings(questions, list(found.values()))}
     answers = [one.drawn for one in questions]
     for how in ("judge", "entailment"):
@@ -70,24 +68,25 @@ async def test_a_judge_that_knows_joins_equal_answers_and_no_others(
     assert (ways["judge"].pairs, ways["judge"].tokens) == (5, 70)
     assert joined(answers, ways["answer, exact"], both_right=True) < 1
     first = pair_question("judge", "Paris.", "It is Paris.")
-    assert f"Where? 0\n\n{first}" in asked
+    assert f"Where? 0\n\n{first}" in model.asked
     text = page("t", describe("x"), answers, list(ways.values()))
     assert "20 questions; 0.500 of the graded answers are right. 6 other answers" in text
 
 
 async def test_a_pair_is_asked_about_once_and_then_read_from_the_file(
-    tmp_path: Path, asked: list[str]
+    tmp_path: Path,
 ) -> None:
+    model = Model()
     path = tmp_path / "pairs.jsonl"
-    first = await model_groups([question(0)], PairReads(path, "x", 1, 4))
-    count = len(asked)
-    assert count == len(set(asked)) == len(path.read_text().splitlines())
+    first = await model_groups([question(0)], PairReads(path, model.ask, 1, 4))
+    count = len(model.asked)
+    assert count == len(set(model.asked)) == len(path.read_text().splitlines())
     assert await model_groups([question(0)], PairReads(path, None, 1, 4)) == first
-    assert len(asked) == count
+    assert len(model.asked) == count
 
 
 async def test_without_time_only_questions_that_were_read_are_kept(tmp_path: Path) -> None:
-    reads = PairReads(tmp_path / "pairs.jsonl", "http://127.0.0.1:9/v1", -1, 4)
+    reads = PairReads(tmp_path / "pairs.jsonl", Model().ask, -1, 4)
     assert await model_groups([question(0)], reads) == {}
     same = question(1)._replace(texts=["Paris."] * 6)  # no pair to ask about
     found = await model_groups([question(0), same], reads)

@@ -26,6 +26,12 @@ class ModelFacts(NamedTuple):
     """Layers that can be steered; None for those of the vectors."""
 
 
+def cache_block_size(vllm_config: Any) -> int:
+    """Tokens of the least part of the prefix cache that requests share; 0 if it is switched off."""
+    cache = vllm_config.cache_config
+    return int(cache.prefix_match_unit or cache.block_size) if cache.enable_prefix_caching else 0
+
+
 def served_identity(model_config: Any) -> ModelIdentity:
     """Fingerprint the served model; unknown if its files are not on this machine."""
     checkpoint = Path(model_config.model)

@@ -14,6 +14,7 @@ from vllm.inputs import TextPrompt, tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
+from server.served_model import cache_block_size
 from server.tracing import NO_SPAN
 
 T = TypeVar("T")
@@ -146,8 +147,7 @@ class Reads:
     @property
     def block_size(self) -> int:
         """Tokens of a block of the prefix cache; 0 if it is switched off."""
-        config = self._engine.vllm_config.cache_config
-        return int(config.block_size) if config.enable_prefix_caching else 0
+        return cache_block_size(self._engine.vllm_config)
 
     @property
     def max_tokens(self) -> int:

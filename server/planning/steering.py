@@ -33,20 +33,31 @@ class SteeringPlan(NamedTuple):
     """Whether all prompt positions are steered, not only the last."""
     reports: list[SteeringReport]
 
-    def add_cache_salt(self, prompt: Any, secret: str) -> Any:
+    def add_cache_salt(
+        self, prompt: Any, secret: str, max_tokens: int | None = None, block_size: int = 0
+    ) -> Any:
         """Add a cache salt, so that differently steered requests share no KV blocks.
 
         The salt depends on the contents of the vectors, not on their names. If only the last prompt
         token is steered, the states of an answer are steered but those of the same tokens in a
-        later prompt are not; the salt then includes the length of the prompt.
+        later prompt are not; the salt then includes the length of the prompt. An answer so short
+        that no block with a steered state fills up leaves only unsteered blocks behind: its prompt
+        shares them with unsteered requests.
 
         Args:
             prompt: Prompt as rendered by vLLM: a mapping with token ids or embeddings.
             secret: Secret of the deployment. Without it, a client could compute the salt, send it
                 with an unsteered request and so inject unsteered states into steered ones.
+            max_tokens: Most tokens of an answer.
+            block_size: Tokens of a block of the prefix cache; 0 if it is switched off or unknown.
         """
         tokens, embeds = prompt.get("prompt_token_ids"), prompt.get("prompt_embeds")
-        place = "all" if self.everywhere else str(len(embeds if tokens is None else tokens))
+        length = len(embeds if tokens is None else tokens)
+        if block_size and max_tokens is not None and not self.everywhere:
+            first_steered = (length - 1) // block_size
+            if (length + max_tokens) // block_size <= first_steered:
+                return mark_unsteered(prompt)
+        place = "all" if self.everywhere else str(length)
         parts = [self.control["key"], place, prompt.get("cache_salt") or ""]
         digest = hmac.new(secret.encode(), "|".join(parts).encode(), "sha256").hexdigest()
         return {**prompt, "cache_salt": _OWN_SALT + digest}

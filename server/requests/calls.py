@@ -18,6 +18,7 @@ from server.requests.admission import Admission, Reservation
 from server.requests.difficulty import DecisionSource, DifficultyRun, Extend
 from server.requests.phases import PhaseRecord, phase_message
 from server.requests.telemetry import Telemetry, TraceBuffer
+from server.served_model import cache_block_size
 from server.settings import settings
 from server.tracing import NO_SPAN
 from server.worker.message import (
@@ -113,7 +114,8 @@ class EngineCalls:
             return self._run_with_difficulty(call, call.difficulty, arguments)
         engine, prompt, params, request_id, further = arguments
         params = self._add_control(call, prompt, params)
-        outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **further)
+        prompt = self._add_cache_salt(engine, prompt, params)
+        outputs = engine.generate(prompt, params, request_id, **further)
         return self._count(call, outputs, params.output_kind == RequestOutputKind.DELTA)
 
     def release(self) -> None:
@@ -158,11 +160,13 @@ class EngineCalls:
             params.top_k, params.top_p, params.min_p = 0, 1.0, 0.0
         return params
 
-    def _add_cache_salt(self, prompt: Any) -> Any:
+    def _add_cache_salt(self, engine: Any, prompt: Any, params: Any) -> Any:
         steering = self.plan.steering
         if steering is None:
             return mark_unsteered(prompt)
-        return steering.add_cache_salt(prompt, settings().cache_secret.get_secret_value())
+        secret = settings().cache_secret.get_secret_value()
+        block_size = 0 if steering.everywhere else cache_block_size(engine.vllm_config)
+        return steering.add_cache_salt(prompt, secret, params.max_tokens, block_size)
 
     async def _run_with_difficulty(
         self, call: Call, run: DifficultyRun, arguments: EngineArguments
@@ -172,7 +176,8 @@ class EngineCalls:
         delta = params.output_kind == RequestOutputKind.DELTA
         prompt, part = await run.prepare(engine, prompt, params, request_id, **further)
         params = self._add_control(call, prompt, params, part)
-        outputs = engine.generate(self._add_cache_salt(prompt), params, request_id, **further)
+        prompt = self._add_cache_salt(engine, prompt, params)
+        outputs = engine.generate(prompt, params, request_id, **further)
         async with aclosing(self._count(call, outputs, delta)) as counted:
             async for output in counted:
                 for completion in output.outputs:

@@ -62,6 +62,12 @@ def law(kind: str, **parameters: float | str) -> dict[str, Any]:
     return {"temperature": {"type": kind, **parameters}, "trace": "tokens"}
 
 
+def counter(server: "Server", name: str) -> float:
+    """Value of a counter in `/metrics`."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+
+
 def preemptions(server: "Server") -> float:
     for line in httpx.get(f"{server.url}/metrics").text.splitlines():
         if line.startswith("vllm:num_preemptions_total"):

@@ -12,7 +12,7 @@ from probes.inquiry.prompts import NEUTRAL_REPLIES
 from probes.inquiry.task import Task, load_task
 from probes.inquiry.text import normalize_question
 from tests.conftest import Server, entrostat
-from tests.integration.support import MODEL
+from tests.integration.support import MODEL, counter
 
 TASK = f"{MODEL}/animals"
 
@@ -113,12 +113,6 @@ def test_no_reply_breaks_a_game(client: OpenAI, reply: Any) -> None:
     _, reports = game(client, reply, max_turns=3)
     assert reports[-1]["label"]
     assert len(reports) == 4
-
-
-def counter(server: Server, name: str) -> float:
-    """Value of a counter in `/metrics`."""
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 def test_free_text_replies_are_read_once_per_server(server: Server, client: OpenAI) -> None:

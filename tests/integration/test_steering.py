@@ -15,6 +15,7 @@ from tests.integration.support import (
     MODEL,
     PROMPTS,
     ask,
+    counter,
     hooked,
     preemptions,
     report,
@@ -176,6 +177,22 @@ def test_the_prefix_cache_never_mixes_steered_and_unsteered_states(
         logits = steered_logits(reference, answer, change, everywhere)
         (choice,) = answer.model_dump()["choices"]
         assert logits.argmax(-1).tolist() == choice["token_ids"]
+
+
+@pytest.mark.both_runners
+def test_short_steered_answers_share_the_prefix_of_unsteered_ones_and_leave_nothing_behind(
+    server: Server, reference: Any, vectors: dict[str, Artifact]
+) -> None:
+    question = "The fox counts the stones in the river: one, two, three, four. " * 10
+    hits = counter(server, "vllm:prefix_cache_hits_total")
+    for control in (None, steering(), None, steering(TURN)):
+        answer = greedy(server.client, question, control or {"trace": "tokens"}, max_tokens=2)
+        prompt = len(answer.prompt_token_ids)
+        assert (prompt + 2) // 128 == (prompt - 1) // 128 == 1  # the answer fills no block
+        name = TURN if control == steering(TURN) else PUSH
+        logits = steered_logits(reference, answer, adding(vectors[name]) if control else {})
+        assert (reported(answer) - entropy_of(logits)).abs().max() < 0.02
+    assert counter(server, "vllm:prefix_cache_hits_total") == hits + 3 * 128
 
 
 def test_the_report_has_the_hash_of_the_vectors_contents(client: OpenAI) -> None:

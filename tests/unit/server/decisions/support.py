@@ -45,7 +45,7 @@ class CharacterEngine:
 
     def __init__(self, error: Exception | None = None, logprob: float | None = None) -> None:
         self.model_config = SimpleNamespace(max_model_len=CONTEXT)
-        cache = SimpleNamespace(block_size=16, enable_prefix_caching=True)
+        cache = SimpleNamespace(block_size=16, prefix_match_unit=None, enable_prefix_caching=True)
         self.vllm_config = SimpleNamespace(cache_config=cache)
         self.renderer = Renderer()
         self.prompts: list[str] = []

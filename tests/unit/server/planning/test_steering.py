@@ -99,6 +99,34 @@ def test_a_prompt_with_an_earlier_steered_answer_shares_no_blocks_with_it(root: 
     assert salt(root, answer | every) == salt(root, answer | every, prompt=longer)
 
 
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "shares"),
+    [
+        (40, 1, True),  # positions 39 and 40, in the block from 32 to 47
+        (33, 14, True),
+        (33, 15, False),  # the block fills up with steered states
+        (48, 1, False),  # its last token ends a block
+        (47, 1, False),
+        (40, None, False),
+    ],
+)
+def test_a_prompt_shares_blocks_with_unsteered_ones_if_its_answer_fills_none(
+    root: Path, length: int, max_tokens: int | None, shares: bool
+) -> None:
+    """Else a game of many short steered answers would read its whole history at every turn."""
+    prompt = {"prompt_token_ids": [1] * length}
+    answer = plan(root, {"vector": "m/a", "strength": 1.0})
+    found = answer.add_cache_salt(prompt, "secret", max_tokens, 16)
+    assert ("cache_salt" not in found) == shares
+    mine = answer.add_cache_salt({**prompt, "cache_salt": "mine"}, "secret", max_tokens, 16)
+    assert (mine["cache_salt"] == "mine") == shares
+    stolen = {**prompt, "cache_salt": "entrostat:0"}
+    assert answer.add_cache_salt(stolen, "secret", max_tokens, 16)["cache_salt"] != "entrostat:0"
+    assert "cache_salt" in answer.add_cache_salt(prompt, "secret", max_tokens)  # no prefix cache
+    every = plan(root, {"vector": "m/a", "strength": 1.0, "positions": "all"})
+    assert "cache_salt" in every.add_cache_salt(prompt, "secret", max_tokens, 16)
+
+
 def test_the_length_of_a_prompt_of_embeddings_is_part_of_the_salt(root: Path) -> None:
     wanted = {"vector": "m/a", "strength": 1.0}
     of_embeddings = {"prompt_embeds": torch.zeros(3, HIDDEN_SIZE)}

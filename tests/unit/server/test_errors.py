@@ -45,6 +45,11 @@ def test_a_refusal_has_the_format_of_the_openai_api() -> None:
             "entropy.temperature.tua",
             "unknown key",
         ),
+        (  # a variant that is no longer offered
+            {"temperature": {"type": "hapo", "compat": "published"}},
+            "entropy.temperature.compat",
+            "unknown key",
+        ),
         (  # before the required key that it stands for
             {"temperature": {"type": "entropy_target", "target": 1.0}},
             "entropy.temperature.target",

@@ -52,6 +52,8 @@ class DifficultyDecision(_Reading):
     """With worth: by strategy."""
     expected_tokens: dict[str, float] | None = None
     mode: str | None = None
+    baseline: bool | None = None
+    """Whether the server left this answer alone to measure what the strategies save."""
     source: str | None = None
     """probe, effort or fallback."""
     strategy: AppliedStrategy | None = None

@@ -112,6 +112,8 @@ class Worker:
 
     def __init__(self, using: Artifacts, dtype: torch.dtype, end: int) -> None:
         self.renderer = SimpleNamespace(get_eos_token_id=lambda: end)
+        cache = SimpleNamespace(block_size=16, prefix_match_unit=None, enable_prefix_caching=True)
+        self.vllm_config = SimpleNamespace(cache_config=cache)
         self.runner, self.dtype = self.runner_type(), dtype
         self.controller, self.model, self.layers = (
             self.runner.controller,

@@ -41,8 +41,6 @@ class Arm(NamedTuple):
     samples: int = 1
     """Answers that each request samples; so many fewer requests are sent, so that as many answers
     are decoded at once."""
-    scraped: bool = False
-    """Whether the metrics are read every second meanwhile."""
 
     def fits(self, batch: int) -> bool:
         """Whether so many answers at once can be asked for in this way."""

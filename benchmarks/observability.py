@@ -1,173 +1,171 @@
 """What metrics, the decision log and spans cost: `python -m benchmarks.observability`.
 
-As `benchmarks.overhead`, with two more servers of Entrostat: one writes the decision log with the
-bodies of the requests, one exports spans. Metrics are always on; an arm also reads them every
-second, as Prometheus does at its fastest. Beside the throughput, the processor time that the API
-server takes for a request, which the rest of the machine hardly changes.
+The engine does none of the three: the API server's process counts, writes and exports. So its CPU
+time per request is measured, which other work on the machine hardly touches, unlike throughput.
 """
 
 import asyncio
+import json
 import os
+import random
 import signal
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
+import numpy as np
 import typer
-from rich.console import Console
+from rich.progress import track
 
 from benchmarks import machine
 from benchmarks.arms import STOCK, Arm
-from benchmarks.overhead.__main__ import MAX_TOKENS, measure, send
-from benchmarks.overhead.report import Section, pool, write
 from benchmarks.servers import Server, side_by_side
 from server.commands.default_model import DEFAULT_MODEL, default_model
 from server.settings import settings
 
+BATCH, BATCHES, MAX_TOKENS = 16, 3, 8
+_EXPORT_MILLISECONDS = 100
+"""After which spans are exported; 5,000 by default."""
 _FLAGS = ["--enforce-eager", "--disable-uvicorn-access-log"]
-_DYNATEMP = {"temperature": {"type": "dynatemp"}}
-_BATCHES, _BATCH = 20, 16
-"""Of requests of one token, to measure what the API server takes for a request."""
-_EXPORT_SECONDS = 6.0
-"""After which OpenTelemetry has exported its spans."""
-_TITLE = "What metrics, the decision log and spans cost"
-_METHOD = """\
-Servers are alive together, with the same flags and their engines bound to the same cores: stock
-vLLM, stock vLLM once more, Entrostat, Entrostat with `--decision-log` and `--log-prompts`, and
-Entrostat with `--otlp-traces-endpoint`. One at a time is under load, the others are frozen
-(SIGSTOP). A round visits every arm once in random order: a short batch to warm the caches, then
-{max_tokens} tokens for each of the concurrent chat requests (`temperature` 1, `ignore_eos`, no
-streaming). Only requests with a control have a line in the log and spans of ours, so each server is
-asked without a control and with `dynatemp` and its summary. Starts of all servers: {restarts}, now
-one, now the other first, with {rounds} rounds each. tokens/s is the median of all rounds; the ratio
-is the median over a start's rounds of the throughput over stock's in the same round, and the mean
-of the starts; low and high are the least and the largest start, of a single start its 95 %
-interval, a bootstrap over rounds. Two processes of one program differ by some percent for as long
-as they live: the second stock process shows how much. Below each table arms are compared with
-another one. Those of one process are free of that difference: the control with its line, and with
-its spans, over no control there, to be read beside `dynatemp over no control`, which has
-neither."""
+_KV_CACHE = 256
+"""MiB of each server."""
+_CONTROL = {"temperature": {"type": "dynatemp"}}
+_READ = "metrics read after each"
+_METHOD = f"""\
+Servers are alive together: stock vLLM, stock vLLM once more, Entrostat, Entrostat with
+`--decision-log` and `--log-prompts`, and Entrostat with `--otlp-traces-endpoint`; one at a time
+is awake. A round visits every arm once in random order: a few requests to warm the caches, then
+{BATCHES} times {BATCH} concurrent chat requests of {MAX_TOKENS} tokens. The figure is CPU time
+of all processes of the server but its engine and worker, per request: median over rounds, with
+the 95 % interval of the median in brackets. `more` is the median over rounds of the difference
+to the arm named beside it, in the same round. The second stock process shows how much two
+processes of one program differ. Requests with a control ask for `dynatemp` and its report; only
+they have a line in the log and spans of ours. Spans are exported every {_EXPORT_MILLISECONDS}
+ms instead of 5 s, so that each visit pays for its own."""
 
 
 def arms() -> list[Arm]:
-    """Who is asked for what."""
+    """Who is asked for what, and what it is compared with."""
     return [
         STOCK,
-        Arm("stock vLLM, second process", "twin"),
-        Arm("no control", "ours", None, 0.99),
-        Arm("dynatemp", "ours", _DYNATEMP, peer="no control"),
-        Arm("dynatemp, metrics read", "ours", _DYNATEMP, peer="dynatemp", scraped=True),
-        Arm("log on, no control", "log", None, peer="no control"),
-        Arm("log on, dynatemp", "log", _DYNATEMP, peer="log on, no control"),
-        Arm("spans on, no control", "spans", None, peer="no control"),
-        Arm("spans on, dynatemp", "spans", _DYNATEMP, peer="spans on, no control"),
+        Arm("stock vLLM, second process", "twin", peer=STOCK.name),
+        Arm("no control", "ours", peer=STOCK.name),
+        Arm("control", "ours", _CONTROL, peer="no control"),
+        Arm(f"control, {_READ}", "ours", _CONTROL, peer="control"),
+        Arm("log on, no control", "log", peer="no control"),
+        Arm("log on, control", "log", _CONTROL, peer="log on, no control"),
+        Arm("spans on, no control", "spans", peer="no control"),
+        Arm("spans on, control", "spans", _CONTROL, peer="spans on, no control"),
     ]
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm, per start.")] = 5,
-    batches: Annotated[str, typer.Option(help="Concurrent requests, by commas.")] = "16",
-    restarts: Annotated[int, typer.Option(min=1, help="Times all servers are started anew.")] = 3,
-    kv_cache: Annotated[int, typer.Option(help="MiB of every server's KV cache.")] = 256,
+    rounds: Annotated[int, typer.Option(min=2, help="Visits to every arm.")] = 20,
     twin: Annotated[bool, typer.Option(help="Also measure a second stock process.")] = True,
-    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "benchmarks/results"
+    output: Annotated[Path, typer.Option(help="Page to write, without suffix.")] = Path(
+        "benchmarks/results/observability"
     ),
 ) -> None:
-    """Measure every arm and write observability.md, .json and .png after every start."""
+    """Measure every arm and write OUTPUT.md and OUTPUT.json."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     facts = machine.describe("benchmarks.observability")
-    facts |= {"model": DEFAULT_MODEL, "rounds": rounds, "max_tokens": MAX_TOKENS}
-    sizes = [int(size) for size in batches.split(",")]
-    runs: dict[int, list[Section]] = {size: [] for size in sizes}
-    costs: dict[str, list[float]] = {}
-    for lap in range(restarts):
-        sections, found = _start(lap, rounds, sizes, kv_cache, twin=twin)
-        for section in sections:
-            runs[section.batch].append(section)
-        for name, milliseconds in found.items():
-            costs.setdefault(name, []).append(milliseconds)
-        facts |= {"restarts": lap + 1, "milliseconds": costs}
-        sections = [pool(arms(), runs[size]) if lap else runs[size][0] for size in sizes]
-        stem = output / "observability"
-        more = _table(costs)
-        write(facts, sections, stem, Console(), title=_TITLE, method=_METHOD, more=more)
-        print("\n".join(more))
-
-
-def _table(costs: dict[str, list[float]]) -> list[str]:
-    """Processor time per request, as lines of the page."""
-    rows = [
-        f"| {name} | {statistics.mean(found):.2f} | {min(found):.2f} to {max(found):.2f} |"
-        for name, found in costs.items()
-    ]
-    return [
-        "",
-        "## Processor time of the API server",
-        "",
-        f"All processes of a server but its engine and workers, for {_BATCHES} batches of {_BATCH} "
-        f"requests of one token and the {_EXPORT_SECONDS:g} seconds after them, in milliseconds "
-        "per request: the mean of the starts, the least and the largest.",
-        "",
-        "| arm | ms per request | low to high |",
-        "|---|--:|--:|",
-        *rows,
-    ]
-
-
-def _milliseconds(server: Server, arm: Arm) -> float:
-    """Processor time that the API server takes for one request of one token."""
-    server.wake()
-    try:
-        asyncio.run(send(server, arm, _BATCH, 1))
-        before = server.api_seconds()
-        for _ in range(_BATCHES):
-            asyncio.run(send(server, arm, _BATCH, 1))
-        time.sleep(_EXPORT_SECONDS)
-        return 1000 * (server.api_seconds() - before) / (_BATCHES * _BATCH)
-    finally:
-        server.freeze()
-
-
-def _start(
-    lap: int, rounds: int, sizes: list[int], kv_cache: int, *, twin: bool
-) -> tuple[list[Section], dict[str, float]]:
-    """Start all servers, measure, and check that lines and spans were written."""
+    facts |= {"model": DEFAULT_MODEL, "rounds": rounds}
     checkpoint = default_model(settings().cache)
-    flags = [*_FLAGS, "--kv-cache-memory-bytes", str(kv_cache << 20)]
+    flags = [*_FLAGS, "--kv-cache-memory-bytes", str(_KV_CACHE << 20)]
     with tempfile.TemporaryDirectory(prefix="entrostat-bench-") as folder, sink() as received:
         log = Path(folder) / "decisions.jsonl"
         others = {
             "log": ["--decision-log", str(log), "--log-prompts"],
             "spans": ["--otlp-traces-endpoint", received["url"]],
         }
-        with side_by_side(
-            *(checkpoint, DEFAULT_MODEL, flags, Path(folder)),
-            twin=twin,
-            others=others,
-            backwards=bool(lap % 2),
-            memory=2.5 + kv_cache / 1024,
-        ) as servers:
-            sections = list(measure("eager", servers, arms(), rounds, sizes))
-            known = [arm for arm in arms() if arm.server in servers]
-            costs = {arm.name: _milliseconds(servers[arm.server], arm) for arm in known}
+        where = (checkpoint, DEFAULT_MODEL, flags, Path(folder))
+        memory = 2.5 + _KV_CACHE / 1024
+        with side_by_side(*where, twin=twin, others=others, memory=memory) as servers:
+            found = measure(servers, rounds)
         lines = len(log.read_text().splitlines())
-        asked = 2 * (rounds + 1) * sum(sizes) + (_BATCHES + 1) * _BATCH  # each warmed up
-        if lines != asked or received["bytes"] == 0:
+        if lines != (asked := (rounds + 1) * (BATCH * BATCHES + 1)) or received["bytes"] == 0:
             raise RuntimeError(f"{lines} lines of {asked}, {received['bytes']} bytes of spans")
-    return sections, costs
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(facts | {"seconds": found}) + "\n")
+    lines_of_page = page(facts, found)
+    output.with_suffix(".md").write_text("\n".join(lines_of_page) + "\n")
+    print("\n".join(lines_of_page))
+
+
+def measure(servers: dict[str, Server], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of the API server per request in every round, by arm."""
+    found: dict[str, list[float]] = defaultdict(list)
+    chance = random.Random(0)
+    for lap in track(range(rounds + 1), "rounds", transient=True):
+        known = [arm for arm in arms() if arm.server in servers]
+        for arm in chance.sample(known, len(known)):
+            server = servers[arm.server]
+            server.wake()
+            try:
+                asyncio.run(_send(server, arm, 1))
+                begin = server.api_seconds()
+                for _ in range(BATCHES):
+                    asyncio.run(_send(server, arm, BATCH))
+                if arm.name.endswith(_READ):
+                    httpx.get(f"{server.url}/metrics", trust_env=False).raise_for_status()
+                time.sleep(3 * _EXPORT_MILLISECONDS / 1000)
+                if lap:  # the first one fills caches
+                    found[arm.name].append((server.api_seconds() - begin) / BATCH / BATCHES)
+            finally:
+                server.freeze()
+    return found
+
+
+async def _send(server: Server, arm: Arm, batch: int) -> None:
+    bodies = arm.bodies(DEFAULT_MODEL, batch, MAX_TOKENS)
+    async with httpx.AsyncClient(base_url=server.url, timeout=300, trust_env=False) as client:
+        for answer in await asyncio.gather(
+            *(client.post("/v1/chat/completions", json=body) for body in bodies)
+        ):
+            answer.raise_for_status()
+
+
+def page(facts: dict[str, object], found: dict[str, list[float]]) -> list[str]:
+    """Markdown: how it was measured, and a row for each arm."""
+    rows = []
+    for arm in (arm for arm in arms() if arm.name in found):
+        mine = np.array(found[arm.name]) * 1000
+        row = f"| {arm.name} | {_spread(mine)} |"
+        if arm.peer is None:
+            rows.append(f"{row} | |")
+        else:
+            rows.append(f"{row} {_spread(mine - 1000 * np.array(found[arm.peer]))} | {arm.peer} |")
+    return [
+        "# What metrics, the decision log and spans cost",
+        "",
+        *machine.markdown(facts),
+        f"- model: {facts['model']}, on vLLM's V1 runner; {facts['rounds']} rounds",
+        "",
+        *_METHOD.splitlines(),
+        "",
+        "| requests | CPU ms per request | more | than |",
+        "|---|--:|--:|---|",
+        *rows,
+    ]
+
+
+def _spread(values: Sequence[float] | np.ndarray[Any, Any]) -> str:
+    draws = np.random.default_rng(0).choice(values, (10_000, len(values)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return f"{float(np.median(values)):.2f} ({low:.2f} to {high:.2f})"
 
 
 @contextmanager
 def sink() -> Iterator[dict[str, Any]]:
-    """An OTLP endpoint that counts the bytes it is sent; sets the exporter's variables."""
+    """An OTLP endpoint that counts the bytes it is sent; sets the exporter's protocol."""
     received: dict[str, Any] = {"bytes": 0}
 
     class Handler(BaseHTTPRequestHandler):
@@ -183,6 +181,7 @@ def sink() -> Iterator[dict[str, Any]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     received["url"] = f"http://127.0.0.1:{server.server_port}/v1/traces"
     os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = str(_EXPORT_MILLISECONDS)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield received

@@ -153,37 +153,26 @@ def _visit(server: Server, arm: Arm, batch: int) -> float:
     """Output tokens per second of one batch, after a short one that warms the caches."""
     server.wake()
     try:
-        asyncio.run(send(server, arm, batch, 4))
-        return asyncio.run(send(server, arm, batch, MAX_TOKENS))
+        asyncio.run(_send(server, arm, batch, 4))
+        return asyncio.run(_send(server, arm, batch, MAX_TOKENS))
     finally:
         server.freeze()
 
 
-async def send(server: Server, arm: Arm, batch: int, max_tokens: int) -> float:
-    """Send a batch and check the answers; returns its output tokens per second."""
+async def _send(server: Server, arm: Arm, batch: int, max_tokens: int) -> float:
     bodies = [json.dumps(body) for body in arm.bodies(DEFAULT_MODEL, batch, max_tokens)]
     headers = {"content-type": "application/json"}
     async with httpx.AsyncClient(
         base_url=server.url, headers=headers, timeout=300, trust_env=False
     ) as client:
-        reader = asyncio.create_task(_read_metrics(client)) if arm.scraped else None
         begin = time.perf_counter()
         answers = await asyncio.gather(
             *(client.post("/v1/chat/completions", content=body) for body in bodies)
         )
         elapsed = time.perf_counter() - begin
-        if reader is not None:
-            reader.cancel()
     for body, answer in zip(bodies, answers, strict=True):
         _check(json.loads(body), answer, max_tokens * arm.samples)
     return batch * max_tokens / elapsed
-
-
-async def _read_metrics(client: httpx.AsyncClient) -> None:
-    """Read the metrics every second until cancelled, as Prometheus does at its fastest."""
-    while True:
-        (await client.get("/metrics")).raise_for_status()
-        await asyncio.sleep(1)
 
 
 def _check(request: dict[str, Any], answer: httpx.Response, max_tokens: int) -> None:

@@ -100,24 +100,16 @@ def pool(everything: Sequence[Arm], runs: Sequence[Section]) -> Section:
     Two processes of one program differ by some percent for as long as they live, for their memory
     lies elsewhere. Rounds with the same processes cannot show that; other processes can.
     """
-    names = [arm.name for arm in everything]
-    rows = [row for run in runs for row in run.estimates]
-    peers = [row for run in runs for row in run.peers]
-    pooled = [one for name in names if (one := _pool([row for row in rows if row.arm == name]))]
-    compared = dict.fromkeys(row.arm for row in peers)
-    beside = [one for name in compared if (one := _pool([p for p in peers if p.arm == name]))]
-    return runs[0]._replace(estimates=pooled, peers=beside)
-
-
-def _pool(rows: list[Estimate]) -> Estimate | None:
-    """The same comparison in several runs, as one; None without any."""
-    if not rows:
-        return None
-    ratios = [row.ratio for row in rows]
-    speeds = [speed for row in rows for speed in row.tokens_per_second]
-    return Estimate(
-        *(rows[0].arm, speeds, float(np.mean(ratios)), min(ratios), max(ratios)), rows[0].target
-    )
+    estimates = []
+    for arm in everything:
+        found = [next((e for e in run.estimates if e.arm == arm.name), None) for run in runs]
+        mine = [one for one in found if one is not None]
+        if mine:
+            ratios = [one.ratio for one in mine]
+            speeds = [speed for one in mine for speed in one.tokens_per_second]
+            mean = float(np.mean(ratios))
+            estimates.append(Estimate(arm.name, speeds, mean, min(ratios), max(ratios), arm.target))
+    return runs[0]._replace(estimates=estimates)
 
 
 def write(

@@ -3,10 +3,9 @@
 import pytest
 import typer
 
-from benchmarks import observability
 from benchmarks.arms import PEER_TARGET, STOCK, arms
 from benchmarks.overhead.__main__ import choose
-from benchmarks.overhead.report import Section, estimate, estimate_peer, page, pool
+from benchmarks.overhead.report import Section, estimate, estimate_peer, page
 from probes.truncations import TRUNCATIONS
 from server.wire.request import Control
 
@@ -55,23 +54,3 @@ def test_an_arm_that_samples_sends_fewer_requests_for_as_many_answers() -> None:
     bodies = vote.bodies("m", 16, 8)
     assert len(bodies) == 4
     assert bodies[0]["entropy"]["vote"] == {"n": 4}
-
-
-def test_starts_are_pooled_with_the_comparisons_between_arms() -> None:
-    """One start is slower than the other; each arm's ratio to its peer is the mean of the two."""
-    observed = observability.arms()
-    chosen = [arm for arm in observed if arm.name in (STOCK.name, "no control", "dynatemp")]
-    assert all(arm.peer is None or arm.peer in {one.name for one in observed} for arm in observed)
-    runs = []
-    for speeds in ([100.0, 90.0, 81.0], [50.0, 40.0, 38.0]):
-        names = [arm.name for arm in chosen]
-        samples = {name: [speed] * 2 for name, speed in zip(names, speeds, strict=True)}
-        peers = [estimate_peer(arm, samples) for arm in chosen if arm.peer]
-        rows = [estimate(arm, samples) for arm in chosen]
-        runs.append(Section("eager", 16, [0], {}, rows, peers))
-    pooled = pool(observed, runs)
-    assert [round(row.ratio, 3) for row in pooled.estimates] == [1, 0.85, 0.785]
-    (beside,) = pooled.peers
-    assert beside.arm == "dynatemp over no control"
-    assert (beside.low, beside.ratio, beside.high) == (0.9, 0.925, 0.95)
-    assert len(beside.tokens_per_second) == 4

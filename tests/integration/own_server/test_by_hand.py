@@ -116,7 +116,7 @@ def test_mixed_probes_classify_prompts_as_transformers_does(
         shipped.id: Head.from_tensors(shipped.tensors, 576),
         PLAIN_PROBE: offline_probe(checkpoint).head,
     }
-    size = 40 if is_long() else 15
+    size = 40 if is_long() else 20
     short = [problem.prompt for problem in load_problems(("facts",), 4 * size, 3)]
     stories = [problem.prompt for problem in load_problems(("words",), size, 3)]  # over 64 tokens
     prompts = short + stories

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.semantic.reads import PairRead
 from probes.selective.pairs import REPLIES, DirectedAnswer
+from training.common.hidden_states import chat_prompts, last_states
 
 _BATCH = 24
 _PAUSE = 0.02
@@ -50,21 +51,8 @@ class LocalModel:
 
     @torch.inference_mode()
     def _read(self, contents: list[str]) -> list[PairRead]:
-        prompts = [
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                add_generation_prompt=True,
-                return_dict=True,
-            )["input_ids"]
-            for content in contents
-        ]
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = torch.tensor(prompt)
-        # Padding on the right: no token of a causal model sees what comes after it.
-        hidden = self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(prompts)), lengths - 1]
+        prompts = chat_prompts(self._tokenizer, contents)
+        last = last_states(self._model, prompts)
         said = self._model.lm_head(last).float().softmax(-1)[:, self._replies].tolist()
         return [
             PairRead(DirectedAnswer(yes, no), len(prompt))

@@ -35,7 +35,7 @@ def count_strategy(difficulty: DifficultyReport) -> None:
 
 
 def _observe_length(difficulty: DifficultyReport, tokens: int | None) -> None:
-    """Record the length of an answer, if the server drew whether its strategy is applied."""
+    """Record the length of an answer whose strategy was applied, or that was left alone."""
     if tokens is not None and (difficulty.baseline or difficulty.mode == "act"):
         arm = "baseline" if difficulty.baseline else "strategy"
         m.DIFFICULTY_TOKENS.labels(arm).observe(tokens)

@@ -176,7 +176,7 @@ def inquire(client: OpenAI, replies: list[str]) -> str:
     return str(answer.id)
 
 
-@pytest.mark.skipif(not is_long(), reason="LONG_TESTS=1 runs it")
+@pytest.mark.skipif(not is_long(), reason="answers 50 requests of every kind twice: LONG_TESTS=1")
 @pytest.mark.parametrize("kind", [*CONTROLS, "inquiry", "decision"])
 def test_fifty_answers_of_each_kind_are_reproduced(
     server: Server, client: OpenAI, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,18 @@ def hidden_states(
     """
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    prompts = [
+    prompts = chat_prompts(tokenizer, questions)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    states = torch.empty(len(prompts), model.config.hidden_size)
+    for batch in _batches(lengths):
+        states[batch] = last_states(model, [prompts[index] for index in batch.tolist()]).float()
+        advance(len(batch))
+    return states, lengths
+
+
+def chat_prompts(tokenizer: Any, questions: Sequence[str]) -> list[list[int]]:
+    """Tokens of each question as a user message, in the chat template."""
+    return [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": question}],
             add_generation_prompt=True,
@@ -34,19 +46,18 @@ def hidden_states(
         )["input_ids"]
         for question in questions
     ]
+
+
+@torch.inference_mode()
+def last_states(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """States after the final norm at the last token of each prompt, shape (prompts, hidden)."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    states = torch.empty(len(prompts), model.config.hidden_size)
-    for batch in _batches(lengths):
-        width = int(lengths[batch].max())
-        tokens = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, question in enumerate(batch.tolist()):
-            tokens[row, : lengths[question]] = torch.tensor(prompts[question])
-        # Padding on the right: no token of a causal model sees what comes after it.
-        with torch.inference_mode():
-            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        states[batch] = hidden[torch.arange(len(batch)), lengths[batch] - 1].float()
-        advance(len(batch))
-    return states, lengths
+    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    # Padding on the right: no token of a causal model sees what comes after it.
+    hidden: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    return hidden[torch.arange(len(prompts)), lengths - 1]
 
 
 def _batches(lengths: Tensor) -> Iterator[Tensor]:

@@ -49,11 +49,15 @@ class _Step(NamedTuple):
     """Rows being copied to the host, and what they are packed into."""
 
     kind: np.dtype[np.void]
-    slots: NDArray[np.int64] | Tensor
-    columns: list[_Column | None]
-    """The fields of `kind` after trace and choice, in order, each of shape (rows,); None is NaN."""
+    columns: dict[str, _Column]
+    """`slot` and the known fields of `kind`, each of shape (rows,); the others are NaN."""
     directory: Directory
     copied: torch.Event | None
+
+    @property
+    def num_rows(self) -> int:
+        """Length of every column."""
+        return len(self.columns["slot"])
 
 
 class Publisher:
@@ -120,20 +124,21 @@ class Publisher:
         self,
         kind: np.dtype[np.void],
         slots: NDArray[np.int64] | Tensor,
-        columns: list[_Column | None],
+        values: Sequence[_Column | None],
         directory: Directory,
     ) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="entrostat-trace", daemon=True)
             self._thread.start()
+        fields = zip((kind.names or ())[2:], values, strict=True)
+        columns = {"slot": slots} | {name: one for name, one in fields if one is not None}
         copied = None
-        if any(isinstance(part, Tensor) and part.device.type != "cpu" for part in columns):
-            columns = [None if column is None else _to_host(column) for column in columns]
-            slots = _to_host(slots)
+        if any(isinstance(one, Tensor) and one.device.type != "cpu" for one in columns.values()):
+            columns = _to_host(columns)
             copied = torch.Event(blocking=True)  # one that spins would hold the driver's lock
             copied.record()
         try:
-            self._steps.put_nowait(_Step(kind, slots, columns, directory, copied))
+            self._steps.put_nowait(_Step(kind, columns, directory, copied))
         except queue.Full:  # the queue is full: drop the records rather than wait
             self.lost["queue_full"] += len(slots)
 
@@ -151,25 +156,25 @@ class Publisher:
                     step.copied.synchronize()
                 self._send(context, step)
             except Exception:  # any error: continue with the next step
-                self.lost["error"] += len(step.slots)
+                self.lost["error"] += step.num_rows
         for socket in self._sockets.values():
             socket.close(linger=1000)
         context.term()
 
     def _send(self, context: "zmq.Context[zmq.Socket[bytes]]", step: _Step) -> None:
-        slots = np.asarray(step.slots)
+        columns = {name: np.asarray(column) for name, column in step.columns.items()}
+        slots = columns["slot"]
         keep = step.directory.traces[slots] != 0
         if step.kind is TOKEN:
-            keep &= np.asarray(step.columns[0]) >= 0
+            keep &= columns["index"] >= 0
         slots = slots[keep]
         if not len(slots):
             return
         records = np.empty(len(slots), dtype=step.kind)
         records["trace"] = step.directory.traces[slots]
         records["choice"] = step.directory.choices[slots]
-        fields = (step.kind.names or ())[2:]
-        for field, column in zip(fields, step.columns, strict=True):
-            records[field] = np.nan if column is None else np.asarray(column)[keep]
+        for field in (step.kind.names or ())[2:]:
+            records[field] = columns[field][keep] if field in columns else np.nan
         addresses = step.directory.addresses[slots]
         for address in set(addresses):
             self._push(context, address, records[addresses == address])
@@ -197,9 +202,13 @@ class Publisher:
         return self._sockets[address]
 
 
-def _to_host(values: _Column) -> _Column:
-    """Start a copy to pinned memory without waiting for it."""
-    if not isinstance(values, Tensor):
-        return values
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return host.copy_(values, non_blocking=True)
+def _to_host(columns: dict[str, _Column]) -> dict[str, _Column]:
+    """Start copying tensors to pinned memory, whole numbers together and the others together."""
+    found = {**columns}
+    for floating in (False, True):
+        tensors = {name: one for name, one in columns.items() if isinstance(one, Tensor)}
+        rows = {name: one for name, one in tensors.items() if one.is_floating_point() == floating}
+        if rows:
+            host = torch.stack([*rows.values()]).to("cpu", non_blocking=True)  # pins its memory
+            found |= dict(zip(rows, host, strict=True))
+    return found

@@ -43,6 +43,8 @@ class FakeEngine:
         script: Steps of every call.
         lost: (choice, index) of records that never arrive.
         failed: (choice, index) of tokens whose control failed.
+        ahead: Tokens whose records arrive before the output that has them, or behind the end: those
+            of accepted drafts, and of the step that asynchronous scheduling has on its way.
     """
 
     name = "the fake"
@@ -55,9 +57,10 @@ class FakeEngine:
         script: list[Step],
         lost: set[tuple[int, int]] | None = None,
         failed: set[tuple[int, int]] | None = None,
+        ahead: int = 0,
     ) -> None:
         self.telemetry, self.script = telemetry, script
-        self.lost, self.failed = lost or set(), failed or set()
+        self.lost, self.failed, self.ahead = lost or set(), failed or set(), ahead
         self.params: list[Any] = []
         self.open_calls = 0
 
@@ -72,7 +75,7 @@ class FakeEngine:
             last = {choice: at for at, step in enumerate(self.script) for choice, _ in step}
             for at, step in enumerate(self.script):
                 for choice, count in step:
-                    indices = range(produced[choice], produced[choice] + count)
+                    indices = range(produced[choice], produced[choice] + count + self.ahead)
                     produced[choice] += count
                     if control is not None and control["trace"]:
                         self.measure(control["trace"], choice, indices)

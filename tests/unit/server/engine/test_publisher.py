@@ -10,8 +10,8 @@ import pytest
 import torch
 import zmq
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from server.engine import publisher as module
 from server.engine.publisher import Directory, Publisher
 from server.worker.records import read_frame
 
@@ -127,38 +127,85 @@ def test_device_slots_and_indices_are_read_like_those_of_the_host(
     assert one.frames(1) == [[(9, 2, 4, *measured(1))]]
 
 
-def test_records_of_a_device_are_sent_once_their_copies_have_ended(
-    publisher: Publisher, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The engine goes on meanwhile, and the sender's thread sleeps instead of spinning."""
-    one, copies, ended = receivers[0], list[Tensor](), threading.Event()
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies from tensors without data to the host, which the test fills later."""
 
-    def start_copy(values: Any) -> Any:
-        if not isinstance(values, Tensor):
-            return values
-        copies.append(torch.zeros(values.shape, dtype=values.dtype))
-        return copies[-1]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.started: list[Tensor] = []
+        self.recorded = 0
+        """How many of them the last event waits for."""
+        self.ended = threading.Event()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not str(func).startswith("aten._to_copy"):
+            return func(*args, **kwargs)
+        assert kwargs["device"].type == "cpu"
+        assert kwargs["non_blocking"]
+        self.started.append(torch.zeros(args[0].shape, dtype=args[0].dtype))
+        return self.started[-1]
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
+    """A device whose copies end when the test says so: `ended.set()`."""
+    copies = Copies()
 
     class Event:
         def __init__(self, *, blocking: bool) -> None:
-            assert blocking
+            assert blocking, "the sender's thread sleeps instead of spinning"
 
         def record(self) -> None:
-            assert len(copies) == 8, "it is recorded behind all copies"
+            copies.recorded = len(copies.started)
 
         def synchronize(self) -> None:
-            ended.wait()
+            copies.ended.wait()
 
-    monkeypatch.setattr(module, "_to_host", start_copy)
     monkeypatch.setattr(torch, "Event", Event)
-    columns = torch.zeros(7, 1, device="meta").unbind()
-    indices = torch.zeros(1, dtype=torch.int64, device="meta")
-    publisher.publish(columns, np.array([0]), indices, directory([(1, 0, one.address)]))
+    with copies:
+        yield copies
+    copies.ended.set()
+
+
+def on_device(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device="meta")
+
+
+def test_records_of_a_device_are_sent_once_their_two_copies_have_ended(
+    publisher: Publisher, receivers: list[Receiver], copies: Copies
+) -> None:
+    """One of slots and indices, one of all that was measured; the engine goes on meanwhile."""
+    one = receivers[0]
+    slots, indices = on_device(2, 2, dtype=torch.int64)
+    values = on_device(7, 2).unbind()
+    publisher.publish(values, slots, indices, directory([(1, 0, one.address), (2, 1, one.address)]))
     assert one.is_quiet()
-    for copy in copies:
-        copy.fill_(1)
-    ended.set()
-    assert one.frames(1) == [[(1, 0, 1, *[1.0] * 7)]]
+    assert copies.recorded == 2
+    whole, numbers = copies.started
+    whole.copy_(torch.tensor([[1, 0], [4, 9]]))
+    numbers.copy_(torch.tensor([measured(1), measured(3)]).T)
+    copies.ended.set()
+    assert one.frames(1) == [[(2, 1, 4, *measured(1)), (1, 0, 9, *measured(3))]]
+
+
+def test_decisions_and_states_of_a_device_need_no_copy_for_each_column(
+    publisher: Publisher, receivers: list[Receiver], copies: Copies
+) -> None:
+    one = receivers[0]
+    occupants, figures = directory([(1, 5, one.address)]), [float(n) for n in range(9)]
+    classes = on_device(1, dtype=torch.int64)
+    publisher.publish_decisions(classes, on_device(1, 9), np.array([0]), occupants)
+    publisher.publish_states(on_device(1, 2), np.array([0]), occupants)
+    assert copies.recorded == 3
+    chosen, nine, two = copies.started
+    chosen.fill_(2)
+    nine.copy_(torch.tensor([figures]).T)
+    two.copy_(torch.tensor([[0.5], [3.0]]))
+    copies.ended.set()
+    assert one.frames(2) == [[(1, 5, 2, *figures)], [(1, 5, 0.5, 3.0)]]
 
 
 def test_unsampled_rows_and_empty_slots_are_dropped(

@@ -86,6 +86,22 @@ async def test_a_late_record_is_awaited() -> None:
     assert (report["fallback"], report["entropy_mean"]) == (None, 2.0)
 
 
+@pytest.mark.parametrize("ahead", [1, 5])
+async def test_records_behind_the_end_of_an_answer_are_in_no_report(ahead: int) -> None:
+    """The engine measures drafts, and a step on its way, before the scheduler ends the answer."""
+    body = {"choices": [{"index": 0}]}
+    plain, late = Run(ONE_BY_ONE), Run(ONE_BY_ONE, ahead=ahead)
+    events = await late.stream(chat_stream, params())
+    assert events == await plain.stream(chat_stream, params())
+    assert summary(events, 0)["num_tokens"] == len(token_chunks(events, 0)) == len(ONE_BY_ONE)
+    one, other = [
+        json.loads(bytes((await Run(ONE_BY_ONE, ahead=count).answer(body, params())).body))
+        for count in (0, ahead)
+    ]
+    assert one == other
+    assert one["choices"][0]["entropy"]["num_tokens"] == len(ONE_BY_ONE)
+
+
 async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
     run = Run(ONE_BY_ONE, failed={(0, 1)})
     before = fallbacks("control_failed")

@@ -13,6 +13,9 @@ import openai
 from clients.connection import explained, first_model
 
 Value = str | bool | float
+Asks = Mapping[str, Sequence[str]] | Sequence[str]
+"""Questions that could be asked, each with its answers or with yes and no; or the id of an inquiry
+task, `MODEL/NAME`, as one text."""
 
 
 class DecidedAnswer(NamedTuple):
@@ -65,7 +68,7 @@ def decide(
     calibration: str | None = None,
     confidence_level: float | None = None,
     coverage: Literal["marginal", "by_class"] | None = None,
-    ask: Mapping[str, Sequence[str]] | Sequence[str] = (),
+    ask: Asks = (),
     **control: object,
 ) -> dict[str, DecidedAnswer]:
     """Answer questions about a text.
@@ -78,7 +81,7 @@ def decide(
         calibration: Id of the artifact, `MODEL/NAME`.
         confidence_level: Of the prediction sets; None selects the server's default.
         coverage: What the level holds for; None selects the server's default.
-        ask: Questions that could be asked, each with its answers, or yes and no.
+        ask: Questions that could be asked, or the id of a task.
         **control: Further keys of the field `entropy`.
 
     Returns:
@@ -87,12 +90,11 @@ def decide(
     Raises:
         ClientError: The server does not answer, or refuses.
     """
-    asks = ask if isinstance(ask, Mapping) else dict.fromkeys(ask, ("yes", "no"))
     given = {
         "calibration": calibration,
         "confidence_level": confidence_level,
         "coverage": coverage,
-        "ask": [{"question": one, "answers": list(said)} for one, said in asks.items()] or None,
+        "ask": _asks(ask) or None,
         **control,
     }
     model = model or first_model(client)
@@ -105,6 +107,16 @@ def decide(
         )
     names = [str(one["name"]) for one in questions]
     return {name: _answer(one) for name, one in zip(names, found.answers, strict=True)}
+
+
+def _asks(ask: Asks) -> Any:
+    if isinstance(ask, str):
+        return {"task": ask} if ask else None
+    return [{"question": one, "answers": list(said)} for one, said in _with_answers(ask).items()]
+
+
+def _with_answers(ask: Mapping[str, Sequence[str]] | Sequence[str]) -> dict[str, Sequence[str]]:
+    return dict(ask if isinstance(ask, Mapping) else dict.fromkeys(ask, ("yes", "no")))
 
 
 def _answer(answer: Any) -> DecidedAnswer:
@@ -144,7 +156,7 @@ def decide_or_ask(
     client: openai.OpenAI,
     text: str,
     question: Mapping[str, Any],
-    ask: Mapping[str, Sequence[str]] | Sequence[str],
+    ask: Asks,
     reply: Callable[[str], str],
     *,
     max_questions: int = 3,
@@ -156,7 +168,7 @@ def decide_or_ask(
         client: Connected to the server.
         text: The input.
         question: From `predicate`, `choice` or `score`.
-        ask: Questions that could be asked, each with its answers, or yes and no.
+        ask: Questions that could be asked, or the id of a task.
         reply: Takes a question and returns the reply.
         max_questions: Largest number of questions.
         **options: As for `decide`.
@@ -164,14 +176,15 @@ def decide_or_ask(
     Raises:
         ClientError: The server does not answer, or refuses.
     """
-    left = dict(ask if isinstance(ask, Mapping) else dict.fromkeys(ask, ("yes", "no")))
+    left = ask if isinstance(ask, str) else _with_answers(ask)
     asked: list[tuple[str, str]] = []
     while True:
-        may_ask = left if len(asked) < max_questions else {}
+        may_ask = left if len(asked) < max_questions else ()
         (answer,) = decide(client, text, [question], ask=may_ask, **options).values()
         if not answer.abstained or answer.next_question is None:
             return DecisionTurn(answer, tuple(asked))
         said = reply(answer.next_question)
         asked.append((answer.next_question, said))
-        left.pop(answer.next_question, None)
+        if isinstance(left, dict):  # of a task, the server leaves out what the input has
+            left.pop(answer.next_question, None)
         text = f"{text}\n\n{answer.next_question}\n{said}"

@@ -23,8 +23,7 @@ from server.decisions.reading import (
 )
 from server.errors import BadControl
 from server.inquiry.engine_reads import Reads
-from server.planning.decisions import DecisionPlan
-from server.wire.decisions import FollowUp
+from server.planning.decisions import DecisionPlan, PlannedFollowUp
 
 
 class UncertainQuestion(NamedTuple):
@@ -50,7 +49,7 @@ async def next_questions(
     for inputs with added answers.
 
     Args:
-        plan: Plan of the request; its control has `ask`.
+        plan: Plan of the request; it has questions that could be asked.
         before: Tokens of the chat's head and the input.
         uncertain: Questions whose answers abstain.
         frame: The chat template.
@@ -61,7 +60,7 @@ async def next_questions(
 
     Source: C-IP (arXiv 2507.03279), the selection rule, with the model as the answer's predictor.
     """
-    asked = plan.control.ask or ()
+    asked = plan.asks
     num_answers = sum(len(one.answers) for one in asked)
     cost = num_answers * num_reads([one.trees for one in uncertain])
     if cost > MAX_READS:
@@ -92,14 +91,11 @@ async def next_questions(
 
 
 async def _answer_probabilities(
-    asked: Sequence[FollowUp], before: tuple[int, ...], frame: ChatFrame, reads: Reads
+    asked: Sequence[PlannedFollowUp], before: tuple[int, ...], frame: ChatFrame, reads: Reads
 ) -> list[Tensor]:
     """Probability of each answer to each follow-up, given the input."""
     settings = ReadSettings(prior=False)
-    questions = [
-        AskedRead(choice(one.question, one.answers), settings, f"entropy.ask.{place}")
-        for place, one in enumerate(asked)
-    ]
+    questions = [AskedRead(choice(one.question, one.answers), settings, one.param) for one in asked]
     trees = await build_trees(questions, frame, reads)
     found = await read_options(before, trees, reads)
     return [probabilities(features(one, settings)) for one in found]
@@ -116,7 +112,7 @@ def _posterior(one: UncertainQuestion, found: OptionLogprobs) -> Tensor:
 def _best(
     plan: DecisionPlan,
     one: UncertainQuestion,
-    asked: Sequence[FollowUp],
+    asked: Sequence[PlannedFollowUp],
     answers: Sequence[Tensor],
     futures: Sequence[Sequence[Tensor]],
 ) -> str | None:

@@ -144,7 +144,7 @@ async def _follow_ups(
         for place, verdict in enumerate(verdicts)
         if verdict is not None and verdict.abstained
     }
-    if plan.control.ask and uncertain:
+    if plan.asks and uncertain:
         try:
             named = await next_questions(plan, before, list(uncertain.values()), frame, reads)
         except ReadError as error:  # the input with an answer is too long

@@ -7,7 +7,7 @@ from probes.decisions.calibration import QuestionCalibration, TooFewRows
 from probes.decisions.question import DecisionQuestion, Read
 from probes.decisions.scores import ReadSettings
 from server.errors import BadControl
-from server.wire.decisions import DecisionControl
+from server.wire.decisions import DecisionControl, FollowUpTask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,15 @@ class QuestionPlan(NamedTuple):
         )
 
 
+class PlannedFollowUp(NamedTuple):
+    """A question that could be asked."""
+
+    question: str
+    answers: tuple[str, ...]
+    param: str
+    """Its parameter name, such as `entropy.ask.0`."""
+
+
 class DecisionPlan(NamedTuple):
     """How to answer a request."""
 
@@ -46,31 +55,61 @@ class DecisionPlan(NamedTuple):
     reported: bool
     """Whether the request has the field `entropy`."""
     questions: list[QuestionPlan]
+    asks: tuple[PlannedFollowUp, ...] = ()
 
 
 def plan_decision(
     control: DecisionControl | None,
     questions: Sequence[DecisionQuestion],
+    text: str,
     artifacts: "Artifacts",
     adapter: str | None,
 ) -> DecisionPlan:
-    """Resolve the calibration and the reads.
+    """Resolve the calibration, the reads, and the questions that could be asked.
 
     Args:
         control: The field `entropy`.
         questions: Questions of the request.
+        text: The input.
         artifacts: Artifacts of the served model.
         adapter: Name of the LoRA adapter, if the request names one.
 
     Raises:
-        BadControl: No such calibration, it is for other reads or for fewer rows than the level
-            needs, or the model is an adapter.
+        BadControl: No such calibration or task, the calibration is for other reads or for fewer
+            rows than the level needs, or the model is an adapter.
     """
     wanted = control or DecisionControl()
+    plans = _question_plans(wanted, questions, artifacts, adapter)
+    asks = _follow_ups(wanted, text, artifacts)
+    return DecisionPlan(wanted, control is not None, plans, asks)
+
+
+def _follow_ups(
+    wanted: DecisionControl, text: str, artifacts: "Artifacts"
+) -> tuple[PlannedFollowUp, ...]:
+    if not isinstance(wanted.ask, FollowUpTask):
+        return tuple(
+            PlannedFollowUp(one.question, one.answers, f"entropy.ask.{place}")
+            for place, one in enumerate(wanted.ask or ())
+        )
+    param = "entropy.ask.task"
+    task = artifacts.inquiry(wanted.ask.task, param).task
+    return tuple(
+        PlannedFollowUp(question, task.answers, param)
+        for question in task.questions
+        if question not in text
+    )
+
+
+def _question_plans(
+    wanted: DecisionControl,
+    questions: Sequence[DecisionQuestion],
+    artifacts: "Artifacts",
+    adapter: str | None,
+) -> list[QuestionPlan]:
     if wanted.calibration is None:
         settings = _settings(wanted, ReadSettings())
-        plans = [QuestionPlan(one, settings, None) for one in questions]
-        return DecisionPlan(wanted, control is not None, plans)
+        return [QuestionPlan(one, settings, None) for one in questions]
     param = "entropy.calibration"
     if adapter is not None:
         raise BadControl(
@@ -86,7 +125,7 @@ def plan_decision(
         _refuse_other_reads(wanted, found.settings)
         _refuse_level(wanted, found)
         plans.append(QuestionPlan(one, found.settings, found))
-    return DecisionPlan(wanted, True, plans)
+    return plans
 
 
 def _settings(wanted: DecisionControl, default: ReadSettings) -> ReadSettings:

@@ -107,7 +107,7 @@ async def _run(request: Any, raw_request: Request) -> Response:
     adapter = handler._maybe_get_adapters(request)
     named = None if adapter is None else request.model
     plan = await asyncio.to_thread(
-        plan_decision, task.control, task.questions, state.artifacts, named
+        plan_decision, task.control, task.questions, task.text, state.artifacts, named
     )
     state.engine.check_admission(min(len(task.questions), BATCH))
     recorder = await record_decision(request, raw_request, state, plan)

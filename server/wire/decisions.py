@@ -118,6 +118,14 @@ class FollowUp(RequestModel):
     """Its possible answers."""
 
 
+class FollowUpTask(RequestModel):
+    """The questions of an inquiry task, as those that could be put to somebody."""
+
+    task: str = Field(max_length=200)
+    """Id of an `inquiry-calibration` artifact. Its questions could be asked, except for those that
+    the input contains already."""
+
+
 class DecisionControl(RequestModel):
     """The field `entropy` of a decision: how it is read, calibrated, and when to abstain or ask."""
 
@@ -142,9 +150,11 @@ class DecisionControl(RequestModel):
     abstain: AbstainControl | None = None
     """When an answer counts as too uncertain; default: if the prediction set of a calibrated
     question has more than one value."""
-    ask: tuple[FollowUp, ...] | None = Field(None, min_length=1, max_length=16)
-    """Questions that could be asked. Where an answer abstains, the one that is expected to shrink
-    its prediction set most is named."""
+    ask: (
+        Annotated[tuple[FollowUp, ...], Field(min_length=1, max_length=16)] | FollowUpTask | None
+    ) = None
+    """Questions that could be asked, or the task that has them. Where an answer abstains, the one
+    that is expected to shrink its prediction set most is named."""
     reads: bool = False
     """Whether to return the log-probabilities that were read."""
 

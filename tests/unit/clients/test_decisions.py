@@ -12,14 +12,17 @@ from openai import OpenAI
 from clients.connection import ClientError
 from clients.decisions import choice, decide, decide_or_ask, predicate, score
 from tests.unit.server.decisions.support import CharacterEngine, client_of
+from tests.unit.server.support import artifacts, save_inquiry
 
 TEAM = choice("Who?", {"cat": "small", "dog": "big"}, name="team")
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[OpenAI]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """The SDK's client of the routes, over HTTP."""
-    app: Any = client_of(CharacterEngine()).app
+    root = tmp_path_factory.mktemp("artifacts")
+    save_inquiry(root)
+    app: Any = client_of(CharacterEngine(), artifacts(root)).app
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = Thread(target=server.run)
     thread.start()
@@ -64,3 +67,21 @@ def test_the_loop_asks_each_question_once_and_stops_at_its_limit(client: OpenAI)
     assert none.asked == ()
     sure = decide_or_ask(client, "text", TEAM, ["Big?"], reply, model="m")
     assert sure.asked == ()
+
+
+def test_the_loop_asks_the_questions_of_a_task(client: OpenAI) -> None:
+    turn = decide_or_ask(
+        client,
+        "text",
+        TEAM,
+        "m/pets",
+        lambda _: "yes",
+        max_questions=5,
+        model="m",
+        abstain={"min_probability": 0.999},
+    )
+    asked = [question for question, _ in turn.asked]
+    assert set(asked) <= {"Does it bark?", "Can it swim?", "Is it nice?"}
+    assert 0 < len(set(asked)) == len(asked)
+    with pytest.raises(ClientError, match="unknown artifact"):
+        decide(client, "text", [TEAM], model="m", ask="no/task")

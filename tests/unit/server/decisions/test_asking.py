@@ -2,10 +2,14 @@
 
 import math
 import operator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.unit.server.decisions.support import CharacterEngine, post
 from tests.unit.server.decisions.test_decisions import BODY, TEAM
+from tests.unit.server.support import artifacts, save_inquiry, save_statistics
 
 
 def test_a_follow_up_is_named_only_where_an_answer_abstains() -> None:
@@ -47,3 +51,45 @@ def test_the_follow_up_is_the_one_whose_answers_leave_the_least_entropy() -> Non
         assert answer["next_question"] == min(expected, key=expected.__getitem__)
         named.add(answer["next_question"])
     assert len(named) > 1
+
+
+def test_a_task_stands_for_its_questions_that_the_input_does_not_have(tmp_path: Path) -> None:
+    save_inquiry(tmp_path)
+    known = artifacts(tmp_path)
+    questions = ["Does it bark?", "Can it swim?", "Is it nice?"]
+
+    def named(text: str, ask: Any) -> Any:
+        control = {"abstain": {"min_probability": 0.99}, "ask": ask}
+        body = {"model": "m", "input": text, "questions": [TEAM], "entropy": control}
+        return post(CharacterEngine(), body, known=known).json()["answers"][0]["entropy"][
+            "next_question"
+        ]
+
+    text, found = "a", list[str]()
+    while (question := named(text, {"task": "m/pets"})) is not None:
+        left = [one for one in questions if one not in found]
+        assert question == named(text, [{"question": one} for one in left])
+        found.append(question)
+        text = f"{text}\n\n{question}\nyes"
+    assert len(found) > 1
+    assert set(found) <= set(questions)
+
+
+@pytest.mark.parametrize(
+    ("ask", "param"),
+    [
+        ({"task": "m/none"}, "entropy.ask.task"),
+        ({"task": "m/statistics"}, "entropy.ask.task"),
+        ({"task": 3}, "entropy.ask.task"),
+        ({"tasks": "m/pets"}, "entropy.ask.tasks"),
+        ({}, "entropy.ask.task"),
+        (True, "entropy.ask"),
+        ([{"question": ""}], "entropy.ask.0.question"),
+        ([{"question": "Why?", "answer": ["a", "b"]}], "entropy.ask.0.answer"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(tmp_path: Path, ask: Any, param: str) -> None:
+    save_inquiry(tmp_path)
+    save_statistics(tmp_path, "m/statistics")
+    answer = post(CharacterEngine(), BODY | {"entropy": {"ask": ask}}, known=artifacts(tmp_path))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

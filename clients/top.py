@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clients.connection import DEFAULT_URL, ClientError
+from clients.drift import drifts
 from clients.render import printable
 from clients.scrape import Scrape, scrape
 
@@ -34,8 +35,8 @@ def top(
 ) -> None:
     """Show what the controls of a running server do, from its `/metrics`. Ctrl-C ends it.
 
-    Requests, entropy, choices of difficulty, fallbacks, abstentions and coverage: the totals since
-    the server started and, unless `--once`, the last interval. Needs no API key.
+    Requests, entropy, choices of difficulty, fallbacks, abstentions, coverage and drift: the totals
+    since the server started and, unless `--once`, the last interval. Needs no API key.
     """
     out = Console(highlight=False)
     try:
@@ -101,13 +102,16 @@ def _rows(now: Scrape, seconds: float | None) -> Iterator[Row]:
     yield "temperature", _mean(now, "entrostat_temperature", "")
     yield "tokens", _tokens(now)
     yield "difficulty", _parts(now.by("entrostat_strategies_total", "difficulty"))
+    yield "predicted accuracy", _mean(now, "entrostat_predicted_accuracy", "")
     yield "inquiry turns", _parts(now.by("entrostat_inquiry_turns_total", "action"))
     yield "decisions", _parts(now.by("entrostat_decisions_total", "outcome"))
     yield "abstentions", _parts(now.by("entrostat_abstentions_total", "outcome"))
+    yield "votes", _parts(now.by("entrostat_votes_total", "outcome"))
     yield "fallbacks", _parts(now.by("entrostat_fallbacks_total", "reason"))
     yield "feedback", _feedback(now)
     yield "coverage", _coverage(now)
     yield "decision log", _log(now)
+    yield "drift of inputs", _drift(now) if seconds is None else ""
     if seconds is None:
         yield "now", _gauges(now)
     else:
@@ -154,6 +158,13 @@ def _coverage(now: Scrape) -> str:
     covered = now.total("entrostat_feedback_covered_total") / sets
     level = now.total("entrostat_feedback_levels_total") / sets
     return f"{covered:.1%} of {sets:.0f} sets, level {level:.1%}"
+
+
+def _drift(now: Scrape) -> str:
+    """`m/probe state 0.03 (PSI of 812)`, the largest first."""
+    ordered = sorted(drifts(now), key=lambda one: -one.psi)[:_SHOWN]
+    shown = [f"{one.artifact} {one.input} {one.psi:.2f} (PSI of {one.seen})" for one in ordered]
+    return ", ".join(shown) or "-"
 
 
 def _log(now: Scrape) -> str:

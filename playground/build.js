@@ -10,12 +10,16 @@ const out = join(here, '..', 'server', 'playground');
 const read = (...path) => readFileSync(join(here, ...path));
 const BUNDLED = ['preact', 'uplot'];
 
+function sha256(parts) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part);
+  return hash.digest('hex');
+}
+
 /** SHA-256 over everything that the bundle is made of; the tests compute it without Node. */
 function sourcesHash() {
-  const hash = createHash('sha256');
   const sources = readdirSync(join(here, 'src')).sort().map((name) => ['src', name]);
-  for (const path of [...sources, ['build.js'], ['package-lock.json']]) hash.update(read(...path));
-  return hash.digest('hex');
+  return sha256([...sources, ['build.js'], ['package-lock.json']].map((path) => read(...path)));
 }
 
 function notice() {
@@ -27,7 +31,6 @@ function notice() {
 }
 
 async function files() {
-  const banner = `/* sources sha256 ${sourcesHash()}; licenses: NOTICE.txt */`;
   const { outputFiles } = await build({
     absWorkingDir: here,
     entryPoints: { app: 'src/main.jsx' },
@@ -41,11 +44,14 @@ async function files() {
     jsx: 'automatic',
     jsxImportSource: 'preact',
     legalComments: 'none',
-    banner: { js: banner },
   });
   const bundle = outputFiles.map((file) => [file.path.split('/').pop(), Buffer.from(file.contents)]);
+  const made = Object.fromEntries(bundle);
+  const hashes = `sources sha256 ${sourcesHash()}; bundle sha256 ${sha256([made['app.js'], made['app.css']])}`;
+  const banner = Buffer.from(`/* ${hashes}; licenses: NOTICE.txt */\n`);
+  made['app.js'] = Buffer.concat([banner, made['app.js']]);
   const copied = ['index.html', 'icon.svg'].map((name) => [name, read('src', name)]);
-  return Object.fromEntries([...bundle, ...copied, ['NOTICE.txt', Buffer.from(notice())]]);
+  return { ...made, ...Object.fromEntries(copied), 'NOTICE.txt': Buffer.from(notice()) };
 }
 
 const made = await files();

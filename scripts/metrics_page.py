@@ -17,7 +17,8 @@ _NOTES = """
 - Labels take their values from the server, never from a client: laws, names of profiles, fallbacks.
   Where all values are known beforehand, each is exported as 0 from the start.
 - With several API servers, counters and histograms are the sum over all of them. Of the gauges,
-  `entrostat_steer*` are sums too, `entrostat_coverage_*` the latest value, the others the largest.
+  `entrostat_steer*` are sums too, `entrostat_coverage_*` and `entrostat_drift_*` the latest value,
+  the others the largest.
 - `entrostat_worker_failures` and `entrostat_weight_updates` are read from the workers every
   15 seconds and at `/ready`.
 - Tokens, entropy, temperature and set sizes are counted from the report of an answer. A request

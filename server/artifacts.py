@@ -22,6 +22,7 @@ from probes.artifact import (
 from probes.decisions.calibration import DecisionCalibration
 from probes.difficulty.probe import Head
 from probes.difficulty.strategies import ProbeSpec
+from probes.drift import MonitoredInput
 from probes.inquiry.artifact import Inquiry
 from probes.laws import HapoStatistics
 from probes.selective.abstention import Abstention
@@ -31,6 +32,7 @@ from probes.steering import SteeringVector
 from server.errors import BadControl
 from server.examined import ExaminedArtifact, UsableArtifact, differs
 from server.metrics import observe
+from server.metrics.drift import export_reference
 from server.misfit import misfit
 from server.served_model import ModelFacts, served_identity
 from server.settings import settings
@@ -39,7 +41,6 @@ from server.worker.message import WorkerArtifact
 
 logger = logging.getLogger("vllm.entrostat")
 T = TypeVar("T")
-
 
 _COMMANDS: dict[Kind, str] = {
     "entropy-statistics": "train-probe temperature",
@@ -150,9 +151,12 @@ class Artifacts:
         return len(self._usable)
 
     def count_states(self) -> None:
-        """Update the metric of artifacts by state."""
+        """Update the metrics of artifacts: by state, and the training data of usable ones."""
         stale = sum(card.reason == STALE for card in self._cards.values())
         observe.observe_artifacts(len(self), len(self._cards) - len(self) - stale, stale)
+        for name, one in self._usable.items():
+            if (monitored := one.artifact.manifest.monitored(name)) is not None:
+                export_reference(monitored)
 
     def mark_stale(self) -> None:
         """Refuse all artifacts from now on: the weights they were made with are gone."""
@@ -186,6 +190,17 @@ class Artifacts:
         artifact = self._find(name, "difficulty-probe", param, adapter).artifact
         assert artifact.manifest.probe is not None  # a manifest without it is not loaded
         return artifact.id, artifact.manifest.probe
+
+    def monitored(
+        self, name: str | None, kind: Kind, param: str, adapter: Adapter | None = None
+    ) -> MonitoredInput | None:
+        """What is compared with the training data of an artifact; None without its histogram.
+
+        Raises:
+            BadControl: It does not exist or is incompatible.
+        """
+        found = self._find(name, kind, param, adapter).artifact
+        return found.manifest.monitored(found.id)
 
     def heads(self) -> dict[str, Head]:
         """Heads of all usable difficulty probes, by id."""

@@ -29,6 +29,7 @@ from probes.decisions.question import choice
 from probes.decisions.scores import ReadSettings
 from probes.difficulty.probe import Forecast, Head
 from probes.difficulty.strategies import ProbeSpec, RouterSpec, Strategies, Strategy, Thresholds
+from probes.drift import ReferenceHistogram
 from probes.steering import SteeringSpec, tensor_name
 from tests.integration.runners.engines import ENGINES
 from tests.integration.support import PROMPTS
@@ -163,6 +164,7 @@ class OfflineProbe(NamedTuple):
     """A difficulty probe that no training made, and what it says of `QUESTIONS` offline."""
 
     head: Head
+    distances: torch.Tensor
     probabilities: torch.Tensor
     forecast: Forecast
 
@@ -186,7 +188,8 @@ def offline_probe(checkpoint: Path) -> OfflineProbe:
         router_bias=torch.tensor([0.4, 0.6, 0.5, 0.3, 1.0, 0.6]),
         router_kept=torch.ones(3),
     )
-    return OfflineProbe(head, head.probabilities(states), head.forecast(states))
+    found = (head.distance(states), head.probabilities(states), head.forecast(states))
+    return OfflineProbe(head, *found)
 
 
 def save_probes(root: Path, checkpoint: Path) -> None:
@@ -196,7 +199,7 @@ def save_probes(root: Path, checkpoint: Path) -> None:
         hard=Strategy(prompt="Outline the method.", temperature=0.4, budget=0.5),
     )
     router = RouterSpec(price=0.2, normal_tokens=30.0)
-    head = offline_probe(checkpoint).head
+    head, distances, *_ = offline_probe(checkpoint)
     by_class = head._replace(router_weight=None, router_bias=None, router_kept=None)
     for name, strategies in (
         (PLAIN_PROBE, Strategies()),
@@ -219,6 +222,7 @@ def save_probes(root: Path, checkpoint: Path) -> None:
                 strategies=strategies,
                 router=router if routed else None,
             ),
+            reference=ReferenceHistogram.of(distances),
         )
         tensors = (head if routed else by_class).tensors()
         Artifact(id=name, manifest=manifest, tensors=tensors).save(root)

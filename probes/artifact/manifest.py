@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from probes.artifact.identity import ModelIdentity, text_hash
 from probes.decisions.calibration import DecisionSpec
 from probes.difficulty.strategies import ProbeSpec
+from probes.drift import DriftInput, MonitoredInput, ReferenceHistogram
 from probes.inquiry.artifact import InquirySpec
 from probes.selective.abstention import AbstentionSpec
 from probes.selective.confidence import ConfidenceSpec
@@ -34,6 +35,10 @@ _SPECS: dict[Kind, str | None] = {
     "confidence": "confidence",
 }
 """Field of the manifest that describes the tensors of each kind."""
+
+
+_INPUTS: dict[Kind, DriftInput] = {"entropy-statistics": "entropy", "difficulty-probe": "state"}
+"""What is monitored of the requests that use an artifact, by its kind."""
 
 
 class Manifest(BaseModel):
@@ -75,6 +80,19 @@ class Manifest(BaseModel):
     """For a confidence probe: its features and what the answers were made with."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Measurements of the job."""
+    reference: ReferenceHistogram | None = None
+    """Histogram of the training data: entropies of tokens, or distances of the states that a
+    difficulty probe reads. None in artifacts of other kinds and of earlier releases."""
+
+    def monitored(self, name: str) -> MonitoredInput | None:
+        """What is compared with the training data; None without a histogram of it.
+
+        Args:
+            name: Id of the artifact.
+        """
+        if self.reference is None:
+            return None
+        return MonitoredInput(name, _INPUTS[self.kind], self.reference)
 
     @property
     def fingerprint(self) -> str | None:
@@ -87,6 +105,8 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _describes_its_kind(self) -> Self:
+        if self.reference is not None and self.kind not in _INPUTS:
+            raise ValueError(f"reference does not belong to a {self.kind}")
         own = _SPECS[self.kind]
         for field in filter(None, _SPECS.values()):
             if (getattr(self, field) is not None) != (field == own):

@@ -189,6 +189,18 @@ class Head(NamedTuple):
         scores = F.linear(x, self.weight, self.bias) / self.temperature
         return torch.where(scores.isfinite().all(-1, keepdim=True), scores, torch.nan).softmax(-1)
 
+    def distance(self, hidden: Float[Tensor, "rows features"]) -> Float[Tensor, " rows"]:
+        """Root mean square of the standardized features: about 1 for a training question.
+
+        Args:
+            hidden: Hidden states of any floating type, shape (rows, features).
+
+        Returns:
+            float32, shape (rows,); NaN for a state that is not finite.
+        """
+        found = ((hidden.float() - self.mean) / self.scale).square().mean(-1).sqrt()
+        return torch.where(found.isfinite(), found, torch.nan)
+
     def to(self, device: torch.device) -> "Head":
         """The same on a device, in float32."""
         parts = self.tensors().items()

@@ -157,7 +157,8 @@ class DifficultySlots:
             self.memory.popitem(last=False)
         if publisher is not None:
             waiting = directory._replace(traces=self._traces.copy())
-            figures = torch.cat([probabilities, *forecast], dim=1)
+            distance = head.distance(states).unsqueeze(1)
+            figures = torch.cat([probabilities, *forecast, distance], dim=1)
             publisher.publish_decisions(classes, figures, slots, waiting)
 
     def _key(self, slot: int, directory: Directory) -> tuple[str, int, int]:

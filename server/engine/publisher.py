@@ -102,7 +102,7 @@ class Publisher:
         Args:
             classes: Values of `Difficulty`, shape (rows,), on the device.
             figures: Probability of each class, expected accuracy and tokens of each strategy,
-                shape (rows, 9), on the device.
+                distance of the state; shape (rows, 10), on the device.
             slots: Slot of each row.
             directory: The receiver of each slot's decision.
         """

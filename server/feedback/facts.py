@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from server.metrics.predicted import predicted_accuracy
 from server.wire.report import Report
 
 AnswerKind = Literal["completion", "inquiry", "decision"]
@@ -36,6 +37,8 @@ class AnswerFacts(NamedTuple):
     difficulty: str | None = None
     """Class of the question."""
     prediction: PredictionSet | None = None
+    predicted: dict[str, float] | None = None
+    """Predicted probability that it is right, by what predicted it."""
 
     def to_bytes(self) -> bytes:
         """Serialize as JSON."""
@@ -44,19 +47,20 @@ class AnswerFacts(NamedTuple):
         if found is not None:
             digests = b"".join(found.values).hex()
             packed = [digests, found.members, found.best, found.level, found.artifact]
-        return json.dumps([self.kind, self.entropy, self.difficulty, packed]).encode()
+        facts = [self.kind, self.entropy, self.difficulty, packed, self.predicted]
+        return json.dumps(facts).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "AnswerFacts":
         """Read what `to_bytes` wrote."""
-        kind, entropy, difficulty, packed = json.loads(content)
+        kind, entropy, difficulty, packed, predicted = json.loads(content)
         if packed is None:
-            return cls(kind, entropy, difficulty)
+            return cls(kind, entropy, difficulty, predicted=predicted)
         digests, members, best, level, artifact = packed
         joined = bytes.fromhex(digests)
         values = tuple(joined[at : at + _DIGEST] for at in range(0, len(joined), _DIGEST))
         prediction = PredictionSet(values, tuple(members), best, level, artifact)
-        return cls(kind, entropy, difficulty, prediction)
+        return cls(kind, entropy, difficulty, prediction, predicted)
 
 
 def digest(value: str | bool | int) -> bytes:
@@ -89,7 +93,8 @@ def completion_facts(report: Report) -> AnswerFacts:
     difficulty = None if report.difficulty is None else report.difficulty.label
     turn = report.inquiry
     if turn is None:
-        return AnswerFacts("completion", report.entropy_mean, difficulty)
+        predicted = predicted_accuracy(report) or None
+        return AnswerFacts("completion", report.entropy_mean, difficulty, predicted=predicted)
     labels = list(turn.probabilities)
     inside = set(turn.prediction_set)
     prediction = prediction_set(

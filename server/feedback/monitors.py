@@ -11,6 +11,8 @@ def observe_feedback(judgment: Judgment) -> None:
     m.FEEDBACK.labels(facts.kind, right).inc()
     if facts.entropy is not None:
         m.FEEDBACK_ENTROPY.labels(right).observe(facts.entropy)
+    for source, probability in (facts.predicted or {}).items():
+        m.FEEDBACK_PREDICTED.labels(source, right).observe(probability)
     if facts.difficulty is not None:
         m.FEEDBACK_DIFFICULTY.labels(facts.difficulty, right).inc()
     prediction = facts.prediction

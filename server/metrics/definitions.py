@@ -7,11 +7,12 @@ servers, vLLM sums counters and histograms; a gauge says how its values are comb
 
 from collections.abc import Iterable
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from probes.difficulty.strategies import Difficulty
+from probes.drift import DriftInput
 from server.wire.report import FALLBACKS
 from server.wire.request import Control
 
@@ -19,6 +20,10 @@ SIZES = (1, 2, 3, 5, 8, 13, 21, 34, 55)
 """Bucket limits of sizes of prediction sets."""
 ENTROPIES = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8)
 """Bucket limits of entropies in nats."""
+LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Bucket limits of lengths in tokens."""
+PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+"""Bucket limits of probabilities and shares."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LOST = ("queue_full", "no_receiver", "error")
 """Why a worker's trace record was lost: too many steps waited, no API server took it, or another
@@ -27,8 +32,12 @@ CONTROLS = ("request", *Control.model_fields)
 """Values of the label `control`; `request` stands for all other parameters."""
 DIFFICULTIES = (*(one.word for one in Difficulty), "unknown")
 
+_MONITORED = "id of the statistics or of the difficulty probe"
+_BIN = "number of the bin, from the lowest values up"
+
 ANSWERS = ("completion", "inquiry", "decision")
 RIGHT = ("true", "false")
+PREDICTED_BY = ("router", "confidence")
 
 Values = str | Iterable[str]
 """Values of a label: a description, or all of them."""
@@ -133,8 +142,20 @@ DIFFICULTY_TOKENS = _histogram(
     "entrostat_difficulty_answer_tokens",
     "Measured tokens of an answer whose strategy was applied, and of one left alone to compare "
     "(`--baseline-share`).",
-    (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+    LENGTHS,
     arm=("strategy", "baseline"),
+)
+PREDICTED_ACCURACY = _histogram(
+    "entrostat_predicted_accuracy",
+    "Predicted probability that an answer is right: by a router, of the strategy that it chose, or "
+    "by a confidence probe.",
+    PROBABILITIES,
+    source=PREDICTED_BY,
+)
+PREDICTED_TOKENS = _histogram(
+    "entrostat_predicted_tokens",
+    "Length of an answer that a router expects of the strategy that it chose.",
+    LENGTHS,
 )
 PREPASS_SECONDS = _histogram(
     "entrostat_prepass_seconds",
@@ -182,10 +203,47 @@ ABSTENTIONS = _counter(
     "Answers under the control `abstain`.",
     outcome=("answered", "abstained"),
 )
+VOTES = _counter(
+    "entrostat_votes",
+    "Votes (`vote`); without an answer if no sample has one.",
+    outcome=("answered", "no_answer"),
+)
+VOTE_AGREEMENT = _histogram(
+    "entrostat_vote_agreement",
+    "Share of the winner among the samples of a vote that ended.",
+    PROBABILITIES,
+)
+VOTE_SAMPLES = _histogram(
+    "entrostat_vote_samples", "Samples of a vote that ended; the others were aborted.", SIZES
+)
+VOTE_ANSWERS = _histogram(
+    "entrostat_vote_answers", "Different answers in the table of a vote, at most 20.", SIZES
+)
+SEMANTIC_ENTROPY = _histogram(
+    "entrostat_semantic_entropy_nats",
+    "Entropy of the clusters of samples (`semantic`), in nats.",
+    ENTROPIES,
+)
 PROMPT_STATES = _counter(
     "entrostat_prompt_states",
     "Prompts that a confidence probe compared with its training questions.",
     out_of_distribution=RIGHT,
+)
+DRIFT_OBSERVATIONS = _counter(
+    "entrostat_drift_observations",
+    "What artifacts with a histogram of their training data were used on, by the bins of that "
+    "histogram: tokens of answers under `hapo`, and prompts that a difficulty probe read.",
+    artifact=_MONITORED,
+    input=get_args(DriftInput),
+    bin=_BIN,
+)
+DRIFT_REFERENCE = _gauge(
+    "entrostat_drift_reference_share",
+    "Share of the training data in each of these bins.",
+    "mostrecent",
+    artifact=_MONITORED,
+    input=get_args(DriftInput),
+    bin=_BIN,
 )
 DECISION_SET_SIZE = _histogram(
     "entrostat_decision_set_size",
@@ -212,6 +270,13 @@ FEEDBACK_ENTROPY = _histogram(
     "entrostat_feedback_entropy_nats",
     "Mean entropy per token of completions with feedback, in nats.",
     ENTROPIES,
+    right=RIGHT,
+)
+FEEDBACK_PREDICTED = _histogram(
+    "entrostat_feedback_predicted_accuracy",
+    "Predicted probability that an answer is right, of answers with feedback.",
+    PROBABILITIES,
+    source=PREDICTED_BY,
     right=RIGHT,
 )
 FEEDBACK_DIFFICULTY = _counter(

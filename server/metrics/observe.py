@@ -1,7 +1,8 @@
 """Moves the metrics, from what the API server knows when an answer is complete."""
 
 from server.metrics import definitions as m
-from server.wire.report import DifficultyReport, InquiryReport, Report
+from server.metrics.predicted import predicted_accuracy, router_forecast
+from server.wire.report import DifficultyReport, InquiryReport, Report, VoteReport
 from server.worker.message import WorkerStatus
 
 
@@ -27,6 +28,12 @@ def observe_completion(report: Report) -> None:
     if report.difficulty is not None:
         count_strategy(report.difficulty)
         _observe_length(report.difficulty, report.num_tokens)
+    for source, probability in predicted_accuracy(report).items():
+        m.PREDICTED_ACCURACY.labels(source).observe(probability)
+    if report.vote is not None:
+        _observe_vote(report.vote)
+    if report.semantic is not None and report.semantic.entropy is not None:
+        m.SEMANTIC_ENTROPY.observe(report.semantic.entropy)
 
 
 def count_strategy(difficulty: DifficultyReport) -> None:
@@ -39,6 +46,17 @@ def _observe_length(difficulty: DifficultyReport, tokens: int | None) -> None:
     if tokens is not None and (difficulty.baseline or difficulty.mode == "act"):
         arm = "baseline" if difficulty.baseline else "strategy"
         m.DIFFICULTY_TOKENS.labels(arm).observe(tokens)
+    if (forecast := router_forecast(difficulty)) is not None:
+        m.PREDICTED_TOKENS.observe(forecast[1])
+
+
+def _observe_vote(vote: VoteReport) -> None:
+    """Record the table of a vote."""
+    m.VOTES.labels("no_answer" if vote.answer is None else "answered").inc()
+    m.VOTE_SAMPLES.observe(vote.finished)
+    m.VOTE_ANSWERS.observe(len(vote.table))
+    if vote.agreement is not None:
+        m.VOTE_AGREEMENT.observe(vote.agreement)
 
 
 def observe_prepass(seconds: float, tokens: int) -> None:

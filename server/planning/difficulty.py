@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from probes.difficulty.strategies import Difficulty, RouterSpec, Strategies
+from probes.drift import MonitoredInput
 from server.errors import BadControl
 from server.planning.refusals import RequestParams, effort_class, refuse_missing_question
 from server.wire.request import DifficultyControl
@@ -38,6 +39,8 @@ class DifficultyPlan(NamedTuple):
     """Whether the strategies limit the tokens of the thinking: if the model's marks are known."""
     baseline: bool = False
     """Whether the server, not the request, chose `shadow`: to measure what the strategies save."""
+    monitored: MonitoredInput | None = None
+    """What the states that the probe reads are compared with."""
 
 
 def plan_difficulty(
@@ -51,9 +54,8 @@ def plan_difficulty(
     """
     refuse_missing_question(params)
     picked = effort_class(params) if control.effort else None
-    probe, spec = artifacts.difficulty_probe(
-        control.probe, "entropy.difficulty.probe", params.adapter
-    )
+    param = "entropy.difficulty.probe"
+    probe, spec = artifacts.difficulty_probe(control.probe, param, params.adapter)
     strategies = control.strategies or spec.strategies
     _refuse_thinking(strategies, control, params)
     return DifficultyPlan(
@@ -65,6 +67,7 @@ def plan_difficulty(
         sets_temperature=params.temperature is None,
         router=_plan_router(control, probe, spec.router),
         limits_thinking=params.thinking is not None,
+        monitored=artifacts.monitored(probe, "difficulty-probe", param, params.adapter),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from probes.drift import MonitoredInput
 from probes.laws import HapoLaw, TemperatureLaw, law_row
 from server.planning.refusals import (
     RequestParams,
@@ -33,6 +34,8 @@ class LawPlan(NamedTuple):
     tag: int
     parameters: tuple[float, ...]
     phases: PhasePlan | None = None
+    monitored: MonitoredInput | None = None
+    """What the entropies of the tokens are compared with; None for laws by phase."""
 
 
 def plan_laws(
@@ -48,7 +51,8 @@ def plan_laws(
     """
     refuse_temperature(temperature, params)
     if not isinstance(temperature, PhaseLaws):
-        return LawPlan(temperature, *_row(temperature, "entropy.temperature", artifacts, params))
+        row = _row(temperature, "entropy.temperature", artifacts, params)
+        return LawPlan(temperature, *row, monitored=_monitored(temperature, artifacts, params))
     refuse_phases(temperature, params)
     answer = _row(temperature.answer, "entropy.temperature.answer", artifacts, params)
     if params.thinking is None:
@@ -65,3 +69,12 @@ def _row(
     if isinstance(law, HapoLaw):
         statistics = artifacts.hapo_statistics(law.statistics, param, params.adapter)
     return law_row(law, statistics)
+
+
+def _monitored(
+    law: TemperatureLaw | None, artifacts: "Artifacts", params: RequestParams
+) -> MonitoredInput | None:
+    if not isinstance(law, HapoLaw):
+        return None
+    param = "entropy.temperature"
+    return artifacts.monitored(law.statistics, "entropy-statistics", param, params.adapter)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from probes.drift import MonitoredInput
 from probes.laws import NO_LAW, NO_ROW, TemperatureLaw
 from probes.truncations import Truncation
 from server.errors import BadControl
@@ -46,6 +47,8 @@ class Plan(NamedTuple):
     semantic: SemanticControl | None = None
     phases: PhasePlan | None = None
     """The law while the model thinks; None if one law holds for the whole answer."""
+    monitored: MonitoredInput | None = None
+    """What the entropies of the tokens are compared with."""
     skipped: tuple[str, ...] = ()
     """Fallback codes: controls of the profile that this request cannot use."""
     control: Control | None = None
@@ -239,6 +242,7 @@ class _Planner:
             inquiry,
             truncation,
             phases=laws.phases,
+            monitored=laws.monitored,
             skipped=tuple(self._skipped),
         )
 

@@ -11,6 +11,7 @@ from vllm.sampling_params import SamplingParams
 from probes.difficulty.strategies import Difficulty, DifficultyWord, Rule, Strategy
 from probes.laws import NO_LAW, NO_ROW
 from server.metrics import observe
+from server.metrics.drift import observe_inputs
 from server.planning.difficulty import DifficultyPlan
 from server.requests.telemetry import Decision, TraceBuffer
 from server.tracing import NO_SPAN, Span
@@ -148,7 +149,13 @@ class DifficultyRun:
         observe.observe_prepass(time.perf_counter() - start, self._prepass_tokens or 0)
         if decision is None:
             return Verdict(Difficulty.NORMAL, None, "fallback")  # the safe class
+        self._observe(decision)
         return Verdict.from_decision(decision)
+
+    def _observe(self, decision: Decision | None) -> None:
+        """Count how far the prompt is from the training questions."""
+        if decision is not None and self._plan.monitored is not None:
+            observe_inputs(self._plan.monitored, [decision.distance])
 
     async def _apply_strategy(
         self, strategy: Strategy, engine: Any, prompt: Any, params: SamplingParams
@@ -198,7 +205,12 @@ class DifficultyRun:
 
     async def report(self, choice: int) -> DifficultyReport:
         """Build the difficulty report of a completion."""
-        verdict = self._verdict or Verdict.from_decision(await self._decision(choice))
+        verdict = self._verdict
+        if verdict is None:
+            decision = await self._decision(choice)
+            verdict = Verdict.from_decision(decision)
+            if choice == 0:  # further ones have the same prompt
+                self._observe(decision)
         return _describe(
             self._plan, verdict, self._ceiling, self._prepass_tokens, self._thinking_tokens
         )

@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from probes.selective.state import PromptState
 from server.metrics import observe
+from server.metrics.drift import observe_inputs
 from server.requests.generation import AnswerChoice, Generation, current_generation
 from server.requests.report import summarize, token_reports
 from server.requests.selective import HeldStream, replace_answer
@@ -135,6 +136,8 @@ class Merge:
             if strategy is not None and base:  # a greedy request stays greedy
                 base = strategy.temperature or base
         tokens = call.trace.get(completion, 0, produced)
+        if self._plan.monitored is not None:
+            observe_inputs(self._plan.monitored, [one.entropy for one in tokens])
         thinking = call.phases[completion].thinking if call.phases else ()
         state = await self._prompt_state(choice)
         report = summarize(self._plan, tokens, produced, base, thinking, state)

@@ -63,6 +63,8 @@ class Decision(NamedTuple):
     """Expected by strategy; NaN without a router."""
     tokens: tuple[float, float, float] = (math.nan,) * 3
     """Expected by strategy, over the mean length under the strategy normal."""
+    distance: float = math.nan
+    """Of the hidden state to those of the training questions; NaN if it was not finite."""
 
 
 class _Tokens:
@@ -227,7 +229,8 @@ class Telemetry:
             if (trace := self._open.get(identifier)) is None:
                 continue
             if kind == DECISION:
-                figures = (tuple(values[start : start + 3]) for start in (0, 3, 6))
+                probabilities, accuracy, tokens = (tuple(values[at : at + 3]) for at in (0, 3, 6))
+                figures = (probabilities, accuracy, tokens, values[9])
                 trace.store_decision(choice, Decision(Difficulty(what), *figures))
             elif kind == STATE:
                 trace.store_state(choice, PromptState(what, *values))

@@ -37,6 +37,7 @@ DECISION = np.dtype(
         ("easy_tokens", "<f4"),  # expected, over the mean length under normal
         ("normal_tokens", "<f4"),
         ("hard_tokens", "<f4"),
+        ("distance", "<f4"),  # of the hidden state to those of training; NaN if not finite
     ]
 )
 """The decision of a difficulty probe on the prompt of one completion."""

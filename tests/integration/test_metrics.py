@@ -7,10 +7,21 @@ import pytest
 from openai import BadRequestError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from clients.drift import stability_index
+from clients.entropy import semantic, vote
+from clients.scrape import Scrape, scrape
 from clients.top import top
 from server.metrics.definitions import METRICS
-from tests.conftest import PUSH, SPOKEN_PROBE, TEAMS, Server
-from tests.integration.support import MODEL, ask, decide, report
+from tests.conftest import (
+    PLAIN_PROBE,
+    PUSH,
+    QUESTIONS,
+    ROUTED_PROBE,
+    SPOKEN_PROBE,
+    TEAMS,
+    Server,
+)
+from tests.integration.support import MODEL, ask, decide, report, together
 from tests.selective_artifacts import DECLINES, STATE
 
 NEED_A_FAULT = {
@@ -57,6 +68,10 @@ def use_every_control(server: Server, client: OpenAI) -> None:
     ask(client, "hi", {"temperature": {"type": "edt"}}, max_tokens=6, temperature=1.0)
     answer = ask(client, "hi", {"difficulty": {"probe": SPOKEN_PROBE}}, max_tokens=4)
     tell(server, answer.id, right=True)
+    answer = ask(client, "hi", {"difficulty": {"probe": ROUTED_PROBE}}, max_tokens=4)
+    tell(server, answer.id, right=True)  # of its expected accuracy
+    ask(client, "hi", {"vote": vote(2)}, max_tokens=4, temperature=0.7)
+    ask(client, "hi", {"semantic": semantic(2)}, max_tokens=4, temperature=0.7)
     ask(client, "hi", {"steering": [{"vector": PUSH, "strength": 0.1}]}, max_tokens=2)
     answer = ask(client, "hi", {"inquiry": {"task": f"{MODEL}/animals"}})
     label = report(answer)["inquiry"]["prediction_set"][0]
@@ -126,6 +141,46 @@ def test_every_metric_moves(server: Server, client: OpenAI) -> None:
     after = scraped(server)
     assert set(after) == names
     moved = {name for name in names if max(after[name], running.get(name, 0)) > before.get(name, 0)}
-    set_at_start = {"entrostat_info", "entrostat_artifacts", "entrostat_steering_slots"}
+    set_at_start = {
+        *("entrostat_info", "entrostat_artifacts", "entrostat_steering_slots"),
+        "entrostat_drift_reference_share",
+    }
     assert all(before[name] > 0 for name in set_at_start)
     assert names - moved - set_at_start == set(NEED_A_FAULT)
+
+
+def bins(now: Scrape, artifact: str) -> list[float]:
+    name = "entrostat_drift_observations_total"
+    rows = {own["bin"]: value for own, value in now.samples[name] if own["artifact"] == artifact}
+    return [rows[str(number)] for number in range(len(rows))]
+
+
+def test_prompts_unlike_those_of_a_probe_are_a_drift(server: Server, client: OpenAI) -> None:
+    """Its training questions are not; the states are those that transformers has."""
+    control = {"difficulty": {"probe": PLAIN_PROBE, "mode": "shadow"}}
+    found = []
+    for prompts in (QUESTIONS, [f"{letter} " * 30 for letter in "abcdefghijkl"]):
+        with httpx.Client() as http:
+            before = scrape(http, server.url)
+            together([lambda p=p: ask(client, p, control, max_tokens=1) for p in prompts])
+            now = scrape(http, server.url)
+        seen = bins(now.since(before), PLAIN_PROBE)
+        assert sum(seen) == len(prompts)
+        name = "entrostat_drift_reference_share"
+        shares = {
+            own["bin"]: share for own, share in now.samples[name] if own["artifact"] == PLAIN_PROBE
+        }
+        expected = [shares[str(number)] for number in range(len(seen))]
+        found.append(stability_index(seen, expected))
+    assert found[0] < 0.1
+    assert found[1] > 0.25
+
+
+def test_tokens_under_hapo_are_compared_with_the_statistics(server: Server, client: OpenAI) -> None:
+    statistics = f"{MODEL}/entropy"
+    law = {"temperature": {"type": "hapo", "statistics": statistics}}
+    with httpx.Client() as http:
+        before = scrape(http, server.url)
+        answer = ask(client, "Tell me of the sea.", law, max_tokens=12, temperature=1.0)
+        seen = bins(scrape(http, server.url).since(before), statistics)
+    assert sum(seen) == answer.usage.completion_tokens

@@ -13,6 +13,7 @@ from torch import Tensor
 from probes.artifact import Artifact, Manifest, package_versions
 from probes.difficulty.probe import Head, classify, classify_by_outcomes, default_thresholds
 from probes.difficulty.strategies import Difficulty, Outcomes, ProbeSpec, Strategies, Thresholds
+from probes.drift import ReferenceHistogram
 from training.common.errors import TrainingError
 from training.common.files import read_tensors, write_tensors, write_text
 from training.common.hidden_states import hidden_states
@@ -245,6 +246,7 @@ def _artifact(
         | {"vllm": served.vllm},
         settings=settings,
         probe=spec,
+        reference=ReferenceHistogram.of(fit.head.distance(torch.from_numpy(data.features))),
         metrics={
             "macro_f1": fit.macro_f1.value,
             "accuracy": fit.accuracy.value,

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from probes.artifact import Artifact, Manifest, package_versions
+from probes.drift import ReferenceHistogram
 from training.common.job import check_name, check_served_job, identify_served, job_servers
 from training.common.prompts import load_prompts
 from training.common.rollout_store import RolloutStore, content_hash, first_rollouts
@@ -159,6 +160,7 @@ def _artifact(
             "prompts_hash": prompts_hash(prompts),
         },
         metrics=fit.metrics(),
+        reference=ReferenceHistogram.of(fit.entropies),
     )
     tensors = {"hapo": torch.tensor(fit.statistics, dtype=torch.float64)}
     return Artifact(id=_artifact_id(job, served), manifest=manifest, tensors=tensors)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from openai import OpenAI
 from safetensors.torch import save_file
 
+from clients.scrape import scrape
 from probes.artifact import Artifact
 from probes.difficulty.probe import Head, predicted_class
 from probes.difficulty.strategies import Difficulty
@@ -71,6 +73,7 @@ def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "VLLM_PLUGINS": "entrostat",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "ENTROSTAT_ARTIFACTS": str(folder / "artifacts"),
+        "ENTROSTAT_BASELINE_SHARE": "0.5",  # of requests whose strategy would be applied
         **ONE_PROCESS,
         **UNCOMPILED,
     }
@@ -102,6 +105,41 @@ def test_a_difficulty_control_on_an_adapter_is_refused(client: OpenAI) -> None:
         ask(client, PROMPTS[0], {"difficulty": {}}, model="tuned")
     body: Any = refused.value.body
     assert body["param"].startswith("entropy.difficulty")
+
+
+def test_half_of_the_answers_are_left_alone_and_counted_apart(client: OpenAI) -> None:
+    """Their budget is the request's own; the others end at that of their class."""
+
+    def lengths() -> dict[str, tuple[float, float]]:
+        with httpx.Client() as http:
+            now = scrape(http, str(client.base_url))
+        name = "entrostat_difficulty_answer_tokens"
+        return {
+            arm: (now.total(f"{name}_count", arm=arm), now.total(f"{name}_sum", arm=arm))
+            for arm in ("baseline", "strategy")
+        }
+
+    before, control = lengths(), {"difficulty": {"probe": PLAIN_PROBE}}
+    jobs = [
+        lambda n=n: ask(client, PROMPTS[n % 10], control, max_tokens=16, seed=n) for n in range(64)
+    ]
+    found: dict[str, list[int]] = {"baseline": [], "strategy": []}
+    for answer in together(jobs):
+        difficulty = report(answer)["difficulty"]
+        arm = "baseline" if difficulty["baseline"] else "strategy"
+        assert difficulty["mode"] == ("shadow" if arm == "baseline" else "act")
+        found[arm].append(answer.usage.completion_tokens)
+        if arm == "strategy":
+            assert found[arm][-1] <= difficulty["strategy"]["max_tokens"]
+    assert 16 <= len(found["baseline"]) <= 48  # four standard deviations
+    assert sum(found["baseline"]) / len(found["baseline"]) > sum(found["strategy"]) / len(
+        found["strategy"]
+    )
+    moved = {arm: (len(tokens), sum(tokens)) for arm, tokens in found.items()}
+    after = lengths()
+    assert {
+        arm: (after[arm][0] - before[arm][0], after[arm][1] - before[arm][1]) for arm in found
+    } == moved
 
 
 def test_mixed_probes_classify_prompts_as_transformers_does(

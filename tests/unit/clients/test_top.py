@@ -33,6 +33,13 @@ def page(
         told.labels("m/teams").inc(value)
     alarm = Gauge("entrostat_coverage_alarm", "x", ["artifact"], registry=registry)
     alarm.labels("m/teams").set(1)
+    names = ["artifact", "input", "bin"]
+    share = Gauge("entrostat_drift_reference_share", "x", names, registry=registry)
+    seen = Counter("entrostat_drift_observations", "x", names, registry=registry)
+    for artifact, counts in (("m/probe", (5, 15)), ("m/same", (30, 30)), ("m/unused", (0, 0))):
+        for number, count in enumerate(counts):
+            share.labels(artifact, "state", str(number)).set(0.5)
+            seen.labels(artifact, "state", str(number)).inc(count)
     return generate_latest(registry).decode()
 
 
@@ -60,6 +67,7 @@ def test_a_frame_shows_counts_means_and_coverage() -> None:
     assert "entropy per token 1.000 nats in 2 answers" in lines
     assert "fallbacks trace_lost 3" in lines
     assert "coverage 80.0% of 10 sets, level 90.0%" in lines
+    assert "drift of inputs m/probe state 0.27 (PSI of 20), m/same state 0.00 (PSI of 60)" in lines
     assert any(line.endswith("ALARM: coverage of m/teams") for line in lines)
 
 

@@ -164,9 +164,23 @@ def test_a_state_that_is_not_finite_gives_nan_in_its_own_row_alone(bad: float) -
     assert rows[[0, 2]].isfinite().all()
 
 
+def test_the_distance_of_typical_states_is_one_and_grows_with_them() -> None:
+    head = linear(64)
+    typical = head.mean + head.scale * torch.randn(2000, 64)
+    found = head.distance(typical)
+    assert found.square().mean() == pytest.approx(1.0, abs=0.02)
+    further = head.distance(head.mean + 3 * (typical - head.mean))
+    torch.testing.assert_close(further, 3 * found)
+    assert torch.equal(head.distance(head.mean[None]), torch.zeros(1))
+    broken = typical[:3].clone()
+    broken[1, 5] = math.inf
+    assert head.distance(broken).isnan().tolist() == [False, True, False]
+
+
 def test_half_precision_states_are_read_in_float32() -> None:
     hidden = torch.randn(5, 4).bfloat16()
     assert torch.equal(linear().probabilities(hidden), linear().probabilities(hidden.float()))
+    assert torch.equal(linear().distance(hidden), linear().distance(hidden.float()))
 
 
 @pytest.mark.parametrize("head", [linear(), mlp()])

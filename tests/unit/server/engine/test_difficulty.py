@@ -345,7 +345,8 @@ def test_the_price_moves_the_choice_from_accurate_to_short(
     after = bench.step([torch.tensor([0.4, 0.7, 0.6])], before)
     label, figures = bench.decisions[5, 0]
     assert label == expected
-    assert figures[3:] == pytest.approx([0.4, 0.7, 0.6, 0.2, 1.0, 0.5])
+    distance = math.sqrt((0.4**2 + 0.7**2 + 0.6**2) / 3)
+    assert figures[3:] == pytest.approx([0.4, 0.7, 0.6, 0.2, 1.0, 0.5, distance])
     torch.testing.assert_close(after, before * 2.0 / TEMPERATURES[expected])
 
 

@@ -14,7 +14,7 @@ from server.feedback.evidence import ALARM
 from server.feedback.facts import AnswerFacts, completion_facts, prediction_set
 from server.feedback.service import FeedbackService
 from server.feedback.store import KeptAnswer, owner_of
-from server.wire.report import DifficultyReport, Report
+from server.wire.report import ConfidenceReport, DifficultyReport, Report
 from tests.unit.server.metrics.support import value
 
 APP = build_app("--api-key", "one", "two")
@@ -45,13 +45,19 @@ def test_a_verdict_on_a_completion_moves_accuracy_by_entropy_and_by_difficulty(
     feedback: FeedbackService,
 ) -> None:
     report = Report(
-        entropy_mean=0.3, difficulty=DifficultyReport(label="hard", mode="act", source="probe")
+        entropy_mean=0.3,
+        difficulty=DifficultyReport(label="hard", mode="act", source="probe"),
+        confidence=ConfidenceReport(window=8, probability=0.85),
     )
     keep(feedback, "chatcmpl-1", completion_facts(report))
     names: list[tuple[str, dict[str, str]]] = [
         ("entrostat_feedback_total", {"kind": "completion", "right": "false"}),
         ("entrostat_feedback_entropy_nats_bucket", {"right": "false", "le": "0.5"}),
         ("entrostat_feedback_difficulty_total", {"difficulty": "hard", "right": "false"}),
+        (
+            "entrostat_feedback_predicted_accuracy_bucket",
+            {"source": "confidence", "right": "false", "le": "0.9"},
+        ),
     ]
     before = [value(name, **labels) for name, labels in names]
     answer = send(id="chatcmpl-1", right=False)

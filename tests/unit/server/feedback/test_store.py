@@ -45,13 +45,20 @@ values = st.one_of(st.text(max_size=20), st.booleans(), st.integers(-5, 300))
     st.randoms(use_true_random=False),
     st.none() | st.floats(0.01, 0.99),
     st.none() | st.floats(0, 12),
+    st.none() | st.dictionaries(st.sampled_from(["router", "confidence"]), st.floats(0, 1)),
 )
 def test_facts_survive_the_file(
-    listed: list[str | bool | int], draw: Random, level: float | None, entropy: float | None
+    listed: list[str | bool | int],
+    draw: Random,
+    level: float | None,
+    entropy: float | None,
+    predicted: dict[str, float] | None,
 ) -> None:
     members = [draw.random() < 0.5 for _ in listed]
     prediction = prediction_set(listed, members, 0, level, "m/task")
-    one = AnswerFacts("inquiry", entropy, "hard", prediction)
+    one = AnswerFacts("inquiry", entropy, "hard", prediction, predicted)
+    assert AnswerFacts.from_bytes(one.to_bytes()) == one
+    one = one._replace(prediction=None)
     assert AnswerFacts.from_bytes(one.to_bytes()) == one
 
 

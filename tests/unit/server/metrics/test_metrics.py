@@ -10,7 +10,15 @@ from prometheus_client import REGISTRY
 
 from server.metrics import observe
 from server.metrics.definitions import CONTROLS, LOST, METRICS
-from server.wire.report import FALLBACKS, DifficultyReport, Report
+from server.wire.report import (
+    FALLBACKS,
+    ConfidenceReport,
+    DifficultyReport,
+    Report,
+    SemanticReport,
+    VoteGroupReport,
+    VoteReport,
+)
 from server.wire.request import Control
 from tests.unit.server.metrics.support import value
 
@@ -97,3 +105,58 @@ def test_a_report_moves_tokens_shares_and_the_strategy() -> None:
     after = [value(f"entrostat_{name}_total") for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [10, 3, 7, 2]
     assert value("entrostat_strategies_total", difficulty="easy", source="probe") == easy + 1
+
+
+def routed(mode: str) -> DifficultyReport:
+    return DifficultyReport.model_validate(
+        {
+            "label": "hard",
+            "mode": mode,
+            "source": "probe",
+            "expected_accuracy": {"easy": 0.2, "normal": 0.5, "hard": 0.75},
+            "expected_tokens": {"easy": 10.0, "normal": 50.0, "hard": 20.0},
+        }
+    )
+
+
+def test_predictions_are_those_of_the_strategy_that_was_applied() -> None:
+    labels = {"source": "router"}
+    names = [("predicted_accuracy_count", labels), ("predicted_accuracy_sum", labels)]
+    names += [("predicted_tokens_count", {}), ("predicted_tokens_sum", {})]
+    before = [value(f"entrostat_{name}", **own) for name, own in names]
+    for mode in ("act", "shadow"):  # which says nothing about the answer
+        observe.observe_completion(Report(num_tokens=4, difficulty=routed(mode)))
+    after = [value(f"entrostat_{name}", **own) for name, own in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 0.75, 1, 20]
+
+
+def test_a_confidence_without_a_probability_is_not_recorded() -> None:
+    name = "entrostat_predicted_accuracy_count"
+    before = value(name, source="confidence")
+    for probability in (None, 0.9):
+        confidence = ConfidenceReport(window=8, probability=probability)
+        observe.observe_completion(Report(confidence=confidence))
+    assert value(name, source="confidence") == before + 1
+
+
+def test_a_vote_and_the_disagreement_of_samples_are_recorded() -> None:
+    vote = VoteReport(
+        **{"answer": "13", "weight": "none", "n": 8, "finished": 6, "agreement": 0.5},
+        **{"stopped": "none", "tokens": 60, "cached_tokens": 0, "no_answer": 1},
+        table=[VoteGroupReport(answer=str(n), votes=1, weight=1) for n in range(4)],
+    )
+    semantic = SemanticReport(
+        **{"entropy": 1.25, "estimator": "discrete", "cluster": "answer", "agreement": 0.5},
+        **{"saturated": False, "clusters": [], "n": 4, "tokens": 9, "cached_tokens": 0},
+    )
+    sums = ("vote_samples_sum", "vote_answers_sum", "vote_agreement_sum")
+    names = [f"entrostat_{name}" for name in (*sums, "semantic_entropy_nats_sum")]
+    before = [value(name) for name in names]
+    outcomes = [value("entrostat_votes_total", outcome=one) for one in ("answered", "no_answer")]
+    observe.observe_completion(Report(vote=vote, semantic=semantic))
+    nothing = vote.model_copy(update={"answer": None, "agreement": None, "table": []})
+    observe.observe_completion(Report(vote=nothing))
+    after = [value(name) for name in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [12, 4, 0.5, 1.25]
+    assert value("entrostat_votes_total", outcome="answered") == outcomes[0] + 1
+    assert value("entrostat_votes_total", outcome="no_answer") == outcomes[1] + 1

@@ -1,6 +1,7 @@
 """Preparation of one answer under a difficulty plan, with a scripted engine."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from vllm.sampling_params import SamplingParams
 
 from probes.difficulty.strategies import Difficulty, Strategies, Strategy
+from probes.drift import MonitoredInput
 from server.planning.difficulty import DifficultyPlan, RouterPlan
 from server.requests.difficulty import DecisionSource, DifficultyRun
 from server.requests.telemetry import Decision, TraceBuffer
@@ -27,8 +29,10 @@ LONGER = {"prompt_token_ids": [1] * 14}
 class Engine:
     """Sends a decision for a pre-pass, if it has one."""
 
-    def __init__(self, decisions: DecisionSource, decided: Difficulty | None) -> None:
-        self.decisions, self.decided = decisions, decided
+    def __init__(
+        self, decisions: DecisionSource, decided: Difficulty | None, distance: float = math.nan
+    ) -> None:
+        self.decisions, self.decided, self.distance = decisions, decided, distance
         self.asked: list[tuple[Any, SamplingParams, str, dict[str, Any]]] = []
         self.open_calls = 0
         self.renderer = SimpleNamespace(get_eos_token_id=lambda: END)
@@ -46,9 +50,8 @@ class Engine:
             if self.decided is not None:
                 one = [0.1, 0.1, 0.1]
                 one[self.decided] = 0.8
-                self.decisions.trace.store_decision(
-                    0, Decision(self.decided, (one[0], one[1], one[2]))
-                )
+                decision = Decision(self.decided, (one[0], one[1], one[2]), distance=self.distance)
+                self.decisions.trace.store_decision(0, decision)
             yield SimpleNamespace(prompt_token_ids=prompt["prompt_token_ids"], outputs=[])
         finally:
             self.open_calls -= 1
@@ -69,14 +72,17 @@ class Run:
         router: RouterPlan | None = None,
         limits_thinking: bool = False,
         baseline: bool = False,
+        monitored: MonitoredInput | None = None,
+        distance: float = math.nan,
     ) -> None:
         self.decisions = DecisionSource(TraceBuffer(7), "ipc:///x", 0.05)
-        self.engine = Engine(self.decisions, decided)
+        self.engine = Engine(self.decisions, decided, distance)
         self.longer = longer
         self.texts: list[str] = []
         plan = DifficultyPlan(
             *("m/probe", strategies, shadow, picked, sets_temperature, router, limits_thinking),
             baseline=baseline,
+            monitored=monitored,
         )
         self.ceiling = ceiling
         self.run = DifficultyRun(plan, ceiling, self.decisions, self.extend)

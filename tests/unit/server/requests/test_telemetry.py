@@ -292,7 +292,7 @@ async def test_a_stopped_receiver_holds_no_socket_and_no_context(
 
 
 def decision(trace: int, difficulty: int) -> bytes:
-    record = np.array([(trace, 0, difficulty, *[0.1] * 9)], dtype=DECISION)
+    record = np.array([(trace, 0, difficulty, *[0.1] * 10)], dtype=DECISION)
     return write_frame(record)
 
 

@@ -13,7 +13,8 @@ from server.wire.schema import wire_schema
 
 ROOT = Path(__file__).parents[4]
 SOURCES = ROOT / "playground"
-FILES = sorted(path.name for path in (ROOT / "server" / "playground").iterdir())
+BUNDLE = ROOT / "server" / "playground"
+FILES = sorted(path.name for path in BUNDLE.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +81,21 @@ def test_it_can_be_switched_off(switched_off: TestClient) -> None:
     assert switched_off.get("/v1/entropy/schema").json() == wire_schema()
 
 
-def test_the_bundle_is_built_from_these_sources() -> None:
+def test_the_bundle_is_built_from_these_sources_and_was_not_edited() -> None:
     """`npm run check` compares every byte; this needs no Node."""
     parts = [*sorted((SOURCES / "src").iterdir()), SOURCES / "build.js"]
-    digest = hashlib.sha256()
-    for path in [*parts, SOURCES / "package-lock.json"]:
-        digest.update(path.read_bytes())
-    banner = (ROOT / "server" / "playground" / "app.js").read_text()[:200]
-    assert digest.hexdigest() in banner, "run `npm run build` in playground/"
+    sources = [path.read_bytes() for path in [*parts, SOURCES / "package-lock.json"]]
+    banner, _, script = (BUNDLE / "app.js").read_bytes().partition(b"\n")
+    bundle = [script, (BUNDLE / "app.css").read_bytes()]
+    for name, files in (("sources", sources), ("bundle", bundle)):
+        digest = hashlib.sha256(b"".join(files)).hexdigest()
+        assert f"{name} sha256 {digest};" in banner.decode(), "run `npm run build` in playground/"
+    for name in ("index.html", "icon.svg"):
+        assert (BUNDLE / name).read_bytes() == (SOURCES / "src" / name).read_bytes()
 
 
 def test_the_notice_names_every_bundled_package() -> None:
-    notice = (ROOT / "server" / "playground" / "NOTICE.txt").read_text()
+    notice = (BUNDLE / "NOTICE.txt").read_text()
     for package in ("preact", "uplot"):
         assert package in notice.lower()
     assert notice.count("The MIT License") == 2

@@ -126,6 +126,10 @@ def test_a_probe_learns_what_accuracy_and_entropy_say(bench: Bench) -> None:
     assert "30 easy, 30 normal, 30 hard" in bench.report
     assert {body["temperature"] for body in bench.fake.asked} == {0.8}
     assert all("step by step" in body["messages"][0]["content"] for body in bench.fake.asked)
+    reference = bench.artifact.manifest.reference
+    assert reference is not None  # 90 questions, and the distance of a typical one is about 1
+    assert sum(reference.counts) == 90
+    assert reference.edges[0] < 1 < reference.edges[-1] < 2
     first, asked = bench.artifact.manifest, len(bench.fake.asked)
     assert bench.run() == 0  # again: nothing is asked, the same comes out
     assert len(bench.fake.asked) == asked

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from probes.artifact import Artifact, ModelIdentity
+from probes.drift import ReferenceHistogram
 from probes.hapo_statistics import fit_hapo
 from tests.unit.training.fake import GREETING, Fake, answer, running
 from training.cli.probe import train_probe
@@ -74,6 +75,7 @@ def test_the_artifact_holds_the_statistics_of_the_sample(bench: Bench, checkpoin
     assert (manifest.kind, manifest.model, manifest.seed) == ("entropy-statistics", "tiny", 5)
     assert manifest.identity == ModelIdentity.from_checkpoint(checkpoint)
     assert manifest.metrics["num_tokens"] == len(entropies)
+    assert manifest.reference == ReferenceHistogram.of(entropies)
     assert manifest.settings["quantile"] == 0.7
     assert manifest.versions["vllm"] == "0.32.0"
     assert re.fullmatch("[0-9a-f]{64}", manifest.data_hash)

@@ -56,7 +56,7 @@ def main() -> None:
             page.goto(url)
             _enter(page)
             shot.take(page)
-            page.evaluate("window.scrollTo(0, 0)")
+            page.evaluate("document.querySelectorAll('*').forEach(one => one.scrollTo(0, 0))")
             file = _FOLDER / f"playground-{shot.name}.png"
             box = None if shot.part is None else page.locator(shot.part).last.bounding_box()
             page.screenshot(path=file, full_page=True, clip=box and _with_margin(box))
@@ -185,7 +185,7 @@ def _inquiry(page: Any) -> None:
 
 def _vote(page: Any) -> None:
     _settings(page, 1, 24, temperature="0.7")
-    _controls(page, {"vote": "", "vote.n": "15", "vote.answer": "number", "vote.stop": "none"})
+    _controls(page, {"vote": "", "vote.n": "15", "vote.answer": "numeric", "vote.stop": "none"})
     _send(page, "What is 8 plus 5? Answer with one number.")
 
 
@@ -201,7 +201,7 @@ def _decide(page: Any, calibration: str) -> None:
     page.get_by_role("button", name="Decisions").click()
     page.get_by_label("Text to decide about").fill(_TICKET)
     _fill(page, "decision.entropy.calibration", calibration)
-    _fill(page, "decision.entropy.confidence_level", "0.6")
+    _fill(page, "decision.entropy.confidence_level", "0.8")
     page.locator('[data-path="decision.entropy.ask"]').get_by_role("checkbox").first.check()
     _fill(page, "decision.entropy.ask.0.question", "Is it about money?")
     _fill(page, "decision.entropy.ask.0.answers", "yes, no")

@@ -5,7 +5,7 @@ text of every token, and so where it stands.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ class PartFigures(NamedTuple):
 
     entropy_mean: float | None
     """Nats; None where no entropy is a number."""
+    varentropy_mean: float | None
+    """Nats^2; None where no varentropy is a number."""
     logprob_mean: float
     """Of the tokens at temperature 1, nats."""
     logprob_sum: float
@@ -45,14 +47,20 @@ def part_figures(choice: Choice, start: int, end: int) -> PartFigures | None:
     part = tokens_of(pieces, choice.message.content or "", start, end)
     if part is None or len(measured.tokens) < part.stop:
         return None
-    entropies = [token.entropy for token in measured.tokens[part] if token.entropy is not None]
-    found = [token.logprob for token in logprobs[part]]
+    tokens, found = measured.tokens[part], [token.logprob for token in logprobs[part]]
     return PartFigures(
-        math.fsum(entropies) / len(entropies) if entropies else None,
+        _mean(token.entropy for token in tokens),
+        _mean(token.varentropy for token in tokens),
         math.fsum(found) / len(found),
         math.fsum(found),
         len(found),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are numbers."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def tokens_of(pieces: Sequence[str], text: str, start: int, end: int) -> slice | None:

@@ -25,6 +25,8 @@ class Token(_Reading):
     """Nats, at temperature 1; None where it was not a number."""
     temperature: float | None = None
     """Temperature at which the token was sampled."""
+    varentropy: float | None = None
+    """Variance of -ln p at temperature 1, nats^2; None where it was not a number."""
 
 
 class AppliedStrategy(_Reading):

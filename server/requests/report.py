@@ -25,7 +25,9 @@ def token_reports(tokens: Sequence[TracedToken]) -> list[TokenReport]:
     """Convert tokens to reports; NaN becomes None."""
     return [
         TokenReport(
-            entropy=_finite_or_none(token.entropy), temperature=_finite_or_none(token.temperature)
+            entropy=_finite_or_none(token.entropy),
+            temperature=_finite_or_none(token.temperature),
+            varentropy=_finite_or_none(token.varentropy),
         )
         for token in tokens
     ]

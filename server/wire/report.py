@@ -55,6 +55,8 @@ class TokenReport(ReportModel):
     measured."""
     temperature: float | None
     """Applied temperature; 0 for a greedy request."""
+    varentropy: float | None = None
+    """Variance of -ln p at T = 1, in nats^2; None if not measured."""
 
 
 class StrategyReport(ReportModel):

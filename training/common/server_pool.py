@@ -66,6 +66,8 @@ class RolloutRecord(BaseModel):
     """Of the tokens, as stock vLLM reports them; None unless they were asked for."""
     pieces: list[str] | None = Field(None, exclude_if=_is_absent)
     """Text of every token; None unless log-probabilities were asked for."""
+    varentropies: list[float | None] | None = Field(None, exclude_if=_is_absent)
+    """Nats^2, at temperature 1; None unless log-probabilities were asked for."""
     top_logprobs: list[list[float]] | None = Field(None, exclude_if=_is_absent)
     """Those of the most probable tokens at every place, the sampled one among them; None unless the
     request had `top_logprobs`."""
@@ -267,6 +269,7 @@ def _record(ask: SampleRequest, choice: Choice, server: str) -> RolloutRecord:
         temperatures=[token.temperature for token in tokens],
         logprobs=None if logprobs is None else [token.logprob for token in logprobs],
         pieces=None if logprobs is None else [token.token for token in logprobs],
+        varentropies=None if logprobs is None else [token.varentropy for token in tokens],
         top_logprobs=_alternatives(logprobs or []),
         scores=_scores(measured),
         difficulty=None if decision is None else decision.label,

@@ -26,14 +26,15 @@ class ArmAnswers(NamedTuple):
     entropy_mean: Floats
     """Nats per token."""
     entropy_max: Floats
+    varentropy_mean: Floats
+    """Nats^2 per token; like the following NaN where the arm did not ask for log-probabilities."""
     logprob_mean: Floats
-    """NaN where the arm did not ask for log-probabilities."""
     logprob_sum: Floats
     final_entropy_mean: Floats
-    """Of the part that the grader reads as the answer, of the whole where it finds none; NaN where
-    the arm did not ask for log-probabilities."""
+    """Of the part that the grader reads as the answer, of the whole where it finds none."""
+    final_varentropy_mean: Floats
     final_logprob_mean: Floats
-    """Likewise."""
+    final_logprob_sum: Floats
     cut: Floats
     """Whether the answer reached the limit of tokens."""
     wrong_votes: list[tuple[int, ...]]
@@ -91,10 +92,13 @@ def join(first: ArmAnswers, second: ArmAnswers) -> ArmAnswers:
         tokens=both(lambda arm: arm.tokens),
         entropy_mean=both(lambda arm: arm.entropy_mean),
         entropy_max=both(lambda arm: arm.entropy_max),
+        varentropy_mean=both(lambda arm: arm.varentropy_mean),
         logprob_mean=both(lambda arm: arm.logprob_mean),
         logprob_sum=both(lambda arm: arm.logprob_sum),
         final_entropy_mean=both(lambda arm: arm.final_entropy_mean),
+        final_varentropy_mean=both(lambda arm: arm.final_varentropy_mean),
         final_logprob_mean=both(lambda arm: arm.final_logprob_mean),
+        final_logprob_sum=both(lambda arm: arm.final_logprob_sum),
         cut=both(lambda arm: arm.cut),
         wrong_votes=[*first.wrong_votes, *second.wrong_votes],
         temperatures=both(lambda arm: arm.temperatures),
@@ -117,6 +121,7 @@ def graded_lines(
     columns = {
         "entropy_mean": answers.entropy_mean,
         "entropy_max": answers.entropy_max,
+        "varentropy_mean": answers.varentropy_mean,
         "logprob_mean": answers.logprob_mean,
         "logprob_sum": answers.logprob_sum,
         "num_tokens": answers.tokens,
@@ -166,16 +171,20 @@ def read_answers(
         for q, row, right in zip(questions, records, graded, strict=True)
     ]
     temperatures = [t for row in records for one in row for t in one.temperatures if t is not None]
-    tokens, entropy_mean, entropy_max, logprob_mean, logprob_sum, *final, cut = columns
+    tokens, entropy_mean, entropy_max, varentropy_mean, logprob_mean, logprob_sum, *rest = columns
+    final_entropy_mean, final_varentropy_mean, final_logprob_mean, final_logprob_sum, cut = rest
     return ArmAnswers(
         right=np.array(graded, dtype=np.float64),
         tokens=tokens,
         entropy_mean=entropy_mean,
         entropy_max=entropy_max,
+        varentropy_mean=varentropy_mean,
         logprob_mean=logprob_mean,
         logprob_sum=logprob_sum,
-        final_entropy_mean=final[0],
-        final_logprob_mean=final[1],
+        final_entropy_mean=final_entropy_mean,
+        final_varentropy_mean=final_varentropy_mean,
+        final_logprob_mean=final_logprob_mean,
+        final_logprob_sum=final_logprob_sum,
         cut=cut,
         wrong_votes=votes,
         temperatures=np.array(temperatures),
@@ -185,29 +194,40 @@ def read_answers(
 
 
 def _figures(record: RolloutRecord, grader: GraderName) -> tuple[float, ...]:
-    """Tokens, entropy (mean, maximum), logprob (mean, sum), means of the final part, cut."""
-    logprobs = record.logprobs or [float("nan")]
+    """The columns of `ArmAnswers` from `tokens` to `cut`, in their order."""
     return (
         len(record.entropies) + record.prepass,
         float(np.mean(record.finite_entropies)),
         max(record.finite_entropies),
-        float(np.mean(logprobs)),
-        sum(logprobs),
-        *_final_means(record, grader),
+        *_means(record, slice(None))[1:],
+        *_means(record, _final_tokens(record, grader)),
         record.finish_reason == "length",
     )
 
 
-def _final_means(record: RolloutRecord, grader: GraderName) -> tuple[float, float]:
-    """Means of the entropy and the log-probability over the part that the grader reads."""
+def _final_tokens(record: RolloutRecord, grader: GraderName) -> slice:
+    """The tokens that the grader reads, or all of them."""
     span = final_span(record.text, grader)
     part = None if span is None else tokens_of(record.pieces or (), record.text, *span)
-    tokens = slice(None) if part is None else part
-    entropies = [one for one in record.entropies[tokens] if one is not None]
-    logprobs = (record.logprobs or [])[tokens]
-    if not entropies or not logprobs:
-        return float("nan"), float("nan")
-    return float(np.mean(entropies)), float(np.mean(logprobs))
+    return slice(None) if part is None else part
+
+
+def _means(record: RolloutRecord, part: slice) -> tuple[float, float, float, float]:
+    """Mean entropy, varentropy and log-probability over some tokens, and the sum of the last."""
+    logprobs = (record.logprobs or [])[part]
+    if not logprobs:
+        return (float("nan"),) * 4
+    return (
+        _mean(record.entropies[part]),
+        _mean((record.varentropies or [])[part]),
+        float(np.mean(logprobs)),
+        sum(logprobs),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _wrong_votes(

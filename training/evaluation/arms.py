@@ -18,10 +18,12 @@ MAX_BINS = 64
 OF_ENTROPY = frozenset(("hapo", "edt", "dynatemp"))
 """Laws whose temperature is a function of the token's entropy alone, given the model and T0."""
 NUM_ALTERNATIVES = 20
-"""Most probable tokens that are recorded at every place for `weights` and `trees`: vLLM's default
-limit."""
+"""Most probable tokens that are recorded at every place for answer trees: vLLM's default limit."""
 
 Json = Mapping[str, Any]
+_WHOLE: Json = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Keys of a request whose tokens are drawn from the whole distribution, whatever the model's
+generation config says."""
 
 
 class EvaluationArm(NamedTuple):
@@ -85,7 +87,8 @@ def make_arms(
 def _measured(sampling: Sampling, config: EvaluateConfig, temperature: float | None) -> Sampling:
     """What an arm needs: all alternatives for trees, log-probabilities for the flag."""
     if config.trees:
-        return sampling._replace(further={"top_logprobs": NUM_ALTERNATIVES}, logprobs=True)
+        further = {"top_logprobs": NUM_ALTERNATIVES, **_WHOLE}
+        return sampling._replace(further=further, logprobs=True)
     return sampling._replace(logprobs=temperature == config.temperature)
 
 
@@ -105,16 +108,15 @@ def is_law_of_entropy(control: Json) -> bool:
 def _plain_arms(
     config: EvaluateConfig, profiles: Mapping[str, Json]
 ) -> tuple[list[EvaluationArm], list[SkippedProfile]]:
-    """The plain request and each profile; all report the alternatives, for `evaluation.weights`."""
-    length, further = config.max_tokens, {"top_logprobs": NUM_ALTERNATIVES}
-    plain = Sampling(config.temperature, length, further=further, logprobs=True)
+    """The plain request and each profile."""
+    length = config.max_tokens
+    plain = Sampling(config.temperature, length, logprobs=True)
     arms, skipped = [EvaluationArm(fixed_name(config.temperature), "fixed", plain)], []
     for name, control in profiles.items():
         asked = _asked(control)
         if asked:
             base = None if "difficulty" in asked else config.temperature
-            sampling = Sampling(base, length, asked, further, logprobs=True)
-            arms.append(EvaluationArm(name, "profile", sampling, name, asked))
+            arms.append(EvaluationArm(name, "profile", Sampling(base, length, asked), name, asked))
         else:
             skipped.append(SkippedProfile(name, "sets nothing that changes an answer"))
     return arms, skipped

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 
 from training.common.errors import TrainingError
-from training.common.metrics import Floats
 from training.common.rollout_store import RolloutStore
 from training.common.sampling import sample_missing
 from training.common.server_pool import RolloutRecord, ServerPool
@@ -19,7 +17,6 @@ from training.evaluation.collect import AnswerDraw, AnswerGrid, halves, pending
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.results import DrawnAnswers, kind_of
 from training.evaluation.trees import TreeAnswers, has_probabilities, measure_trees
-from training.evaluation.weights import weigh
 
 MIN_QUESTIONS = 4
 """Least questions of a half that every arm has answered."""
@@ -146,22 +143,8 @@ async def draw_all(
     )
     source.console.print("grading and comparing the answers")
     parts = [source.read(wanted.arms, questions, store) for questions in (seen, new)]
-    weighted = _weighted(source, arms, [*seen, *new], store, parts)
-    drawn = DrawnAnswers(parts[0], parts[1], (source.of(seen), source.of(new)), weighted)
+    drawn = DrawnAnswers(parts[0], parts[1], (source.of(seen), source.of(new)))
     return arms, drawn, store.num_tokens
-
-
-def _weighted(
-    source: AnswerSource,
-    arms: Sequence[EvaluationArm],
-    questions: Sequence[int],
-    store: RolloutStore,
-    parts: Sequence[Mapping[str, ArmAnswers]],
-) -> dict[str, Floats]:
-    base = source.config.temperature
-    records = source.records(dict(enumerate(arms)), questions, store)
-    right = {arm.name: np.concatenate([part[arm.name].right for part in parts]) for arm in arms}
-    return weigh({arm.name: arm for arm in arms}, fixed_name(base), base, records, right)
 
 
 def _enough(questions: list[int], config: EvaluateConfig) -> list[int]:

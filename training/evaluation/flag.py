@@ -56,6 +56,7 @@ def measure_flag(
     scores = {
         ENTROPY: answers.entropy_mean,
         "entropy_max": answers.entropy_max,
+        "varentropy_mean": answers.varentropy_mean,
         "mean logprob (stock)": -answers.logprob_mean,
         "sum of logprobs (stock)": -answers.logprob_sum,
         **_final_part(answers),
@@ -87,7 +88,9 @@ def _final_part(answers: ArmAnswers) -> dict[str, Floats]:
         return {}
     return {
         "entropy_mean, final part": answers.final_entropy_mean,
+        "varentropy_mean, final part": answers.final_varentropy_mean,
         "mean logprob, final part (stock)": -answers.final_logprob_mean,
+        "sum of logprobs, final part (stock)": -answers.final_logprob_sum,
     }
 
 

@@ -17,8 +17,7 @@ from training.evaluation.estimators import at_equal
 from training.evaluation.trees import TreeAnswers
 
 PLAIN = "plain request"
-ACCURACY, WEIGHTED = "accuracy", "accuracy by all answers, weighted"
-TREE = "accuracy by answer trees"
+ACCURACY, TREE = "accuracy", "accuracy by answer trees"
 """Figures of a difference."""
 
 
@@ -173,30 +172,25 @@ def differences(
     ]
 
 
-def beside_plain(
-    answers: ArmAnswers, plain: ArmAnswers, weighted: Floats | None, k: int, seed: int
-) -> list[Difference]:
+def beside_plain(answers: ArmAnswers, plain: ArmAnswers, k: int, seed: int) -> list[Difference]:
     """A profile against the plain request, paired.
 
     Args:
         answers: Of the profile.
         plain: Of the plain request, to the same questions.
-        weighted: The difference by question that `evaluation.weights` found, if any.
         k: Of pass@k.
         seed: Of the resamples.
     """
     gains = {
         ACCURACY: answers.right.mean(1) - plain.right.mean(1),
-        WEIGHTED: weighted,
         f"pass@{k}": answers.pass_at(k) - plain.pass_at(k),
         "tokens": answers.tokens.mean(1) - plain.tokens.mean(1),
     }
     found = []
     for figure, gain in gains.items():
-        if gain is not None:
-            values = resample_weights(len(gain), seed) @ gain
-            value = interval(float(gain.mean()), values)
-            found.append(Difference(PLAIN, figure, value, smallest_difference(values)))
+        values = resample_weights(len(gain), seed) @ gain
+        value = interval(float(gain.mean()), values)
+        found.append(Difference(PLAIN, figure, value, smallest_difference(values)))
     return found
 
 

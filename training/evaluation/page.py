@@ -209,8 +209,7 @@ def _profiles(result: EvaluationResult) -> str:
 
 Every row is the profile minus the plain request on the same questions. This shows whether a profile
 costs accuracy, not whether its law is worth anything: a gain may be that of a lower temperature,
-which matched controls would tell. In the weighted rows an answer of any law or of the plain request
-counts for every law, by how probable the law makes it.
+which matched controls would tell.
 The last column is the difference that so many questions show in 80 % of experiments.
 
 {_differences(rows)}"""
@@ -250,10 +249,9 @@ def _plain_method(result: EvaluationResult, config: EvaluateConfig) -> str:
 
 Requests have T0 = {config.temperature:g} unless a profile says otherwise; the same sample of a
 question has the same seed in every arm. All {result.num_scoring} questions score.
-pass@{k} is unbiased from {config.samples} answers. Weights are the probabilities of an answer under
-the laws, from its entropies and the log-probabilities of the most probable tokens, over their mean
-(balance heuristic). Intervals are 95 % paired bootstraps over questions; "above" and "below" mean
-that the interval leaves out 0. Nothing is corrected for looking at many rows."""
+pass@{k} is unbiased from {config.samples} answers. Intervals are 95 % paired bootstraps over
+questions; "above" and "below" mean that the interval leaves out 0. Nothing is corrected for looking
+at many rows."""
 
 
 def _method(result: EvaluationResult, config: EvaluateConfig) -> str:

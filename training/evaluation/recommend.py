@@ -9,7 +9,7 @@ from training.common.metrics import Interval
 from training.common.selective import COVERAGES
 from training.evaluation.arms import EvaluationArm
 from training.evaluation.flag import CONTROLS, ENTROPY, FlagResult
-from training.evaluation.laws import ACCURACY, TREE, WEIGHTED, Difference
+from training.evaluation.laws import ACCURACY, TREE, Difference
 from training.evaluation.results import MIN_P, EvaluationResult
 from training.evaluation.router import RouterResult
 
@@ -67,13 +67,12 @@ def interval_text(value: Interval) -> str:
 
 
 def _loss(found: Sequence[Difference]) -> str:
-    """How far a profile may be below the plain request, by the worse of its two accuracies."""
-    accuracies = [one for one in found if one.figure in (ACCURACY, WEIGHTED)]
-    worst = min(accuracies, key=lambda one: one.value.low)
-    says = f"{worst.figure} minus the plain request {interval_text(worst.value)}"
-    if worst.is_below:
+    """How far the accuracy of a profile may be below that of the plain request."""
+    accuracy = next(one for one in found if one.figure == ACCURACY)
+    says = f"accuracy minus the plain request {interval_text(accuracy.value)}"
+    if accuracy.is_below:
         return f"**Loss shown**: {says}."
-    return f"No loss shown; more than {max(0.0, -worst.value.low):.3f} is excluded: {says}."
+    return f"No loss shown; more than {max(0.0, -accuracy.value.low):.3f} is excluded: {says}."
 
 
 def _law(result: EvaluationResult) -> tuple[str | None, str]:

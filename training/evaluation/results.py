@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.common.metrics import Floats, resample_weights
+from training.common.metrics import resample_weights
 from training.datasets.problem import Problem
 from training.evaluation.answers import ArmAnswers, join
 from training.evaluation.arms import STRATEGIES, EvaluationArm, SkippedProfile, fixed_name
@@ -40,9 +40,6 @@ class DrawnAnswers(NamedTuple):
     scoring: dict[str, ArmAnswers]
     problems: tuple[list[Problem], list[Problem]]
     """Questions that choose and questions that score."""
-    weighted: Mapping[str, Floats] = {}
-    """Accuracy of a profile minus that of the plain request, from the weights of all answers, by
-    question; empty unless profiles are compared with the plain request only."""
     trees: TreeAnswers | None = None
     """Of the questions that score, if they were asked for."""
 
@@ -146,9 +143,7 @@ def _analyze_plain(
         num_choosing=0,
         num_scoring=number,
         profiles={
-            arm.name: beside_plain(
-                answers[arm.name], answers[plain], drawn.weighted.get(arm.name), k, seed
-            )
+            arm.name: beside_plain(answers[arm.name], answers[plain], k, seed)
             for arm in arms
             if arm.kind == "profile"
         },

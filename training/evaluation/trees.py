@@ -24,8 +24,8 @@ from probes.laws import ShuffledLaw
 from training.common.metrics import Floats
 from training.common.server_pool import RolloutRecord
 from training.evaluation.arms import EvaluationArm, is_law_of_entropy
-from training.evaluation.weights import (
-    WeighedTokens,
+from training.evaluation.probabilities import (
+    MeasuredTokens,
     answer_logprobs,
     is_complete,
     law_temperatures,
@@ -127,7 +127,7 @@ def _logprobs(
     arms: Sequence[EvaluationArm],
     drawn: Sequence[EvaluationArm],
     base: float,
-    tokens: WeighedTokens,
+    tokens: MeasuredTokens,
     shape: tuple[int, int, int],
 ) -> dict[str, Floats]:
     """Log-probability of every answer under every arm, of `shape`."""
@@ -141,7 +141,7 @@ def _logprobs(
 
 
 def _logprobs_of(
-    arm: EvaluationArm, base: float, tokens: WeighedTokens, own: NDArray[np.bool_]
+    arm: EvaluationArm, base: float, tokens: MeasuredTokens, own: NDArray[np.bool_]
 ) -> Floats:
     """Log-probability of every token under an arm, shape (tokens,)."""
     assert arm.sampling is not None
@@ -156,7 +156,7 @@ def _logprobs_of(
     return token_logprobs(tokens, np.full(len(tokens.entropy), arm.sampling.temperature))
 
 
-def _shuffled_logprobs(tokens: WeighedTokens, law: ShuffledLaw) -> Floats:
+def _shuffled_logprobs(tokens: MeasuredTokens, law: ShuffledLaw) -> Floats:
     """At temperatures that are drawn for every token on its own."""
     total = np.full(len(tokens.entropy), -np.inf)
     shares = np.diff(law.cumulative(), prepend=0.0)

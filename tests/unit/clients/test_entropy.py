@@ -117,7 +117,7 @@ def test_a_newer_servers_fields_are_kept_and_harmless() -> None:
     newer = {
         **SUMMARY,
         "weather": {"label": "easy"},
-        "tokens": [{"entropy": 1.0, "temperature": None, "varentropy": 2.0}],
+        "tokens": [{"entropy": 1.0, "temperature": None, "surprise": 2.0}],
     }
     read = report(completion(newer).choices[0])
     assert read is not None

@@ -11,6 +11,12 @@ PIECES = ["So", " 12", " +", " 7", " =", " 1", "9", "."]
 ENTROPIES = [1.0, 0.5, 0.25, 0.5, 0.1, 2.0, 4.0, 0.0]
 
 
+def measured(entropy: float | None) -> dict[str, float | None]:
+    """A token whose varentropy is ten times its entropy."""
+    varentropy = None if entropy is None else 10 * entropy
+    return {"entropy": entropy, "temperature": 1.0, "varentropy": varentropy}
+
+
 def choice(pieces: list[str], entropies: list[float | None], **changes: Any) -> Choice:
     rows: list[dict[str, Any]] = [
         {"token": piece, "logprob": -(n + 1.0), "bytes": None, "top_logprobs": []}
@@ -23,7 +29,7 @@ def choice(pieces: list[str], entropies: list[float | None], **changes: Any) -> 
             "finish_reason": "stop",
             "message": {"role": "assistant", "content": content},
             "logprobs": {"content": rows, "refusal": None},
-            "entropy": {"tokens": [{"entropy": h, "temperature": 1.0} for h in entropies]},
+            "entropy": {"tokens": list(map(measured, entropies))},
             **changes,
         }
     )
@@ -34,7 +40,7 @@ def test_the_figures_are_those_of_the_tokens_of_the_part() -> None:
     text = one.message.content or ""
     start = text.index("19")
     found = part_figures(one, start, start + 2)
-    assert found == (3.0, -6.5, -13.0, 2)
+    assert found == (3.0, 30.0, -6.5, -13.0, 2)
 
 
 def test_thinking_before_the_answer_and_the_token_that_ends_it_are_no_part_of_it() -> None:
@@ -73,4 +79,9 @@ def test_without_logprobs_trace_or_such_a_part_there_are_no_figures(
 
 def test_a_token_without_an_entropy_is_left_out_of_its_mean_only() -> None:
     found = part_figures(choice(["1", "2"], [None, 3.0]), 0, 2)
-    assert found == (3.0, -1.5, -3.0, 2)
+    assert found == (3.0, 30.0, -1.5, -3.0, 2)
+
+
+def test_a_server_that_reports_no_varentropy_leaves_it_out_alone() -> None:
+    older = {"tokens": [{"entropy": 2.0, "temperature": 1.0}] * 2}
+    assert part_figures(choice(["1", "2"], [], entropy=older), 0, 2) == (2.0, None, -1.5, -3.0, 2)

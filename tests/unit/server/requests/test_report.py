@@ -158,7 +158,12 @@ def test_a_report_is_always_json_and_its_mean_never_exceeds_its_maximum(
 
 def test_nan_is_reported_as_null() -> None:
     (found,) = token_reports([token(NAN, NAN)])
-    assert (found.entropy, found.temperature) == (None, None)
+    assert (found.entropy, found.temperature, found.varentropy) == (None, None, None)
+
+
+def test_every_token_has_its_own_figures() -> None:
+    (found,) = token_reports([TracedToken(2.5, 1.1, 3.0, -1.0, 2.0)])
+    assert found.model_dump() == {"entropy": 2.5, "temperature": 1.1, "varentropy": 2.0}
 
 
 def test_features_of_confidence_are_reported_if_requested() -> None:

@@ -64,7 +64,21 @@ def test_against_plain_every_profile_is_one_arm_without_controls() -> None:
     assert [one.name for one in skipped] == ["watch"]
     samplings = [arm.sampling for arm in arms if arm.sampling is not None]
     assert [one.temperature for one in samplings] == [0.7, 0.7, 0.7, None, None, 0.7]
-    assert all(one.logprobs and one.further["top_logprobs"] == 20 for one in samplings)
+    assert [one.logprobs for one in samplings] == [True, *[False] * 5]
+
+
+def test_trees_draw_from_the_whole_distribution_whatever_the_model_prefers() -> None:
+    arms, _ = make_arms(EvaluateConfig(tasks=("quiz",), trees=True, min_p=0.0), {"steady": STEADY})
+    for arm in arms:
+        if arm.sampling is not None:
+            assert arm.sampling.logprobs
+            assert arm.sampling.further == {
+                "top_logprobs": 20,
+                "top_p": 1.0,
+                "top_k": 0,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+            }
 
 
 def test_only_the_plain_arm_asks_for_log_probabilities() -> None:

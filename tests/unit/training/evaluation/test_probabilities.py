@@ -1,4 +1,4 @@
-"""A made-up model whose laws have a known accuracy, sampled and weighted."""
+"""A made-up model whose laws have known temperatures, sampled."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from training.common.server_pool import RolloutRecord
-from training.evaluation.arms import EvaluationArm, Json
-from training.evaluation.weights import law_temperatures, read_tokens, weigh
+from training.evaluation.arms import Json
+from training.evaluation.probabilities import (
+    answer_logprobs,
+    is_complete,
+    law_temperatures,
+    read_tokens,
+    token_logprobs,
+)
 
 VOCABULARY, LENGTH, QUESTIONS, SAMPLES, SHOWN = 40, 3, 250, 2, 20
 BASE = 0.7
@@ -15,10 +21,7 @@ STEADY: Json = {"temperature": {"type": "entropy_target", "entropy_target": 1.0}
 DYNAMIC: Json = {"temperature": {"type": "dynatemp", "range": 0.5}}
 STEER: Json = {"steering": [{"vector": "v"}]}
 PLAIN = "T = 0.7"
-ARMS = {
-    name: EvaluationArm(name, "profile", None, name, control)
-    for name, control in {PLAIN: {}, "steady": STEADY, "dynamic": DYNAMIC, "push": STEER}.items()
-}
+ARMS = (PLAIN, "steady", "dynamic")
 
 
 class Place(NamedTuple):
@@ -75,57 +78,12 @@ def answer(arm: str, question: int, seed: int) -> RolloutRecord:
     )
 
 
-def is_right(question: int, record: RolloutRecord) -> float:
-    first = Place.of(question, VOCABULARY).logprob
-    return float(int(record.text.split()[0]) in np.argsort(-first)[:2])
-
-
-def truth(arm: str) -> float:
-    """Accuracy of an arm: the first token decides."""
-    shares = []
-    for question in range(QUESTIONS):
-        place = Place.of(question, VOCABULARY)
-        right = np.argsort(-place.logprob)[:2]
-        shares.append(place.at(place.temperature(arm))[right].sum())
-    return float(np.mean(shares))
-
-
 @pytest.fixture(scope="module")
 def records() -> dict[str, list[list[RolloutRecord]]]:
     return {
         name: [[answer(name, q, seed) for seed in range(SAMPLES)] for q in range(QUESTIONS)]
         for name in ARMS
     }
-
-
-@pytest.fixture(scope="module")
-def right(records: dict[str, list[list[RolloutRecord]]]) -> dict[str, np.ndarray]:
-    return {
-        name: np.array([[is_right(q, one) for one in row] for q, row in enumerate(rows)])
-        for name, rows in records.items()
-    }
-
-
-def test_weights_find_the_true_difference_with_a_narrower_interval_than_counts(
-    records: dict[str, list[list[RolloutRecord]]], right: dict[str, np.ndarray]
-) -> None:
-    found = weigh(ARMS, PLAIN, BASE, records, right)
-    assert sorted(found) == ["dynamic", "steady"]  # a vector has no weights
-    for name, gains in found.items():
-        counted = right[name].mean(1) - right[PLAIN].mean(1)
-        error = gains.std() / np.sqrt(QUESTIONS)
-        assert abs(gains.mean() - (truth(name) - truth(PLAIN))) < 3 * error
-        assert gains.std() < 0.6 * counted.std()
-    assert abs(truth("dynamic") - truth(PLAIN)) > 0.02  # there is something to find
-
-
-def test_a_law_that_changes_nothing_differs_by_nothing(
-    records: dict[str, list[list[RolloutRecord]]], right: dict[str, np.ndarray]
-) -> None:
-    idle: Json = {"temperature": {"type": "entropy_target", "entropy_target": 15.0}}
-    arms = {**ARMS, "steady": EvaluationArm("steady", "profile", None, "steady", idle)}
-    gains = weigh(arms, PLAIN, BASE, records, right)["steady"]
-    assert np.abs(gains).max() < 1e-12
 
 
 def test_the_temperatures_of_a_law_are_those_that_it_applied(
@@ -141,14 +99,37 @@ def test_the_temperatures_of_a_law_are_those_that_it_applied(
         assert np.abs(found - tokens.temperature)[own].max() < 0.02  # half of the tokens are shown
 
 
-def test_a_question_with_an_answer_that_was_not_measured_in_full_is_left_out(
-    records: dict[str, list[list[RolloutRecord]]], right: dict[str, np.ndarray]
+@pytest.mark.parametrize("temperature", [0.3, BASE, 1.0])
+def test_twenty_of_forty_tokens_tell_the_probability_of_an_answer(
+    temperature: float, records: dict[str, list[list[RolloutRecord]]]
 ) -> None:
-    broken = records[PLAIN][3][1].model_copy(update={"entropies": [1.0, None, 1.0]})
-    row = [records[PLAIN][3][0], broken]
-    changed = {**records, PLAIN: [*records[PLAIN][:3], row, *records[PLAIN][4:]]}
-    whole = weigh(ARMS, PLAIN, BASE, records, right)["dynamic"]
-    assert len(weigh(ARMS, PLAIN, BASE, changed, right)["dynamic"]) == len(whole) - 1
+    rows = records[PLAIN]
+    tokens = read_tokens([one for row in rows for one in row])
+    each = token_logprobs(tokens, np.full(len(tokens.entropy), temperature))
+    found = answer_logprobs(each, tokens, (QUESTIONS, SAMPLES))
+    for question, row in enumerate(rows):
+        for sample, one in enumerate(row):
+            drawn = list(map(int, one.text.split()))
+            before = [VOCABULARY, *drawn]
+            truth = sum(
+                float(np.log(Place.of(question, last).at(temperature)[token]))
+                for last, token in zip(before[:LENGTH], drawn, strict=True)
+            )
+            assert found[question, sample] == pytest.approx(truth, abs=0.02)
+
+
+def test_an_answer_with_a_token_that_was_not_measured_is_not_complete(
+    records: dict[str, list[list[RolloutRecord]]],
+) -> None:
+    one = records[PLAIN][3][1]
+    assert is_complete(one)
+    for broken in (
+        {"entropies": [1.0, None, 1.0]},
+        {"temperatures": [0.7, 0.7, None]},
+        {"logprobs": None},
+        {"top_logprobs": None},
+    ):
+        assert not is_complete(one.model_copy(update=broken))
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,8 @@
-"""What a law is worth by the answers of all arms, each weighted by its probability under the law.
+"""The probability of an answer at any temperature, from what the server reports at its tokens.
 
-An answer of any arm says something about every law: let p_a be its probability under arm a and m
-the mean of p_a over the arms. Then (p_law - p_plain) / m * (right - c), averaged over the answers
-of all arms, is the difference of the accuracies without bias, for any c that the answer has no part
-in. The weights are at most the number of arms, and close to 0 where a law changes little: there the
-interval is narrower than that of counted answers.
-
-Probabilities come from what the server reports at every token: its entropy, its log-probability and
-those of the most probable tokens. The rest of the vocabulary counts as equally probable tokens with
-the mass and the entropy that are missing.
-
-Source: the balance heuristic of Veach and Guibas 1995 ("Optimally combining sampling techniques for
-Monte Carlo rendering").
+At every token it reports the entropy, the log-probability and those of the most probable tokens.
+The rest of the vocabulary counts as equally probable tokens with the mass and the entropy that are
+missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +14,13 @@ from numpy.typing import NDArray
 from probes.laws import EntropyTargetLaw
 from training.common.metrics import Floats
 from training.common.server_pool import RolloutRecord
-from training.evaluation.arms import EvaluationArm, is_law_of_entropy
+from training.evaluation.arms import is_law_of_entropy
 
 _BISECTIONS = 40
 _LEAST_MASS = 1e-12
 
 
-class WeighedTokens(NamedTuple):
+class MeasuredTokens(NamedTuple):
     """The tokens of many answers, one after another."""
 
     entropy: Floats
@@ -64,7 +55,7 @@ class WeighedTokens(NamedTuple):
         return np.column_stack((self.top * beta[:, None], rest))
 
 
-def read_tokens(records: Sequence[RolloutRecord]) -> WeighedTokens:
+def read_tokens(records: Sequence[RolloutRecord]) -> MeasuredTokens:
     """The tokens of answers that `is_complete`."""
     top = _padded([row for record in records for row in record.top_logprobs or ()])
     entropy = np.array([value for record in records for value in record.entropies], np.float64)
@@ -72,7 +63,7 @@ def read_tokens(records: Sequence[RolloutRecord]) -> WeighedTokens:
     shown = (np.exp(top) * np.maximum(top, -1e3)).sum(1)
     most = top[:, -2]  # if the sampled token is not among the most probable ones it is the last
     rest = np.clip(-(entropy + shown) / mass, -40.0, np.maximum(most, -40.0))
-    return WeighedTokens(
+    return MeasuredTokens(
         entropy,
         np.array([value for record in records for value in record.temperatures], np.float64),
         np.array([value for record in records for value in record.logprobs or ()], np.float64),
@@ -100,19 +91,17 @@ def _padded(rows: Sequence[Sequence[float]]) -> Floats:
 
 
 def law_temperatures(
-    control: Mapping[str, Any], base: float, tokens: WeighedTokens, own: NDArray[np.bool_]
+    control: Mapping[str, Any], base: float, tokens: MeasuredTokens, own: NDArray[np.bool_]
 ) -> Floats | None:
     """Temperature of every token under a profile; None if it is more than a law of the entropy.
 
     Args:
-        control: Of the profile; empty for the plain request.
+        control: Of the profile.
         base: T0.
         tokens: Of all arms.
         own: Which tokens are of the profile's own answers: they tell what a law that depends on the
             statistics of the model does with an entropy.
     """
-    if not control:
-        return np.full(len(tokens.entropy), base)
     if not is_law_of_entropy(control):
         return None
     law = control["temperature"]
@@ -125,7 +114,7 @@ def law_temperatures(
     return np.asarray(np.interp(x, x[own][order], tokens.temperature[own][order]), np.float64)
 
 
-def _of_target(law: EntropyTargetLaw, base: float, tokens: WeighedTokens) -> Floats:
+def _of_target(law: EntropyTargetLaw, base: float, tokens: MeasuredTokens) -> Floats:
     low = np.full(len(tokens.entropy), law.temperature_min)
     high = np.full(len(tokens.entropy), law.temperature_max)
     for _ in range(_BISECTIONS):
@@ -139,69 +128,13 @@ def _of_target(law: EntropyTargetLaw, base: float, tokens: WeighedTokens) -> Flo
     return np.asarray(bound(solved, base))
 
 
-def weigh(
-    arms: Mapping[str, EvaluationArm],
-    plain: str,
-    base: float,
-    records: Mapping[str, Sequence[Sequence[RolloutRecord]]],
-    right: Mapping[str, Floats],
-) -> dict[str, Floats]:
-    """Accuracy of every law minus that of the plain request, by question.
-
-    Args:
-        arms: By name.
-        plain: Name of the plain request.
-        base: T0.
-        records: Answers of every arm, by question and sample.
-        right: Whether they are right, shape (questions, samples).
-
-    Returns:
-        By the name of the arm, shape (questions,). Arms that are no law of the entropy are left
-        out, as are questions with an answer that was not measured in full.
-    """
-    whole = [
-        question
-        for question in range(len(right[plain]))
-        if all(is_complete(one) for rows in records.values() for one in rows[question])
-    ]
-    if not whole:
-        return {}
-    names = list(records)
-    tokens = read_tokens([one for name in names for q in whole for one in records[name][q]])
-    verdicts = np.stack([right[name][whole] for name in names])
-    source = tokens.answer // verdicts[0].size  # which arm a token is of
-    logprobs = {}
-    for number, name in enumerate(names):
-        control = {} if name == plain else arms[name].control
-        found = law_temperatures(control, base, tokens, source == number)
-        if found is not None:
-            each = token_logprobs(tokens, found)
-            logprobs[name] = answer_logprobs(each, tokens, verdicts.shape)
-    kept = [number for number, name in enumerate(names) if name in logprobs]
-    own = {name: table[kept] for name, table in logprobs.items()}
-    return {
-        name: _difference(own[name], own[plain], list(own.values()), verdicts[kept])
-        for name in own
-        if name != plain
-    }
-
-
-def token_logprobs(tokens: WeighedTokens, temperatures: Floats) -> Floats:
+def token_logprobs(tokens: MeasuredTokens, temperatures: Floats) -> Floats:
     """Log-probability of every token at its temperature, shape (tokens,)."""
     beta = 1 / temperatures
     return np.asarray(beta * tokens.logprob - tokens.log_normalizer(beta))
 
 
-def answer_logprobs(each: Floats, tokens: WeighedTokens, shape: tuple[int, ...]) -> Floats:
+def answer_logprobs(each: Floats, tokens: MeasuredTokens, shape: tuple[int, ...]) -> Floats:
     """Sums over the tokens of every answer, of `shape`."""
     sums = np.bincount(tokens.answer, each, minlength=int(np.prod(shape)))
     return np.asarray(sums, np.float64).reshape(shape)
-
-
-def _difference(law: Floats, plain: Floats, mixed: Sequence[Floats], right: Floats) -> Floats:
-    """By question; all of the shape (arms, questions, samples)."""
-    mixture = np.logaddexp.reduce(np.stack(mixed), axis=0) - np.log(len(mixed))
-    weight = np.exp(law - mixture) - np.exp(plain - mixture)
-    by_sample = right.mean(0)
-    others = (by_sample.sum(1, keepdims=True) - by_sample) / (by_sample.shape[1] - 1)
-    return np.asarray((weight * (right - others)).mean((0, 2)))

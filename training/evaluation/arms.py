@@ -8,7 +8,9 @@ import numpy as np
 from training.common.server_pool import Sampling
 from training.evaluation.config import EvaluateConfig
 
-ArmKind = Literal["fixed", "min_p", "law", "mean", "shuffled", "strategy", "router", "profile"]
+ArmKind = Literal[
+    "fixed", "min_p", "law", "mean", "shuffled", "truncation", "strategy", "router", "profile"
+]
 """`mean` and `shuffled` are controls of a law, `strategy` those of a router; a `profile` has none
 and is compared with the plain request."""
 STRATEGIES = {"easy": "low", "normal": "medium", "hard": "high"}
@@ -76,6 +78,9 @@ def make_arms(
         asked = _asked(control)
         if set(asked) == {"temperature"} and asked["temperature"].get("type") != "fixed":
             arms += _law_arms(name, asked, config)
+        elif set(asked) == {"truncation"}:
+            sampling = Sampling(config.temperature, length, asked)
+            arms.append(EvaluationArm(name, "truncation", sampling, name, asked))
         elif set(asked) == {"difficulty"} and not routed:
             routed = True
             arms += _router_arms(name, asked, config)
@@ -132,7 +137,8 @@ def _why_not(asked: Json) -> str:
         return "is a fixed temperature, which the curve covers"
     if set(asked) == {"difficulty"}:
         return "is a second router: name it alone with --profiles"
-    return f"sets {', '.join(asked) or 'nothing'}: only a law or a router has controls here"
+    names = ", ".join(asked) or "nothing"
+    return f"sets {names}: only a law, a truncation or a router has controls here"
 
 
 def _law_arms(name: str, control: Json, config: EvaluateConfig) -> list[EvaluationArm]:

@@ -34,7 +34,7 @@ class EvaluateConfig(ServedJobConfig):
     """Grader of JSONL questions that name none."""
     profiles: CommaSeparated = ()
     """Profiles of the server to measure, separated by commas; default: all that set a temperature
-    law or the control `difficulty`, and every one against `plain`."""
+    law, a truncation or the control `difficulty`, and every one against `plain`."""
     against: Literal["controls", "plain"] = "controls"
     """What profiles are compared with: their matched controls, or only the plain request with the
     same seeds. `plain` needs one arm for each profile, takes every profile and scores all

@@ -15,6 +15,7 @@ _LOOKS: dict[ArmKind, tuple[str, str]] = {
     "law": ("s", "C0"),
     "mean": ("+", "C2"),
     "shuffled": ("x", "C3"),
+    "truncation": ("P", "C6"),
     "strategy": ("^", "C5"),
     "router": ("*", "C1"),
     "profile": ("s", "C0"),

@@ -19,6 +19,7 @@ _KINDS: dict[ArmKind, str] = {
     "law": "law",
     "mean": "control: one temperature, the law's mean",
     "shuffled": "control: the law's temperatures in random order",
+    "truncation": "truncation",
     "strategy": "control: one strategy for all",
     "router": "router",
     "profile": "profile",
@@ -166,10 +167,10 @@ def _laws(result: EvaluationResult, config: EvaluateConfig) -> str:
     rows += [(result.best_fixed, one) for one in result.fixed]
     if not rows:
         return ""
-    return f"""## Laws beside their controls
+    return f"""## Laws and truncations beside their controls
 
-Every row is the law minus the control on the same questions. A law whose temperatures help only by
-their amount is not told apart from the same temperatures in random order. On the
+Every row is the law or truncation minus the control on the same questions. A law whose temperatures
+help only by their amount is not told apart from the same temperatures in random order. On the
 {result.num_choosing} questions that chose, `{result.best_fixed}` was the most accurate fixed
 temperature{_chosen(result)}.
 The last column is the difference that so many questions show in 80 % of experiments.
@@ -216,7 +217,7 @@ The last column is the difference that so many questions show in 80 % of experim
 
 
 def _chosen(result: EvaluationResult) -> str:
-    return "" if result.best_law is None else f", `{result.best_law}` the most accurate law"
+    return "" if result.best_law is None else f", `{result.best_law}` the most accurate of these"
 
 
 def _router(name: str, router: RouterResult) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from training.common.metrics import Interval
 from training.common.selective import COVERAGES
-from training.evaluation.arms import EvaluationArm
+from training.evaluation.arms import ArmKind, EvaluationArm
 from training.evaluation.flag import CONTROLS, ENTROPY, FlagResult
 from training.evaluation.laws import ACCURACY, TREE, Difference
 from training.evaluation.results import MIN_P, EvaluationResult
@@ -41,7 +41,8 @@ def recommend(
     profiles: dict[str, Mapping[str, Any]] = {}
     sentences = {f"no loss by `{name}`": _loss(found) for name, found in result.profiles.items()}
     if not result.profiles:
-        law, sentences["more accurate answers by a temperature law"] = _law(result)
+        kinds = {arm.name: arm.kind for arm in arms}
+        law, sentences["more accurate answers by a law or a truncation"] = _law(result, kinds)
         if law is not None:
             profiles[f"recommended-{law}"] = controls[law]
         better, said = _fixed(result, temperature)
@@ -75,19 +76,20 @@ def _loss(found: Sequence[Difference]) -> str:
     return f"No loss shown; more than {max(0.0, -accuracy.value.low):.3f} is excluded: {says}."
 
 
-def _law(result: EvaluationResult) -> tuple[str | None, str]:
+def _law(result: EvaluationResult, kinds: Mapping[str, ArmKind]) -> tuple[str | None, str]:
     law = result.best_law
     if law is None:
-        return None, "None proven: no law was measured."
+        return None, "None proven: no law and no truncation was measured."
     counted, by_trees = (
         {one.control: one for one in result.laws[law] if one.figure == figure}
         for figure in (ACCURACY, TREE)
     )
-    needed = [one for name, one in (counted | by_trees).items() if name != MIN_P]
+    beside = () if kinds[law] == "truncation" else (MIN_P,)
+    needed = [one for name, one in (counted | by_trees).items() if name not in beside]
     missing = [one for one in needed if not one.is_above]
     if not missing:
         return law, f"`{law}` is above every control."
-    return None, f"None proven: the most accurate law, `{law}`, is not above {_worst(missing)}."
+    return None, f"None proven: the most accurate one, `{law}`, is not above {_worst(missing)}."
 
 
 def _worst(missing: Sequence[Difference]) -> str:

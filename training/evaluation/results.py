@@ -52,7 +52,7 @@ class EvaluationResult(NamedTuple):
     best_fixed: str
     """The fixed temperature that is most accurate on the questions that choose."""
     best_law: str | None
-    """Likewise, among the laws."""
+    """Likewise, among the laws and truncations."""
     fixed: list[Difference]
     """`best_fixed` minus the plain request."""
     laws: dict[str, list[Difference]]
@@ -89,7 +89,8 @@ def analyze(
         return _analyze_plain(config, arms, drawn, skipped)
     scoring, seed = drawn.scoring, config.seed
     curve = [fixed_name(t) for t in config.curve]
-    plain, laws = fixed_name(config.temperature), [a.name for a in arms if a.kind == "law"]
+    plain = fixed_name(config.temperature)
+    laws = [arm.name for arm in arms if arm.kind in ("law", "truncation")]
     best = most_accurate(drawn.choosing, curve)
     weights = resample_weights(len(drawn.problems[1]), seed)
     compared = {

@@ -34,6 +34,20 @@ def test_a_law_comes_with_two_controls_and_a_router_with_its_strategies() -> Non
     assert skipped == []
 
 
+def test_a_truncation_is_one_arm_at_the_temperature_of_the_request() -> None:
+    cut: Json = {"truncation": {"type": "p_less"}, "trace": "summary"}
+    arms, skipped = make_arms(CONFIG, {"cut": cut})
+    assert [arm.kind for arm in arms[len(CONFIG.curve) :]] == ["min_p", "truncation"]
+    assert arms[-1].sampling == (
+        0.7,
+        CONFIG.max_tokens,
+        {"truncation": {"type": "p_less"}},
+        {},
+        False,
+    )
+    assert skipped == []
+
+
 def test_a_profile_without_matched_controls_is_named_with_the_reason() -> None:
     profiles: dict[str, Json] = {
         "push": {"steering": [{"vector": "v", "strength": 1.0}]},

@@ -73,6 +73,25 @@ def test_a_law_that_beats_all_of_its_controls_becomes_a_profile_that_the_server_
     assert profile.temperature.model_dump()["entropy_target"] == 1.0
 
 
+@pytest.mark.parametrize("stock", [0.2, 0.9])
+def test_a_truncation_has_to_beat_stock_min_p(stock: float) -> None:
+    config = CONFIG.model_copy(update={"min_p": 0.1})
+    arms, skipped = make_arms(config, {"cut": {"truncation": {"type": "p_less"}}})
+    problems = [
+        Problem(task="t", prompt=f"number {n}?", answer="1", grader="numeric")
+        for n in range(QUESTIONS)
+    ]
+    shares = {"T = 0.3": 0.4, "T = 0.7": 0.4, "T = 1.3": 0.3, "cut": 0.9}
+    shares["min_p = 0.1, T = 1"] = stock
+    drawn = DrawnAnswers(answers(shares, 0), answers(shares, 100), (problems, problems))
+    result = analyze(config, arms, drawn, skipped)
+    chosen = recommend(result, arms, config.temperature)
+    assert list(chosen.profiles) == (["recommended-cut"] if stock < 0.5 else [])
+    if chosen.profiles:
+        (profile,) = parse_profiles(profile_file(chosen, "", None), "f").values()
+        assert profile.truncation is not None
+
+
 def test_a_profile_of_any_name_stays_one_profile() -> None:
     chosen = Recommendation({"my law 0.5": PROFILES["steady"]}, {})
     assert list(parse_profiles(profile_file(chosen, "", None), "f")) == ["my law 0.5"]

@@ -152,6 +152,7 @@ def _section(
     shares = np.bincount(served, minlength=3) / number
     fixed = [Arm(f"fixed {one.word}", accuracy[one], tokens[one]) for one in Difficulty]
     frontiers["random mixture of the fixed strategies"] = _hull(fixed)
+    free = [chosen("router", accuracy, tokens, one) for one in routed]
     choices = [
         chosen("router", accuracy, tokens, served, prepass),
         at_random("random at the same rates", accuracy, tokens, shares),
@@ -159,7 +160,7 @@ def _section(
         Arm("split oracle", *split_oracle(accuracy, tokens, recorded.samples, seed)),
     ]
     return RouterSection(
-        title, {arm.name: arm for arm in choices}, frontiers, fits, shares.tolist()
+        title, {arm.name: arm for arm in choices}, frontiers, free, fits, shares.tolist()
     )
 
 

@@ -38,6 +38,8 @@ class RouterSection(NamedTuple):
     """The router at its default price, and controls without a price."""
     frontiers: dict[str, list[Arm]]
     """Over prices: the router first, then its controls."""
+    free: list[Arm]
+    """The router over prices, if the state cost nothing."""
     fits: list[RouterSpec]
     """Of the folds."""
     shares: list[float]
@@ -121,17 +123,25 @@ def _equal_tokens(
     own, *controls = section.frontiers.items()
     rows = []
     for name, frontier in controls:
-        cells = []
-        for tokens in places.values():
-            pair = [_at(own[1], tokens), _at(frontier, tokens)]
-            cells.append("-" if None in pair else _gain(*pair))  # type: ignore[arg-type]
-        rows.append([name, *cells])
+        rows.append([name, *_gains(own[1], frontier, list(places.values()))])
+    name, frontier = controls[0]
+    free = _gains(section.free, frontier, list(places.values()))
+    rows.append([f"{name}, if the state were free", *free])
     at_classes = _at(own[1], float(classes.tokens.mean()))
     if at_classes is not None:
         share = classes.tokens.mean() / full
         cell = f"{_gain(at_classes, classes)} at {share:.0%}"
         rows.append([classes.name, cell, *[""] * (len(places) - 1)])
     return ["control", *places], rows
+
+
+def _gains(one: list[Arm], other: list[Arm], places: list[float]) -> list[str]:
+    """The first frontier minus the second at these tokens."""
+    cells = []
+    for tokens in places:
+        pair = [_at(one, tokens), _at(other, tokens)]
+        cells.append("-" if None in pair else _gain(*pair))  # type: ignore[arg-type]
+    return cells
 
 
 def _at(frontier: list[Arm], tokens: float) -> Arm | None:

@@ -132,9 +132,8 @@ def summary(events: list[str], index: int) -> Json:
 
 
 def expected_tokens(trace: int, choice: int, count: int) -> list[Json]:
-    return [
-        {"entropy": entropy_of(trace, choice, index), "temperature": 0.5} for index in range(count)
-    ]
+    entropies = [entropy_of(trace, choice, index) for index in range(count)]
+    return [{"entropy": h, "temperature": 0.5, "varentropy": 2 * h} for h in entropies]
 
 
 def fallbacks(reason: str) -> float:

@@ -106,7 +106,7 @@ async def test_a_failed_control_is_reported_and_the_answer_completes() -> None:
     run = Run(ONE_BY_ONE, failed={(0, 1)})
     before = fallbacks("control_failed")
     events = await run.stream(chat_stream, params())
-    nothing = {"entropy": None, "temperature": None}
+    nothing = {"entropy": None, "temperature": None, "varentropy": None}
     assert token_chunks(events, 0)[1] == nothing
     assert summary(events, 0)["fallback"] == "control_failed"
     assert not any("NaN" in event for event in events)

@@ -144,8 +144,9 @@ def test_a_control_is_immutable(control: Any) -> None:
 
 
 def test_a_report_round_trips_through_json_with_every_field() -> None:
-    report = Report(entropy_mean=1.5, tokens=[TokenReport(entropy=None, temperature=0.0)])
+    token = TokenReport(entropy=None, temperature=0.0, varentropy=2.0)
+    report = Report(entropy_mean=1.5, tokens=[token])
     shown = json.loads(report.model_dump_json())
     assert set(shown) == set(Report.model_fields)
-    assert shown["tokens"] == [{"entropy": None, "temperature": 0.0}]
+    assert shown["tokens"] == [{"entropy": None, "temperature": 0.0, "varentropy": 2.0}]
     assert Report.model_validate(shown) == report

@@ -31,7 +31,7 @@ def graded(tmp_path: Path, text: str, **columns: list[float] | None) -> ArmAnswe
         entropies=list(ENTROPIES),
         temperatures=[1.0] * len(ENTROPIES),
         pieces=PIECES,
-        **measured,  # type: ignore[arg-type]
+        **measured,
     )
     with RolloutStore(tmp_path / "answers.jsonl") as store:
         store.append(record)

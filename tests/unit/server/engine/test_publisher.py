@@ -195,14 +195,14 @@ def test_decisions_and_states_of_a_device_need_no_copy_for_each_column(
     publisher: Publisher, receivers: list[Receiver], copies: Copies
 ) -> None:
     one = receivers[0]
-    occupants, figures = directory([(1, 5, one.address)]), [float(n) for n in range(9)]
+    occupants, figures = directory([(1, 5, one.address)]), [float(n) for n in range(10)]
     classes = on_device(1, dtype=torch.int64)
-    publisher.publish_decisions(classes, on_device(1, 9), np.array([0]), occupants)
+    publisher.publish_decisions(classes, on_device(1, 10), np.array([0]), occupants)
     publisher.publish_states(on_device(1, 2), np.array([0]), occupants)
     assert copies.recorded == 3
-    chosen, nine, two = copies.started
+    chosen, ten, two = copies.started
     chosen.fill_(2)
-    nine.copy_(torch.tensor([figures]).T)
+    ten.copy_(torch.tensor([figures]).T)
     two.copy_(torch.tensor([[0.5], [3.0]]))
     copies.ended.set()
     assert one.frames(2) == [[(1, 5, 2, *figures)], [(1, 5, 0.5, 3.0)]]

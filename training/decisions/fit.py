@@ -10,8 +10,9 @@ from probes.decisions.calibration import Method, scaled
 from probes.decisions.question import Read
 from probes.decisions.scores import OptionLogprobs, ReadSettings, features
 
-_RIDGE = 1e-2
-"""Penalty on the distance of a full matrix from the scales, per row of evidence."""
+_RIDGES = (1e-2, 1e-3, 1e-4, 1e-5)
+"""Penalties on the distance of a full matrix from the scales, beside the mean loss of a row. A
+large one states too little confidence, a small one fits noise."""
 _FOLDS = 5
 
 
@@ -30,6 +31,8 @@ class ReadCandidate(NamedTuple):
 
     settings: ReadSettings
     method: Method
+    ridge: float
+    """Penalty of `dirichlet`; 0 for `temperature`, which has none."""
     loss: float
     """Mean negative log-likelihood of the right option on rows left out, nats."""
 
@@ -39,7 +42,9 @@ def evidence_of(found: Sequence[OptionLogprobs], settings: ReadSettings) -> Tens
     return torch.stack([features(one, settings) for one in found])
 
 
-def fit_scaling(evidence: Tensor, labels: Tensor, method: Method) -> Scaling:
+def fit_scaling(
+    evidence: Tensor, labels: Tensor, method: Method, ridge: float = _RIDGES[0]
+) -> Scaling:
     """Maximum-likelihood weights.
 
     `temperature` has one scale >= 0 for each read. `dirichlet` has a full matrix and a bias, kept
@@ -49,6 +54,7 @@ def fit_scaling(evidence: Tensor, labels: Tensor, method: Method) -> Scaling:
         evidence: Shape (n, reads, K).
         labels: Index of the right option, shape (n,).
         method: Which weights are free.
+        ridge: Penalty of `dirichlet`.
 
     Source: temperature scaling, Guo et al. (arXiv 1706.04599); Dirichlet calibration with
     off-diagonal regularization, Kull et al. (arXiv 1910.12656).
@@ -69,7 +75,7 @@ def fit_scaling(evidence: Tensor, labels: Tensor, method: Method) -> Scaling:
 
     def penalized() -> Tensor:
         distance = (weight - start).square().sum() + bias.square().sum()
-        return _loss(evidence, labels, weight, bias) + _RIDGE * distance
+        return _loss(evidence, labels, weight, bias) + ridge * distance
 
     _minimize([weight, bias], penalized)
     return Scaling(method, weight.detach(), bias.detach())
@@ -92,14 +98,16 @@ def _minimize(parameters: list[Tensor], loss: "object") -> None:
     optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
-def cross_validated(evidence: Tensor, labels: Tensor, method: Method, seed: int) -> float:
+def cross_validated(
+    evidence: Tensor, labels: Tensor, method: Method, ridge: float, seed: int
+) -> float:
     """Mean negative log-likelihood of rows that were left out of the fit, nats."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     total = 0.0
     for fold in range(_FOLDS):
         out = torch.zeros(len(labels), dtype=torch.bool)
         out[order[fold::_FOLDS]] = True
-        fitted = fit_scaling(evidence[~out], labels[~out], method)
+        fitted = fit_scaling(evidence[~out], labels[~out], method, ridge)
         rest = scaled(evidence[out], fitted.weight, fitted.bias)
         chosen = rest.gather(-1, labels[out, None]).clamp_min(1e-12)
         total -= float(chosen.log().sum())
@@ -119,10 +127,11 @@ def candidates(
         for prior in (True, False):
             settings = ReadSettings(reads=read, orders=orders, prior=prior)
             evidence = evidence_of(found, settings)
-            methods: tuple[Method, ...] = ("temperature", "dirichlet")
-            for method in methods:
-                loss = cross_validated(evidence, labels, method, seed)
-                ways.append(ReadCandidate(settings, method, loss))
+            forms: list[tuple[Method, float]] = [("temperature", 0.0)]
+            forms += [("dirichlet", ridge) for ridge in _RIDGES]
+            for form in forms:
+                loss = cross_validated(evidence, labels, *form, seed)
+                ways.append(ReadCandidate(settings, *form, loss))
     return sorted(ways, key=lambda way: way.loss)
 
 

@@ -148,8 +148,8 @@ def calibrate_question(
     split = split_rows(len(places), job.seed)
     own = [found[place] for place in split.fitted.tolist()]
     ways = candidates(own, labels[split.fitted], _READS[job.read], job.orders, job.seed)
-    settings, method, _ = ways[0]
-    scaling = fit_scaling(evidence_of(own, settings), labels[split.fitted], method)
+    settings, method, ridge, _ = ways[0]
+    scaling = fit_scaling(evidence_of(own, settings), labels[split.fitted], method, ridge)
     rest = evidence_of([found[place] for place in split.calibrated.tolist()], settings)
     name = str(rows[places[0]].asked.get("name") or f"question {number + 1}")
     calibration = QuestionCalibration.of(

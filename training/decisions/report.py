@@ -150,7 +150,8 @@ Coverage by right value at level {level} on the held-out rows, with 95 % interva
 def _way(way: ReadCandidate) -> str:
     prior = "with" if way.settings.prior else "without"
     reads = " and ".join(way.settings.reads)
-    return f"{reads}, {prior} the prior, {way.method} scaling ({way.loss:.3f} nats)"
+    ridge = f" with ridge {way.ridge:g}" if way.ridge else ""
+    return f"{reads}, {prior} the prior, {way.method} scaling{ridge} ({way.loss:.3f} nats)"
 
 
 def _qualities(one: QuestionResult) -> str:
@@ -182,7 +183,8 @@ def _reads(one: QuestionResult) -> str:
     lines = []
     for name, reads, orders in _ways(one):
         way = candidates(seen, one.labels[fitted], [reads], orders, 0)[0]
-        scaling = fit_scaling(evidence_of(seen, way.settings), one.labels[fitted], way.method)
+        evidence = evidence_of(seen, way.settings)
+        scaling = fit_scaling(evidence, one.labels[fitted], way.method, way.ridge)
         shown = scaled(evidence_of(new, way.settings), scaling.weight, scaling.bias)
         gain = own - (shown.argmax(-1) == labels).double().numpy()
         low, high = np.quantile(weights @ gain, (0.025, 0.975))

@@ -57,6 +57,27 @@ def test_scaling_makes_probabilities_honest_without_changing_much_else(method: A
     assert after.accuracy == pytest.approx(before.accuracy, abs=0.02)
 
 
+def test_the_ridge_is_chosen_so_that_confidence_is_not_too_small() -> None:
+    """Small evidence, each option's in the column of the next one: far from one scale for all."""
+
+    def shifted(seed: int) -> tuple[list[OptionLogprobs], torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.randint(SIZE, (600,), generator=draw)
+        truth = torch.nn.functional.one_hot((labels + 1) % SIZE, SIZE).double()
+        rows = 0.2 * (2 * truth + torch.randn(600, SIZE, generator=draw, dtype=torch.float64))
+        zeros = [0.0] * SIZE
+        return [OptionLogprobs([row], [zeros]) for row in rows.tolist()], labels
+
+    (found, labels), (other, truth) = shifted(0), shifted(1)
+    chosen = candidates(found, labels, [("letters",)], 1, 0)[0]
+    ece = {}
+    for ridge in (1e-2, chosen.ridge):
+        fitted = fit_scaling(evidence_of(found, chosen.settings), labels, chosen.method, ridge)
+        logits = evidence_of(other, chosen.settings).flatten(-2) @ fitted.weight.T + fitted.bias
+        ece[ridge] = quality(logits.softmax(-1), truth).ece
+    assert ece[chosen.ridge] < ece[1e-2] / 2
+
+
 def test_both_reads_predict_better_than_one_and_are_chosen() -> None:
     found, labels = reads(400)
     ways = candidates(

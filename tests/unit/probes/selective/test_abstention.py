@@ -1,13 +1,16 @@
 """Thresholds of an abstention: golden values, promises over random splits, MAPIE as oracle."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mapie.risk_control.methods import get_r_hat_plus
+from mapie.risk_control import BinaryClassificationController, control_fwer
+from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value, get_r_hat_plus
+from scipy.stats import binomtest
 
 from probes.selective.abstention import (
     Abstention,
@@ -137,6 +140,56 @@ def test_mapie_finds_the_same_joint_thresholds() -> None:
         _, bound = get_r_hat_plus(losses, grid, "crc", None, None, None)
         expected = grid[bound <= alpha].max()
         assert joint_threshold(doubts.tolist(), wrong.tolist(), alpha) == expected
+
+
+@pytest.mark.parametrize("number", [100, 200, 500])
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2])
+def test_mapie_finds_the_same_selective_thresholds(number: int, alpha: float) -> None:
+    """MAPIE controls the precision of "give this answer" by the same fixed-sequence test.
+
+    Three things differ. It tests the thresholds that it is given, so it gets those at which enough
+    answers are given; ours leaves out the others itself. Its p-value is the smaller one of the
+    exact binomial tail, which is ours, and Hoeffding's bound, which is never smaller. And the
+    controller computes the number of wrong answers from a precision and rounds it up, which can
+    add one: it is then stricter. So its parts get exact shares here, and must find the same.
+    """
+    least, equal, found = math.ceil(math.log(0.1) / math.log1p(-alpha)), 0, []
+    for seed in range(8):
+        doubts, wrong = draw(number, seed)
+        own = selective_threshold(doubts.tolist(), wrong.tolist(), alpha, 0.1)
+        found.append(own)
+        order = np.argsort(doubts)
+        answered = np.arange(least, number + 1)
+        errors = np.cumsum(wrong[order])[least - 1 :]
+        share = np.maximum(errors / answered - 1e-12, 0.0)
+        p_values = compute_hoeffding_bentkus_p_value(share, answered, alpha, binary=True)[:, 0]
+        for p_value, k, n in zip(p_values, errors, answered, strict=True):
+            assert p_value == pytest.approx(binomtest(int(k), int(n), alpha, "less").pvalue)
+        passed = control_fwer(p_values, 0.1, "fixed_sequence")
+        assert own == (doubts[order][least - 1 :][passed[-1]] if len(passed) else None)
+        limit = controlled(doubts, wrong, least, alpha)
+        assert limit is None or (own is not None and limit <= own + 1e-12)
+        equal += limit == (None if own is None else pytest.approx(own, abs=1e-12))
+    assert any(one is not None for one in found)
+    assert equal >= 1
+
+
+def controlled(doubts: Any, wrong: Any, least: int, alpha: float) -> float | None:
+    """The highest uncertainty that MAPIE's controller of the precision gives an answer at."""
+    tested = (1 - np.sort(doubts)[least - 1 :])[::-1]
+    controller = BinaryClassificationController(
+        lambda certainty: np.stack([1 - certainty, certainty], axis=1),
+        risk="precision",
+        target_level=1 - alpha,
+        confidence_level=0.9,
+        list_predict_params=tested,
+        fwer_method="fixed_sequence",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the risk is not monotonic on a sample
+        controller.calibrate(1 - doubts, ~wrong)
+    best = controller.best_predict_param
+    return None if best is None else 1 - best
 
 
 def test_an_artifact_keeps_its_rows() -> None:

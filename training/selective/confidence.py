@@ -21,6 +21,7 @@ from training.selective.figures import (
     compare,
     compare_elsewhere,
     figures_table,
+    uncalibrated_errors,
 )
 from training.selective.fit import (
     STATE,
@@ -46,9 +47,9 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         TrainingError: It cannot be done; what was drawn stays in the run folder.
     """
     task = graded_answers(job, job.samples, {}, console, ask_itself=job.self_report)
-    other = None if job.test is None else load_rows(job.test)
-    if job.test is not None and other is not None:
-        refuse_shared_questions(task.answers, other, job.test)
+    others = {test: load_rows(test) for test in map(Path, job.test)}
+    for test, other in others.items():
+        refuse_shared_questions(task.answers, other, test)
     data = fit_data(task.answers)
     if job.state:
         data = data._replace(states=read_states(task, task.answers, job, console))
@@ -56,12 +57,13 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
     with console.status("fitting"):
         probability, chosen = cross_fitted(data, sets, job.seed)
         figures = compare(task.answers.rows, data, probability, job.seed)
+        before = uncalibrated_errors(task.answers.rows, data)
         best = candidates(data, sets, job.seed)[0]
         probe = final_probe(data, best, task.answers, job.seed)
     elsewhere = ""
-    if job.test is not None and other is not None:
+    for test, other in others.items():
         states = read_states(task, other, job, console) if job.state else None
-        elsewhere = _elsewhere(probe, job.test.name, other, states, job.seed)
+        elsewhere += _elsewhere(probe, test.name, other, states, job.seed)
     artifact = Artifact(
         id=job.name or f"{task.model}/confidence",
         manifest=task.manifest(
@@ -74,7 +76,7 @@ def train_confidence(job: ConfidenceConfig, console: Console) -> Path:
         tensors=probe.tensors(),
     )
     folder = artifact.save(job.out)
-    text = _page(job, task, artifact, figures, best, chosen) + elsewhere
+    text = _page(job, task, artifact, figures, before, best, chosen) + elsewhere
     page = write_page(task.run, "confidence", text)
     console.print(verdict(figures), highlight=False, soft_wrap=True)
     console.print(f"artifact: {folder}\nreport:   {page}", highlight=False, soft_wrap=True)
@@ -163,13 +165,14 @@ def _page(
     task: AnsweredTask,
     artifact: Artifact,
     figures: dict[str, ScoreFigures],
+    before: dict[str, float],
     best: ProbeChoice,
     chosen: list[ProbeChoice],
 ) -> str:
     rows = task.answers.rows
     questions = len({row.question for row in rows})
     right = sum(row.right for row in rows) / len(rows)
-    table = figures_table(figures)
+    table = figures_table(figures, before)
     counts = Counter(f"{_names(one, figures)}, {one.calibrator}" for one in chosen)
     folds = "; ".join(f"{choice} ({count} of {len(chosen)})" for choice, count in counts.items())
     return f"""# Confidence of {task.model} on {Path(job.task).name}
@@ -184,9 +187,10 @@ So many questions could show a difference of {figures[PROBE].smallest:.3f}.
 AUROC is the probability that a wrong answer has more doubt than a right one. Intervals are 95 %
 bootstraps over questions. The row `probe` is cross-fitted: features, calibrator and weights come
 from the other four fifths of the questions. ECE and Brier of a single score are those of a logistic
-curve fitted in the same way, of p(True) and the verbalized confidence those of the numbers
-themselves; "ECE by chance" is what an exact probability would show on so few
-answers. E-AURC: area under the risk-coverage curve above a perfect order.
+curve fitted in the same way. "ECE before" is that of scores that are a probability before a curve
+is fitted: the exponential of log-probabilities, the collision probability, p(True) and the
+verbalized number. "ECE by chance" is what an exact probability would show on so few answers.
+E-AURC: area under the risk-coverage curve above a perfect order.
 
 The artifact `{artifact.id}` uses {_names(best, figures)} with {best.calibrator} and was fitted to
 all answers. The folds chose: {folds}.

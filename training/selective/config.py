@@ -1,7 +1,6 @@
 """Settings of `train-probe confidence` and `train-probe abstain`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -49,8 +48,9 @@ class ConfidenceConfig(GradedAnswersConfig):
     self_report: bool = False
     """Whether to ask the model about each of its answers as well, by two short requests, for the
     baselines p(True) and verbalized confidence of the report."""
-    test: Path | None = None
-    """Graded answers to other questions, on which the finished probe is measured as well."""
+    test: CommaSeparated = ()
+    """Files of graded answers to other questions, separated by commas, on which the finished probe
+    is measured as well."""
 
     @model_validator(mode="after")
     def _are_scores(self) -> "ConfidenceConfig":

@@ -21,7 +21,7 @@ from training.selective import fit
 from training.selective.abstain import SHARES, abstention, split_rates, train_abstention
 from training.selective.confidence import fit_data, train_confidence
 from training.selective.config import AbstainConfig, ConfidenceConfig
-from training.selective.figures import compare
+from training.selective.figures import compare, uncalibrated_errors
 from training.selective.fit import (
     Feature,
     FitData,
@@ -117,6 +117,23 @@ def test_the_choice_is_the_score_that_knows_and_the_probability_is_calibrated() 
     assert abs(np.exp(data.columns["logprob_mean"]).mean() - data.right.mean()) < 0.1
 
 
+def test_a_curve_removes_the_error_of_a_score_that_is_too_sure() -> None:
+    found = answers(400)
+    rows = [row._replace(reports={"p_true": 0.9, "verbalized": 0.5}) for row in found.rows]
+    data = fit_data(found)
+    scores = {**data.columns, "logprob_sum": data.columns["logprob_mean"] / 4}
+    data = data._replace(columns=scores)
+    before = uncalibrated_errors(rows, data)
+    assert set(before) == {"logprob_mean", "logprob_sum", "p(True)", "verbalized confidence"}
+    assert before["p(True)"] == pytest.approx(abs(0.9 - data.right.mean()))
+    assert before["logprob_sum"] > 0.15
+    figures = compare(rows, data, np.full(400, 0.5), 0)
+    for name in ("logprob_sum", "p(True)"):
+        after = figures[name].ece
+        assert after is not None
+        assert after < 0.5 * before[name]
+
+
 def test_answers_to_one_question_are_on_one_side_of_a_fold() -> None:
     data = fit_data(answers(40, 3))
     for fitted, left_out in folds(data, 0):
@@ -137,7 +154,7 @@ def test_what_was_fitted_reads_back_from_its_tensors(calibrator: Any) -> None:
 def test_a_confidence_artifact_is_made_from_rows(settings: dict[str, Any]) -> None:
     other = settings["runs"].parent / "other.jsonl"
     save_rows(answers(60, 1, 1), other)
-    folder = train_confidence(ConfidenceConfig(**settings, test=other), QUIET)
+    folder = train_confidence(ConfidenceConfig(**settings, test=(str(other),)), QUIET)
     found = Artifact.load(folder)
     spec = found.manifest.confidence
     assert spec is not None
@@ -154,7 +171,7 @@ def test_a_test_on_questions_of_the_fit_is_refused(settings: dict[str, Any]) -> 
     other = settings["runs"].parent / "other.jsonl"
     save_rows(answers(2), other)
     with pytest.raises(TrainingError, match="2 of its questions are among those of the fit"):
-        train_confidence(ConfidenceConfig(**settings, test=other), QUIET)
+        train_confidence(ConfidenceConfig(**settings, test=(str(other),)), QUIET)
 
 
 def test_an_abstention_artifact_is_made_from_rows(settings: dict[str, Any]) -> None:
@@ -283,7 +300,7 @@ def test_states_of_rows_are_read_through_the_checkpoint(
     monkeypatch.setattr(fit, "FOLDS", 2)  # this test is about files
     other = settings["runs"].parent / "other.jsonl"
     save_rows(answers(60, 1, 1), other)
-    job = ConfidenceConfig(**settings, state=True, test=other, features="logprob_mean")
+    job = ConfidenceConfig(**settings, state=True, test=(str(other),), features="logprob_mean")
     for _ in range(2):  # the second run finds the states
         found = Artifact.load(train_confidence(job, QUIET)).manifest.confidence
     assert asked == [(settings["checkpoint"], 150), (settings["checkpoint"], 60)]

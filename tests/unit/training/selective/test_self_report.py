@@ -9,7 +9,7 @@ from tests.unit.training.selective.test_selective_jobs import answers
 from training.common.rollout_store import RolloutStore
 from training.common.server_pool import RolloutRecord
 from training.selective.confidence import fit_data
-from training.selective.figures import compare
+from training.selective.figures import compare, uncalibrated_errors
 from training.selective.rows import load_rows, save_rows
 from training.selective.self_report import missing_reports, self_reports
 
@@ -61,5 +61,6 @@ def test_they_are_kept_with_the_rows_and_compared_like_scores(tmp_path: Path) ->
     data = fit_data(found)
     figures = compare(found.rows, data, data.right * 0.5 + 0.2, 0)
     assert figures["p(True)"].auroc.value == 1.0
-    assert figures["p(True)"].ece == pytest.approx(0.1 + 0.1 * (1 - data.right.mean()), abs=1e-6)
+    own = uncalibrated_errors(found.rows, data)["p(True)"]
+    assert own == pytest.approx(0.1 + 0.1 * (1 - data.right.mean()), abs=1e-6)
     assert figures["verbalized confidence"].auroc.value == 0.5

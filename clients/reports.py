@@ -193,7 +193,7 @@ class Vote(_Reading):
     finished: int | None = None
     """Samples that ended; the others were aborted."""
     agreement: float | None = None
-    """Share of the winner among the samples that ended."""
+    """Share of the winner among the samples that ended and have a vote."""
     stopped: str = "none"
     """Rule that aborted the rest."""
     tokens: int | None = None
@@ -204,6 +204,10 @@ class Vote(_Reading):
     """The heaviest answers first."""
     no_answer: int | None = None
     """Samples without an answer."""
+    threshold: float | None = None
+    """Lowest window of self-certainty that a vote needs, nats."""
+    weak: int = 0
+    """Samples below it, which have no vote."""
 
 
 class Cluster(_Reading):

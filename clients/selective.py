@@ -53,18 +53,36 @@ def vote(
     n: int | None = None,
     *,
     answer: Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"] | None = None,
-    weight: Literal["none", "probability"] | None = None,
-    stop: Literal["none", "lead", "beta"] | None = None,
+    weight: Literal["none", "probability", "self_certainty", "tail", "bottom", "lowest"]
+    | None = None,
+    stop: Literal["none", "lead", "beta", "consensus"] | None = None,
+    percentile: float | None = None,
+    warmup: int | None = None,
+    window: int | None = None,
 ) -> dict[str, object]:
     """Sample several answers and return the most frequent one.
 
     Args:
         n: Number of answers; None uses the server's 8.
         answer: How answers are read and compared; None compares numbers by value, words otherwise.
-        weight: "probability" weighs each vote by the probability of a token of its sample.
-        stop: When the rest is aborted: "lead" if the majority is certain, "beta" if it is probable.
+        weight: "probability" weighs each vote by the probability of a token of its sample, the
+            others by the self-certainty of its tokens.
+        stop: When the rest is aborted: "lead" if the majority is certain, "beta" if it is probable,
+            "consensus" if nearly all votes are equal.
+        percentile: Above 0, samples whose certainty falls below this percentile of the first ones
+            end and have no vote.
+        warmup: So many first ones; None uses the server's 4.
+        window: Tokens over which certainty averages; None uses the server's 2048.
     """
-    asked = {"n": n, "answer": answer, "weight": weight, "stop": stop}
+    asked = {
+        "n": n,
+        "answer": answer,
+        "weight": weight,
+        "stop": stop,
+        "percentile": percentile,
+        "warmup": warmup,
+        "window": window,
+    }
     return {key: value for key, value in asked.items() if value is not None}
 
 

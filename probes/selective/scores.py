@@ -7,12 +7,15 @@ Promise = Literal["joint", "selective"]
 """What an abstention promises; see `probes.selective.abstention`."""
 AnswerKind = Literal["auto", "boxed", "numeric", "choice", "line", "exact", "json"]
 """How the answers of a vote are compared; see `probes.selective.votes`."""
-StopRule = Literal["none", "lead", "beta"]
+StopRule = Literal["none", "lead", "beta", "consensus"]
 """When a vote ends early; see `probes.selective.votes`."""
 Cluster = Literal["answer", "judge", "entailment"]
 """How samples are grouped: by their answers, or by what the model says of pairs of them."""
-VoteWeight = Literal["none", "probability"]
-"""What a vote counts: one, or the probability of a token of its sample."""
+VoteWeight = Literal["none", "probability", "self_certainty", "tail", "bottom", "lowest"]
+"""What a vote counts: one, the probability of a token of its sample, or its self-certainty; see
+`probes.confidence.certainty_weight`."""
+LONGEST_WINDOW = 2048
+"""Tokens of a window that decides about a vote: DeepConf's, and what a worker keeps."""
 Estimator = Literal["discrete", "likelihood"]
 """How the probability of a cluster is estimated; see `probes.selective.semantic`."""
 ScoreName = Literal[

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from probes.graders import stated_answer
 from probes.grading.final_answer import Rank, final_answer, graded_text, statements
 from probes.grading.numerals import single_number
@@ -12,6 +14,8 @@ from probes.selective.scores import AnswerKind, StopRule
 
 BETA = 0.95
 """Probability at which `beta` stops."""
+CONSENSUS, LEAST_VOTES = 0.95, 4
+"""Share of the votes at which `consensus` stops, and the votes that it needs."""
 
 
 def answer_key(text: str, kind: AnswerKind) -> str | None:
@@ -79,14 +83,16 @@ def is_decided(keys: Sequence[str | None], left: int, rule: StopRule) -> bool:
 
     `lead`: the first group leads by more votes than are left, so the majority is certain. `beta`:
     the probability that the first group has more votes than the second in the long run is at least
-    .95, P(Beta(v1 + 1, v2 + 1) > 1/2).
+    .95, P(Beta(v1 + 1, v2 + 1) > 1/2). `consensus`: it has .95 of at least four votes, which `beta`
+    accepts as well.
 
     Args:
         keys: Of the samples that ended.
         left: Samples that did not end.
         rule: Which one.
 
-    Source: `beta`, adaptive consistency (arXiv 2305.11860).
+    Source: `beta`, adaptive consistency (arXiv 2305.11860); `consensus`, DeepConf (arXiv
+        2508.15260).
     """
     groups = count_votes(keys)
     if rule == "none" or not groups:
@@ -95,7 +101,22 @@ def is_decided(keys: Sequence[str | None], left: int, rule: StopRule) -> bool:
     second = len(groups[1].members) if len(groups) > 1 else 0
     if rule == "lead":
         return first - second > left
+    if rule == "consensus":
+        votes = sum(len(group.members) for group in groups)
+        return votes >= LEAST_VOTES and first >= CONSENSUS * votes
     return beta_lead(first, second) >= BETA
+
+
+def weak_threshold(lowest: Sequence[float], percentile: float) -> float:
+    """The lowest window that the samples after a warm-up need to go on and to have a vote.
+
+    Args:
+        lowest: That of every sample of the warm-up, from `probes.confidence.lowest_window`.
+        percentile: From 0 to 100, interpolated linearly.
+
+    Source: the online rule of DeepConf, arXiv 2508.15260; its "high" is percentile 10, "low" 90.
+    """
+    return float(np.percentile(lowest, percentile))
 
 
 def beta_lead(first: int, second: int) -> float:

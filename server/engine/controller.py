@@ -40,6 +40,7 @@ from server.engine.states import StateSlots
 from server.engine.steering import SteeringControl
 from server.engine.step import Group, Measured, Odds, PromptRows, logprobs, on_device, record
 from server.engine.truncation import TruncationSlots
+from server.engine.weak import WeakSlots
 from server.engine.weights import refuse_unusable
 from server.worker.message import KEY, WorkerArtifact
 
@@ -65,6 +66,7 @@ class Controller:
         self.shuffled = ShuffledSlots(num_slots, device)
         self.truncation = TruncationSlots(num_slots, vocab_size, device)
         self.phases = PhaseSlots(num_slots, device)
+        self.weak = WeakSlots(num_slots, device)
         self.difficulty: DifficultySlots | None = None
         """Set by `read_difficulty`; None where no probe fits the model."""
         self.readers: list[DifficultySlots | StateSlots] = []
@@ -137,13 +139,14 @@ class Controller:
             with self.contain_failures():
                 self.steering.fail(slot)
         self.phases.remove(slot)
+        self.weak.remove(slot)
         self.laws.fail(slot)
 
     # -- slots -----------------------------------------------------------------------------
 
     @property
     def _tables(self) -> list[SlotTable]:
-        always = (self.traces, self.laws, self.shuffled, self.truncation, self.phases)
+        always = (self.traces, self.laws, self.shuffled, self.truncation, self.phases, self.weak)
         return [*always, *self.readers, *([] if self.steering is None else [self.steering])]
 
     def add(self, slot: int, extra_args: Mapping[str, Any] | None, base: float) -> bool:
@@ -259,12 +262,14 @@ class Controller:
             confident=bool(self.traces.confident[host_slots].any()),
             learns=self.truncation.learns(host_slots),
             phased=self.phases.is_active(host_slots),
+            weak=self.weak.is_active(host_slots),
         )
 
     def flush(self) -> None:
         """Bring the device's copy of the slots up to date."""
         with self.contain_failures():
-            for table in (self.laws, self.shuffled, self.truncation, self.phases, self.difficulty):
+            tables = (self.laws, self.shuffled, self.truncation, self.phases, self.weak)
+            for table in (*tables, self.difficulty):
                 if table is not None:
                     table.flush()
 
@@ -303,8 +308,8 @@ class Controller:
         difficulty = self.difficulty if group.classified else None
         sends = group.traced and self.publisher is not None
         try:
-            tables = (self.laws, self.shuffled, self.truncation, self.phases, difficulty)
-            if any(table is not None and table.stale for table in tables):
+            tables = (self.laws, self.shuffled, self.truncation, self.phases, self.weak)
+            if any(table is not None and table.stale for table in (*tables, difficulty)):
                 raise RuntimeError("the device's copy of the slots is out of date")
             table = self.laws.device_columns[:, group.slots]
             if group.phased:
@@ -316,7 +321,7 @@ class Controller:
             base = own.clone() if difficulty is None else difficulty.base(group.slots, own)
             decision = self.kernels.decide(mine, base, law, parameters, solve=group.solve)
             temperature, kept = decision.temperature, None
-            asked = sends and group.confident
+            asked = (sends and group.confident) or group.weak
             confidence = self.kernels.confidence(mine, decision) if asked else None
             if group.truncated:
                 kept = self.truncation.apply(self.kernels, mine, decision, group.slots)
@@ -328,6 +333,8 @@ class Controller:
                 logits[group.rows] = mine.div_(scale)
             if difficulty is not None and difficulty.may_end(group.host_slots, indices):
                 difficulty.limit(logits, group.rows, group.slots, indices)
+            if group.weak and confidence is not None:
+                self.weak.end(logits, group.rows, group.slots, indices, confidence[0])
             odds = Odds(logits, temperature, decision.maximum, decision.log_total, kept)
             if self.laws.any_failed():
                 temperature = reported_temperature(temperature, table)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes.difficulty.probe import Head, predicted_class, route
 from server.engine.publisher import Directory, Publisher
-from server.engine.step import PromptRows, on_device, update_on_device
+from server.engine.step import PromptRows, force_token, on_device, update_on_device
 from server.worker.message import RequestMessage
 
 _UNDECIDED = -1
@@ -209,14 +209,5 @@ class DifficultySlots:
         table = self._device_table[slots]
         budget = table.gather(1, classes.clamp_min(0).unsqueeze(1) + 3).squeeze(1)
         drawn = on_device(indices, self._device)
-        end, last = table[:, 6].long(), logits.shape[1] - 1
-        # Some tokenizers end with a token that their model does not have: no answer can end at it.
-        over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget) & (end <= last)
-        end = end.clamp_max(last)
-        where = torch.arange(len(slots), device=self._device) if rows is None else rows
-        own = logits[where, end]
-        kept = torch.where(over & ~own.isfinite(), 0.0, own)
-        cut = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
-        cut[where] = over
-        logits.masked_fill_(cut.unsqueeze(1), -torch.inf)
-        logits[where, end] = kept
+        over = (classes >= 0) & (budget > 0) & (drawn + 1 >= budget)
+        force_token(logits, rows, over, table[:, 6].long())

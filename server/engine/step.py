@@ -38,6 +38,8 @@ class Group(NamedTuple):
     """Whether any of them is controlled by the tokens that are sampled."""
     phased: bool = False
     """Whether any of them has a law of its own while the model thinks."""
+    weak: bool = False
+    """Whether any of them ends when its tokens grow too unsure."""
 
 
 def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
@@ -57,6 +59,27 @@ def update_on_device(target: Tensor, values: NDArray[Any] | Tensor) -> None:
     copies from other memory, and the caller may change its own at once.
     """
     async_tensor_h2d(values, out=target)
+
+
+def force_token(logits: Tensor, rows: Tensor | None, forced: Tensor, token: Tensor) -> None:
+    """Leave some rows one token to sample, in place.
+
+    Args:
+        logits: The whole batch.
+        rows: Which rows the others are about; None is all.
+        forced: Whether each of them is forced, shape (rows,).
+        token: To which token, shape (rows,).
+    """
+    last = logits.shape[1] - 1
+    # Some tokenizers end with a token that their model does not have: no answer can end at it.
+    forced, token = forced & (token <= last), token.clamp_max(last)
+    where = torch.arange(len(forced), device=logits.device) if rows is None else rows
+    own = logits[where, token]
+    kept = torch.where(forced & ~own.isfinite(), 0.0, own)
+    cut = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    cut[where] = forced
+    logits.masked_fill_(cut.unsqueeze(1), -torch.inf)
+    logits[where, token] = kept
 
 
 class PromptRows(NamedTuple):

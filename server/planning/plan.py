@@ -83,6 +83,12 @@ class Plan(NamedTuple):
         return self.difficulty is not None or compared
 
     @property
+    def measures_certainty(self) -> bool:
+        """Whether the self-certainty of the tokens is measured."""
+        votes = self.vote is not None and self.vote.reads_certainty
+        return self.confidence is not None or votes
+
+    @property
     def holds_stream(self) -> bool:
         """Whether a stream sends its text only when the answer is complete."""
         return any(one is not None for one in (self.abstain, self.vote, self.semantic))

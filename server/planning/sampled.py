@@ -21,12 +21,18 @@ def plan_vote(control: Control, params: RequestParams) -> VoteControl | None:
     _refuse_samples("vote", control.vote.n, control, params)
     if params.temperature == 0:
         _refuse("temperature", "all samples of a greedy `entropy.vote` would be equal")
-    if control.vote.weight != "none":
-        if control.trace == "none":
-            _refuse("entropy.trace", '"none" measures no weights of `entropy.vote`')
-        if control.vote.stop != "none":
-            _refuse("entropy.vote.stop", "counts votes: leave out `weight` or `stop`")
-    return control.vote
+    wanted = control.vote
+    if control.trace == "none" and (wanted.weight != "none" or wanted.reads_certainty):
+        _refuse("entropy.trace", '"none" measures nothing for `entropy.vote`')
+    if wanted.weight != "none" and wanted.stop != "none":
+        _refuse("entropy.vote.stop", "counts votes: leave out `weight` or `stop`")
+    uses_windows = wanted.percentile > 0 or wanted.weight in ("tail", "bottom", "lowest")
+    if uses_windows and params.max_tokens is not None and wanted.window > params.max_tokens:
+        _refuse(
+            "entropy.vote.window",
+            f"a window of {wanted.window} tokens is longer than an answer of {params.max_tokens}",
+        )
+    return wanted
 
 
 def plan_semantic(control: Control, params: RequestParams) -> SemanticControl | None:

@@ -26,6 +26,7 @@ from server.worker.message import (
     DifficultyMessage,
     ShuffledMessage,
     TruncationMessage,
+    WeakMessage,
     engine_control,
     shuffled_control,
     truncation_control,
@@ -58,6 +59,8 @@ class Call:
         """Temperature of the sampling parameters, before a law or a strategy applies."""
         self.phases: list[PhaseRecord] = []
         """Which tokens are thinking, per completion; empty without laws by phase."""
+        self.weak: WeakMessage | None = None
+        """Set before the call runs, if it ends when its tokens grow too unsure."""
 
 
 class EngineCalls:
@@ -150,10 +153,11 @@ class EngineCalls:
                 difficulty=difficulty,
                 steering=self.plan.steering and self.plan.steering.control,
                 shuffled=_shuffle_control(self.plan.laws, params.seed),
-                confidence=self.plan.confidence is not None,
+                confidence=self.plan.measures_certainty,
                 state=None if self.plan.confidence is None else self.plan.confidence.state,
                 truncation=_truncation_control(self.plan.truncation, call.trace.id),
                 phases=phases and phase_message(phases, call.phases[0], call.trace.id),
+                weak=call.weak,
             ),
         }
         if isinstance(self.plan.truncation, Mirostat):  # it replaces those of the model's defaults

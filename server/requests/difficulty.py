@@ -229,9 +229,19 @@ def _engine_can_classify(plan: DifficultyPlan, params: SamplingParams, end: int 
     """
     if plan.shadow:
         return True
-    cannot_end = params.ignore_eos or params.min_tokens > 0 or params.structured_outputs is not None
     changes = plan.strategies.change_prompt or plan.limits_thinking
-    return not changes and not cannot_end and end is not None
+    return not changes and can_be_ended(params, end)
+
+
+def can_be_ended(params: SamplingParams, end: int | None) -> bool:
+    """Whether the worker may end an answer before its limit.
+
+    Args:
+        params: Sampling parameters of the answer.
+        end: The model's end-of-sequence token; None if it has none.
+    """
+    must_go_on = params.ignore_eos or params.min_tokens > 0
+    return not must_go_on and params.structured_outputs is None and end is not None
 
 
 def _engine_control(

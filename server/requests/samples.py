@@ -3,12 +3,13 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vllm.sampling_params import RequestOutputKind
 
+from probes.confidence import lowest_window
 from probes.selective.scores import AnswerKind, StopRule
 from probes.selective.votes import answer_key, is_decided
 from server.requests.calls import Call, EngineArguments, EngineCalls
@@ -32,6 +33,17 @@ class SampledOutcome(NamedTuple):
     vote: VoteReport | None = None
     semantic: SemanticReport | None = None
     fallback: str | None = None
+
+
+class WeakRule(NamedTuple):
+    """Which samples have no vote."""
+
+    window: int
+    """Tokens."""
+    threshold: float
+    """Lowest window of self-certainty that a vote needs, nats."""
+    stop: int | None
+    """Token with which the worker ends the others; None lets them end by themselves."""
 
 
 def seeded(params: Any, number: int) -> Any:
@@ -73,6 +85,9 @@ class Samples:
         self.reply_tokens = 0
         """Tokens of what the model says about the samples."""
         self.stopped: StopRule = "none"
+        self.weak: set[int] = set()
+        """Samples that ended and have no vote."""
+        self._rule: WeakRule | None = None
         self._begun = asyncio.Event()
 
     @property
@@ -85,13 +100,16 @@ class Samples:
         """Prompt tokens of all samples that the prefix cache had."""
         return sum(output.num_cached_tokens or 0 for output in self.latest.values())
 
-    async def draw(self) -> None:
+    async def draw(self, numbers: Iterable[int] | None = None) -> None:
         """Sample until all have ended or the vote is decided; abort the rest.
 
         The first sample begins alone: the others find its prompt in the prefix cache.
+
+        Args:
+            numbers: Of the samples; None is all.
         """
-        numbers = range(len(self._params))
-        tasks = {asyncio.create_task(self._sample(number)) for number in numbers}
+        own = range(len(self._params)) if numbers is None else numbers
+        tasks = {asyncio.create_task(self._sample(number)) for number in own}
         pending = set(tasks)
         try:
             while pending:
@@ -99,7 +117,8 @@ class Samples:
                 for task in done:
                     task.result()
                 keys = [self.keys[number] for number in sorted(self.keys)]
-                if pending and is_decided(keys, len(pending), self._stop):
+                left = len(self._params) - len(keys)
+                if left and is_decided(keys, left, self._stop):
                     self.stopped = self._stop
                     return
         finally:
@@ -112,6 +131,8 @@ class Samples:
             await self._begun.wait()
         arguments, params = self._arguments, self._params[number]
         call = self.calls[number] = self._calls.open(params)
+        if (rule := self._rule) is not None and rule.stop is not None:
+            call.weak = {"window": rule.window, "threshold": rule.threshold, "stop": rule.stop}
         request_id = f"{arguments.request_id}-{number}"
         with self._calls.span.open("sample", number=number) as span:
             further = span.engine_arguments(arguments.further)
@@ -125,7 +146,41 @@ class Samples:
                     self._begun.set()
             span.set(gen_ai__usage__output_tokens=call.produced[0])
         text = self.latest[number].outputs[0].text
-        self.keys[number] = await asyncio.to_thread(answer_key, text, self._kind)
+        key = await asyncio.to_thread(answer_key, text, self._kind)
+        if rule is not None:
+            (certainties,) = await self.measured([number], "self_certainty")
+            self._judge(rule, {number: certainties})
+        self.keys[number] = None if number in self.weak else key
+
+    def require(self, rule: WeakRule, measured: Mapping[int, Sequence[float]]) -> None:
+        """Take the vote from weak samples, and end those that begin from now on.
+
+        Args:
+            rule: Which ones are weak.
+            measured: Self-certainty of the tokens of all samples that ended.
+        """
+        self._rule = rule
+        self._judge(rule, measured)
+        for number in self.weak:
+            self.keys[number] = None
+
+    def _judge(self, rule: WeakRule, measured: Mapping[int, Sequence[float] | None]) -> None:
+        for number, values in measured.items():
+            lowest = lowest_window(values or (), rule.window)
+            if lowest is not None and lowest < rule.threshold:
+                self.weak.add(number)
+
+    async def measured(
+        self, numbers: Iterable[int], field: Literal["logprob", "self_certainty"]
+    ) -> list[list[float] | None]:
+        """What was measured at the tokens of samples, nats; None if a token was not measured.
+
+        Args:
+            numbers: Of the samples.
+            field: Which value.
+        """
+        deadline = time.monotonic() + self._calls.timeout
+        return [await _measured(self.calls[number], field, deadline) for number in numbers]
 
     async def mean_logprobs(self, numbers: Iterable[int]) -> list[float]:
         """Mean log-probability of the tokens of samples at T = 1; NaN if a token was not measured.
@@ -133,8 +188,8 @@ class Samples:
         Args:
             numbers: Of the samples.
         """
-        deadline = time.monotonic() + self._calls.timeout
-        return [await _mean_logprob(self.calls[number], deadline) for number in numbers]
+        found = await self.measured(numbers, "logprob")
+        return [math.fsum(one) / len(one) if one else math.nan for one in found]
 
     def choose(
         self,
@@ -150,8 +205,12 @@ class Samples:
         return SampledOutcome(call, output, extra, vote, semantic, fallback)
 
 
-async def _mean_logprob(call: Call, deadline: float) -> float:
+async def _measured(call: Call, field: str, deadline: float) -> list[float] | None:
     await call.trace.wait(0, 0, call.produced[0], deadline)
-    found = [token.logprob for token in call.trace.get(0, 0, call.produced[0])]
+    return await asyncio.to_thread(_values, call, field)
+
+
+def _values(call: Call, field: str) -> list[float] | None:
+    found = [getattr(token, field) for token in call.trace.get(0, 0, call.produced[0])]
     complete = len(found) == call.produced[0] and found and all(map(math.isfinite, found))
-    return math.fsum(found) / len(found) if complete else math.nan
+    return found if complete else None

@@ -1,10 +1,21 @@
 """Samples several answers to one prompt and returns the one that wins the vote."""
 
+import asyncio
 import math
+from collections.abc import Sequence
 
-from probes.selective.votes import count_votes
+from probes.confidence import certainty_weight, lowest_window
+from probes.selective.votes import count_votes, weak_threshold
 from server.requests.calls import EngineArguments, EngineCalls
-from server.requests.samples import MAX_ANSWER, MAX_ROWS, SampledOutcome, Samples, seeded
+from server.requests.difficulty import can_be_ended
+from server.requests.samples import (
+    MAX_ANSWER,
+    MAX_ROWS,
+    SampledOutcome,
+    Samples,
+    WeakRule,
+    seeded,
+)
 from server.wire.report import VoteGroupReport, VoteReport
 from server.wire.request import VoteControl
 
@@ -21,14 +32,11 @@ async def vote(
     """
     params = [seeded(arguments.params, number) for number in range(control.n)]
     samples = Samples(calls, arguments, params, control.answer, control.stop)
-    await samples.draw()
+    threshold = await _draw(samples, control, arguments)
     ended = sorted(samples.keys)
-    weights: list[float] | None = None
-    if control.weight == "probability":
-        logprobs = await samples.mean_logprobs(ended)
-        if not any(map(math.isnan, logprobs)):
-            weights = list(map(math.exp, logprobs))
-    groups = count_votes([samples.keys[number] for number in ended], weights)
+    voters = [number for number in ended if number not in samples.weak]
+    weights = await _weights(samples, control, voters)
+    groups = count_votes([samples.keys[number] for number in voters], weights)
     table = [
         VoteGroupReport(
             answer=group.key[:MAX_ANSWER], votes=len(group.members), weight=group.weight
@@ -40,14 +48,60 @@ async def vote(
         weight="none" if weights is None else control.weight,
         n=control.n,
         finished=len(ended),
-        agreement=len(groups[0].members) / len(ended) if groups else None,
+        agreement=len(groups[0].members) / len(voters) if groups else None,
         stopped=samples.stopped,
         tokens=samples.tokens,
         cached_tokens=samples.cached_tokens,
         table=table,
-        no_answer=sum(samples.keys[number] is None for number in ended),
+        no_answer=sum(samples.keys[number] is None for number in voters),
+        threshold=threshold,
+        weak=len(samples.weak),
     )
-    members = groups[0].members if groups else range(len(ended))
+    members = groups[0].members if groups else range(len(voters))
     best = members[0] if weights is None else max(members, key=weights.__getitem__)
-    winner = ended[best]
-    return samples.choose(winner, vote=report)
+    return samples.choose(voters[best], vote=report)
+
+
+async def _draw(samples: Samples, control: VoteControl, arguments: EngineArguments) -> float | None:
+    """Draw all samples, or those of a warm-up first, which tell when the others are weak.
+
+    Returns:
+        The threshold; None if there is none.
+    """
+    if control.percentile == 0:
+        await samples.draw()
+        return None
+    first = range(min(control.warmup, control.n))
+    await samples.draw(first)
+    if samples.stopped != "none":
+        return None
+    threshold, found = None, await samples.measured(first, "self_certainty")
+    certainties = {number: one for number, one in zip(first, found, strict=True) if one}
+    if len(certainties) == len(first):
+        windows = [lowest_window(one, control.window) for one in certainties.values()]
+        lowest = [one for one in windows if one is not None]
+        threshold = weak_threshold(lowest, control.percentile)
+        end = arguments.engine.renderer.get_eos_token_id()
+        stop = end if can_be_ended(arguments.params, end) else None
+        samples.require(WeakRule(control.window, threshold, stop), certainties)
+    await samples.draw(range(len(first), control.n))
+    return threshold
+
+
+async def _weights(
+    samples: Samples, control: VoteControl, voters: Sequence[int]
+) -> list[float] | None:
+    """What each vote counts; None if all count the same, or one was not measured."""
+    kind = control.weight
+    if kind == "none":
+        return None
+    if kind == "probability":
+        logprobs = await samples.mean_logprobs(voters)
+        return None if any(map(math.isnan, logprobs)) else list(map(math.exp, logprobs))
+    found = await samples.measured(voters, "self_certainty")
+    known = [one for one in found if one]
+    if len(known) < len(found):
+        return None
+    return await asyncio.to_thread(
+        lambda: [certainty_weight(one, control.window, kind) for one in known]
+    )

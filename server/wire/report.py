@@ -262,7 +262,7 @@ class VoteReport(ReportModel):
     finished: int
     """Samples that ended; the others were aborted."""
     agreement: float | None
-    """Share of the winner among the samples that ended; None without an answer."""
+    """Share of the winner among the samples that ended and have a vote; None without an answer."""
     stopped: StopRule
     """Rule that aborted the rest; `none` if nothing was aborted."""
     tokens: int
@@ -274,6 +274,11 @@ class VoteReport(ReportModel):
     """The heaviest answers first, at most 20."""
     no_answer: int
     """Samples that ended without an answer."""
+    threshold: float | None = None
+    """Lowest window of self-certainty that a vote needs, nats; None without `percentile`, or if the
+    warm-up was not measured."""
+    weak: int = 0
+    """Samples below it, which have no vote: their text may have ended early."""
 
 
 class ClusterReport(ReportModel):

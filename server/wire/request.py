@@ -7,7 +7,15 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, mod
 from probes.difficulty.strategies import MAX_PRICE, Rule, Strategies
 from probes.inquiry.words import TOLERANCE, Predictor, Queries
 from probes.laws import TemperatureLaw
-from probes.selective.scores import AnswerKind, Cluster, Estimator, Promise, StopRule, VoteWeight
+from probes.selective.scores import (
+    LONGEST_WINDOW,
+    AnswerKind,
+    Cluster,
+    Estimator,
+    Promise,
+    StopRule,
+    VoteWeight,
+)
 from probes.strict import RequestModel
 from probes.truncations import Truncation
 
@@ -148,6 +156,8 @@ def _not_together(**fields: dict[str, Any]) -> dict[str, Any]:
     return {"not": {"properties": fields, "required": list(fields)}}
 
 
+_SET = {"type": "string", "not": {"const": "none"}}
+"""A choice that is made."""
 MAX_JUDGED = 16
 """Samples that the model compares in pairs: 240 short requests at most."""
 
@@ -185,9 +195,7 @@ class VoteControl(RequestModel):
     """Sample several answers and return the most frequent one."""
 
     model_config = ConfigDict(
-        json_schema_extra=_not_together(
-            weight={"const": "probability"}, stop={"enum": ["lead", "beta"]}
-        )
+        json_schema_extra=_not_together(weight=_SET, stop=_SET),
     )
 
     n: int = Field(8, ge=2, le=256)
@@ -196,11 +204,26 @@ class VoteControl(RequestModel):
     """How answers are read and compared: numbers by value and words otherwise (`auto`), or only
     `boxed`, `numeric`, `choice`, the last `line`, `exact` words, or the text as `json`."""
     weight: VoteWeight = "none"
-    """What a vote counts: one, or the probability of a token of its sample, the exponential of its
-    mean log-probability (`probability`)."""
+    """What a vote counts: one; the probability of a token of its sample, the exponential of its
+    mean log-probability (`probability`); or the self-certainty of its tokens: of all
+    (`self_certainty`), of the last window (`tail`), of the lowest tenth of the windows (`bottom`)
+    or of the lowest one (`lowest`)."""
     stop: StopRule = "none"
-    """When the rest is aborted: never, when the lead cannot be lost (`lead`), or when it is
-    probably not lost (`beta`: adaptive consistency at .95)."""
+    """When the rest is aborted: never, when the lead cannot be lost (`lead`), when it is probably
+    not lost (`beta`: adaptive consistency at .95), or when .95 of at least four votes are equal
+    (`consensus`)."""
+    percentile: float = Field(0.0, ge=0.0, le=99.0)
+    """Above 0: the first `warmup` samples end by themselves; every other one ends as soon as a
+    window of it is below this percentile of their lowest windows. Samples below it have no vote."""
+    warmup: int = Field(4, ge=2, le=256)
+    """With `percentile`: samples that no other one is compared with."""
+    window: int = Field(LONGEST_WINDOW, ge=1, le=LONGEST_WINDOW)
+    """Tokens of a window, over which the self-certainty is averaged."""
+
+    @property
+    def reads_certainty(self) -> bool:
+        """Whether the self-certainty of the tokens is needed."""
+        return self.percentile > 0 or self.weight not in ("none", "probability")
 
 
 class PhaseLaws(RequestModel):
@@ -250,9 +273,11 @@ def _no_contradictions(schema: dict[str, Any]) -> None:
     schema["allOf"] = [
         *({"not": {"required": list(pair)}} for pair in pairs),
         *({"not": {**unreported, "required": ["trace", name]}} for name in NEEDS_REPORT),
-        _not_together(
-            trace={"const": "none"},
-            vote={"properties": {"weight": {"const": "probability"}}, "required": ["weight"]},
+        *(
+            _not_together(
+                trace={"const": "none"}, vote={"properties": {name: one}, "required": [name]}
+            )
+            for name, one in (("weight", _SET), ("percentile", {"exclusiveMinimum": 0}))
         ),
     ]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)

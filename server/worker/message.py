@@ -86,6 +86,17 @@ class PhaseMessage(TypedDict):
     """Tells the calls of one API server apart: a preempted completion is recognized by it."""
 
 
+class WeakMessage(TypedDict):
+    """The part of a control that ends a sample whose tokens grow too unsure."""
+
+    window: int
+    """Tokens whose mean self-certainty is compared, at most `LONGEST_WINDOW`."""
+    threshold: float
+    """Nats; below it, the sample ends."""
+    stop: int
+    """Token that ends an answer."""
+
+
 class RequestMessage(TypedDict):
     """The control of one request as the worker receives it."""
 
@@ -107,6 +118,7 @@ class RequestMessage(TypedDict):
     state: str | None
     """Id of the confidence probe that reads the end of its prompt; None reads nothing."""
     phases: PhaseMessage | None
+    weak: WeakMessage | None
 
 
 class WorkerArtifact(TypedDict):
@@ -151,6 +163,7 @@ def engine_control(
     confidence: bool = False,
     state: str | None = None,
     phases: PhaseMessage | None = None,
+    weak: WeakMessage | None = None,
 ) -> EngineControl:
     """Build the control of one `generate` call.
 
@@ -167,6 +180,7 @@ def engine_control(
         confidence: Whether the trace has self-certainty and collision probability.
         state: Id of the confidence probe that reads the end of the prompt; None reads nothing.
         phases: From `phase_control`; None has one law for the whole answer.
+        weak: None lets the answer end by itself.
     """
     assert len(parameters) == NUM_PARAMETERS
     return EngineControl(
@@ -182,6 +196,7 @@ def engine_control(
         confidence=confidence,
         state=state,
         phases=phases,
+        weak=weak,
     )
 
 

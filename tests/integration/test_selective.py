@@ -205,6 +205,24 @@ def test_votes_weigh_by_the_probability_of_their_tokens(server: Server) -> None:
     assert found.vote.table[0].weight == max(row.weight for row in found.vote.table)
 
 
+def test_weak_samples_of_a_vote_end_and_have_no_vote(server: Server) -> None:
+    prompt = "Write one long sentence about the sea."
+    asked = {"vote": vote(6, answer="line", percentile=90, warmup=2, window=4)}
+    answer = ask(server.client, prompt, asked, max_tokens=24, temperature=1.5, seed=1)
+    found = report(answer.choices[0])
+    assert found is not None
+    assert found.vote is not None
+    assert found.vote.threshold is not None
+    assert found.vote.finished == 6
+    assert found.vote.weak >= 1  # of a warm-up of two, the less sure one is below 90 % of them
+    voters = sum(row.votes for row in found.vote.table) + (found.vote.no_answer or 0)
+    assert voters + found.vote.weak == 6
+    assert answer.usage.completion_tokens == found.vote.tokens
+    # The ones that are ended are shorter than an answer that goes on to its limit.
+    assert found.vote.tokens is not None
+    assert found.vote.tokens < 6 * 24
+
+
 def test_the_samples_of_a_vote_share_the_prompt(server: Server) -> None:
     prompt = f"Here is a list: {' '.join(map(str, range(120)))}. What is 2 plus 3?"
     answer = ask(server.client, prompt, {"vote": vote(4)}, max_tokens=2, temperature=0.7)
@@ -225,6 +243,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "entropy.confidence.window": {"confidence": {"window": 0}},
     "entropy.vote.n": {"vote": {"n": 33}},
     "entropy.vote.stop": {"vote": {"stop": "early"}},
+    "entropy.vote.percentile": {"vote": {"percentile": 100}},
+    "entropy.vote.warmup": {"vote": {"percentile": 10, "warmup": 1}},
+    "entropy.vote.window": {"vote": {"percentile": 10, "window": 4096}},
     "entropy.abstain.promise": {"abstain": {**DECLINED, "promise": "both"}},
 }
 

@@ -294,6 +294,7 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
         InquiryControl,
         PhaseLaws,
         Steer,
+        VoteControl,
     )
 
     laws = [
@@ -355,13 +356,14 @@ def test_the_helpers_send_every_field_of_the_wire() -> None:
             estimator="likelihood",
             reply="largest",
         ),
-        vote=vote(4, answer="json", stop="lead"),
+        vote=vote(4, answer="json", weight="tail", stop="none", percentile=10, warmup=2, window=9),
         profile="p",
         trace="none",
     )["entropy"]
     assert isinstance(everything, dict)
     assert set(everything) == set(Control.model_fields)
     assert set(hard) == set(DifficultyControl.model_fields)
+    assert set(everything["vote"]) == set(VoteControl.model_fields)
     assert set(game) == set(InquiryControl.model_fields)
     assert {key for one in steered for key in one} == set(Steer.model_fields)
     InquiryControl.model_validate(game)

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probes.confidence import confidence, lowest_window
+from probes.confidence import certainty_weight, confidence, lowest_window
 from probes.truncation_functions import spread_sums
 
+TRACE = [1, 3, 2, 4, 5, 1, 2, 6, 3, 2]
 GOLDEN = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=60)
 
@@ -55,10 +56,30 @@ def test_equal_and_single_and_broken_rows() -> None:
 
 
 def test_the_lowest_window_of_the_golden_trace() -> None:
-    trace = [1, 3, 2, 4, 5, 1, 2, 6, 3, 2]
-    assert lowest_window(trace, 3) == pytest.approx(2.0)
-    assert lowest_window(trace, 2048) == pytest.approx(2.9)  # shorter than the window: its mean
+    assert lowest_window(TRACE, 3) == pytest.approx(2.0)
+    assert lowest_window(TRACE, 2048) == pytest.approx(2.9)  # shorter than the window: its mean
     assert lowest_window([], 3) is None
+
+
+def test_the_weights_of_the_golden_trace() -> None:
+    assert certainty_weight(TRACE, 3, "self_certainty") == pytest.approx(2.9)
+    assert certainty_weight(TRACE, 4, "tail") == pytest.approx(3.25)
+    assert certainty_weight(TRACE, 3, "lowest") == pytest.approx(2.0)
+    assert certainty_weight(TRACE, 3, "bottom", share=0.3) == pytest.approx(7 / 3)
+    assert certainty_weight(TRACE, 3, "bottom") == pytest.approx(2.0)  # a tenth of 8 windows: one
+
+
+@given(values, st.integers(1, 70))
+def test_weights_are_between_the_lowest_window_and_the_highest_token(
+    trace: list[float], window: int
+) -> None:
+    lowest = lowest_window(trace, window)
+    assert lowest == pytest.approx(certainty_weight(trace, window, "lowest"), abs=1e-9)
+    for kind in ("self_certainty", "tail", "bottom"):
+        found = certainty_weight(trace, window, kind)
+        assert (lowest or 0) - 1e-9 <= found <= max(trace) + 1e-9
+        if window >= len(trace):
+            assert found == pytest.approx(sum(trace) / len(trace), abs=1e-9)
 
 
 @given(values, st.integers(1, 70))

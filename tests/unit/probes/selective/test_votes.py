@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.selective.scores import AnswerKind
-from probes.selective.votes import answer_key, beta_lead, count_votes, is_decided
+from probes.selective.votes import (
+    answer_key,
+    beta_lead,
+    count_votes,
+    is_decided,
+    weak_threshold,
+)
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c"]) | st.none(), max_size=12)
 
@@ -72,6 +78,29 @@ def test_golden_probabilities_of_a_lead(votes: tuple[int, int], probability: flo
 def test_a_decided_lead_cannot_be_lost(keys: list[str | None], rest: list[str | None]) -> None:
     if is_decided(keys, len(rest), "lead"):
         assert count_votes(keys)[0].key == count_votes([*keys, *rest])[0].key
+
+
+@pytest.mark.parametrize(
+    ("votes", "decided"),
+    [("aaa", False), ("aaaa", True), ("aaaab", False), ("a" * 19 + "b", True), ("aaa-", False)],
+)
+def test_a_consensus_is_nearly_all_of_at_least_four_votes(votes: str, decided: bool) -> None:
+    keys = [None if one == "-" else one for one in votes]
+    assert is_decided(keys, 100, "consensus") is decided
+
+
+@given(KEYS, st.integers(1, 40))
+def test_a_consensus_is_a_probable_lead(keys: list[str | None], more: int) -> None:
+    votes = [*keys, *["a"] * more]
+    assert not is_decided(votes, 9, "consensus") or is_decided(votes, 9, "beta")
+
+
+def test_the_golden_votes_and_thresholds() -> None:
+    groups = count_votes(["A", "A", "B", "B", "B", "C"], [5, 4, 2, 2, 2, 9.5])
+    assert [(group.key, group.weight) for group in groups] == [("C", 9.5), ("A", 9), ("B", 6)]
+    warmup = [1, 1.2, 1.5, 1.7, 2, 2.2, 2.4, 2.6]
+    assert weak_threshold(warmup, 90) == pytest.approx(2.46)
+    assert weak_threshold(warmup, 10) == pytest.approx(1.14)
 
 
 @given(KEYS, st.randoms())

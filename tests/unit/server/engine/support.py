@@ -32,6 +32,7 @@ from server.worker.message import (
     PhaseMessage,
     RequestMessage,
     SteeringMessage,
+    WeakMessage,
     engine_control,
     phase_control,
     shuffled_control,
@@ -62,6 +63,7 @@ def asking(
     confidence: bool = False,
     state: str | None = None,
     phases: PhaseMessage | None = None,
+    weak: WeakMessage | None = None,
 ) -> dict[str, Any]:
     """`extra_args` of a controlled request, as they arrive in the worker."""
     tag, row = law_row(law, STATISTICS)
@@ -84,6 +86,7 @@ def asking(
         confidence=confidence,
         state=state,
         phases=phases,
+        weak=weak,
     )
     return {KEY: dict(control)}
 

@@ -51,6 +51,7 @@ REQUESTS: list[dict[str, Any]] = [
     asking(EDT, truncation=P_LESS),
     asking(None, phases=while_thinking(ENTROPY_TARGET, (1, 2), thinking=True)),
     asking(None, state="m/state"),
+    asking(EDT, confidence=True, weak={"window": 2, "threshold": 1.0, "stop": 3}),
     with_probe(law=ENTROPY_TARGET, budgets=BUDGETS),
     with_probe(budgets=BUDGETS, price=0.5),
     {KEY: {**asking(None)[KEY], "steering": steered("m/b")}},

@@ -28,6 +28,21 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "entropy.trace",
     ),
+    "weak samples without measurements": (
+        {"vote": {"percentile": 10}, "trace": "none"},
+        {},
+        "entropy.trace",
+    ),
+    "a window that no answer fills": (
+        {"vote": {"percentile": 10, "window": 65}},
+        {"max_tokens": 64},
+        "entropy.vote.window",
+    ),
+    "a window of a weight that no answer fills": (
+        {"vote": {"weight": "tail"}},
+        {"max_tokens": 64},
+        "entropy.vote.window",
+    ),
     "weights with an early stop": (
         {"vote": {"weight": "probability", "stop": "lead"}},
         {},
@@ -85,3 +100,6 @@ def test_a_vote_within_its_limits_is_planned() -> None:
     assert made.vote.n == 8
     assert planned({"semantic": {"n": 32, "reply": "largest"}}).semantic.n == 32
     assert not planned({"vote": {}, "trace": "none"}).is_empty
+    assert planned({"vote": {"weight": "self_certainty"}}, max_tokens=64).measures_certainty
+    assert planned({"vote": {"percentile": 10, "window": 64}}, max_tokens=64).measures_certainty
+    assert not planned({"vote": {"weight": "probability"}}, max_tokens=64).measures_certainty

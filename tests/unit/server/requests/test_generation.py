@@ -57,6 +57,7 @@ async def test_every_engine_call_has_the_control_and_keeps_its_other_arguments()
         "confidence": False,
         "state": None,
         "phases": None,
+        "weak": None,
     }
 
 

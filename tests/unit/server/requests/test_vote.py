@@ -14,6 +14,7 @@ from server.requests.merge import add_reports
 from server.requests.telemetry import Telemetry
 from server.wire.report import VoteReport
 from server.wire.request import SemanticControl, VoteControl
+from server.worker.message import KEY
 from tests.unit.server.fake_engine import plan
 from tests.unit.server.requests.generation_run import Body
 
@@ -29,6 +30,7 @@ class Choir:
         self.aborted: list[int] = []
         self.seeds: list[int | None] = []
         self.params: list[SamplingParams] = []
+        self.renderer: Any = SimpleNamespace(get_eos_token_id=lambda: 9)
 
     async def generate(
         self, prompt: Any, params: SamplingParams, request_id: str
@@ -71,10 +73,12 @@ def generation(stop: Any = "none", n: int = 5, **control: Any) -> Generation:
     return Generation(made, Telemetry(), 0.01)
 
 
-async def run(choir: Choir, one: Generation, kind: Any = RequestOutputKind.DELTA) -> list[Any]:
+async def run(
+    choir: Choir, one: Generation, kind: Any = RequestOutputKind.DELTA, **sampling: Any
+) -> list[Any]:
     with one.activate():
         engine = ControlledEngine(choir)
-        params = SamplingParams(seed=3, output_kind=kind)
+        params = SamplingParams(seed=3, output_kind=kind, **sampling)
         outputs = engine.generate("prompt", params, "chat-1")
         return [output async for output in outputs]
 
@@ -125,6 +129,75 @@ async def test_without_measurements_all_votes_weigh_the_same() -> None:
     assert output.outputs[0].text == "5"
     assert voted(one).weight == "none"
     assert [row.weight for row in voted(one).table] == [2, 1]
+
+
+CERTAINTIES = {0: [5.0, 5.0], 1: [4.0, 4.0], 2: [9.0, 1.0, 1.0], 3: [9.0, 9.0], 4: [1.0, 9.0]}
+
+
+def measure(patch: pytest.MonkeyPatch, certainties: dict[int, list[float]]) -> None:
+    """Let the samples have these certainties."""
+
+    async def measured(self: Any, numbers: Any, field: str) -> list[list[float] | None]:
+        assert field == "self_certainty"
+        return [certainties.get(number) for number in numbers]
+
+    patch.setattr("server.requests.samples.Samples.measured", measured)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"ignore_eos": True}, {"min_tokens": 1}])
+async def test_samples_below_the_warmup_are_ended_and_have_no_vote(
+    sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(monkeypatch, CERTAINTIES)
+    choir = Choir(["It is 4", "5", "5", "4", "5"])
+    one = generation(percentile=10, warmup=2, window=2)
+    (output,) = await run(choir, one, **sampling)
+    assert output.outputs[0].text == "It is 4"
+    report = voted(one)
+    assert report.threshold == pytest.approx(4.1)  # between the lowest windows of the first two
+    assert (report.weak, report.finished, report.no_answer) == (2, 5, 0)
+    assert [(row.answer, row.votes) for row in report.table] == [("4", 2), ("5", 1)]
+    assert report.agreement == pytest.approx(2 / 3)
+    assert choir.begun == [0, 1, 2, 3, 4]
+    messages = [params.extra_args[KEY] for params in choir.params]
+    assert all(message["confidence"] for message in messages)
+    rule = None if sampling else {"window": 2, "threshold": pytest.approx(4.1), "stop": 9}
+    assert [message["weak"] for message in messages] == [None, None, rule, rule, rule]
+
+
+async def test_without_measurements_of_the_warmup_no_sample_is_weak() -> None:
+    choir, one = Choir(["4", "5", "5"]), generation(percentile=50, warmup=2, n=3)
+    (output,) = await run(choir, one)
+    assert output.outputs[0].text == "5"
+    assert (voted(one).threshold, voted(one).weak) == (None, 0)
+    assert choir.params[2].extra_args[KEY]["weak"] is None
+
+
+async def test_a_vote_decided_in_the_warmup_begins_no_other_sample() -> None:
+    choir = Choir(["4", "4", "4", "4", None])
+    one = generation("consensus", percentile=10)
+    await run(choir, one)
+    assert choir.begun == [0, 1, 2, 3]
+    assert (voted(one).stopped, voted(one).finished) == ("consensus", 4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "sums"),
+    [
+        ("self_certainty", [5 + 11 / 3 + 9, 4 + 5]),
+        ("tail", [5 + 1 + 9, 4 + 5]),
+        ("lowest", [5 + 1 + 9, 4 + 5]),
+    ],
+)
+async def test_votes_weigh_by_the_certainty_of_their_tokens(
+    weight: str, sums: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(monkeypatch, CERTAINTIES)
+    one = generation(weight=weight, window=2)
+    (output,) = await run(Choir(["4", "5", "4", "So 4", "5"]), one)
+    assert output.outputs[0].text == "So 4"
+    assert voted(one).weight == weight
+    assert [row.weight for row in voted(one).table] == pytest.approx(sums)
 
 
 async def test_the_rest_is_aborted_when_the_lead_is_safe_and_its_tokens_count() -> None:

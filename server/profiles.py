@@ -72,8 +72,8 @@ def _warning(law: TemperatureLaw | None) -> str | None:
             )
         case EdtLaw() | DynatempLaw():
             return _heats_errors("1 to 4 points")
-        case HapoLaw(tau=tau) if tau >= 0.5:
-            return _heats_errors("some points")
+        case HapoLaw(tau=tau) if tau >= 0.3:
+            return f"heats uncertain tokens and lost 2 points on word problems; {_MEASURED}"
     return None
 
 

@@ -1,6 +1,6 @@
 """Wire format: the field `entropy` of a request."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -156,8 +156,11 @@ def _not_together(**fields: dict[str, Any]) -> dict[str, Any]:
     return {"not": {"properties": fields, "required": list(fields)}}
 
 
-_SET = {"type": "string", "not": {"const": "none"}}
-"""A choice that is made."""
+def _any_but_none(literal: Any) -> dict[str, Any]:
+    """A schema of the values of a `Literal` without `none`."""
+    return {"enum": [value for value in get_args(literal) if value != "none"]}
+
+
 MAX_JUDGED = 16
 """Samples that the model compares in pairs: 240 short requests at most."""
 
@@ -195,7 +198,9 @@ class VoteControl(RequestModel):
     """Sample several answers and return the most frequent one."""
 
     model_config = ConfigDict(
-        json_schema_extra=_not_together(weight=_SET, stop=_SET),
+        json_schema_extra=_not_together(
+            weight=_any_but_none(VoteWeight), stop=_any_but_none(StopRule)
+        )
     )
 
     n: int = Field(8, ge=2, le=256)
@@ -270,6 +275,7 @@ def _no_contradictions(schema: dict[str, Any]) -> None:
     """State in the schema which controls exclude each other."""
     pairs = [(name, other) for name, others in EXCLUDED_BY.items() for other in others]
     unreported = {"properties": {"trace": {"const": "none"}}}
+    measured = {"weight": _any_but_none(VoteWeight), "percentile": {"exclusiveMinimum": 0}}
     schema["allOf"] = [
         *({"not": {"required": list(pair)}} for pair in pairs),
         *({"not": {**unreported, "required": ["trace", name]}} for name in NEEDS_REPORT),
@@ -277,7 +283,7 @@ def _no_contradictions(schema: dict[str, Any]) -> None:
             _not_together(
                 trace={"const": "none"}, vote={"properties": {name: one}, "required": [name]}
             )
-            for name, one in (("weight", _SET), ("percentile", {"exclusiveMinimum": 0}))
+            for name, one in measured.items()
         ),
     ]
     array = next(one for one in schema["properties"]["steering"]["anyOf"] if "items" in one)

@@ -58,10 +58,12 @@ function kindOf(root, schema) {
   return { kind: 'json' };
 }
 
-/** A value of several types: its text if it may have one, or a switch that may also be a number. */
+/** A value of several types: its text or a list of objects if it may be one, or a switch that may also be a number. */
 function alternatives(root, options) {
   const types = options.map((one) => resolve(root, one).schema.type);
   if (types.includes('string')) return { kind: 'text', limits: '' };
+  const objects = types.includes('array') && list(root, options[types.indexOf('array')]);
+  if (objects?.kind === 'list') return objects;
   const number = options.find((one) => one.type === 'number');
   if (number && types.includes('boolean')) return { kind: 'switch', limits: `true, false, or ${limits(number)}` };
   return { kind: 'json' };

@@ -81,6 +81,13 @@ test('a schema that the form does not know becomes a JSON field', () => {
   assert.equal(fieldOf(schema, { description: 'Anything.' }).kind, 'json');
 });
 
+test('the questions that could be asked are a list, though a task may stand for them', () => {
+  const ask = fieldsOf(schema, schema.$defs.DecisionControl).find((field) => field.name === 'ask');
+  assert.equal(ask.kind, 'list');
+  assert.equal(ask.max, 16);
+  assert.deepEqual(ask.item.fields.map((field) => field.name), ['question', 'answers']);
+});
+
 test('a switch may also be a number, and a text needs no other form', () => {
   const found = new Map([...all(controls)].map(({ path, field }) => [path, field]));
   const thinking = found.get('difficulty.strategies.easy.thinking');

@@ -3,15 +3,14 @@
 python -m benchmarks.boosting quiz.jsonl sums.jsonl --title "0.5B" --out confidence-boosting
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import GroupKFold
 
-from benchmarks.machine import describe, markdown
+from benchmarks.graded import write_comparison
+from benchmarks.machine import markdown
 from training.common.metrics import (
     Floats,
     calibration_error,
@@ -22,7 +21,7 @@ from training.common.report import markdown_table
 from training.common.selective import auroc
 from training.selective.confidence import fit_data
 from training.selective.fit import FOLDS, FitData, cross_fitted, folds
-from training.selective.rows import GradedAnswers, load_rows
+from training.selective.rows import GradedAnswers
 
 _TREES = (10, 25, 50, 100)
 _RATE, _LEAVES, _LEAST = 0.1, 8, 10
@@ -107,12 +106,11 @@ def compare(answers: GradedAnswers, seed: int = 0) -> list[list[str]]:
     return lines
 
 
-def page(title: str, files: Sequence[Path], facts: dict[str, object]) -> str:
+def page(title: str, tasks: Mapping[str, GradedAnswers], facts: dict[str, object]) -> str:
     """The result as Markdown."""
     lines = []
-    for file in files:
-        answers = load_rows(file)
-        lines += [[f"{file.stem}, {len(answers.rows)}", *line] for line in compare(answers)]
+    for name, answers in tasks.items():
+        lines += [[f"{name}, {len(answers.rows)}", *line] for line in compare(answers)]
     header = ["answers", "fit", "AUROC", "ECE", "log loss", "AUROC minus logistic"]
     table = markdown_table([*header, "log loss minus logistic"], lines)
     made = "\n".join(markdown(facts))
@@ -131,14 +129,7 @@ questions. Intervals are 95 % bootstraps over questions; a lower log loss is bet
 
 def main() -> None:
     """Compare and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", type=Path, nargs="+")
-    parser.add_argument("--title", required=True, help="model")
-    parser.add_argument("--out", type=Path, required=True, help="without suffix")
-    options = parser.parse_args()
-    facts = describe("benchmarks.boosting")
-    found = page(options.title, options.rows, facts)
-    Path(f"{options.out}.md").write_text(found)  # a name such as model-0.5b has no suffix
+    write_comparison("benchmarks.boosting", __doc__, page)
 
 
 if __name__ == "__main__":

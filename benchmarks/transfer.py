@@ -7,20 +7,19 @@ confidence`.
     python -m benchmarks.transfer quiz.jsonl sums.jsonl words.jsonl --title "0.5B" --out transfer
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
-from benchmarks.machine import describe, markdown
+from benchmarks.graded import write_comparison
+from benchmarks.machine import markdown
 from training.common.metrics import Floats, resample_weights
 from training.common.report import markdown_table
 from training.common.selective import ScoreFigures, compare_scores
 from training.selective.confidence import fit_data
 from training.selective.figures import PROBE, REFERENCE
 from training.selective.fit import FitData, candidates, cross_fitted, final_probe, probabilities
-from training.selective.rows import GradedAnswers, load_rows
+from training.selective.rows import GradedAnswers
 
 _OWN = "itself, left-out questions"
 _HEADER = (
@@ -104,15 +103,7 @@ exact probability would show on so few answers.
 
 def main() -> None:
     """Compare and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", type=Path, nargs="+")
-    parser.add_argument("--title", required=True, help="model")
-    parser.add_argument("--out", type=Path, required=True, help="without suffix")
-    options = parser.parse_args()
-    facts = describe("benchmarks.transfer")
-    tasks = {file.stem: load_rows(file) for file in options.rows}
-    found = page(options.title, tasks, facts)
-    Path(f"{options.out}.md").write_text(found)  # a name such as model-0.5b has no suffix
+    write_comparison("benchmarks.transfer", __doc__, page)
 
 
 if __name__ == "__main__":

@@ -148,27 +148,36 @@ class Samples:
         text = self.latest[number].outputs[0].text
         key = await asyncio.to_thread(answer_key, text, self._kind)
         if rule is not None:
-            (certainties,) = await self.measured([number], "self_certainty")
-            self._judge(rule, {number: certainties})
+            (lowest,) = await self.lowest_windows([number], rule.window)
+            self._judge(rule, {number: lowest})
         self.keys[number] = None if number in self.weak else key
 
-    def require(self, rule: WeakRule, measured: Mapping[int, Sequence[float]]) -> None:
+    def require(self, rule: WeakRule, lowest: Mapping[int, float | None]) -> None:
         """Take the vote from weak samples, and end those that begin from now on.
 
         Args:
             rule: Which ones are weak.
-            measured: Self-certainty of the tokens of all samples that ended.
+            lowest: Lowest window of all samples that ended, from `lowest_windows`.
         """
         self._rule = rule
-        self._judge(rule, measured)
+        self._judge(rule, lowest)
         for number in self.weak:
             self.keys[number] = None
 
-    def _judge(self, rule: WeakRule, measured: Mapping[int, Sequence[float] | None]) -> None:
-        for number, values in measured.items():
-            lowest = lowest_window(values or (), rule.window)
-            if lowest is not None and lowest < rule.threshold:
+    def _judge(self, rule: WeakRule, lowest: Mapping[int, float | None]) -> None:
+        for number, value in lowest.items():
+            if value is not None and value < rule.threshold:
                 self.weak.add(number)
+
+    async def lowest_windows(self, numbers: Iterable[int], window: int) -> list[float | None]:
+        """Lowest window of self-certainty of samples, nats; None if a token was not measured.
+
+        Args:
+            numbers: Of the samples.
+            window: Tokens.
+        """
+        found = await self.measured(numbers, "self_certainty")
+        return await asyncio.to_thread(lambda: [lowest_window(one or (), window) for one in found])
 
     async def measured(
         self, numbers: Iterable[int], field: Literal["logprob", "self_certainty"]

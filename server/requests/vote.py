@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from probes.confidence import certainty_weight, lowest_window
+from probes.confidence import certainty_weight
 from probes.selective.votes import count_votes, weak_threshold
 from server.requests.calls import EngineArguments, EngineCalls
 from server.requests.difficulty import can_be_ended
@@ -75,15 +75,14 @@ async def _draw(samples: Samples, control: VoteControl, arguments: EngineArgumen
     await samples.draw(first)
     if samples.stopped != "none":
         return None
-    threshold, found = None, await samples.measured(first, "self_certainty")
-    certainties = {number: one for number, one in zip(first, found, strict=True) if one}
-    if len(certainties) == len(first):
-        windows = [lowest_window(one, control.window) for one in certainties.values()]
-        lowest = [one for one in windows if one is not None]
-        threshold = weak_threshold(lowest, control.percentile)
+    threshold, lowest = None, await samples.lowest_windows(first, control.window)
+    known = [one for one in lowest if one is not None]
+    if len(known) == len(first):
+        threshold = weak_threshold(known, control.percentile)
         end = arguments.engine.renderer.get_eos_token_id()
         stop = end if can_be_ended(arguments.params, end) else None
-        samples.require(WeakRule(control.window, threshold, stop), certainties)
+        rule = WeakRule(control.window, threshold, stop)
+        samples.require(rule, dict(zip(first, lowest, strict=True)))
     await samples.draw(range(len(first), control.n))
     return threshold
 

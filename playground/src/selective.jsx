@@ -35,21 +35,30 @@ export function Abstention({ report }) {
 }
 
 export function Vote({ report }) {
+  const { weak = 0, threshold } = report;
+  const voters = report.finished - weak;
   const aborted = report.stopped === 'none' ? '' : `, the rest aborted (${report.stopped})`;
   return (
     <section aria-label="Vote">
       <p class="badge">
         <strong>Vote: {report.answer ?? 'no answer'}</strong>, {percent(report.agreement)} of
-        {' '}{report.finished} samples{aborted}, {report.tokens} tokens
+        {' '}{plural(voters, 'sample')}{aborted}, {report.tokens} tokens
       </p>
       <Shares
         of="votes"
-        rows={report.table.map(({ answer, votes }) => ({ answer, share: votes / report.finished, shown: votes }))}
+        rows={report.table.map(({ answer, votes }) => ({ answer, share: votes / voters, shown: votes }))}
       />
-      {report.no_answer > 0 && <p class="note">{report.no_answer} samples without an answer</p>}
+      {report.no_answer > 0 && <p class="note">{plural(report.no_answer, 'sample')} without an answer</p>}
+      {threshold != null && (
+        <p class="note">
+          {plural(weak, 'sample')} without a vote: lowest window of self-certainty below {fixed(threshold)} nats
+        </p>
+      )}
     </section>
   );
 }
+
+const plural = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`;
 
 export function Semantic({ report }) {
   return (

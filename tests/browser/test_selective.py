@@ -99,6 +99,19 @@ def test_a_vote_shows_its_table(form: Any) -> None:
     expect(found.locator(".badge")).to_contain_text(f"Vote: {winner}")
 
 
+def test_a_vote_says_how_many_samples_were_too_unsure(form: Any) -> None:
+    switch_on(form, "entropy.vote")
+    for field, value in {"n": "6", "answer": "line", "percentile": "90", "warmup": "2"}.items():
+        fill(form, f"entropy.vote.{field}", value)
+    fill(form, "entropy.vote.window", "2")
+    request(form, max_tokens="4")
+    found = form.get_by_label("Vote", exact=True)
+    note = found.get_by_text(re.compile(r"\d samples? without a vote"))
+    weak = int(re.findall(r"\d+", note.inner_text())[0])
+    assert weak >= 1  # of a warm-up of two, the less sure one is below 90 % of them
+    expect(found.locator(".badge")).to_contain_text(f"of {6 - weak} sample")
+
+
 def test_semantic_clusters_are_shown_with_their_shares(form: Any) -> None:
     switch_on(form, "entropy.semantic")
     fill(form, "entropy.semantic.n", "4")

@@ -72,8 +72,8 @@ def _warning(law: TemperatureLaw | None) -> str | None:
             )
         case EdtLaw():
             return (
-                "spends heat where errors are: on a quiz its answers are right 2.5 points less often "
-                f"than with the same temperatures in random order; {_MEASURED}"
+                "spends heat where errors are: on a quiz 2.5 points fewer of its answers are right "
+                f"than at the same temperatures in random order; {_MEASURED}"
             )
         case HapoLaw(tau=tau) if tau >= 0.3:
             return f"heats uncertain tokens and lost 2 points on word problems; {_MEASURED}"

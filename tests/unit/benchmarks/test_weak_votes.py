@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.machine import describe
 from benchmarks.weak_votes import PERCENTILES, VoteResult, page, subset_accuracy
 
 SPLIT = VoteResult(True, 800, 0, [(True, 5), (False, 3)])
@@ -29,7 +30,7 @@ def test_a_vote_that_keeps_the_right_half_is_above_its_controls() -> None:
     even = VoteResult(False, 800, 0, [(True, 4), (False, 4)])
     kept = VoteResult(True, 600, 4, [(True, 4)])
     ended = [dict.fromkeys(PERCENTILES, kept) | {0: even} for _ in range(20)]
-    text = page({"commit": "x"}, ended, 8, "a line")
+    text = page(describe("x"), ended, 8, "a line")
     row = next(line for line in text.splitlines() if line.startswith("| 90 "))
     plain, tokens, votes = [cell.strip() for cell in row.split("|")[5:8]]
     assert plain.startswith("+1.000")

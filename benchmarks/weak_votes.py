@@ -121,7 +121,9 @@ def page(
         own, cost = _column([one.right for one in votes]), _column([one.tokens for one in votes])
         weak = _column([one.weak for one in votes])
         line = [str(percentile), f"{weak.mean():.2f}", cell(cost, ".0f"), cell(own, ".3f")]
-        if percentile:
+        if not percentile:
+            line += [""] * 3
+        else:
             size = min(samples, max(1.0, samples * cost.mean() / tokens.mean()))
             line.append(cell(own - right, "+.3f"))
             for sizes in ([size] * len(ended), (samples - weak).tolist()):

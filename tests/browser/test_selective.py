@@ -105,6 +105,7 @@ def test_a_vote_says_how_many_samples_were_too_unsure(form: Any) -> None:
         fill(form, f"entropy.vote.{field}", value)
     fill(form, "entropy.vote.window", "2")
     request(form, max_tokens="4")
+    assert sent(form)["vote"]["percentile"] == 90
     found = form.get_by_label("Vote", exact=True)
     note = found.get_by_text(re.compile(r"\d samples? without a vote"))
     weak = int(re.findall(r"\d+", note.inner_text())[0])

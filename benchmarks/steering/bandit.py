@@ -233,7 +233,8 @@ def main(
     artifact, found = load_vector(vector)
     told = _held_out() if wording == _HELD_OUT else BANDITS[wording]
     loaded, digest = load_model(None), _settings_digest(artifact, told, strength)
-    runs.mkdir(parents=True, exist_ok=True)
+    for folder in (runs, output):
+        folder.mkdir(parents=True, exist_ok=True)
     file = runs / f"bandit-{digest}-temperature.json"
     matched, entropy = _matched(file, loaded, found, strength, told)
     tokens = first_tokens(loaded.tokenizer, told)

@@ -34,6 +34,8 @@ from training.selective.rows import with_instruction
 
 PERCENTILES = (0, 10, 50, 90)
 """0 is the plain vote; 10 is DeepConf's "high", 90 its "low"."""
+WARMUP = 4
+"""Samples of a vote that end by themselves."""
 _SUBSETS = 200
 """Random subsets of a plain vote's samples."""
 _HEAD = ("percentile", "weak samples", "tokens", "right", "minus plain", "minus as many tokens",
@@ -139,7 +141,7 @@ def page(
 {made}
 - {settings}
 
-{len(ended)} questions, votes of {samples} samples, the first four of which are the warm-up. "As
+{len(ended)} questions, votes of {samples} samples, the first {WARMUP} of which are the warm-up. "As
 many tokens" and "as many votes" are majorities of random subsets of the plain vote's samples that
 cost as many tokens, or have as many votes as were left. Intervals are 95 % bootstraps over
 questions.
@@ -191,8 +193,8 @@ def main() -> None:
         }
         found = {}
         for percentile in PERCENTILES:
-            further = {"percentile": percentile, "window": chosen.window} if percentile else {}
-            body = controls(vote=vote(chosen.samples, **further))
+            rule = {"percentile": percentile, "warmup": WARMUP, "window": chosen.window}
+            body = controls(vote=vote(chosen.samples, **(rule if percentile else {})))
             found[percentile] = cast(client, problems[number], asked, body)
         with saving:
             rows[str(number)] = found
